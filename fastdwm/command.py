@@ -1,0 +1,145 @@
+"""What the commands share: parsing `TASK [--preset NAME] [flags]`, exit codes, progress, torch's threads and device."""
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Literal, NoReturn
+
+from fastdwm.errors import InputError
+
+# report(stage, done, total): `done` of at most `total` units of the named stage are finished
+Report = Callable[[str, int, int], None]
+
+PLAIN_PERIOD_S = 5.0
+
+
+def run(main: Callable[[str, Any], None], presets: Callable[[], Mapping[str, Any]], prog: str) -> NoReturn:
+    """Parse the command line, call main(task, config) and leave the process.
+
+    presets: builds the named configurations, of one dataclass; the first is the default.   prog: the name in --help.
+    Exit code 0 on success, 2 for wrong input (one line on stderr), 130 on Ctrl-C; anything else is a failed run and
+    keeps its traceback and exit code 1.
+    """
+    try:
+        main(*parse(presets(), prog, main.__doc__ or "", sys.argv[1:]))
+    except InputError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def parse(presets: Mapping[str, Any], prog: str, description: str, argv: list[str]) -> tuple[str, Any]:
+    """Task name and configuration given by `argv`: the preset's values, overridden by flags.
+
+    Raises InputError for values that the configuration refuses, SystemExit(2) for unknown flags and values that do not
+    parse (told on stderr), SystemExit(0) after --help.
+    """
+    import tyro
+
+    # The preset is read first because its values are the defaults that tyro shows and that the flags override.
+    early = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
+    default = next(iter(presets))
+    early.add_argument("--preset", default=default)
+    name = early.parse_known_args(argv)[0].preset
+    config = presets.get(name, presets[default])
+    task_help, preset_help = "task, for example hopper-medium", "the settings that the other flags start from"
+    fields = [
+        ("task", Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK", help=task_help)]),
+        ("preset", Annotated[Literal[tuple(presets)], tyro.conf.arg(help=preset_help)], default),
+        ("config", Annotated[type(config), tyro.conf.arg(name="")], config),
+    ]
+    arguments = dataclasses.make_dataclass("Arguments", fields, frozen=True)
+    errors = io.StringIO()
+    try:
+        # tyro frames whatever it says about an error; what a configuration refuses is told in one line instead.
+        with contextlib.redirect_stderr(errors):
+            parsed = tyro.cli(arguments, prog=prog, description=description, args=argv)
+    except SystemExit as stop:
+        for refused in _causes(stop):
+            if isinstance(refused, InputError):
+                raise refused from None
+        sys.stderr.write(errors.getvalue())
+        raise
+    return parsed.task, parsed.config
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The errors that were being handled when `error` was raised, newest first."""
+    while (error := error.__cause__ or error.__context__) is not None:
+        yield error
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Report]:
+    """Yields a Report that shows each stage on stderr with elapsed and remaining time.
+
+    A terminal gets one live bar per stage, anything else a plain line per stage every PLAIN_PERIOD_S seconds.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _plain_report()
+        return
+    left = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *left, console=console) as bars:
+        stages: dict[str, Any] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in stages:
+                stages[stage] = bars.add_task(stage)
+            bars.update(stages[stage], completed=done, total=total)
+
+        yield report
+
+
+def _plain_report() -> Report:
+    """A Report for log files: lines, not too many of them."""
+    started: dict[str, float] = {}
+    shown: dict[str, float] = {}
+
+    def report(stage: str, done: int, total: int) -> None:
+        now = time.perf_counter()
+        start = started.setdefault(stage, now)
+        if done < total and now - shown.setdefault(stage, start) < PLAIN_PERIOD_S:
+            return
+        shown[stage] = now
+        elapsed = now - start
+        left = elapsed * (total - done) / max(done, 1)
+        print(f"{stage}: {done}/{total}, {_clock(elapsed)} elapsed, {_clock(left)} left", file=sys.stderr, flush=True)
+
+    return report
+
+
+def _clock(seconds: float) -> str:
+    """Minutes and seconds, such as 3:07."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
+
+
+def set_up_torch(threads: int | None, device: str) -> None:
+    """Fix torch's CPU threads and check that `device` works; raises InputError if it does not."""
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        torch.zeros(1, device=device)
+    # What torch raises for a missing device depends on the backend and on how torch was built.
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device: cannot use {device!r}: {str(error).splitlines()[0]}") from None

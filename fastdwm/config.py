@@ -1,0 +1,238 @@
+"""Every setting of training, imagination and evaluation, as frozen dataclasses.
+
+The line under a field is its help text on the command line. The settings stand apart from the code that uses them so
+that `--help` answers before torch is imported.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from fastdwm.errors import InputError
+from fastdwm.tasks import Task
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise InputError(message) unless `condition` holds."""
+    if not condition:
+        raise InputError(message)
+
+
+def require_widths(hidden: tuple[int, ...]) -> None:
+    """Raise InputError unless there is at least one hidden layer and every width is positive."""
+    require(len(hidden) > 0 and min(hidden) > 0, f"hidden: expected positive widths, got {hidden}")
+
+
+@dataclass(frozen=True)
+class ReBRACConfig:
+    """Offline training of the policy and its twin critics; defaults as in the paper's runs."""
+
+    updates: int = 1_000_000
+    """critic updates; the policy and the targets move on every `policy_period`-th"""
+    batch_size: int | None = None
+    """transitions per update; none: the task's"""
+    actor_bc_coef: float | None = None
+    """weight of the behaviour-cloning term in the actor loss (b1); none: the task's"""
+    critic_bc_coef: float | None = None
+    """weight of the next-action penalty in the critic target (b2); none: the task's"""
+    discount: float | None = None
+    """gamma, also that of the imagined return; none: the task's"""
+    actor_lr: float | None = None
+    """Adam step size of the policy; none: the task's"""
+    critic_lr: float | None = None
+    """Adam step size of the critics; none: the task's"""
+    target_rate: float = 5e-3
+    """fraction by which the target networks move (tau)"""
+    policy_period: int = 2
+    """critic updates per policy update"""
+    target_noise: float = 0.2
+    """std of the smoothing noise on the target action"""
+    target_noise_clip: float = 0.5
+    """bound of the smoothing noise"""
+    hidden: tuple[int, ...] = (256, 256, 256)
+    """hidden widths of policy and critics"""
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "batch_size", "actor_lr", "critic_lr", "policy_period"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"{name}: expected a positive number, got {value}")
+        require(self.discount is None or 0 < self.discount < 1, f"discount: expected in (0, 1), got {self.discount}")
+        require(0 < self.target_rate <= 1, f"target_rate: expected a number in (0, 1], got {self.target_rate}")
+        require_widths(self.hidden)
+
+    def for_task(self, task: Task) -> "ReBRACConfig":
+        """These settings with the task's own where none was given."""
+        names = ("batch_size", "actor_bc_coef", "critic_bc_coef", "discount", "actor_lr", "critic_lr")
+        return replace(self, **{name: getattr(task, name) for name in names if getattr(self, name) is None})
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """Conditional diffusion model of the next observation."""
+
+    updates: int = 200_000
+    """gradient steps"""
+    batch_size: int = 2048
+    """transitions per gradient step"""
+    lr: float = 3e-4
+    """Adam step size, decayed to zero by a cosine"""
+    denoise_steps: int = 10
+    """network calls per imagined transition (K)"""
+    target: Literal["eps", "x0"] = "eps"
+    """what the network predicts: the noise (as the paper) or the clean target"""
+    hidden: tuple[int, ...] = (512, 512, 512)
+    """hidden widths of the denoiser"""
+    time_features: int = 16
+    """sinusoidal features of the diffusion step, an even number"""
+    grad_clip: float = 1.0
+    """bound of the global gradient norm"""
+    ema_rate: float = 0.005
+    """fraction by which the sampled (averaged) weights follow the trained ones"""
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "batch_size", "lr", "denoise_steps", "grad_clip"):
+            require(getattr(self, name) > 0, f"{name}: expected a positive number, got {getattr(self, name)}")
+        features = self.time_features
+        require(features > 0 and features % 2 == 0, f"time_features: expected an even number > 0, got {features}")
+        require(0 < self.ema_rate <= 1, f"ema_rate: expected a number in (0, 1], got {self.ema_rate}")
+        require_widths(self.hidden)
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """Regression of the reward on observation and action."""
+
+    updates: int = 200_000
+    """gradient steps"""
+    batch_size: int = 2048
+    """transitions per gradient step"""
+    lr: float = 3e-4
+    """Adam step size, decayed to zero by a cosine"""
+    hidden: tuple[int, ...] = (512, 512, 512)
+    """hidden widths"""
+    grad_clip: float = 1.0
+    """bound of the global gradient norm"""
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "batch_size", "lr", "grad_clip"):
+            require(getattr(self, name) > 0, f"{name}: expected a positive number, got {getattr(self, name)}")
+        require_widths(self.hidden)
+
+
+@dataclass(frozen=True)
+class ITPOConfig:
+    """Inference-time policy optimisation: what happens inside one decision."""
+
+    horizon: int = 5
+    """imagined transitions per rollout (H); 0 optimises the critic alone"""
+    particles: int = 16
+    """imagined rollouts per real state (M)"""
+    inner_steps: int = 1
+    """policy updates per decision (E); 0 returns the base policy's action"""
+    inner_lr: float = 5e-5
+    """step size of the adapted policy (alpha); 0 returns the base policy's action"""
+    optimiser: Literal["sgd", "adam"] = "sgd"
+    """how the gradient of the imagined return becomes a policy update"""
+    grad_clip: float | None = None
+    """bound of each episode's gradient norm; none: no clipping"""
+    terminal_value: Literal["min", "mean", "first"] = "min"
+    """value of the last imagined state: from both critics, or from the first alone"""
+    termination: Literal["none", "mask", "soft"] = "none"
+    """imagined falls: ignored (as the paper), ending the rollout, or ending it by a differentiable probability"""
+    termination_temperature: float = 0.1
+    """width of the soft termination, in units of each limited coordinate's standard deviation"""
+    reset: Literal["decision", "episode", "never"] = "episode"
+    """when the adapted policy returns to the base policy"""
+    redraw_noise: bool = False
+    """draw new noise for every inner step instead of one bank per decision"""
+    anchor_coef: float = 0.0
+    """penalty on the squared distance of the imagined actions from the base policy's"""
+    trust_region: float | None = None
+    """bound on how far one update may move any coordinate of the current action; the update is halved until it holds"""
+    held_out_particles: int = 0
+    """keep an update only if the imagined return does not drop on this many unused particles; 0: keep all"""
+
+    def __post_init__(self) -> None:
+        for name in ("horizon", "inner_steps", "inner_lr", "anchor_coef", "held_out_particles"):
+            require(getattr(self, name) >= 0, f"{name}: expected a number >= 0, got {getattr(self, name)}")
+        for name in ("particles", "termination_temperature"):
+            require(getattr(self, name) > 0, f"{name}: expected a positive number, got {getattr(self, name)}")
+        for name in ("grad_clip", "trust_region"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"{name}: expected a positive number or none, got {value}")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Base policy and ITPO side by side on the same environment seeds."""
+
+    bundle: Path | None = None
+    """folder of trained weights; none: the one shipped for the task"""
+    episodes: int = 10
+    """episodes per policy, all adapted in parallel"""
+    seed: int = 10_000
+    """environment seed of the first episode; episode i uses seed + i"""
+    max_steps: int | None = None
+    """cut episodes after this many steps; none: the environment's own limit"""
+    itpo: ITPOConfig = field(default_factory=ITPOConfig)
+    """settings of the decision"""
+    diagnose_every: int = 10
+    """diagnose (untimed) every this many decisions: imagined return before and after, prediction against outcome"""
+    out: Path = Path("results")
+    """folder of the JSON, the picture and the video"""
+    plot: bool = False
+    """save a picture: returns per episode, and the reward collected over time"""
+    video: bool = False
+    """save the first episode of both policies side by side (needs a headless renderer: MUJOCO_GL=egl)"""
+    threads: int | None = None
+    """CPU threads of torch; none: its own choice"""
+    device: str = "cpu"
+    """where the imagination runs: cpu, cuda or cuda:N"""
+
+    def __post_init__(self) -> None:
+        require(self.episodes > 0, f"episodes: expected a positive number, got {self.episodes}")
+        require(self.seed >= 0, f"seed: expected a number >= 0, got {self.seed}")
+        for name in ("max_steps", "threads"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"{name}: expected a positive number or none, got {value}")
+        require(self.diagnose_every > 0, f"diagnose_every: expected a positive number, got {self.diagnose_every}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """From a dataset to a bundle: policy and critics, world model, reward model, world-model report."""
+
+    dataset: str | None = None
+    """Minari dataset id, or a D4RL .hdf5 file; none: the task's own Minari dataset"""
+    out: Path | None = None
+    """folder of the run and its bundle; none: runs/<task>"""
+    seed: int = 0
+    """seed of every random draw; the same seed gives the same weights on the same machine"""
+    holdout: float = 0.05
+    """share of the episodes kept from the models for their report"""
+    rebrac: ReBRACConfig = field(default_factory=ReBRACConfig)
+    """policy and critics"""
+    dynamics: DiffusionConfig = field(default_factory=DiffusionConfig)
+    """world model"""
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    """reward model"""
+    log_every: int = 1000
+    """updates between two lines of metrics"""
+    save_every: int = 5000
+    """updates between two checkpoints"""
+    eval_episodes: int = 5
+    """real episodes of the policy at each tenth of its training, only to be logged; 0: none"""
+    tensorboard: bool = False
+    """write the metrics as TensorBoard events too (needs the package tensorboard)"""
+    threads: int | None = None
+    """CPU threads of torch; none: its own choice"""
+    device: str = "cpu"
+    """where the training runs: cpu, cuda or cuda:N"""
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, f"seed: expected a number >= 0, got {self.seed}")
+        require(0 < self.holdout < 1, f"holdout: expected a share in (0, 1), got {self.holdout}")
+        for name in ("log_every", "save_every"):
+            require(getattr(self, name) > 0, f"{name}: expected a positive number, got {getattr(self, name)}")
+        require(self.eval_episodes >= 0, f"eval_episodes: expected a number >= 0, got {self.eval_episodes}")
+        require(self.threads is None or self.threads > 0, f"threads: expected a positive number, got {self.threads}")

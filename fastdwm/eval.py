@@ -1,0 +1,207 @@
+"""python -m fastdwm.eval TASK: base policy and ITPO side by side in the real simulator.
+
+Heavy packages are imported inside the functions: --help answers before torch, numpy and the simulator are loaded.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import platform
+import shlex
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastdwm import command
+from fastdwm.config import EvalConfig, ITPOConfig, require
+from fastdwm.errors import InputError
+from fastdwm.tasks import Task, get_task
+
+if TYPE_CHECKING:
+    from fastdwm.bundle import Bundle
+    from fastdwm.evaluate import Evaluation
+
+
+def presets() -> dict[str, EvalConfig]:
+    """`default`: what this project recommends on a CPU; `paper`: the settings reported for the paper, slow on a CPU."""
+    paper = ITPOConfig(horizon=5, particles=4096, inner_steps=1, inner_lr=5e-5)
+    return {"default": EvalConfig(), "paper": EvalConfig(itpo=paper)}
+
+
+def main(task_name: str, config: EvalConfig) -> None:
+    """Run the base policy and ITPO on the same environment seeds and compare scores, decision latency and diagnostics.
+
+    The table goes to stdout, everything per episode to OUT/TASK-TIME.json, progress to stderr.
+    """
+    task = get_task(task_name)
+    stem = prepare_output(config.out, task.name)
+    if config.video and not os.environ.get("DISPLAY"):
+        # MuJoCo reads it when it is imported, which has not happened yet.
+        os.environ.setdefault("MUJOCO_GL", "egl")
+    command.set_up_torch(config.threads, config.device)
+    from fastdwm.bundle import Bundle, shipped_bundle
+
+    folder = config.bundle or shipped_bundle(task.name)
+    bundle = Bundle.load(folder)
+    require(bundle.task == task.name, f"bundle: expected one for {task.name}, {folder} is for {bundle.task}")
+    from fastdwm import plot
+    from fastdwm.evaluate import compare, summary
+
+    if config.video:
+        plot.check_video(bundle.env)
+    with command.progress() as report:
+        evaluation = compare(bundle, config, report)
+    numbers = summary(evaluation, task.score_pct)
+    # First of all: nothing that fails later loses the results.
+    record = stem.with_suffix(".json")
+    write_json(record, describe(task, config, bundle, folder, evaluation, numbers))
+    print_table(task, evaluation.seeds, numbers)
+    print(record)
+    if config.plot:
+        print(plot.save_plot(evaluation, stem.with_suffix(".png"), title=task.name))
+    if config.video:
+        print(plot.save_video(bundle.env, evaluation, stem))
+
+
+def prepare_output(folder: Path, task: str) -> Path:
+    """OUT/TASK-TIME, without a suffix; creates the folder, raises InputError unless files can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"out: cannot write to {folder}: {error.strerror}") from None
+    # Milliseconds keep apart what a script starts at once.
+    return folder / f"{task}-{datetime.now():%Y%m%d-%H%M%S-%f}"[:-3]
+
+
+def describe(
+    task: Task, config: EvalConfig, bundle: "Bundle", folder: Path, evaluation: "Evaluation", numbers: dict[str, Any]
+) -> dict[str, Any]:
+    """The whole evaluation as JSON values."""
+    from fastdwm.bundle import package_versions
+
+    weights = hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
+    provenance = {"folder": folder, "weights_sha256": weights}
+    provenance |= {
+        name: getattr(bundle, name) for name in ("dataset", "reward_scale", "discount", "report", "versions")
+    }
+    return {
+        "task": task.name,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(sys.orig_argv),
+        "summary": numbers,
+        "config": dataclasses.asdict(config),
+        "seeds": evaluation.seeds,
+        "env": dataclasses.asdict(bundle.env),
+        "bundle": provenance,
+        "versions": {"python": platform.python_version(), **package_versions()},
+        "machine": machine(config.device),
+        "episodes": {
+            policy: [describe_episode(episode, task) for episode in run.episodes]
+            for policy, run in evaluation.runs.items()
+        },
+        "act_calls": {policy: run.act_calls for policy, run in evaluation.runs.items()},
+        "alone_latency_s": evaluation.alone_latency_s,
+    }
+
+
+def describe_episode(episode: Any, task: Task) -> dict[str, Any]:
+    """One evaluate.Episode as JSON values."""
+    return {
+        "seed": episode.seed,
+        "score_pct": task.score_pct(episode.total),
+        "return": episode.total,
+        "length": episode.length,
+        "terminated": episode.terminated,
+        "discarded": episode.discarded,
+        "diagnostics": episode.diagnostics,
+        "rewards": episode.rewards,
+    }
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What the latencies were measured on."""
+    import torch
+
+    accelerator = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
+    cpu = {"cpu": platform.processor() or platform.machine(), "cpu_count": os.cpu_count()}
+    return {**cpu, "threads": torch.get_num_threads(), "accelerator": accelerator, "system": platform.system()}
+
+
+def write_json(path: Path, record: dict[str, Any]) -> None:
+    """Write `record` with one line per key; the file appears complete or not at all. NaN and infinity become null."""
+    lines = [f"{json.dumps(key)}: {json.dumps(strict(value), allow_nan=False)}" for key, value in record.items()]
+    scratch = path.with_name(f".{path.name}.part")
+    scratch.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    os.replace(scratch, path)
+
+
+def strict(value: Any) -> Any:
+    """`value` in JSON's own types."""
+    if isinstance(value, dict):
+        return {str(key): strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int | None) else str(value)
+
+
+def print_table(task: Task, seeds: list[int], numbers: dict[str, Any]) -> None:
+    """The result on stdout, both policies side by side."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = 100
+    table = Table(
+        title=f"{task.name}: {len(seeds)} episodes per policy, environment seeds {seeds[0]} to {seeds[-1]}",
+        caption="± standard deviation over episodes; [ ] 95 % bootstrap interval; difference paired by seed",
+    )
+    for name in ("", "base policy", "ITPO", "ITPO - base"):
+        table.add_column(name, justify="right" if name else "left")
+    for row in table_rows(len(seeds), numbers):
+        table.add_row(*row)
+    console.print(table)
+
+
+def table_rows(n_episodes: int, numbers: dict[str, Any]) -> list[list[str]]:
+    """Label, base policy, ITPO, difference."""
+    policies, gap = [numbers["base"], numbers["itpo"]], numbers["difference"]
+    iqm = [interval(policy["score_pct"]["iqm"]) for policy in policies]
+    lost = [f"{policy['discarded']} of {policy['decisions']}" for policy in policies]
+    return [
+        ["score", *(spread(policy["score_pct"]) for policy in policies), interval(gap["score_pct"], "+")],
+        ["score, interquartile mean", *iqm, ""],
+        ["return", *(spread(policy["return"]) for policy in policies), interval(gap["return"], "+")],
+        ["steps per episode", *(spread(policy["length"]) for policy in policies), interval(gap["length"], "+")],
+        ["ms for one decision, p50 / p99", *(latency(policy["alone_latency"]) for policy in policies), ""],
+        [f"ms for {n_episodes} at once, p50 / p99", *(latency(policy["batch_latency"]) for policy in policies), ""],
+        ["decisions with discarded update", *lost, ""],
+    ]
+
+
+def spread(summary: dict[str, Any]) -> str:
+    """Mean ± standard deviation; the mean alone for one episode."""
+    return f"{summary['mean']:.1f}" + ("" if summary["std"] is None else f" ± {summary['std']:.1f}")
+
+
+def interval(estimate: dict[str, Any], sign: str = "-") -> str:
+    """Value [low, high]; the value alone for one episode. sign: '+' shows the value's sign also if positive."""
+    value, low, high = (estimate[name] for name in ("value", "low", "high"))
+    return f"{value:{sign}.1f}" + ("" if low is None else f" [{low:.1f}, {high:.1f}]")
+
+
+def latency(times: dict[str, Any]) -> str:
+    """Median / 99th percentile, in ms."""
+    return f"{times['p50_ms']:.2f} / {times['p99_ms']:.2f}"
+
+
+if __name__ == "__main__":
+    command.run(main, presets, "python -m fastdwm.eval")

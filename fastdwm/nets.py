@@ -1,0 +1,98 @@
+"""Multi-layer perceptrons as plain functions of a parameter dictionary.
+
+Every network of the project is an MLP, and three of them exist in several copies at once: Q critics,
+B per-episode policies, and the single frozen models. One definition serves all: a parameter may carry a
+leading axis, and then so does the input.
+
+Parameters of a network with L linear layers: `w0 (..., d_in, d_out)`, `b0 (..., d_out)`, ..., `w{L-1}`, `b{L-1}`,
+and with layer norm also `scale{i}`, `shift{i}` (..., d_out) of every hidden layer. The layout (d_in, d_out) is the
+one that the fused kernels read.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Params = dict[str, Tensor]
+
+
+def n_layers(params: Params) -> int:
+    """Number of linear layers."""
+    return sum(name.startswith("w") for name in params)
+
+
+def mlp_shapes(sizes: Sequence[int], *, copies: int | None = None, layer_norm: bool = False) -> dict[str, tuple]:
+    """Shape of every parameter of the network with layer widths `sizes = (d_in, hidden, ..., d_out)`."""
+    lead = () if copies is None else (copies,)
+    shapes = {}
+    for i, (d_in, d_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        shapes[f"w{i}"] = (*lead, d_in, d_out)
+        shapes[f"b{i}"] = (*lead, d_out)
+        if layer_norm and i < len(sizes) - 2:
+            shapes[f"scale{i}"] = shapes[f"shift{i}"] = (*lead, d_out)
+    return shapes
+
+
+def init_mlp(
+    shapes: dict[str, tuple],
+    generator: torch.Generator,
+    *,
+    hidden_bias: float | None = None,
+    out_bound: float | None = None,
+) -> Params:
+    """Fresh float32 parameters of the given shapes.
+
+    Weights and biases are U(+-1/sqrt(fan_in)), unless `hidden_bias` (a constant) or `out_bound` (the uniform bound of
+    the last weight and bias) say otherwise; layer norms start as the identity.
+    """
+    last = str(n_layers(shapes) - 1)
+    params = {}
+    for name, shape in shapes.items():
+        kind, layer = name.rstrip("0123456789"), name.lstrip("abcdefghijklmnopqrstuvwxyz")
+        if kind in ("scale", "shift"):
+            params[name] = torch.full(shape, float(kind == "scale"))
+        elif kind == "b" and layer != last and hidden_bias is not None:
+            params[name] = torch.full(shape, hidden_bias)
+        else:
+            fan_in = shapes[f"w{layer}"][-2]
+            bound = out_bound if layer == last and out_bound is not None else 1 / math.sqrt(fan_in)
+            params[name] = torch.empty(shape).uniform_(-bound, bound, generator=generator)
+    return params
+
+
+def linear(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """Affine map x @ w + b, with one weight matrix for all rows or one for each entry of the leading axis.
+
+    x: (..., N, d_in).   w: (d_in, d_out) or (Q, d_in, d_out), then x is (Q, N, d_in).   b: (d_out,) or (Q, d_out).
+    """
+    if w.dim() == 2:
+        return F.linear(x, w.mT, b)
+    return torch.baddbmm(b.unsqueeze(1), x, w)
+
+
+def mlp(params: Params, x: Tensor, activation: Callable[[Tensor], Tensor] = F.relu) -> Tensor:
+    """Linear -> activation [-> layer norm] for every hidden layer, then a linear output.
+
+    x: (..., N, d_in), or (Q, N, d_in) for parameters with a leading axis Q.   Returns (..., N, d_out).
+    """
+    last = n_layers(params) - 1
+    for i in range(last):
+        x = activation(linear(x, params[f"w{i}"], params[f"b{i}"]))
+        if f"scale{i}" in params:
+            scale, shift = params[f"scale{i}"].unsqueeze(-2), params[f"shift{i}"].unsqueeze(-2)
+            x = torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), scale)
+    return linear(x, params[f"w{last}"], params[f"b{last}"])
+
+
+def map_params(fn: Callable[[Tensor], Tensor], params: Params) -> Params:
+    """Apply `fn` to every tensor."""
+    return {name: fn(value) for name, value in params.items()}
+
+
+@torch.no_grad()
+def move_towards(target: Params, source: Params, rate: float) -> None:
+    """Exponential moving average in place: target += rate (source - target)."""
+    torch._foreach_lerp_(list(target.values()), [source[name] for name in target], rate)

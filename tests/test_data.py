@@ -1,0 +1,390 @@
+"""Two toy episodes worked out by hand, read from Minari and from D4RL files; bad input; the cache.
+
+Episode 1 has three steps and terminates: observations 0 1 2 (then 3), actions .1 .2 .3, rewards 1 2 3.
+Episode 2 has two steps and times out: observations 10 11 (then 12), actions .4 .5, rewards 4 5.
+A number stands for an array filled with it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+
+import gymnasium
+import h5py
+import minari
+import numpy as np
+import pytest
+from minari.data_collector import EpisodeBuffer
+
+from fastdwm.data import EnvSpec, load, statistics
+from fastdwm.errors import InputError
+from fastdwm.tasks import get_task
+
+HOPPER = get_task("hopper-medium")
+OBS, ACTION, REWARD = [0, 1, 2, 10, 11], [0.1, 0.2, 0.3, 0.4, 0.5], [1, 2, 3, 4, 5]
+TERMINATED, TRUNCATED = [0, 0, 1, 0, 0], [0, 0, 0, 0, 1]
+
+
+def filled(values, size):
+    return np.repeat(np.asarray(values, np.float32)[:, None], size, axis=1)
+
+
+@pytest.fixture(autouse=True)
+def private_folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTDWM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+
+
+@pytest.fixture
+def d4rl(tmp_path):
+    """Write the toy episodes as a D4RL file, some keys replaced (or, given None, left out); returns its name."""
+
+    def write(name="hopper_toy.hdf5", **changes):
+        arrays = {
+            "observations": filled(OBS, 11),
+            "actions": filled(ACTION, 3),
+            "rewards": np.float32(REWARD),
+            "terminals": np.bool_(TERMINATED),
+            "timeouts": np.bool_(TRUNCATED),
+            **changes,
+        }
+        with h5py.File(tmp_path / name, "w") as file:
+            for key, values in arrays.items():
+                if values is not None:
+                    file[key] = values
+        return str(tmp_path / name)
+
+    return write
+
+
+def buffer(obs, action, reward, terminated=False, truncated=False):
+    flags = [False] * (len(reward) - 1)
+    return EpisodeBuffer(
+        observations=obs,
+        actions=action,
+        rewards=reward,
+        terminations=[*flags, terminated],
+        truncations=[*flags, truncated],
+    )
+
+
+def minari_toy(env_id="Hopper-v5", dataset_id="toy/two-v0", **make_kwargs):
+    """Create the toy episodes as a local Minari dataset for a simulator with 11 + 3 numbers; returns its id."""
+    first, second = (filled(obs, 11).astype(np.float64) for obs in ([0, 1, 2, 3], [10, 11, 12]))
+    episodes = [
+        buffer(first, filled([0.1, 0.2, 0.3], 3), [1.0, 2.0, 3.0], terminated=True),
+        buffer(second, filled([0.4, 0.5], 3), [4.0, 5.0], truncated=True),
+    ]
+    minari.create_dataset_from_buffers(
+        dataset_id,
+        episodes,
+        env=gymnasium.make(env_id, **make_kwargs),
+        observation_space=gymnasium.spaces.Box(-np.inf, np.inf, (11,)),
+        action_space=gymnasium.spaces.Box(-1, 1, (3,)),
+    )
+    return dataset_id
+
+
+def assert_columns(data, **expected):
+    for name, values in expected.items():
+        got = getattr(data, name)
+        assert got.dtype == (np.bool_ if name.endswith(("ted", "rows", "known")) else np.float32), name
+        if got.ndim == 2:
+            values = filled(values, got.shape[1])
+        np.testing.assert_array_equal(got, np.asarray(values, got.dtype), err_msg=name)
+
+
+@pytest.mark.filterwarnings("ignore")  # minari remarks on the metadata that a toy dataset lacks
+def test_minari_episodes_end_as_recorded():
+    data = load(HOPPER, minari_toy())
+    assert_columns(
+        data,
+        obs=[0, 1, 2, 10, 11],
+        action=[0.1, 0.2, 0.3, 0.4, 0.5],
+        reward=[1, 2, 3, 4, 5],
+        next_obs=[1, 2, 3, 11, 12],
+        next_action=[0.2, 0.3, 0, 0.5, 0],
+        terminated=[0, 0, 1, 0, 0],
+        truncated=[0, 0, 0, 0, 1],
+        next_obs_known=[1, 1, 1, 1, 1],
+        critic_rows=[1, 1, 1, 1, 0],
+        model_rows=[1, 1, 1, 1, 1],
+    )
+    assert (data.n, data.n_episodes, data.source) == (5, 2, "toy/two-v0")
+    assert data.episode_ends.tolist() == [2, 4]
+    assert data.episode_returns().tolist() == [6.0, 9.0]
+
+
+def test_a_d4rl_file_does_not_know_what_follows_an_episode(d4rl):
+    data = load(HOPPER, d4rl())
+    assert_columns(
+        data,
+        obs=[0, 1, 2, 10, 11],
+        action=[0.1, 0.2, 0.3, 0.4, 0.5],
+        reward=[1, 2, 3, 4, 5],
+        next_obs=[1, 2, 2, 11, 11],
+        next_action=[0.2, 0.3, 0, 0.5, 0],
+        terminated=[0, 0, 1, 0, 0],
+        truncated=[0, 0, 0, 0, 1],
+        next_obs_known=[1, 1, 0, 1, 0],
+        critic_rows=[1, 1, 1, 1, 0],
+        model_rows=[1, 1, 0, 1, 0],
+    )
+    assert data.env == EnvSpec("Hopper-v4", {}, 1000)
+
+
+def test_a_d4rl_file_with_next_observations_does(d4rl):
+    data = load(HOPPER, d4rl(next_observations=filled([1, 2, 3, 11, 12], 11)))
+    assert_columns(data, next_obs=[1, 2, 3, 11, 12], next_obs_known=[1, 1, 1, 1, 1])
+
+
+def test_a_termination_on_the_time_limit_is_a_termination(d4rl):
+    data = load(HOPPER, d4rl(timeouts=np.bool_([0, 0, 1, 0, 1])))
+    assert_columns(data, terminated=[0, 0, 1, 0, 0], truncated=[0, 0, 0, 0, 1], critic_rows=[1, 1, 1, 1, 0])
+
+
+def test_the_end_of_the_file_truncates_an_episode(d4rl):
+    data = load(HOPPER, d4rl(timeouts=np.zeros(5, bool)))
+    assert_columns(data, truncated=[0, 0, 0, 0, 1], next_action=[0.2, 0.3, 0, 0.5, 0], critic_rows=[1, 1, 1, 1, 0])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_simulator_is_the_one_the_dataset_names():
+    data = load(HOPPER, minari_toy("Hopper-v4", max_episode_steps=7, reset_noise_scale=0.0))
+    assert data.env == EnvSpec("Hopper-v4", {"reset_noise_scale": 0.0}, 7)
+    env = EnvSpec(**json.loads(json.dumps(asdict(data.env)))).make()
+    assert env.spec.max_episode_steps == 7
+    np.testing.assert_allclose(env.reset(seed=0)[0][:2], [1.25, 0.0])
+
+
+def test_a_missing_simulator_is_told_in_one_line():
+    with pytest.raises(InputError, match="cannot build the simulator Hopper-v99"):
+        EnvSpec("Hopper-v99", {}, None).make()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_goal_observations_become_position_then_the_rest():
+    box = gymnasium.spaces.Box
+    space = {"achieved_goal": box(-9, 9, (2,)), "desired_goal": box(-9, 9, (2,)), "observation": box(-9, 9, (27,))}
+    obs = {"achieved_goal": filled([1, 2], 2), "desired_goal": filled([8, 8], 2), "observation": filled([3, 4], 27)}
+    minari.create_dataset_from_buffers(
+        "toy/maze-v0",
+        [buffer(obs, filled([0.5], 8), [0.0])],
+        observation_space=gymnasium.spaces.Dict(space),
+        action_space=box(-1, 1, (8,)),
+    )
+    data = load(get_task("antmaze-umaze"), "toy/maze-v0")
+    assert data.obs.tolist() == [[1.0] * 2 + [3.0] * 27]
+    assert data.next_obs.tolist() == [[2.0] * 2 + [4.0] * 27]
+    assert data.truncated.tolist() == [True]
+    assert (data.env.id, data.env.max_episode_steps) == ("AntMaze_UMaze-v4", 700)
+    assert data.env.kwargs["continuing_task"] is False
+
+
+def test_held_out_rows_are_whole_episodes(d4rl):
+    flags = np.bool_([0, 1] * 10)
+    arrays = {"observations": filled(range(20), 11), "actions": np.zeros((20, 3)), "rewards": np.zeros(20)}
+    data = load(HOPPER, d4rl(**arrays, terminals=flags, timeouts=~flags & flags))
+    train, held_out = data.split_episodes(0.2, seed=3)
+    assert held_out.sum() == 4 and (train == ~held_out).all()
+    assert (held_out[0::2] == held_out[1::2]).all()
+    assert (held_out == data.split_episodes(0.2, seed=3)[1]).all()
+    assert any((held_out != data.split_episodes(0.2, seed=seed)[1]).any() for seed in range(4))
+    assert [data.split_episodes(share, seed=0)[1].sum() for share in (0.001, 0.999)] == [2, 18]
+
+
+def test_a_single_episode_cannot_be_split(d4rl):
+    data = load(HOPPER, d4rl(terminals=np.zeros(5, bool)))
+    with pytest.raises(InputError, match="expected at least 2 episodes to hold one out, got 1"):
+        data.split_episodes(0.5, seed=0)
+
+
+def test_statistics_skip_unknown_next_observations_and_floor_the_std(d4rl):
+    obs = filled([5] * 5, 11)
+    obs[:, 0] = OBS
+    stats = statistics(load(HOPPER, d4rl(observations=obs)), np.ones(5, bool))
+    # Column 0: mean 24 / 5 = 4.8, variance (0 + 1 + 4 + 100 + 121) / 5 - 4.8^2 = 22.16; the others do not vary.
+    np.testing.assert_allclose(stats["obs_mean"], [4.8] + [5.0] * 10, rtol=1e-6)
+    np.testing.assert_allclose(stats["obs_std"], [22.16**0.5] + [22.16**0.5 * 1e-3] * 10, rtol=1e-6)
+    # Known changes are those of rows 0, 1 and 3, all (1, 0, ..., 0): no std to speak of, so 1.
+    np.testing.assert_allclose(stats["delta_mean"], [1.0] + [0.0] * 10)
+    np.testing.assert_allclose(stats["delta_std"], np.ones(11))
+    assert all(values.dtype == np.float32 for values in stats.values())
+
+
+BAD_ARRAYS = {
+    "missing key": ({"timeouts": None}, r"expected the D4RL keys \['timeouts'\]"),
+    "unequal lengths": ({"rewards": np.zeros(4)}, "expected arrays of equal length, got .*'reward': 4"),
+    "nan": ({"observations": filled([0, np.nan, 2, 3, np.nan], 11)}, "expected finite obs.*first in row 1"),
+    "infinite": ({"rewards": np.float32([1, 2, 3, np.inf, 5])}, "expected finite reward.*first in row 3"),
+    "float32 overflow": ({"rewards": np.float64([1, 2, 1e300, 4, 5])}, "expected finite reward.*first in row 2"),
+    "action range": ({"actions": filled([0, 0, 0, 0, -1.001], 3)}, r"expected actions in \[-1, 1\].*first in row 4"),
+    "observation size": ({"observations": filled(OBS, 17)}, "expected obs of size 11 for hopper-medium, got 17"),
+    "next observation size": ({"next_observations": filled(OBS, 17)}, "expected next_obs shaped .*11.*got .*17"),
+    "action size": ({"actions": filled(ACTION, 6)}, "expected action of size 3 for hopper-medium, got 6"),
+    "axes": ({"observations": np.zeros(5)}, "expected obs with 2 axes, got shape"),
+    "empty": (dict.fromkeys(("observations", "actions", "rewards", "terminals", "timeouts"), np.zeros((0, 3))), "none"),
+    "other task's file": ({"name": "walker2d_medium-v2.hdf5"}, "expected data of hopper for hopper-medium, got"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD_ARRAYS.values(), ids=BAD_ARRAYS)
+def test_bad_d4rl_arrays_are_told_in_one_line(d4rl, changes, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load(HOPPER, d4rl(**changes))
+    assert "\n" not in str(caught.value) and ".hdf5" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"not hdf5 at all", "truncated"], ids=["empty", "text", "truncated"])
+@pytest.mark.filterwarnings("ignore")
+def test_unreadable_files_are_told_in_one_line(d4rl, tmp_path, content):
+    names = [d4rl(), minari_toy()]
+    paths = [tmp_path / "hopper_toy.hdf5", tmp_path / "minari/toy/two-v0/data/main_data.hdf5"]
+    for name, path in zip(names, paths, strict=True):
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2] if content == "truncated" else content)
+        with pytest.raises(InputError, match="expected a (D4RL .hdf5 file|Minari dataset), got OSError") as caught:
+            load(HOPPER, name)
+        assert "\n" not in str(caught.value) and name in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_minari_dataset_of_another_simulator_is_refused():
+    with pytest.raises(InputError, match="expected data of Hopper for hopper-medium, got HalfCheetah-v5"):
+        load(HOPPER, minari_toy("HalfCheetah-v5"))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("key", ["observations", "actions", "terminations"])
+def test_a_minari_episode_of_unequal_arrays_is_refused(tmp_path, key):
+    name = minari_toy()
+    with h5py.File(tmp_path / "minari/toy/two-v0/data/main_data.hdf5", "a") as file:
+        file[f"episode_1/{key}"].resize(1, axis=0)
+    with pytest.raises(InputError, match=r"toy/two-v0: expected T \+ 1 observations, T of all else"):
+        load(HOPPER, name)
+
+
+def test_rounding_beyond_the_action_bounds_is_clipped(d4rl):
+    data = load(HOPPER, d4rl(actions=filled([1 + 9e-6, -1 - 9e-6, 0, 0, 0], 3)))
+    assert_columns(data, action=[1, -1, 0, 0, 0])
+
+
+def test_no_such_file():
+    with pytest.raises(InputError, match="nowhere.hdf5: no such file"):
+        load(HOPPER, "nowhere.hdf5")
+
+
+def test_a_task_without_a_public_dataset_asks_for_one():
+    with pytest.raises(InputError, match="hopper-random: give a Minari id or a D4RL .hdf5 with --dataset"):
+        load(get_task("hopper-random"))
+
+
+def test_offline_names_the_three_ways_to_get_a_dataset(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: nothing answers
+    with pytest.raises(InputError, match="mujoco/hopper/medium-v0 is not in .* does not answer") as caught:
+        load(HOPPER)
+    ways = ("minari download mujoco/hopper/medium-v0", f"copy the dataset into {tmp_path / 'minari'}", "--dataset")
+    assert all(way in str(caught.value) for way in ways) and "\n" not in str(caught.value)
+
+
+class ErrorPage(BaseHTTPRequestHandler):
+    def do_HEAD(self):
+        self.send_error(404)
+
+    def log_message(self, *args):
+        pass
+
+
+def test_an_unknown_id_names_the_three_ways_too(monkeypatch):
+    def refuse(dataset_id):
+        print("Downloading")
+        raise ValueError(f"Couldn't find any version for dataset {dataset_id}.\nSorry.")
+
+    monkeypatch.setattr(minari, "download_dataset", refuse)
+    with HTTPServer(("127.0.0.1", 0), ErrorPage) as server:
+        Thread(target=server.handle_request, daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(InputError, match=r"no/such-v0 \(ValueError: Couldn't find.*--dataset") as caught:
+            load(HOPPER, "no/such-v0")
+    assert "\n" not in str(caught.value)
+
+
+def poison(path):
+    """Make a file unreadable behind the cache's back: same size, same time."""
+    stat = os.stat(path)
+    with open(path, "wb") as file:
+        file.write(bytes(stat.st_size))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def columns(data):
+    return {name: values for name, values in vars(data).items() if isinstance(values, np.ndarray)}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["d4rl", "minari"])
+def test_the_second_load_does_not_read_the_source(d4rl, tmp_path, kind):
+    name = d4rl() if kind == "d4rl" else minari_toy()
+    first = load(HOPPER, name)
+    poison(name if kind == "d4rl" else tmp_path / "minari/toy/two-v0/data/main_data.hdf5")
+    second = load(HOPPER, name)
+    assert columns(first).keys() == columns(second).keys()
+    assert all((columns(second)[key] == values).all() for key, values in columns(first).items())
+    assert (second.source, second.env) == (first.source, first.env)
+
+
+def test_a_changed_source_is_read_again(d4rl):
+    load(HOPPER, d4rl())
+    assert_columns(load(HOPPER, d4rl(rewards=np.float64([9, 8, 7, 6, 5]))), reward=[9, 8, 7, 6, 5])
+
+
+def test_a_cached_file_is_still_checked_against_the_task(d4rl):
+    name = d4rl("toy.hdf5")
+    load(HOPPER, name)
+    with pytest.raises(InputError, match="expected obs of size 17 for walker2d-medium, got 11"):
+        load(get_task("walker2d-medium"), name)
+
+
+@pytest.mark.parametrize("damage", [lambda whole: whole[:-7], lambda whole: b"", lambda whole: b"x" * len(whole)])
+def test_a_damaged_cache_is_rewritten(d4rl, tmp_path, damage):
+    name = d4rl()
+    load(HOPPER, name)
+    (cache,) = (tmp_path / "cache").iterdir()
+    cache.write_bytes(damage(cache.read_bytes()))
+    assert_columns(load(HOPPER, name), obs=OBS)
+    poison(name)
+    assert_columns(load(HOPPER, name), obs=OBS)
+
+
+def test_an_unwritable_cache_costs_one_line(d4rl, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FASTDWM_CACHE", str(tmp_path / "file" / "cache"))
+    assert_columns(load(HOPPER, d4rl()), obs=OBS)
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1 and "no cache in" in captured.err
+
+
+MEASURE = """
+import resource, sys, time
+from fastdwm.data import load
+from fastdwm.tasks import get_task
+start = time.perf_counter()
+load(get_task("hopper-medium"), sys.argv[1])
+print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+def test_a_million_transitions_fit_and_load_fast_the_second_time(d4rl, tmp_path):
+    ends = np.arange(1_000_000) % 500 == 499
+    arrays = {"observations": np.zeros((ends.size, 11), np.float32), "actions": np.zeros((ends.size, 3), np.float32)}
+    name = d4rl(**arrays, rewards=np.zeros(ends.size, np.float32), terminals=ends, timeouts=~ends & ends)
+    command = [sys.executable, "-c", MEASURE, name]
+    runs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() for _ in range(2)]
+    for path in (*(tmp_path / "cache").iterdir(), tmp_path / "hopper_toy.hdf5"):
+        path.unlink()  # pytest keeps the folders of the last runs
+    assert max(float(peak_gib) for _, peak_gib in runs) < 1.5
+    assert float(runs[1][0]) < 2.0

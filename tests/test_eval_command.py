@@ -1,0 +1,219 @@
+"""python -m fastdwm.eval as a user meets it: exit codes, one-line errors, quick help, and the files it leaves."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from fastdwm import command, eval
+from fastdwm.bundle import STATISTICS, Bundle
+from fastdwm.config import DiffusionConfig, EvalConfig, ITPOConfig, ReBRACConfig, RewardConfig
+from fastdwm.data import EnvSpec
+from fastdwm.diffusion import denoiser_shapes
+from fastdwm.errors import InputError
+from fastdwm.rebrac import critic_shapes, policy_shapes
+from fastdwm.reward import reward_shapes
+
+PRESETS = {"default": EvalConfig(), "paper": EvalConfig(itpo=ITPOConfig(particles=4096))}
+
+
+def run(*args, python_flags=()):
+    """The finished process."""
+    argv = [sys.executable, *python_flags, "-m", "fastdwm.eval", *map(str, args)]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=120)
+
+
+def parse(*argv):
+    return command.parse(PRESETS, "prog", "", list(argv))
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    """Folder of an untrained bundle for hopper-medium, so small that a decision takes milliseconds."""
+    generator = torch.Generator().manual_seed(0)
+    rebrac = ReBRACConfig(hidden=(16, 16, 16))
+    dynamics, reward = DiffusionConfig(hidden=(16,), denoise_steps=2), RewardConfig(hidden=(16,))
+
+    def draw(shapes):
+        return {name: 0.1 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+    Bundle(
+        task="hopper-medium",
+        env=EnvSpec("Hopper-v5", {}, None),
+        dataset={"id": "none"},
+        reward_scale=1.0,
+        policy=draw(policy_shapes(11, 3, rebrac.hidden)),
+        critics=draw(critic_shapes(11, 3, rebrac.hidden)),
+        dynamics=draw(denoiser_shapes(11, 3, dynamics)),
+        reward=draw(reward_shapes(11, 3, reward)),
+        statistics={name: torch.ones(11) for name in STATISTICS},
+        rebrac_config=rebrac,
+        dynamics_config=dynamics,
+        reward_config=reward,
+        report={},
+        versions={},
+    ).save(tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def test_evaluation_leaves_table_json_and_picture(bundle, tmp_path, capsys):
+    itpo = ITPOConfig(horizon=2, particles=2, inner_lr=0.1)
+    out = tmp_path / "out"
+    eval.main("hopper-medium", EvalConfig(bundle, episodes=2, max_steps=12, itpo=itpo, out=out, plot=True))
+    stdout = capsys.readouterr().out
+    (path,), (picture,) = out.glob("*.json"), out.glob("*.png")
+    assert stdout.splitlines()[-2:] == [str(path), str(picture)]
+    record = json.loads(path.read_text())
+    assert f"{record['summary']['itpo']['score_pct']['mean']:.1f}" in stdout
+    assert record["seeds"] == [10000, 10001]
+    assert record["config"]["itpo"]["particles"] == 2
+    assert {"python", "torch", "mujoco", "gymnasium"} <= record["versions"].keys()
+    for episodes in record["episodes"].values():
+        assert [episode["length"] for episode in episodes] == [12, 12]
+        assert sum(episodes[0]["rewards"]) == episodes[0]["return"]
+    diagnosis = record["episodes"]["itpo"][0]["diagnostics"][0]
+    assert diagnosis["objective_after"] > diagnosis["objective_before"]
+    assert diagnosis["realised_return"] is not None
+
+
+def test_step_size_zero_repeats_the_base_policy(bundle, tmp_path):
+    itpo = ITPOConfig(horizon=1, particles=2, inner_lr=0.0)
+    eval.main("hopper-medium", EvalConfig(bundle, episodes=2, max_steps=30, itpo=itpo, out=tmp_path / "out"))
+    episodes = json.loads(next((tmp_path / "out").glob("*.json")).read_text())["episodes"]
+    assert [e["rewards"] for e in episodes["base"]] == [e["rewards"] for e in episodes["itpo"]]
+
+
+def test_bundle_of_another_task_is_an_input_error(bundle, tmp_path):
+    with pytest.raises(InputError, match="expected one for walker2d-medium"):
+        eval.main("walker2d-medium", EvalConfig(bundle, out=tmp_path / "out"))
+
+
+def test_help_is_quick():
+    durations = []
+    for _ in range(3):
+        start = time.perf_counter()
+        assert run("--help").returncode == 0
+        durations.append(time.perf_counter() - start)
+    # the best of three, for the machine may be busy with something else
+    assert min(durations) < 1.0
+
+
+def test_help_loads_nothing_heavy():
+    trace = run("--help", python_flags=["-X", "importtime"]).stderr
+    loaded = {
+        line.split("|")[-1].strip().split(".")[0] for line in trace.splitlines() if line.startswith("import time")
+    }
+    assert "tyro" in loaded
+    assert not loaded & {"torch", "numpy", "gymnasium", "mujoco", "scipy", "rich", "matplotlib"}
+
+
+def test_help_shows_every_field_with_its_text():
+    text = " ".join(run("--help").stdout.replace("│", " ").split())
+    assert "--itpo.horizon" in text
+    assert "imagined transitions per rollout (H)" in text
+    assert "--preset {default,paper}" in text
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["hoper-medium"], "hopper-medium"),
+        (["hopper-medium", "--episodes", "0"], "episodes: expected a positive number, got 0"),
+        (["hopper-medium", "--itpo.inner-lr", "-1"], "inner_lr: expected a number >= 0, got -1.0"),
+        (["hopper-medium", "--bundle", "/nowhere"], "/nowhere"),
+    ],
+    ids=["task", "episodes", "inner-lr", "bundle"],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(args, message, tmp_path):
+    done = run(*args, "--out", tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+
+
+def test_unwritable_folder_is_told_before_the_run(tmp_path):
+    # below a regular file, because root may write to any folder
+    (tmp_path / "file").touch()
+    done = run("hopper-medium", "--out", tmp_path / "file" / "results")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [f"error: out: cannot write to {tmp_path}/file/results: Not a directory"]
+
+
+def test_unknown_device_is_an_input_error():
+    with pytest.raises(InputError, match="device: cannot use 'abacus'"):
+        command.set_up_torch(None, "abacus")
+
+
+def test_unknown_option_exits_with_2():
+    done = run("hopper-medium", "--epsodes", "3")
+    assert done.returncode == 2
+    assert "--episodes" in done.stderr
+
+
+def test_flags_override_the_preset():
+    task, config = parse("hopper-medium", "--itpo.horizon", "3", "--preset", "paper")
+    assert task == "hopper-medium"
+    assert (config.itpo.particles, config.itpo.horizon) == (4096, 3)
+
+
+def test_first_preset_is_the_default():
+    assert parse("hopper-medium")[1] == PRESETS["default"]
+
+
+def test_unknown_preset_exits_with_2(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse("hopper-medium", "--preset", "fast")
+    assert stop.value.code == 2
+    assert "paper" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [(InputError("two\nlines"), 2, "error: two lines"), (KeyboardInterrupt(), 130, "interrupted")],
+    ids=["input-error", "ctrl-c"],
+)
+def test_exit_codes(error, code, line, capsys, monkeypatch):
+    def main(task, config):
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["prog", "hopper-medium"])
+    with pytest.raises(SystemExit) as stop:
+        command.run(main, lambda: PRESETS, "prog")
+    assert stop.value.code == code
+    assert capsys.readouterr().err.splitlines() == [line]
+
+
+def test_progress_for_a_log_file_estimates_the_time_left(capsys, monkeypatch):
+    clock = iter([0.0, 1.0, 30.0, 60.0])
+    monkeypatch.setattr(command.time, "perf_counter", lambda: next(clock))
+    with command.progress() as report:
+        for done in (0, 10, 300, 600):
+            report("ITPO", done, 600)
+    assert capsys.readouterr().err.splitlines() == [
+        "ITPO: 300/600, 0:30 elapsed, 0:30 left",
+        "ITPO: 600/600, 1:00 elapsed, 0:00 left",
+    ]
+
+
+def test_json_has_no_nan(tmp_path):
+    eval.write_json(tmp_path / "a.json", {"x": [1.0, float("nan"), float("inf")], "folder": tmp_path})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": [1.0, None, None], "folder": str(tmp_path)}
+
+
+def test_json_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    monkeypatch.setattr(os, "replace", lambda *paths: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        eval.write_json(path, {"x": 1})
+    assert path.read_text() == "old"
+
+
+def test_intervals_are_left_out_for_one_episode():
+    assert eval.interval({"value": 1.25, "low": None, "high": None}, "+") == "+1.2"
+    assert eval.spread({"mean": 3.0, "std": None}) == "3.0"

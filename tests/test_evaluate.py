@@ -1,0 +1,235 @@
+"""The lockstep loop on a toy simulator and a toy agent whose every number can be followed by hand."""
+
+from dataclasses import dataclass, field
+
+import gymnasium
+import numpy as np
+import pytest
+
+from fastdwm import evaluate
+from fastdwm.errors import InputError
+from fastdwm.evaluate import (
+    Episode,
+    Evaluation,
+    Protocol,
+    Run,
+    decision_latency,
+    realised_return,
+    run_episodes,
+    summary,
+)
+from fastdwm.plot import check_video, collected_reward, side_by_side
+
+
+class Walk(gymnasium.Env):
+    """Adds the action to its only coordinate, which is also the reward; starts at the seed.
+
+    Lasts 2 + seed % 5 steps, then terminates if the seed is even and is truncated if it is odd.
+    """
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,))
+    action_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        self.seed, self.x, self.left = seed, float(seed), 2 + seed % 5
+        return np.array([self.x]), {}
+
+    def step(self, action):
+        self.x += float(action[0])
+        self.left -= 1
+        end = self.left == 0
+        return np.array([self.x]), self.x, end and self.seed % 2 == 0, end and self.seed % 2 == 1, {}
+
+
+@dataclass
+class WalkSpec:
+    """Stands for EnvSpec; remembers what it made."""
+
+    made: list[Walk] = field(default_factory=list)
+
+    def make(self, render_mode=None):
+        self.made.append(Walk())
+        return self.made[-1]
+
+
+class Counter:
+    """Stands for Agent: each episode's action grows with its own decisions, so that mixed-up episodes show."""
+
+    def __init__(self, batches=None):
+        self.batches = [] if batches is None else batches
+        self.reset()
+
+    def reset(self, mask=None):
+        self.count = None
+
+    def act(self, obs):
+        if self.count is None:
+            self.count = np.zeros(len(np.atleast_2d(obs)))
+        self.batches.append(len(self.count))
+        self.count = self.count + 1
+        self.discarded = self.count.astype(int) // 2
+        return (0.1 * np.atleast_2d(obs) + self.count[:, None]).reshape(obs.shape).astype(np.float32)
+
+    def keep(self, mask):
+        self.count = self.count[mask]
+
+    def diagnose(self):
+        return {"objective_before": 100 * self.count, "grad_norm": self.count}
+
+    def value(self, obs):
+        return 1000 + obs[:, 0]
+
+
+PROTOCOL = Protocol(max_steps=50, horizon=2, discount=0.5, diagnose_every=1)
+
+
+def test_episodes_end_by_themselves():
+    episodes = run_episodes(Counter(), WalkSpec(), [0, 3, 4], PROTOCOL).episodes
+    assert [episode.length for episode in episodes] == [2, 5, 6]
+    assert [episode.terminated for episode in episodes] == [True, False, True]
+
+
+def test_rewards_by_hand():
+    # start at 2: action 0.2 + 1 -> 3.2; action 0.32 + 2 -> 5.52; ...
+    episode = run_episodes(Counter(), WalkSpec(), [2], PROTOCOL).episodes[0]
+    assert episode.rewards[:2] == pytest.approx([3.2, 5.52])
+    assert episode.total == pytest.approx(sum(episode.rewards))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 3, 4])
+def test_an_episode_is_the_same_alone_as_in_a_batch(seed):
+    seeds = [0, 1, 3, 4, 6]
+    together = run_episodes(Counter(), WalkSpec(), seeds, PROTOCOL).episodes[seeds.index(seed)]
+    alone = run_episodes(Counter(), WalkSpec(), [seed], PROTOCOL).episodes[0]
+    np.testing.assert_array_equal(together.actions, alone.actions)
+    together.actions = alone.actions = []
+    assert together == alone
+
+
+def test_finished_episodes_leave_the_batch():
+    batches = []
+    run = run_episodes(Counter(batches), WalkSpec(), [0, 3, 4], PROTOCOL)
+    assert batches == [3, 3, 2, 2, 2, 1]
+    assert [size for size, _ in run.act_calls] == batches
+
+
+def test_step_limit_cuts_without_terminating():
+    episodes = run_episodes(Counter(), WalkSpec(), [0, 4], Protocol(3, 2, 0.5)).episodes
+    assert [(episode.length, episode.terminated) for episode in episodes] == [(2, True), (3, False)]
+
+
+def test_discarded_updates_are_those_of_each_episode():
+    episodes = run_episodes(Counter(), WalkSpec(), [0, 4], PROTOCOL).episodes
+    # half of the decisions, by the toy agent
+    assert [episode.discarded for episode in episodes] == [1, 3]
+
+
+def test_progress_ends_complete_and_shrinks_what_is_left():
+    reports = []
+    run_episodes(Counter(), WalkSpec(), [0, 4], Protocol(10, 2, 0.5), lambda *report: reports.append(report))
+    # 20 decisions at most; the first episode ends after 2, the second after 6
+    assert reports == [(2, 20), (4, 12), (5, 12), (6, 12), (7, 12), (8, 8)]
+
+
+def test_non_finite_action_never_reaches_the_simulator():
+    agent, spec = Counter(), WalkSpec()
+    agent.act = lambda obs: np.full(obs.shape, np.nan)
+    with pytest.raises(AssertionError):
+        run_episodes(agent, spec, [4], PROTOCOL)
+    assert spec.made[0].left == 6
+
+
+def test_diagnostics_every_second_decision():
+    protocol = Protocol(50, 2, 0.5, diagnose_every=2)
+    episode = run_episodes(Counter(), WalkSpec(), [4], protocol).episodes[0]
+    assert [record["decision"] for record in episode.diagnostics] == [0, 2, 4]
+    assert [record["predicted_return"] for record in episode.diagnostics] == [100, 300, 500]
+
+
+def test_prediction_meets_what_followed():
+    episode = run_episodes(Counter(), WalkSpec(), [4], PROTOCOL).episodes[0]
+    r = episode.rewards
+    # the observation two decisions later is the reward before it (the toy's only coordinate)
+    assert episode.diagnostics[1]["realised_return"] == pytest.approx(r[1] + 0.5 * r[2] + 0.25 * (1000 + r[2]))
+    # six steps, then termination: decision 5 has one reward left and no value
+    assert episode.diagnostics[5]["realised_return"] == pytest.approx(r[5])
+
+
+def test_policy_without_diagnosis_has_none():
+    agent = Counter()
+    agent.diagnose = dict
+    assert run_episodes(agent, WalkSpec(), [4], PROTOCOL).episodes[0].diagnostics == []
+
+
+@pytest.mark.parametrize(
+    ("start", "terminated", "expected"),
+    [
+        # rewards 1 2 3 4, scale 10, H = 2, g = 0.5, V = 1000 at decisions 2 and 3
+        (0, True, 10 + 0.5 * 20 + 0.25 * 1000),
+        (1, False, 20 + 0.5 * 30 + 0.25 * 1000),
+        (2, True, 30 + 0.5 * 40),
+        (2, False, None),
+        (3, True, 40.0),
+        (3, False, None),
+    ],
+)
+def test_realised_return_by_hand(start, terminated, expected):
+    episode = Episode(seed=0, rewards=[1.0, 2.0, 3.0, 4.0], terminated=terminated)
+    protocol = Protocol(max_steps=4, horizon=2, discount=0.5, reward_scale=10.0)
+    assert realised_return(episode, start, {2: 1000.0, 3: 1000.0}, protocol) == expected
+
+
+def test_realised_return_without_horizon_is_the_value():
+    episode = Episode(seed=0, rewards=[1.0])
+    assert realised_return(episode, 0, {0: 7.0}, Protocol(1, 0, 0.5)) == 7.0
+
+
+def test_latency_of_one_episode_cycles_through_the_observations():
+    agent, seen = Counter(), []
+    act = agent.act
+    agent.act = lambda obs: (seen.append(float(obs[0])), act(obs))[1]
+    times = decision_latency(agent, [np.array([1.0]), np.array([2.0])])
+    assert len(times) == evaluate.LATENCY_DECISIONS
+    assert seen[:4] == [1.0, 2.0, 1.0, 2.0]
+
+
+def test_latency_stops_when_decisions_are_slow(monkeypatch):
+    monkeypatch.setattr(evaluate, "LATENCY_BUDGET_S", 1e-9)
+    assert len(decision_latency(Counter(), [np.array([1.0])])) == 1
+
+
+def test_summary_pairs_the_seeds():
+    def run(returns):
+        return Run([Episode(seed, rewards=[r], discarded=1) for seed, r in enumerate(returns)], [(2, 0.004)])
+
+    latencies = {"base": [0.001], "itpo": [0.002, 0.004]}
+    numbers = summary(Evaluation([0, 1], {"base": run([1, 10]), "itpo": run([3, 12])}, latencies), lambda r: 10 * r)
+    assert numbers["difference"]["score_pct"] == {"value": 20.0, "low": 20.0, "high": 20.0}
+    assert numbers["itpo"]["return"]["mean"] == 7.5
+    assert numbers["itpo"]["alone_latency"] == pytest.approx({"calls": 2, "p50_ms": 3.0, "p99_ms": 3.98})
+    assert numbers["itpo"]["discarded"] == 2
+
+
+def test_mean_diagnostics_leave_out_what_is_unknown():
+    records = [
+        {"decision": 0, "objective_before": 5.0, "predicted_return": 5.0, "realised_return": 4.0},
+        {"decision": 1, "objective_before": 7.0, "predicted_return": 7.0, "realised_return": None},
+        {"decision": 2, "objective_before": np.nan, "predicted_return": np.nan, "realised_return": 2.0},
+    ]
+    means = evaluate.mean_diagnostics([Episode(0, diagnostics=records)])
+    assert means == {"objective_before": 6.0, "predicted_return": 6.0, "realised_return": 3.0, "prediction_error": 1.0}
+
+
+def test_collected_reward_stays_after_the_end():
+    assert collected_reward(Episode(0, rewards=[1.0, 2.0]), 4).tolist() == [0, 1, 3, 3, 3]
+
+
+def test_shorter_film_waits_for_the_longer():
+    assert list(side_by_side([iter("ab"), iter("xyz")])) == [["a", "x"], ["b", "y"], ["b", "z"]]
+
+
+def test_video_without_renderer_is_an_input_error():
+    spec = WalkSpec()
+    spec.make = lambda render_mode: (_ for _ in ()).throw(RuntimeError("no display\nmore"))
+    with pytest.raises(InputError, match="cannot render here .*no display"):
+        check_video(spec)

@@ -122,6 +122,13 @@ class Bundle:
             rest = {name: header[name] for name in ("dataset", "reward_scale", "report", "versions")}
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{folder / 'bundle.json'}: not a bundle description ({error})") from None
+        environment = get_task(task).env
+        for name, came, expected in (
+            ("obs_dim", obs_dim, environment.obs_dim),
+            ("action_dim", action_dim, environment.action_dim),
+        ):
+            if came != expected:
+                raise InputError(f"{folder / 'bundle.json'}: {name}: task {task} has {expected}, got {came}")
         shapes = {
             "policy": policy_shapes(obs_dim, action_dim, rebrac.hidden),
             "critics": critic_shapes(obs_dim, action_dim, rebrac.hidden),
@@ -130,7 +137,6 @@ class Bundle:
             "statistics": dict.fromkeys(STATISTICS, (obs_dim,)),
         }
         groups = _read_tensors(folder / "weights.safetensors", shapes)
-        get_task(task)
         configs = {"rebrac_config": rebrac, "dynamics_config": dynamics, "reward_config": reward}
         return cls(task=task, env=env, **groups, **configs, **rest)
 

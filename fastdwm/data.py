@@ -183,7 +183,7 @@ def _one_line_errors(source: str, expected: str) -> Iterator[None]:
     except InputError:
         raise
     except (OSError, ImportError, LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
-        raise InputError(f"{source}: expected {expected}, got {_first_line(error)}") from error
+        raise InputError(f"{source}: cannot be read as {expected}: {_first_line(error)}") from error
 
 
 def _require_rows(good: np.ndarray, message: str) -> None:

@@ -161,8 +161,8 @@ def print_table(task: Task, seeds: list[int], numbers: dict[str, Any]) -> None:
     if not console.is_terminal:
         console.width = 100
     table = Table(
-        title=f"{task.name}: {len(seeds)} episodes per policy, environment seeds {seeds[0]} to {seeds[-1]}",
-        caption="± standard deviation over episodes; [ ] 95 % bootstrap interval; difference paired by seed",
+        title=f"{task.name}, episodes per policy: {len(seeds)}, environment seeds: {seeds[0]} to {seeds[-1]}",
+        caption="± standard deviation over episodes; [ ] 95 % bootstrap interval; difference by seed",
     )
     for name in ("", "base policy", "ITPO", "ITPO - base"):
         table.add_column(name, justify="right" if name else "left")
@@ -178,12 +178,12 @@ def table_rows(n_episodes: int, numbers: dict[str, Any]) -> list[list[str]]:
     lost = [f"{policy['discarded']} of {policy['decisions']}" for policy in policies]
     return [
         ["score", *(spread(policy["score_pct"]) for policy in policies), interval(gap["score_pct"], "+")],
-        ["score, interquartile mean", *iqm, ""],
+        ["interquartile mean", *iqm, ""],
         ["return", *(spread(policy["return"]) for policy in policies), interval(gap["return"], "+")],
-        ["steps per episode", *(spread(policy["length"]) for policy in policies), interval(gap["length"], "+")],
-        ["ms for one decision, p50 / p99", *(latency(policy["alone_latency"]) for policy in policies), ""],
-        [f"ms for {n_episodes} at once, p50 / p99", *(latency(policy["batch_latency"]) for policy in policies), ""],
-        ["decisions with discarded update", *lost, ""],
+        ["length in steps", *(spread(policy["length"]) for policy in policies), interval(gap["length"], "+")],
+        ["ms to decide, p50 / p99", *(latency(policy["alone_latency"]) for policy in policies), ""],
+        [f"ms to decide for {n_episodes}", *(latency(policy["batch_latency"]) for policy in policies), ""],
+        ["discarded updates", *lost, ""],
     ]
 
 
@@ -195,7 +195,7 @@ def spread(summary: dict[str, Any]) -> str:
 def interval(estimate: dict[str, Any], sign: str = "-") -> str:
     """Value [low, high]; the value alone for one episode. sign: '+' shows the value's sign also if positive."""
     value, low, high = (estimate[name] for name in ("value", "low", "high"))
-    return f"{value:{sign}.1f}" + ("" if low is None else f" [{low:.1f}, {high:.1f}]")
+    return f"{value:{sign}z.1f}" + ("" if low is None else f" [{low:z.1f}, {high:z.1f}]")
 
 
 def latency(times: dict[str, Any]) -> str:

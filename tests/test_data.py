@@ -24,6 +24,9 @@ from fastdwm.data import EnvSpec, load, statistics
 from fastdwm.errors import InputError
 from fastdwm.tasks import get_task
 
+# minari remarks on the metadata that a toy dataset lacks, gymnasium on the age of Hopper-v4.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari", "ignore:.*is out of date:DeprecationWarning")
+
 HOPPER = get_task("hopper-medium")
 OBS, ACTION, REWARD = [0, 1, 2, 10, 11], [0.1, 0.2, 0.3, 0.4, 0.5], [1, 2, 3, 4, 5]
 TERMINATED, TRUNCATED = [0, 0, 1, 0, 0], [0, 0, 0, 0, 1]
@@ -63,30 +66,21 @@ def d4rl(tmp_path):
 
 def buffer(obs, action, reward, terminated=False, truncated=False):
     flags = [False] * (len(reward) - 1)
-    return EpisodeBuffer(
-        observations=obs,
-        actions=action,
-        rewards=reward,
-        terminations=[*flags, terminated],
-        truncations=[*flags, truncated],
-    )
+    ends = {"terminations": [*flags, terminated], "truncations": [*flags, truncated]}
+    return EpisodeBuffer(observations=obs, actions=action, rewards=reward, **ends)
 
 
-def minari_toy(env_id="Hopper-v5", dataset_id="toy/two-v0", **make_kwargs):
-    """Create the toy episodes as a local Minari dataset for a simulator with 11 + 3 numbers; returns its id."""
+def minari_toy(env_id="Hopper-v5", terminated=True, **make_kwargs):
+    """Create the toy episodes as the local Minari dataset toy/two-v0 of a simulator with 11 + 3 numbers."""
     first, second = (filled(obs, 11).astype(np.float64) for obs in ([0, 1, 2, 3], [10, 11, 12]))
     episodes = [
-        buffer(first, filled([0.1, 0.2, 0.3], 3), [1.0, 2.0, 3.0], terminated=True),
+        buffer(first, filled([0.1, 0.2, 0.3], 3), [1.0, 2.0, 3.0], terminated=terminated),
         buffer(second, filled([0.4, 0.5], 3), [4.0, 5.0], truncated=True),
     ]
-    minari.create_dataset_from_buffers(
-        dataset_id,
-        episodes,
-        env=gymnasium.make(env_id, **make_kwargs),
-        observation_space=gymnasium.spaces.Box(-np.inf, np.inf, (11,)),
-        action_space=gymnasium.spaces.Box(-1, 1, (3,)),
-    )
-    return dataset_id
+    box = gymnasium.spaces.Box
+    spaces = {"observation_space": box(-np.inf, np.inf, (11,)), "action_space": box(-1, 1, (3,))}
+    minari.create_dataset_from_buffers("toy/two-v0", episodes, env=gymnasium.make(env_id, **make_kwargs), **spaces)
+    return "toy/two-v0"
 
 
 def assert_columns(data, **expected):
@@ -98,61 +92,46 @@ def assert_columns(data, **expected):
         np.testing.assert_array_equal(got, np.asarray(values, got.dtype), err_msg=name)
 
 
-@pytest.mark.filterwarnings("ignore")  # minari remarks on the metadata that a toy dataset lacks
+EXPECTED = {
+    "obs": [0, 1, 2, 10, 11],
+    "action": [0.1, 0.2, 0.3, 0.4, 0.5],
+    "reward": [1, 2, 3, 4, 5],
+    "next_action": [0.2, 0.3, 0, 0.5, 0],
+    "terminated": [0, 0, 1, 0, 0],
+    "truncated": [0, 0, 0, 0, 1],
+    "critic_rows": [1, 1, 1, 1, 0],
+}
+RECORDED = {"next_obs": [1, 2, 3, 11, 12], "next_obs_known": [1, 1, 1, 1, 1], "model_rows": [1, 1, 1, 1, 1]}
+UNKNOWN = {"next_obs": [1, 2, 2, 11, 11], "next_obs_known": [1, 1, 0, 1, 0], "model_rows": [1, 1, 0, 1, 0]}
+
+
 def test_minari_episodes_end_as_recorded():
     data = load(HOPPER, minari_toy())
-    assert_columns(
-        data,
-        obs=[0, 1, 2, 10, 11],
-        action=[0.1, 0.2, 0.3, 0.4, 0.5],
-        reward=[1, 2, 3, 4, 5],
-        next_obs=[1, 2, 3, 11, 12],
-        next_action=[0.2, 0.3, 0, 0.5, 0],
-        terminated=[0, 0, 1, 0, 0],
-        truncated=[0, 0, 0, 0, 1],
-        next_obs_known=[1, 1, 1, 1, 1],
-        critic_rows=[1, 1, 1, 1, 0],
-        model_rows=[1, 1, 1, 1, 1],
-    )
+    assert_columns(data, **EXPECTED, **RECORDED)
     assert (data.n, data.n_episodes, data.source) == (5, 2, "toy/two-v0")
-    assert data.episode_ends.tolist() == [2, 4]
-    assert data.episode_returns().tolist() == [6.0, 9.0]
+    assert (data.episode_ends.tolist(), data.episode_returns().tolist()) == ([2, 4], [6.0, 9.0])
 
 
 def test_a_d4rl_file_does_not_know_what_follows_an_episode(d4rl):
     data = load(HOPPER, d4rl())
-    assert_columns(
-        data,
-        obs=[0, 1, 2, 10, 11],
-        action=[0.1, 0.2, 0.3, 0.4, 0.5],
-        reward=[1, 2, 3, 4, 5],
-        next_obs=[1, 2, 2, 11, 11],
-        next_action=[0.2, 0.3, 0, 0.5, 0],
-        terminated=[0, 0, 1, 0, 0],
-        truncated=[0, 0, 0, 0, 1],
-        next_obs_known=[1, 1, 0, 1, 0],
-        critic_rows=[1, 1, 1, 1, 0],
-        model_rows=[1, 1, 0, 1, 0],
-    )
+    assert_columns(data, **EXPECTED, **UNKNOWN)
     assert data.env == EnvSpec("Hopper-v4", {}, 1000)
 
 
 def test_a_d4rl_file_with_next_observations_does(d4rl):
-    data = load(HOPPER, d4rl(next_observations=filled([1, 2, 3, 11, 12], 11)))
-    assert_columns(data, next_obs=[1, 2, 3, 11, 12], next_obs_known=[1, 1, 1, 1, 1])
+    assert_columns(load(HOPPER, d4rl(next_observations=filled([1, 2, 3, 11, 12], 11))), **EXPECTED, **RECORDED)
 
 
-def test_a_termination_on_the_time_limit_is_a_termination(d4rl):
-    data = load(HOPPER, d4rl(timeouts=np.bool_([0, 0, 1, 0, 1])))
-    assert_columns(data, terminated=[0, 0, 1, 0, 0], truncated=[0, 0, 0, 0, 1], critic_rows=[1, 1, 1, 1, 0])
+@pytest.mark.parametrize("timeouts", [[0, 0, 1, 0, 1], [0, 0, 0, 0, 0]], ids=["on termination too", "end of file"])
+def test_a_timeout_neither_hides_a_termination_nor_needs_to_close_the_file(d4rl, timeouts):
+    assert_columns(load(HOPPER, d4rl(timeouts=np.bool_(timeouts))), **EXPECTED, **UNKNOWN)
 
 
-def test_the_end_of_the_file_truncates_an_episode(d4rl):
-    data = load(HOPPER, d4rl(timeouts=np.zeros(5, bool)))
-    assert_columns(data, truncated=[0, 0, 0, 0, 1], next_action=[0.2, 0.3, 0, 0.5, 0], critic_rows=[1, 1, 1, 1, 0])
+def test_a_minari_episode_that_just_stops_is_truncated():
+    data = load(HOPPER, minari_toy(terminated=False))
+    assert_columns(data, terminated=[0] * 5, truncated=[0, 0, 1, 0, 1], next_obs=[1, 2, 3, 11, 12])
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_the_simulator_is_the_one_the_dataset_names():
     data = load(HOPPER, minari_toy("Hopper-v4", max_episode_steps=7, reset_noise_scale=0.0))
     assert data.env == EnvSpec("Hopper-v4", {"reset_noise_scale": 0.0}, 7)
@@ -166,17 +145,12 @@ def test_a_missing_simulator_is_told_in_one_line():
         EnvSpec("Hopper-v99", {}, None).make()
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_goal_observations_become_position_then_the_rest():
     box = gymnasium.spaces.Box
     space = {"achieved_goal": box(-9, 9, (2,)), "desired_goal": box(-9, 9, (2,)), "observation": box(-9, 9, (27,))}
     obs = {"achieved_goal": filled([1, 2], 2), "desired_goal": filled([8, 8], 2), "observation": filled([3, 4], 27)}
-    minari.create_dataset_from_buffers(
-        "toy/maze-v0",
-        [buffer(obs, filled([0.5], 8), [0.0])],
-        observation_space=gymnasium.spaces.Dict(space),
-        action_space=box(-1, 1, (8,)),
-    )
+    spaces = {"observation_space": gymnasium.spaces.Dict(space), "action_space": box(-1, 1, (8,))}
+    minari.create_dataset_from_buffers("toy/maze-v0", [buffer(obs, filled([0.5], 8), [0.0])], **spaces)
     data = load(get_task("antmaze-umaze"), "toy/maze-v0")
     assert data.obs.tolist() == [[1.0] * 2 + [3.0] * 27]
     assert data.next_obs.tolist() == [[2.0] * 2 + [4.0] * 27]
@@ -240,25 +214,22 @@ def test_bad_d4rl_arrays_are_told_in_one_line(d4rl, changes, message):
 
 
 @pytest.mark.parametrize("content", [b"", b"not hdf5 at all", "truncated"], ids=["empty", "text", "truncated"])
-@pytest.mark.filterwarnings("ignore")
 def test_unreadable_files_are_told_in_one_line(d4rl, tmp_path, content):
     names = [d4rl(), minari_toy()]
     paths = [tmp_path / "hopper_toy.hdf5", tmp_path / "minari/toy/two-v0/data/main_data.hdf5"]
     for name, path in zip(names, paths, strict=True):
         whole = path.read_bytes()
         path.write_bytes(whole[: len(whole) // 2] if content == "truncated" else content)
-        with pytest.raises(InputError, match="expected a (D4RL .hdf5 file|Minari dataset), got OSError") as caught:
+        with pytest.raises(InputError, match="cannot be read as a (D4RL .hdf5 file|Minari dataset): OSError") as caught:
             load(HOPPER, name)
         assert "\n" not in str(caught.value) and name in str(caught.value)
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_a_minari_dataset_of_another_simulator_is_refused():
     with pytest.raises(InputError, match="expected data of Hopper for hopper-medium, got HalfCheetah-v5"):
         load(HOPPER, minari_toy("HalfCheetah-v5"))
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("key", ["observations", "actions", "terminations"])
 def test_a_minari_episode_of_unequal_arrays_is_refused(tmp_path, key):
     name = minari_toy()
@@ -273,12 +244,16 @@ def test_rounding_beyond_the_action_bounds_is_clipped(d4rl):
     assert_columns(data, action=[1, -1, 0, 0, 0])
 
 
-def test_no_such_file():
+def test_a_minari_dataset_without_episodes_is_refused(tmp_path):
+    name, path = minari_toy(), tmp_path / "minari/toy/two-v0/data/metadata.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "total_episodes": 0}))
+    with pytest.raises(InputError, match="toy/two-v0: expected transitions, got none"):
+        load(HOPPER, name)
+
+
+def test_a_dataset_must_be_named_and_exist():
     with pytest.raises(InputError, match="nowhere.hdf5: no such file"):
         load(HOPPER, "nowhere.hdf5")
-
-
-def test_a_task_without_a_public_dataset_asks_for_one():
     with pytest.raises(InputError, match="hopper-random: give a Minari id or a D4RL .hdf5 with --dataset"):
         load(get_task("hopper-random"))
 
@@ -291,26 +266,18 @@ def test_offline_names_the_three_ways_to_get_a_dataset(monkeypatch, tmp_path):
     assert all(way in str(caught.value) for way in ways) and "\n" not in str(caught.value)
 
 
-class ErrorPage(BaseHTTPRequestHandler):
-    def do_HEAD(self):
-        self.send_error(404)
-
-    def log_message(self, *args):
-        pass
-
-
-def test_an_unknown_id_names_the_three_ways_too(monkeypatch):
+def test_an_unknown_id_names_the_three_ways_too(monkeypatch, capsys):
     def refuse(dataset_id):
         print("Downloading")
         raise ValueError(f"Couldn't find any version for dataset {dataset_id}.\nSorry.")
 
     monkeypatch.setattr(minari, "download_dataset", refuse)
-    with HTTPServer(("127.0.0.1", 0), ErrorPage) as server:
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         Thread(target=server.handle_request, daemon=True).start()
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
         with pytest.raises(InputError, match=r"no/such-v0 \(ValueError: Couldn't find.*--dataset") as caught:
             load(HOPPER, "no/such-v0")
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and capsys.readouterr().out == ""
 
 
 def poison(path):
@@ -321,19 +288,13 @@ def poison(path):
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
-def columns(data):
-    return {name: values for name, values in vars(data).items() if isinstance(values, np.ndarray)}
-
-
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["d4rl", "minari"])
 def test_the_second_load_does_not_read_the_source(d4rl, tmp_path, kind):
     name = d4rl() if kind == "d4rl" else minari_toy()
     first = load(HOPPER, name)
     poison(name if kind == "d4rl" else tmp_path / "minari/toy/two-v0/data/main_data.hdf5")
     second = load(HOPPER, name)
-    assert columns(first).keys() == columns(second).keys()
-    assert all((columns(second)[key] == values).all() for key, values in columns(first).items())
+    assert_columns(second, **EXPECTED, **(UNKNOWN if kind == "d4rl" else RECORDED))
     assert (second.source, second.env) == (first.source, first.env)
 
 

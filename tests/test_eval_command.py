@@ -17,6 +17,7 @@ from fastdwm.diffusion import denoiser_shapes
 from fastdwm.errors import InputError
 from fastdwm.rebrac import critic_shapes, policy_shapes
 from fastdwm.reward import reward_shapes
+from fastdwm.tasks import get_task
 
 PRESETS = {"default": EvalConfig(), "paper": EvalConfig(itpo=ITPOConfig(particles=4096))}
 
@@ -35,7 +36,7 @@ def parse(*argv):
 def bundle(tmp_path):
     """Folder of an untrained bundle for hopper-medium, so small that a decision takes milliseconds."""
     generator = torch.Generator().manual_seed(0)
-    rebrac = ReBRACConfig(hidden=(16, 16, 16))
+    rebrac = ReBRACConfig(hidden=(16, 16, 16)).for_task(get_task("hopper-medium"))
     dynamics, reward = DiffusionConfig(hidden=(16,), denoise_steps=2), RewardConfig(hidden=(16,))
 
     def draw(shapes):

@@ -1,0 +1,63 @@
+"""Small random models in float64, for tests of the imagined return and of the loop around it."""
+
+import torch
+from torch import Tensor
+
+from fastdwm.config import DiffusionConfig
+from fastdwm.diffusion import Diffusion, build_diffusion, denoiser_shapes
+from fastdwm.nets import Params, init_mlp, map_params
+from fastdwm.rebrac import critic_shapes, policy_shapes
+from fastdwm.reward import RewardModel
+from fastdwm.rollout import World
+from fastdwm.tasks import Limit
+
+OBS_DIM, ACTION_DIM, HIDDEN = 4, 2, (16, 16)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def double(params: Params) -> Params:
+    return map_params(Tensor.double, params)
+
+
+def make_dynamics(target: str = "eps", denoise_steps: int = 4, seed: int = 0) -> Diffusion:
+    """A random denoiser with statistics that are neither zero nor one."""
+    config = DiffusionConfig(denoise_steps=denoise_steps, target=target, hidden=HIDDEN, time_features=4)
+    params = double(init_mlp(denoiser_shapes(OBS_DIM, ACTION_DIM, config), generator(seed)))
+    statistics = {
+        "obs_mean": torch.linspace(-0.5, 0.5, OBS_DIM),
+        "obs_std": torch.linspace(0.5, 2.0, OBS_DIM),
+        "delta_mean": torch.linspace(0.1, -0.1, OBS_DIM),
+        "delta_std": torch.linspace(0.1, 0.4, OBS_DIM),
+    }
+    return build_diffusion(params, statistics, config, torch.float64)
+
+
+def make_world(target: str = "eps", denoise_steps: int = 4, limits: tuple[Limit, ...] = (), seed: int = 0) -> World:
+    """Random frozen models; the critics' layer norms are no identities."""
+    dynamics = make_dynamics(target, denoise_steps, seed)
+    shapes = {f"w{i}": s for i, s in enumerate([(OBS_DIM + ACTION_DIM, 16), (16, 1)])} | {"b0": (16,), "b1": (1,)}
+    reward = RewardModel(double(init_mlp(shapes, generator(seed + 1))), dynamics.obs_mean, dynamics.obs_std)
+    critics = double(init_mlp(critic_shapes(OBS_DIM, ACTION_DIM, HIDDEN), generator(seed + 2)))
+    for name, value in critics.items():
+        if name.startswith(("scale", "shift")):
+            value += 0.3 * torch.randn(value.shape, generator=generator(seed + 3), dtype=torch.float64)
+    return World(dynamics, reward, critics, 0.9, limits)
+
+
+def make_policies(n_episodes: int, seed: int = 5) -> Params:
+    """Different random policies (B, ...)."""
+    shapes = policy_shapes(OBS_DIM, ACTION_DIM, HIDDEN)
+    return double(init_mlp({name: (n_episodes, *shape) for name, shape in shapes.items()}, generator(seed)))
+
+
+def make_noise(horizon: int, denoise_steps: int, n_episodes: int, particles: int, seed: int = 7) -> Tensor:
+    """(H, K, B, M, S)."""
+    shape = (horizon, denoise_steps, n_episodes, particles, OBS_DIM)
+    return torch.randn(shape, generator=generator(seed), dtype=torch.float64)
+
+
+def make_obs(n_episodes: int, seed: int = 9) -> Tensor:
+    return torch.randn(n_episodes, OBS_DIM, generator=generator(seed), dtype=torch.float64)

@@ -1,0 +1,33 @@
+"""Tolerances in units of the dtype's eps, over the worst row: a global ratio does not see one wrong row."""
+
+import torch
+from torch import Tensor
+
+EPS = {"ieee": 2.0**-23, "tf32": 2.0**-10, "bf16": 2.0**-7}
+"""relative spacing of the operands of a product in each precision"""
+
+BOUND = {"ieee": 16.0, "tf32": 2.0, "bf16": 2.0}
+"""largest accepted error in eps; starting points, loosened only with the measured value beside it"""
+
+
+def row_error(actual: Tensor, expected: Tensor) -> Tensor:
+    """(N,) RMS error of each row over the RMS of the whole expected tensor, in float64."""
+    actual, expected = actual.detach().double().cpu(), expected.detach().double().cpu()
+    scale = expected.square().mean().sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+    return (actual - expected).flatten(0, -2).square().mean(-1).sqrt() / scale
+
+
+def assert_close(actual: Tensor, expected_fp64: Tensor, eps: float, bound: float = 16.0) -> None:
+    """Fail unless every row of `actual` is within `bound * eps` of `expected_fp64`.
+
+    Rejects a wrong shape and any non-finite value first; the message shows the row, its values and the ratio reached.
+    """
+    assert actual.shape == expected_fp64.shape, f"shape {tuple(actual.shape)}, expected {tuple(expected_fp64.shape)}"
+    assert torch.isfinite(expected_fp64).all(), "the expected values are not finite"
+    bad = (~torch.isfinite(actual)).nonzero()
+    assert len(bad) == 0, f"{len(bad)} values are not finite, first at {tuple(bad[0].tolist())}"
+    error = row_error(actual, expected_fp64)
+    row = int(error.argmax())
+    ratio = float(error[row]) / eps
+    values = [t.detach().flatten(0, -2)[row][:6].tolist() for t in (actual, expected_fp64)]
+    assert ratio <= bound, f"row {row}: {ratio:.3g} eps > {bound:.3g}\n  actual   {values[0]}\n  expected {values[1]}"

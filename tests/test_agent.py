@@ -1,0 +1,175 @@
+"""The agent as a user holds it: shapes, episodes, carry-over, bad input."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from models import ACTION_DIM, HIDDEN, OBS_DIM, generator
+
+from fastdwm import Agent, Bundle, ITPOConfig
+from fastdwm.config import DiffusionConfig, ReBRACConfig, RewardConfig
+from fastdwm.data import EnvSpec
+from fastdwm.diffusion import denoiser_shapes
+from fastdwm.nets import init_mlp
+from fastdwm.rebrac import init_critics, init_policy
+from fastdwm.reward import reward_shapes
+from fastdwm.tasks import get_task
+
+CONFIG = ITPOConfig(horizon=2, particles=3, inner_lr=1e-2)
+
+
+def make_bundle(obs_dim=OBS_DIM, action_dim=ACTION_DIM):
+    """Random networks of the sizes that a bundle describes."""
+    rebrac = ReBRACConfig(hidden=HIDDEN).for_task(get_task("hopper-medium"))
+    dynamics = DiffusionConfig(hidden=HIDDEN, denoise_steps=3, time_features=4)
+    reward = RewardConfig(hidden=HIDDEN)
+    policy = init_policy(obs_dim, action_dim, HIDDEN, generator(0))
+    # A freshly initialised policy hardly acts at all; a trained one does.
+    policy["w2"] *= 300
+    return Bundle(
+        task="hopper-medium",
+        env=EnvSpec("Hopper-v5", {}, 1000),
+        dataset={"id": "made up"},
+        reward_scale=1.0,
+        policy=policy,
+        critics=init_critics(obs_dim, action_dim, HIDDEN, generator(1)),
+        dynamics=init_mlp(denoiser_shapes(obs_dim, action_dim, dynamics), generator(2)),
+        reward=init_mlp(reward_shapes(obs_dim, action_dim, reward), generator(3)),
+        statistics={
+            name: torch.full((obs_dim,), x)
+            for name, x in {"obs_mean": 0.1, "obs_std": 1.5, "delta_mean": 0.0, "delta_std": 0.3}.items()
+        },
+        rebrac_config=rebrac,
+        dynamics_config=dynamics,
+        reward_config=reward,
+        report={},
+        versions={},
+    )
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return make_bundle()
+
+
+def observations(n_decisions, n_episodes, seed=0):
+    return np.random.default_rng(seed).normal(size=(n_decisions, n_episodes, OBS_DIM)).astype(np.float32)
+
+
+def test_one_observation_or_a_batch(bundle):
+    obs = observations(1, 3)[0]
+    single = Agent(bundle, CONFIG).act(obs[0])
+    batch = Agent(bundle, CONFIG).act(obs)
+    assert single.shape == (ACTION_DIM,) and single.dtype == np.float32
+    assert batch.shape == (3, ACTION_DIM) and np.abs(batch).max() <= 1
+    np.testing.assert_allclose(single, batch[0], atol=1e-6)
+
+
+def test_adaptation_changes_the_action_and_no_inner_steps_does_not(bundle):
+    obs = observations(1, 2)[0]
+    base = Agent(bundle, replace(CONFIG, inner_steps=0)).act(obs)
+    assert np.abs(Agent(bundle, CONFIG).act(obs) - base).max() > 1e-5
+    np.testing.assert_array_equal(Agent(bundle, replace(CONFIG, inner_lr=0.0)).act(obs), base)
+
+
+def test_an_episode_acts_the_same_alone_as_in_a_batch(bundle):
+    # Episodes 0 and 2 leave early; episode 1 must not notice. Alone, it draws from seed + 1.
+    obs = observations(6, 3)
+    agent, alone = Agent(bundle, CONFIG, seed=40), Agent(bundle, CONFIG, seed=41)
+    together = [agent.act(o)[1] for o in obs[:2]]
+    agent.keep(np.array([False, True, True]))
+    together += [agent.act(o[1:])[0] for o in obs[2:4]]
+    agent.keep(np.array([True, False]))
+    together += [agent.act(o[1:2])[0] for o in obs[4:]]
+    expected = [alone.act(o[1]) for o in obs]
+    np.testing.assert_allclose(together, expected, atol=1e-6)
+    base = Agent(bundle, replace(CONFIG, inner_steps=0)).act(obs[-1])
+    assert np.abs(expected[-1] - base[1]).max() > 1e-4
+
+
+def test_carry_over_within_an_episode_and_none_with_reset_decision(bundle):
+    obs = observations(1, 1)[0, 0]
+    carried, fresh = Agent(bundle, CONFIG), Agent(bundle, replace(CONFIG, reset="decision"))
+    carried.act(obs), fresh.act(obs)
+    first, second = (agent.diagnose()["policy_distance"] for agent in (carried, fresh))
+    np.testing.assert_allclose(first, second)
+    carried.act(obs), fresh.act(obs)
+    assert carried.diagnose()["policy_distance"] > 1.5 * first
+    assert fresh.diagnose()["policy_distance"] < 1.5 * first
+
+
+def test_reset_restarts_the_masked_episodes(bundle):
+    obs = observations(3, 2)
+    agent, untouched = Agent(bundle, CONFIG), Agent(bundle, CONFIG)
+    for o in obs[:2]:
+        agent.act(o), untouched.act(o)
+    agent.reset(np.array([True, False]))
+    actions, expected = agent.act(obs[2]), untouched.act(obs[2])
+    np.testing.assert_array_equal(actions[1], expected[1])
+    assert agent.diagnose()["policy_distance"][0] < untouched.diagnose()["policy_distance"][0]
+    agent.reset()
+    assert agent.act(obs[0, 0]).shape == (ACTION_DIM,)
+
+
+def test_full_reset_repeats_the_episode(bundle):
+    obs, agent = observations(2, 2), Agent(bundle, CONFIG)
+    first = [agent.act(o) for o in obs]
+    agent.reset()
+    np.testing.assert_array_equal(first, [agent.act(o) for o in obs])
+
+
+def test_reset_never_keeps_the_adapted_policies(bundle):
+    obs, agent = observations(1, 1)[0, 0], Agent(bundle, replace(CONFIG, reset="never"))
+    agent.act(obs)
+    before = agent.diagnose()["policy_distance"]
+    agent.reset()
+    agent.act(obs)
+    assert agent.diagnose()["policy_distance"] > 1.2 * before
+
+
+@pytest.mark.parametrize(
+    ("obs", "message"),
+    [
+        (np.zeros(OBS_DIM + 1), r"expected shape \(4,\) or \(B, 4\), got \(5,\)"),
+        (np.zeros((2, 1, OBS_DIM)), "expected shape"),
+        (np.zeros((0, OBS_DIM)), "expected shape"),
+        (np.zeros((3, OBS_DIM)), "one row for each of the 2 episodes, got 3"),
+        (np.array([[0, 0, 0, np.nan], [0, 0, 0, 0]]), "finite"),
+        (np.array([[0, 0, np.inf, 0], [0, 0, 0, 0]]), "finite"),
+    ],
+)
+def test_bad_observation_raises_and_leaves_the_agent_usable(bundle, obs, message):
+    good = observations(2, 2)
+    agent, undisturbed = Agent(bundle, CONFIG), Agent(bundle, CONFIG)
+    agent.act(good[0]), undisturbed.act(good[0])
+    with pytest.raises(ValueError, match=message):
+        agent.act(obs)
+    np.testing.assert_array_equal(agent.act(good[1]), undisturbed.act(good[1]))
+
+
+def test_wrong_mask_raises(bundle):
+    agent = Agent(bundle, CONFIG)
+    agent.act(observations(1, 2)[0])
+    for mask in (np.array([True]), np.array([1, 0])):
+        with pytest.raises(ValueError, match="mask: expected bool"):
+            agent.keep(mask)
+
+
+def test_exploding_world_is_discarded_counted_and_never_executed(bundle):
+    exploding = {name: value * 1e30 for name, value in bundle.dynamics.items()}
+    agent = Agent(replace(bundle, dynamics=exploding), CONFIG)
+    obs = observations(2, 2)
+    base = Agent(bundle, replace(CONFIG, inner_steps=0))
+    for o in obs:
+        np.testing.assert_array_equal(agent.act(o), base.act(o))
+    assert agent.discarded.tolist() == [2, 2] and base.discarded.tolist() == [0, 0]
+
+
+def test_diagnosis_shows_the_ascent(bundle):
+    agent = Agent(bundle, replace(CONFIG, inner_lr=1e-3))
+    agent.act(observations(1, 3)[0])
+    diagnosis = agent.diagnose()
+    assert (diagnosis["objective_after"] > diagnosis["objective_before"]).all()
+    np.testing.assert_allclose(diagnosis["policy_distance"], 1e-3 * diagnosis["grad_norm"], rtol=1e-3)
+    assert Agent(bundle, replace(CONFIG, inner_steps=0)).diagnose() == {}

@@ -1,0 +1,149 @@
+"""ReBRAC against numbers worked out by hand and against its published update order."""
+
+import copy
+import math
+
+import pytest
+import torch
+from models import generator
+
+from fastdwm.config import ReBRACConfig
+from fastdwm.rebrac import ReBRAC, actor_loss, critic_loss, critic_target, critics, init_critics, init_policy
+from fastdwm.tasks import get_task
+
+CONFIG = ReBRACConfig(actor_bc_coef=0.5, critic_bc_coef=0.1, discount=0.9, batch_size=2, actor_lr=1e-3, critic_lr=1e-3)
+
+
+def constant_policy(action: float) -> dict:
+    """One hidden unit, zero weights: tanh(bias)."""
+    zeros = {"w0": torch.zeros(1, 1), "b0": torch.zeros(1), "w1": torch.zeros(1, 1)}
+    return zeros | {"b1": torch.tensor([math.atanh(action)])}
+
+
+def linear_critics() -> dict:
+    """Q_1 = 2 relu(s + a), Q_2 = 3 relu(s + a), without layer norm: hidden unit relu(s + a)."""
+    return {
+        "w0": torch.ones(2, 2, 1),
+        "b0": torch.zeros(2, 1),
+        "w1": torch.tensor([[[2.0]], [[3.0]]]),
+        "b1": torch.zeros(2, 1),
+    }
+
+
+def batch() -> dict:
+    return {
+        "obs": torch.tensor([[1.0], [2.0]]),
+        "action": torch.tensor([[0.5], [-0.5]]),
+        "reward": torch.tensor([1.0, 3.0]),
+        "next_obs": torch.tensor([[2.0], [4.0]]),
+        "next_action": torch.tensor([[0.9], [0.0]]),
+        "terminated": torch.tensor([0.0, 1.0]),
+    }
+
+
+def test_critic_target_by_hand():
+    # Smoothing noise: 0.2 * 10 clipped to 0.5, so a' = 0.4 + 0.5 = 0.9 and 0.2 * -1 gives a' = 0.2.
+    # Row 0: min Q = 2 (2 + 0.9) = 5.8, penalty (0.9 - 0.9)^2 = 0: y = 1 + 0.9 * 5.8 = 6.22. Row 1 terminated: y = 3.
+    noise = torch.tensor([[10.0], [-1.0]])
+    target = critic_target(constant_policy(0.4), linear_critics(), batch(), noise, CONFIG)
+    torch.testing.assert_close(target, torch.tensor([6.22, 3.0]))
+    # Row 0 with noise 0: a' = 0.4, min Q = 4.8, penalty 0.25: y = 1 + 0.9 (4.8 - 0.1 * 0.25) = 5.2975.
+    target = critic_target(constant_policy(0.4), linear_critics(), batch(), torch.zeros(2, 1), CONFIG)
+    torch.testing.assert_close(target, torch.tensor([5.2975, 3.0]))
+
+
+def test_smoothed_action_stays_in_the_box():
+    # 0.9 + 0.5 would be 1.4; clipped to 1: y = 1 + 0.9 (2 (2 + 1) - 0.1 * 0.01) = 6.3991.
+    noise = torch.tensor([[10.0], [0.0]])
+    target = critic_target(constant_policy(0.9), linear_critics(), batch(), noise, CONFIG)
+    torch.testing.assert_close(target[0], torch.tensor(6.3991))
+
+
+def test_critic_loss_sums_the_critics_and_averages_the_batch():
+    # relu(s + a) = 1.5, 1.5: Q_1 = 3, 3 and Q_2 = 4.5, 4.5. Targets 1, 2: (4 + 1) / 2 + (12.25 + 6.25) / 2 = 11.75.
+    loss, q_mean = critic_loss(linear_critics(), batch(), torch.tensor([1.0, 2.0]))
+    torch.testing.assert_close(loss, torch.tensor(11.75))
+    torch.testing.assert_close(q_mean, torch.tensor(3.75))
+
+
+def test_actor_loss_by_hand():
+    # a = 0.4: distances 0.01 and 0.81, mean 0.41; min Q = 2.8 and 4.8, mean |Q| = 3.8, so the value term is -1.
+    loss, distance = actor_loss(constant_policy(0.4), linear_critics(), batch(), CONFIG)
+    torch.testing.assert_close(distance, torch.tensor(0.41))
+    torch.testing.assert_close(loss, torch.tensor(0.5 * 0.41 - 1.0))
+
+
+def test_critics_are_linear_relu_layer_norm():
+    params = init_critics(3, 2, (8, 8), generator())
+    for name, value in params.items():
+        if name.startswith(("scale", "shift")):
+            value += torch.rand(value.shape, generator=generator(1))
+    obs, action = torch.randn(5, 3), torch.randn(5, 2)
+    for q in range(2):
+        layers = []
+        for i in range(3):
+            layer = torch.nn.Linear(*params[f"w{i}"].shape[1:])
+            layer.weight.data, layer.bias.data = params[f"w{i}"][q].T, params[f"b{i}"][q]
+            layers.append(layer)
+            if i < 2:
+                norm = torch.nn.LayerNorm(8)
+                norm.weight.data, norm.bias.data = params[f"scale{i}"][q], params[f"shift{i}"][q]
+                layers += [torch.nn.ReLU(), norm]
+        expected = torch.nn.Sequential(*layers)(torch.cat([obs, action], 1)).squeeze(1)
+        torch.testing.assert_close(critics(params, obs, action)[q], expected)
+
+
+def test_initialisation_bounds():
+    policy, q = init_policy(9, 3, (64, 64), generator()), init_critics(9, 3, (64, 64), generator())
+    assert (policy["b0"] == 0.1).all() and (q["b1"] == 0.1).all()
+    assert 0.9 / 3 < policy["w0"].abs().max() <= 1 / 3 and 0.9 / 8 < q["w1"].abs().max() <= 1 / 8
+    assert 0.9e-3 < policy["w2"].abs().max() <= 1e-3 and 2.5e-3 < q["w2"].abs().max() <= 3e-3
+    assert (q["scale0"] == 1).all() and (q["shift1"] == 0).all()
+
+
+@pytest.fixture
+def trainer():
+    config = ReBRACConfig(hidden=(8, 8), batch_size=4).for_task(get_task("hopper-medium"))
+    return ReBRAC(
+        init_policy(1, 1, (8, 8), generator(1)), init_critics(1, 1, (8, 8), generator(2)), config, generator()
+    )
+
+
+def test_policy_and_targets_move_on_every_second_update_only(trainer):
+    start = copy.deepcopy(trainer.networks)
+    trainer.update(batch())
+    after_one = copy.deepcopy(trainer.networks)
+    assert not torch.equal(after_one["critics"]["w0"], start["critics"]["w0"])
+    for name in ("policy", "target_policy", "target_critics"):
+        assert all(torch.equal(after_one[name][k], start[name][k]) for k in start[name])
+    trainer.update(batch())
+    nets = trainer.networks
+    assert not torch.equal(nets["policy"]["w0"], start["policy"]["w0"])
+    # The target policy follows the policy from before its step, the target critics the critics from after theirs.
+    for name, value in nets["target_policy"].items():
+        expected = after_one["target_policy"][name].lerp(after_one["policy"][name], 5e-3)
+        torch.testing.assert_close(value, expected, rtol=0, atol=1e-9)
+    for name, value in nets["target_critics"].items():
+        torch.testing.assert_close(value, after_one["target_critics"][name].lerp(nets["critics"][name], 5e-3))
+
+
+def test_actor_step_leaves_the_critics_alone(trainer):
+    trainer.update(batch())
+    before = copy.deepcopy(trainer.networks["critics"])
+    loss, _ = actor_loss(trainer.networks["policy"], before, batch(), trainer.config)
+    trainer._step("policy", loss)
+    assert all(torch.equal(before[name], value) for name, value in trainer.networks["critics"].items())
+
+
+def test_critics_learn_a_known_value():
+    # One state, one action, reward 1, never ending, discount 0.5: Q = 2, whatever the target network starts from.
+    one = {name: torch.zeros(64, 1) for name in ("obs", "action", "next_obs", "next_action")}
+    one |= {"reward": torch.ones(64), "terminated": torch.zeros(64)}
+    config = ReBRACConfig(hidden=(16,), target_rate=0.1, discount=0.5, critic_bc_coef=0.0, target_noise=0.0)
+    config = config.for_task(get_task("hopper-medium"))
+    policy, q = init_policy(1, 1, (16,), generator(1)), init_critics(1, 1, (16,), generator(2))
+    trainer = ReBRAC(policy, q, config, generator())
+    for _ in range(400):
+        trainer.update(one)
+    value = critics(q, torch.zeros(1, 1), torch.zeros(1, 1))
+    torch.testing.assert_close(value, torch.full((2, 1), 2.0), rtol=0.02, atol=0)

@@ -1,0 +1,217 @@
+"""The imagined return and its gradient against independent oracles, in float64."""
+
+import math
+
+import pytest
+import torch
+from models import ACTION_DIM, OBS_DIM, make_dynamics, make_noise, make_obs, make_policies, make_world
+from torch import Tensor
+from torch.func import jacrev
+
+from fastdwm.config import ITPOConfig
+from fastdwm.nets import map_params
+from fastdwm.rebrac import critics, policy
+from fastdwm.rollout import imagined_return, survival
+from fastdwm.tasks import Limit
+
+
+def flatten(params: dict[str, Tensor]) -> Tensor:
+    return torch.cat([value.reshape(-1) for value in params.values()])
+
+
+def unflatten(vector: Tensor, like: dict[str, Tensor]) -> dict[str, Tensor]:
+    parts = vector.split([value.numel() for value in like.values()])
+    return {name: part.reshape(like[name].shape) for name, part in zip(like, parts, strict=True)}
+
+
+def objective(vector: Tensor, like, world, obs, noise, config) -> Tensor:
+    """J of one episode as a function of the flat parameter vector."""
+    params = unflatten(vector, like)
+    return imagined_return(params, like, world, obs, noise, config)[0]
+
+
+def reverse_step(dynamics, y: Tensor, k: int, obs: Tensor, action: Tensor, z: Tensor) -> Tensor:
+    """One reverse step h_k written out from the DDPM posterior, k = K..1 (eps model), independent of the sampler."""
+    steps = dynamics.noise_steps
+    alpha = [math.exp(-0.1 / steps - 0.5 * 9.9 * (2 * j - 1) / steps**2) for j in range(1, steps + 1)]
+    abar, abar_prev = math.prod(alpha[:k]), math.prod(alpha[: k - 1])
+    beta = 1 - alpha[k - 1]
+    sigma = math.sqrt(beta * (1 - abar_prev) / (1 - abar)) if k > 1 else 0.0
+    eps = dynamics.predict(y, k - 1, (obs - dynamics.obs_mean) / dynamics.obs_std, action)
+    return (y - beta / math.sqrt(1 - abar) * eps) / math.sqrt(alpha[k - 1]) + sigma * z
+
+
+def sampler_jacobians(dynamics, obs: Tensor, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """next_obs, F_a (S, A) and F_s (S, S) by the recursion A_{k-1} = dh/du A_k + dh/da over the reverse steps."""
+    steps = dynamics.noise_steps
+    y, A, B = noise[0], torch.zeros(OBS_DIM, ACTION_DIM).double(), torch.zeros(OBS_DIM, OBS_DIM).double()
+    for i, k in enumerate(range(steps, 0, -1)):
+        z = noise[i + 1] if k > 1 else torch.zeros_like(y)
+        du, ds, da = jacrev(lambda u, s, a, k=k, z=z: reverse_step(dynamics, u, k, s, a, z), (0, 1, 2))(y, obs, action)
+        y = reverse_step(dynamics, y, k, obs, action, z)
+        A, B = du @ A + da, du @ B + ds
+    scale = dynamics.delta_std.unsqueeze(1)
+    return obs + dynamics.delta_mean + dynamics.delta_std * y, scale * A, torch.eye(OBS_DIM).double() + scale * B
+
+
+def forward_sensitivity_gradient(params, world, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """J and dJ/dpsi of one particle by the paper's forward recursion (Theorem 4.1), storing G = ds_j/dpsi.
+
+    params: one policy (no leading axis).   obs: (S,).   noise: (H, K, S).
+    """
+    vector, g = flatten(params), world.discount
+
+    def act(psi, s):
+        return policy(unflatten(psi, params), s.unsqueeze(0)).squeeze(0)
+
+    def reward(s, a):
+        return world.reward(s, a)
+
+    def value(s, a):
+        return critics(world.critics, s.unsqueeze(0), a.unsqueeze(0)).amin(0).squeeze()
+
+    s, G = obs, torch.zeros(OBS_DIM, len(vector)).double()
+    total, gradient = torch.zeros(()).double(), torch.zeros(len(vector)).double()
+    for j, pack in enumerate(noise):
+        pi_psi, pi_s = jacrev(act, (0, 1))(vector, s)
+        a, D = act(vector, s), pi_s @ G + pi_psi
+        r_s, r_a = jacrev(reward, (0, 1))(s, a)
+        total, gradient = total + g**j * reward(s, a), gradient + g**j * (r_s @ G + r_a @ D)
+        s, F_a, F_s = sampler_jacobians(world.dynamics, s, a, pack)
+        G = F_s @ G + F_a @ D
+    pi_psi, pi_s = jacrev(act, (0, 1))(vector, s)
+    a, D = act(vector, s), pi_s @ G + pi_psi
+    q_s, q_a = jacrev(value, (0, 1))(s, a)
+    weight = g ** len(noise)
+    return total + weight * value(s, a), gradient + weight * (q_s @ G + q_a @ D)
+
+
+def autograd_gradient(params, world, obs, noise, config=ITPOConfig()) -> tuple[Tensor, dict[str, Tensor]]:
+    leaves = map_params(lambda v: v.clone().requires_grad_(True), params)
+    returns = imagined_return(leaves, params, world, obs, noise, config)
+    grads = torch.autograd.grad(returns.sum(), list(leaves.values()))
+    return returns.detach(), dict(zip(leaves, grads, strict=True))
+
+
+@pytest.mark.parametrize("horizon", [0, 1, 3])
+def test_gradient_equals_theorem_4_1(horizon):
+    world, params, obs = make_world(), make_policies(1), make_obs(1)
+    noise = make_noise(horizon, 4, 1, 2)
+    returns, grads = autograd_gradient(params, world, obs, noise)
+    single = map_params(lambda v: v[0], params)
+    oracle = [forward_sensitivity_gradient(single, world, obs[0], noise[:, :, 0, m]) for m in range(2)]
+    torch.testing.assert_close(returns[0], torch.stack([j for j, _ in oracle]).mean(), rtol=1e-12, atol=1e-12)
+    expected = torch.stack([gradient for _, gradient in oracle]).mean(0)
+    assert expected.abs().max() > 1e-3
+    torch.testing.assert_close(flatten(grads), expected, rtol=1e-9, atol=1e-13)
+
+
+def test_gradient_equals_central_differences():
+    world, params, obs, noise = make_world(), make_policies(1), make_obs(1), make_noise(3, 4, 1, 2)
+    config = ITPOConfig()
+    _, grads = autograd_gradient(params, world, obs, noise)
+    vector, direction = flatten(params), torch.randn(len(flatten(params)), dtype=torch.float64)
+    h = 1e-6
+    ahead, behind = (objective(vector + s * h * direction, params, world, obs, noise, config) for s in (1, -1))
+    assert abs((ahead - behind) / (2 * h) / (flatten(grads) @ direction) - 1) < 1e-6
+
+
+@pytest.mark.parametrize("target", ["eps", "x0"])
+def test_sampler_jacobians_equal_jacrev(target):
+    dynamics, obs, action = make_dynamics(target), make_obs(1)[0], torch.tensor([0.3, -0.6]).double()
+    noise = make_noise(1, 4, 1, 1)[0, :, 0, 0]
+    F_s, F_a = jacrev(lambda s, a: dynamics.next_obs(s, a, noise), (0, 1))(obs, action)
+    if target == "eps":
+        expected_next, expected_a, expected_s = sampler_jacobians(dynamics, obs, action, noise)
+        torch.testing.assert_close(dynamics.next_obs(obs, action, noise), expected_next, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(F_a, expected_a, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(F_s, expected_s, rtol=1e-10, atol=1e-12)
+    # Adjoint identity <J x, y> = <x, J' y>, with the products by autograd's own forward and reverse modes.
+    x_s, x_a, y = torch.randn(OBS_DIM).double(), torch.randn(ACTION_DIM).double(), torch.randn(OBS_DIM).double()
+    _, forward = torch.func.jvp(lambda s, a: dynamics.next_obs(s, a, noise), (obs, action), (x_s, x_a))
+    _, vjp = torch.func.vjp(lambda s, a: dynamics.next_obs(s, a, noise), obs, action)
+    back_s, back_a = vjp(y)
+    torch.testing.assert_close(forward @ y, x_s @ back_s + x_a @ back_a, rtol=1e-10, atol=1e-12)
+
+
+def test_frozen_models_receive_no_gradient():
+    world, params = make_world(), make_policies(2)
+    frozen = [*world.dynamics.params.values(), *world.reward.params.values(), *world.critics.values()]
+    autograd_gradient(params, world, make_obs(2), make_noise(2, 4, 2, 3))
+    assert all(value.grad is None and not value.requires_grad for value in frozen)
+
+
+def test_gradient_is_the_mean_over_any_split_of_the_particles():
+    world, params, obs, noise = make_world(), make_policies(1), make_obs(1), make_noise(2, 4, 1, 6)
+    _, whole = autograd_gradient(params, world, obs, noise)
+    _, first = autograd_gradient(params, world, obs, noise[:, :, :, :2])
+    _, second = autograd_gradient(params, world, obs, noise[:, :, :, 2:])
+    torch.testing.assert_close(flatten(whole), flatten(first) / 3 + flatten(second) * 2 / 3, rtol=1e-10, atol=1e-13)
+
+
+def test_horizon_zero_is_the_critic_alone():
+    world, params, obs = make_world(), make_policies(1), make_obs(1)
+    returns, grads = autograd_gradient(params, world, obs, make_noise(0, 4, 1, 3))
+    leaves = map_params(lambda v: v[0].clone().requires_grad_(True), params)
+    q = critics(world.critics, obs, policy(leaves, obs)).amin(0)
+    expected = torch.autograd.grad(q.sum(), list(leaves.values()))
+    torch.testing.assert_close(returns, q.detach())
+    torch.testing.assert_close(flatten(grads), torch.cat([g.reshape(-1) for g in expected]))
+
+
+def test_small_ascent_step_raises_the_return():
+    world, params, obs, noise = make_world(), make_policies(3), make_obs(3), make_noise(3, 4, 3, 4)
+    before, grads = autograd_gradient(params, world, obs, noise)
+    stepped = {name: value + 1e-3 * grads[name] for name, value in params.items()}
+    after = imagined_return(stepped, params, world, obs, noise, ITPOConfig())
+    gain = 1e-3 * torch.stack([g.flatten(1).square().sum(1) for g in grads.values()]).sum(0)
+    assert (after > before).all()
+    torch.testing.assert_close(after - before, gain, rtol=0.2, atol=0)
+
+
+def test_episodes_have_their_own_gradients():
+    world, params, obs, noise = make_world(), make_policies(3), make_obs(3), make_noise(2, 4, 3, 4)
+    _, together = autograd_gradient(params, world, obs, noise)
+    for b in range(3):
+        one = slice(b, b + 1)
+        _, alone = autograd_gradient(map_params(lambda v, one=one: v[one], params), world, obs[one], noise[:, :, one])
+        torch.testing.assert_close(flatten(map_params(lambda v, one=one: v[one], together)), flatten(alone))
+
+
+@pytest.mark.parametrize("kind", ["min", "mean", "first"])
+def test_terminal_value_combines_the_critics(kind):
+    world, params, obs = make_world(), make_policies(1), make_obs(1)
+    q = critics(world.critics, obs, policy(map_params(lambda v: v[0], params), obs))[:, 0]
+    expected = {"min": min(q), "mean": (q[0] + q[1]) / 2, "first": q[0]}[kind]
+    config = ITPOConfig(terminal_value=kind)
+    returns = imagined_return(params, params, world, obs, make_noise(0, 4, 1, 2), config)
+    torch.testing.assert_close(returns[0], expected)
+
+
+def test_mask_stops_the_return_at_the_fall():
+    # Every imagined state lies outside the limit: after the first reward nothing is counted.
+    world, params, obs = make_world(limits=(Limit(0, low=1e6),)), make_policies(2), make_obs(2)
+    noise = make_noise(3, 4, 2, 2)
+    returns = imagined_return(params, params, world, obs, noise, ITPOConfig(termination="mask"))
+    torch.testing.assert_close(returns, world.reward(obs, policy(params, obs.unsqueeze(1)).squeeze(1)))
+    unlimited = make_world(limits=(Limit(0, low=-1e6),))
+    free = imagined_return(params, params, unlimited, obs, noise, ITPOConfig(termination="mask"))
+    torch.testing.assert_close(free, imagined_return(params, params, unlimited, obs, noise, ITPOConfig()))
+
+
+def test_soft_termination_is_a_sigmoid_of_the_distance_to_the_bounds():
+    world = make_world(limits=(Limit(1, low=-1.0, high=1.0),))
+    obs = torch.tensor([[0.0, 0.5, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]]).double()
+    config = ITPOConfig(termination="soft", termination_temperature=0.25)
+    # obs_std of coordinate 1 is 1, so the width is 0.25: bounds are 6 and 2 widths away, then 8 and 0.
+    expected = [1 / (1 + math.exp(-6)) / (1 + math.exp(-2)), 1 / (1 + math.exp(-8)) / 2]
+    torch.testing.assert_close(survival(world, obs, config), torch.tensor(expected).double())
+
+
+def test_anchor_charges_the_distance_from_the_base_policy():
+    world, params, base, obs = make_world(), make_policies(1, seed=1), make_policies(1, seed=2), make_obs(1)
+    noise = make_noise(1, 4, 1, 2)
+    plain = imagined_return(params, base, world, obs, noise, ITPOConfig())
+    charged = imagined_return(params, base, world, obs, noise, ITPOConfig(anchor_coef=2.0))
+    drift = (policy(params, obs.unsqueeze(1)) - policy(base, obs.unsqueeze(1))).square().sum()
+    torch.testing.assert_close(plain - charged, 2.0 * drift.reshape(1))

@@ -1,0 +1,159 @@
+"""`python -m fastdwm.train` as a user runs it: on a small dataset, killed, resumed, misused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from fastdwm import Bundle
+from fastdwm.training import Batches
+
+SMALL = [
+    "--rebrac.updates=60", "--rebrac.batch-size=32", "--rebrac.hidden", "16", "16",
+    "--dynamics.updates=60", "--dynamics.batch-size=32", "--dynamics.hidden", "16", "16",
+    "--reward.updates=60", "--reward.batch-size=32", "--reward.hidden", "16", "16",
+    "--log-every=20", "--save-every=20", "--eval-episodes=1", "--threads=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """A D4RL file: 20 episodes of 40 random hopper-sized transitions; s' = s + 0.1 (first action), r = s_0."""
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("data") / "hopper.hdf5"
+    n = 800
+    action = rng.uniform(-1, 1, (n, 3)).astype(np.float32)
+    obs = rng.normal(size=(n, 11)).astype(np.float32)
+    timeouts = np.arange(n) % 40 == 39
+    with h5py.File(path, "w") as file:
+        file["observations"], file["actions"], file["rewards"] = obs, action, obs[:, 0]
+        file["next_observations"] = obs + 0.1 * action[:, :1]
+        file["terminals"], file["timeouts"] = np.zeros(n, bool), timeouts
+    return path
+
+
+def command(dataset, out, *flags, seed=0):
+    return [
+        sys.executable, "-m", "fastdwm.train", "hopper-medium", f"--dataset={dataset}", f"--out={out}",
+        f"--seed={seed}", *SMALL, *flags,
+    ]  # fmt: skip
+
+
+def run(*args, cache, **kwargs):
+    env = os.environ | {"FASTDWM_CACHE": str(cache), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    return subprocess.run(command(*args, **kwargs), capture_output=True, text=True, env=env)
+
+
+@pytest.fixture(scope="module")
+def trained(dataset, tmp_path_factory):
+    """One finished run: the folder and what was printed."""
+    out = tmp_path_factory.mktemp("run") / "hopper"
+    result = run(dataset, out, cache=out.parent)
+    assert result.returncode == 0, result.stderr
+    return out, result
+
+
+def weights(out: Path) -> bytes:
+    return (out / "bundle" / "weights.safetensors").read_bytes()
+
+
+def test_a_run_ends_with_a_bundle_its_report_and_metrics(trained, dataset):
+    out, result = trained
+    bundle = Bundle.load(out / "bundle")
+    assert bundle.dataset["id"].endswith(dataset.name) and bundle.dataset["transitions"] == 800
+    assert bundle.env.id == "Hopper-v4"
+    report = bundle.report
+    assert report["training"]["rebrac"]["update"] == 60 and report["training"]["rebrac"]["score_pct"] > -5
+    assert [line["h"] for line in report["models"]["open_loop"]] == list(range(1, 11))
+    assert report["models"]["one_step"]["reward_rmse"] < 2
+    lines = [json.loads(line) for line in (out / "rebrac.jsonl").read_text().splitlines()]
+    assert [line["update"] for line in lines] == [20, 40, 60]
+    assert {"critic_loss", "q_mean", "actor_loss", "bc_distance", "q_start", "discounted_return"} <= lines[-1].keys()
+    assert "next observation" in result.stdout and str(out / "bundle") in result.stdout
+    assert "rebrac: 60/60" in result.stderr
+
+
+def test_same_seed_same_weights_other_seed_other_weights(trained, dataset, tmp_path):
+    run(dataset, tmp_path / "same", cache=tmp_path)
+    run(dataset, tmp_path / "other", cache=tmp_path, seed=1)
+    assert weights(tmp_path / "same") == weights(trained[0])
+    assert weights(tmp_path / "other") != weights(trained[0])
+
+
+def test_killed_run_resumes_to_the_same_weights(trained, dataset, tmp_path):
+    out = tmp_path / "killed"
+    env = os.environ | {"FASTDWM_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    for part in ("dynamics", "rebrac"):
+        process = subprocess.Popen(command(dataset, out), env=env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not (out / f"{part}.safetensors").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        # A line cut short by the kill must not survive either.
+        with (out / f"{part}.jsonl").open("a") as log:
+            log.write('{"update": 4')
+    result = run(dataset, out, cache=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert weights(out) == weights(trained[0])
+    updates = [json.loads(line)["update"] for line in (out / "rebrac.jsonl").read_text().splitlines()]
+    assert updates == [20, 40, 60]
+
+
+def test_models_learn_the_toy_dynamics(dataset, tmp_path):
+    # s' - s is the first action times 0.1 in every coordinate and r = s_0: a mean predictor scores 1 and 1.
+    flags = ("--dynamics.updates=600", "--reward.updates=600", "--dynamics.lr=3e-3", "--reward.lr=3e-3")
+    result = run(dataset, tmp_path / "run", *flags, cache=tmp_path)
+    assert result.returncode == 0, result.stderr
+    errors = Bundle.load(tmp_path / "run" / "bundle").report["models"]["one_step"]
+    assert errors["obs_rmse_normalised"] < 0.5
+    assert errors["reward_rmse"] < 0.4
+
+
+BAD = {
+    "rebrac.updates: the run in": ("--rebrac.updates=80",),
+    "seed: the run in": ("--seed=3",),
+    "lr: expected a positive number, got -1": ("--dynamics.lr=-1",),
+    "holdout: expected a share in (0, 1), got 1.5": ("--holdout=1.5",),
+    "device: cannot use 'cuda:9'": ("--device=cuda:9",),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input_is_one_line_exit_2_and_loses_nothing(trained, dataset, tmp_path, message):
+    before = weights(trained[0])
+    result = run(dataset, trained[0], *BAD[message], cache=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1 and message in result.stderr
+    assert weights(trained[0]) == before
+
+
+def test_unwritable_folder_is_bad_input(dataset, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run(dataset, tmp_path / "file" / "run", cache=tmp_path)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1 and "out: cannot use" in result.stderr
+
+
+def test_damaged_checkpoint_is_bad_input(trained, dataset, tmp_path):
+    out = tmp_path / "run"
+    run(dataset, out, cache=tmp_path)
+    (out / "rebrac.safetensors").write_bytes(b"12345678 not safetensors")
+    result = run(dataset, out, cache=tmp_path)
+    assert result.returncode == 2 and "not a checkpoint of this run" in result.stderr.splitlines()[-1]
+
+
+def test_batches_gather_whole_rows():
+    columns = {"obs": np.arange(20.0).reshape(10, 2), "reward": np.arange(10.0)}
+    batches = Batches(columns, np.array([1, 4, 7]))
+    batch = batches.sample(100, torch.Generator().manual_seed(0))
+    assert batch["obs"].shape == (100, 2) and batch["reward"].shape == (100,)
+    assert sorted(set(batch["reward"].tolist())) == [1, 4, 7]
+    torch.testing.assert_close(batch["obs"][:, 0], 2 * batch["reward"])

@@ -115,7 +115,7 @@ class Bundle:
         header = _read_header(folder / "bundle.json")
         try:
             task, obs_dim, action_dim = header["task"], int(header["obs_dim"]), int(header["action_dim"])
-            rebrac = _read_config(ReBRACConfig, header["rebrac"])
+            rebrac = _read_config(ReBRACConfig, header["rebrac"]).for_task(get_task(task))
             dynamics = _read_config(DiffusionConfig, header["dynamics"])
             reward = _read_config(RewardConfig, header["reward"])
             env = EnvSpec(**header["env"])

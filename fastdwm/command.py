@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,9 @@ def run(main: Callable[[str, Any], None], presets: Callable[[], Mapping[str, Any
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:
+        # The reader of our output, such as `head`, has seen enough.
+        os._exit(0)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -110,17 +114,18 @@ def progress() -> Iterator[Report]:
 
 def _plain_report() -> Report:
     """A Report for log files: lines, not too many of them."""
-    started: dict[str, float] = {}
+    # A resumed stage starts with much of it done: only what happened since tells how fast it goes.
+    started: dict[str, tuple[float, int]] = {}
     shown: dict[str, float] = {}
 
     def report(stage: str, done: int, total: int) -> None:
         now = time.perf_counter()
-        start = started.setdefault(stage, now)
+        start, done_before = started.setdefault(stage, (now, done))
         if done < total and now - shown.setdefault(stage, start) < PLAIN_PERIOD_S:
             return
         shown[stage] = now
         elapsed = now - start
-        left = elapsed * (total - done) / max(done, 1)
+        left = elapsed * (total - done) / max(done - done_before, 1)
         print(f"{stage}: {done}/{total}, {_clock(elapsed)} elapsed, {_clock(left)} left", file=sys.stderr, flush=True)
 
     return report

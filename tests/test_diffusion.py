@@ -32,7 +32,8 @@ def test_optimal_denoiser_of_a_point_mass_samples_the_point(target, steps):
 
 
 def test_reverse_step_is_bayes_rule():
-    # Prior y_{k-1} | x0 ~ N(sqrt(abar_prev) x0, 1 - abar_prev), likelihood y_k | y_{k-1} ~ N(sqrt(alpha) y_{k-1}, beta).
+    # Prior y_{k-1} | x0 ~ N(sqrt(abar_prev) x0, 1 - abar_prev)
+    # likelihood y_k | y_{k-1} ~ N(sqrt(alpha) y_{k-1}, beta).
     schedule = vp_schedule(6)
     for k in range(1, 6):
         beta, abar_prev = schedule.beta[k], schedule.abar_prev[k]

@@ -5,11 +5,21 @@ import torch
 from torch import Tensor
 
 from fastdwm.bundle import Bundle
-from fastdwm.config import ITPOConfig
-from fastdwm.itpo import Adapted, act, decide, global_norm
-from fastdwm.nets import Params, map_params
+from fastdwm.config import BACKENDS, ITPOConfig
+from fastdwm.errors import InputError
+from fastdwm.fused import FusedObjective
+from fastdwm.itpo import Adapted, Objective, ReferenceObjective, act, decide
+from fastdwm.kernels.layout import Layout
+from fastdwm.nets import map_params
 from fastdwm.rebrac import policy
-from fastdwm.rollout import imagined_return, terminal_value
+from fastdwm.rollout import World, terminal_value
+
+
+def make_objective(world: World, config: ITPOConfig, backend: str) -> Objective:
+    """The imagined return in plain torch ("reference"), or by the fused operators ("fused", and "auto")."""
+    if backend not in BACKENDS:
+        raise InputError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
+    return ReferenceObjective(world, config) if backend == "reference" else FusedObjective(world, config)
 
 
 class Agent:
@@ -20,10 +30,23 @@ class Agent:
     on the device. With `inner_steps=0` this is the base policy.
     """
 
-    def __init__(self, bundle: Bundle, config: ITPOConfig = ITPOConfig(), *, seed: int = 0, device: str = "cpu"):
+    def __init__(
+        self,
+        bundle: Bundle,
+        config: ITPOConfig = ITPOConfig(),
+        *,
+        seed: int = 0,
+        device: str = "cpu",
+        backend: str = "auto",
+    ):
+        """backend: "reference" imagines in plain torch with autograd, "fused" with the fused operators and their
+        hand-derived gradients; "auto" is fused. Both return the same actions up to rounding."""
         self.bundle, self.config, self.seed, self.device = bundle, config, seed, torch.device(device)
         self.world = bundle.world(self.device)
-        self.base_policy = map_params(lambda value: value.to(self.device), bundle.policy)
+        self.objective = make_objective(self.world, config, backend)
+        base = map_params(lambda value: value.unsqueeze(0).to(self.device), bundle.policy)
+        self.layout = Layout.of(base)
+        self.base_policy = self.layout.pack(base)
         self._forget()
 
     def _forget(self) -> None:
@@ -32,15 +55,21 @@ class Agent:
         self.generators: list[torch.Generator] = []
         self.discarded = np.zeros(0, dtype=np.int64)
         self._last = None
+        self._base_rows: Tensor | None = None
 
     def _begin(self, n_episodes: int) -> None:
-        self.adapted = Adapted.start(self._base(n_episodes))
+        self.adapted = self._start(n_episodes)
         self.generators = [torch.Generator().manual_seed(self.seed + i) for i in range(n_episodes)]
         self.discarded = np.zeros(n_episodes, dtype=np.int64)
 
-    def _base(self, n_episodes: int) -> Params:
-        """The base policy's parameters, (B, ...) and contiguous, so that unadapted copies act bit for bit alike."""
-        return map_params(lambda value: value.expand(n_episodes, *value.shape).contiguous(), self.base_policy)
+    def _base(self, n_episodes: int) -> Tensor:
+        """The base policy's parameters (B, P), a row for each episode: unadapted copies then act alike to the bit."""
+        if self._base_rows is None or len(self._base_rows) != n_episodes:
+            self._base_rows = self.base_policy.repeat(n_episodes, 1)
+        return self._base_rows
+
+    def _start(self, n_episodes: int) -> Adapted:
+        return Adapted.start(self.layout, self._base(n_episodes), self.config)
 
     def _noise(self, particles: int, banks: int) -> Tensor:
         """Standard normal (banks, H, K, B, M, S), each episode's from its own generator."""
@@ -60,11 +89,11 @@ class Agent:
         if self.adapted is None:
             self._begin(len(rows))
         base, config = self._base(len(rows)), self.config
-        state = Adapted.start(base) if config.reset == "decision" else self.adapted
+        state = self._start(len(rows)) if config.reset == "decision" else self.adapted
         banks = config.inner_steps if config.redraw_noise else min(config.inner_steps, 1)
         noise = self._noise(config.particles, banks)
         held_out = self._noise(config.held_out_particles, 1)[0]
-        self.adapted, decision = decide(state, base, self.world, rows, noise, held_out, config)
+        self.adapted, decision = decide(state, base, self.objective, rows, noise, held_out, config)
         self.discarded += decision.discarded.cpu().numpy()
         self._last = (rows, noise, decision)
         return decision.action.cpu().numpy().reshape(*obs.shape[:-1], -1)
@@ -93,7 +122,7 @@ class Agent:
         if mask is None:
             self._forget()
         elif self.adapted is not None:
-            self.adapted = Adapted.start(self._base(len(mask))).where(mask.to(self.device), self.adapted)
+            self.adapted = self._start(len(mask)).where(mask.to(self.device), self.adapted)
 
     def keep(self, mask: np.ndarray) -> None:
         """Go on with the episodes in mask (B,) alone; the others leave the batch."""
@@ -119,13 +148,13 @@ class Agent:
             return {}
         rows, noise, decision = self._last
         base, params = self._base(len(rows)), self.adapted.params
-        after = imagined_return(params, base, self.world, rows, noise[0], self.config)
+        after = self.objective.value(self.layout.views(params), self.layout.views(base), rows, noise[0])
         values = {
             "objective_before": decision.objective,
             "objective_after": after,
             "grad_norm": decision.grad_norm,
-            "policy_distance": global_norm({name: params[name] - base[name] for name in base}),
-            "action_distance": (decision.action - act(base, rows)).abs().amax(1),
+            "policy_distance": (params - base).norm(dim=1),
+            "action_distance": (decision.action - act(self.layout, base, rows)).abs().amax(1),
             "update_scale": decision.update_scale,
         }
         return {name: value.cpu().numpy() for name, value in values.items()}
@@ -134,5 +163,5 @@ class Agent:
     def value(self, obs: np.ndarray | Tensor) -> np.ndarray:
         """Terminal value (N,) of obs (N, S) under the base policy, in units of the trained reward."""
         obs = torch.as_tensor(obs).to(self.device, torch.float32)
-        action = policy(self.base_policy, obs)
+        action = policy(map_params(lambda value: value[0], self.layout.views(self.base_policy)), obs)
         return terminal_value(self.world, obs, action, self.config.terminal_value).cpu().numpy()

@@ -41,6 +41,8 @@ class ReBRACConfig:
     """Adam step size of the policy; none: the task's"""
     critic_lr: float | None = None
     """Adam step size of the critics; none: the task's"""
+    lr_decay: bool = False
+    """decay both step sizes to zero by a cosine, which steadies the final policy; the paper keeps them constant"""
     target_rate: float = 5e-3
     """fraction by which the target networks move (tau)"""
     policy_period: int = 2
@@ -162,6 +164,9 @@ class ITPOConfig:
             require(value is None or value > 0, f"{name}: expected a positive number or none, got {value}")
 
 
+BACKENDS = ("auto", "reference", "fused")
+
+
 @dataclass(frozen=True)
 class EvalConfig:
     """Base policy and ITPO side by side on the same environment seeds."""
@@ -188,6 +193,8 @@ class EvalConfig:
     """CPU threads of torch; none: its own choice"""
     device: str = "cpu"
     """where the imagination runs: cpu, cuda or cuda:N"""
+    backend: Literal["auto", "reference", "fused"] = "auto"
+    """how: plain torch and autograd, or the fused operators with their hand-derived gradients; auto is fused"""
 
     def __post_init__(self) -> None:
         require(self.episodes > 0, f"episodes: expected a positive number, got {self.episodes}")

@@ -4,13 +4,16 @@ Every episode owns a copy of the policy; a sum over episodes has each copy's own
 them all. Whatever goes wrong in one episode is undone in that episode alone.
 """
 
+import math
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from fastdwm.config import ITPOConfig
-from fastdwm.nets import Params, map_params
+from fastdwm.kernels.layout import Layout
+from fastdwm.nets import Params
 from fastdwm.rebrac import policy
 from fastdwm.rollout import World, imagined_return
 
@@ -18,36 +21,68 @@ BACKTRACK_HALVINGS = 10
 """an update that leaves the trust region even at 2^-10 of its length is dropped"""
 
 
+class Objective(Protocol):
+    """The imagined return J as Algorithm 1 needs it; B policies (B, ...), obs (B, S), noise (H, K, B, M, S)."""
+
+    def value(self, params: Params, base: Params, obs: Tensor, noise: Tensor) -> Tensor:
+        """J (B,)."""
+
+    def gradient(self, params: Params, base: Params, obs: Tensor, noise: Tensor) -> tuple[Tensor, Params]:
+        """J (B,) and its gradient with respect to each episode's parameters (B, ...)."""
+
+
+@dataclass(frozen=True)
+class ReferenceObjective:
+    """`imagined_return`, differentiated by autograd: the truth that faster objectives are checked against."""
+
+    world: World
+    config: ITPOConfig
+
+    @torch.no_grad()
+    def value(self, params: Params, base: Params, obs: Tensor, noise: Tensor) -> Tensor:
+        return imagined_return(params, base, self.world, obs, noise, self.config)
+
+    @torch.enable_grad()
+    def gradient(self, params: Params, base: Params, obs: Tensor, noise: Tensor) -> tuple[Tensor, Params]:
+        leaves = {name: value.detach().requires_grad_(True) for name, value in params.items()}
+        returns = imagined_return(leaves, base, self.world, obs, noise, self.config)
+        grads = torch.autograd.grad(returns.sum(), list(leaves.values()))
+        return returns.detach(), dict(zip(leaves, grads, strict=True))
+
+
 @dataclass(frozen=True)
 class Adapted:
-    """State of the adapted policies: parameters (B, ...) and, for Adam, moments (B, ...) and update counts (B,)."""
+    """State of the adapted policies: one flat row of parameters for each episode, laid out by `layout`.
 
-    params: Params
-    first: Params
-    second: Params
+    params: (B, P).   first, second: Adam's moments (B, P), or (B, 0) with SGD.   count: Adam's updates (B,).
+    """
+
+    layout: Layout
+    params: Tensor
+    first: Tensor
+    second: Tensor
     count: Tensor
 
     @classmethod
-    def start(cls, base: Params) -> "Adapted":
-        """Unadapted policies with the parameters `base` (B, ...)."""
-        zeros = map_params(torch.zeros_like, base)
-        return cls(base, zeros, zeros, torch.zeros_like(base["b0"][:, 0]))
+    def start(cls, layout: Layout, base: Tensor, config: ITPOConfig) -> "Adapted":
+        """Unadapted policies with the parameters `base` (B, P)."""
+        zeros = torch.zeros_like(base if config.optimiser == "adam" else base[:, :0])
+        return cls(layout, base, zeros, zeros, torch.zeros_like(base[:, 0]))
 
     def where(self, mask: Tensor, other: "Adapted") -> "Adapted":
         """This state for the episodes in mask (B,), `other` for the rest."""
-
-        def pick(a: Params, b: Params) -> Params:
-            return {name: torch.where(per_episode(mask, a[name]), a[name], b[name]) for name in a}
-
-        count = torch.where(mask, self.count, other.count)
+        column = mask.unsqueeze(1)
         return Adapted(
-            pick(self.params, other.params), pick(self.first, other.first), pick(self.second, other.second), count
+            self.layout,
+            torch.where(column, self.params, other.params),
+            torch.where(column, self.first, other.first),
+            torch.where(column, self.second, other.second),
+            torch.where(mask, self.count, other.count),
         )
 
     def keep(self, mask: Tensor) -> "Adapted":
         """Only the episodes in mask (B,)."""
-        trees = (map_params(lambda value: value[mask], tree) for tree in (self.params, self.first, self.second))
-        return Adapted(*trees, self.count[mask])
+        return Adapted(self.layout, self.params[mask], self.first[mask], self.second[mask], self.count[mask])
 
 
 @dataclass(frozen=True)
@@ -62,109 +97,94 @@ class Decision:
     discarded: Tensor
 
 
-def per_episode(values: Tensor, like: Tensor) -> Tensor:
-    """View (B,) as (B, 1, ...) to broadcast against `like` (B, ...)."""
-    return values.reshape(-1, *[1] * (like.dim() - 1))
+def act(layout: Layout, params: Tensor, obs: Tensor) -> Tensor:
+    """Actions (B, A) of B policies (B, P) in their own states (B, S)."""
+    return policy(layout.views(params), obs.unsqueeze(1)).squeeze(1)
 
 
-def global_norm(params: Params) -> Tensor:
-    """Euclidean norm (B,) of each episode's parameters."""
-    return torch.stack([value.flatten(1).square().sum(1) for value in params.values()]).sum(0).sqrt()
-
-
-def act(params: Params, obs: Tensor) -> Tensor:
-    """Actions (B, A) of B policies in their own states (B, S)."""
-    return policy(params, obs.unsqueeze(1)).squeeze(1)
-
-
-def gradient(
-    params: Params, base: Params, world: World, obs: Tensor, noise: Tensor, config: ITPOConfig
-) -> tuple[Tensor, Params]:
-    """J (B,) and its gradient with respect to each episode's parameters (B, ...)."""
-    leaves = {name: value.detach().requires_grad_(True) for name, value in params.items()}
-    with torch.enable_grad():
-        objective = imagined_return(leaves, base, world, obs, noise, config)
-        grads = torch.autograd.grad(objective.sum(), list(leaves.values()))
-    return objective.detach(), dict(zip(leaves, grads, strict=True))
-
-
-def ascend(state: Adapted, grads: Params, config: ITPOConfig) -> Adapted:
-    """The state after one full step of the optimiser along the gradient: SGD without momentum, or Adam."""
+def ascend(state: Adapted, grads: Tensor, config: ITPOConfig) -> Adapted:
+    """The state after one full step of the optimiser along the gradient (B, P): SGD without momentum, or Adam."""
     if config.optimiser == "sgd":
-        return replace(state, params={k: value + config.inner_lr * grads[k] for k, value in state.params.items()})
+        return replace(state, params=state.params.add(grads, alpha=config.inner_lr))
     count = state.count + 1
-    first = {name: value.lerp(grads[name], 0.1) for name, value in state.first.items()}
-    second = {name: value.lerp(grads[name].square(), 0.001) for name, value in state.second.items()}
-    params = {}
-    for name, value in state.params.items():
-        t = per_episode(count, value)
-        root = (second[name] / (1 - 0.999**t)).sqrt() + 1e-8
-        params[name] = value + config.inner_lr * first[name] / (1 - 0.9**t) / root
-    return Adapted(params, first, second, count)
+    first, second = state.first.lerp(grads, 0.1), state.second.lerp(grads.square(), 0.001)
+    t = count.unsqueeze(1)
+    # -expm1(t log beta) is 1 - beta^t without the cancellation that costs float32 four digits at t = 1.
+    share1, share2 = (-torch.expm1(t * math.log(beta)) for beta in (0.9, 0.999))
+    params = state.params + config.inner_lr * (first / share1) / ((second / share2).sqrt() + 1e-8)
+    return Adapted(state.layout, params, first, second, count)
 
 
-def shorten(before: Params, after: Params, obs: Tensor, bound: float) -> tuple[Params, Tensor]:
+def shorten(layout: Layout, before: Tensor, after: Tensor, obs: Tensor, bound: float) -> tuple[Tensor, Tensor]:
     """Halve each episode's update until no coordinate of its current action moves by more than `bound`.
 
-    Returns the parameters and the remaining share (B,) of the update: 1, 1/2, ..., 2^-10, or 0 if even that is too far.
+    Returns the parameters (B, P) and the remaining share (B,) of the update: 1, 1/2, ..., 2^-10, or 0 if even that is
+    too far.
     """
-    action = act(before, obs)
+    action = act(layout, before, obs)
     scale = torch.ones_like(obs[:, 0])
     for _ in range(BACKTRACK_HALVINGS + 1):
-        params = interpolate(before, after, scale)
-        far = (act(params, obs) - action).abs().amax(1) > bound
+        # lerp is exact at both ends: a whole update and none at all keep every bit.
+        params = before.lerp(after, scale.unsqueeze(1))
+        far = (act(layout, params, obs) - action).abs().amax(1) > bound
         if not far.any():
             return params, scale
         scale = torch.where(far, scale / 2, scale)
     scale = torch.where(far, 0, scale)
-    return interpolate(before, after, scale), scale
+    return before.lerp(after, scale.unsqueeze(1)), scale
 
 
-def interpolate(before: Params, after: Params, share: Tensor) -> Params:
-    """Each episode's point at `share` (B,) of the way; exact at 0 and 1."""
-    return {name: before[name].lerp(after[name], per_episode(share, after[name])) for name in before}
+def inner_step(
+    state: Adapted, base: Tensor, objective: Objective, obs: Tensor, noise: Tensor, held_out: Tensor, config: ITPOConfig
+) -> tuple[Adapted, Tensor, Tensor, Tensor]:
+    """One policy update; returns the new state, and per episode J and the gradient norm before it, and the share kept.
+
+    noise: (H, K, B, M, S); everything else as in `decide`.
+    """
+    layout, scale = state.layout, torch.ones_like(obs[:, 0])
+    views, base_views = layout.views(state.params), layout.views(base)
+    returns, grads = objective.gradient(views, base_views, obs, noise)
+    grads = layout.pack(grads)
+    norm = grads.norm(dim=1)
+    step = grads
+    if config.grad_clip is not None:
+        step = grads * (config.grad_clip / norm.clamp(min=1e-12)).clamp(max=1).unsqueeze(1)
+    proposal = ascend(state, step, config)
+    if config.trust_region is not None:
+        params, scale = shorten(layout, state.params, proposal.params, obs, config.trust_region)
+        proposal = replace(proposal, params=params)
+    if held_out.shape[3]:
+        after = objective.value(layout.views(proposal.params), base_views, obs, held_out)
+        better = after >= objective.value(views, base_views, obs, held_out)
+        scale = torch.where(better, scale, 0)
+        proposal = proposal.where(better, state)
+    return proposal, returns, norm, scale
 
 
 def decide(
-    state: Adapted, base: Params, world: World, obs: Tensor, noise: Tensor, held_out: Tensor, config: ITPOConfig
+    state: Adapted, base: Tensor, objective: Objective, obs: Tensor, noise: Tensor, held_out: Tensor, config: ITPOConfig
 ) -> tuple[Adapted, Decision]:
     """Adapt the policies to their states by `inner_steps` gradient steps on J, then act.
 
-    state: adapted policies.   base: the base policy's parameters (B, ...).   obs: (B, S) raw units.
+    state: adapted policies.   base: the base policy's parameters (B, P).   obs: (B, S) raw units.
     noise: (E or 1, H, K, B, M, S), one bank for every inner step or one bank for all.
     held_out: (H, K, B, M', S), for the acceptance test; M' = 0 keeps every update.
     An episode whose objective, gradient or action is not finite discards the whole decision's update: it keeps the
     parameters from before and executes the base policy's action.
     """
     start = state
-    first_objective = first_norm = None
-    scale = torch.ones_like(obs[:, 0])
-    finite = torch.ones_like(scale, dtype=torch.bool)
+    unknown = torch.full_like(obs[:, 0], torch.nan)
+    first_return, first_norm, scale = unknown, unknown, torch.ones_like(unknown)
+    finite = torch.ones_like(unknown, dtype=torch.bool)
     for i in range(config.inner_steps):
-        objective, grads = gradient(state.params, base, world, obs, noise[i % len(noise)], config)
-        norm = global_norm(grads)
-        finite &= objective.isfinite() & norm.isfinite()
+        state, returns, norm, scale = inner_step(state, base, objective, obs, noise[i % len(noise)], held_out, config)
+        finite &= returns.isfinite() & norm.isfinite()
         if i == 0:
-            first_objective, first_norm = objective, norm
-        if config.grad_clip is not None:
-            factor = (config.grad_clip / norm.clamp(min=1e-12)).clamp(max=1)
-            grads = {name: value * per_episode(factor, value) for name, value in grads.items()}
-        proposal = ascend(state, grads, config)
-        if config.trust_region is not None:
-            params, scale = shorten(state.params, proposal.params, obs, config.trust_region)
-            proposal = replace(proposal, params=params)
-        if held_out.shape[3]:
-            with torch.no_grad():
-                gain = imagined_return(proposal.params, base, world, obs, held_out, config)
-                gain = gain - imagined_return(state.params, base, world, obs, held_out, config)
-            scale = torch.where(gain >= 0, scale, 0)
-            proposal = proposal.where(gain >= 0, state)
-        state = proposal
-    action = act(state.params, obs)
+            first_return, first_norm = returns, norm
+    action = act(state.layout, state.params, obs)
     finite &= action.isfinite().all(1)
-    action = torch.where(finite.unsqueeze(1), action, act(base, obs))
-    nan = torch.full_like(scale, torch.nan)
-    none = first_objective is None
-    return state.where(finite, start), Decision(
-        action, nan if none else first_objective, nan if none else first_norm, scale, ~finite
-    )
+    # On a GPU a copy of the parameters costs less than the synchronisation that would tell whether it is needed.
+    if obs.is_cuda or not finite.all():
+        action = torch.where(finite.unsqueeze(1), action, act(state.layout, base, obs))
+        state = state.where(finite, start)
+    return state, Decision(action, first_return, first_norm, scale, ~finite)

@@ -96,3 +96,8 @@ def map_params(fn: Callable[[Tensor], Tensor], params: Params) -> Params:
 def move_towards(target: Params, source: Params, rate: float) -> None:
     """Exponential moving average in place: target += rate (source - target)."""
     torch._foreach_lerp_(list(target.values()), [source[name] for name in target], rate)
+
+
+def cosine(n_updates: int, total: int) -> float:
+    """Factor on a step size that decays from 1 to 0 along half a cosine."""
+    return 0.5 * (1 + math.cos(math.pi * n_updates / total))

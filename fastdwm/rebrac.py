@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastdwm.config import ReBRACConfig
-from fastdwm.nets import Params, init_mlp, map_params, mlp, mlp_shapes, move_towards
+from fastdwm.nets import Params, cosine, init_mlp, map_params, mlp, mlp_shapes, move_towards
 
 
 def policy(params: Params, obs: Tensor) -> Tensor:
@@ -114,6 +114,8 @@ class ReBRAC:
         self._step("critics", loss)
         info = {"critic_loss": loss.detach(), "q_mean": q_mean}
         self.n_updates += 1
+        if config.lr_decay:
+            self._decay()
         if self.n_updates % config.policy_period == 0:
             # The target policy follows the policy from before its step, as in the reference implementation.
             move_towards(nets["target_policy"], nets["policy"], config.target_rate)
@@ -122,6 +124,11 @@ class ReBRAC:
             move_towards(nets["target_critics"], nets["critics"], config.target_rate)
             info |= {"actor_loss": loss.detach(), "bc_distance": distance}
         return info
+
+    def _decay(self) -> None:
+        share = cosine(self.n_updates, self.config.updates)
+        self.optimisers["policy"].param_groups[0]["lr"] = share * self.config.actor_lr
+        self.optimisers["critics"].param_groups[0]["lr"] = share * self.config.critic_lr
 
     def _step(self, network: str, loss: Tensor) -> None:
         params = list(self.networks[network].values())

@@ -5,7 +5,6 @@ whole state, so that one function saves and restores them all.
 """
 
 import json
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from fastdwm.config import DiffusionConfig, RewardConfig
 from fastdwm.errors import InputError
-from fastdwm.nets import Params, map_params, move_towards
+from fastdwm.nets import Params, cosine, map_params, move_towards
 
 Loss = Callable[[Params, dict[str, Tensor], torch.Generator], Tensor]
 OnLine = Callable[[str, dict[str, float]], None]
@@ -64,7 +63,7 @@ class ModelTrainer:
     def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """One gradient step on the batch."""
         raw, optimiser, config = self.networks["raw"], self.optimisers["raw"], self.config
-        optimiser.param_groups[0]["lr"] = config.lr * 0.5 * (1 + math.cos(math.pi * self.n_updates / config.updates))
+        optimiser.param_groups[0]["lr"] = config.lr * cosine(self.n_updates, config.updates)
         loss = self.loss(raw, batch, self.generator)
         for value, grad in zip(raw.values(), torch.autograd.grad(loss, list(raw.values())), strict=True):
             value.grad = grad

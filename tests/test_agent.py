@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from models import ACTION_DIM, HIDDEN, OBS_DIM, generator
+from models import HIDDEN, generator
 
 from fastdwm import Agent, Bundle, ITPOConfig
 from fastdwm.config import DiffusionConfig, ReBRACConfig, RewardConfig
@@ -16,6 +16,7 @@ from fastdwm.rebrac import init_critics, init_policy
 from fastdwm.reward import reward_shapes
 from fastdwm.tasks import get_task
 
+OBS_DIM, ACTION_DIM = 11, 3
 CONFIG = ITPOConfig(horizon=2, particles=3, inner_lr=1e-2)
 
 
@@ -131,12 +132,12 @@ def test_reset_never_keeps_the_adapted_policies(bundle):
 @pytest.mark.parametrize(
     ("obs", "message"),
     [
-        (np.zeros(OBS_DIM + 1), r"expected shape \(4,\) or \(B, 4\), got \(5,\)"),
+        (np.zeros(OBS_DIM + 1), r"expected shape \(11,\) or \(B, 11\), got \(12,\)"),
         (np.zeros((2, 1, OBS_DIM)), "expected shape"),
         (np.zeros((0, OBS_DIM)), "expected shape"),
         (np.zeros((3, OBS_DIM)), "one row for each of the 2 episodes, got 3"),
-        (np.array([[0, 0, 0, np.nan], [0, 0, 0, 0]]), "finite"),
-        (np.array([[0, 0, np.inf, 0], [0, 0, 0, 0]]), "finite"),
+        (np.where(np.eye(2, OBS_DIM) == 1, np.nan, 0.0), "finite"),
+        (np.where(np.eye(2, OBS_DIM) == 1, np.inf, 0.0), "finite"),
     ],
 )
 def test_bad_observation_raises_and_leaves_the_agent_usable(bundle, obs, message):

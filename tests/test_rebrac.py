@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -101,12 +102,14 @@ def test_initialisation_bounds():
     assert (q["scale0"] == 1).all() and (q["shift1"] == 0).all()
 
 
+def trainer_config() -> ReBRACConfig:
+    return ReBRACConfig(hidden=(8, 8), batch_size=4).for_task(get_task("hopper-medium"))
+
+
 @pytest.fixture
 def trainer():
-    config = ReBRACConfig(hidden=(8, 8), batch_size=4).for_task(get_task("hopper-medium"))
-    return ReBRAC(
-        init_policy(1, 1, (8, 8), generator(1)), init_critics(1, 1, (8, 8), generator(2)), config, generator()
-    )
+    policy, q = init_policy(1, 1, (8, 8), generator(1)), init_critics(1, 1, (8, 8), generator(2))
+    return ReBRAC(policy, q, trainer_config(), generator())
 
 
 def test_policy_and_targets_move_on_every_second_update_only(trainer):
@@ -147,3 +150,15 @@ def test_critics_learn_a_known_value():
         trainer.update(one)
     value = critics(q, torch.zeros(1, 1), torch.zeros(1, 1))
     torch.testing.assert_close(value, torch.full((2, 1), 2.0), rtol=0.02, atol=0)
+
+
+def test_decayed_step_sizes_follow_a_cosine_to_zero():
+    config = replace(trainer_config(), lr_decay=True, updates=4)
+    policy, q = init_policy(1, 1, (8, 8), generator(1)), init_critics(1, 1, (8, 8), generator(2))
+    decaying = ReBRAC(policy, q, config, generator())
+    shares = []
+    for _ in range(4):
+        decaying.update(batch())
+        shares.append(decaying.optimisers["policy"].param_groups[0]["lr"] / config.actor_lr)
+    half = math.sqrt(0.5)
+    assert shares == pytest.approx([(1 + half) / 2, 0.5, (1 - half) / 2, 0.0])

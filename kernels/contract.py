@@ -1,0 +1,52 @@
+"""Input checks shared by every operator: the only place that words these errors.
+
+Checks read shapes, dtypes, strides and devices, never values, so they cost no host synchronisation.
+"""
+
+import torch
+from torch import Tensor
+
+
+def check_tensor(
+    name: str,
+    value: Tensor,
+    shape: tuple[int | None, ...],
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+) -> None:
+    """Raise unless `value` is a contiguous tensor of this shape (None: any size), dtype and, if given, device.
+
+    Raises ValueError on a wrong shape, stride or device, TypeError on a wrong dtype; both name the argument, what was
+    expected and what came.
+    """
+    got = tuple(value.shape)
+    if len(got) != len(shape) or any(want not in (None, size) for want, size in zip(shape, got, strict=True)):
+        expected = ", ".join("any" if size is None else str(size) for size in shape)
+        raise ValueError(f"{name}: expected shape ({expected}), got {got}")
+    if value.dtype != dtype:
+        raise TypeError(f"{name}: expected {dtype}, got {value.dtype}")
+    if not value.is_contiguous():
+        raise ValueError(f"{name}: expected contiguous memory, got strides {value.stride()} for shape {got}")
+    if device is not None and value.device != device:
+        raise ValueError(f"{name}: expected a tensor on {device}, got one on {value.device}")
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+
+
+def check_range(name: str, value: int, low: int, high: int) -> None:
+    """Raise ValueError unless low <= value <= high."""
+    if not low <= value <= high:
+        raise ValueError(f"{name}: expected {low} to {high}, got {value}")
+
+
+def refuse_second_order(op: str) -> None:
+    """Raise NotImplementedError if called in a backward pass that is itself to be differentiated.
+
+    To be the first line of every hand-written backward: without it autograd returns wrong second derivatives silently.
+    """
+    if torch.is_grad_enabled():
+        raise NotImplementedError(f"{op}: second-order gradients are not implemented; use the plain torch path")

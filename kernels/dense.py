@@ -1,0 +1,96 @@
+"""Building blocks of the MLP kernels: one layer for a tile of rows, weights streamed past the activations.
+
+Operands are swapped: the weights are the rows of the product and BLOCK_M particles its columns, so that 16 particles
+suffice for a tensor-core instruction. A tile of activations is therefore (width, BLOCK_M), one column per particle.
+Activations pass from layer to layer through global memory, where the gradients need them anyway: the caller puts a
+barrier between writing and reading, and a program reads only what it wrote.
+"""
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+import triton
+import triton.language as tl
+
+from fastdwm.kernels.layout import Layout
+
+
+@dataclass(frozen=True)
+class Net:
+    """A layout as a compile-time argument: widths, first column of every parameter, columns of the hidden layers.
+
+    w, b, scale, shift: first element in the flat buffer.   cols: first column of hidden layer i in a row of n_cols.
+    """
+
+    sizes: tuple[int, ...]
+    w: tuple[int, ...]
+    b: tuple[int, ...]
+    scale: tuple[int, ...]
+    shift: tuple[int, ...]
+    cols: tuple[int, ...]
+    n_cols: int
+    n_params: int
+    width: int
+
+    @classmethod
+    def of(cls, layout: Layout) -> "Net":
+        first = {
+            kind: tuple(start for name, start in layout.offsets.items() if name.rstrip("0123456789") == kind)
+            for kind in ("w", "b", "scale", "shift")
+        }
+        ends = list(accumulate(layout.sizes[1:-1]))
+        cols = (0, *ends[:-1])
+        return cls(layout.sizes, **first, cols=cols, n_cols=ends[-1], n_params=layout.n_params, width=layout.width)
+
+
+@triton.jit
+def dense(w_ptr, x_ptr, rows, row_mask, X_STRIDE: tl.constexpr, D_IN: tl.constexpr, D_OUT: tl.constexpr,
+          STRIDE_IN: tl.constexpr, STRIDE_OUT: tl.constexpr, BLOCK_OUT: tl.constexpr, BLOCK_K: tl.constexpr,
+          PRECISION: tl.constexpr):  # fmt: skip
+    """sum over i of w[i, o] x[row, i], as a tile (BLOCK_OUT, BLOCK_M) in fp32; rows of the tile past D_OUT are zero.
+
+    w[i, o] lies at i STRIDE_IN + o STRIDE_OUT, so the same code is a layer and its transpose; x is (rows, X_STRIDE).
+    """
+    out = tl.arange(0, BLOCK_OUT)
+    acc = tl.zeros((BLOCK_OUT, rows.shape[0]), tl.float32)
+    for k in range(0, D_IN, BLOCK_K):
+        i = k + tl.arange(0, BLOCK_K)
+        w_mask = (out < D_OUT)[:, None] & (i < D_IN)[None, :]
+        w = tl.load(w_ptr + out[:, None] * STRIDE_OUT + i[None, :] * STRIDE_IN, mask=w_mask, other=0.0)
+        x_mask = (i < D_IN)[:, None] & row_mask[None, :]
+        x = tl.load(x_ptr + i[:, None] + rows[None, :] * X_STRIDE, mask=x_mask, other=0.0)
+        acc = dot(w, x, acc, PRECISION)
+    return acc
+
+
+@triton.jit
+def dot(a, b, acc, PRECISION: tl.constexpr):
+    """acc + a @ b with operands of this precision and fp32 sums."""
+    if PRECISION == "bf16":
+        return tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), acc)
+    else:
+        return tl.dot(a, b, acc, input_precision=PRECISION)
+
+
+@triton.jit
+def load_vector(ptr, N: tl.constexpr, BLOCK: tl.constexpr):
+    """ptr[0:N] as a column (BLOCK, 1) of fp32, zero past N."""
+    i = tl.arange(0, BLOCK)
+    return tl.load(ptr + i, mask=i < N, other=0.0).to(tl.float32)[:, None]
+
+
+@triton.jit
+def tile_offsets(rows, row_mask, STRIDE: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr):
+    """Offsets and mask (BLOCK, BLOCK_M) of columns 0:N of these rows, transposed as the tiles are."""
+    i = tl.arange(0, BLOCK)[:, None]
+    return i + rows[None, :] * STRIDE, (i < N) & row_mask[None, :]
+
+
+@triton.jit
+def tanh(x):
+    """tanh to a few eps also near zero, where 1 - exp(-2x) cancels."""
+    square = x * x
+    series = 1 + square * (-1 / 3 + square * (2 / 15 + square * (-17 / 315 + square * 62 / 2835)))
+    e = tl.exp(-2 * tl.abs(x))
+    far = tl.where(x < 0, -1.0, 1.0) * (1 - e) / (1 + e)
+    return tl.where(square < 1 / 16, x * series, far)

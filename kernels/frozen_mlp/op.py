@@ -1,0 +1,84 @@
+"""Frozen networks with one output: packed once, evaluated and differentiated in the input."""
+
+import torch
+from torch import Tensor
+
+from fastdwm.kernels.contract import check_choice, check_range, check_tensor, refuse_second_order
+from fastdwm.kernels.frozen_mlp.reference import (
+    FrozenMLP,
+    frozen_mlp_backward_reference,
+    frozen_mlp_forward_reference,
+)
+from fastdwm.kernels.launch import PRECISIONS, operand_dtype
+from fastdwm.kernels.layout import Layout, Params
+
+
+def pack_frozen_mlp(
+    params: Params, *, activation: str = "relu", reduce: str = "first", precision: str = "ieee"
+) -> FrozenMLP:
+    """A copy of the network(s), for inference only.
+
+    params: w0 (d_in, d_out), b0 (d_out,), ... of one network or (Q, ...) of several, with scale{i}, shift{i} of a layer
+    norm after the activation or without; one output; fp32, on the CPU also fp64.   activation: "relu" or "silu".
+    reduce: "min", "mean" or "first" of the copies.   precision: of the operands on a GPU; on the CPU only "ieee".
+    Raises ValueError on wrong shapes or names, or sizes that the kernels do not have (hidden widths <= 512, d_in <=
+    256); TypeError on a wrong dtype.
+    """
+    check_choice("activation", activation, ("relu", "silu"))
+    check_choice("reduce", reduce, ("min", "mean", "first"))
+    first = params["w0"]
+    check_choice("precision", precision, PRECISIONS if first.is_cuda else ("ieee",))
+    if first.dim() == 2:
+        params = {name: value.unsqueeze(0) for name, value in params.items()}
+    layout = Layout.of(params)
+    if layout.sizes[-1] != 1 or len(layout.sizes) < 3:
+        raise ValueError(f"params: expected hidden layers and one output, got widths {layout.sizes}")
+    dtype = torch.float64 if first.dtype == torch.float64 and not first.is_cuda else torch.float32
+    for name, value in params.items():
+        if value.dtype != dtype:
+            raise TypeError(f"params[{name}]: expected {dtype}, got {value.dtype}")
+    if first.is_cuda:
+        check_range("input size", layout.sizes[0], 1, 256)
+        check_range("hidden width", max(layout.sizes[1:-1]), 1, 512)
+    flat = layout.pack({name: value.detach() for name, value in params.items()})
+    weights = flat.to(operand_dtype(precision)) if precision == "bf16" else flat
+    return FrozenMLP(layout, activation, reduce, precision, flat, weights)
+
+
+def frozen_mlp(mlp: FrozenMLP, x: Tensor) -> Tensor:
+    """Value of each input, over the copies as `mlp.reduce` says.
+
+    x: (..., d_in) in the dtype and on the device of `mlp`, contiguous.
+    Returns (...), newly allocated. The gradient to x is first order; that of "min" goes through the smallest copy. The
+    networks get none.
+    Raises ValueError on a wrong shape, stride or device, TypeError on a wrong dtype, NotImplementedError when asked for
+    second-order gradients.
+    """
+    d_in = mlp.layout.sizes[0]
+    check_tensor("x", x, (*x.shape[:-1], d_in), mlp.flat.dtype, mlp.flat.device)
+    return FrozenMLPFunction.apply(x.view(-1, d_in), mlp).view(x.shape[:-1])
+
+
+class FrozenMLPFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, mlp: FrozenMLP) -> Tensor:
+        ctx.mlp = mlp
+        if not x.is_cuda:
+            value, ctx.saved = frozen_mlp_forward_reference(mlp, x)
+            return value
+        from fastdwm.kernels.frozen_mlp.kernel import frozen_mlp_fwd
+
+        values, z = frozen_mlp_fwd(mlp, x, ctx.needs_input_grad[0])
+        ctx.saved = values, z
+        if mlp.reduce == "min":
+            return values.amin(0)
+        return values[0] if len(values) == 1 else values.mean(0)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        refuse_second_order("frozen_mlp")
+        if not grad.is_cuda:
+            return frozen_mlp_backward_reference(ctx.mlp, ctx.saved, grad), None
+        from fastdwm.kernels.frozen_mlp.kernel import frozen_mlp_bwd
+
+        return frozen_mlp_bwd(ctx.mlp, *ctx.saved, grad.contiguous()), None

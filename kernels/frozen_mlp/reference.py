@@ -1,0 +1,115 @@
+"""Frozen scalar networks, their value and its derivative in torch: any dtype and device, and the CPU path.
+
+With h_0 = x, z_i = h_i W_i + b_i, a_i = act(z_i), h_{i+1} = norm(a_i) scale_i + shift_i (or a_i without layer norm) and
+the value v = h_L w + b, the gradient is, from dh_L = w downwards,
+
+    n = (a - mean) r, r = 1 / sqrt(var + eps):   da = r (q - mean(q) - n mean(q n)) with q = dh scale
+    dz = da act'(z),   dh_i = dz_i W_i^T,   dv/dx = dh_0
+
+and dh_L = g w for an upstream gradient g. The minimum over copies has the gradient of the smallest copy (the first of
+equal ones): each row goes backwards through that copy alone. No gradient of the parameters exists.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastdwm.kernels.cpu_linear import linear
+from fastdwm.kernels.layout import Layout, Params
+
+NORM_EPS = 1e-5
+"""of the layer norm, as in torch"""
+
+@dataclass(frozen=True)
+class FrozenMLP:
+    """Q copies of a network with one output, packed for inference; made by `pack_frozen_mlp`, never changed.
+
+    flat: (Q, layout.width) parameters.   weights: the same in the dtype of the kernels' operands.
+    """
+
+    layout: Layout
+    activation: str
+    reduce: str
+    precision: str
+    flat: Tensor
+    weights: Tensor
+
+    @cached_property
+    def copies(self) -> list[Params]:
+        """Views of each copy's parameters; only the first where no other counts."""
+        views = self.layout.views(self.flat)
+        n_copies = 1 if self.reduce == "first" else len(self.flat)
+        return [{name: value[q] for name, value in views.items()} for q in range(n_copies)]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What the backward pass needs: of each copy, (z, a[, mean, 1 / deviation]) of every hidden layer, where z stands
+    in for a with relu; and, for "min", the copy that each row takes its value from."""
+
+    layers: list[list[tuple[Tensor, ...]]]
+    active: Tensor | None
+
+
+def frozen_mlp_reference(mlp: FrozenMLP, x: Tensor) -> Tensor:
+    """Value (N,) of the inputs x (N, d_in), over the copies as `mlp.reduce` says."""
+    return frozen_mlp_forward_reference(mlp, x)[0]
+
+
+def frozen_mlp_forward_reference(mlp: FrozenMLP, x: Tensor) -> tuple[Tensor, Saved]:
+    """Value (N,) of the inputs x (N, d_in), and what its gradient needs."""
+    values, layers = zip(*[_forward_copy(mlp, copy, x) for copy in mlp.copies], strict=True)
+    if len(values) == 1:
+        return values[0], Saved(list(layers), None)
+    if mlp.reduce == "mean":
+        return torch.stack(values).mean(0), Saved(list(layers), None)
+    value, active = torch.stack(values).min(0)
+    return value, Saved(list(layers), active)
+
+
+def frozen_mlp_backward_reference(mlp: FrozenMLP, saved: Saved, grad: Tensor) -> Tensor:
+    """Gradient (N, d_in) of the inputs from that of the value, grad (N,)."""
+    if saved.active is None:
+        seed = grad / len(mlp.copies)
+        grads = [_backward_copy(mlp, *each, seed) for each in zip(mlp.copies, saved.layers, strict=True)]
+        return grads[0] if len(grads) == 1 else torch.stack(grads).sum(0)
+    dx = grad.new_empty(len(grad), mlp.layout.sizes[0])
+    for q, (copy, layers) in enumerate(zip(mlp.copies, saved.layers, strict=True)):
+        rows = (saved.active == q).nonzero().squeeze(1)
+        dx[rows] = _backward_copy(mlp, copy, [tuple(t[rows] for t in layer) for layer in layers], grad[rows])
+    return dx
+
+
+def _forward_copy(mlp: FrozenMLP, copy: Params, x: Tensor) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
+    last = len(mlp.layout.sizes) - 2
+    relu = mlp.activation == "relu"
+    saved = []
+    for i in range(last):
+        z = linear(x, copy[f"w{i}"], copy[f"b{i}"], relu=relu)
+        x = z if relu else F.silu(z)
+        kept = (z, x)
+        if mlp.layout.layer_norm:
+            scale, shift = copy[f"scale{i}"], copy[f"shift{i}"]
+            x, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], scale, shift, NORM_EPS)
+            kept += (mean, rstd)
+        saved.append(kept)
+    return torch.addmv(copy[f"b{last}"], x, copy[f"w{last}"][:, 0]), saved
+
+
+def _backward_copy(mlp: FrozenMLP, copy: Params, layers: list[tuple[Tensor, ...]], seed: Tensor) -> Tensor:
+    last = len(layers)
+    dh = torch.outer(seed, copy[f"w{last}"][:, 0])
+    for i in reversed(range(last)):
+        z, a, *moments = layers[i]
+        if moments:
+            scale, shift = copy[f"scale{i}"], copy[f"shift{i}"]
+            dh, _, _ = torch.ops.aten.native_layer_norm_backward(
+                dh, a, a.shape[-1:], *moments, scale, shift, [True, False, False]
+            )
+        relu = mlp.activation == "relu"
+        dz = torch.ops.aten.threshold_backward(dh, z, 0) if relu else torch.ops.aten.silu_backward(dh, z)
+        dh = linear(dz, copy[f"w{i}"].mT)
+    return dh

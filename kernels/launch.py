@@ -1,0 +1,105 @@
+"""Launch sizes and operand precision: pure functions from the problem to blocks, warps, stages and grid."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PRECISIONS = ("ieee", "tf32", "bf16")
+"""fp32 products exact to IEEE; fp32 rounded to TF32 by the tensor cores; bf16 operands. Sums and state are fp32."""
+
+MIN_DOT = 16
+"""smallest extent of a tl.dot operand"""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Sizes of one launch: `block_m` particles per program, weights streamed in tiles of `tile` elements."""
+
+    block_m: int
+    tile: int
+    num_warps: int
+    num_stages: int
+
+    def grid(self, n_rows: int) -> tuple[int]:
+        """One program per block of particles."""
+        return (cdiv(n_rows, self.block_m),)
+
+
+def cdiv(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
+def pad_block(size: int, minimum: int = MIN_DOT) -> int:
+    """The smallest power of two that holds `size` and is at least `minimum`: Triton tiles are powers of two."""
+    return max(minimum, 1 << (size - 1).bit_length())
+
+
+def shared_limit(capability: int) -> int:
+    """Bytes of shared memory that one program may use on compute capability `capability` (80 for sm_80)."""
+    if capability in (90, 100, 103):
+        return 232448
+    return 166912 if capability in (80, 87) else 101376
+
+
+def device_capability(device: torch.device) -> int:
+    """Compute capability as an integer, 90 for sm_90; the CPU (the interpreter) counts as 90."""
+    if device.type != "cuda":
+        return 90
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def operand_dtype(precision: str) -> torch.dtype:
+    """dtype in which a kernel keeps the operands of its products (weights, and activations saved for the VJP)."""
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def dot_precision(precision: str) -> str:
+    """`input_precision` of tl.dot; it must always be passed, since fp32 operands default to TF32."""
+    return "tf32" if precision == "tf32" else "ieee"
+
+
+def round_operand(x: Tensor, precision: str) -> Tensor:
+    """`x` as a product of this precision sees it, in x's dtype: what a reference does before each matrix product.
+
+    TF32 rounding happens inside the tensor cores and is not imitated.
+    """
+    return x.to(torch.bfloat16).to(x.dtype) if precision == "bf16" else x
+
+
+def chain_launch(width: int, precision: str, capability: int) -> Launch:
+    """Sizes of the reverse-step and reverse-chain kernels for a padded hidden width.
+
+    The largest tiles that compile without spilling registers; tests/kernels/test_aot.py holds every case to that.
+    """
+    tile = {"ieee": 4096, "tf32": 8192, "bf16": 16384}[precision]
+    stages = 3 if shared_limit(capability) > 200_000 and precision != "ieee" else 2
+    block_m = 8 if width > 256 and precision != "bf16" else 16
+    return Launch(block_m, tile, num_warps=8 if width > 128 else 4, num_stages=stages)
+
+
+def chunk(d_out: int, d_in: int, tile: int) -> int:
+    """Columns of a (d_out, d_in) weight that one tile of at most `tile` elements takes; all sizes are powers of two."""
+    return max(MIN_DOT, min(d_in, tile // max(d_out, 64)))
+
+
+def mlp_launch(width: int, precision: str, weights: str, capability: int) -> Launch:
+    """Sizes of the policy and frozen-MLP kernels for the widest hidden layer; `weights`: their dtype in memory.
+
+    A tile of weights is (padded width, tile / padded width).
+    """
+    block = pad_block(width)
+    depth = {"ieee": 16, "tf32": 32 if block <= 256 else 16, "bf16": 32}[precision]
+    if weights == "bf16" and block <= 256:
+        depth = 64
+    stages = 3 if shared_limit(capability) > 150_000 else 2
+    return Launch(block_m=16, tile=block * depth, num_warps=8 if block > 128 else 4, num_stages=stages)
+
+
+def outer_launch(precision: str) -> Launch:
+    """Sizes of the weight-gradient kernel: (block_m, block_m) weights, tile / block_m rows at a time."""
+    if precision == "ieee":
+        return Launch(block_m=32, tile=32 * 16, num_warps=4, num_stages=3)
+    return Launch(block_m=64, tile=64 * 32, num_warps=4, num_stages=3)

@@ -1,0 +1,297 @@
+"""Triton kernels of the per-episode policies. A tile of particles never straddles two episodes.
+
+Every kernel takes the episode from the second grid axis. Particle buffers are (B, n_rows, ...) views with
+episode_rows >= n_rows rows between episodes, so that one step of a rollout works on its slice of (B, H M, ...).
+"""
+
+from itertools import accumulate
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastdwm.kernels.aot import AotCase
+from fastdwm.kernels.dense import Net, dense, dot, load_vector, tanh, tile_offsets
+from fastdwm.kernels.launch import Launch, cdiv, device_capability, mlp_launch, operand_dtype, outer_launch, pad_block
+from fastdwm.kernels.layout import Layout
+
+
+@triton.jit(do_not_specialize=["n_rows", "episode_rows"])
+def policy_fwd_kernel(x_ptr, flat_ptr, hidden_ptr, action_ptr, n_rows, episode_rows, NET: tl.constexpr,
+                      BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_K: tl.constexpr,
+                      PRECISION: tl.constexpr):  # fmt: skip
+    """BLOCK_M particles of one episode through all layers.
+
+    Grid      (cdiv(n_rows, BLOCK_M), B)
+    Reads     x (B, n_rows, S), flat (B, NET.width)
+    Writes    hidden (B, n_rows, NET.n_cols) in the operand dtype, action (B, n_rows, A): every element once
+    Requires  BLOCK_D >= every hidden width; rows, widths and inputs are masked
+    Numerics  fp32 accumulators, activations and tanh
+    """
+    first_row = tl.program_id(1).to(tl.int64) * episode_rows
+    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    row_mask = rows < n_rows
+    N_HIDDEN: tl.constexpr = len(NET.cols)
+    S: tl.constexpr = NET.sizes[0]
+    A: tl.constexpr = NET.sizes[N_HIDDEN + 1]
+    C: tl.constexpr = NET.n_cols
+    flat_ptr += tl.program_id(1).to(tl.int64) * NET.width
+    x_ptr += first_row * S
+    hidden_ptr += first_row * C
+    for i in tl.static_range(N_HIDDEN):
+        D = NET.sizes[i + 1]
+        w_ptr = flat_ptr + NET.w[i]
+        if i == 0:
+            z = dense(w_ptr, x_ptr, rows, row_mask, S, S, D, D, 1, BLOCK_D, BLOCK_K, PRECISION)
+        else:
+            D_IN = NET.sizes[i]
+            h_ptr = hidden_ptr + NET.cols[i - 1]
+            z = dense(w_ptr, h_ptr, rows, row_mask, C, D_IN, D, D, 1, BLOCK_D, BLOCK_K, PRECISION)
+        z += load_vector(flat_ptr + NET.b[i], D, BLOCK_D)
+        # Written so that NaN passes, as in torch; tl.maximum would turn it into 0.
+        h = tl.where(z <= 0, 0.0, z)
+        at, mask = tile_offsets(rows, row_mask, C, D, BLOCK_D)
+        tl.store(hidden_ptr + NET.cols[i] + at, h.to(hidden_ptr.dtype.element_ty), mask=mask)
+        tl.debug_barrier()
+    D_LAST: tl.constexpr = NET.sizes[N_HIDDEN]
+    w_ptr = flat_ptr + NET.w[N_HIDDEN]
+    h_ptr = hidden_ptr + NET.cols[N_HIDDEN - 1]
+    z = dense(w_ptr, h_ptr, rows, row_mask, C, D_LAST, A, A, 1, BLOCK_A, BLOCK_K, PRECISION)
+    z += load_vector(flat_ptr + NET.b[N_HIDDEN], A, BLOCK_A)
+    at, mask = tile_offsets(rows, row_mask, A, A, BLOCK_A)
+    tl.store(action_ptr + first_row * A + at, tanh(z), mask=mask)
+
+
+@triton.jit(do_not_specialize=["n_rows", "episode_rows"])
+def policy_bwd_kernel(grad_ptr, action_ptr, flat_ptr, hidden_ptr, dz_ptr, dz_out_ptr, dx_ptr, n_rows, episode_rows,
+                      NET: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_A: tl.constexpr,
+                      BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    """Layer gradients and input gradient of BLOCK_M particles of one episode.
+
+    Grid      (cdiv(n_rows, BLOCK_M), B)
+    Reads     grad (B, n_rows, A) contiguous, action, hidden (B, n_rows, NET.n_cols), flat (B, NET.width)
+    Writes    dz like hidden, dz_out like action but in the operand dtype, dx (B, n_rows, S) contiguous: all once
+    Requires  BLOCK_D >= every hidden width, BLOCK_S >= S; rows, widths and inputs are masked
+    Numerics  fp32 accumulators; the layer gradients are rounded once, on store
+    """
+    first_row = tl.program_id(1).to(tl.int64) * episode_rows
+    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    row_mask = rows < n_rows
+    N_HIDDEN: tl.constexpr = len(NET.cols)
+    S: tl.constexpr = NET.sizes[0]
+    A: tl.constexpr = NET.sizes[N_HIDDEN + 1]
+    C: tl.constexpr = NET.n_cols
+    flat_ptr += tl.program_id(1).to(tl.int64) * NET.width
+    hidden_ptr += first_row * C
+    dz_ptr += first_row * C
+    dz_out_ptr += first_row * A
+    dense_row = tl.program_id(1).to(tl.int64) * n_rows
+    at, mask = tile_offsets(rows, row_mask, A, A, BLOCK_A)
+    grad = tl.load(grad_ptr + dense_row * A + at, mask=mask, other=0.0)
+    action = tl.load(action_ptr + first_row * A + at, mask=mask, other=0.0)
+    tl.store(dz_out_ptr + at, (grad * (1 - action * action)).to(dz_ptr.dtype.element_ty), mask=mask)
+    tl.debug_barrier()
+    for i in tl.static_range(N_HIDDEN - 1, -1, -1):
+        D = NET.sizes[i + 1]
+        D_NEXT = NET.sizes[i + 2]
+        w_ptr = flat_ptr + NET.w[i + 1]
+        if i == N_HIDDEN - 1:
+            dh = dense(w_ptr, dz_out_ptr, rows, row_mask, A, A, D, 1, A, BLOCK_D, BLOCK_K, PRECISION)
+        else:
+            above_ptr = dz_ptr + NET.cols[i + 1]
+            dh = dense(w_ptr, above_ptr, rows, row_mask, C, D_NEXT, D, 1, D_NEXT, BLOCK_D, BLOCK_K, PRECISION)
+        at, mask = tile_offsets(rows, row_mask, C, D, BLOCK_D)
+        h = tl.load(hidden_ptr + NET.cols[i] + at, mask=mask, other=0.0)
+        dz = tl.where(h <= 0, 0.0, dh)
+        tl.store(dz_ptr + NET.cols[i] + at, dz.to(dz_ptr.dtype.element_ty), mask=mask)
+        tl.debug_barrier()
+    D_FIRST: tl.constexpr = NET.sizes[1]
+    w_ptr = flat_ptr + NET.w[0]
+    dx = dense(w_ptr, dz_ptr, rows, row_mask, C, D_FIRST, S, 1, D_FIRST, BLOCK_S, BLOCK_K, PRECISION)
+    at, mask = tile_offsets(rows, row_mask, S, S, BLOCK_S)
+    tl.store(dx_ptr + dense_row * S + at, dx, mask=mask)
+
+
+@triton.jit
+def outer_tile(h_ptr, dz_ptr, dw_ptr, db_ptr, tile, n_rows, H_STRIDE: tl.constexpr, DZ_STRIDE: tl.constexpr,
+               D_IN: tl.constexpr, D_OUT: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
+               PRECISION: tl.constexpr):  # fmt: skip
+    """One (BLOCK, BLOCK) tile of h^T dz, and the column sums of dz for the tiles of the first row."""
+    N_J: tl.constexpr = (D_OUT + BLOCK - 1) // BLOCK
+    i = tile // N_J * BLOCK + tl.arange(0, BLOCK)
+    j = tile % N_J * BLOCK + tl.arange(0, BLOCK)
+    acc = tl.zeros((BLOCK, BLOCK), tl.float32)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for k in range(0, n_rows, BLOCK_K):
+        rows = k + tl.arange(0, BLOCK_K)
+        h_mask = (i < D_IN)[:, None] & (rows < n_rows)[None, :]
+        h = tl.load(h_ptr + i[:, None] + rows[None, :] * H_STRIDE, mask=h_mask, other=0.0)
+        dz_mask = (rows < n_rows)[:, None] & (j < D_OUT)[None, :]
+        dz = tl.load(dz_ptr + rows[:, None] * DZ_STRIDE + j[None, :], mask=dz_mask, other=0.0)
+        acc = dot(h, dz, acc, PRECISION)
+        total += tl.sum(dz.to(tl.float32), 0)
+    tl.store(dw_ptr + i[:, None] * D_OUT + j[None, :], acc, mask=(i < D_IN)[:, None] & (j < D_OUT)[None, :])
+    tl.store(db_ptr + j, total, mask=(j < D_OUT) & (tile < N_J))
+
+
+@triton.jit(do_not_specialize=["n_rows", "episode_rows"])
+def policy_weight_bwd_kernel(x_ptr, hidden_ptr, dz_ptr, dz_out_ptr, dflat_ptr, n_rows, episode_rows,
+                             NET: tl.constexpr, FIRST_TILE: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
+                             PRECISION: tl.constexpr):  # fmt: skip
+    """Parameter gradients from stored rows, (BLOCK, BLOCK) weights of one layer and one episode per program.
+
+    Grid      (FIRST_TILE[-1], B); layer i owns tiles FIRST_TILE[i] to FIRST_TILE[i + 1]
+    Reads     x (B, n_rows, S), hidden and dz (B, n_rows, NET.n_cols), dz_out (B, n_rows, A)
+    Writes    dflat (B, NET.width): every element once, the padding as zero
+    Numerics  fp32 accumulators; rows are summed in blocks of BLOCK_K in one fixed order
+    """
+    tile = tl.program_id(0)
+    first_row = tl.program_id(1).to(tl.int64) * episode_rows
+    N_HIDDEN: tl.constexpr = len(NET.cols)
+    S: tl.constexpr = NET.sizes[0]
+    A: tl.constexpr = NET.sizes[N_HIDDEN + 1]
+    C: tl.constexpr = NET.n_cols
+    x_ptr += first_row * S
+    hidden_ptr += first_row * C
+    dz_ptr += first_row * C
+    dz_out_ptr += first_row * A
+    dflat_ptr += tl.program_id(1).to(tl.int64) * NET.width
+    if tile < FIRST_TILE[1]:
+        dw_ptr = dflat_ptr + NET.w[0]
+        db_ptr = dflat_ptr + NET.b[0]
+        outer_tile(x_ptr, dz_ptr, dw_ptr, db_ptr, tile, n_rows, S, C, S, NET.sizes[1], BLOCK, BLOCK_K, PRECISION)
+    for i in tl.static_range(1, N_HIDDEN):
+        if (tile >= FIRST_TILE[i]) & (tile < FIRST_TILE[i + 1]):
+            outer_tile(
+                hidden_ptr + NET.cols[i - 1], dz_ptr + NET.cols[i], dflat_ptr + NET.w[i], dflat_ptr + NET.b[i],
+                tile - FIRST_TILE[i], n_rows, C, C, NET.sizes[i], NET.sizes[i + 1], BLOCK, BLOCK_K, PRECISION,
+            )  # fmt: skip
+    if tile >= FIRST_TILE[N_HIDDEN]:
+        h_ptr = hidden_ptr + NET.cols[N_HIDDEN - 1]
+        dw_ptr = dflat_ptr + NET.w[N_HIDDEN]
+        db_ptr = dflat_ptr + NET.b[N_HIDDEN]
+        last_tile = tile - FIRST_TILE[N_HIDDEN]
+        D_LAST: tl.constexpr = NET.sizes[N_HIDDEN]
+        outer_tile(h_ptr, dz_out_ptr, dw_ptr, db_ptr, last_tile, n_rows, C, A, D_LAST, A, BLOCK, BLOCK_K, PRECISION)
+    padding = NET.n_params + tl.arange(0, 16)
+    tl.store(dflat_ptr + padding, tl.zeros((16,), tl.float32), mask=(padding < NET.width) & (tile == 0))
+
+
+def sizes(layout: Layout, precision: str, launch: Launch, kernel) -> dict:
+    """Compile-time arguments of the forward or backward kernel."""
+    width = pad_block(max(layout.sizes[1:-1]))
+    values = dict(
+        NET=Net.of(layout),
+        BLOCK_M=launch.block_m,
+        BLOCK_D=width,
+        BLOCK_A=pad_block(layout.sizes[-1]),
+        BLOCK_S=pad_block(layout.sizes[0]),
+        BLOCK_K=launch.tile // width,
+        PRECISION=precision,
+    )
+    return {name: value for name, value in values.items() if name in kernel.arg_names}
+
+
+def outer_sizes(layout: Layout, precision: str, launch: Launch) -> dict:
+    """Compile-time arguments of the weight kernel: square tiles, numbered through all layers."""
+    block = launch.block_m
+    tiles = [cdiv(d_in, block) * cdiv(d_out, block) for d_in, d_out in zip(layout.sizes, layout.sizes[1:], strict=False)]
+    first = (0, *accumulate(tiles))
+    return dict(NET=Net.of(layout), FIRST_TILE=first, BLOCK=block, BLOCK_K=launch.tile // block, PRECISION=precision)
+
+
+def options(launch: Launch) -> dict:
+    return dict(num_warps=launch.num_warps, num_stages=launch.num_stages)
+
+
+def episode_rows(buffer: Tensor) -> int:
+    """Rows from one episode to the next in a view (B, M, D) of (B, R, D)."""
+    return buffer.stride(0) // buffer.shape[2]
+
+
+def policy_fwd(layout: Layout, flat: Tensor, x: Tensor, precision: str) -> tuple[Tensor, Tensor]:
+    """Actions (B, M, A) and hidden activations (B, M, sum of widths), newly allocated; one launch."""
+    copies, n_rows, _ = x.shape
+    action = x.new_empty(copies, n_rows, layout.sizes[-1])
+    hidden = x.new_empty(copies, n_rows, sum(layout.sizes[1:-1]), dtype=operand_dtype(precision))
+    policy_fwd_into(layout, flat, x, hidden, action, precision)
+    return action, hidden
+
+
+def policy_fwd_into(
+    layout: Layout, flat: Tensor, x: Tensor, hidden: Tensor, action: Tensor, precision: str
+) -> None:
+    """The same into given views (B, M, ...), with x, of buffers (B, R, ...): one step of a rollout."""
+    copies, n_rows, _ = x.shape
+    launch = mlp_launch(max(layout.sizes[1:-1]), precision, "fp32", device_capability(x.device))
+    policy_fwd_kernel[(cdiv(n_rows, launch.block_m), copies)](
+        x, flat, hidden, action, n_rows, episode_rows(x), **sizes(layout, precision, launch, policy_fwd_kernel),
+        **options(launch),
+    )  # fmt: skip
+
+
+def policy_bwd(
+    layout: Layout, flat: Tensor, hidden: Tensor, action: Tensor, grad: Tensor, precision: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Input gradient (B, M, S), layer gradients like hidden, and those of the last layer (B, M, A); one launch."""
+    dz, dz_out = torch.empty_like(hidden), torch.empty_like(action, dtype=hidden.dtype)
+    return policy_bwd_into(layout, flat, hidden, action, grad, dz, dz_out, precision), dz, dz_out
+
+
+def policy_bwd_into(
+    layout: Layout,
+    flat: Tensor,
+    hidden: Tensor,
+    action: Tensor,
+    grad: Tensor,
+    dz: Tensor,
+    dz_out: Tensor,
+    precision: str,
+) -> Tensor:
+    """The same into given dz and dz_out; these, hidden and action are views (B, M, ...) of buffers (B, R, ...)."""
+    copies, n_rows, _ = grad.shape
+    dx = grad.new_empty(copies, n_rows, layout.sizes[0])
+    launch = mlp_launch(max(layout.sizes[1:-1]), precision, "fp32", device_capability(grad.device))
+    policy_bwd_kernel[(cdiv(n_rows, launch.block_m), copies)](
+        grad, action, flat, hidden, dz, dz_out, dx, n_rows, episode_rows(hidden),
+        **sizes(layout, precision, launch, policy_bwd_kernel), **options(launch),
+    )  # fmt: skip
+    return dx
+
+
+def policy_weight_bwd(
+    layout: Layout, x: Tensor, hidden: Tensor, dz: Tensor, dz_out: Tensor, precision: str
+) -> Tensor:
+    """Parameter gradients (B, layout.width) over all R rows of x (B, R, S), hidden, dz, dz_out; one launch."""
+    copies, n_rows, _ = x.shape
+    dflat = x.new_empty(copies, layout.width)
+    launch = outer_launch(precision)
+    constants = outer_sizes(layout, precision, launch)
+    policy_weight_bwd_kernel[(constants["FIRST_TILE"][-1], copies)](
+        x, hidden, dz, dz_out, dflat, n_rows, episode_rows(x), **constants, **options(launch)
+    )
+    return dflat
+
+
+def aot_cases(layout: Layout, precision: str, capability: int) -> list[AotCase]:
+    """The three kernels for a policy of this layout."""
+    launch = mlp_launch(max(layout.sizes[1:-1]), precision, "fp32", capability)
+    operand = "bf16" if precision == "bf16" else "fp32"
+    operands = ("hidden_ptr", "dz_ptr", "dz_out_ptr")
+    name = "-".join(map(str, layout.sizes))
+    return [
+        AotCase(
+            name=f"{kernel.__name__} {precision} {name}",
+            kernel=kernel,
+            pointers={p: operand if p in operands else "fp32" for p in kernel.arg_names if p.endswith("_ptr")},
+            constexprs=constants,
+            options=options(case_launch),
+            tensor_cores=precision != "ieee",
+        )
+        for kernel, constants, case_launch in (
+            (policy_fwd_kernel, sizes(layout, precision, launch, policy_fwd_kernel), launch),
+            (policy_bwd_kernel, sizes(layout, precision, launch, policy_bwd_kernel), launch),
+            (policy_weight_bwd_kernel, outer_sizes(layout, precision, outer_launch(precision)), outer_launch(precision)),
+        )
+    ]

@@ -1,0 +1,67 @@
+"""The policy of every episode on that episode's particles."""
+
+import torch
+from torch import Tensor
+
+from fastdwm.kernels.contract import check_choice, check_range, check_tensor, refuse_second_order
+from fastdwm.kernels.launch import PRECISIONS
+from fastdwm.kernels.layout import Layout
+from fastdwm.kernels.policy.reference import (
+    policy_backward_reference,
+    policy_forward_reference,
+    policy_weight_grads_reference,
+)
+
+
+def policy(layout: Layout, flat: Tensor, x: Tensor, precision: str = "ieee") -> Tensor:
+    """Actions in [-1, 1] of B policies, each on its own M observations.
+
+    flat: (B, layout.width) parameters, fp32 (on the CPU also fp64), contiguous: `Layout.of(params).pack(params)`.
+    x: (B, M, S) of the same dtype, contiguous.   precision: of the operands on a GPU; on the CPU only "ieee".
+    Returns (B, M, A), newly allocated. Gradients to flat and x are first order; those not asked for cost nothing.
+    Raises ValueError on a wrong shape, stride, device, precision or size (kernels: S <= 128, A <= 32, hidden widths
+    <= 512), TypeError on a wrong dtype, NotImplementedError when asked for second-order gradients.
+    """
+    if layout.layer_norm or len(layout.sizes) < 3:
+        raise ValueError(f"layout: expected hidden layers without layer norm, got {layout}")
+    dtype = torch.float64 if x.dtype == torch.float64 and not x.is_cuda else torch.float32
+    check_tensor("x", x, (None, None, layout.sizes[0]), dtype)
+    check_tensor("flat", flat, (x.shape[0], layout.width), dtype, x.device)
+    check_choice("precision", precision, PRECISIONS if x.is_cuda else ("ieee",))
+    if x.is_cuda:
+        check_range("observation size", layout.sizes[0], 1, 128)
+        check_range("hidden width", max(layout.sizes[1:-1]), 1, 512)
+        check_range("action size", layout.sizes[-1], 1, 32)
+    return PolicyFunction.apply(flat, x, layout, precision)
+
+
+class PolicyFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, flat: Tensor, x: Tensor, layout: Layout, precision: str) -> Tensor:
+        ctx.layout, ctx.precision = layout, precision
+        if x.is_cuda:
+            from fastdwm.kernels.policy.kernel import policy_fwd
+
+            action, *hidden = policy_fwd(layout, flat, x, precision)
+        else:
+            action, hidden = policy_forward_reference(layout.views(flat), x)
+        ctx.save_for_backward(flat, x, action, *hidden)
+        return action
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_order("policy")
+        need_dflat, need_dx = ctx.needs_input_grad[:2]
+        flat, x, action, *hidden = ctx.saved_tensors
+        layout, grad, dflat = ctx.layout, grad.contiguous(), None
+        if x.is_cuda:
+            from fastdwm.kernels.policy.kernel import policy_bwd, policy_weight_bwd
+
+            dx, dz, dz_out = policy_bwd(layout, flat, hidden[0], action, grad, ctx.precision)
+            if need_dflat:
+                dflat = policy_weight_bwd(layout, x, hidden[0], dz, dz_out, ctx.precision)
+        else:
+            dx, dz = policy_backward_reference(layout.views(flat), hidden, action, grad, need_dx)
+            if need_dflat:
+                dflat = layout.pack(policy_weight_grads_reference(x, hidden, dz))
+        return dflat, dx if need_dx else None, None, None

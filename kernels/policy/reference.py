@@ -1,0 +1,58 @@
+"""The policy MLP and its derivatives in torch: any dtype and device, and the CPU path.
+
+With h_0 = x, z_i = h_i W_i + b_i, h_{i+1} = relu(z_i) for the hidden layers and a = tanh(z_L) at the end, the gradients
+are, from g = dJ/da downwards,
+
+    dz_L = g (1 - a^2),   dh_i = dz_i W_i^T,   dz_{i-1} = dh_i [h_i > 0],   dx = dh_0
+    dW_i = h_i^T dz_i,    db_i = sum over rows of dz_i
+
+relu' is 0 at 0, as in torch. The products h_i^T dz_i need no order among rows: a rollout keeps (h_i, dz_i) of all its
+steps and does one product over them at the end.
+"""
+
+import torch
+from torch import Tensor
+
+from fastdwm.kernels.cpu_linear import linear
+from fastdwm.kernels.layout import Params
+
+
+def policy_reference(params: Params, x: Tensor) -> Tensor:
+    """Actions (B, M, A) of B policies with parameters (B, ...) in the observations x (B, M, S)."""
+    return policy_forward_reference(params, x)[0]
+
+
+def policy_forward_reference(params: Params, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Actions (B, M, A), and the hidden activations (B, M, D) that the gradients need, first layer first."""
+    last = len(params) // 2 - 1
+    hidden = []
+    for i in range(last):
+        x = linear(x, params[f"w{i}"], params[f"b{i}"], relu=True)
+        hidden.append(x)
+    return linear(x, params[f"w{last}"], params[f"b{last}"]).tanh_(), hidden
+
+
+def policy_backward_reference(
+    params: Params, hidden: list[Tensor], action: Tensor, grad: Tensor, need_dx: bool = True
+) -> tuple[Tensor | None, list[Tensor]]:
+    """Gradient to the input (B, M, S), and the layer gradients dz (B, M, d_out) of every layer, first layer first.
+
+    hidden, action: from `policy_forward_reference`.   grad: (B, M, A) upstream gradient.
+    """
+    dz = [torch.ops.aten.tanh_backward(grad, action)]
+    for i in range(len(hidden), 0, -1):
+        dh = linear(dz[0], params[f"w{i}"].mT)
+        dz.insert(0, torch.ops.aten.threshold_backward(dh, hidden[i - 1], 0))
+    return (linear(dz[0], params["w0"].mT) if need_dx else None), dz
+
+
+def policy_weight_grads_reference(x: Tensor, hidden: list[Tensor], dz: list[Tensor]) -> Params:
+    """Gradients (B, ...) of all parameters from R stored rows per episode, one batched product for each layer.
+
+    x: (B, R, S).   hidden, dz: (B, R, D) of each layer; R = M, or H M for the rows of a whole rollout.
+    """
+    grads = {}
+    for i, (h, d) in enumerate(zip([x, *hidden], dz, strict=True)):
+        grads[f"w{i}"] = linear(h.mT, d)
+        grads[f"b{i}"] = d.sum(1)
+    return grads

@@ -1,0 +1,122 @@
+"""Triton kernels of the whole reverse chain: one launch forward, one launch for the VJP, no traffic between steps.
+
+A program owns BLOCK_M particles from y_K to y_0. The state stays in registers and is never rounded.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastdwm.kernels.aot import AotCase
+from fastdwm.kernels.reverse_step.kernel import (
+    aot_case,
+    compile_time,
+    condition,
+    denoise,
+    denoise_vjp,
+    load_rows,
+    options,
+    padded,
+    product,
+    scratch,
+    store_rows,
+)
+from fastdwm.kernels.reverse_step.weights import ChainWeights, DenoiserShape
+
+
+@triton.jit(do_not_specialize=["n_rows", "steps"])
+def reverse_chain_fwd_kernel(noise_ptr, obs_ptr, action_ptr, w_ptr, b_ptr, coef_ptr, y_ptr, saved_ptr, n_rows, steps,
+                             S: tl.constexpr, A: tl.constexpr, D: tl.constexpr, HIDDEN: tl.constexpr,
+                             BLOCK_M: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr,
+                             IP: tl.constexpr):  # fmt: skip
+    """BLOCK_M rows of y_0: `steps` reverse steps from y_K = noise[0].
+
+    Grid      (cdiv(n_rows, BLOCK_M),)
+    Reads     noise (steps, n_rows, S), obs (n_rows, S), action (n_rows, A), ChainWeights.tiles, constants, coefficients
+    Writes    y (n_rows, S); pre-activations saved (steps, HIDDEN + 1, programs, D, BLOCK_M) unless None, step K first
+    Numerics  operands in the weights' dtype, float32 accumulator and state
+    """
+    SP: tl.constexpr = padded(S)
+    C: tl.constexpr = padded(S + A)
+    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    cond = condition(obs_ptr, action_ptr, w_ptr, rows, n_rows, S, A, D, TILE, STAGES, IP)
+    y = load_rows(noise_ptr, rows, n_rows, S)
+    for i in range(steps):
+        index = steps - 1 - i
+        z = product(w_ptr + C * D, y, D, TILE, STAGES, IP) + cond
+        z += tl.load(b_ptr + HIDDEN * D + SP + index * D + tl.arange(0, D))[:, None]
+        out = denoise(z, w_ptr + (C + SP) * D, b_ptr, saved_ptr, S, HIDDEN, TILE, STAGES, IP)
+        y = tl.load(coef_ptr + 3 * index) * y + tl.load(coef_ptr + 3 * index + 1) * out
+        noise_ptr += n_rows * S
+        if index > 0:
+            y += tl.load(coef_ptr + 3 * index + 2) * load_rows(noise_ptr, rows, n_rows, S)
+        if saved_ptr is not None:
+            saved_ptr += tl.num_programs(0) * ((HIDDEN + 1) * D * BLOCK_M)
+    store_rows(y_ptr, y, rows, n_rows, 0, S)
+
+
+@triton.jit(do_not_specialize=["n_rows", "steps"])
+def reverse_chain_bwd_kernel(dy_ptr, saved_ptr, w_ptr, coef_ptr, dobs_ptr, daction_ptr, n_rows, steps,
+                             S: tl.constexpr, A: tl.constexpr, D: tl.constexpr, HIDDEN: tl.constexpr,
+                             BLOCK_M: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr,
+                             IP: tl.constexpr):  # fmt: skip
+    """BLOCK_M rows of the VJP of the chain, step 1 first.
+
+    Grid      (cdiv(n_rows, BLOCK_M),)
+    Reads     dy (n_rows, S), saved (steps, HIDDEN + 1, programs, D, BLOCK_M), ChainWeights.tiles_t and coefficients
+    Writes    dobs (n_rows, S), daction (n_rows, A)
+    Numerics  operands in the weights' dtype, float32 accumulator; the sum over steps is rounded once, before the last
+              product, which all steps share
+    """
+    SP: tl.constexpr = padded(S)
+    C: tl.constexpr = padded(S + A)
+    STEP: tl.constexpr = (HIDDEN + 1) * D * BLOCK_M
+    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    dy = load_rows(dy_ptr, rows, n_rows, S)
+    total = tl.zeros((D, BLOCK_M), tl.float32)
+    # K * layers * N * D passes 2^31 at large batches.
+    saved_ptr += tl.num_programs(0).to(tl.int64) * STEP * steps
+    for index in range(steps):
+        saved_ptr -= tl.num_programs(0) * STEP
+        dout = tl.load(coef_ptr + 3 * index + 1) * dy
+        dz = denoise_vjp(dout, w_ptr + (C + SP) * D, saved_ptr, D, HIDDEN, TILE, STAGES, IP)
+        total += dz
+        dy = tl.load(coef_ptr + 3 * index) * dy + product(w_ptr + C * D, dz, SP, TILE, STAGES, IP)
+    dcond = product(w_ptr, total, C, TILE, STAGES, IP)
+    store_rows(dobs_ptr, dcond, rows, n_rows, 0, S)
+    store_rows(daction_ptr, dcond, rows, n_rows, S, A)
+
+
+def reverse_chain_fwd(
+    weights: ChainWeights, obs: Tensor, action: Tensor, noise: Tensor, save: bool
+) -> tuple[Tensor, Tensor | None]:
+    """y_0 (N, S) and, if `save`, the pre-activations, step K first; one launch."""
+    y = torch.empty_like(obs)
+    saved = scratch(weights, weights.steps, len(obs)) if save else None
+    reverse_chain_fwd_kernel[weights.launch.grid(len(obs))](
+        noise, obs, action, weights.tiles, weights.constants, weights.coefficients, y, saved, len(obs), weights.steps,
+        **compile_time(weights), **options(weights),
+    )  # fmt: skip
+    return y, saved
+
+
+def reverse_chain_bwd(weights: ChainWeights, dy: Tensor, saved: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of obs and action; one launch."""
+    dobs, daction = torch.empty_like(dy), dy.new_empty(len(dy), weights.action_dim)
+    reverse_chain_bwd_kernel[weights.launch.grid(len(dy))](
+        dy, saved, weights.tiles_t, weights.coefficients, dobs, daction, len(dy), weights.steps,
+        **compile_time(weights), **options(weights),
+    )  # fmt: skip
+    return dobs, daction
+
+
+def aot_cases(shape: DenoiserShape) -> list[AotCase]:
+    """Forward without and with saving, and the VJP."""
+    forward = ("noise_ptr", "obs_ptr", "action_ptr", "w_ptr", "b_ptr", "coef_ptr", "y_ptr")
+    backward = ("dy_ptr", "saved_ptr", "w_ptr", "coef_ptr", "dobs_ptr", "daction_ptr")
+    return [
+        aot_case(reverse_chain_fwd_kernel, forward, shape),
+        aot_case(reverse_chain_fwd_kernel, (*forward, "saved_ptr"), shape),
+        aot_case(reverse_chain_bwd_kernel, backward, shape),
+    ]

@@ -1,0 +1,68 @@
+"""The whole reverse chain as a differentiable operator."""
+
+import torch
+from torch import Tensor
+
+from fastdwm.kernels.contract import check_tensor, refuse_second_order
+from fastdwm.kernels.reverse_chain.reference import reverse_chain_backward_reference, reverse_chain_reference
+from fastdwm.kernels.reverse_step.weights import ChainWeights
+
+
+def reverse_chain(weights: ChainWeights, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
+    """y_0 from y_K = noise[0] by K reverse steps: one launch, and one more for the VJP.
+
+    obs: (N, S), normalised.   action: (N, A).   noise: (K, N, S), standard normal.   All contiguous, in the weights'
+    dtype (float32; float64 on the CPU for checks) and on their device.
+    Returns (N, S), newly allocated; deterministic given the noise. Gradients flow to obs and action, first order only;
+    noise and weights get none. Pre-activations (K, layers, N, D) are kept for the VJP only if a gradient is wanted.
+    Raises ValueError on a wrong shape, stride or device, TypeError on a wrong dtype, NotImplementedError when asked for
+    second-order gradients.
+    Source: [ITPO] v1 section 3 with the corrected reverse step.
+    """
+    n_rows, dtype, device = obs.shape[0], weights.dtype, weights.device
+    check_tensor("obs", obs, (n_rows, weights.obs_dim), dtype, device)
+    check_tensor("action", action, (n_rows, weights.action_dim), dtype, device)
+    check_tensor("noise", noise, (weights.steps, n_rows, weights.obs_dim), dtype, device)
+    if torch.is_grad_enabled() and (obs.requires_grad or action.requires_grad):
+        return ReverseChainFunction.apply(weights, obs, action, noise)
+    with torch.no_grad():
+        return _forward(weights)(weights, obs, action, noise, False)[0]
+
+
+def meanflow_step(weights: ChainWeights, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
+    """net(noise, obs, action): the one-step sampler, a chain packed with K = 1 and coefficients (0, 1, 0).
+
+    noise: (N, S); everything else as in `reverse_chain`.
+    """
+    return reverse_chain(weights, obs, action, noise.unsqueeze(0))
+
+
+class ReverseChainFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, weights, obs, action, noise):
+        y, ctx.saved = _forward(weights)(weights, obs, action, noise, True)
+        ctx.weights = weights
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        refuse_second_order("reverse_chain")
+        # Autograd may hand over an expanded gradient, which no caller of the operator controls.
+        dobs, daction = _backward(ctx.weights)(ctx.weights, dy.contiguous(), ctx.saved)
+        return None, dobs, daction, None
+
+
+def _forward(weights: ChainWeights):
+    if weights.device.type != "cuda":
+        return reverse_chain_reference
+    from fastdwm.kernels.reverse_chain.kernel import reverse_chain_fwd
+
+    return reverse_chain_fwd
+
+
+def _backward(weights: ChainWeights):
+    if weights.device.type != "cuda":
+        return reverse_chain_backward_reference
+    from fastdwm.kernels.reverse_chain.kernel import reverse_chain_bwd
+
+    return reverse_chain_bwd

@@ -1,0 +1,181 @@
+"""The frozen denoiser in the form that a reverse step reads: first layer split, time table made, tiles padded.
+
+The first layer is linear in (y, obs, action, time features), so z_0 = y W_y + (obs, action) W_c + (t_k W_t + b_0). The
+last term is a table of K rows made here; the middle one is a single product per chain; only W_y is left in the K loop.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastdwm.kernels.contract import check_choice, check_range, check_tensor
+from fastdwm.kernels.launch import (
+    PRECISIONS,
+    Launch,
+    chain_launch,
+    chunk,
+    device_capability,
+    operand_dtype,
+    pad_block,
+    round_operand,
+)
+
+MAX_OBS, MAX_ACTION, MAX_WIDTH = 128, 32, 512
+"""largest sizes that the Triton kernels are compiled and checked for"""
+
+
+@dataclass(frozen=True)
+class DenoiserShape:
+    """What the kernels are compiled for; `width` is the padded hidden width."""
+
+    obs_dim: int
+    action_dim: int
+    width: int
+    hidden_layers: int
+    precision: str
+    capability: int
+
+    @property
+    def launch(self) -> Launch:
+        return chain_launch(self.width, self.precision, self.capability)
+
+
+@dataclass(frozen=True, eq=False)
+class ChainWeights:
+    """K reverse steps of one frozen denoiser, made by `pack_chain`; own memory, no gradients.
+
+    For the reference, in the state's dtype and rounded to the operands' precision:
+    w_in (S, D), w_cond (S + A, D), table (K, D), w_hidden and b_hidden (one of each per hidden-to-hidden layer),
+    w_out (S, D), transposed, b_out (S,), coefficients (K, 3) and the same as Python floats, `affine`.
+
+    For the kernels, padded with zeros to the common width D = `width`, a power of two, in the operands' dtype:
+    tiles     (d_out, d_in) matrices one after the other: cond, in, hidden.., out; each cut into the tiles of columns
+              that `launch` streams
+    tiles_t   their transposes, in the same order, cut likewise
+    constants b_hidden (n, D), b_out, table (K, D), in float32
+    """
+
+    obs_dim: int
+    action_dim: int
+    precision: str
+    w_in: Tensor
+    w_cond: Tensor
+    table: Tensor
+    w_hidden: tuple[Tensor, ...]
+    b_hidden: tuple[Tensor, ...]
+    w_out: Tensor
+    b_out: Tensor
+    coefficients: Tensor
+    affine: tuple[tuple[float, float, float], ...]
+    width: int
+    launch: Launch
+    tiles: Tensor
+    tiles_t: Tensor
+    constants: Tensor
+
+    @property
+    def steps(self) -> int:
+        """Network calls per chain (K)."""
+        return len(self.affine)
+
+    @property
+    def hidden_layers(self) -> int:
+        return 1 + len(self.w_hidden)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """dtype of observations, noise and results."""
+        return self.table.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.table.device
+
+
+@torch.no_grad()
+def pack_chain(
+    params: dict[str, Tensor],
+    embedding: Tensor,
+    coefficients: Tensor,
+    obs_dim: int,
+    action_dim: int,
+    precision: str = "ieee",
+) -> ChainWeights:
+    """Copy a denoiser into the form that the fused reverse step and chain read.
+
+    params: w0 (S + S + A + features, D0), b0, .., layout (d_in, d_out), input order (y, obs, action, time features),
+    SiLU after every layer but the last; float32, or float64 on the CPU.   embedding: (K, features).
+    coefficients: (K, 3) rows (c_y, c_out, sigma); row k - 1 belongs to step k. Copied to the host once, here.
+    precision: operands of every product, "ieee", "tf32" or "bf16"; sums and state keep the parameters' dtype.
+    Raises ValueError on shapes that disagree or, on CUDA, on sizes beyond MAX_OBS, MAX_ACTION and MAX_WIDTH.
+    """
+    check_choice("precision", precision, PRECISIONS)
+    layers = [(params[f"w{i}"].detach(), params[f"b{i}"].detach()) for i in range(len(params) // 2)]
+    _check(layers, embedding, coefficients, obs_dim, action_dim)
+    (w_first, b_first), *hidden, (w_out, b_out) = layers
+    dtype = w_first.dtype
+    inputs = [obs_dim, obs_dim + action_dim, embedding.shape[1]]
+    w_in, w_cond, w_time = w_first.split(inputs)
+    table = (embedding.double() @ w_time.double() + b_first.double()).to(dtype)
+    natural = [round_operand(w, precision).contiguous() for w in (w_cond, w_in, *(w for w, _ in hidden), w_out)]
+    width = pad_block(max(w.shape[1] for w, _ in layers[:-1]))
+    launch = chain_launch(width, precision, device_capability(w_first.device))
+    tiles, tiles_t = _tiles([w.to(operand_dtype(precision)) for w in natural], width, launch.tile)
+    biases = [*(b for _, b in hidden), b_out, *table]
+    sizes = [width] * len(hidden) + [pad_block(obs_dim)] + [width] * len(table)
+    return ChainWeights(
+        obs_dim=obs_dim,
+        action_dim=action_dim,
+        precision=precision,
+        w_in=natural[1].clone(),
+        w_cond=natural[0].clone(),
+        table=table,
+        w_hidden=tuple(w.clone() for w in natural[2:-1]),
+        b_hidden=tuple(b.clone() for _, b in hidden),
+        w_out=natural[-1].mT.clone(memory_format=torch.contiguous_format),
+        b_out=b_out.clone(),
+        coefficients=coefficients.to(dtype=dtype, device=w_first.device, copy=True),
+        affine=tuple(tuple(row) for row in coefficients.double().tolist()),
+        width=width,
+        launch=launch,
+        tiles=tiles,
+        tiles_t=tiles_t,
+        constants=torch.cat([F.pad(b.float(), (0, n - len(b))) for b, n in zip(biases, sizes, strict=True)]),
+    )
+
+
+def _check(layers: list, embedding: Tensor, coefficients: Tensor, obs_dim: int, action_dim: int) -> None:
+    """Raise unless the layers form the denoiser that `pack_chain` describes."""
+    check_range("number of layers", len(layers), 2, 16)
+    device, dtype = layers[0][0].device, layers[0][0].dtype
+    check_tensor("embedding", embedding, (None, None), embedding.dtype)
+    check_tensor("coefficients", coefficients, (len(embedding), 3), coefficients.dtype)
+    d_in = 2 * obs_dim + action_dim + embedding.shape[1]
+    for i, (w, b) in enumerate(layers):
+        d_out = obs_dim if i == len(layers) - 1 else w.shape[-1]
+        check_tensor(f"w{i}", w, (d_in, d_out), dtype, device)
+        check_tensor(f"b{i}", b, (d_out,), dtype, device)
+        d_in = d_out
+    if device.type == "cuda":
+        check_range("obs_dim", obs_dim, 1, MAX_OBS)
+        check_range("action_dim", action_dim, 1, MAX_ACTION)
+        check_range("hidden width", max(w.shape[1] for w, _ in layers[:-1]), 1, MAX_WIDTH)
+
+
+def _tiles(matrices: list[Tensor], width: int, tile: int) -> tuple[Tensor, Tensor]:
+    """Flat, padded (d_out, d_in) matrices, and their transposes, cut into tiles; `matrices` are (d_in, d_out)."""
+    last = len(matrices) - 1
+    rows = [pad_block(len(w)) if i < 2 else width for i, w in enumerate(matrices)]
+    columns = [pad_block(w.shape[1]) if i == last else width for i, w in enumerate(matrices)]
+    padded = [
+        F.pad(w, (0, n - w.shape[1], 0, m - w.shape[0])) for w, m, n in zip(matrices, rows, columns, strict=True)
+    ]
+    return torch.cat([_cut(w.mT, tile) for w in padded]), torch.cat([_cut(w, tile) for w in padded])
+
+
+def _cut(w: Tensor, tile: int) -> Tensor:
+    """(d_out, d_in) -> flat (n_tiles, d_out, columns); tile i holds columns i, i + n_tiles, i + 2 n_tiles, .."""
+    columns = chunk(*w.shape, tile)
+    return w.reshape(len(w), columns, -1).permute(2, 0, 1).flatten()

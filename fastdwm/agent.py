@@ -15,11 +15,13 @@ from fastdwm.rebrac import policy
 from fastdwm.rollout import World, terminal_value
 
 
-def make_objective(world: World, config: ITPOConfig, backend: str) -> Objective:
+def make_objective(world: World, layout: Layout, config: ITPOConfig, backend: str) -> Objective:
     """The imagined return in plain torch ("reference"), or by the fused operators ("fused", and "auto")."""
     if backend not in BACKENDS:
         raise InputError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
-    return ReferenceObjective(world, config) if backend == "reference" else FusedObjective(world, config)
+    if backend == "reference":
+        return ReferenceObjective(world, layout, config)
+    return FusedObjective(world, layout, config)
 
 
 class Agent:
@@ -43,10 +45,10 @@ class Agent:
         hand-derived gradients; "auto" is fused. Both return the same actions up to rounding."""
         self.bundle, self.config, self.seed, self.device = bundle, config, seed, torch.device(device)
         self.world = bundle.world(self.device)
-        self.objective = make_objective(self.world, config, backend)
         base = map_params(lambda value: value.unsqueeze(0).to(self.device), bundle.policy)
         self.layout = Layout.of(base)
         self.base_policy = self.layout.pack(base)
+        self.objective = make_objective(self.world, self.layout, config, backend)
         self._forget()
 
     def _forget(self) -> None:
@@ -148,7 +150,7 @@ class Agent:
             return {}
         rows, noise, decision = self._last
         base, params = self._base(len(rows)), self.adapted.params
-        after = self.objective.value(self.layout.views(params), self.layout.views(base), rows, noise[0])
+        after = self.objective.value(params, base, rows, noise[0])
         values = {
             "objective_before": decision.objective,
             "objective_after": after,

@@ -1,27 +1,30 @@
 """The imagined return by the fused operators: the same objective as `rollout.py`, with its gradient derived by hand."""
 
-import torch
 from torch import Tensor
 
 from fastdwm.config import ITPOConfig
 from fastdwm.kernels.frozen_mlp import pack_frozen_mlp
+from fastdwm.kernels.layout import Layout
 from fastdwm.kernels.reverse_step import pack_chain
 from fastdwm.kernels.rollout import RolloutModels, rollout_gradient, rollout_value
-from fastdwm.nets import Params
 from fastdwm.rollout import World
 
 
 class FusedObjective:
     """J of B policies and its gradient, an `itpo.Objective`. Packs the frozen models once."""
 
-    def __init__(self, world: World, config: ITPOConfig, precision: str = "ieee"):
-        """precision: operands of every product, "ieee", "tf32" or "bf16"; sums and states stay float32."""
+    def __init__(self, world: World, layout: Layout, config: ITPOConfig, precision: str | None = None):
+        """precision: operands of every product, "ieee", "tf32" or "bf16", with float32 sums and states; none: bf16 on a
+        GPU, ieee elsewhere."""
         dynamics, limits = world.dynamics, world.limits
-        obs_dim, action_dim = len(dynamics.obs_mean), world.critics["w0"].shape[1] - len(dynamics.obs_mean)
-        chain = pack_chain(dynamics.params, dynamics.embedding, dynamics.coefficients, obs_dim, action_dim, precision)
+        precision = precision or ("bf16" if dynamics.obs_mean.is_cuda else "ieee")
+        chain = pack_chain(
+            dynamics.params, dynamics.embedding, dynamics.coefficients, layout.sizes[0], layout.sizes[-1], precision
+        )
         self.models = RolloutModels(
+            policy=layout,
             chain=chain,
-            reward=pack_frozen_mlp(single(world.reward.params), precision=precision),
+            reward=pack_frozen_mlp(world.reward.params, precision=precision),
             critics=pack_frozen_mlp(world.critics, reduce=config.terminal_value, precision=precision),
             obs_mean=dynamics.obs_mean,
             obs_std=dynamics.obs_std,
@@ -34,15 +37,8 @@ class FusedObjective:
             anchor_coef=config.anchor_coef,
         )
 
-    @torch.no_grad()
-    def value(self, params: Params, base: Params, obs: Tensor, noise: Tensor) -> Tensor:
+    def value(self, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor) -> Tensor:
         return rollout_value(self.models, params, base, obs, noise)
 
-    @torch.no_grad()
-    def gradient(self, params: Params, base: Params, obs: Tensor, noise: Tensor) -> tuple[Tensor, Params]:
+    def gradient(self, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         return rollout_gradient(self.models, params, base, obs, noise)
-
-
-def single(params: Params) -> Params:
-    """One network as a stack of one."""
-    return {name: value.unsqueeze(0) for name, value in params.items()}

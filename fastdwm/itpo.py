@@ -13,7 +13,6 @@ from torch import Tensor
 
 from fastdwm.config import ITPOConfig
 from fastdwm.kernels.layout import Layout
-from fastdwm.nets import Params
 from fastdwm.rebrac import policy
 from fastdwm.rollout import World, imagined_return
 
@@ -22,13 +21,13 @@ BACKTRACK_HALVINGS = 10
 
 
 class Objective(Protocol):
-    """The imagined return J as Algorithm 1 needs it; B policies (B, ...), obs (B, S), noise (H, K, B, M, S)."""
+    """The imagined return J as Algorithm 1 needs it; B policies (B, P), obs (B, S), noise (H, K, B, M, S)."""
 
-    def value(self, params: Params, base: Params, obs: Tensor, noise: Tensor) -> Tensor:
+    def value(self, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor) -> Tensor:
         """J (B,)."""
 
-    def gradient(self, params: Params, base: Params, obs: Tensor, noise: Tensor) -> tuple[Tensor, Params]:
-        """J (B,) and its gradient with respect to each episode's parameters (B, ...)."""
+    def gradient(self, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """J (B,) and its gradient (B, P) with respect to each episode's parameters."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +35,20 @@ class ReferenceObjective:
     """`imagined_return`, differentiated by autograd: the truth that faster objectives are checked against."""
 
     world: World
+    layout: Layout
     config: ITPOConfig
 
     @torch.no_grad()
-    def value(self, params: Params, base: Params, obs: Tensor, noise: Tensor) -> Tensor:
-        return imagined_return(params, base, self.world, obs, noise, self.config)
+    def value(self, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor) -> Tensor:
+        views = self.layout.views(params), self.layout.views(base)
+        return imagined_return(*views, self.world, obs, noise, self.config)
 
     @torch.enable_grad()
-    def gradient(self, params: Params, base: Params, obs: Tensor, noise: Tensor) -> tuple[Tensor, Params]:
-        leaves = {name: value.detach().requires_grad_(True) for name, value in params.items()}
-        returns = imagined_return(leaves, base, self.world, obs, noise, self.config)
+    def gradient(self, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        leaves = {name: value.detach().requires_grad_(True) for name, value in self.layout.views(params).items()}
+        returns = imagined_return(leaves, self.layout.views(base), self.world, obs, noise, self.config)
         grads = torch.autograd.grad(returns.sum(), list(leaves.values()))
-        return returns.detach(), dict(zip(leaves, grads, strict=True))
+        return returns.detach(), self.layout.pack(dict(zip(leaves, grads, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -142,9 +143,7 @@ def inner_step(
     noise: (H, K, B, M, S); everything else as in `decide`.
     """
     layout, scale = state.layout, torch.ones_like(obs[:, 0])
-    views, base_views = layout.views(state.params), layout.views(base)
-    returns, grads = objective.gradient(views, base_views, obs, noise)
-    grads = layout.pack(grads)
+    returns, grads = objective.gradient(state.params, base, obs, noise)
     norm = grads.norm(dim=1)
     step = grads
     if config.grad_clip is not None:
@@ -154,8 +153,8 @@ def inner_step(
         params, scale = shorten(layout, state.params, proposal.params, obs, config.trust_region)
         proposal = replace(proposal, params=params)
     if held_out.shape[3]:
-        after = objective.value(layout.views(proposal.params), base_views, obs, held_out)
-        better = after >= objective.value(views, base_views, obs, held_out)
+        after = objective.value(proposal.params, base, obs, held_out)
+        better = after >= objective.value(state.params, base, obs, held_out)
         scale = torch.where(better, scale, 0)
         proposal = proposal.where(better, state)
     return proposal, returns, norm, scale

@@ -30,15 +30,13 @@ def decision(config=CONFIG, noise=None, held_out=None, state=None):
     noise = make_noise(H, K, B, M).unsqueeze(0) if noise is None else noise
     held_out = noise[0][:, :, :, :0] if held_out is None else held_out
     state = start_from(base, config) if state is None else state
-    return decide(state, base, ReferenceObjective(make_world(), config), make_obs(B), noise, held_out, config)
+    return decide(state, base, ReferenceObjective(make_world(), LAYOUT, config), make_obs(B), noise, held_out, config)
 
 
 def gradient(config=CONFIG):
     """J (B,) and the packed gradient (B, P) at the base policies on the default noise."""
-    views = LAYOUT.views(base_policies())
-    noise = make_noise(H, K, B, M)
-    returns, grads = ReferenceObjective(make_world(), config).gradient(views, views, make_obs(B), noise)
-    return returns, LAYOUT.pack(grads)
+    base, noise = base_policies(), make_noise(H, K, B, M)
+    return ReferenceObjective(make_world(), LAYOUT, config).gradient(base, base, make_obs(B), noise)
 
 
 def test_sgd_step_is_the_gradient_times_the_step_size():
@@ -68,12 +66,12 @@ def test_redrawn_noise_uses_one_bank_per_inner_step():
 def test_adam_equals_torch_adam_in_each_episode():
     config = replace(CONFIG, optimiser="adam", inner_steps=3, inner_lr=1e-3)
     state, _ = decision(config)
-    objective = ReferenceObjective(make_world(), config)
+    objective = ReferenceObjective(make_world(), LAYOUT, config)
     leaf = base_policies().requires_grad_(True)
     optimiser = torch.optim.Adam([leaf], 1e-3, maximize=True)
     for _ in range(3):
-        views = LAYOUT.views(leaf.detach())
-        leaf.grad = LAYOUT.pack(objective.gradient(views, views, make_obs(B), make_noise(H, K, B, M))[1])
+        params = leaf.detach()
+        leaf.grad = objective.gradient(params, params, make_obs(B), make_noise(H, K, B, M))[1]
         optimiser.step()
     torch.testing.assert_close(state.params, leaf.detach(), rtol=1e-7, atol=1e-9)
 
@@ -115,9 +113,8 @@ def test_update_that_lowers_the_held_out_return_is_refused():
     base, obs, held_out = base_policies(), make_obs(B), make_noise(H, K, B, M, seed=3)
     state, result = decision(config, held_out=held_out)
     free, _ = decision(replace(config, held_out_particles=0))
-    objective, views = ReferenceObjective(make_world(), config), LAYOUT.views(base)
-    gain = objective.value(LAYOUT.views(free.params), views, obs, held_out)
-    gain = gain - objective.value(views, views, obs, held_out)
+    objective = ReferenceObjective(make_world(), LAYOUT, config)
+    gain = objective.value(free.params, base, obs, held_out) - objective.value(base, base, obs, held_out)
     assert (gain < 0).any() and (gain > 0).any()
     for b in range(B):
         expected = free.params if gain[b] >= 0 else base

@@ -6,9 +6,11 @@ from torch import Tensor
 
 from fastdwm.bundle import Bundle
 from fastdwm.config import BACKENDS, ITPOConfig
+from fastdwm.episodes import Episodes
 from fastdwm.errors import InputError
 from fastdwm.fused import FusedObjective
-from fastdwm.itpo import Adapted, Objective, ReferenceObjective, act, decide
+from fastdwm.graphs import CapturedEpisodes
+from fastdwm.itpo import Decision, Objective, ReferenceObjective, act
 from fastdwm.kernels.layout import Layout
 from fastdwm.nets import map_params
 from fastdwm.rebrac import policy
@@ -27,9 +29,8 @@ def make_objective(world: World, layout: Layout, config: ITPOConfig, backend: st
 class Agent:
     """Acts in B episodes at once, each with its own copy of the policy, adapted at every decision.
 
-    The number of episodes follows from the first observation and stays until `reset()` or `keep`. Episode i draws its
-    noise from its own generator, seeded by seed + i, on the CPU: its actions depend neither on the other episodes nor
-    on the device. With `inner_steps=0` this is the base policy.
+    The number of episodes follows from the first observation and stays until `reset()` or `keep`. What happens in an
+    episode does not depend on the others. With `inner_steps=0` this is the base policy.
     """
 
     def __init__(
@@ -49,36 +50,15 @@ class Agent:
         self.layout = Layout.of(base)
         self.base_policy = self.layout.pack(base)
         self.objective = make_objective(self.world, self.layout, config, backend)
-        self._forget()
-
-    def _forget(self) -> None:
-        """Back to no episodes."""
-        self.adapted: Adapted | None = None
-        self.generators: list[torch.Generator] = []
+        self.episodes: Episodes | CapturedEpisodes | None = None
         self.discarded = np.zeros(0, dtype=np.int64)
-        self._last = None
-        self._base_rows: Tensor | None = None
+        self._last: tuple[Tensor, Decision] | None = None
 
-    def _begin(self, n_episodes: int) -> None:
-        self.adapted = self._start(n_episodes)
-        self.generators = [torch.Generator().manual_seed(self.seed + i) for i in range(n_episodes)]
-        self.discarded = np.zeros(n_episodes, dtype=np.int64)
-
-    def _base(self, n_episodes: int) -> Tensor:
-        """The base policy's parameters (B, P), a row for each episode: unadapted copies then act alike to the bit."""
-        if self._base_rows is None or len(self._base_rows) != n_episodes:
-            self._base_rows = self.base_policy.repeat(n_episodes, 1)
-        return self._base_rows
-
-    def _start(self, n_episodes: int) -> Adapted:
-        return Adapted.start(self.layout, self._base(n_episodes), self.config)
-
-    def _noise(self, particles: int, banks: int) -> Tensor:
-        """Standard normal (banks, H, K, B, M, S), each episode's from its own generator."""
-        steps, obs_dim = self.world.dynamics.noise_steps, self.bundle.obs_dim
-        shape = (banks, self.config.horizon, steps, particles, obs_dim)
-        draws = [torch.randn(shape, generator=generator) for generator in self.generators]
-        return torch.stack(draws, 3).to(self.device)
+    def _begin(self, n_episodes: int) -> Episodes | CapturedEpisodes:
+        noise_shape = (self.world.dynamics.noise_steps, self.bundle.obs_dim)
+        captured = self.device.type == "cuda" and isinstance(self.objective, FusedObjective)
+        kind = CapturedEpisodes if captured else Episodes
+        return kind(self.layout, self.base_policy, self.objective, self.config, noise_shape, n_episodes, self.seed)
 
     def act(self, obs: np.ndarray | Tensor) -> np.ndarray:
         """Actions for one observation or for one of each episode.
@@ -88,25 +68,22 @@ class Agent:
         """
         obs = self._check(obs)
         rows = obs.reshape(-1, obs.shape[-1])
-        if self.adapted is None:
-            self._begin(len(rows))
-        base, config = self._base(len(rows)), self.config
-        state = self._start(len(rows)) if config.reset == "decision" else self.adapted
-        banks = config.inner_steps if config.redraw_noise else min(config.inner_steps, 1)
-        noise = self._noise(config.particles, banks)
-        held_out = self._noise(config.held_out_particles, 1)[0]
-        self.adapted, decision = decide(state, base, self.objective, rows, noise, held_out, config)
+        if self.episodes is None:
+            self.episodes = self._begin(len(rows))
+            self.discarded = np.zeros(len(rows), dtype=np.int64)
+        decision = self.episodes.decide(rows)
         self.discarded += decision.discarded.cpu().numpy()
-        self._last = (rows, noise, decision)
+        self._last = (rows, decision)
         return decision.action.cpu().numpy().reshape(*obs.shape[:-1], -1)
 
     def _check(self, obs: np.ndarray | Tensor) -> Tensor:
         obs = torch.as_tensor(obs).to(self.device, torch.float32)
-        n, expected = len(self.generators), self.bundle.obs_dim
+        expected = self.bundle.obs_dim
         if obs.dim() not in (1, 2) or obs.shape[-1] != expected or obs.numel() == 0:
             raise ValueError(f"obs: expected shape ({expected},) or (B, {expected}), got {tuple(obs.shape)}")
         rows = 1 if obs.dim() == 1 else len(obs)
-        if self.adapted is not None and rows != n:
+        if self.episodes is not None and rows != len(self.episodes):
+            n = len(self.episodes)
             raise ValueError(f"obs: expected one row for each of the {n} episodes, got {rows}; reset() starts anew")
         if not obs.isfinite().all():
             raise ValueError("obs: expected finite values, got NaN or infinity")
@@ -122,22 +99,22 @@ class Agent:
         if self.config.reset == "never":
             return
         if mask is None:
-            self._forget()
-        elif self.adapted is not None:
-            self.adapted = self._start(len(mask)).where(mask.to(self.device), self.adapted)
+            self.episodes, self._last = None, None
+            self.discarded = np.zeros(0, dtype=np.int64)
+        elif self.episodes is not None:
+            self.episodes.restart(mask)
 
     def keep(self, mask: np.ndarray) -> None:
         """Go on with the episodes in mask (B,) alone; the others leave the batch."""
         mask = self._mask(mask)
-        self.adapted = self.adapted.keep(mask.to(self.device))
-        self.generators = [g for g, kept in zip(self.generators, mask.tolist(), strict=True) if kept]
+        self.episodes.keep(mask)
         self.discarded = self.discarded[mask.numpy()]
         self._last = None
 
     def _mask(self, mask: np.ndarray) -> Tensor:
         mask = torch.as_tensor(mask)
-        if mask.dtype != torch.bool or mask.shape != (len(self.generators),):
-            shape = (len(self.generators),)
+        shape = (len(self.discarded),)
+        if mask.dtype != torch.bool or mask.shape != shape:
             raise ValueError(f"mask: expected bool of shape {shape}, got {mask.dtype} of {tuple(mask.shape)}")
         return mask
 
@@ -148,9 +125,9 @@ class Agent:
         update that was kept. Costs one more rollout. Empty for the base policy and before the first decision."""
         if self._last is None or self.config.inner_steps == 0:
             return {}
-        rows, noise, decision = self._last
-        base, params = self._base(len(rows)), self.adapted.params
-        after = self.objective.value(params, base, rows, noise[0])
+        rows, decision = self._last
+        base, params = self.episodes.base, self.episodes.params
+        after = self.objective.value(params, base, rows, self.episodes.noise[0].contiguous())
         values = {
             "objective_before": decision.objective,
             "objective_after": after,

@@ -163,6 +163,11 @@ class ITPOConfig:
             value = getattr(self, name)
             require(value is None or value > 0, f"{name}: expected a positive number or none, got {value}")
 
+    @property
+    def noise_banks(self) -> int:
+        """Noise banks that one decision draws for its inner steps."""
+        return self.inner_steps if self.redraw_noise else min(self.inner_steps, 1)
+
 
 BACKENDS = ("auto", "reference", "fused")
 

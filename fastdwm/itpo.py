@@ -128,7 +128,8 @@ def shorten(layout: Layout, before: Tensor, after: Tensor, obs: Tensor, bound: f
         # lerp is exact at both ends: a whole update and none at all keep every bit.
         params = before.lerp(after, scale.unsqueeze(1))
         far = (act(layout, params, obs) - action).abs().amax(1) > bound
-        if not far.any():
+        # Only worth a synchronisation where there is none.
+        if not obs.is_cuda and not far.any():
             return params, scale
         scale = torch.where(far, scale / 2, scale)
     scale = torch.where(far, 0, scale)

@@ -1,0 +1,122 @@
+"""The decision of `episodes.py` captured as one CUDA graph: noise, all inner steps, the update and the action.
+
+Holds no mathematics: it replays what `itpo.decide` defines on buffers that never move. Host cost per decision: one copy
+in, one replay, one copy out.
+"""
+
+from dataclasses import fields, replace
+
+import torch
+from torch import Tensor
+
+from fastdwm.config import ITPOConfig
+from fastdwm.itpo import Adapted, Decision, Objective, decide
+from fastdwm.kernels.layout import Layout
+
+TENSORS = ("params", "first", "second", "count")
+"""of `Adapted`"""
+
+WARM_UP = 3
+"""eager runs before the capture: kernels are compiled and libraries initialised in them"""
+
+
+class CapturedEpisodes:
+    """B episodes with the interface of `Episodes`.
+
+    The batch keeps its B slots when episodes leave; theirs are computed and ignored. Noise comes from one generator on
+    the device, seeded by `seed` and drawn anew at every replay: a slot's noise does not depend on who else is left,
+    but differs from that of `Episodes`.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        base_policy: Tensor,
+        objective: Objective,
+        config: ITPOConfig,
+        noise_shape: tuple[int, int],
+        n_episodes: int,
+        seed: int,
+    ):
+        """Captures the graph on a CUDA device; elsewhere every decision runs the same body eagerly (for tests)."""
+        self.layout, self.objective, self.config, self.noise_shape = layout, objective, config, noise_shape
+        self._base = base_policy.repeat(n_episodes, 1)
+        start = Adapted.start(layout, self._base, config)
+        self._state = replace(start, **{name: getattr(start, name).clone() for name in TENSORS})
+        self._obs = torch.zeros(n_episodes, noise_shape[1], device=base_policy.device)
+        self._slots = torch.arange(n_episodes, device=base_policy.device)
+        self._generator = torch.Generator(base_policy.device).manual_seed(seed)
+        self._graph = None
+        if base_policy.is_cuda:
+            self._capture(seed)
+
+    def _capture(self, seed: int) -> None:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                self._run()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(self._generator)
+        with torch.cuda.graph(graph):
+            self._outputs = self._run()
+        self._graph = graph
+        self._overwrite(Adapted.start(self.layout, self._base, self.config))
+        self._generator.manual_seed(seed)
+
+    def _run(self) -> tuple[Decision, Tensor]:
+        """One decision of all slots on the static buffers: what the graph holds."""
+        config, state = self.config, self._state
+        if config.reset == "decision":
+            state = Adapted.start(self.layout, self._base, config)
+        noise = self._draw(config.noise_banks, config.particles)
+        held_out = self._draw(1, config.held_out_particles)[0]
+        state, decision = decide(state, self._base, self.objective, self._obs, noise, held_out, config)
+        self._overwrite(state)
+        return decision, noise
+
+    def _draw(self, banks: int, particles: int) -> Tensor:
+        steps, obs_dim = self.noise_shape
+        shape = (banks, self.config.horizon, steps, len(self._base), particles, obs_dim)
+        return torch.randn(shape, generator=self._generator, device=self._base.device)
+
+    def _overwrite(self, state: Adapted) -> None:
+        for name in TENSORS:
+            getattr(self._state, name).copy_(getattr(state, name))
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    @property
+    def base(self) -> Tensor:
+        return self._base[self._slots]
+
+    @property
+    def params(self) -> Tensor:
+        return self._state.params[self._slots]
+
+    @property
+    def noise(self) -> Tensor:
+        return self._outputs[1][:, :, :, self._slots]
+
+    def decide(self, obs: Tensor) -> Decision:
+        """Adapt and act in obs (B, S); the result is the caller's to keep."""
+        self._obs[self._slots] = obs
+        if self._graph is None:
+            self._outputs = self._run()
+        else:
+            self._graph.replay()
+        decision = self._outputs[0]
+        return Decision(**{field.name: getattr(decision, field.name)[self._slots] for field in fields(Decision)})
+
+    def restart(self, mask: Tensor) -> None:
+        """The policies of the episodes in mask (B,) are the base policy again; the noise goes on."""
+        slots = self._slots[mask.to(self._slots.device)]
+        start = Adapted.start(self.layout, self._base, self.config)
+        for name in TENSORS:
+            getattr(self._state, name)[slots] = getattr(start, name)[slots]
+
+    def keep(self, mask: Tensor) -> None:
+        """Go on with the episodes in mask (B,) alone."""
+        self._slots = self._slots[mask.to(self._slots.device)]

@@ -101,3 +101,20 @@ def move_towards(target: Params, source: Params, rate: float) -> None:
 def cosine(n_updates: int, total: int) -> float:
     """Factor on a step size that decays from 1 to 0 along half a cosine."""
     return 0.5 * (1 + math.cos(math.pi * n_updates / total))
+
+
+def adam(params: Params, lr: float) -> torch.optim.Adam:
+    """Adam on all parameters; on a GPU its update can be captured as a graph, and its step size is on the device."""
+    values = list(params.values())
+    if values[0].is_cuda:
+        return torch.optim.Adam(values, torch.tensor(lr, device=values[0].device), fused=True, capturable=True)
+    return torch.optim.Adam(values, lr, fused=True)
+
+
+def set_lr(optimiser: torch.optim.Adam, lr: float) -> None:
+    """Change the step size, in place where a captured graph reads it."""
+    group = optimiser.param_groups[0]
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(lr)
+    else:
+        group["lr"] = lr

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastdwm.config import ReBRACConfig
-from fastdwm.nets import Params, cosine, init_mlp, map_params, mlp, mlp_shapes, move_towards
+from fastdwm.nets import Params, adam, cosine, init_mlp, map_params, mlp, mlp_shapes, move_towards, set_lr
 
 
 def policy(params: Params, obs: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ def actor_loss(
 
 
 class ReBRAC:
-    """Trainable state: policy, critics, their targets and optimisers. `update` is one critic update."""
+    """A `training.Trainer`: policy, critics, their targets and optimisers; one critic update a step."""
 
     def __init__(self, policy: Params, critics: Params, config: ReBRACConfig, generator: torch.Generator):
         """policy, critics: fresh parameters (`init_policy`, `init_critics`), owned by this object from now on.
@@ -95,12 +95,21 @@ class ReBRAC:
         for value in (*policy.values(), *critics.values()):
             value.requires_grad_(True)
         self.optimisers = {
-            "policy": torch.optim.Adam(policy.values(), config.actor_lr, fused=True),
-            "critics": torch.optim.Adam(critics.values(), config.critic_lr, fused=True),
+            "policy": adam(policy, config.actor_lr),
+            "critics": adam(critics, config.critic_lr),
         }
 
-    def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """One critic step and, every `policy_period` calls, one policy step and one move of the targets.
+    def advance(self) -> bool:
+        """Count an update and set the step sizes; returns whether the policy moves in it."""
+        self.n_updates += 1
+        config = self.config
+        share = cosine(self.n_updates - 1, config.updates) if config.lr_decay else 1.0
+        set_lr(self.optimisers["policy"], share * config.actor_lr)
+        set_lr(self.optimisers["critics"], share * config.critic_lr)
+        return self.n_updates % config.policy_period == 0
+
+    def step(self, batch: dict[str, Tensor], with_policy: bool) -> dict[str, Tensor]:
+        """One critic step and, `with_policy`, one policy step and one move of the targets.
 
         batch: obs, next_obs (N, S); action, next_action (N, A); reward, terminated (N,); float32.
         Returns the losses, the mean value and the mean squared distance of the policy from the data, to be logged.
@@ -113,10 +122,7 @@ class ReBRAC:
         loss, q_mean = critic_loss(nets["critics"], batch, target)
         self._step("critics", loss)
         info = {"critic_loss": loss.detach(), "q_mean": q_mean}
-        self.n_updates += 1
-        if config.lr_decay:
-            self._decay()
-        if self.n_updates % config.policy_period == 0:
+        if with_policy:
             # The target policy follows the policy from before its step, as in the reference implementation.
             move_towards(nets["target_policy"], nets["policy"], config.target_rate)
             loss, distance = actor_loss(nets["policy"], map_params(Tensor.detach, nets["critics"]), batch, config)
@@ -124,11 +130,6 @@ class ReBRAC:
             move_towards(nets["target_critics"], nets["critics"], config.target_rate)
             info |= {"actor_loss": loss.detach(), "bc_distance": distance}
         return info
-
-    def _decay(self) -> None:
-        share = cosine(self.n_updates, self.config.updates)
-        self.optimisers["policy"].param_groups[0]["lr"] = share * self.config.actor_lr
-        self.optimisers["critics"].param_groups[0]["lr"] = share * self.config.critic_lr
 
     def _step(self, network: str, loss: Tensor) -> None:
         params = list(self.networks[network].values())

@@ -6,7 +6,7 @@ whole state, so that one function saves and restores them all.
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from time import perf_counter
 from typing import Protocol
@@ -19,21 +19,27 @@ from torch import Tensor
 
 from fastdwm.config import DiffusionConfig, RewardConfig
 from fastdwm.errors import InputError
-from fastdwm.nets import Params, cosine, map_params, move_towards
+from fastdwm.nets import Params, adam, cosine, map_params, move_towards, set_lr
 
 Loss = Callable[[Params, dict[str, Tensor], torch.Generator], Tensor]
+WARM_UP = 3
+"""eager updates before a capture: they initialise libraries and the optimisers' state"""
+
 OnLine = Callable[[str, dict[str, float]], None]
 
 
 class Trainer(Protocol):
-    """What `fit` needs of a model in training."""
+    """What `fit` needs of a model in training: `advance` does what the host must do, `step` what a graph can hold."""
 
     networks: dict[str, Params]
     optimisers: dict[str, torch.optim.Adam]
     generator: torch.Generator
     n_updates: int
 
-    def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def advance(self) -> Hashable:
+        """Count an update and set its step sizes; returns which kind of step it is."""
+
+    def step(self, batch: dict[str, Tensor], kind: Hashable) -> dict[str, Tensor]:
         """One gradient step; returns scalars to log."""
 
 
@@ -58,19 +64,22 @@ class ModelTrainer:
         self.networks = {"raw": params, "averaged": map_params(Tensor.clone, params)}
         for value in params.values():
             value.requires_grad_(True)
-        self.optimisers = {"raw": torch.optim.Adam(params.values(), config.lr, fused=True)}
+        self.optimisers = {"raw": adam(params, config.lr)}
 
-    def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def advance(self) -> None:
+        """Count an update and set its step size; all steps are of one kind."""
+        set_lr(self.optimisers["raw"], self.config.lr * cosine(self.n_updates, self.config.updates))
+        self.n_updates += 1
+
+    def step(self, batch: dict[str, Tensor], kind: None = None) -> dict[str, Tensor]:
         """One gradient step on the batch."""
-        raw, optimiser, config = self.networks["raw"], self.optimisers["raw"], self.config
-        optimiser.param_groups[0]["lr"] = config.lr * cosine(self.n_updates, config.updates)
+        raw = self.networks["raw"]
         loss = self.loss(raw, batch, self.generator)
         for value, grad in zip(raw.values(), torch.autograd.grad(loss, list(raw.values())), strict=True):
             value.grad = grad
-        norm = torch.nn.utils.clip_grad_norm_(raw.values(), config.grad_clip)
-        optimiser.step()
+        norm = torch.nn.utils.clip_grad_norm_(raw.values(), self.config.grad_clip)
+        self.optimisers["raw"].step()
         move_towards(self.networks["averaged"], raw, self.ema_rate)
-        self.n_updates += 1
         return {"loss": loss.detach(), "grad_norm": norm.detach()}
 
 
@@ -120,10 +129,12 @@ def fit(
     if checkpoint.exists():
         restore(trainer, checkpoint)
     lines = _rewind(log, trainer.n_updates)
+    updates_of = CapturedUpdates if batches.matrix.is_cuda else eager
+    update = updates_of(trainer, batches, batch_size)
     window: dict[str, list[Tensor]] = {}
     window_start = perf_counter()
     while trainer.n_updates < updates:
-        for key, value in trainer.update(batches.sample(batch_size, trainer.generator)).items():
+        for key, value in update().items():
             window.setdefault(key, []).append(value)
         n = trainer.n_updates
         if n % log_every == 0 or n == updates:
@@ -140,6 +151,42 @@ def fit(
         if n % 20 == 0 or n == updates:
             on_progress(name, n, updates)
     return lines
+
+
+def eager(trainer: Trainer, batches: Batches, batch_size: int) -> Callable[[], dict[str, Tensor]]:
+    """A function that does one update and returns its scalars."""
+
+    def update() -> dict[str, Tensor]:
+        kind = trainer.advance()
+        return trainer.step(batches.sample(batch_size, trainer.generator), kind)
+
+    return update
+
+
+class CapturedUpdates:
+    """The same on a GPU: each kind of update is captured as a CUDA graph after WARM_UP eager ones, batch included."""
+
+    def __init__(self, trainer: Trainer, batches: Batches, batch_size: int):
+        self.trainer, self.batches, self.batch_size = trainer, batches, batch_size
+        self.eager_runs: dict[Hashable, int] = {}
+        self.graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, dict[str, Tensor]]] = {}
+
+    def __call__(self) -> dict[str, Tensor]:
+        kind = self.trainer.advance()
+        runs = self.eager_runs[kind] = self.eager_runs.get(kind, 0) + 1
+        if runs <= WARM_UP:
+            return self.step(kind)
+        if kind not in self.graphs:
+            graph = torch.cuda.CUDAGraph()
+            graph.register_generator_state(self.trainer.generator)
+            with torch.cuda.graph(graph):
+                self.graphs[kind] = graph, self.step(kind)
+        graph, info = self.graphs[kind]
+        graph.replay()
+        return {name: value.clone() for name, value in info.items()}
+
+    def step(self, kind: Hashable) -> dict[str, Tensor]:
+        return self.trainer.step(self.batches.sample(self.batch_size, self.trainer.generator), kind)
 
 
 def snapshot(trainer: Trainer) -> dict[str, Tensor]:
@@ -168,8 +215,11 @@ def restore(trainer: Trainer, path: Path) -> None:
             for name, value in trainer.networks[network].items():
                 prefix = f"optimisers.{network}.{name}."
                 moments = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
-                # The update count is read on the host, the moments on the device.
-                optimiser.state[value] = {k: t if k == "step" else t.to(value.device) for k, t in moments.items()}
+                # The update count is read on the host, unless a captured graph reads it.
+                on_device = optimiser.defaults["capturable"]
+                optimiser.state[value] = {
+                    k: t.to(value.device) if k != "step" or on_device else t for k, t in moments.items()
+                }
         trainer.generator.set_state(tensors["generator"])
         trainer.n_updates = int(tensors["n_updates"])
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:

@@ -114,12 +114,12 @@ def trainer():
 
 def test_policy_and_targets_move_on_every_second_update_only(trainer):
     start = copy.deepcopy(trainer.networks)
-    trainer.update(batch())
+    trainer.step(batch(), trainer.advance())
     after_one = copy.deepcopy(trainer.networks)
     assert not torch.equal(after_one["critics"]["w0"], start["critics"]["w0"])
     for name in ("policy", "target_policy", "target_critics"):
         assert all(torch.equal(after_one[name][k], start[name][k]) for k in start[name])
-    trainer.update(batch())
+    trainer.step(batch(), trainer.advance())
     nets = trainer.networks
     assert not torch.equal(nets["policy"]["w0"], start["policy"]["w0"])
     # The target policy follows the policy from before its step, the target critics the critics from after theirs.
@@ -131,7 +131,7 @@ def test_policy_and_targets_move_on_every_second_update_only(trainer):
 
 
 def test_actor_step_leaves_the_critics_alone(trainer):
-    trainer.update(batch())
+    trainer.step(batch(), trainer.advance())
     before = copy.deepcopy(trainer.networks["critics"])
     loss, _ = actor_loss(trainer.networks["policy"], before, batch(), trainer.config)
     trainer._step("policy", loss)
@@ -147,18 +147,18 @@ def test_critics_learn_a_known_value():
     policy, q = init_policy(1, 1, (16,), generator(1)), init_critics(1, 1, (16,), generator(2))
     trainer = ReBRAC(policy, q, config, generator())
     for _ in range(400):
-        trainer.update(one)
+        trainer.step(one, trainer.advance())
     value = critics(q, torch.zeros(1, 1), torch.zeros(1, 1))
     torch.testing.assert_close(value, torch.full((2, 1), 2.0), rtol=0.02, atol=0)
 
 
-def test_decayed_step_sizes_follow_a_cosine_to_zero():
+def test_decayed_step_sizes_follow_a_cosine():
     config = replace(trainer_config(), lr_decay=True, updates=4)
     policy, q = init_policy(1, 1, (8, 8), generator(1)), init_critics(1, 1, (8, 8), generator(2))
     decaying = ReBRAC(policy, q, config, generator())
     shares = []
     for _ in range(4):
-        decaying.update(batch())
+        decaying.step(batch(), decaying.advance())
         shares.append(decaying.optimisers["policy"].param_groups[0]["lr"] / config.actor_lr)
     half = math.sqrt(0.5)
-    assert shares == pytest.approx([(1 + half) / 2, 0.5, (1 - half) / 2, 0.0])
+    assert shares == pytest.approx([1.0, (1 + half) / 2, 0.5, (1 - half) / 2])

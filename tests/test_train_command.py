@@ -108,6 +108,17 @@ def test_killed_run_resumes_to_the_same_weights(trained, dataset, tmp_path):
     assert updates == [20, 40, 60]
 
 
+@pytest.mark.gpu
+def test_training_on_a_gpu_captures_its_updates(dataset, tmp_path):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    result = run(dataset, tmp_path / "run", "--device=cuda", cache=tmp_path)
+    assert result.returncode == 0, result.stderr
+    lines = [json.loads(line) for line in (tmp_path / "run" / "dynamics.jsonl").read_text().splitlines()]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    Bundle.load(tmp_path / "run" / "bundle")
+
+
 def test_models_learn_the_toy_dynamics(dataset, tmp_path):
     # s' - s is the first action times 0.1 in every coordinate and r = s_0: a mean predictor scores 1 and 1.
     flags = ("--dynamics.updates=600", "--reward.updates=600", "--dynamics.lr=3e-3", "--reward.lr=3e-3")

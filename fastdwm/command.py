@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from itertools import takewhile
 from typing import Annotated, Any, Literal, NoReturn
 
 from fastdwm.errors import InputError
@@ -69,9 +70,17 @@ def parse(presets: Mapping[str, Any], prog: str, description: str, argv: list[st
         for refused in _causes(stop):
             if isinstance(refused, InputError):
                 raise refused from None
-        sys.stderr.write(errors.getvalue())
+        if stop.code == 2:
+            raise InputError(_unboxed(errors.getvalue())) from None
         raise
     return parsed.task, parsed.config
+
+
+def _unboxed(message: str) -> str:
+    """What tyro's framed message says between its title and its help texts, in one line."""
+    lines = [line.strip("╭╮╰╯│─ ") for line in message.splitlines()]
+    said = [line for line in lines if line][1:]
+    return " ".join(takewhile(lambda line: not line.startswith(("Argument helptext", "For full helptext")), said))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

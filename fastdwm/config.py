@@ -101,6 +101,93 @@ class DiffusionConfig:
 
 
 @dataclass(frozen=True)
+class MeanFlowConfig:
+    """Conditional one-step MeanFlow model of the next observation."""
+
+    updates: int = 200_000
+    """gradient steps"""
+    batch_size: int = 2048
+    """transitions per gradient step"""
+    lr: float = 3e-4
+    """Adam step size, decayed to zero by a cosine"""
+    target: Literal["x", "u", "g"] = "x"
+    """what the network predicts: the clean target, the average velocity (as the MeanFlow paper), or noise minus it"""
+    objective: Literal["imf", "mf"] = "imf"
+    """direction of the derivative in the loss: the predicted velocity (improved MeanFlow) or that of the noise drawn"""
+    time_law: Literal["logit_normal", "uniform"] = "logit_normal"
+    """law of the two flow times in training; logit_normal is sigmoid(-0.4 + N(0, 1))"""
+    equal_share: float = 0.5
+    """share of the batch with two equal times, which is plain flow matching"""
+    adaptive_power: float = 0.0
+    """power by which rows with a large error are weighted down; 0: not at all"""
+    tilt: Literal["none", "policy", "value"] = "policy"
+    """weights of the transitions: equal, large near the policy's actions, or by the outcome's value against the mean"""
+    policy_tilt: float | None = None
+    """strength of the policy tilt (kappa); none: the largest with an effective sample size of half the data"""
+    value_tilt: float = -0.5
+    """strength of the value tilt (beta), negative is pessimistic"""
+    hidden: tuple[int, ...] = (512, 512, 512)
+    """hidden widths"""
+    time_features: int = 16
+    """sinusoidal features of the two flow times, a multiple of four"""
+    grad_clip: float = 1.0
+    """bound of the global gradient norm"""
+    ema_rate: float = 0.005
+    """fraction by which the sampled (averaged) weights follow the trained ones"""
+    sample_steps: Literal[1, 2, 4] = 1
+    """network calls per imagined transition"""
+    temperature: float = 1.0
+    """scale of the noise that a sample starts from (tau); 0: deterministic"""
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "batch_size", "lr", "grad_clip"):
+            require(getattr(self, name) > 0, f"{name}: expected a positive number, got {getattr(self, name)}")
+        # A bundle's JSON comes here unchecked, unlike the command line.
+        for item in fields(self):
+            if options := get_args(item.type):
+                value = getattr(self, item.name)
+                known = ", ".join(map(str, options))
+                require(value in options, f"{item.name}: expected one of {known}, got {value}")
+        for name in ("equal_share", "temperature"):
+            require(0 <= getattr(self, name) <= 1, f"{name}: expected a number in [0, 1], got {getattr(self, name)}")
+        for name in ("adaptive_power", "policy_tilt"):
+            value = getattr(self, name)
+            require(value is None or value >= 0, f"{name}: expected a number >= 0, got {value}")
+        features = self.time_features
+        require(features > 0 and features % 4 == 0, f"time_features: expected a multiple of 4, got {features}")
+        require(0 < self.ema_rate <= 1, f"ema_rate: expected a number in (0, 1], got {self.ema_rate}")
+        require_widths(self.hidden)
+
+    def equal_rows(self, batch_size: int) -> int:
+        """Rows of a batch, its first ones, whose two times are equal: a fixed number, so that the split is static."""
+        return round(self.equal_share * batch_size)
+
+
+@dataclass(frozen=True)
+class DeterministicConfig:
+    """Regression of the next observation: the plain baseline of the world model."""
+
+    updates: int = 200_000
+    """gradient steps"""
+    batch_size: int = 2048
+    """transitions per gradient step"""
+    lr: float = 3e-4
+    """Adam step size, decayed to zero by a cosine"""
+    hidden: tuple[int, ...] = (512, 512, 512)
+    """hidden widths"""
+    grad_clip: float = 1.0
+    """bound of the global gradient norm"""
+    ema_rate: float = 0.005
+    """fraction by which the averaged weights follow the trained ones"""
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "batch_size", "lr", "grad_clip"):
+            require(getattr(self, name) > 0, f"{name}: expected a positive number, got {getattr(self, name)}")
+        require(0 < self.ema_rate <= 1, f"ema_rate: expected a number in (0, 1], got {self.ema_rate}")
+        require_widths(self.hidden)
+
+
+@dataclass(frozen=True)
 class RewardConfig:
     """Regression of the reward on observation and action."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from fastdwm.bundle import Bundle
 
 # Settings that change the weights: a run is only resumed with the same ones.
+IDENTITY_FILE = "config.json"
 IDENTITY = ("dataset", "seed", "holdout", "rebrac", "dynamics", "reward")
 
 
@@ -51,7 +53,7 @@ def main(task_name: str, config: TrainConfig) -> None:
     task = get_task(task_name)
     config = dataclasses.replace(config, rebrac=config.rebrac.for_task(task))
     folder = config.out or Path("runs") / task.name
-    prepare_folder(folder, task, config)
+    identity = open_folder(folder, task, config)
     command.set_up_torch(config.threads, config.device)
 
     from fastdwm import data
@@ -59,6 +61,8 @@ def main(task_name: str, config: TrainConfig) -> None:
 
     on_line = event_writer(folder) if config.tensorboard else None
     transitions = data.load(task, config.dataset)
+    # Only now: a first attempt that found no data must not pin the settings of the next.
+    (folder / IDENTITY_FILE).write_text(json.dumps(identity, indent=2) + "\n")
     with command.progress() as on_progress:
         bundle = train(task, transitions, config, folder, on_progress, on_line)
     bundle.save(folder / "bundle")
@@ -66,22 +70,26 @@ def main(task_name: str, config: TrainConfig) -> None:
     print(f"bundle: {folder / 'bundle'}")
 
 
-def prepare_folder(folder: Path, task: Task, config: TrainConfig) -> None:
-    """Create the run's folder, or check that the run in it has the same settings; InputError otherwise."""
+def open_folder(folder: Path, task: Task, config: TrainConfig) -> dict[str, Any]:
+    """Create the run's folder, or check that the run in it has the same settings; returns what identifies the run.
+
+    Raises InputError for a folder that cannot be written, or that holds a run with other settings.
+    """
     identity = {"task": task.name} | {name: dataclasses.asdict(config)[name] for name in IDENTITY}
     identity = json.loads(json.dumps(identity, default=str))
-    path = folder / "config.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            path.write_text(json.dumps(identity, indent=2) + "\n")
-        saved = json.loads(path.read_text())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        path = folder / IDENTITY_FILE
+        saved = json.loads(path.read_text()) if path.exists() else identity
     except (OSError, ValueError) as error:
         raise InputError(f"out: cannot use the folder {folder}: {error}") from None
     for name, (came, was) in _differences(identity, saved):
         raise InputError(
-            f"{name}: the run in {folder} has {was}, got {came}; resume it as it was or give another --out"
+            f"{name}: the run in {folder} has {was}, got {came}; resume it unchanged or give another --out"
         )
+    return identity
 
 
 def _differences(came: dict, saved: dict, prefix: str = "") -> list[tuple[str, tuple[Any, Any]]]:

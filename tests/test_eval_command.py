@@ -166,11 +166,20 @@ def test_first_preset_is_the_default():
     assert parse("hopper-medium")[1] == PRESETS["default"]
 
 
-def test_unknown_preset_exits_with_2(capsys):
-    with pytest.raises(SystemExit) as stop:
-        parse("hopper-medium", "--preset", "fast")
-    assert stop.value.code == 2
-    assert "paper" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--preset", "fast"], "--preset.*'paper'"),
+        (["--nonsense", "3"], "Unrecognized options: --nonsense, 3"),
+        (["--episodes", "x"], "--episodes.*'x'"),
+        (["--itpo.optimiser", "foo"], "'foo'.*'sgd', 'adam'"),
+    ],
+    ids=["preset", "unknown", "unparsable", "choice"],
+)
+def test_what_does_not_parse_is_told_in_one_line(flags, message):
+    with pytest.raises(InputError, match=message) as error:
+        parse("hopper-medium", *flags)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,80 @@
+"""What a new user runs first: the shipped bundle, through the library and through the command."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fastdwm import Agent, Bundle, ITPOConfig, shipped_bundle
+from fastdwm.tasks import get_task
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return Bundle.load(shipped_bundle("hopper-medium"))
+
+
+def test_it_is_small_and_says_where_it_comes_from(bundle):
+    files = list(shipped_bundle("hopper-medium").iterdir())
+    assert sorted(path.name for path in files) == ["bundle.json", "weights.safetensors"]
+    assert sum(path.stat().st_size for path in files) < 4 * 2**20
+    assert bundle.dataset["transitions"] >= 1_000_000 and bundle.env.id == "Hopper-v5"
+    assert bundle.versions["mujoco"].split(".")[:2] < ["3", "5"]
+
+
+def test_its_world_model_predicts_held_out_transitions(bundle):
+    errors = bundle.report["models"]
+    # A model that predicts the mean change has a normalised error of 1.
+    assert errors["one_step"]["obs_rmse_normalised"] < 0.1
+    assert errors["open_loop"][-1]["obs_rmse_normalised"] < 0.1
+
+
+def test_the_library_example_runs(bundle):
+    env = bundle.env.make()
+    obs, _ = env.reset(seed=0)
+    agent = Agent(bundle, ITPOConfig())
+    total = 0.0
+    for _ in range(30):
+        obs, reward, *_ = env.step(agent.act(obs))
+        total += reward
+    assert total > 25 and agent.discarded.sum() == 0
+
+
+def test_one_decision_raises_the_imagined_return(bundle):
+    env = bundle.env.make()
+    obs = np.stack([env.reset(seed=seed)[0] for seed in range(4)])
+    agent = Agent(bundle, ITPOConfig(horizon=3, particles=8, inner_lr=1e-5))
+    agent.act(obs)
+    diagnosis = agent.diagnose()
+    assert (diagnosis["objective_after"] > diagnosis["objective_before"]).all()
+
+
+@pytest.mark.slow
+def test_reference_and_fused_backends_act_alike(bundle):
+    env = bundle.env.make()
+    obs, _ = env.reset(seed=1)
+    agents = [Agent(bundle, ITPOConfig(), backend=backend) for backend in ("reference", "fused")]
+    for _ in range(10):
+        actions = [agent.act(obs) for agent in agents]
+        np.testing.assert_allclose(*actions, atol=1e-4)
+        obs, *_ = env.step(actions[0])
+
+
+@pytest.mark.slow
+def test_the_evaluation_command_ends_with_a_table_and_its_json(tmp_path):
+    flags = ["--episodes", "2", "--max-steps", "40", "--out", str(tmp_path)]
+    result = subprocess.run(
+        [sys.executable, "-m", "fastdwm.eval", "hopper-medium", *flags],
+        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    record = json.loads(next(tmp_path.glob("*.json")).read_text())
+    assert record["summary"]["itpo"]["decisions"] == 80 and record["env"]["id"] == "Hopper-v5"
+    assert record["versions"]["mujoco"] and record["seeds"] == [10000, 10001]
+    task = get_task("hopper-medium")
+    episode = record["episodes"]["itpo"][0]
+    assert episode["score_pct"] == pytest.approx(task.score_pct(sum(episode["rewards"])))
+    assert "ITPO" in result.stdout and str(tmp_path) in result.stdout

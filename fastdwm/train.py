@@ -139,10 +139,9 @@ def print_report(bundle: Bundle) -> None:
     )  # fmt: skip
     table.add_row("reward", f"{errors['reward_rmse']:.4f}", f"{errors['reward_rmse_se']:.4f}", "")
     console.print(table)
-    steps = report["models"]["open_loop"]
-    table = Table("steps", *(str(line["h"]) for line in steps), title="open loop, recorded actions")
-    for name in ("obs_rmse", "obs_rmse_normalised"):
-        table.add_row(name, *(f"{line[name]:.3f}" for line in steps))
+    table = Table("steps", "RMSE", "normalised", title="open loop, recorded actions")
+    for line in report["models"]["open_loop"]:
+        table.add_row(str(line["h"]), f"{line['obs_rmse']:.4f}", f"{line['obs_rmse_normalised']:.4f}")
     console.print(table)
 
 

@@ -1,4 +1,11 @@
-"""Fused operators, one folder each: contract, reference and Triton kernel. Imports torch and triton, nothing else.
+"""Fused operators, one folder each: contract, torch reference, Triton kernels. Imports torch and triton, nothing else.
 
-Empty so far: every model runs on the plain torch path of `fastdwm`.
+reverse_step   one reverse-diffusion step of the frozen denoiser
+reverse_chain  all K of them, one launch; with K = 1 the one-step sampler
+policy         the policy of every episode on its own particles, with weight gradients
+frozen_mlp     reward model and critics
+update         the optimiser step of all policies
+rollout        the imagined return and its gradient, composed of the others
+
+Every operator runs on a CPU by its reference, which is derived by hand and needs no autograd tape.
 """

@@ -16,14 +16,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class AotCase:
-    """One compilation, described without compiling; every kernel folder lists its own in `aot_cases(capability)`."""
+    """One compilation, described without compiling; every kernel folder lists its own in `aot_cases`."""
 
     name: str
     """kernel and configuration, as it appears in the table"""
     kernel: Any
     """the @triton.jit function"""
     pointers: Mapping[str, str]
-    """element type of every pointer argument, such as "fp32"; each is taken to be 16-byte aligned"""
+    """element type of every pointer argument, such as "fp32"; 16-byte aligned unless the kernel does not rely on it"""
     constexprs: Mapping[str, Any]
     """compile-time arguments; every argument in no mapping is an int32"""
     options: Mapping[str, Any]
@@ -54,11 +54,15 @@ def compile_case(case: AotCase, capability: int) -> Resources:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    arguments = case.kernel.arg_names
-    kinds = {name: f"*{element}" for name, element in case.pointers.items()} | dict.fromkeys(case.constexprs, "constexpr")
-    kinds |= case.scalars
-    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(arguments) if name in case.pointers}
-    source = ASTSource(case.kernel, {name: kinds.get(name, "i32") for name in arguments}, dict(case.constexprs), aligned)
+    kinds = {name: f"*{element}" for name, element in case.pointers.items()} | dict(case.scalars)
+    kinds |= dict.fromkeys(case.constexprs, "constexpr")
+    aligned = [p for p in case.kernel.params if p.name in case.pointers and not p.do_not_specialize_on_alignment]
+    source = ASTSource(
+        case.kernel,
+        signature={name: kinds.get(name, "i32") for name in case.kernel.arg_names},
+        constexprs=dict(case.constexprs),
+        attrs={(p.num,): [["tt.divisibility", 16]] for p in aligned},
+    )
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=dict(case.options))
     return _read(compiled.asm["cubin"], compiled.metadata.shared)
 
@@ -87,7 +91,10 @@ def _output(*command: str) -> str:
 
 def table(rows: list[tuple[str, int, Resources]]) -> str:
     """Markdown table of (case name, capability, resources)."""
-    lines = ["| kernel | target | registers | stack, bytes | shared, bytes | tensor-core instructions |", "|" + "---|" * 6]
+    lines = [
+        "| kernel | target | registers | stack, bytes | shared, bytes | tensor-core instructions |",
+        "|" + "---|" * 6,
+    ]
     for name, capability, used in rows:
         cells = (name, f"sm_{capability}", used.registers, used.stack_bytes, used.shared_bytes)
         lines.append("| " + " | ".join(map(str, (*cells, used.tensor_core_instructions))) + " |")

@@ -7,6 +7,7 @@ barrier between writing and reading, and a program reads only what it wrote.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate
 
 import triton
@@ -33,6 +34,7 @@ class Net:
     width: int
 
     @classmethod
+    @cache
     def of(cls, layout: Layout) -> "Net":
         first = {
             kind: tuple(start for name, start in layout.offsets.items() if name.rstrip("0123456789") == kind)

@@ -69,15 +69,18 @@ def round_operand(x: Tensor, precision: str) -> Tensor:
     return x.to(torch.bfloat16).to(x.dtype) if precision == "bf16" else x
 
 
-def chain_launch(width: int, precision: str, capability: int) -> Launch:
+def chain_launch(width: int, obs_dim: int, precision: str, capability: int) -> Launch:
     """Sizes of the reverse-step and reverse-chain kernels for a padded hidden width.
 
-    The largest tiles that compile without spilling registers; tests/kernels/test_aot.py holds every case to that.
+    The largest that compile without spilling registers; tests/kernels/test_aot.py holds every case to that.
     """
-    tile = {"ieee": 4096, "tf32": 8192, "bf16": 16384}[precision]
-    stages = 3 if shared_limit(capability) > 200_000 and precision != "ieee" else 2
-    block_m = 8 if width > 256 and precision != "bf16" else 16
-    return Launch(block_m, tile, num_warps=8 if width > 128 else 4, num_stages=stages)
+    tile, widest = {"ieee": (2048, 256), "tf32": (8192, 320), "bf16": (16384, 576)}[precision]
+    return Launch(
+        block_m=16 if width + pad_block(obs_dim) <= widest else 8,
+        tile=tile,
+        num_warps=8,
+        num_stages={232448: 4, 166912: 3}.get(shared_limit(capability), 2) if precision == "bf16" else 2,
+    )
 
 
 def chunk(d_out: int, d_in: int, tile: int) -> int:
@@ -91,11 +94,19 @@ def mlp_launch(width: int, precision: str, weights: str, capability: int) -> Lau
     A tile of weights is (padded width, tile / padded width).
     """
     block = pad_block(width)
-    depth = {"ieee": 16, "tf32": 32 if block <= 256 else 16, "bf16": 32}[precision]
+    depth = {"ieee": 16, "tf32": 32 if block <= 128 else 16, "bf16": 32}[precision]
     if weights == "bf16" and block <= 256:
         depth = 64
+    # fp32 tiles of this width, and with IEEE products the operands too, would spill: fewer particles, more warps.
+    narrow = precision != "bf16" and block > 256
+    many = block > (128 if precision == "ieee" else 256)
     stages = 3 if shared_limit(capability) > 150_000 else 2
-    return Launch(block_m=16, tile=block * depth, num_warps=8 if block > 128 else 4, num_stages=stages)
+    return Launch(
+        block_m=8 if narrow else 16,
+        tile=block * depth,
+        num_warps=16 if many else 8 if block > 128 else 4,
+        num_stages=stages,
+    )
 
 
 def outer_launch(precision: str) -> Launch:

@@ -1,4 +1,4 @@
-"""Where the parameters of an MLP lie in one flat buffer: what the kernels address, and what one update launch covers."""
+"""Where the parameters of an MLP lie in one flat buffer: what kernels address and one update covers."""
 
 from dataclasses import dataclass
 from functools import cached_property

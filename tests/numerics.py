@@ -31,3 +31,14 @@ def assert_close(actual: Tensor, expected_fp64: Tensor, eps: float, bound: float
     ratio = float(error[row]) / eps
     values = [t.detach().flatten(0, -2)[row][:6].tolist() for t in (actual, expected_fp64)]
     assert ratio <= bound, f"row {row}: {ratio:.3g} eps > {bound:.3g}\n  actual   {values[0]}\n  expected {values[1]}"
+
+
+def assert_within_twice(actual: Tensor, eager: Tensor, expected_fp64: Tensor, precision: str) -> None:
+    """Fail unless the error of `actual` is at most twice that of plain torch in the same precision, over all values.
+
+    Or below half of BOUND: for a few rows torch may use more exact products than it was asked for.
+    """
+    expected = expected_fp64.double().cpu()
+    error, torch_error = (float((t.detach().double().cpu() - expected).norm()) for t in (actual, eager))
+    floor = 0.5 * BOUND[precision] * EPS[precision] * float(expected.norm())
+    assert error <= max(2 * torch_error, floor), f"error {error:.3g}, plain torch {torch_error:.3g}, floor {floor:.3g}"

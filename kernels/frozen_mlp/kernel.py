@@ -217,7 +217,7 @@ def frozen_mlp_fwd(mlp: FrozenMLP, x: Tensor, save: bool) -> tuple[Tensor, Tenso
 
 
 def frozen_mlp_bwd(mlp: FrozenMLP, values: Tensor, z: Tensor, grad: Tensor) -> Tensor:
-    """Input gradient (N, d_in) from that of the reduced value, grad (N,); one launch, and a sum over copies for "mean"."""
+    """Input gradient (N, d_in) from that of the reduced value, grad (N,); one launch (and a sum for "mean")."""
     n_copies, n_rows = values.shape
     parts = n_copies if mlp.reduce == "mean" else 1
     dx = grad.new_empty(parts, n_rows, mlp.layout.sizes[0])

@@ -23,6 +23,7 @@ from fastdwm.kernels.layout import Layout, Params
 NORM_EPS = 1e-5
 """of the layer norm, as in torch"""
 
+
 @dataclass(frozen=True)
 class FrozenMLP:
     """Q copies of a network with one output, packed for inference; made by `pack_frozen_mlp`, never changed.
@@ -79,8 +80,15 @@ def frozen_mlp_backward_reference(mlp: FrozenMLP, saved: Saved, grad: Tensor) ->
     dx = grad.new_empty(len(grad), mlp.layout.sizes[0])
     for q, (copy, layers) in enumerate(zip(mlp.copies, saved.layers, strict=True)):
         rows = (saved.active == q).nonzero().squeeze(1)
-        dx[rows] = _backward_copy(mlp, copy, [tuple(t[rows] for t in layer) for layer in layers], grad[rows])
+        kept = [_select(layer, rows) for layer in layers]
+        dx.index_copy_(0, rows, _backward_copy(mlp, copy, kept, grad.index_select(0, rows)))
     return dx
+
+
+def _select(layer: tuple[Tensor, ...], rows: Tensor) -> tuple[Tensor, ...]:
+    """These rows of every tensor; a tensor that is there twice is copied once."""
+    picked = {id(value): value.index_select(0, rows) for value in layer}
+    return tuple(picked[id(value)] for value in layer)
 
 
 def _forward_copy(mlp: FrozenMLP, copy: Params, x: Tensor) -> tuple[Tensor, list[tuple[Tensor, ...]]]:

@@ -4,7 +4,7 @@ Every kernel takes the episode from the second grid axis. Particle buffers are (
 episode_rows >= n_rows rows between episodes, so that one step of a rollout works on its slice of (B, H M, ...).
 """
 
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 import triton
@@ -196,7 +196,7 @@ def sizes(layout: Layout, precision: str, launch: Launch, kernel) -> dict:
 def outer_sizes(layout: Layout, precision: str, launch: Launch) -> dict:
     """Compile-time arguments of the weight kernel: square tiles, numbered through all layers."""
     block = launch.block_m
-    tiles = [cdiv(d_in, block) * cdiv(d_out, block) for d_in, d_out in zip(layout.sizes, layout.sizes[1:], strict=False)]
+    tiles = [cdiv(d_in, block) * cdiv(d_out, block) for d_in, d_out in pairwise(layout.sizes)]
     first = (0, *accumulate(tiles))
     return dict(NET=Net.of(layout), FIRST_TILE=first, BLOCK=block, BLOCK_K=launch.tile // block, PRECISION=precision)
 
@@ -219,9 +219,7 @@ def policy_fwd(layout: Layout, flat: Tensor, x: Tensor, precision: str) -> tuple
     return action, hidden
 
 
-def policy_fwd_into(
-    layout: Layout, flat: Tensor, x: Tensor, hidden: Tensor, action: Tensor, precision: str
-) -> None:
+def policy_fwd_into(layout: Layout, flat: Tensor, x: Tensor, hidden: Tensor, action: Tensor, precision: str) -> None:
     """The same into given views (B, M, ...), with x, of buffers (B, R, ...): one step of a rollout."""
     copies, n_rows, _ = x.shape
     launch = mlp_launch(max(layout.sizes[1:-1]), precision, "fp32", device_capability(x.device))
@@ -260,9 +258,7 @@ def policy_bwd_into(
     return dx
 
 
-def policy_weight_bwd(
-    layout: Layout, x: Tensor, hidden: Tensor, dz: Tensor, dz_out: Tensor, precision: str
-) -> Tensor:
+def policy_weight_bwd(layout: Layout, x: Tensor, hidden: Tensor, dz: Tensor, dz_out: Tensor, precision: str) -> Tensor:
     """Parameter gradients (B, layout.width) over all R rows of x (B, R, S), hidden, dz, dz_out; one launch."""
     copies, n_rows, _ = x.shape
     dflat = x.new_empty(copies, layout.width)
@@ -277,6 +273,7 @@ def policy_weight_bwd(
 def aot_cases(layout: Layout, precision: str, capability: int) -> list[AotCase]:
     """The three kernels for a policy of this layout."""
     launch = mlp_launch(max(layout.sizes[1:-1]), precision, "fp32", capability)
+    outer = outer_launch(precision)
     operand = "bf16" if precision == "bf16" else "fp32"
     operands = ("hidden_ptr", "dz_ptr", "dz_out_ptr")
     name = "-".join(map(str, layout.sizes))
@@ -292,6 +289,6 @@ def aot_cases(layout: Layout, precision: str, capability: int) -> list[AotCase]:
         for kernel, constants, case_launch in (
             (policy_fwd_kernel, sizes(layout, precision, launch, policy_fwd_kernel), launch),
             (policy_bwd_kernel, sizes(layout, precision, launch, policy_bwd_kernel), launch),
-            (policy_weight_bwd_kernel, outer_sizes(layout, precision, outer_launch(precision)), outer_launch(precision)),
+            (policy_weight_bwd_kernel, outer_sizes(layout, precision, outer), outer),
         )
     ]

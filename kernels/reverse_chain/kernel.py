@@ -10,6 +10,8 @@ from torch import Tensor
 
 from fastdwm.kernels.aot import AotCase
 from fastdwm.kernels.reverse_step.kernel import (
+    ROWS_BWD,
+    ROWS_FWD,
     aot_case,
     compile_time,
     condition,
@@ -25,7 +27,7 @@ from fastdwm.kernels.reverse_step.kernel import (
 from fastdwm.kernels.reverse_step.weights import ChainWeights, DenoiserShape
 
 
-@triton.jit(do_not_specialize=["n_rows", "steps"])
+@triton.jit(do_not_specialize=["n_rows", "steps"], do_not_specialize_on_alignment=ROWS_FWD)
 def reverse_chain_fwd_kernel(noise_ptr, obs_ptr, action_ptr, w_ptr, b_ptr, coef_ptr, y_ptr, saved_ptr, n_rows, steps,
                              S: tl.constexpr, A: tl.constexpr, D: tl.constexpr, HIDDEN: tl.constexpr,
                              BLOCK_M: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr,
@@ -56,7 +58,7 @@ def reverse_chain_fwd_kernel(noise_ptr, obs_ptr, action_ptr, w_ptr, b_ptr, coef_
     store_rows(y_ptr, y, rows, n_rows, 0, S)
 
 
-@triton.jit(do_not_specialize=["n_rows", "steps"])
+@triton.jit(do_not_specialize=["n_rows", "steps"], do_not_specialize_on_alignment=ROWS_BWD)
 def reverse_chain_bwd_kernel(dy_ptr, saved_ptr, w_ptr, coef_ptr, dobs_ptr, daction_ptr, n_rows, steps,
                              S: tl.constexpr, A: tl.constexpr, D: tl.constexpr, HIDDEN: tl.constexpr,
                              BLOCK_M: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr,

@@ -1,6 +1,6 @@
 """The K-step reverse chain and its VJP in torch: the meaning of the kernels, and the fast path on a CPU.
 
-The chain is y_K = noise[0], then the reverse step of `reverse_step/reference.py` for k = K..1 with z = noise[K - k + 1];
+The chain is y_K = noise[0], then the reverse step of `reverse_step/reference.py` for k = K..1, z = noise[K - k + 1];
 sigma_1 = 0, so the last step reads no noise. In the VJP the steps run the other way. obs and action enter every step
 through the same product (obs, action) W_c, so the gradients of the first pre-activations are summed over k first:
   d(obs, action) = (sum_k dz_k) W_c^T,   dy_k = c_y dy_{k-1} + dz_k W_y^T.

@@ -17,6 +17,10 @@ from fastdwm.kernels.reverse_step.weights import ChainWeights, DenoiserShape
 padded = triton.constexpr_function(pad_block)
 tile_columns = triton.constexpr_function(chunk)
 
+# Rows of a few floats are read and written one by one: a single compilation serves any slice of a buffer.
+ROWS_FWD = ("y_ptr", "obs_ptr", "action_ptr", "noise_ptr", "out_ptr")
+ROWS_BWD = ("dout_ptr", "dy_ptr", "dobs_ptr", "daction_ptr")
+
 
 @triton.jit
 def silu(z):
@@ -127,7 +131,7 @@ def denoise_vjp(dout, w_ptr, saved_ptr, D: tl.constexpr, HIDDEN: tl.constexpr, T
     return dz
 
 
-@triton.jit(do_not_specialize=["n_rows", "index"])
+@triton.jit(do_not_specialize=["n_rows", "index"], do_not_specialize_on_alignment=ROWS_FWD)
 def reverse_step_fwd_kernel(y_ptr, obs_ptr, action_ptr, noise_ptr, w_ptr, b_ptr, coef_ptr, out_ptr, saved_ptr,
                             n_rows, index, S: tl.constexpr, A: tl.constexpr, D: tl.constexpr, HIDDEN: tl.constexpr,
                             BLOCK_M: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr,
@@ -152,7 +156,7 @@ def reverse_step_fwd_kernel(y_ptr, obs_ptr, action_ptr, noise_ptr, w_ptr, b_ptr,
     store_rows(out_ptr, out, rows, n_rows, 0, S)
 
 
-@triton.jit(do_not_specialize=["n_rows", "index"])
+@triton.jit(do_not_specialize=["n_rows", "index"], do_not_specialize_on_alignment=ROWS_BWD)
 def reverse_step_bwd_kernel(dout_ptr, saved_ptr, w_ptr, coef_ptr, dy_ptr, dobs_ptr, daction_ptr, n_rows, index,
                             S: tl.constexpr, A: tl.constexpr, D: tl.constexpr, HIDDEN: tl.constexpr,
                             BLOCK_M: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr,
@@ -188,7 +192,8 @@ def compile_time(shape: ChainWeights | DenoiserShape) -> dict:
 
 def options(shape: ChainWeights | DenoiserShape) -> dict:
     """Options of the compiler."""
-    return dict(num_warps=shape.launch.num_warps, num_stages=shape.launch.num_stages)
+    # Without an explicit bound the assembler may spill a few registers to fit a second program on the multiprocessor.
+    return dict(num_warps=shape.launch.num_warps, num_stages=shape.launch.num_stages, maxnreg=255)
 
 
 def scratch(weights: ChainWeights, steps: int, n_rows: int) -> Tensor:

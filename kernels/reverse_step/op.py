@@ -8,9 +8,7 @@ from fastdwm.kernels.reverse_step.reference import reverse_step_backward_referen
 from fastdwm.kernels.reverse_step.weights import ChainWeights
 
 
-def reverse_step(
-    weights: ChainWeights, index: int, y: Tensor, obs: Tensor, action: Tensor, noise: Tensor
-) -> Tensor:
+def reverse_step(weights: ChainWeights, index: int, y: Tensor, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
     """y_{k-1} = c_y y + c_out net(y, k, obs, action) + sigma noise for k = index + 1, in one launch.
 
     y, obs, noise: (N, S), obs normalised.   action: (N, A).   All contiguous, in the weights' dtype (float32; float64

@@ -39,7 +39,7 @@ class DenoiserShape:
 
     @property
     def launch(self) -> Launch:
-        return chain_launch(self.width, self.precision, self.capability)
+        return chain_launch(self.width, self.obs_dim, self.precision, self.capability)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +121,7 @@ def pack_chain(
     table = (embedding.double() @ w_time.double() + b_first.double()).to(dtype)
     natural = [round_operand(w, precision).contiguous() for w in (w_cond, w_in, *(w for w, _ in hidden), w_out)]
     width = pad_block(max(w.shape[1] for w, _ in layers[:-1]))
-    launch = chain_launch(width, precision, device_capability(w_first.device))
+    launch = chain_launch(width, obs_dim, precision, device_capability(w_first.device))
     tiles, tiles_t = _tiles([w.to(operand_dtype(precision)) for w in natural], width, launch.tile)
     biases = [*(b for _, b in hidden), b_out, *table]
     sizes = [width] * len(hidden) + [pad_block(obs_dim)] + [width] * len(table)
@@ -169,9 +169,7 @@ def _tiles(matrices: list[Tensor], width: int, tile: int) -> tuple[Tensor, Tenso
     last = len(matrices) - 1
     rows = [pad_block(len(w)) if i < 2 else width for i, w in enumerate(matrices)]
     columns = [pad_block(w.shape[1]) if i == last else width for i, w in enumerate(matrices)]
-    padded = [
-        F.pad(w, (0, n - w.shape[1], 0, m - w.shape[0])) for w, m, n in zip(matrices, rows, columns, strict=True)
-    ]
+    padded = [F.pad(w, (0, n - w.shape[1], 0, m - w.shape[0])) for w, m, n in zip(matrices, rows, columns, strict=True)]
     return torch.cat([_cut(w.mT, tile) for w in padded]), torch.cat([_cut(w, tile) for w in padded])
 
 

@@ -53,7 +53,7 @@ def update_adam_kernel(params_ptr, grads_ptr, first_ptr, second_ptr, count_ptr, 
     """One Adam step, uphill, for BLOCK parameters of one episode.
 
     Grid      (cdiv(width, BLOCK), B)
-    Reads     params, grads, first, second (B, width); count (B,) of the steps before this one; factor, mask (B,) or None
+    Reads     params, grads, first, second (B, width); count (B,) of earlier steps; factor, mask (B,) or None
     Writes    params, first, second, in place; nothing for an episode outside the mask
     Numerics  1 - beta^t in fp64: in fp32, 1 - 0.999 is off by 5e-5
     """

@@ -15,11 +15,8 @@ LOG_BETA1, LOG_BETA2 = math.log(BETA1), math.log(BETA2)
 @torch.no_grad()
 def sgd_reference(params: Tensor, grads: Tensor, lr: float, factor: Tensor | None, mask: Tensor | None) -> None:
     """params += lr factor grads, in place; rows outside the mask (B,) keep every bit."""
-    grads = _scaled(grads, factor)
-    if mask is None:
-        params.add_(grads, alpha=lr)
-    else:
-        params.copy_(_pick(mask, params.add(grads, alpha=lr), params))
+    for i in _included(mask, len(params)):
+        params[i].add_(_scaled(grads, factor, i), alpha=lr)
 
 
 @torch.no_grad()
@@ -38,23 +35,20 @@ def adam_reference(
     Deviation from the plain formula: 1 - beta^t is computed as -expm1(t log beta), since 1 - 0.999 in float32 is off
     by 5e-5.
     """
-    grads = _scaled(grads, factor)
-    t = (count + 1).unsqueeze(1)
-    new_first = first.lerp(grads, 1 - BETA1)
-    new_second = second.lerp(grads.square(), 1 - BETA2)
-    share1, share2 = -torch.expm1(t * LOG_BETA1), -torch.expm1(t * LOG_BETA2)
-    root = (new_second / share2).sqrt_().add_(ADAM_EPS)
-    new = torch.addcdiv(params, new_first / share1, root, value=lr)
-    params.copy_(_pick(mask, new, params))
-    first.copy_(_pick(mask, new_first, first))
-    second.copy_(_pick(mask, new_second, second))
-    count.add_(1 if mask is None else mask)
+    for i in _included(mask, len(params)):
+        grad = _scaled(grads, factor, i)
+        t = float(count[i]) + 1
+        first[i].lerp_(grad, 1 - BETA1)
+        second[i].mul_(BETA2).addcmul_(grad, grad, value=1 - BETA2)
+        root = (second[i] / -math.expm1(t * LOG_BETA2)).sqrt_().add_(ADAM_EPS)
+        params[i].addcdiv_(first[i], root, value=lr / -math.expm1(t * LOG_BETA1))
+        count[i] = t
 
 
-def _scaled(grads: Tensor, factor: Tensor | None) -> Tensor:
-    return grads if factor is None else grads * factor.unsqueeze(1)
+def _included(mask: Tensor | None, n_episodes: int) -> list[int]:
+    """Episodes to update. One at a time: the temporaries of all at once leave the cache, and cost ten times as much."""
+    return list(range(n_episodes)) if mask is None else mask.nonzero().flatten().tolist()
 
 
-def _pick(mask: Tensor | None, new: Tensor, old: Tensor) -> Tensor:
-    """`new` for the episodes in the mask, `old` for the rest; NaN in one episode stays there."""
-    return new if mask is None else torch.where(mask.unsqueeze(1), new, old)
+def _scaled(grads: Tensor, factor: Tensor | None, i: int) -> Tensor:
+    return grads[i] if factor is None else grads[i] * factor[i]

@@ -1,0 +1,171 @@
+"""Options and fixtures of the benchmarks: `pytest bench --benchmark-only`.
+
+Every benchmark compares its result with the reference before it is timed. The peers of one problem run one after the
+other on the same inputs, so that a machine that slows down hurts all of them.
+"""
+
+import subprocess
+from collections.abc import Callable
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import pytest
+import torch
+from problems import Problem, Size, sizes
+
+BUDGET_S, MIN_ROUNDS, MAX_ROUNDS = 0.6, 7, 300
+"""seconds and calls to measure one peer"""
+
+BOUND = {"ieee": 1e-3, "tf32": 3e-2, "bf16": 1e-1}
+"""accepted error of a whole rollout, relative to the norm of the reference: wrong code is off by far more"""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("fastdwm")
+    group.addoption("--full", action="store_true", help="every combination of problem sizes; takes hours")
+    group.addoption("--compile", action="store_true", help="torch.compile too, at the target sizes; minutes for each")
+    group.addoption("--threads", type=int, default=1, help="CPU threads of every peer (default: 1)")
+    group.addoption("--device", choices=("cpu", "cuda"), help="only this device (default: all there are)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    torch.set_num_threads(config.getoption("threads"))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"threads: {torch.get_num_threads()}, devices: {', '.join(devices(config))}"
+
+
+def devices(config: pytest.Config) -> list[str]:
+    there = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    wanted = config.getoption("device")
+    if wanted and wanted not in there:
+        raise pytest.UsageError(f"--device {wanted}: this machine has none")
+    return [wanted] if wanted else there
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test of a `size` and a `peer` runs at the sizes and with the peers that its module's RACES names."""
+    if "size" not in metafunc.fixturenames:
+        return
+    restrict, peers = metafunc.module.RACES[metafunc.function.__name__]
+    every = [s for device in devices(metafunc.config) for s in sizes(device, metafunc.config.getoption("full"))]
+    cases = [(s, peer) for s in dict.fromkeys(map(restrict, every)) for peer in peers[s.device]]
+    metafunc.parametrize(("size", "peer"), cases, ids=[f"{s}-{peer.replace(' ', '_')}" for s, peer in cases])
+
+
+@lru_cache(maxsize=1)
+def problem_of(size: Size) -> Problem:
+    return Problem(size)
+
+
+@pytest.fixture
+def problem(size: Size) -> Problem:
+    return problem_of(size)
+
+
+@pytest.fixture
+def race(benchmark, request: pytest.FixtureRequest) -> Callable:
+    """`race(operation, size, peer, call, expected)` checks the result against the reference, then times call().
+
+    expected: () -> tensors that call() must return, or None if there is nothing to compare with.
+    check: () -> what is compared with them instead of call().
+    """
+
+    def run(operation: str, size: Size, peer: str, call, expected, precision="ieee", check=None, **extra):
+        benchmark.group = f"{operation} {size}"
+        error = None if expected is None else relative_error((check or call)(), expected())
+        # Written so that NaN fails.
+        assert error is None or error <= BOUND[precision], f"{peer} is off by {error:.3g} of the reference"
+        call = finished(call, size.device)
+        rounds = calibrate(call)
+        benchmark.pedantic(call, rounds=rounds, iterations=1)
+        if benchmark.stats is None:
+            return
+        low, high = np.quantile(benchmark.stats.stats.data, [0.2, 0.8])
+        benchmark.extra_info |= provenance(size.device) | extra
+        benchmark.extra_info |= {
+            "operation": operation,
+            "peer": peer,
+            "shape": {name: getattr(size, name) for name in "BMKHD"},
+            "dtype": "float32" if precision == "ieee" else f"float32, products {precision}",
+            "unit": "s",
+            "quantile_20": float(low),
+            "quantile_80": float(high),
+            "error": error,
+        }
+
+    return run
+
+
+def relative_error(actual, expected) -> float:
+    """Largest |actual - expected| / |expected| over a tensor or a tuple of tensors, in Frobenius norms."""
+    if isinstance(expected, tuple):
+        return max(relative_error(*pair) for pair in zip(actual, expected, strict=True))
+    actual, expected = (torch.as_tensor(x).detach().double().cpu() for x in (actual, expected))
+    assert actual.shape == expected.shape and expected.norm() > 0
+    return float((actual - expected).norm() / expected.norm())
+
+
+def finished(call: Callable, device: str) -> Callable:
+    """`call` until the device has done its work."""
+    if device == "cpu":
+        return call
+
+    def synchronised():
+        result = call()
+        torch.cuda.synchronize()
+        return result
+
+    return synchronised
+
+
+def calibrate(call: Callable) -> int:
+    """Warm up; number of calls that the budget allows."""
+    start, times = perf_counter(), []
+    while len(times) < 3 or (perf_counter() - start < 0.1 and len(times) < 50):
+        before = perf_counter()
+        call()
+        times.append(perf_counter() - before)
+    return int(np.clip(BUDGET_S / np.median(times), MIN_ROUNDS, MAX_ROUNDS))
+
+
+@lru_cache
+def provenance(device: str) -> dict:
+    """What else the time depends on."""
+    cuda = device == "cuda"
+    commit, changes = (git(*command) for command in (("rev-parse", "HEAD"), ("status", "--porcelain")))
+    return {
+        "device": torch.cuda.get_device_name() if cuda else cpu_name(),
+        "threads": torch.get_num_threads(),
+        "versions": {name: version(name) for name in ("torch", "triton", "numpy", "jax")}
+        | ({"cuda": torch.version.cuda} if cuda else {}),
+        "commit": commit,
+        "dirty": None if changes is None else bool(changes),
+    }
+
+
+def git(*command: str) -> str | None:
+    done = subprocess.run(["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU")
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict) -> None:
+    """The host's name is nobody's business."""
+    machine_info["node"] = ""

@@ -1,0 +1,80 @@
+"""Other ways to run the same computation: what the fused operators have to beat."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from problems import Problem
+
+from fastdwm.rollout import imagined_return
+
+
+def gradient_peer(name: str, problem: Problem, threads: int) -> Callable:
+    """A function without arguments: J (B,) and its gradient (B, P) by the peer of this name."""
+    if name == "reference":
+        return lambda: problem.reference.gradient(*problem.arguments)
+    if name == "fused":
+        return lambda: problem.fused.gradient(*problem.arguments)
+    if name == "reference graph":
+        return captured(lambda: problem.reference.gradient(*problem.arguments))
+    if name == "fused graph":
+        return captured(lambda: problem.fused.gradient(*problem.arguments))
+    if name == "compile":
+        return compiled(problem)
+    jax_twin = pytest.importorskip("jax_twin", reason="the JAX twin needs jax (extra: peers)", exc_type=ImportError)
+    return jax_twin.gradient(problem, threads)
+
+
+def compiled(problem: Problem) -> Callable:
+    """The eager gradient by torch.compile: one graph for all H steps forward, one backward.
+
+    Compiled on the first call; skips with the reason if that fails.
+    """
+    mode = "reduce-overhead" if problem.size.device == "cuda" else "default"
+    torch.compiler.reset()
+    forward = torch.compile(imagined_return, mode=mode, dynamic=False)
+    params, base, obs, noise = problem.arguments
+    base = problem.layout.views(base)
+
+    def call():
+        torch.compiler.cudagraph_mark_step_begin()
+        leaves = {k: value.detach().requires_grad_(True) for k, value in problem.layout.views(params).items()}
+        returns = forward(leaves, base, problem.world, obs, noise, problem.config)
+        grads = torch.autograd.grad(returns.sum(), list(leaves.values()))
+        return returns.detach(), problem.layout.pack(dict(zip(leaves, grads, strict=True)))
+
+    return tried("torch.compile", call)
+
+
+def captured(call: Callable) -> Callable:
+    """`call` as one CUDA graph; the results are the graph's memory. Skips with the reason if that fails."""
+
+    def capture():
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                call()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            results = call()
+        return graph, results
+
+    graph, results = tried("CUDA graph capture", capture, once=True)
+
+    def replay():
+        graph.replay()
+        return results
+
+    return replay
+
+
+def tried(what: str, call: Callable, once: bool = False):
+    """`call` after a first call that worked, or what that returned; a peer that cannot run is skipped, not hidden."""
+    try:
+        result = call()
+    except Exception as error:  # noqa: BLE001 - whatever stops a peer is reported as its reason
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        pytest.skip(f"{what} failed: {reason[:200]}")
+    return result if once else call

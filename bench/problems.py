@@ -1,0 +1,148 @@
+"""Problem sizes, and random models of the wanted width: what every peer gets, to the bit."""
+
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from fastdwm import Bundle, ITPOConfig
+from fastdwm.config import DiffusionConfig, ReBRACConfig, RewardConfig
+from fastdwm.data import EnvSpec
+from fastdwm.diffusion import denoiser_shapes
+from fastdwm.fused import FusedObjective
+from fastdwm.itpo import ReferenceObjective
+from fastdwm.kernels.layout import Layout
+from fastdwm.nets import init_mlp
+from fastdwm.rebrac import init_critics, init_policy
+from fastdwm.reward import reward_shapes
+from fastdwm.tasks import get_task
+
+TASK, OBS_DIM, ACTION_DIM, HIDDEN_LAYERS = "hopper-medium", 11, 3, 3
+
+AXES = {"B": (1, 10, 33, 132), "M": (16, 64, 256, 4096), "K": (1, 5, 10), "H": (1, 5, 10), "D": (256, 512)}
+MAX_ROWS = {"cpu": 2560, "cuda": 1 << 16}
+"""particles of all episodes: beyond, the eager tape outgrows the memory or one call takes minutes"""
+
+
+@dataclass(frozen=True, order=True)
+class Size:
+    """B episodes with M particles, H imagined steps of K denoiser calls, hidden width D."""
+
+    B: int = 1
+    M: int = 16
+    K: int = 10
+    H: int = 5
+    D: int = 256
+    device: str = "cpu"
+
+    @property
+    def rows(self) -> int:
+        return self.B * self.M
+
+    def __str__(self) -> str:
+        return "-".join(f"{f.name}{getattr(self, f.name)}" for f in fields(self)[:-1]) + f"-{self.device}"
+
+
+TARGETS = (Size(B=1, M=16), Size(B=1, M=64), Size(B=10, M=16), Size(M=64, device="cuda"))
+"""where the fused path has to beat the others"""
+
+DEFAULT = {
+    "cpu": (*TARGETS[:3], Size(M=256), Size(K=1), Size(H=1), Size(K=5)),
+    "cuda": (
+        Size(M=64),
+        Size(M=64, K=1),
+        Size(M=64, K=5),
+        Size(M=16),
+        Size(M=256),
+        Size(B=33, M=16),
+        Size(B=132, M=16),
+        Size(M=4096, D=512),
+    ),
+}
+
+
+def sizes(device: str, full: bool) -> list[Size]:
+    """All combinations that fit, or the few that answer most questions."""
+    if not full:
+        return [replace(size, device=device) for size in DEFAULT[device]]
+    every = (Size(*values, device) for values in product(*AXES.values()))
+    return [size for size in every if size.rows <= MAX_ROWS[device]]
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@dataclass
+class Problem:
+    """Random models and inputs of one size, made when first used; float32, the same for all peers."""
+
+    size: Size
+
+    @cached_property
+    def bundle(self) -> Bundle:
+        """Networks as training initialises them, but for a policy that acts."""
+        hidden = (self.size.D,) * HIDDEN_LAYERS
+        dims = OBS_DIM, ACTION_DIM
+        dynamics = DiffusionConfig(hidden=hidden, denoise_steps=self.size.K)
+        reward = RewardConfig(hidden=hidden)
+        policy = init_policy(*dims, hidden, generator(0))
+        policy[f"w{HIDDEN_LAYERS}"] *= 300
+        scales = {"obs_mean": 0.1, "obs_std": 1.5, "delta_mean": 0.0, "delta_std": 0.3}
+        return Bundle(
+            task=TASK,
+            env=EnvSpec("Hopper-v5", {}, 1000),
+            dataset={"id": "made up"},
+            reward_scale=1.0,
+            policy=policy,
+            critics=init_critics(*dims, hidden, generator(1)),
+            dynamics=init_mlp(denoiser_shapes(*dims, dynamics), generator(2)),
+            reward=init_mlp(reward_shapes(*dims, reward), generator(3)),
+            statistics={name: torch.full((OBS_DIM,), x) for name, x in scales.items()},
+            rebrac_config=ReBRACConfig(hidden=hidden).for_task(get_task(TASK)),
+            dynamics_config=dynamics,
+            reward_config=reward,
+            report={},
+            versions={},
+        )
+
+    @cached_property
+    def world(self):
+        return self.bundle.world(self.size.device)
+
+    @cached_property
+    def layout(self) -> Layout:
+        return Layout.of({name: value.unsqueeze(0) for name, value in self.bundle.policy.items()})
+
+    @cached_property
+    def config(self) -> ITPOConfig:
+        """A step that moves the action visibly, always from the base policy: decisions stay alike however many."""
+        return ITPOConfig(horizon=self.size.H, particles=self.size.M, inner_lr=1e-3, reset="decision")
+
+    @cached_property
+    def arguments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """params, base (B, P), obs (B, S), noise (H, K, B, M, S) of an objective."""
+        size = self.size
+        base = self.layout.pack({name: value.unsqueeze(0) for name, value in self.bundle.policy.items()})
+        params = base.repeat(size.B, 1)
+        params += 0.01 * self.normal(4, *params.shape).cpu()
+        noise = self.normal(5, size.H, size.K, size.B, size.M, OBS_DIM)
+        return params.to(size.device), base.repeat(size.B, 1).to(size.device), self.normal(6, size.B, OBS_DIM), noise
+
+    def normal(self, seed: int, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator(seed)).to(self.size.device)
+
+    @cached_property
+    def reference(self) -> ReferenceObjective:
+        return ReferenceObjective(self.world, self.layout, self.config)
+
+    @cached_property
+    def fused(self) -> FusedObjective:
+        return FusedObjective(self.world, self.layout, self.config)
+
+    @property
+    def precision(self) -> str:
+        """Of the fused operators' operands."""
+        return self.fused.models.chain.precision

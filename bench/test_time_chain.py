@@ -1,0 +1,99 @@
+"""One reverse-diffusion step and the whole reverse chain, forward and with their VJP, on the rows of all particles."""
+
+from dataclasses import replace
+
+import torch
+from problems import ACTION_DIM, OBS_DIM, Problem, Size
+
+from fastdwm.kernels.reverse_chain import reverse_chain
+from fastdwm.kernels.reverse_step import reverse_step
+
+PEERS = {"cpu": ("reference", "fused"), "cuda": ("reference", "fused")}
+
+
+def one_transition(size: Size) -> Size:
+    """Rows are all that counts, and there is no horizon."""
+    return replace(size, B=1, M=size.rows, H=1)
+
+
+def one_call(size: Size) -> Size:
+    return replace(one_transition(size), K=10)
+
+
+RACES = {
+    "test_reverse_step": (one_call, PEERS),
+    "test_reverse_step_vjp": (one_call, PEERS),
+    "test_reverse_chain": (one_transition, PEERS),
+    "test_reverse_chain_vjp": (one_transition, PEERS),
+}
+
+
+def step_of(problem: Problem, peer: str):
+    """(obs, action) -> y_{k-1} of a step in the middle of the chain; obs normalised."""
+    dynamics, index, rows = problem.world.dynamics, problem.size.K // 2, problem.size.rows
+    y, noise = problem.normal(10, rows, OBS_DIM), problem.normal(11, rows, OBS_DIM)
+    if peer == "fused":
+        weights = problem.fused.models.chain
+        return lambda obs, action: reverse_step(weights, index, y, obs, action, noise)
+    c_y, c_out, sigma = dynamics.coefficients[index]
+    return lambda obs, action: c_y * y + c_out * dynamics.predict(y, index, obs, action) + sigma * noise
+
+
+def chain_of(problem: Problem, peer: str):
+    """(obs, action) -> y_0; obs normalised."""
+    dynamics, size = problem.world.dynamics, problem.size
+    noise = problem.normal(12, size.K, size.rows, OBS_DIM)
+    if peer == "fused":
+        weights = problem.fused.models.chain
+        return lambda obs, action: reverse_chain(weights, obs, action, noise)
+
+    def eager(obs, action):
+        raw = obs * dynamics.obs_std + dynamics.obs_mean
+        return (dynamics.next_obs(raw, action, noise) - raw - dynamics.delta_mean) / dynamics.delta_std
+
+    return eager
+
+
+def forward(problem: Problem, function):
+    """Call without gradients."""
+    obs, action = rows_of(problem)
+    return torch.no_grad()(lambda: function(obs, action))
+
+
+def with_vjp(problem: Problem, function):
+    """Call that returns the gradients of obs and action for a random upstream gradient."""
+    obs, action = (x.requires_grad_(True) for x in rows_of(problem))
+    upstream = problem.normal(13, *obs.shape)
+    return lambda: torch.autograd.grad(function(obs, action), (obs, action), upstream)
+
+
+def rows_of(problem: Problem):
+    return problem.normal(14, problem.size.rows, OBS_DIM), problem.normal(15, problem.size.rows, ACTION_DIM).tanh()
+
+
+def run(race, problem, peer, operation, of, how):
+    precision = problem.precision if peer == "fused" else "ieee"
+    race(
+        operation,
+        problem.size,
+        peer,
+        how(problem, of(problem, peer)),
+        how(problem, of(problem, "reference")),
+        precision,
+    )
+
+
+def test_reverse_step(size, peer, problem, race):
+    run(race, problem, peer, "reverse step", step_of, forward)
+
+
+def test_reverse_step_vjp(size, peer, problem, race):
+    run(race, problem, peer, "reverse step and VJP", step_of, with_vjp)
+
+
+def test_reverse_chain(size, peer, problem, race):
+    run(race, problem, peer, "reverse chain", chain_of, forward)
+
+
+def test_reverse_chain_vjp(size, peer, problem, race):
+    run(race, problem, peer, "reverse chain and VJP", chain_of, with_vjp)

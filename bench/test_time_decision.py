@@ -1,0 +1,61 @@
+"""One whole decision as the host sees it: a numpy observation in, a numpy action out, noise drawn on the way."""
+
+import numpy as np
+import torch
+from peers import tried
+from problems import OBS_DIM, Problem
+
+from fastdwm import Agent
+from fastdwm.episodes import Episodes
+from fastdwm.graphs import CapturedEpisodes
+from fastdwm.rebrac import policy
+
+PEERS = {"cpu": ("reference", "fused"), "cuda": ("reference", "reference graph", "fused", "fused graph")}
+RACES = {"test_decision": (lambda size: size, PEERS)}
+
+
+def observations(problem: Problem) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(problem.size.B, OBS_DIM)).astype(np.float32)
+
+
+def agent_of(problem: Problem, peer: str) -> Agent:
+    """An agent of this backend, its decisions captured as a CUDA graph or made one operator after the other."""
+    backend, *graph = peer.split()
+    agent = Agent(problem.bundle, problem.config, device=problem.size.device, backend=backend)
+    kind = CapturedEpisodes if graph else Episodes
+    noise_shape = problem.size.K, OBS_DIM
+    arguments = (
+        agent.layout,
+        agent.base_policy,
+        agent.objective,
+        agent.config,
+        noise_shape,
+        problem.size.B,
+        agent.seed,
+    )
+    agent.episodes = tried(peer, lambda: kind(*arguments), once=True)
+    agent.discarded = np.zeros(problem.size.B, dtype=np.int64)
+    return agent
+
+
+def improvement(problem: Problem, peer: str) -> np.ndarray:
+    """What the first decision changes about the base policy's action; later ones see other noise."""
+    agent, obs = agent_of(problem, peer), observations(problem)
+    base = problem.layout.views(agent.base_policy)
+    rows = torch.as_tensor(obs, device=problem.size.device)
+    return agent.act(obs) - policy(base, rows.unsqueeze(0))[0].cpu().numpy()
+
+
+def test_decision(size, peer, problem, race):
+    obs, agent = observations(problem), agent_of(problem, peer)
+    # The captured decision draws its noise on the device: it is compared with its like.
+    like = "reference graph" if peer.endswith("graph") else "reference"
+    race(
+        "decision",
+        size,
+        peer,
+        lambda: agent.act(obs),
+        lambda: improvement(problem, like),
+        problem.precision if peer.startswith("fused") else "ieee",
+        check=lambda: improvement(problem, peer),
+    )

@@ -1,0 +1,146 @@
+"""Profile decisions in the simulator: NVTX ranges around their parts, a Chrome trace, and a table of time per range.
+
+The product carries no ranges: they are put around its functions here. Under Nsight Systems or Nsight Compute
+(`--external`) only the ranges are made; otherwise torch's own profiler records them.
+"""
+
+import argparse
+import functools
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import nvtx
+import torch
+
+from fastdwm import Agent, Bundle, ITPOConfig, itpo, shipped_bundle
+from fastdwm.fused import FusedObjective
+from fastdwm.itpo import ReferenceObjective
+from fastdwm.kernels.rollout import imagine
+
+WARM_UP = 5
+"""decisions before the profile: kernels are compiled, graphs captured and libraries initialised in them"""
+
+
+LEVELS = {
+    "decision": 0,
+    "inner step": 1,
+    "gradient": 2,
+    "rollout forward": 3,
+    "VJP": 3,
+    "rollout value": 2,
+    "update": 2,
+    "environment step": 0,
+}
+"""how deep each range lies in the others"""
+RANGES = list(LEVELS)
+
+
+@contextmanager
+def span(name: str):
+    """A range for Nsight and for torch's profiler."""
+    with nvtx.annotate(name, domain="fastdwm"), torch.profiler.record_function(name):
+        yield
+
+
+def wrap(owner: object, attribute: str, name: str) -> None:
+    """Put a range around a function or method, where its callers look it up."""
+    function = getattr(owner, attribute)
+
+    @functools.wraps(function)
+    def ranged(*args, **kwargs):
+        with span(name):
+            return function(*args, **kwargs)
+
+    setattr(owner, attribute, ranged)
+
+
+def add_ranges() -> None:
+    """Decision, inner step, rollout forward, gradient (forward and VJP) and update."""
+    wrap(Agent, "act", "decision")
+    wrap(itpo, "inner_step", "inner step")
+    wrap(itpo, "ascend", "update")
+    for objective in (ReferenceObjective, FusedObjective):
+        wrap(objective, "gradient", "gradient")
+        wrap(objective, "value", "rollout value")
+    # Of the two paths, the eager one leaves its VJP to autograd and the fused one to its operators.
+    wrap(itpo, "imagined_return", "rollout forward")
+    wrap(torch.autograd, "grad", "VJP")
+    wrap(imagine, "imagine", "rollout forward")
+    if hasattr(imagine, "backward"):
+        wrap(imagine, "backward", "VJP")
+
+
+def run(agent: Agent, env, steps: int, seed: int) -> None:
+    """`steps` decisions in the simulator, starting anew when an episode ends."""
+    obs, _ = env.reset(seed=seed)
+    for _ in range(steps):
+        action = agent.act(obs)
+        with span("environment step"):
+            obs, _, terminated, truncated, _ = env.step(action)
+        if terminated or truncated:
+            agent.reset()
+            obs, _ = env.reset()
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="profiles/run.sh", description=__doc__.splitlines()[0])
+    parser.add_argument("task", nargs="?", default="hopper-medium", help="default: %(default)s")
+    parser.add_argument("--backend", choices=("auto", "reference", "fused"), default="auto")
+    parser.add_argument("--bundle", type=Path, help="trained weights; default: those shipped for the task")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--particles", type=int, default=ITPOConfig.particles, help="default: %(default)s")
+    parser.add_argument("--horizon", type=int, default=ITPOConfig.horizon, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, default=20, help="decisions to profile; default: %(default)s")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the trace; default: %(default)s")
+    parser.add_argument("--ncu", action="store_true", help="Nsight Compute of one reverse-chain kernel")
+    parser.add_argument("--external", action="store_true", help="another profiler is watching: make ranges alone")
+    return parser.parse_args()
+
+
+def table(profile: torch.profiler.profile, steps: int) -> None:
+    """Time per range and per operator."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    events = profile.key_averages()
+    ranges = [event for event in events if event.key in RANGES]
+    whole = sum(event.cpu_time_total for event in ranges if event.key in ("decision", "environment step"))
+    drawn = Table(title=f"time per range over {steps} decisions")
+    for name in ("range", "calls", "ms per call", "of all", "GPU ms per call"):
+        drawn.add_column(name, justify="left" if name == "range" else "right")
+    for event in sorted(ranges, key=lambda event: RANGES.index(event.key)):
+        share = f"{100 * event.cpu_time_total / whole:.1f} %"
+        gpu = f"{event.device_time_total / event.count / 1e3:.3f}" if event.device_time_total else ""
+        indent = "  " * LEVELS[event.key]
+        drawn.add_row(indent + event.key, str(event.count), f"{event.cpu_time / 1e3:.3f}", share, gpu)
+    console.print(drawn)
+    print(events.table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=40))
+
+
+def main() -> None:
+    arguments = parse()
+    torch.set_num_threads(arguments.threads)
+    bundle = Bundle.load(arguments.bundle or shipped_bundle(arguments.task))
+    config = ITPOConfig(horizon=arguments.horizon, particles=arguments.particles)
+    agent = Agent(bundle, config, seed=arguments.seed, device=arguments.device, backend=arguments.backend)
+    add_ranges()
+    with bundle.env.make() as env:
+        run(agent, env, WARM_UP, arguments.seed)
+        if arguments.external:
+            run(agent, env, arguments.steps, arguments.seed)
+            return
+        with torch.profiler.profile() as profile:
+            run(agent, env, arguments.steps, arguments.seed)
+    table(profile, arguments.steps)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    trace = arguments.out / f"profile-{bundle.task}-{arguments.backend}-{datetime.now():%Y%m%d-%H%M%S}.json"
+    profile.export_chrome_trace(str(trace))
+    print(f"trace for chrome://tracing or ui.perfetto.dev: {trace}")
+
+
+if __name__ == "__main__":
+    main()

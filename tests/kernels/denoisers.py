@@ -1,0 +1,71 @@
+"""A random denoiser with inputs and upstream gradient, and the truth: autograd through fastdwm.diffusion in float64."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastdwm.diffusion import Diffusion, reverse_coefficients, time_embedding, vp_schedule
+from fastdwm.kernels.reverse_chain import ChainWeights, pack_chain
+from fastdwm.nets import Params, init_mlp, map_params, mlp_shapes
+
+FEATURES = 6
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Everything in float32 on the CPU but coefficients and embedding (float64)."""
+
+    params: Params
+    coefficients: Tensor
+    embedding: Tensor
+    obs: Tensor
+    action: Tensor
+    noise: Tensor
+    upstream: Tensor
+
+    def weights(self, precision: str = "ieee", dtype: torch.dtype = torch.float32, device: str = "cpu") -> ChainWeights:
+        params = map_params(lambda p: p.to(device, dtype), self.params)
+        obs_dim, action_dim = self.obs.shape[1], self.action.shape[1]
+        coefficients, embedding = self.coefficients.to(device), self.embedding.to(device)
+        return pack_chain(params, embedding, coefficients, obs_dim, action_dim, precision)
+
+    def model(self) -> Diffusion:
+        """The plain model in float64; its statistics leave inputs and outputs alone."""
+        zero, one = torch.zeros(self.obs.shape[1]).double(), torch.ones(self.obs.shape[1]).double()
+        return Diffusion(
+            map_params(Tensor.double, self.params), self.coefficients, self.embedding, zero, one, zero, one
+        )
+
+    def inputs(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
+        """obs and action as leaves that want gradients, and noise."""
+        leaves = [t.to(device, dtype).requires_grad_() for t in (self.obs, self.action)]
+        return *leaves, self.noise.to(device, dtype)
+
+    def truth(self) -> tuple[Tensor, Tensor, Tensor]:
+        """y_0 and the gradients of obs and action, float64, by autograd through the plain model."""
+        obs, action, noise = self.inputs(torch.float64)
+        y = self.model().next_obs(obs, action, noise) - obs
+        return y.detach(), *torch.autograd.grad(y, (obs, action), self.upstream.double())
+
+
+def make_problem(
+    rows: int = 7,
+    hidden: tuple[int, ...] = (48, 33),
+    steps: int = 3,
+    obs_dim: int = 5,
+    action_dim: int = 2,
+    target: str = "x0",
+    seed: int = 0,
+) -> Problem:
+    g = torch.Generator().manual_seed(seed)
+    params = init_mlp(mlp_shapes((2 * obs_dim + action_dim + FEATURES, *hidden, obs_dim)), g)
+    return Problem(
+        params=map_params(lambda p: 1.7 * p, params),
+        coefficients=reverse_coefficients(vp_schedule(steps), target),
+        embedding=time_embedding(steps, FEATURES),
+        obs=torch.randn(rows, obs_dim, generator=g),
+        action=torch.rand(rows, action_dim, generator=g) * 2 - 1,
+        noise=torch.randn(steps, rows, obs_dim, generator=g),
+        upstream=torch.randn(rows, obs_dim, generator=g),
+    )

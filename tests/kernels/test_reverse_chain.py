@@ -1,0 +1,193 @@
+"""The fused reverse chain: reference, hand-derived VJP, Triton kernels, contract."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from denoisers import Problem, make_problem
+from numerics import BOUND, EPS, assert_close, row_error
+
+from fastdwm.kernels.reverse_chain import meanflow_step, pack_chain, reverse_chain
+from fastdwm.kernels.reverse_chain.reference import reverse_chain_backward_reference, reverse_chain_reference
+from fastdwm.nets import map_params, mlp
+
+CASES = {
+    "eps": dict(target="eps"),
+    "x0": dict(target="x0"),
+    "one-step": dict(steps=1),
+    "one-layer": dict(hidden=(20,)),
+    "four-layers": dict(hidden=(32, 48, 16, 24)),
+}
+
+
+def operator(problem: Problem, **kwargs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """y_0 and both gradients through the public operator."""
+    weights = problem.weights(**kwargs)
+    obs, action, noise = problem.inputs(weights.dtype, weights.device)
+    y = reverse_chain(weights, obs, action, noise)
+    return y, *torch.autograd.grad(y, (obs, action), problem.upstream.to(y))
+
+
+# Rung 1: the reference is the plain model.
+@pytest.mark.parametrize("case", CASES)
+def test_forward_is_the_diffusion_sampler(case):
+    problem = make_problem(**CASES[case])
+    assert_close(operator(problem, dtype=torch.float64)[0], problem.truth()[0], 2.0**-52)
+
+
+def test_meanflow_step_is_one_network_call():
+    problem = make_problem(steps=1)
+    problem = replace(problem, coefficients=torch.tensor([[0.0, 1.0, 0.0]]).double())
+    features = problem.embedding.expand(len(problem.obs), -1)
+    inputs = torch.cat([problem.noise[0], problem.obs, problem.action, features], 1)
+    expected = mlp(map_params(torch.Tensor.double, problem.params), inputs.double(), torch.nn.functional.silu)
+    weights = problem.weights()
+    assert_close(meanflow_step(weights, problem.obs, problem.action, problem.noise[0]), expected, EPS["ieee"])
+
+
+# Rung 2: the hand-derived VJP.
+@pytest.mark.parametrize("case", CASES)
+def test_gradcheck(case):
+    problem = make_problem(rows=2, **CASES[case])
+    obs, action, noise = problem.inputs(torch.float64)
+    weights = problem.weights(dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda o, a: reverse_chain(weights, o, a, noise), (obs, action))
+
+
+@pytest.mark.parametrize("rows", [1, 16, 17, 257])
+def test_cpu_path_matches_autograd(rows):
+    problem = make_problem(rows, hidden=(96, 70))
+    for actual, expected in zip(operator(problem), problem.truth(), strict=True):
+        assert_close(actual, expected, EPS["ieee"])
+
+
+def test_bf16_operands_cost_two_eps():
+    problem = make_problem(33, hidden=(96, 70))
+    for actual, expected in zip(operator(problem, precision="bf16"), problem.truth(), strict=True):
+        assert_close(actual, expected, EPS["bf16"], BOUND["bf16"])
+
+
+# Rung 3: the kernels in the interpreter.
+def launch_both(problem: Problem, precision: str = "ieee"):
+    """y_0 without and with saving, then both gradients, from the kernels. Runs in the interpreter's process."""
+    from fastdwm.kernels.reverse_chain.kernel import reverse_chain_bwd, reverse_chain_fwd
+
+    weights = problem.weights(precision)
+    inputs = problem.obs, problem.action, problem.noise
+    y, saved = reverse_chain_fwd(weights, *inputs, True)
+    return reverse_chain_fwd(weights, *inputs, False)[0], y, *reverse_chain_bwd(weights, problem.upstream, saved)
+
+
+@pytest.mark.parametrize("rows", [1, 16, 17, 257])
+def test_kernel_rows(interpreted, rows):
+    hidden, steps = ((20, 33), 2) if rows > 100 else ((96, 70), 3)
+    problem = make_problem(rows, hidden, steps)
+    y, *gradients = problem.truth()
+    for actual, expected in zip(interpreted(launch_both, problem), (y, y, *gradients), strict=True):
+        assert_close(actual, expected, EPS["ieee"])
+
+
+@pytest.mark.parametrize("case", [*CASES, "wide-input", "tf32-tiles"])
+def test_kernel_cases(interpreted, case):
+    sizes = {"wide-input": dict(obs_dim=40, action_dim=9, hidden=(128, 128)), "tf32-tiles": dict(hidden=(200, 130))}
+    problem = make_problem(**(CASES | sizes)[case])
+    y, *gradients = problem.truth()
+    # The interpreter does not round to TF32: its products are exact in every fp32 mode, only the tiles differ.
+    actuals = interpreted(launch_both, problem, "tf32" if case == "tf32-tiles" else "ieee")
+    for actual, expected in zip(actuals, (y, y, *gradients), strict=True):
+        assert_close(actual, expected, EPS["ieee"])
+
+
+# Rung 5: the kernels on a device, against eager torch in the same precision.
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["ieee", "tf32", "bf16"])
+@pytest.mark.parametrize("hidden", [(128, 128), (256, 256, 256), (512, 512, 512), (200, 70)], ids=str)
+@pytest.mark.parametrize("rows", [1, 16, 17, 257])
+def test_kernel_error_is_at_most_twice_eager(rows, hidden, precision, monkeypatch):
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", precision == "tf32")
+    problem = make_problem(rows, hidden, steps=5, obs_dim=11, action_dim=3)
+    weights = problem.weights(precision, device="cuda")
+    y, saved = reverse_chain_reference(weights, *(t.cuda() for t in (problem.obs, problem.action, problem.noise)), True)
+    eager = y, *reverse_chain_backward_reference(weights, problem.upstream.cuda(), saved)
+    fused = operator(problem, precision=precision, device="cuda")
+    for expected, base, actual in zip(problem.truth(), eager, fused, strict=True):
+        # One row is a small sample: eager may be lucky, but not below a quarter of an eps.
+        allowed = 2 * max(row_error(base, expected).max(), EPS[precision] / 4)
+        assert_close(actual, expected, EPS[precision], float(allowed / EPS[precision]))
+
+
+# The contract.
+WRONG = {
+    "obs rows": (dict(obs=lambda t: t[:-1]), ValueError, "action: expected shape"),
+    "obs width": (dict(obs=lambda t: t[:, 1:].contiguous()), ValueError, "obs: expected shape"),
+    "obs dtype": (dict(obs=torch.Tensor.double), TypeError, "obs: expected torch.float32"),
+    "action stride": (dict(action=lambda t: t.mT.contiguous().mT), ValueError, "action: expected contiguous"),
+    "noise steps": (dict(noise=lambda t: t[1:]), ValueError, "noise: expected shape"),
+    "noise dtype": (dict(noise=torch.Tensor.bfloat16), TypeError, "noise: expected torch.float32"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_input_raises(name):
+    changes, error, message = WRONG[name]
+    problem = make_problem()
+    inputs = {key: getattr(problem, key) for key in ("obs", "action", "noise")}
+    inputs |= {key: change(inputs[key]) for key, change in changes.items()}
+    with pytest.raises(error, match=message):
+        reverse_chain(problem.weights(), **inputs)
+
+
+def test_second_order_gradients_raise():
+    problem = make_problem()
+    obs, action, noise = problem.inputs()
+    y = reverse_chain(problem.weights(), obs, action, noise)
+    with pytest.raises(NotImplementedError, match="second-order"):
+        torch.autograd.grad(y.sum(), obs, create_graph=True)
+
+
+def test_noise_gets_no_gradient():
+    problem = make_problem()
+    obs, action, noise = problem.inputs()
+    y = reverse_chain(problem.weights(), obs, action, noise.requires_grad_())
+    _, unused = torch.autograd.grad(y, (obs, noise), problem.upstream, allow_unused=True)
+    assert unused is None
+
+
+def test_no_graph_unless_a_gradient_is_wanted():
+    problem = make_problem()
+    obs, action, noise = problem.inputs()
+    weights = problem.weights()
+    assert not reverse_chain(weights, obs.detach(), action.detach(), noise).requires_grad
+    with torch.no_grad():
+        assert not reverse_chain(weights, obs, action, noise).requires_grad
+
+
+def test_inputs_stay_as_they_were():
+    problem = make_problem()
+    inputs = problem.obs, problem.action, problem.noise, problem.upstream
+    before = [t.clone() for t in inputs]
+    operator(problem)
+    reverse_chain(problem.weights(), *inputs[:3])
+    assert all(torch.equal(a, b) for a, b in zip(inputs, before, strict=True))
+
+
+def test_packed_weights_are_a_copy():
+    problem = make_problem()
+    params = map_params(torch.clone, problem.params)
+    weights = replace(problem, params=params).weights()
+    before = reverse_chain(weights, problem.obs, problem.action, problem.noise)
+    for value in params.values():
+        value.zero_()
+    assert torch.equal(reverse_chain(weights, problem.obs, problem.action, problem.noise), before)
+
+
+def test_packing_rejects_layers_that_do_not_fit():
+    problem = make_problem()
+    sizes = dict(obs_dim=5, action_dim=2)
+    with pytest.raises(ValueError, match="precision: expected one of"):
+        pack_chain(problem.params, problem.embedding, problem.coefficients, **sizes, precision="fp8")
+    with pytest.raises(ValueError, match="w0: expected shape"):
+        pack_chain(problem.params, problem.embedding, problem.coefficients, obs_dim=6, action_dim=2)
+    with pytest.raises(ValueError, match="coefficients: expected shape"):
+        pack_chain(problem.params, problem.embedding, problem.coefficients[1:], **sizes)

@@ -1,0 +1,173 @@
+"""The optimiser step of all episodes, against the plain loop of `fastdwm.itpo`; the kernels against the reference."""
+
+import pytest
+import torch
+from numerics import EPS, assert_close
+from torch import Tensor
+
+from fastdwm.config import ITPOConfig
+from fastdwm.itpo import Adapted, ascend
+from fastdwm.kernels.layout import Layout
+from fastdwm.kernels.update import adam_ascent, sgd_ascent
+
+pytest.importorskip("triton")
+
+from fastdwm.kernels.update.kernel import update_adam, update_sgd  # noqa: E402
+
+STATE = ("params", "grads", "first", "second", "count")
+
+
+def make_state(copies: int = 3, width: int = 40, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    """Episodes that have taken 0, 1, 2, ... steps."""
+    generator = torch.Generator().manual_seed(0)
+    state = {name: torch.randn(copies, width, generator=generator, dtype=torch.float64) for name in STATE[:4]}
+    state["count"] = torch.arange(copies, dtype=torch.float64)
+    started = (state["count"] > 0).unsqueeze(1)
+    state["first"], state["second"] = state["first"] * started, state["second"].square() * started
+    return {name: value.to(dtype) for name, value in state.items()}
+
+
+def plain_adam(state: dict[str, Tensor], grads: Tensor, lr: float) -> dict[str, Tensor]:
+    """Adam's textbook formula, uphill."""
+    count = state["count"] + 1
+    first = 0.9 * state["first"] + 0.1 * grads
+    second = 0.999 * state["second"] + 0.001 * grads**2
+    t = count.unsqueeze(1)
+    step = first / (1 - 0.9**t) / ((second / (1 - 0.999**t)).sqrt() + 1e-8)
+    return {"params": state["params"] + lr * step, "first": first, "second": second, "count": count}
+
+
+def run_kernel(name: str, state: dict[str, Tensor], lr: float, factor: Tensor | None, mask: Tensor | None) -> dict:
+    """One step by the kernel; returns the new state, since the worker's changes stay in the worker."""
+    if name == "sgd":
+        update_sgd(state["params"], state["grads"], lr, factor, mask)
+    else:
+        update_adam(*(state[key] for key in STATE), lr, factor, mask)
+    return state
+
+
+def step(name: str, state: dict[str, Tensor], lr: float, factor: Tensor | None = None, mask: Tensor | None = None):
+    if name == "sgd":
+        sgd_ascent(state["params"], state["grads"], lr, factor=factor, mask=mask)
+    else:
+        adam_ascent(*(state[key] for key in STATE), lr, factor=factor, mask=mask)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_steps_are_those_of_the_plain_loop(name):
+    """`fastdwm.itpo.ascend` from the same state, three steps in a row."""
+    state, config = make_state(), ITPOConfig(optimiser=name, inner_lr=0.03)
+    layout = Layout((1, 1), layer_norm=False)
+    plain = Adapted(layout, **{key: state[key].clone() for key in STATE if key != "grads"})
+    for _ in range(3):
+        plain = ascend(plain, state["grads"], config)
+        step(name, state, 0.03)
+    for key in ("params", "first", "second", "count") if name == "adam" else ("params",):
+        torch.testing.assert_close(state[key], getattr(plain, key), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_adam_is_its_formula(steps):
+    state, expected = make_state(), make_state()
+    for _ in range(steps):
+        step("adam", state, 0.1)
+        expected |= plain_adam(expected, expected["grads"], 0.1)
+    for key in ("params", "first", "second", "count"):
+        torch.testing.assert_close(state[key], expected[key], rtol=1e-12, atol=1e-12)
+
+
+def test_adam_is_torchs():
+    """torch.optim.Adam downhill on the negative gradient, from rest."""
+    params = torch.nn.Parameter(torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64))
+    ours = {name: torch.zeros(1, 3, dtype=torch.float64) for name in STATE[:4]} | {"count": torch.zeros(1).double()}
+    ours["params"].copy_(params.detach())
+    optimiser = torch.optim.Adam([params], lr=0.1)
+    for i in range(4):
+        ours["grads"] = torch.tensor([[0.3, -1e-3, 2.0]], dtype=torch.float64) * (i + 1)
+        params.grad = -ours["grads"]
+        optimiser.step()
+        step("adam", ours, 0.1)
+    torch.testing.assert_close(ours["params"], params.detach(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_factor_scales_each_episodes_gradient(name):
+    factor = torch.tensor([1.0, 0.25, 0.5], dtype=torch.float64)
+    clipped, scaled = make_state(), make_state()
+    step(name, clipped, 0.1, factor=factor)
+    scaled["grads"] = scaled["grads"] * factor.unsqueeze(1)
+    step(name, scaled, 0.1)
+    for key in ("params", "first", "second", "count"):
+        torch.testing.assert_close(clipped[key], scaled[key], rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_other_episodes_keep_every_bit(name):
+    """Also one whose gradient is NaN."""
+    mask = torch.tensor([True, False, True])
+    state, full = make_state(), make_state()
+    before = {key: value.clone() for key, value in state.items()}
+    state["grads"][1] = torch.nan
+    step(name, state, 0.1, mask=mask)
+    step(name, full, 0.1)
+    for key in ("params", "first", "second", "count"):
+        assert torch.equal(state[key][1], before[key][1])
+        assert torch.equal(state[key][mask], full[key][mask])
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+@pytest.mark.parametrize("width", [1, 17, 2100])
+@pytest.mark.parametrize("full", [False, True], ids=["plain", "factor-mask"])
+def test_kernels_are_the_reference(interpreted, name, width, full):
+    factor = torch.tensor([1.0, 0.25, 0.5], dtype=torch.float64) if full else None
+    mask = torch.tensor([True, False, True]) if full else None
+    state, expected = make_state(width=width, dtype=torch.float32), make_state(width=width)
+    if full:
+        state["grads"][1] = torch.nan
+    actual = interpreted(run_kernel, name, state, 0.1, None if factor is None else factor.float(), mask)
+    step(name, expected, 0.1, factor, mask)
+    for key in ("params", "first", "second"):
+        assert_close(actual[key], expected[key], EPS["ieee"], 4.0)
+    assert torch.equal(actual["count"], expected["count"].float())
+
+
+def test_the_first_step_in_fp32_is_as_long_as_in_fp64():
+    """1 - 0.999 in fp32 would make it 2e-5 too long."""
+    state, exact = make_state(1, dtype=torch.float32), make_state(1)
+    step("adam", state, 0.1)
+    step("adam", exact, 0.1)
+    start = make_state(1)["params"]
+    torch.testing.assert_close(state["params"].double() - start, exact["params"] - start, rtol=3e-6, atol=3e-7)
+
+
+def test_wrong_inputs_raise():
+    state = make_state()
+    with pytest.raises(ValueError, match="grads: expected shape"):
+        sgd_ascent(state["params"], state["grads"][:2], 0.1)
+    with pytest.raises(ValueError, match="factor: expected shape"):
+        sgd_ascent(state["params"], state["grads"], 0.1, factor=torch.ones(2, dtype=torch.float64))
+    with pytest.raises(TypeError, match="mask: expected"):
+        sgd_ascent(state["params"], state["grads"], 0.1, mask=torch.ones(3))
+    with pytest.raises(TypeError, match="first: expected"):
+        step("adam", {**state, "first": state["first"].float()}, 0.1)
+    with pytest.raises(ValueError, match="params: expected contiguous"):
+        sgd_ascent(torch.zeros(5, 3, dtype=torch.float64).T, torch.zeros(3, 5, dtype=torch.float64), 0.1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+@pytest.mark.parametrize("full", [False, True], ids=["plain", "factor-mask"])
+def test_kernels_on_a_gpu_are_the_reference(name, full):
+    state, expected = make_state(width=140_016, dtype=torch.float32), make_state(width=140_016)
+    state = {key: value.cuda() for key, value in state.items()}
+    factor, mask = torch.tensor([1.0, 0.25, 0.5], dtype=torch.float64), torch.tensor([True, False, True])
+    if full:
+        step(name, state, 0.1, factor.float().cuda(), mask.cuda())
+        step(name, expected, 0.1, factor, mask)
+    else:
+        step(name, state, 0.1)
+        step(name, expected, 0.1)
+    for key in ("params", "first", "second"):
+        assert_close(state[key], expected[key], EPS["ieee"], 4.0)
+    assert torch.equal(state["count"].cpu(), expected["count"].float())

@@ -132,6 +132,8 @@ def plot(rows: list[Row], path: Path) -> None:
 
 def draw(axis, rows: list[Row], x, label: str) -> None:
     """One line for each peer, on logarithmic axes."""
+    from matplotlib.ticker import NullLocator
+
     for peer, style in zip(dict.fromkeys(row["peer"] for row in rows), STYLES, strict=False):
         mine = sorted((row for row in rows if row["peer"] == peer), key=x)
         y = [1e3 * row["median"] for row in mine]
@@ -141,6 +143,10 @@ def draw(axis, rows: list[Row], x, label: str) -> None:
         ]
         axis.errorbar([x(row) for row in mine], y, yerr=spread, fmt=style, label=peer, capsize=2, linewidth=1)
     axis.set(xscale="log", yscale="log", xlabel=label, ylabel="ms")
+    axis.set_xticks(sorted({x(row) for row in rows}))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter("{x:.0f}")
+    axis.yaxis.set_major_formatter("{x:g}")
     axis.grid(True, which="both", linewidth=0.3)
 
 

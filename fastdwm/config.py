@@ -215,13 +215,13 @@ class RewardConfig:
 class ITPOConfig:
     """Inference-time policy optimisation: what happens inside one decision; defaults tuned on hopper-medium."""
 
-    horizon: int = 5
+    horizon: int = 8
     """imagined transitions per rollout (H); 0 optimises the critic alone"""
-    particles: int = 8
+    particles: int = 2
     """imagined rollouts per real state (M)"""
     inner_steps: int = 1
     """policy updates per decision (E); 0 returns the base policy's action"""
-    inner_lr: float = 3e-5
+    inner_lr: float = 2e-5
     """step size of the adapted policy (alpha); 0 returns the base policy's action"""
     optimiser: Literal["sgd", "adam"] = "sgd"
     """how the gradient of the imagined return becomes a policy update"""

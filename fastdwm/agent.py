@@ -41,11 +41,13 @@ class Agent:
         seed: int = 0,
         device: str = "cpu",
         backend: str = "auto",
+        sampler: str = "diffusion",
     ):
         """backend: "reference" imagines in plain torch with autograd, "fused" with the fused operators and their
-        hand-derived gradients; "auto" is fused. Both return the same actions up to rounding."""
+        hand-derived gradients; "auto" is fused. Both return the same actions up to rounding.
+        sampler: the world model, "diffusion", "meanflow" or "mlp"; InputError if the bundle does not hold it."""
         self.bundle, self.config, self.seed, self.device = bundle, config, seed, torch.device(device)
-        self.world = bundle.world(self.device)
+        self.world = bundle.world(self.device, sampler=sampler)
         base = map_params(lambda value: value.unsqueeze(0).to(self.device), bundle.policy)
         self.layout = Layout.of(base)
         self.base_policy = self.layout.pack(base)

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -18,18 +19,33 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from fastdwm.config import DiffusionConfig, ReBRACConfig, RewardConfig
+from fastdwm.config import (
+    SAMPLERS,
+    DeterministicConfig,
+    DiffusionConfig,
+    MeanFlowConfig,
+    ReBRACConfig,
+    RewardConfig,
+    require,
+)
 from fastdwm.data import EnvSpec
+from fastdwm.deterministic import build_deterministic, deterministic_shapes
 from fastdwm.diffusion import build_diffusion, denoiser_shapes
 from fastdwm.errors import InputError
+from fastdwm.meanflow import build_meanflow, meanflow_shapes
 from fastdwm.nets import Params
 from fastdwm.rebrac import critic_shapes, policy_shapes
 from fastdwm.reward import RewardModel, reward_shapes
-from fastdwm.rollout import World
+from fastdwm.rollout import Dynamics, World
 from fastdwm.tasks import get_task
 
 FORMAT = 1
 STATISTICS = ("obs_mean", "obs_std", "delta_mean", "delta_std")
+OPTIONAL = {
+    "meanflow": (MeanFlowConfig, meanflow_shapes),
+    "deterministic": (DeterministicConfig, deterministic_shapes),
+}
+"""groups of tensors that a bundle may lack: their configuration and their shapes"""
 PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "minari")
 
 
@@ -38,6 +54,7 @@ class Bundle:
     """Weights and their description; float32 tensors on the CPU.
 
     policy, critics, dynamics, reward: network parameters.   statistics: obs_mean, obs_std, delta_mean, delta_std (S,).
+    meanflow, deterministic: parameters of the other world models, none in a bundle without them.
     dataset: id, transitions, episodes, mean return.   report: whatever was measured on the models, as JSON.
     """
 
@@ -55,6 +72,10 @@ class Bundle:
     reward_config: RewardConfig
     report: dict[str, Any]
     versions: dict[str, str]
+    meanflow: Params | None = None
+    meanflow_config: MeanFlowConfig | None = None
+    deterministic: Params | None = None
+    deterministic_config: DeterministicConfig | None = None
 
     @property
     def obs_dim(self) -> int:
@@ -68,16 +89,38 @@ class Bundle:
     def discount(self) -> float:
         return self.rebrac_config.discount
 
-    def world(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> World:
-        """The frozen models to imagine with."""
+    @property
+    def _optional(self) -> tuple[str, ...]:
+        return tuple(name for name in OPTIONAL if getattr(self, name) is not None)
+
+    @property
+    def samplers(self) -> tuple[str, ...]:
+        """The world models that it holds, as `--sampler` names them."""
+        held = {"diffusion": self.dynamics, "meanflow": self.meanflow, "mlp": self.deterministic}
+        return tuple(name for name in SAMPLERS if held[name] is not None)
+
+    def world(
+        self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, sampler: str = "diffusion"
+    ) -> World:
+        """The frozen models to imagine with; InputError for a sampler that the bundle does not hold."""
+        held = ", ".join(self.samplers)
+        require(sampler in self.samplers, f"sampler: the bundle holds {held}, got {sampler!r}")
 
         def place(params: Params) -> Params:
             return {name: value.to(device, dtype) for name, value in params.items()}
 
-        dynamics = build_diffusion(place(self.dynamics), place(self.statistics), self.dynamics_config, dtype)
+        dynamics = self._dynamics(sampler, place, dtype)
         reward = RewardModel(place(self.reward), dynamics.obs_mean, dynamics.obs_std)
         limits = get_task(self.task).env.limits
         return World(dynamics, reward, place(self.critics), self.discount, limits)
+
+    def _dynamics(self, sampler: str, place: Callable[[Params], Params], dtype: torch.dtype) -> Dynamics:
+        statistics = place(self.statistics)
+        if sampler == "meanflow":
+            return build_meanflow(place(self.meanflow), statistics, self.meanflow_config, dtype)
+        if sampler == "mlp":
+            return build_deterministic(place(self.deterministic), statistics, dtype)
+        return build_diffusion(place(self.dynamics), statistics, self.dynamics_config, dtype)
 
     def save(self, folder: Path) -> None:
         """Write the folder; a reader sees the old bundle or the new one, never a mixture."""
@@ -92,10 +135,12 @@ class Bundle:
             "rebrac": dataclasses.asdict(self.rebrac_config),
             "dynamics": dataclasses.asdict(self.dynamics_config),
             "reward": dataclasses.asdict(self.reward_config),
+            **{name: dataclasses.asdict(getattr(self, f"{name}_config")) for name in self._optional},
             "report": self.report,
             "versions": self.versions,
         }
-        groups = {name: getattr(self, name) for name in ("policy", "critics", "dynamics", "reward", "statistics")}
+        names = ("policy", "critics", "dynamics", "reward", "statistics", *self._optional)
+        groups = {name: getattr(self, name) for name in names}
         tensors = {f"{g}.{name}": t.detach().contiguous() for g, params in groups.items() for name, t in params.items()}
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
@@ -118,6 +163,7 @@ class Bundle:
             rebrac = _read_config(ReBRACConfig, header["rebrac"]).for_task(get_task(task))
             dynamics = _read_config(DiffusionConfig, header["dynamics"])
             reward = _read_config(RewardConfig, header["reward"])
+            optional = {name: _read_config(OPTIONAL[name][0], header[name]) for name in OPTIONAL if name in header}
             env = EnvSpec(**header["env"])
             rest = {name: header[name] for name in ("dataset", "reward_scale", "report", "versions")}
         except (KeyError, TypeError, ValueError) as error:
@@ -136,8 +182,10 @@ class Bundle:
             "reward": reward_shapes(obs_dim, action_dim, reward),
             "statistics": dict.fromkeys(STATISTICS, (obs_dim,)),
         }
+        shapes |= {name: OPTIONAL[name][1](obs_dim, action_dim, config) for name, config in optional.items()}
         groups = _read_tensors(folder / "weights.safetensors", shapes)
         configs = {"rebrac_config": rebrac, "dynamics_config": dynamics, "reward_config": reward}
+        configs |= {f"{name}_config": config for name, config in optional.items()}
         return cls(task=task, env=env, **groups, **configs, **rest)
 
 

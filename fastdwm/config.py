@@ -260,6 +260,7 @@ class ITPOConfig:
 
 
 BACKENDS = ("auto", "reference", "fused")
+SAMPLERS = ("diffusion", "meanflow", "mlp")
 
 
 @dataclass(frozen=True)
@@ -272,6 +273,8 @@ class EvalConfig:
     """episodes per policy, all adapted in parallel"""
     seed: int = 10_000
     """environment seed of the first episode; episode i uses seed + i"""
+    sampler: Literal["diffusion", "meanflow", "mlp"] = "diffusion"
+    """world model of the imagination: K-step diffusion, one-step MeanFlow, or the deterministic baseline"""
     max_steps: int | None = None
     """cut episodes after this many steps; none: the environment's own limit"""
     itpo: ITPOConfig = field(default_factory=ITPOConfig)
@@ -316,6 +319,10 @@ class TrainConfig:
     """policy and critics"""
     dynamics: DiffusionConfig = field(default_factory=DiffusionConfig)
     """world model"""
+    meanflow: MeanFlowConfig = field(default_factory=MeanFlowConfig)
+    """one-step world model"""
+    deterministic: DeterministicConfig = field(default_factory=DeterministicConfig)
+    """plain regression as a world model, the baseline"""
     reward: RewardConfig = field(default_factory=RewardConfig)
     """reward model"""
     log_every: int = 1000

@@ -112,6 +112,14 @@ class Diffusion:
                 y = y + sigma * noise[i + 1]
         return obs + self.delta_mean + self.delta_std * y
 
+    def chain(self) -> tuple[Params, Tensor, Tensor]:
+        """Parameters, embedding and coefficients of this sampler, for `pack_chain`."""
+        return self.params, self.embedding, self.coefficients
+
+    def chain_noise(self, noise: Tensor) -> Tensor:
+        """Noise (H, K, B, M, S) as that chain reads it."""
+        return noise
+
 
 def build_diffusion(
     params: Params, statistics: dict[str, Tensor], config: DiffusionConfig, dtype: torch.dtype = torch.float32

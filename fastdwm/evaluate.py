@@ -233,7 +233,14 @@ def compare(bundle: Bundle, config: EvalConfig, on_progress: Callable[[str, int,
     policies = {"base": replace(config.itpo, inner_steps=0), "itpo": config.itpo}
 
     def agent_of(policy: str) -> Agent:
-        return Agent(bundle, policies[policy], seed=config.seed, device=config.device, backend=config.backend)
+        return Agent(
+            bundle,
+            policies[policy],
+            seed=config.seed,
+            device=config.device,
+            backend=config.backend,
+            sampler=config.sampler,
+        )
 
     runs = {
         policy: run_episodes(agent_of(policy), bundle.env, seeds, protocol, partial(on_progress, title))

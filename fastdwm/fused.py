@@ -18,9 +18,8 @@ class FusedObjective:
         GPU, ieee elsewhere."""
         dynamics, limits = world.dynamics, world.limits
         precision = precision or ("bf16" if dynamics.obs_mean.is_cuda else "ieee")
-        chain = pack_chain(
-            dynamics.params, dynamics.embedding, dynamics.coefficients, layout.sizes[0], layout.sizes[-1], precision
-        )
+        chain = pack_chain(*dynamics.chain(), layout.sizes[0], layout.sizes[-1], precision)
+        self.chain_noise = dynamics.chain_noise
         self.models = RolloutModels(
             policy=layout,
             chain=chain,
@@ -38,7 +37,7 @@ class FusedObjective:
         )
 
     def value(self, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor) -> Tensor:
-        return rollout_value(self.models, params, base, obs, noise)
+        return rollout_value(self.models, params, base, obs, self.chain_noise(noise))
 
     def gradient(self, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        return rollout_gradient(self.models, params, base, obs, noise)
+        return rollout_gradient(self.models, params, base, obs, self.chain_noise(noise))

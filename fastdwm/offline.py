@@ -12,17 +12,21 @@ from torch import Tensor
 from fastdwm import data, quality
 from fastdwm.bundle import Bundle, package_versions
 from fastdwm.command import Report
-from fastdwm.config import DiffusionConfig, RewardConfig, TrainConfig
+from fastdwm.config import DiffusionConfig, MeanFlowConfig, RewardConfig, TrainConfig
 from fastdwm.data import Transitions
+from fastdwm.deterministic import build_deterministic, deterministic_loss, deterministic_shapes
 from fastdwm.diffusion import build_diffusion, denoiser_shapes, diffusion_loss
+from fastdwm.meanflow import build_meanflow, draw_times, meanflow_loss, meanflow_shapes
 from fastdwm.nets import Params, init_mlp, map_params
 from fastdwm.rebrac import ReBRAC, init_critics, init_policy
 from fastdwm.reward import RewardModel, reward_loss, reward_shapes
 from fastdwm.tasks import Task
+from fastdwm.tilt import Tilt, outcome_value, policy_score, tilt, value_score
 from fastdwm.training import Batches, Loss, ModelTrainer, OnLine, fit
 
 # Real episodes during training use other seeds than evaluation (10000...) and tuning (20000...).
 EPISODE_SEED = 30_000
+MODEL_COLUMNS = ("obs", "action", "next_obs")
 CRITIC_COLUMNS = ("obs", "action", "reward", "next_obs", "next_action", "terminated")
 
 Trained = tuple[dict[str, Params], dict[str, float]]
@@ -41,6 +45,8 @@ class Offline:
     """obs_mean, obs_std, delta_mean, delta_std (S,)"""
     fit: Any
     """`training.fit` with folder and hooks filled in"""
+    networks: dict[str, Params] = dataclasses.field(default_factory=dict)
+    """what is trained so far, on the CPU"""
 
     @property
     def dims(self) -> tuple[int, int]:
@@ -55,10 +61,18 @@ class Offline:
             torch.Generator(self.config.device).manual_seed(seed + 1),
         )
 
-    def batches(self, names: tuple[str, ...], rows: np.ndarray) -> Batches:
-        """Batches of the named columns, rewards scaled."""
+    @property
+    def dynamics_rows(self) -> np.ndarray:
+        """(N,) bool: rows that a world model learns from."""
+        return self.model_rows & self.transitions.model_rows
+
+    def batches(self, names: tuple[str, ...], rows: np.ndarray, **extra: Tensor) -> Batches:
+        """Batches of the named columns, rewards scaled.   extra: more columns, given for `rows` alone."""
         columns = {name: getattr(self.transitions, name) for name in names}
-        if "reward" in columns:
+        for name, values in extra.items():
+            columns[name] = np.zeros(self.transitions.n, np.float32)
+            columns[name][rows] = values.cpu().numpy()
+        if "reward" in names:
             columns["reward"] = columns["reward"] * np.float32(self.task.reward_scale)
         return Batches(columns, np.flatnonzero(rows), self.config.device)
 
@@ -82,26 +96,32 @@ def train(
     statistics = {k: torch.from_numpy(v) for k, v in data.statistics(transitions, train_rows).items()}
     hooks = dict(log_every=config.log_every, save_every=config.save_every, on_progress=on_progress, on_line=on_line)
     run = Offline(task, transitions, config, train_rows, statistics, partial(fit, folder=folder, **hooks))
-    weights, training = {}, {}
-    for part in (train_dynamics, train_reward, train_rebrac):
+    training = {}
+    # MeanFlow comes last: its tilt reads the policy.
+    for part in (train_dynamics, train_deterministic, train_reward, train_rebrac, train_meanflow):
         networks, metrics = part(run)
-        weights |= {name: map_params(lambda value: value.detach().cpu(), p) for name, p in networks.items()}
+        run.networks.update({name: map_params(lambda value: value.detach().cpu(), p) for name, p in networks.items()})
         training[part.__name__.removeprefix("train_")] = metrics
     bundle = Bundle(
         task=task.name,
         env=transitions.env,
         dataset=describe(transitions, task),
         reward_scale=task.reward_scale,
-        **weights,
+        **run.networks,
         statistics=statistics,
         rebrac_config=config.rebrac,
         dynamics_config=config.dynamics,
         reward_config=config.reward,
+        meanflow_config=config.meanflow,
+        deterministic_config=config.deterministic,
         report={"seed": config.seed, "training": training},
         versions=package_versions(),
     )
-    models = quality.model_report(bundle.world(), transitions, held_out, config.seed)
-    return dataclasses.replace(bundle, report=bundle.report | {"models": models})
+    reports = {
+        sampler: quality.model_report(bundle.world(sampler=sampler), transitions, held_out, config.seed)
+        for sampler in bundle.samplers
+    }
+    return dataclasses.replace(bundle, report=bundle.report | {"models": reports["diffusion"], "samplers": reports})
 
 
 def train_dynamics(run: Offline) -> Trained:
@@ -111,8 +131,7 @@ def train_dynamics(run: Offline) -> Trained:
     params = run.place(init_mlp(denoiser_shapes(*run.dims, config), init))
     loss = dynamics_objective(config, run.place(run.statistics))
     trainer = ModelTrainer(params, loss, config, generator, config.ema_rate)
-    rows = run.model_rows & run.transitions.model_rows
-    batches = run.batches(("obs", "action", "next_obs"), rows)
+    batches = run.batches(MODEL_COLUMNS, run.dynamics_rows)
     lines = run.fit("dynamics", trainer, batches, config.batch_size, config.updates)
     return {"dynamics": trainer.networks["averaged"]}, lines[-1]
 
@@ -128,6 +147,84 @@ def dynamics_objective(config: DiffusionConfig, statistics: dict[str, Tensor]) -
 
     model = build_diffusion({}, statistics, config)
     return loss
+
+
+def train_deterministic(run: Offline) -> Trained:
+    """The baseline; what is kept is the moving average of its weights, as for the samplers."""
+    config = run.config.deterministic
+    init, generator = run.generators(3)
+    params = run.place(init_mlp(deterministic_shapes(*run.dims, config), init))
+    loss = deterministic_objective(run.place(run.statistics))
+    trainer = ModelTrainer(params, loss, config, generator, config.ema_rate)
+    batches = run.batches(MODEL_COLUMNS, run.dynamics_rows)
+    lines = run.fit("deterministic", trainer, batches, config.batch_size, config.updates)
+    return {"deterministic": trainer.networks["averaged"]}, lines[-1]
+
+
+def deterministic_objective(statistics: dict[str, Tensor]) -> Loss:
+    """`deterministic_loss`; draws nothing."""
+
+    def loss(params: Params, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        return deterministic_loss(build_deterministic(params, statistics), batch)
+
+    return loss
+
+
+def train_meanflow(run: Offline) -> Trained:
+    """The one-step model under its tilt; what is kept is the moving average of its weights."""
+    config = run.config.meanflow
+    init, generator = run.generators(4)
+    params = run.place(init_mlp(meanflow_shapes(*run.dims, config), init))
+    loss = meanflow_objective(config, run.place(run.statistics))
+    trainer = ModelTrainer(params, loss, config, generator, config.ema_rate)
+    tilted = model_tilt(run)
+    extra = {} if tilted is None else {"weight": tilted.weights}
+    batches = run.batches(MODEL_COLUMNS, run.dynamics_rows, **extra)
+    lines = run.fit("meanflow", trainer, batches, config.batch_size, config.updates)
+    return {"meanflow": trainer.networks["averaged"]}, lines[-1] | ({} if tilted is None else tilted.metrics())
+
+
+def meanflow_objective(config: MeanFlowConfig, statistics: dict[str, Tensor]) -> Loss:
+    """`meanflow_loss` at random times with random noise, weighted if the batch has weights."""
+
+    def loss(params: Params, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        obs = batch["obs"]
+        r, t = draw_times(config, len(obs), generator)
+        noise = torch.randn(obs.shape, generator=generator, device=obs.device)
+        model = dataclasses.replace(frame, params=params)
+        return meanflow_loss(model, config, batch, r, t, noise, batch.get("weight"))
+
+    frame = build_meanflow({}, statistics, config)
+    return loss
+
+
+def model_tilt(run: Offline) -> Tilt | None:
+    """Weights of the rows that the world model learns from, by the trained policy (and critics)."""
+    config, rows = run.config.meanflow, run.dynamics_rows
+    if config.tilt == "none":
+        return None
+    columns = (*MODEL_COLUMNS, "terminated")
+    obs, action, next_obs, terminated = (
+        torch.from_numpy(getattr(run.transitions, name)[rows]).to(run.config.device) for name in columns
+    )
+    actor = run.place(run.networks["policy"])
+    if config.tilt == "policy":
+        return tilt(policy_score(actor, obs, action), config.policy_tilt)
+    value = outcome_value(actor, run.place(run.networks["critics"]), next_obs, terminated)
+    # The score has no unit: the baseline learns values of unit size.
+    value = (value - value.mean()) / value.std()
+    return tilt(value_score(train_baseline(run, value), obs, action, value), config.value_tilt)
+
+
+def train_baseline(run: Offline, value: Tensor) -> RewardModel:
+    """Regression of the outcome's value on observation and action, by a network like the reward's."""
+    config, statistics = run.config.reward, run.place(run.statistics)
+    init, generator = run.generators(5)
+    params = run.place(init_mlp(reward_shapes(*run.dims, config), init))
+    trainer = ModelTrainer(params, reward_objective(config, statistics), config, generator)
+    batches = run.batches(("obs", "action"), run.dynamics_rows, reward=value)
+    run.fit("baseline", trainer, batches, config.batch_size, config.updates)
+    return RewardModel(trainer.networks["averaged"], statistics["obs_mean"], statistics["obs_std"])
 
 
 def train_reward(run: Offline) -> Trained:

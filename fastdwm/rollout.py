@@ -1,23 +1,45 @@
 """The imagined return J(psi) of a policy in the world model: the reference path, plain torch autograd."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from fastdwm.config import ITPOConfig
-from fastdwm.diffusion import Diffusion
 from fastdwm.nets import Params
 from fastdwm.rebrac import critics, policy
 from fastdwm.reward import RewardModel
 from fastdwm.tasks import Limit
 
 
+class Dynamics(Protocol):
+    """A transition model to imagine with: `Diffusion`, `MeanFlow` or `Deterministic`."""
+
+    obs_mean: Tensor
+    obs_std: Tensor
+    delta_mean: Tensor
+    delta_std: Tensor
+
+    @property
+    def noise_steps(self) -> int:
+        """Gaussian vectors that one transition consumes."""
+
+    def next_obs(self, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
+        """Next observation (..., S) of obs (..., S), action (..., A) and noise (noise_steps, ..., S)."""
+
+    def chain(self) -> tuple[Params, Tensor, Tensor]:
+        """The same as a reverse chain: parameters, embedding and coefficients for `pack_chain`."""
+
+    def chain_noise(self, noise: Tensor) -> Tensor:
+        """Noise (H, noise_steps, B, M, S) as that chain reads it, (H, K, B, M, S)."""
+
+
 @dataclass(frozen=True)
 class World:
     """The frozen models that imagination runs in; all tensors of one dtype and device, none requiring gradients."""
 
-    dynamics: Diffusion
+    dynamics: Dynamics
     reward: RewardModel
     critics: Params
     discount: float

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
-from fastdwm.config import DiffusionConfig, ReBRACConfig, RewardConfig, TrainConfig
+from fastdwm.config import DeterministicConfig, DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig, TrainConfig
 from fastdwm.errors import InputError
 from fastdwm.tasks import Task, get_task
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Settings that change the weights: a run is only resumed with the same ones.
 IDENTITY_FILE = "config.json"
-IDENTITY = ("dataset", "seed", "holdout", "rebrac", "dynamics", "reward")
+IDENTITY = ("dataset", "seed", "holdout", "rebrac", "dynamics", "meanflow", "deterministic", "reward")
 
 
 def presets() -> dict[str, TrainConfig]:
@@ -40,6 +40,8 @@ def presets() -> dict[str, TrainConfig]:
             target_rate=0.01,
         ),
         dynamics=DiffusionConfig(updates=60_000, batch_size=1024, lr=1e-3, denoise_steps=5, target="x0", hidden=width),
+        meanflow=MeanFlowConfig(updates=60_000, batch_size=1024, lr=1e-3, hidden=width),
+        deterministic=DeterministicConfig(updates=40_000, batch_size=1024, lr=1e-3, hidden=width),
         reward=RewardConfig(updates=40_000, batch_size=1024, lr=1e-3, hidden=width),
     )
     return {"cpu": cpu, "paper": TrainConfig()}

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from fastdwm.config import DiffusionConfig, RewardConfig
+from fastdwm.config import DeterministicConfig, DiffusionConfig, MeanFlowConfig, RewardConfig
 from fastdwm.errors import InputError
 from fastdwm.nets import Params, adam, cosine, map_params, move_towards, set_lr
 
@@ -53,7 +53,7 @@ class ModelTrainer:
         self,
         params: Params,
         loss: Loss,
-        config: DiffusionConfig | RewardConfig,
+        config: DiffusionConfig | MeanFlowConfig | DeterministicConfig | RewardConfig,
         generator: torch.Generator,
         ema_rate: float = 1.0,
     ):

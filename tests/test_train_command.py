@@ -19,6 +19,8 @@ from fastdwm.training import Batches
 SMALL = [
     "--rebrac.updates=60", "--rebrac.batch-size=32", "--rebrac.hidden", "16", "16",
     "--dynamics.updates=60", "--dynamics.batch-size=32", "--dynamics.hidden", "16", "16",
+    "--meanflow.updates=60", "--meanflow.batch-size=32", "--meanflow.hidden", "16", "16",
+    "--deterministic.updates=60", "--deterministic.batch-size=32", "--deterministic.hidden", "16", "16",
     "--reward.updates=60", "--reward.batch-size=32", "--reward.hidden", "16", "16",
     "--log-every=20", "--save-every=20", "--eval-episodes=1", "--threads=1",
 ]  # fmt: skip

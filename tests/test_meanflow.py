@@ -1,0 +1,379 @@
+"""The MeanFlow model against a flow with a closed form, its loss against finite differences, its sampler as a chain."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from models import ACTION_DIM, HIDDEN, OBS_DIM, double, generator
+from torch.func import jacrev
+
+from fastdwm.config import DeterministicConfig, MeanFlowConfig
+from fastdwm.deterministic import build_deterministic, deterministic_loss, deterministic_shapes
+from fastdwm.errors import InputError
+from fastdwm.kernels.reverse_chain import meanflow_step, pack_chain, reverse_chain
+from fastdwm.meanflow import (
+    MeanFlow,
+    average_velocity,
+    build_meanflow,
+    draw_times,
+    meanflow_loss,
+    meanflow_shapes,
+    time_features,
+    total_derivative,
+)
+from fastdwm.nets import init_mlp, mlp
+
+TARGETS = ("x", "u", "g")
+STATISTICS = {
+    "obs_mean": torch.linspace(-0.5, 0.5, OBS_DIM),
+    "obs_std": torch.linspace(0.5, 2.0, OBS_DIM),
+    "delta_mean": torch.linspace(0.1, -0.1, OBS_DIM),
+    "delta_std": torch.linspace(0.1, 0.4, OBS_DIM),
+}
+DATA_STD = 0.3
+
+
+def make_config(**kwargs) -> MeanFlowConfig:
+    return MeanFlowConfig(**{"hidden": HIDDEN, "time_features": 4} | kwargs)
+
+
+def make_model(config: MeanFlowConfig, kind: type[MeanFlow] = MeanFlow) -> MeanFlow:
+    params = double(init_mlp(meanflow_shapes(OBS_DIM, ACTION_DIM, config), generator()))
+    return kind(**vars(build_meanflow(params, STATISTICS, config, torch.float64)))
+
+
+def make_rows(n: int = 12) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """obs, action and noise (n, ...)."""
+    g = generator(1)
+    obs, noise = torch.randn(2, n, OBS_DIM, generator=g, dtype=torch.float64)
+    return obs, torch.rand(n, ACTION_DIM, generator=g, dtype=torch.float64) * 2 - 1, noise
+
+
+def make_batch(model: MeanFlow, n: int = 12) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+    """A batch, its clean targets y and its noise."""
+    obs, action, noise = make_rows(n)
+    clean = torch.randn(n, OBS_DIM, generator=generator(2), dtype=torch.float64)
+    next_obs = obs + model.delta_mean + model.delta_std * clean
+    return {"obs": obs, "action": action, "next_obs": next_obs}, clean, noise
+
+
+def make_times(config: MeanFlowConfig, n: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
+    """Drawn times, away from the floor of t."""
+    r, t = (x.double() for x in draw_times(config, n, generator(3)))
+    return 0.1 + 0.9 * r, 0.1 + 0.9 * t
+
+
+# A flow with a closed form: y ~ N(m, DATA_STD^2) with a mean m that is linear in the condition. Then z_t is Gaussian
+# with mean (1 - t) m and std s_t, and the flow keeps (z_t - mean) / s_t.
+def mean_of(obs, action):
+    return 0.5 * obs - 0.3 + 0.2 * action.sum(-1, keepdim=True)
+
+
+def std_at(t):
+    return ((1 - t) ** 2 * DATA_STD**2 + t**2).sqrt()
+
+
+def flow(z, r, t, m):
+    """z_r from z_t."""
+    return (1 - r) * m + std_at(r) / std_at(t) * (z - (1 - t) * m)
+
+
+def marginal_velocity(z, t, m):
+    rate = (t - (1 - t) * DATA_STD**2) / std_at(t)
+    return -m + rate / std_at(t) * (z - (1 - t) * m)
+
+
+def exact_velocity(z, r, t, m):
+    gap = t - r
+    return torch.where(gap == 0, marginal_velocity(z, t, m), (z - flow(z, r, t, m)) / torch.where(gap == 0, 1.0, gap))
+
+
+class GaussianFlow(MeanFlow):
+    """Answers exactly. The times come back from the features sin and cos of t and t - r, whose frequency is 1."""
+
+    target = "x"
+
+    def predict(self, z, features, obs, action):
+        sin_t, sin_gap, cos_t, cos_gap = features.split(1, -1)
+        t = torch.atan2(sin_t, cos_t)
+        u = exact_velocity(z, t - torch.atan2(sin_gap, cos_gap), t, mean_of(obs, action))
+        return {"x": z - t * u, "u": u, "g": z - u}[self.target]
+
+
+EXACT = {name: type(name, (GaussianFlow,), {"target": name}) for name in TARGETS}
+
+
+def test_identity_holds_for_a_flow_with_a_closed_form():
+    obs, action, z = make_rows()
+    r, t = make_times(make_config(equal_share=0.0))
+    m = mean_of(obs, action)
+
+    def u(z, r, t):
+        return exact_velocity(z, r.unsqueeze(-1), t.unsqueeze(-1), m)
+
+    velocity = marginal_velocity(z, t.unsqueeze(-1), m)
+    compound = u(z, r, t) + (t - r).unsqueeze(-1) * total_derivative(u, z, r, t, velocity)
+    torch.testing.assert_close(compound, velocity, rtol=1e-10, atol=1e-12)
+    assert (u(z, r, t) - velocity).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("objective", ["imf", "mf"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_loss_of_the_exact_flow_is_that_of_its_velocity(target, objective):
+    # With its own velocity as the direction, V is the marginal velocity v* in every row. The direction e - y adds
+    # (t - r) du/dz (e - y - v*) = (1 - s_r / s_t) (e - y - v*), so that s_r / s_t of the error v* - (e - y) is left.
+    config = make_config(target=target, objective=objective)
+    model = make_model(config, EXACT[target])
+    batch, clean, noise = make_batch(model)
+    r, t = make_times(config)
+    m = mean_of((batch["obs"] - model.obs_mean) / model.obs_std, batch["action"])
+    column, z = t.unsqueeze(-1), clean + t.unsqueeze(-1) * (noise - clean)
+    error = marginal_velocity(z, column, m) - (noise - clean)
+    if objective == "mf":
+        error = error * std_at(r.unsqueeze(-1)) / std_at(column)
+    if target == "x":
+        error = error * column
+    actual = meanflow_loss(model, config, batch, r, t, noise)
+    torch.testing.assert_close(actual, error.square().mean(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("target", TARGETS)
+def test_any_number_of_steps_composes_to_the_exact_flow(target, steps):
+    config = make_config(target=target, sample_steps=steps)
+    model = make_model(config, EXACT[target])
+    obs, action, noise = make_rows()
+    m = mean_of((obs - model.obs_mean) / model.obs_std, action)
+    # From time 1, where z is the noise, to time 0, where it is m + DATA_STD times the noise.
+    expected = obs + model.delta_mean + model.delta_std * (m + DATA_STD * noise)
+    torch.testing.assert_close(model.next_obs(obs, action, noise.unsqueeze(0)), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_total_derivative_matches_finite_differences(target):
+    config = make_config(target=target, time_features=16)
+    model = make_model(config)
+    obs, action, z = make_rows()
+    r, t = make_times(make_config(equal_share=0.0))
+    u, direction, h = average_velocity(model, config, obs, action), torch.randn(12, OBS_DIM).double(), 1e-5
+    expected = (u(z + h * direction, r, t + h) - u(z - h * direction, r, t - h)) / (2 * h)
+    torch.testing.assert_close(total_derivative(u, z, r, t, direction), expected, rtol=1e-6, atol=1e-8)
+
+
+def test_no_gradient_flows_through_the_derivative():
+    config = make_config(equal_share=0.0)
+    model = make_model(config)
+    batch, clean, noise = make_batch(model)
+    r, t = make_times(config)
+    for value in model.params.values():
+        value.requires_grad_(True)
+    grads = torch.autograd.grad(meanflow_loss(model, config, batch, r, t, noise), list(model.params.values()))
+    # The same error with the derivative as a constant, by hand.
+    u = average_velocity(model, config, (batch["obs"] - model.obs_mean) / model.obs_std, batch["action"])
+    z, column = clean + t.unsqueeze(-1) * (noise - clean), t.unsqueeze(-1)
+    constant = (t - r).unsqueeze(-1) * total_derivative(u, z, r, t, u(z, t, t)).detach()
+    error = column * (u(z, r, t) + constant - (noise - clean))
+    expected = torch.autograd.grad(error.square().mean(), list(model.params.values()))
+    torch.testing.assert_close(grads, expected, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("objective", ["imf", "mf"])
+def test_rows_with_equal_times_are_plain_flow_matching(objective):
+    config = make_config(objective=objective, target="u", equal_share=1.0)
+    model = make_model(config)
+    batch, clean, noise = make_batch(model)
+    r, t = make_times(config)
+    assert torch.equal(r, t)
+    condition = (batch["obs"] - model.obs_mean) / model.obs_std
+    features = time_features(t, t, config.time_features)
+    z = (1 - t.unsqueeze(-1)) * clean + t.unsqueeze(-1) * noise
+    output = mlp(model.params, torch.cat([z, condition, batch["action"], features], -1), F.silu)
+    torch.testing.assert_close(
+        meanflow_loss(model, config, batch, r, t, noise), (output - (noise - clean)).square().mean()
+    )
+
+
+def test_equal_rows_skip_the_derivative(monkeypatch):
+    config, seen, jvp = make_config(equal_share=0.25), [], torch.func.jvp
+
+    def counting(function, primals, tangents):
+        seen.append(len(primals[0]))
+        return jvp(function, primals, tangents)
+
+    monkeypatch.setattr(torch.func, "jvp", counting)
+    model = make_model(config)
+    batch, _, noise = make_batch(model)
+    split = meanflow_loss(model, config, batch, *make_times(config), noise)
+    assert seen == [9]
+    # Rows with r = t that do take the derivative lose as much: the split changes the cost, not the loss.
+    torch.testing.assert_close(
+        split, meanflow_loss(model, replace(config, equal_share=0.0), batch, *make_times(config), noise)
+    )
+
+
+def test_adaptive_weights_divide_by_a_power_of_the_squared_error():
+    config = make_config(target="u", equal_share=1.0, adaptive_power=0.5)
+    model = make_model(config)
+    batch, clean, noise = make_batch(model, 1)
+    times = make_times(config, 1)
+    plain = meanflow_loss(model, replace(config, adaptive_power=0.0), batch, *times, noise)
+    adaptive = meanflow_loss(model, config, batch, *times, noise)
+    torch.testing.assert_close(adaptive, plain / (OBS_DIM * plain + 0.01).sqrt())
+
+
+def test_weights_multiply_the_rows_and_ones_change_nothing():
+    config = make_config()
+    model = make_model(config)
+    batch, _, noise = make_batch(model, 2)
+    r, t = make_times(config, 2)
+    plain = meanflow_loss(model, config, batch, r, t, noise)
+    assert meanflow_loss(model, config, batch, r, t, noise, torch.ones(2)) == plain
+    # One row of each kind: with equal times, and with the derivative.
+    first = meanflow_loss(
+        model, replace(config, equal_share=1.0), {k: v[:1] for k, v in batch.items()}, r[:1], t[:1], noise[:1]
+    )
+    second = meanflow_loss(
+        model, replace(config, equal_share=0.0), {k: v[1:] for k, v in batch.items()}, r[1:], t[1:], noise[1:]
+    )
+    weighted = meanflow_loss(model, config, batch, r, t, noise, torch.tensor([0.5, 1.5]))
+    torch.testing.assert_close(weighted, 0.25 * first + 0.75 * second)
+    assert abs(weighted - plain) > 1e-3
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_time_zero_trains(target):
+    config = make_config(target=target)
+    model = make_model(config)
+    batch, _, noise = make_batch(model)
+    model.params["w0"].requires_grad_(True)
+    loss = meanflow_loss(model, config, batch, torch.zeros(12).double(), torch.zeros(12).double(), noise)
+    (grad,) = torch.autograd.grad(loss, [model.params["w0"]])
+    assert loss.isfinite() and grad.isfinite().all() and grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_one_step_is_one_mlp_call_with_its_jacobian(target):
+    config = make_config(target=target)
+    model = make_model(config)
+    obs, action, noise = (x[0] for x in make_rows())
+    features = time_features(torch.zeros(()).double(), torch.ones(()).double(), 4)
+
+    def network(s, a):
+        return mlp(model.params, torch.cat([noise, (s - model.obs_mean) / model.obs_std, a, features]), F.silu)
+
+    def delta(s, a):
+        return (model.next_obs(s, a, noise.unsqueeze(0)) - s - model.delta_mean) / model.delta_std
+
+    output = noise - network(obs, action) if target == "u" else network(obs, action)
+    torch.testing.assert_close(delta(obs, action), output, rtol=1e-12, atol=1e-13)
+    sign = -1 if target == "u" else 1
+    for actual, expected in zip(jacrev(delta, (0, 1))(obs, action), jacrev(network, (0, 1))(obs, action), strict=True):
+        assert expected.abs().max() > 1e-2
+        torch.testing.assert_close(actual, sign * expected, rtol=1e-12, atol=1e-13)
+
+
+def test_one_step_of_x_is_the_network_to_the_bit():
+    model = make_model(make_config())
+    obs, action, noise = make_rows()
+    condition = (obs - model.obs_mean) / model.obs_std
+    y = model.predict(noise, model.embedding[0].expand(len(obs), -1), condition, action)
+    sample = model.next_obs(obs, action, noise.unsqueeze(0))
+    assert torch.equal(sample, obs + model.delta_mean + model.delta_std * y)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("target", TARGETS)
+def test_reverse_chain_gives_the_samplers_numbers(target, steps):
+    model = make_model(make_config(target=target, sample_steps=steps, temperature=0.7))
+    obs, action, noise = make_rows()
+    weights = pack_chain(*model.chain(), OBS_DIM, ACTION_DIM)
+    bank = model.chain_noise(noise.reshape(1, 1, 3, 4, OBS_DIM)).reshape(steps, -1, OBS_DIM)
+    y = reverse_chain(weights, (obs - model.obs_mean) / model.obs_std, action, bank)
+    expected = model.next_obs(obs, action, noise.unsqueeze(0))
+    torch.testing.assert_close(obs + model.delta_mean + model.delta_std * y, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_one_step_of_x_is_the_meanflow_step_operator():
+    model = make_model(make_config())
+    obs, action, noise = make_rows()
+    weights = pack_chain(model.params, model.embedding, torch.tensor([[0.0, 1.0, 0.0]]).double(), OBS_DIM, ACTION_DIM)
+    y = meanflow_step(weights, (obs - model.obs_mean) / model.obs_std, action, noise)
+    expected = model.next_obs(obs, action, noise.unsqueeze(0))
+    torch.testing.assert_close(obs + model.delta_mean + model.delta_std * y, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_temperature_scales_the_noise(steps):
+    hot, warm, cold = (make_model(make_config(sample_steps=steps, temperature=tau)) for tau in (1.0, 0.5, 0.0))
+    obs, action, noise = make_rows()
+    noise = noise.unsqueeze(0)
+    assert torch.equal(warm.next_obs(obs, action, noise), hot.next_obs(obs, action, 0.5 * noise))
+    assert torch.equal(cold.next_obs(obs, action, noise), cold.next_obs(obs, action, noise.flip(1)))
+    assert not torch.equal(hot.next_obs(obs, action, noise), hot.next_obs(obs, action, noise.flip(1)))
+
+
+@pytest.mark.parametrize("law", ["logit_normal", "uniform"])
+def test_times_follow_their_law(law):
+    config = MeanFlowConfig(time_law=law, equal_share=0.25)
+    r, t = draw_times(config, 40_000, generator())
+    n_equal = config.equal_rows(40_000)
+    assert n_equal == 10_000 and torch.equal(r[:n_equal], t[:n_equal])
+    assert (r[n_equal:] < t[n_equal:]).float().mean() > 0.999 and (r <= t).all() and (r >= 0).all() and (t <= 1).all()
+    # A pair is sorted: both together have the law of one draw, whose median is sigmoid(-0.4) or 1 / 2.
+    median = torch.cat([r[n_equal:], t[n_equal:]]).median()
+    assert abs(median - (1 / (1 + math.exp(0.4)) if law == "logit_normal" else 0.5)) < 0.01
+    # The later of two: its distribution function is the square of that of one.
+    below = (t < median).float().mean()
+    assert abs(below - 0.25) < 0.02
+
+
+def test_time_features_are_slow():
+    # du/dt, which the loss contains, is amplified by the largest angular frequency.
+    t = torch.linspace(0, 1, 101).double().requires_grad_(True)
+    for feature in time_features(torch.zeros_like(t), t, 16).unbind(-1):
+        slope = torch.autograd.grad(feature.sum(), t, retain_graph=True)[0]
+        assert slope.abs().max() <= 2 * math.pi + 1e-6
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"sample_steps": 3},
+        {"temperature": 1.1},
+        {"temperature": -0.1},
+        {"tilt": "sideways"},
+        {"time_features": 6},
+        {"equal_share": 2.0},
+    ],
+)
+def test_bad_settings_are_refused(field):
+    with pytest.raises(InputError, match=next(iter(field))):
+        MeanFlowConfig(**field)
+
+
+def make_deterministic():
+    config = DeterministicConfig(hidden=HIDDEN)
+    params = double(init_mlp(deterministic_shapes(OBS_DIM, ACTION_DIM, config), generator()))
+    return build_deterministic(params, STATISTICS, torch.float64)
+
+
+def test_deterministic_model_is_a_chain_that_ignores_its_noise():
+    model = make_deterministic()
+    obs, action, noise = make_rows()
+    expected = model.next_obs(obs, action, noise.unsqueeze(0))
+    assert torch.equal(model.next_obs(obs, action, 2 * noise.unsqueeze(0)), expected)
+    weights = pack_chain(*model.chain(), OBS_DIM, ACTION_DIM)
+    y = reverse_chain(weights, (obs - model.obs_mean) / model.obs_std, action, noise.unsqueeze(0))
+    torch.testing.assert_close(obs + model.delta_mean + model.delta_std * y, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_deterministic_loss_is_zero_for_the_right_answer_only():
+    model = make_deterministic()
+    obs, action, noise = make_rows()
+    right = {"obs": obs, "action": action, "next_obs": model.next_obs(obs, action, noise.unsqueeze(0))}
+    assert deterministic_loss(model, right) < 1e-25
+    wrong = right | {"next_obs": right["next_obs"] + 2 * model.delta_std}
+    assert deterministic_loss(model, wrong) == pytest.approx(4.0)
+    assert deterministic_loss(model, wrong, torch.full((12,), 0.5)) == pytest.approx(2.0)

@@ -67,8 +67,7 @@ def add_ranges() -> None:
     wrap(itpo, "imagined_return", "rollout forward")
     wrap(torch.autograd, "grad", "VJP")
     wrap(imagine, "imagine", "rollout forward")
-    if hasattr(imagine, "backward"):
-        wrap(imagine, "backward", "VJP")
+    wrap(imagine, "backward", "VJP")
 
 
 def run(agent: Agent, env, steps: int, seed: int) -> None:

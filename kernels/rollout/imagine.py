@@ -150,7 +150,11 @@ def gradient(
     ops: ModuleType, models: RolloutModels, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
     """J (B,) and its gradient (B, P)."""
-    run = imagine(ops, models, params, base, obs, noise, save=True)
+    return backward(ops, models, imagine(ops, models, params, base, obs, noise, save=True))
+
+
+def backward(ops: ModuleType, models: RolloutModels, run: Imagined) -> tuple[Tensor, Tensor]:
+    """J (B,) and its gradient (B, P) from what the forward pass left, the last step first."""
     horizon, (n_policies, particles, obs_dim) = len(run.chains), run.states[0].shape
     # The mean over particles enters once, as a share of every weight.
     weights = torch.stack(run.weights) / particles

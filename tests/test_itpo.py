@@ -147,6 +147,22 @@ def test_non_finite_decision_is_discarded_in_its_episode_alone(broken):
     assert torch.equal(result.action[[0, 2]], expected.action[[0, 2]])
 
 
+def test_non_finite_gradient_of_a_finite_return_is_discarded():
+    # An infinite last bias still gives a finite action, tanh(inf) = 1: only the gradient betrays it.
+    class Exploding(ReferenceObjective):
+        def gradient(self, *arguments):
+            returns, grads = super().gradient(*arguments)
+            grads[1, LAYOUT.offsets["b2"]] = torch.inf
+            return returns, grads
+
+    base, noise = base_policies(), make_noise(H, K, B, M)
+    objective = Exploding(make_world(), LAYOUT, CONFIG)
+    state, result = decide(start_from(base), base, objective, make_obs(B), noise[None], noise[:, :, :, :0], CONFIG)
+    assert result.discarded.tolist() == [False, True, False]
+    assert torch.equal(state.params[1], base[1]) and not torch.equal(state.params[0], base[0])
+    assert torch.equal(result.action[1], act(LAYOUT, base, make_obs(B))[1])
+
+
 def test_a_later_non_finite_inner_step_undoes_the_earlier_ones():
     banks = torch.stack([make_noise(H, K, B, M, seed=s) for s in (1, 2)])
     banks[1, 0, 0, 2] = torch.nan

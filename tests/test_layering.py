@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,14 @@ def test_imports_point_down(layer):
 def test_kernels_import_nothing_else_of_the_package():
     for path in (ROOT / "kernels").rglob("*.py"):
         assert imported(path) <= {"kernels"}, path
+
+
+def test_every_operator_is_packaged():
+    folders = {
+        ".".join(("fastdwm", *path.relative_to(ROOT).parent.parts)) for path in ROOT.glob("kernels/**/__init__.py")
+    }
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert set(packages) == folders | {"fastdwm"}
 
 
 def loaded_by(statement: str) -> set[str]:

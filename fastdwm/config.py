@@ -289,6 +289,8 @@ class EvalConfig:
     """save the first episode of both policies side by side (needs a headless renderer: MUJOCO_GL=egl)"""
     threads: int = 1
     """CPU threads of torch; more pay off from some thousand imagined rows on, and cost dearly on a busy machine"""
+    workers: int = 1
+    """processes that share the episodes; results do not depend on it but for rounding"""
     device: str = "cpu"
     """where the imagination runs: cpu, cuda or cuda:N"""
     backend: Literal["auto", "reference", "fused"] = "auto"
@@ -297,7 +299,8 @@ class EvalConfig:
     def __post_init__(self) -> None:
         require(self.episodes > 0, f"episodes: expected a positive number, got {self.episodes}")
         require(self.seed >= 0, f"seed: expected a number >= 0, got {self.seed}")
-        require(self.threads > 0, f"threads: expected a positive number, got {self.threads}")
+        for name in ("threads", "workers"):
+            require(getattr(self, name) > 0, f"{name}: expected a positive number, got {getattr(self, name)}")
         steps = self.max_steps
         require(steps is None or steps > 0, f"max_steps: expected a positive number or none, got {steps}")
         require(self.diagnose_every > 0, f"diagnose_every: expected a positive number, got {self.diagnose_every}")

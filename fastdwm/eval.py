@@ -166,12 +166,12 @@ def print_table(task: Task, seeds: list[int], numbers: dict[str, Any]) -> None:
     )
     for name in ("", "base policy", "ITPO", "ITPO - base"):
         table.add_column(name, justify="right" if name else "left")
-    for row in table_rows(len(seeds), numbers):
+    for row in table_rows(numbers):
         table.add_row(*row)
     console.print(table)
 
 
-def table_rows(n_episodes: int, numbers: dict[str, Any]) -> list[list[str]]:
+def table_rows(numbers: dict[str, Any]) -> list[list[str]]:
     """Label, base policy, ITPO, difference."""
     policies, gap = [numbers["base"], numbers["itpo"]], numbers["difference"]
     iqm = [interval(policy["score_pct"]["iqm"]) for policy in policies]
@@ -182,7 +182,11 @@ def table_rows(n_episodes: int, numbers: dict[str, Any]) -> list[list[str]]:
         ["return", *(spread(policy["return"]) for policy in policies), interval(gap["return"], "+")],
         ["length in steps", *(spread(policy["length"]) for policy in policies), interval(gap["length"], "+")],
         ["ms to decide, p50 / p99", *(latency(policy["alone_latency"]) for policy in policies), ""],
-        [f"ms to decide for {n_episodes}", *(latency(policy["batch_latency"]) for policy in policies), ""],
+        [
+            f"ms to decide for {numbers['base']['batch_size']}",
+            *(latency(policy["batch_latency"]) for policy in policies),
+            "",
+        ],
         ["discarded updates", *lost, ""],
     ]
 

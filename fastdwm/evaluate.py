@@ -2,11 +2,15 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from multiprocessing import get_context
 from time import perf_counter
+from typing import Any
 
 import numpy as np
+import torch
 
 from fastdwm import statistics
 from fastdwm.agent import Agent
@@ -66,9 +70,14 @@ class Run:
     observations: list[np.ndarray] = field(default_factory=list)
     """one visited observation (S,) per call"""
 
+    @property
+    def batch_size(self) -> int:
+        """Episodes that decided at once at the start; fewer than all if processes shared them."""
+        return max(size for size, _ in self.act_calls)
+
     def batch_latency_s(self) -> list[float]:
         """Seconds per call while all episodes were running, without the warm-up unless there is nothing else."""
-        full = [seconds for size, seconds in self.act_calls if size == len(self.episodes)]
+        full = [seconds for size, seconds in self.act_calls if size == self.batch_size]
         return full[WARM_UP:] or full
 
 
@@ -231,28 +240,60 @@ def compare(bundle: Bundle, config: EvalConfig, on_progress: Callable[[str, int,
     max_steps = step_limit(bundle.env, config.max_steps)
     protocol = Protocol(max_steps, config.itpo.horizon, bundle.discount, bundle.reward_scale, config.diagnose_every)
     policies = {"base": replace(config.itpo, inner_steps=0), "itpo": config.itpo}
-
-    def agent_of(policy: str) -> Agent:
-        return Agent(
-            bundle,
-            policies[policy],
-            seed=config.seed,
-            device=config.device,
-            backend=config.backend,
-            sampler=config.sampler,
-        )
-
     runs = {
-        policy: run_episodes(agent_of(policy), bundle.env, seeds, protocol, partial(on_progress, title))
+        policy: run_shared(bundle, replace(config, itpo=policies[policy]), seeds, protocol, partial(on_progress, title))
         for policy, title in TITLES.items()
     }
     # Both policies are timed on the same states, those of the base policy.
     visited = runs["base"].observations
     alone = {
-        policy: decision_latency(agent_of(policy), visited, partial(on_progress, f"{title}, one episode alone"))
+        policy: decision_latency(
+            make_agent(bundle, replace(config, itpo=policies[policy]), config.seed),
+            visited,
+            partial(on_progress, f"{title}, one episode alone"),
+        )
         for policy, title in TITLES.items()
     }
     return Evaluation(seeds, runs, alone)
+
+
+def make_agent(bundle: Bundle, config: EvalConfig, seed: int) -> Agent:
+    return Agent(bundle, config.itpo, seed=seed, device=config.device, backend=config.backend, sampler=config.sampler)
+
+
+def run_shared(bundle: Bundle, config: EvalConfig, seeds: list[int], protocol: Protocol, on_progress: Progress) -> Run:
+    """`run_episodes` by config.workers processes, each with a share of the seeds, which are consecutive."""
+    shares = [share.tolist() for share in np.array_split(seeds, min(config.workers, len(seeds)))]
+    if len(shares) == 1:
+        return run_episodes(make_agent(bundle, config, seeds[0]), bundle.env, seeds, protocol, on_progress)
+    context = get_context("spawn")
+    with context.Manager() as manager, ProcessPoolExecutor(len(shares), mp_context=context) as pool:
+        counts = manager.dict()
+        futures = [pool.submit(run_share, bundle, config, share, protocol, counts) for share in shares]
+        while wait(futures, timeout=0.5).not_done:
+            if len(counts) == len(shares):
+                on_progress(*map(sum, zip(*counts.values(), strict=True)))
+        runs = [future.result() for future in futures]
+    on_progress(*[sum(episode.length for run in runs for episode in run.episodes)] * 2)
+    return Run(
+        episodes=[episode for run in runs for episode in run.episodes],
+        act_calls=[call for run in runs for call in run.act_calls],
+        env_s=sum(run.env_s for run in runs),
+        observations=runs[0].observations,
+    )
+
+
+def run_share(bundle: Bundle, config: EvalConfig, seeds: list[int], protocol: Protocol, counts: Any) -> Run:
+    """One process's share; the agent's seed is the first episode's, so each episode has the noise it would have alone.
+
+    counts: shared dictionary for (decisions made, decisions at most), by the first seed.
+    """
+    torch.set_num_threads(config.threads)
+
+    def report(done: int, total: int) -> None:
+        counts[seeds[0]] = done, total
+
+    return run_episodes(make_agent(bundle, config, seeds[0]), bundle.env, seeds, protocol, report)
 
 
 def summary(evaluation: Evaluation, score_pct: Callable[[float], float]) -> dict[str, dict]:
@@ -265,6 +306,7 @@ def summary(evaluation: Evaluation, score_pct: Callable[[float], float]) -> dict
     for policy, run in evaluation.runs.items():
         result[policy] = {name: asdict(statistics.summarise(x)) for name, x in samples[policy].items()}
         result[policy] |= {
+            "batch_size": run.batch_size,
             "batch_latency": latency_ms(run.batch_latency_s()),
             "alone_latency": latency_ms(evaluation.alone_latency_s[policy]),
             "env_s": run.env_s,

@@ -63,15 +63,33 @@ def test_reference_and_fused_backends_act_alike(bundle):
         obs, *_ = env.step(actions[0])
 
 
-@pytest.mark.slow
-def test_the_evaluation_command_ends_with_a_table_and_its_json(tmp_path):
-    flags = ["--episodes", "2", "--max-steps", "40", "--out", str(tmp_path)]
+def evaluate(out, *flags):
+    """Output and record of a short evaluation."""
+    flags = ["--max-steps", "40", "--out", str(out), *flags]
     result = subprocess.run(
         [sys.executable, "-m", "fastdwm.eval", "hopper-medium", *flags],
         capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    record = json.loads(next(tmp_path.glob("*.json")).read_text())
+    return result, json.loads(next(out.glob("*.json")).read_text())
+
+
+@pytest.mark.slow
+def test_workers_share_the_episodes_without_changing_them(tmp_path):
+    records = [evaluate(tmp_path / n, "--episodes", "3", "--workers", n)[1] for n in ("1", "2")]
+    for policy in ("base", "itpo"):
+        alone, shared = (record["episodes"][policy] for record in records)
+        assert [episode["seed"] for episode in shared] == [10000, 10001, 10002]
+        for a, b in zip(alone, shared, strict=True):
+            np.testing.assert_allclose(a["rewards"], b["rewards"], atol=1e-3)
+    # ITPO does something in these 40 steps, so the noise of each episode matters.
+    itpo, base = (records[0]["episodes"][policy][2]["rewards"] for policy in ("itpo", "base"))
+    assert np.abs(np.subtract(itpo, base)).max() > 1e-4
+
+
+@pytest.mark.slow
+def test_the_evaluation_command_ends_with_a_table_and_its_json(tmp_path):
+    result, record = evaluate(tmp_path, "--episodes", "2")
     assert record["summary"]["itpo"]["decisions"] == 80 and record["env"]["id"] == "Hopper-v5"
     assert record["versions"]["mujoco"] and record["seeds"] == [10000, 10001]
     task = get_task("hopper-medium")

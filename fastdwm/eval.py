@@ -75,8 +75,8 @@ def prepare_output(folder: Path, task: str) -> Path:
             pass
     except OSError as error:
         raise InputError(f"out: cannot write to {folder}: {error.strerror}") from None
-    # Milliseconds keep apart what a script starts at once.
-    return folder / f"{task}-{datetime.now():%Y%m%d-%H%M%S-%f}"[:-3]
+    # The process id keeps apart what a script starts at once.
+    return folder / f"{task}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
 
 
 def describe(

@@ -227,3 +227,11 @@ def test_json_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 def test_intervals_are_left_out_for_one_episode():
     assert eval.interval({"value": 1.25, "low": None, "high": None}, "+") == "+1.2"
     assert eval.spread({"mean": 3.0, "std": None}) == "3.0"
+
+
+def test_two_evaluations_at_once_write_two_files(tmp_path):
+    code = "import sys; from pathlib import Path; from fastdwm.eval import prepare_output; "
+    code += "print(prepare_output(Path(sys.argv[1]), 'hopper-medium'))"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert len({process.communicate()[0] for process in both}) == 2

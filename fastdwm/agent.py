@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from fastdwm.bundle import Bundle
-from fastdwm.config import BACKENDS, ITPOConfig
+from fastdwm.config import BACKENDS, ITPOConfig, require
+from fastdwm.deadline import LEARNING, Deadline
 from fastdwm.episodes import Episodes
 from fastdwm.errors import InputError
 from fastdwm.fused import FusedObjective
@@ -42,25 +43,57 @@ class Agent:
         device: str = "cpu",
         backend: str = "auto",
         sampler: str = "diffusion",
+        sample_steps: int | None = None,
+        temperature: float | None = None,
+        deadline_ms: float | None = None,
     ):
         """backend: "reference" imagines in plain torch with autograd, "fused" with the fused operators and their
         hand-derived gradients; "auto" is fused. Both return the same actions up to rounding.
-        sampler: the world model, "diffusion", "meanflow" or "mlp"; InputError if the bundle does not hold it."""
+        sampler: the world model, "diffusion", "meanflow" or "mlp", with its settings as in `Bundle.world`.
+        deadline_ms: limit of one call of `act`, all its episodes together: inner steps that would end later are left
+        out, see `warm_up`. `deadline.missed` of `deadline.decisions` took longer all the same.
+        Raises InputError for what the bundle does not hold or a value out of range."""
+        require(deadline_ms is None or deadline_ms > 0, f"deadline_ms: expected a positive number, got {deadline_ms}")
         self.bundle, self.config, self.seed, self.device = bundle, config, seed, torch.device(device)
-        self.world = bundle.world(self.device, sampler=sampler)
+        self.deadline = None if deadline_ms is None else Deadline(deadline_ms / 1e3)
+        self.world = bundle.world(self.device, sampler=sampler, sample_steps=sample_steps, temperature=temperature)
         base = map_params(lambda value: value.unsqueeze(0).to(self.device), bundle.policy)
         self.layout = Layout.of(base)
         self.base_policy = self.layout.pack(base)
         self.objective = make_objective(self.world, self.layout, config, backend)
         self.episodes: Episodes | CapturedEpisodes | None = None
+        self._captured: CapturedEpisodes | None = None
         self.discarded = np.zeros(0, dtype=np.int64)
         self._last: tuple[Tensor, Decision] | None = None
 
     def _begin(self, n_episodes: int) -> Episodes | CapturedEpisodes:
         noise_shape = (self.world.dynamics.noise_steps, self.bundle.obs_dim)
-        captured = self.device.type == "cuda" and isinstance(self.objective, FusedObjective)
-        kind = CapturedEpisodes if captured else Episodes
-        return kind(self.layout, self.base_policy, self.objective, self.config, noise_shape, n_episodes, self.seed)
+        settings = (self.layout, self.base_policy, self.objective, self.config, noise_shape)
+        if self.device.type != "cuda" or not isinstance(self.objective, FusedObjective):
+            return Episodes(*settings, n_episodes, self.seed, self.deadline)
+        # A capture takes seconds: as many episodes as before use the same graphs.
+        if self._captured is not None and self._captured.slots == n_episodes:
+            self._captured.renew()
+        else:
+            self._captured = CapturedEpisodes(*settings, n_episodes, self.seed, self.deadline)
+        return self._captured
+
+    def warm_up(self, n_episodes: int = 1) -> None:
+        """Compile, capture and learn what an inner step costs before the first decision, which then meets a deadline.
+
+        Decides for `n_episodes` some times in the mean observation and forgets it; nothing to do within an episode.
+        """
+        if self.episodes is not None:
+            return
+        obs = self.world.dynamics.obs_mean.repeat(n_episodes, 1)
+        for i in range(1 + LEARNING):
+            self.act(obs)
+            # The first decision is no measure of the others.
+            if self.deadline is not None and i == 0:
+                self.deadline.forget()
+        self.episodes, self._last = None, None
+        if self.deadline is not None:
+            self.deadline.decisions = self.deadline.missed = 0
 
     def act(self, obs: np.ndarray | Tensor) -> np.ndarray:
         """Actions for one observation or for one of each episode.
@@ -68,6 +101,8 @@ class Agent:
         obs: (S,) or (B, S), raw units, finite.   Returns float32 (A,) or (B, A) in [-1, 1].
         Raises ValueError for another shape or a value that is not finite; the agent is as before then.
         """
+        if self.deadline is not None:
+            self.deadline.start()
         obs = self._check(obs)
         rows = obs.reshape(-1, obs.shape[-1])
         if self.episodes is None:
@@ -76,10 +111,13 @@ class Agent:
         decision = self.episodes.decide(rows)
         self.discarded += decision.discarded.cpu().numpy()
         self._last = (rows, decision)
-        return decision.action.cpu().numpy().reshape(*obs.shape[:-1], -1)
+        actions = decision.action.cpu().numpy().reshape(*obs.shape[:-1], -1)
+        if self.deadline is not None:
+            self.deadline.finish()
+        return actions
 
     def _check(self, obs: np.ndarray | Tensor) -> Tensor:
-        obs = torch.as_tensor(obs).to(self.device, torch.float32)
+        obs = torch.as_tensor(obs).to(self.device, torch.float32).contiguous()
         expected = self.bundle.obs_dim
         if obs.dim() not in (1, 2) or obs.shape[-1] != expected or obs.numel() == 0:
             raise ValueError(f"obs: expected shape ({expected},) or (B, {expected}), got {tuple(obs.shape)}")
@@ -123,8 +161,9 @@ class Agent:
     @torch.no_grad()
     def diagnose(self) -> dict[str, np.ndarray]:
         """About the last decision, each (B,): the imagined return before and after it on the same noise, the gradient
-        norm, the distance of the adapted parameters and of its action from the base policy's, and the share of the
-        update that was kept. Costs one more rollout. Empty for the base policy and before the first decision."""
+        norm, the distance of the adapted parameters and of its action from the base policy's, the share of the update
+        that was kept and the inner steps taken. Costs one more rollout. Empty for the base policy and before the first
+        decision."""
         if self._last is None or self.config.inner_steps == 0:
             return {}
         rows, decision = self._last
@@ -137,6 +176,7 @@ class Agent:
             "policy_distance": (params - base).norm(dim=1),
             "action_distance": (decision.action - act(self.layout, base, rows)).abs().amax(1),
             "update_scale": decision.update_scale,
+            "inner_steps": decision.inner_steps,
         }
         return {name: value.cpu().numpy() for name, value in values.items()}
 

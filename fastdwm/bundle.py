@@ -100,27 +100,52 @@ class Bundle:
         return tuple(name for name in SAMPLERS if held[name] is not None)
 
     def world(
-        self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, sampler: str = "diffusion"
+        self,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        *,
+        sampler: str = "diffusion",
+        sample_steps: int | None = None,
+        temperature: float | None = None,
     ) -> World:
-        """The frozen models to imagine with; InputError for a sampler that the bundle does not hold."""
+        """The frozen models to imagine with.
+
+        sample_steps: network calls per transition, of diffusion 1 to its K, of meanflow 1, 2 or 4; none: the bundle's.
+        temperature: of meanflow's noise, in [0, 1]; none: the bundle's.
+        Raises InputError for a sampler that the bundle does not hold, or what the sampler does not have.
+        """
         held = ", ".join(self.samplers)
         require(sampler in self.samplers, f"sampler: the bundle holds {held}, got {sampler!r}")
 
         def place(params: Params) -> Params:
             return {name: value.to(device, dtype) for name, value in params.items()}
 
-        dynamics = self._dynamics(sampler, place, dtype)
+        dynamics = self._dynamics(sampler, sample_steps, temperature, place, dtype)
         reward = RewardModel(place(self.reward), dynamics.obs_mean, dynamics.obs_std)
         limits = get_task(self.task).env.limits
         return World(dynamics, reward, place(self.critics), self.discount, limits)
 
-    def _dynamics(self, sampler: str, place: Callable[[Params], Params], dtype: torch.dtype) -> Dynamics:
+    def _dynamics(
+        self,
+        sampler: str,
+        steps: int | None,
+        temperature: float | None,
+        place: Callable[[Params], Params],
+        dtype: torch.dtype,
+    ) -> Dynamics:
         statistics = place(self.statistics)
         if sampler == "meanflow":
-            return build_meanflow(place(self.meanflow), statistics, self.meanflow_config, dtype)
+            asked = {"sample_steps": steps, "temperature": temperature}
+            asked = {name: value for name, value in asked.items() if value is not None}
+            config = dataclasses.replace(self.meanflow_config, **asked)
+            return build_meanflow(place(self.meanflow), statistics, config, dtype)
+        require(temperature is None, f"temperature: expected none for {sampler}, got {temperature}")
         if sampler == "mlp":
+            require(steps in (None, 1), f"sample_steps: expected 1 for mlp, got {steps}")
             return build_deterministic(place(self.deterministic), statistics, dtype)
-        return build_diffusion(place(self.dynamics), statistics, self.dynamics_config, dtype)
+        most = self.dynamics_config.denoise_steps
+        require(steps is None or 1 <= steps <= most, f"sample_steps: expected 1 to {most} for diffusion, got {steps}")
+        return build_diffusion(place(self.dynamics), statistics, self.dynamics_config, dtype, steps)
 
     def save(self, folder: Path) -> None:
         """Write the folder; a reader sees the old bundle or the new one, never a mixture."""

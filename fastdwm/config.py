@@ -18,6 +18,13 @@ def require(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
+def require_positive(config: Any, *names: str) -> None:
+    """Raise InputError unless each of these fields is positive or none."""
+    for name in names:
+        value = getattr(config, name)
+        require(value is None or value > 0, f"{name}: expected a positive number, got {value}")
+
+
 def require_widths(hidden: tuple[int, ...]) -> None:
     """Raise InputError unless there is at least one hidden layer and every width is positive."""
     require(len(hidden) > 0 and min(hidden) > 0, f"hidden: expected positive widths, got {hidden}")
@@ -63,9 +70,7 @@ class ReBRACConfig:
     """hidden widths of policy and critics"""
 
     def __post_init__(self) -> None:
-        for name in ("updates", "batch_size", "actor_lr", "critic_lr", "policy_period"):
-            value = getattr(self, name)
-            require(value is None or value > 0, f"{name}: expected a positive number, got {value}")
+        require_positive(self, "updates", "batch_size", "actor_lr", "critic_lr", "policy_period")
         require(self.discount is None or 0 < self.discount < 1, f"discount: expected in (0, 1), got {self.discount}")
         require(0 < self.target_rate <= 1, f"target_rate: expected a number in (0, 1], got {self.target_rate}")
         require_widths(self.hidden)
@@ -100,8 +105,7 @@ class DiffusionConfig:
     """fraction by which the sampled (averaged) weights follow the trained ones"""
 
     def __post_init__(self) -> None:
-        for name in ("updates", "batch_size", "lr", "denoise_steps", "grad_clip"):
-            require(getattr(self, name) > 0, f"{name}: expected a positive number, got {getattr(self, name)}")
+        require_positive(self, "updates", "batch_size", "lr", "denoise_steps", "grad_clip")
         features = self.time_features
         require(features > 0 and features % 2 == 0, f"time_features: expected an even number > 0, got {features}")
         require(0 < self.ema_rate <= 1, f"ema_rate: expected a number in (0, 1], got {self.ema_rate}")
@@ -148,8 +152,7 @@ class MeanFlowConfig:
     """scale of the noise that a sample starts from (tau); 0: deterministic"""
 
     def __post_init__(self) -> None:
-        for name in ("updates", "batch_size", "lr", "grad_clip"):
-            require(getattr(self, name) > 0, f"{name}: expected a positive number, got {getattr(self, name)}")
+        require_positive(self, "updates", "batch_size", "lr", "grad_clip")
         require_choices(self)
         for name in ("equal_share", "temperature"):
             require(0 <= getattr(self, name) <= 1, f"{name}: expected a number in [0, 1], got {getattr(self, name)}")
@@ -184,8 +187,7 @@ class DeterministicConfig:
     """fraction by which the averaged weights follow the trained ones"""
 
     def __post_init__(self) -> None:
-        for name in ("updates", "batch_size", "lr", "grad_clip"):
-            require(getattr(self, name) > 0, f"{name}: expected a positive number, got {getattr(self, name)}")
+        require_positive(self, "updates", "batch_size", "lr", "grad_clip")
         require(0 < self.ema_rate <= 1, f"ema_rate: expected a number in (0, 1], got {self.ema_rate}")
         require_widths(self.hidden)
 
@@ -206,8 +208,7 @@ class RewardConfig:
     """bound of the global gradient norm"""
 
     def __post_init__(self) -> None:
-        for name in ("updates", "batch_size", "lr", "grad_clip"):
-            require(getattr(self, name) > 0, f"{name}: expected a positive number, got {getattr(self, name)}")
+        require_positive(self, "updates", "batch_size", "lr", "grad_clip")
         require_widths(self.hidden)
 
 
@@ -247,11 +248,7 @@ class ITPOConfig:
     def __post_init__(self) -> None:
         for name in ("horizon", "inner_steps", "inner_lr", "anchor_coef", "held_out_particles"):
             require(getattr(self, name) >= 0, f"{name}: expected a number >= 0, got {getattr(self, name)}")
-        for name in ("particles", "termination_temperature"):
-            require(getattr(self, name) > 0, f"{name}: expected a positive number, got {getattr(self, name)}")
-        for name in ("grad_clip", "trust_region"):
-            value = getattr(self, name)
-            require(value is None or value > 0, f"{name}: expected a positive number or none, got {value}")
+        require_positive(self, "particles", "termination_temperature", "grad_clip", "trust_region")
 
     @property
     def noise_banks(self) -> int:
@@ -275,6 +272,12 @@ class EvalConfig:
     """environment seed of the first episode; episode i uses seed + i"""
     sampler: Literal["diffusion", "meanflow", "mlp"] = "diffusion"
     """world model of the imagination: K-step diffusion, one-step MeanFlow, or the deterministic baseline"""
+    sample_steps: int | None = None
+    """network calls per imagined transition, of diffusion at most its K, of meanflow 1, 2 or 4; none: the bundle's"""
+    temperature: float | None = None
+    """scale of meanflow's noise (tau), 0: deterministic; none: the bundle's"""
+    deadline_ms: float | None = None
+    """time limit of a decision, for all episodes that decide at once: inner steps that would not fit are left out"""
     max_steps: int | None = None
     """cut episodes after this many steps; none: the environment's own limit"""
     itpo: ITPOConfig = field(default_factory=ITPOConfig)
@@ -297,13 +300,10 @@ class EvalConfig:
     """how: plain torch and autograd, or the fused operators with their hand-derived gradients; auto is fused"""
 
     def __post_init__(self) -> None:
-        require(self.episodes > 0, f"episodes: expected a positive number, got {self.episodes}")
         require(self.seed >= 0, f"seed: expected a number >= 0, got {self.seed}")
-        for name in ("threads", "workers"):
-            require(getattr(self, name) > 0, f"{name}: expected a positive number, got {getattr(self, name)}")
-        steps = self.max_steps
-        require(steps is None or steps > 0, f"max_steps: expected a positive number or none, got {steps}")
-        require(self.diagnose_every > 0, f"diagnose_every: expected a positive number, got {self.diagnose_every}")
+        require_positive(self, "episodes", "sample_steps", "deadline_ms", "max_steps", "diagnose_every")
+        require_positive(self, "threads", "workers")
+        require(0 <= (self.temperature or 0) <= 1, f"temperature: expected in [0, 1], got {self.temperature}")
 
 
 @dataclass(frozen=True)
@@ -344,7 +344,5 @@ class TrainConfig:
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"seed: expected a number >= 0, got {self.seed}")
         require(0 < self.holdout < 1, f"holdout: expected a share in (0, 1), got {self.holdout}")
-        for name in ("log_every", "save_every"):
-            require(getattr(self, name) > 0, f"{name}: expected a positive number, got {getattr(self, name)}")
+        require_positive(self, "log_every", "save_every", "threads")
         require(self.eval_episodes >= 0, f"eval_episodes: expected a number >= 0, got {self.eval_episodes}")
-        require(self.threads is None or self.threads > 0, f"threads: expected a positive number, got {self.threads}")

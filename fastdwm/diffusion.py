@@ -41,6 +41,20 @@ def vp_schedule(steps: int) -> Schedule:
     return Schedule(1 - alpha, abar, torch.cat([torch.ones(1, dtype=torch.float64), abar[:-1]]))
 
 
+def respace(schedule: Schedule, steps: int) -> tuple[Schedule, Tensor]:
+    """The schedule that visits `steps` of the K noise levels, evenly, the last one included; and their indices.
+
+    steps: 1 to K.   The network has seen these levels in training, so it serves unchanged.
+    Source: improved DDPM, 2102.09672, section 4.
+    """
+    index = (torch.arange(1, steps + 1) * schedule.steps / steps).round().long() - 1
+    if steps == schedule.steps:
+        return schedule, index
+    abar = schedule.abar[index]
+    abar_prev = torch.cat([torch.ones(1, dtype=torch.float64), abar[:-1]])
+    return Schedule(1 - abar / abar_prev, abar, abar_prev), index
+
+
 def reverse_coefficients(schedule: Schedule, target: str) -> Tensor:
     """(K, 3) float64 rows (c_y, c_out, sigma): y_{k-1} = c_y y_k + c_out net(y_k, k, c) + sigma z, sigma_1 = 0.
 
@@ -122,15 +136,22 @@ class Diffusion:
 
 
 def build_diffusion(
-    params: Params, statistics: dict[str, Tensor], config: DiffusionConfig, dtype: torch.dtype = torch.float32
+    params: Params,
+    statistics: dict[str, Tensor],
+    config: DiffusionConfig,
+    dtype: torch.dtype = torch.float32,
+    sample_steps: int | None = None,
 ) -> Diffusion:
-    """Assemble the sampler from denoiser parameters and the statistics obs_mean, obs_std, delta_mean, delta_std."""
-    schedule = vp_schedule(config.denoise_steps)
+    """Assemble the sampler from denoiser parameters and the statistics obs_mean, obs_std, delta_mean, delta_std.
+
+    sample_steps: network calls, at most those trained for (K); none: K.
+    """
+    schedule, index = respace(vp_schedule(config.denoise_steps), sample_steps or config.denoise_steps)
     device = statistics["obs_mean"].device
     return Diffusion(
         params=params,
         coefficients=reverse_coefficients(schedule, config.target).to(device, dtype),
-        embedding=time_embedding(config.denoise_steps, config.time_features).to(device, dtype),
+        embedding=time_embedding(config.denoise_steps, config.time_features)[index].to(device, dtype),
         **{name: statistics[name].to(device, dtype) for name in ("obs_mean", "obs_std", "delta_mean", "delta_std")},
     )
 

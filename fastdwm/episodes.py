@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from fastdwm.config import ITPOConfig
+from fastdwm.deadline import Deadline
 from fastdwm.itpo import Adapted, Decision, Objective, decide
 from fastdwm.kernels.layout import Layout
 
@@ -24,8 +25,10 @@ class Episodes:
         noise_shape: tuple[int, int],
         n_episodes: int,
         seed: int,
+        deadline: Deadline | None = None,
     ):
         """base_policy: (1, P).   noise_shape: (K, S), what one imagined transition consumes."""
+        self.deadline = deadline
         self.layout, self.objective, self.config, self.noise_shape = layout, objective, config, noise_shape
         # A row for each episode rather than a view, so that unadapted copies act alike to the bit.
         self.base = base_policy.repeat(n_episodes, 1)
@@ -48,7 +51,8 @@ class Episodes:
             state = Adapted.start(self.layout, self.base, config)
         self.noise = self._draw(config.noise_banks, config.particles)
         held_out = self._draw(1, config.held_out_particles)[0]
-        self.adapted, decision = decide(state, self.base, self.objective, obs, self.noise, held_out, config)
+        steps = self.deadline and self.deadline.steps(config.inner_steps)
+        self.adapted, decision = decide(state, self.base, self.objective, obs, self.noise, held_out, config, steps)
         return decision
 
     def _draw(self, banks: int, particles: int) -> Tensor:

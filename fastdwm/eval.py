@@ -49,13 +49,14 @@ def main(task_name: str, config: EvalConfig) -> None:
     bundle = Bundle.load(folder)
     require(bundle.task == task.name, f"bundle: expected one for {task.name}, {folder} is for {bundle.task}")
     from fastdwm import plot
-    from fastdwm.evaluate import compare, summary
+    from fastdwm.evaluate import compare
+    from fastdwm.summary import summary
 
     if config.video:
         plot.check_video(bundle.env)
     with command.progress() as report:
         evaluation = compare(bundle, config, report)
-    numbers = summary(evaluation, task.score_pct)
+    numbers = summary(evaluation, task.score_pct, config.deadline_ms)
     # First of all: nothing that fails later loses the results.
     record = stem.with_suffix(".json")
     write_json(record, describe(task, config, bundle, folder, evaluation, numbers))
@@ -188,6 +189,27 @@ def table_rows(numbers: dict[str, Any]) -> list[list[str]]:
             "",
         ],
         ["discarded updates", *lost, ""],
+        *deadline_rows(policies),
+    ]
+
+
+def deadline_rows(policies: list[dict[str, Any]]) -> list[list[str]]:
+    """What a deadline did; nothing without one."""
+    if "missed" not in policies[0]["alone_latency"]:
+        return []
+
+    def missed(latency: dict[str, Any]) -> str:
+        return f"{latency['missed']} of {latency['calls']}"
+
+    steps = f"{policies[1]['diagnostics'].get('inner_steps', 0):.2f}"
+    return [
+        ["inner steps per decision", "", steps, ""],
+        ["missed deadlines, deciding alone", *(missed(policy["alone_latency"]) for policy in policies), ""],
+        [
+            f"missed deadlines, {policies[0]['batch_size']} at once",
+            *(missed(policy["batch_latency"]) for policy in policies),
+            "",
+        ],
     ]
 
 

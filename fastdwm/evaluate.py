@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from time import perf_counter
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastdwm import statistics
 from fastdwm.agent import Agent
 from fastdwm.bundle import Bundle
 from fastdwm.config import EvalConfig, require
@@ -257,15 +256,21 @@ def compare(bundle: Bundle, config: EvalConfig, on_progress: Callable[[str, int,
     return Evaluation(seeds, runs, alone)
 
 
-def make_agent(bundle: Bundle, config: EvalConfig, seed: int) -> Agent:
-    return Agent(bundle, config.itpo, seed=seed, device=config.device, backend=config.backend, sampler=config.sampler)
+def make_agent(bundle: Bundle, config: EvalConfig, seed: int, n_episodes: int = 1) -> Agent:
+    """The agent that the settings describe; with a deadline, warmed up for `n_episodes` at once."""
+    names = ("device", "backend", "sampler", "sample_steps", "temperature", "deadline_ms")
+    agent = Agent(bundle, config.itpo, seed=seed, **{name: getattr(config, name) for name in names})
+    if agent.deadline is not None:
+        agent.warm_up(n_episodes)
+    return agent
 
 
 def run_shared(bundle: Bundle, config: EvalConfig, seeds: list[int], protocol: Protocol, on_progress: Progress) -> Run:
     """`run_episodes` by config.workers processes, each with a share of the seeds, which are consecutive."""
     shares = [share.tolist() for share in np.array_split(seeds, min(config.workers, len(seeds)))]
     if len(shares) == 1:
-        return run_episodes(make_agent(bundle, config, seeds[0]), bundle.env, seeds, protocol, on_progress)
+        agent = make_agent(bundle, config, seeds[0], len(seeds))
+        return run_episodes(agent, bundle.env, seeds, protocol, on_progress)
     context = get_context("spawn")
     with context.Manager() as manager, ProcessPoolExecutor(len(shares), mp_context=context) as pool:
         counts = manager.dict()
@@ -293,59 +298,4 @@ def run_share(bundle: Bundle, config: EvalConfig, seeds: list[int], protocol: Pr
     def report(done: int, total: int) -> None:
         counts[seeds[0]] = done, total
 
-    return run_episodes(make_agent(bundle, config, seeds[0]), bundle.env, seeds, protocol, report)
-
-
-def summary(evaluation: Evaluation, score_pct: Callable[[float], float]) -> dict[str, dict]:
-    """The numbers of the result table, ready for JSON: those of `base`, of `itpo`, and the paired `difference`.
-
-    score_pct: normalised score of a return.   Latencies in ms per decision; intervals as `statistics` defines them.
-    """
-    samples = {policy: _samples(run, score_pct) for policy, run in evaluation.runs.items()}
-    result: dict[str, dict] = {}
-    for policy, run in evaluation.runs.items():
-        result[policy] = {name: asdict(statistics.summarise(x)) for name, x in samples[policy].items()}
-        result[policy] |= {
-            "batch_size": run.batch_size,
-            "batch_latency": latency_ms(run.batch_latency_s()),
-            "alone_latency": latency_ms(evaluation.alone_latency_s[policy]),
-            "env_s": run.env_s,
-            "decisions": sum(episode.length for episode in run.episodes),
-            "discarded": sum(episode.discarded for episode in run.episodes),
-            "diagnostics": mean_diagnostics(run.episodes),
-        }
-    result["difference"] = {
-        name: asdict(statistics.paired_difference(samples["itpo"][name], x)) for name, x in samples["base"].items()
-    }
-    return result
-
-
-def _samples(run: Run, score_pct: Callable[[float], float]) -> dict[str, list[float]]:
-    """What is summarised over episodes."""
-    return {
-        "score_pct": [score_pct(episode.total) for episode in run.episodes],
-        "return": [episode.total for episode in run.episodes],
-        "length": [float(episode.length) for episode in run.episodes],
-    }
-
-
-def latency_ms(seconds: Sequence[float]) -> dict[str, float]:
-    """Number of calls, median and 99th percentile of their duration in ms."""
-    p50, p99 = np.percentile(seconds, [50, 99]) * 1e3
-    return {"calls": len(seconds), "p50_ms": float(p50), "p99_ms": float(p99)}
-
-
-def mean_diagnostics(episodes: Sequence[Episode]) -> dict[str, float]:
-    """Mean of each diagnostic over all diagnosed decisions where it is known and finite.
-
-    `prediction_error` is predicted minus realised return, over the decisions that have both; {} without diagnostics.
-    """
-    records = [record for episode in episodes for record in episode.diagnostics]
-    columns: dict[str, list[float]] = {}
-    for record in records:
-        known = {name: x for name, x in record.items() if name != "decision" and x is not None}
-        if "realised_return" in known:
-            known["prediction_error"] = known["predicted_return"] - known["realised_return"]
-        for name, x in known.items():
-            columns.setdefault(name, []).extend([x] if np.isfinite(x) else [])
-    return {name: float(np.mean(xs)) for name, xs in columns.items() if xs}
+    return run_episodes(make_agent(bundle, config, seeds[0], len(seeds)), bundle.env, seeds, protocol, report)

@@ -1,7 +1,7 @@
 """The decision of `episodes.py` captured as one CUDA graph: noise, all inner steps, the update and the action.
 
 Holds no mathematics: it replays what `itpo.decide` defines on buffers that never move. Host cost per decision: one copy
-in, one replay, one copy out.
+in, one replay, one copy out. A graph has a fixed number of inner steps: with a deadline there is one for each number.
 """
 
 from dataclasses import fields, replace
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastdwm.config import ITPOConfig
+from fastdwm.deadline import Deadline
 from fastdwm.itpo import Adapted, Decision, Objective, decide
 from fastdwm.kernels.layout import Layout
 
@@ -37,8 +38,10 @@ class CapturedEpisodes:
         noise_shape: tuple[int, int],
         n_episodes: int,
         seed: int,
+        deadline: Deadline | None = None,
     ):
-        """Captures the graph on a CUDA device; elsewhere every decision runs the same body eagerly (for tests)."""
+        """Captures the graphs on a CUDA device; elsewhere every decision runs the same body eagerly (for tests)."""
+        self.deadline, self._seed = deadline, seed
         self.layout, self.objective, self.config, self.noise_shape = layout, objective, config, noise_shape
         self._base = base_policy.repeat(n_episodes, 1)
         start = Adapted.start(layout, self._base, config)
@@ -46,35 +49,60 @@ class CapturedEpisodes:
         self._obs = torch.zeros(n_episodes, noise_shape[1], device=base_policy.device)
         self._slots = torch.arange(n_episodes, device=base_policy.device)
         self._generator = torch.Generator(base_policy.device).manual_seed(seed)
-        self._graph = None
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._captured: dict[int, tuple[Decision, Tensor]] = {}
         if base_policy.is_cuda:
-            self._capture(seed)
+            for n_steps in [config.inner_steps] if deadline is None else range(config.inner_steps + 1):
+                self._capture(n_steps)
+            self.renew()
 
-    def _capture(self, seed: int) -> None:
+    @property
+    def slots(self) -> int:
+        """Episodes at the start."""
+        return len(self._base)
+
+    def renew(self) -> None:
+        """Start all episodes anew, noise included: as just constructed, without another capture."""
+        self._slots = torch.arange(self.slots, device=self._base.device)
+        self._overwrite(Adapted.start(self.layout, self._base, self.config))
+        self._generator.manual_seed(self._seed)
+
+    def _capture(self, n_steps: int) -> None:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP):
-                self._run()
+                self._run(n_steps)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self._generator)
         with torch.cuda.graph(graph):
-            self._outputs = self._run()
-        self._graph = graph
-        self._overwrite(Adapted.start(self.layout, self._base, self.config))
-        self._generator.manual_seed(seed)
+            self._captured[n_steps] = self._run(n_steps)
+        self._graphs[n_steps] = graph
 
-    def _run(self) -> tuple[Decision, Tensor]:
-        """One decision of all slots on the static buffers: what the graph holds."""
+    def _run(self, n_steps: int) -> tuple[Decision, Tensor]:
+        """One decision of all slots on the static buffers: what a graph holds."""
         config, state = self.config, self._state
         if config.reset == "decision":
             state = Adapted.start(self.layout, self._base, config)
         noise = self._draw(config.noise_banks, config.particles)
         held_out = self._draw(1, config.held_out_particles)[0]
-        state, decision = decide(state, self._base, self.objective, self._obs, noise, held_out, config)
+        steps = range(n_steps)
+        state, decision = decide(state, self._base, self.objective, self._obs, noise, held_out, config, steps)
         self._overwrite(state)
         return decision, noise
+
+    def _replay(self, n_steps: int) -> None:
+        if n_steps in self._graphs:
+            self._graphs[n_steps].replay()
+            self._outputs = self._captured[n_steps]
+        else:
+            self._outputs = self._run(n_steps)
+
+    def _replay_and_wait(self, n_steps: int) -> None:
+        self._replay(n_steps)
+        if self._obs.is_cuda:
+            torch.cuda.synchronize(self._obs.device)
 
     def _draw(self, banks: int, particles: int) -> Tensor:
         steps, obs_dim = self.noise_shape
@@ -103,10 +131,10 @@ class CapturedEpisodes:
     def decide(self, obs: Tensor) -> Decision:
         """Adapt and act in obs (B, S); the result is the caller's to keep."""
         self._obs[self._slots] = obs
-        if self._graph is None:
-            self._outputs = self._run()
+        if self.deadline is None:
+            self._replay(self.config.inner_steps)
         else:
-            self._graph.replay()
+            self.deadline.at_once(self.config.inner_steps, self._replay_and_wait)
         decision = self._outputs[0]
         return Decision(**{field.name: getattr(decision, field.name)[self._slots] for field in fields(Decision)})
 

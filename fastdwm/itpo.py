@@ -5,6 +5,7 @@ them all. Whatever goes wrong in one episode is undone in that episode alone.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -89,12 +90,14 @@ class Adapted:
 @dataclass(frozen=True)
 class Decision:
     """What one decision did, per episode (B,): the action (B, A), J and the gradient norm at the first inner step,
-    the share of the last update that survived the trust region and the held-out check, and whether it was discarded."""
+    the share of the last update that survived the trust region and the held-out check, the inner steps that were taken
+    (float), and whether they were discarded."""
 
     action: Tensor
     objective: Tensor
     grad_norm: Tensor
     update_scale: Tensor
+    inner_steps: Tensor
     discarded: Tensor
 
 
@@ -162,13 +165,21 @@ def inner_step(
 
 
 def decide(
-    state: Adapted, base: Tensor, objective: Objective, obs: Tensor, noise: Tensor, held_out: Tensor, config: ITPOConfig
+    state: Adapted,
+    base: Tensor,
+    objective: Objective,
+    obs: Tensor,
+    noise: Tensor,
+    held_out: Tensor,
+    config: ITPOConfig,
+    steps: Iterable[int] | None = None,
 ) -> tuple[Adapted, Decision]:
-    """Adapt the policies to their states by `inner_steps` gradient steps on J, then act.
+    """Adapt the policies to their states by gradient steps on J, then act.
 
     state: adapted policies.   base: the base policy's parameters (B, P).   obs: (B, S) raw units.
     noise: (E or 1, H, K, B, M, S), one bank for every inner step or one bank for all.
     held_out: (H, K, B, M', S), for the acceptance test; M' = 0 keeps every update.
+    steps: 0, 1, .., one for each gradient step, ending early at a deadline; none: config.inner_steps of them.
     An episode whose objective, gradient or action is not finite discards the whole decision's update: it keeps the
     parameters from before and executes the base policy's action.
     """
@@ -176,7 +187,9 @@ def decide(
     unknown = torch.full_like(obs[:, 0], torch.nan)
     first_return, first_norm, scale = unknown, unknown, torch.ones_like(unknown)
     finite = torch.ones_like(unknown, dtype=torch.bool)
-    for i in range(config.inner_steps):
+    n_steps = 0
+    for i in range(config.inner_steps) if steps is None else steps:
+        n_steps += 1
         state, returns, norm, scale = inner_step(state, base, objective, obs, noise[i % len(noise)], held_out, config)
         finite &= returns.isfinite() & norm.isfinite()
         if i == 0:
@@ -187,4 +200,4 @@ def decide(
     if obs.is_cuda or not finite.all():
         action = torch.where(finite.unsqueeze(1), action, act(state.layout, base, obs))
         state = state.where(finite, start)
-    return state, Decision(action, first_return, first_norm, scale, ~finite)
+    return state, Decision(action, first_return, first_norm, scale, torch.full_like(scale, n_steps), ~finite)

@@ -7,7 +7,14 @@ import torch
 from models import ACTION_DIM, OBS_DIM, make_dynamics
 
 from fastdwm.config import DiffusionConfig
-from fastdwm.diffusion import diffusion_loss, reverse_coefficients, vp_schedule
+from fastdwm.diffusion import (
+    build_diffusion,
+    denoiser_shapes,
+    diffusion_loss,
+    respace,
+    reverse_coefficients,
+    vp_schedule,
+)
 
 
 @pytest.mark.parametrize("steps", [5, 10, 20])
@@ -53,6 +60,36 @@ def test_eps_and_x0_coefficients_describe_the_same_step(steps):
             rows["eps"] @ torch.stack([eps * 0 + y, eps, eps * 0]), rows["x0"] @ torch.tensor([y, x0, 0.0]).double()
         )
         assert rows["eps"][2] == rows["x0"][2]
+
+
+def test_every_second_level_is_the_schedule_of_half_the_steps():
+    # abar is a function of k / K alone.
+    schedule, index = respace(vp_schedule(10), 5)
+    assert index.tolist() == [1, 3, 5, 7, 9]
+    for name in ("beta", "abar", "abar_prev"):
+        torch.testing.assert_close(getattr(schedule, name), getattr(vp_schedule(5), name), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("total", "steps"), [(5, 1), (5, 2), (5, 3), (5, 4), (10, 7), (3, 3)])
+def test_any_number_of_levels_ends_in_noise_and_visits_none_twice(total, steps):
+    schedule, index = respace(vp_schedule(total), steps)
+    assert len(set(index.tolist())) == steps
+    assert schedule.abar[-1] == vp_schedule(total).abar[-1]
+    torch.testing.assert_close(schedule.abar, (1 - schedule.beta).cumprod(0))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_a_sampler_with_fewer_steps_still_samples_the_point(steps):
+    # A network that is right at every level: zero weights, the point as the last bias.
+    config = DiffusionConfig(denoise_steps=5, target="x0", hidden=(4,), time_features=2)
+    params = {name: torch.zeros(shape).double() for name, shape in denoiser_shapes(3, 2, config).items()}
+    params["b1"] += 0.7
+    one = {name: torch.ones(3).double() for name in ("obs_mean", "obs_std", "delta_mean", "delta_std")}
+    dynamics = build_diffusion(params, one, config, torch.float64, steps)
+    assert dynamics.noise_steps == steps
+    noise = torch.randn(steps, 8, 3).double()
+    sample = dynamics.next_obs(torch.zeros(8, 3).double(), torch.zeros(8, 2).double(), noise)
+    torch.testing.assert_close(sample, torch.full_like(sample, 1.7))
 
 
 def test_last_step_adds_no_noise():

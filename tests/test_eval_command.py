@@ -81,6 +81,23 @@ def test_evaluation_leaves_table_json_and_picture(bundle, tmp_path, capsys):
     assert diagnosis["realised_return"] is not None
 
 
+def test_a_deadline_is_reported(bundle, tmp_path, capsys):
+    itpo = ITPOConfig(horizon=2, particles=2, inner_lr=0.1, inner_steps=4)
+    for deadline_ms, missed in ((1e-3, 12), (1e5, 0)):
+        out = tmp_path / str(missed)
+        eval.main(
+            "hopper-medium",
+            EvalConfig(bundle, episodes=1, max_steps=12, diagnose_every=1, itpo=itpo, out=out, deadline_ms=deadline_ms),
+        )
+        stdout = capsys.readouterr().out
+        numbers = json.loads(next(out.glob("*.json")).read_text())["summary"]["itpo"]
+        assert numbers["diagnostics"]["inner_steps"] == (0 if missed else 4)
+        latency = numbers["batch_latency"]
+        assert latency["missed"] == (latency["calls"] if missed else 0)
+        assert f"{latency['missed']} of {latency['calls']}" in stdout
+        assert "inner steps per decision" in stdout
+
+
 def test_step_size_zero_repeats_the_base_policy(bundle, tmp_path):
     itpo = ITPOConfig(horizon=1, particles=2, inner_lr=0.0)
     eval.main("hopper-medium", EvalConfig(bundle, episodes=2, max_steps=30, itpo=itpo, out=tmp_path / "out"))
@@ -126,8 +143,11 @@ def test_help_shows_every_field_with_its_text():
         (["hopper-medium", "--episodes", "0"], "episodes: expected a positive number, got 0"),
         (["hopper-medium", "--itpo.inner-lr", "-1"], "inner_lr: expected a number >= 0, got -1.0"),
         (["hopper-medium", "--bundle", "/nowhere"], "/nowhere"),
+        (["hopper-medium", "--deadline-ms", "0"], "deadline_ms: expected a positive number, got 0.0"),
+        (["hopper-medium", "--temperature", "1.5"], "temperature: expected in [0, 1], got 1.5"),
+        (["hopper-medium", "--sampler", "meanflow", "--sample-steps", "3"], "sample_steps: expected one of 1, 2, 4"),
     ],
-    ids=["task", "episodes", "inner-lr", "bundle"],
+    ids=["task", "episodes", "inner-lr", "bundle", "deadline", "temperature", "sample-steps"],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(args, message, tmp_path):
     done = run(*args, "--out", tmp_path)

@@ -16,9 +16,9 @@ from fastdwm.evaluate import (
     decision_latency,
     realised_return,
     run_episodes,
-    summary,
 )
 from fastdwm.plot import check_video, collected_reward, side_by_side
+from fastdwm.summary import latency_ms, mean_diagnostics, summary
 
 
 class Walk(gymnasium.Env):
@@ -210,13 +210,18 @@ def test_summary_pairs_the_seeds():
     assert numbers["itpo"]["discarded"] == 2
 
 
+def test_missed_deadlines_are_counted():
+    assert latency_ms([0.001, 0.002, 0.004], deadline_ms=1.5)["missed"] == 2
+    assert "missed" not in latency_ms([0.001])
+
+
 def test_mean_diagnostics_leave_out_what_is_unknown():
     records = [
         {"decision": 0, "objective_before": 5.0, "predicted_return": 5.0, "realised_return": 4.0},
         {"decision": 1, "objective_before": 7.0, "predicted_return": 7.0, "realised_return": None},
         {"decision": 2, "objective_before": np.nan, "predicted_return": np.nan, "realised_return": 2.0},
     ]
-    means = evaluate.mean_diagnostics([Episode(0, diagnostics=records)])
+    means = mean_diagnostics([Episode(0, diagnostics=records)])
     assert means == {"objective_before": 6.0, "predicted_return": 6.0, "realised_return": 3.0, "prediction_error": 1.0}
 
 

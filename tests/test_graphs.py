@@ -1,9 +1,12 @@
 """The captured decision: the same decisions as the eager loop on the same noise, whoever leaves or restarts."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from test_agent import CONFIG, make_bundle
 
+from fastdwm.deadline import LEARNING, Deadline
 from fastdwm.fused import FusedObjective
 from fastdwm.graphs import CapturedEpisodes
 from fastdwm.itpo import Adapted, decide
@@ -19,13 +22,13 @@ def device(request):
     return request.param
 
 
-def make_episodes(device, n_episodes=3, config=CONFIG):
+def make_episodes(device, n_episodes=3, config=CONFIG, deadline=None):
     bundle = make_bundle()
     params = {name: value.unsqueeze(0).to(device) for name, value in bundle.policy.items()}
     layout = Layout.of(params)
     objective = FusedObjective(bundle.world(device), layout, config, "ieee")
     shape = (bundle.dynamics_config.denoise_steps, bundle.obs_dim)
-    return CapturedEpisodes(layout, layout.pack(params), objective, config, shape, n_episodes, seed=3)
+    return CapturedEpisodes(layout, layout.pack(params), objective, config, shape, n_episodes, 3, deadline)
 
 
 def observations(n_decisions, n_episodes, device):
@@ -69,6 +72,31 @@ def test_episodes_that_leave_or_restart_do_not_disturb_the_others(device):
     changing.keep(torch.tensor([True, False]))
     actions.append(changing.decide(obs[3, 1:2]).action[0])
     torch.testing.assert_close(torch.stack(actions), torch.stack(expected), rtol=0, atol=0)
+
+
+def test_renewed_episodes_are_as_new(device):
+    episodes, obs = make_episodes(device), observations(2, 3, device)
+    expected = [episodes.decide(o).action for o in obs]
+    episodes.keep(torch.tensor([False, True, True]))
+    episodes.renew()
+    assert len(episodes) == 3
+    assert all(torch.equal(episodes.decide(o).action, action) for o, action in zip(obs, expected, strict=True))
+
+
+def test_a_deadline_chooses_the_number_of_steps(device):
+    config = replace(CONFIG, inner_steps=3)
+    far, near = (make_episodes(device, config=config, deadline=Deadline(limit)) for limit in (1e6, 1e-9))
+    free, obs = make_episodes(device, config=config), observations(LEARNING + 1, 3, device)
+    steps = {far: [], near: [], free: []}
+    for o in obs:
+        for episodes, counts in steps.items():
+            if episodes.deadline is not None:
+                episodes.deadline.start()
+            counts.append(int(episodes.decide(o).inner_steps[0]))
+            if episodes.deadline is not None:
+                episodes.deadline.finish()
+    learning = [1] * LEARNING
+    assert steps == {far: [*learning, 3], near: [*learning, 0], free: [3] * (LEARNING + 1)}
 
 
 @pytest.mark.gpu

@@ -43,6 +43,36 @@ def test_saved_samplers_adapt_alike_on_both_backends(tmp_path, sampler, steps, t
         assert np.abs(a - base.act(obs)).max() > 1e-5
 
 
+@pytest.mark.parametrize("sampler,steps,tau", [("meanflow", 2, 0.5), ("meanflow", 4, 0.0), ("diffusion", 2, None)])
+def test_sampler_settings_override_the_bundles_on_both_backends(sampler, steps, tau):
+    bundle, asked = make_full(), {"sampler": sampler, "sample_steps": steps, "temperature": tau}
+    agents = [Agent(bundle, CONFIG, backend=b, **asked) for b in ("reference", "fused")]
+    plain = Agent(bundle, CONFIG, sampler=sampler)
+    for obs in observations(3, 2):
+        a, b = (agent.act(obs) for agent in agents)
+        np.testing.assert_allclose(a, b, atol=1e-5)
+        assert np.abs(a - plain.act(obs)).max() > 1e-5
+    if sampler == "meanflow":
+        own = Agent(make_full(steps, tau), CONFIG, sampler=sampler)
+        assert np.array_equal(own.act(observations(1, 2)[0]), Agent(bundle, CONFIG, **asked).act(observations(1, 2)[0]))
+
+
+@pytest.mark.parametrize(
+    "sampler,steps,tau,message",
+    [
+        ("meanflow", 3, None, "sample_steps: expected one of 1, 2, 4, got 3"),
+        ("meanflow", None, 1.5, r"temperature: expected a number in \[0, 1\], got 1.5"),
+        ("diffusion", 4, None, "sample_steps: expected 1 to 3 for diffusion, got 4"),
+        ("diffusion", 0, None, "sample_steps: expected 1 to 3 for diffusion, got 0"),
+        ("mlp", 2, None, "sample_steps: expected 1 for mlp, got 2"),
+        ("mlp", None, 0.5, "temperature: expected none for mlp, got 0.5"),
+    ],
+)
+def test_settings_that_the_sampler_lacks(sampler, steps, tau, message):
+    with pytest.raises(InputError, match=message):
+        Agent(make_full(), sampler=sampler, sample_steps=steps, temperature=tau)
+
+
 def test_a_bundle_without_the_sampler_says_what_it_holds():
     with pytest.raises(InputError, match="sampler: the bundle holds diffusion, got 'meanflow'"):
         Agent(make_bundle(), sampler="meanflow")

@@ -1,0 +1,75 @@
+"""How many inner steps fit into a time limit, judged by the measured cost of those before."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from time import perf_counter
+
+WINDOW = 20
+"""latest costs that count; the slowest of them is what the next step is expected to take"""
+LEARNING = 3
+"""steps that are taken untested, until something is known about their cost"""
+
+
+class Deadline:
+    """Hands out the inner steps of one decision after the other, as many as end within `limit_s` seconds.
+
+    What follows the last step (the action, its way to the host) is measured and reserved as well. A decision without
+    room for a single step forgets the slowest cost, so that one hiccup does not end the adaptation for good; the
+    LEARNING fastest stay, so that a limit that is too short is not tried and missed again and again.
+    """
+
+    def __init__(self, limit_s: float, clock: Callable[[], float] = perf_counter):
+        self.limit_s, self._clock = limit_s, clock
+        self.decisions, self.missed = 0, 0
+        self.forget()
+
+    def forget(self) -> None:
+        """Learn the costs anew; the counts of decisions and missed deadlines stay."""
+        self._steps: deque[float] = deque(maxlen=WINDOW)
+        self._rests: deque[float] = deque(maxlen=WINDOW)
+
+    def start(self) -> None:
+        """A decision begins."""
+        self._started = self._last_step = self._clock()
+
+    def finish(self) -> None:
+        """The decision is in the caller's hands."""
+        now = self._clock()
+        self._rests.append(now - self._last_step)
+        self.decisions += 1
+        self.missed += now - self._started > self.limit_s
+
+    def steps(self, limit: int) -> Iterator[int]:
+        """0, 1, .. while another step fits, at most `limit` of them; a step lasts until the next one is asked for."""
+        for i in range(limit):
+            if self._room() < 1:
+                self._lighten(i)
+                break
+            begun = self._clock()
+            yield i
+            self._last_step = self._clock()
+            self._steps.append(self._last_step - begun)
+
+    def at_once(self, limit: int, run: Callable[[int], None]) -> None:
+        """run(n) with the number of steps n that fits, at most `limit`; it must return when they have ended."""
+        n = int(min(self._room(), limit))
+        begun = self._clock()
+        run(n)
+        self._last_step = self._clock()
+        if n:
+            self._steps.append((self._last_step - begun) / n)
+        else:
+            self._lighten(n)
+
+    def _room(self) -> float:
+        """Steps that fit into what is left."""
+        if len(self._steps) < LEARNING:
+            return 1
+        left = self.limit_s - (self._clock() - self._started) - max(self._rests, default=0.0)
+        return max(left // max(self._steps), 0)
+
+    def _lighten(self, n_steps: int) -> None:
+        if n_steps == 0 and len(self._steps) > LEARNING:
+            self._steps.remove(max(self._steps))
+        if n_steps == 0 and len(self._rests) > LEARNING:
+            self._rests.remove(max(self._rests))

@@ -1,0 +1,145 @@
+"""Inner steps within a time limit: by a clock in our hands, and in the agent."""
+
+import numpy as np
+import pytest
+from test_agent import CONFIG, make_bundle, observations
+
+from fastdwm import Agent
+from fastdwm.config import ITPOConfig
+from fastdwm.deadline import LEARNING, Deadline
+from fastdwm.errors import InputError
+
+
+class Clock:
+    """Time that passes only when told."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class Decisions:
+    """Decisions whose steps cost `step_s` and whose rest costs `rest_s`, all by hand."""
+
+    def __init__(self, limit_s, step_s, rest_s=0.0):
+        self.clock, self.step_s, self.rest_s = Clock(), step_s, rest_s
+        self.deadline = Deadline(limit_s, self.clock)
+
+    def decide(self, limit, at_once=False):
+        """Number of steps that one decision took."""
+        taken = []
+        self.deadline.start()
+        if at_once:
+
+            def run(n):
+                taken.extend(range(n))
+                self.clock.now += n * self.step_s
+
+            self.deadline.at_once(limit, run)
+        else:
+            for i in self.deadline.steps(limit):
+                taken.append(i)
+                self.clock.now += self.step_s
+        self.clock.now += self.rest_s
+        self.deadline.finish()
+        assert taken == list(range(len(taken)))
+        return len(taken)
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_as_many_steps_as_fit_with_what_follows_them(at_once):
+    decisions = Decisions(limit_s=1.0, step_s=0.125, rest_s=0.25)
+    for _ in range(LEARNING):
+        decisions.decide(1)
+    # 6 * 0.125 + 0.25 is the limit to the bit.
+    assert decisions.decide(100, at_once) == 6
+    assert decisions.decide(4, at_once) == 4
+    assert (decisions.deadline.decisions, decisions.deadline.missed) == (LEARNING + 2, 0)
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_costs_are_kept_up_to_date(at_once):
+    decisions = Decisions(limit_s=1.0, step_s=0.25)
+    assert [decisions.decide(8, at_once) for _ in range(6)][-1] == 4
+    decisions.step_s = 0.5
+    # Steps became dearer within a decision: one that overlaps is late once, then fewer are taken.
+    assert [decisions.decide(8, at_once) for _ in range(3)][-1] == 2
+    assert decisions.deadline.missed <= 1
+    decisions.step_s = 0.125
+    assert [decisions.decide(8, at_once) for _ in range(30)][-1] == 8
+
+
+def test_a_slow_step_ends_the_decision_early():
+    decisions = Decisions(limit_s=1.0, step_s=0.125)
+    for _ in range(LEARNING):
+        decisions.decide(1)
+    decisions.deadline.start()
+    taken = 0
+    for i in decisions.deadline.steps(8):
+        decisions.clock.now += 0.5 if i == 1 else 0.125
+        taken += 1
+    decisions.deadline.finish()
+    # 0.125 + 0.5 are gone; another step may take 0.5 again.
+    assert taken == 2
+    assert decisions.deadline.missed == 0
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_one_hiccup_does_not_end_the_adaptation(at_once):
+    decisions = Decisions(limit_s=1.0, step_s=0.5)
+    for _ in range(5):
+        decisions.decide(1, at_once)
+    decisions.step_s = 3.0
+    assert decisions.decide(1, at_once) == 1
+    decisions.step_s = 0.5
+    assert [decisions.decide(1, at_once) for _ in range(2)] == [0, 1]
+    assert decisions.deadline.missed == 1
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_limit_that_is_too_short_is_not_tried_again_and_again(at_once):
+    decisions = Decisions(limit_s=1.0, step_s=1.5)
+    taken = [decisions.decide(3, at_once) for _ in range(100)]
+    assert sum(taken) == LEARNING
+    assert decisions.deadline.missed <= LEARNING
+
+
+def act_in_turn(agent, obs):
+    return np.stack([agent.act(o) for o in obs])
+
+
+def test_a_deadline_far_away_changes_nothing():
+    bundle, obs = make_bundle(), observations(4, 2)
+    config = ITPOConfig(horizon=2, particles=3, inner_lr=1e-2, inner_steps=3)
+    limited = Agent(bundle, config, deadline_ms=1e6)
+    limited.warm_up(2)
+    assert np.array_equal(act_in_turn(Agent(bundle, config), obs), act_in_turn(limited, obs))
+    assert (limited.deadline.decisions, limited.deadline.missed) == (4, 0)
+    assert (limited.diagnose()["inner_steps"] == 3).all()
+
+
+def test_without_time_for_a_step_the_base_policy_acts():
+    bundle, obs = make_bundle(), observations(4, 2)
+    agent = Agent(bundle, CONFIG, deadline_ms=1e-3)
+    agent.warm_up(2)
+    base = Agent(bundle, ITPOConfig(inner_steps=0))
+    assert np.array_equal(act_in_turn(base, obs), act_in_turn(agent, obs))
+    assert agent.deadline.missed == agent.deadline.decisions == 4
+    assert (agent.diagnose()["inner_steps"] == 0).all()
+
+
+def test_warm_up_within_an_episode_leaves_it_alone():
+    bundle, obs = make_bundle(), observations(3, 1)
+    plain, warmed = Agent(bundle, CONFIG), Agent(bundle, CONFIG)
+    warmed.act(obs[0])
+    warmed.warm_up(1)
+    plain.act(obs[0])
+    assert np.array_equal(act_in_turn(plain, obs[1:]), act_in_turn(warmed, obs[1:]))
+
+
+@pytest.mark.parametrize("deadline_ms", [0.0, -1.0])
+def test_a_deadline_is_positive(deadline_ms):
+    with pytest.raises(InputError, match="deadline_ms: expected a positive number"):
+        Agent(make_bundle(), CONFIG, deadline_ms=deadline_ms)

@@ -1,12 +1,16 @@
 """The imagined return by the fused operators: the same objective as `rollout.py`, with its gradient derived by hand."""
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from fastdwm.config import ITPOConfig
+from fastdwm.itpo import Adapted
 from fastdwm.kernels.frozen_mlp import pack_frozen_mlp
 from fastdwm.kernels.layout import Layout
 from fastdwm.kernels.reverse_step import pack_chain
 from fastdwm.kernels.rollout import RolloutModels, rollout_gradient, rollout_value
+from fastdwm.kernels.update import adam_ascent, sgd_ascent
 from fastdwm.rollout import World
 
 
@@ -41,3 +45,13 @@ class FusedObjective:
 
     def gradient(self, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         return rollout_gradient(self.models, params, base, obs, self.chain_noise(noise))
+
+    def ascend(self, state: Adapted, grads: Tensor, factor: Tensor | None, config: ITPOConfig) -> Adapted:
+        # The operators work in place, but the step may yet be undone.
+        params = state.params.clone()
+        if config.optimiser == "sgd":
+            sgd_ascent(params, grads, config.inner_lr, factor=factor)
+            return replace(state, params=params)
+        moments = [moment.clone() for moment in (state.first, state.second, state.count)]
+        adam_ascent(params, grads, *moments, config.inner_lr, factor=factor)
+        return Adapted(state.layout, params, *moments)

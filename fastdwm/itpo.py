@@ -22,13 +22,16 @@ BACKTRACK_HALVINGS = 10
 
 
 class Objective(Protocol):
-    """The imagined return J as Algorithm 1 needs it; B policies (B, P), obs (B, S), noise (H, K, B, M, S)."""
+    """The imagined return J and the way up it; B policies (B, P), obs (B, S), noise (H, K, B, M, S)."""
 
     def value(self, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor) -> Tensor:
         """J (B,)."""
 
     def gradient(self, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """J (B,) and its gradient (B, P) with respect to each episode's parameters."""
+
+    def ascend(self, state: "Adapted", grads: Tensor, factor: Tensor | None, config: ITPOConfig) -> "Adapted":
+        """The state after one step of the optimiser along factor (B,) times the gradient (B, P); `state` stays."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,9 @@ class ReferenceObjective:
         returns = imagined_return(leaves, self.layout.views(base), self.world, obs, noise, self.config)
         grads = torch.autograd.grad(returns.sum(), list(leaves.values()))
         return returns.detach(), self.layout.pack(dict(zip(leaves, grads, strict=True)))
+
+    def ascend(self, state: "Adapted", grads: Tensor, factor: Tensor | None, config: ITPOConfig) -> "Adapted":
+        return ascend(state, grads if factor is None else grads * factor.unsqueeze(1), config)
 
 
 @dataclass(frozen=True)
@@ -149,10 +155,8 @@ def inner_step(
     layout, scale = state.layout, torch.ones_like(obs[:, 0])
     returns, grads = objective.gradient(state.params, base, obs, noise)
     norm = grads.norm(dim=1)
-    step = grads
-    if config.grad_clip is not None:
-        step = grads * (config.grad_clip / norm.clamp(min=1e-12)).clamp(max=1).unsqueeze(1)
-    proposal = ascend(state, step, config)
+    factor = None if config.grad_clip is None else (config.grad_clip / norm.clamp(min=1e-12)).clamp(max=1)
+    proposal = objective.ascend(state, grads, factor, config)
     if config.trust_region is not None:
         params, scale = shorten(layout, state.params, proposal.params, obs, config.trust_region)
         proposal = replace(proposal, params=params)

@@ -59,8 +59,8 @@ def add_ranges() -> None:
     """Decision, inner step, rollout forward, gradient (forward and VJP) and update."""
     wrap(Agent, "act", "decision")
     wrap(itpo, "inner_step", "inner step")
-    wrap(itpo, "ascend", "update")
     for objective in (ReferenceObjective, FusedObjective):
+        wrap(objective, "ascend", "update")
         wrap(objective, "gradient", "gradient")
         wrap(objective, "value", "rollout value")
     # Of the two paths, the eager one leaves its VJP to autograd and the fused one to its operators.

@@ -174,3 +174,19 @@ def test_diagnosis_shows_the_ascent(bundle):
     assert (diagnosis["objective_after"] > diagnosis["objective_before"]).all()
     np.testing.assert_allclose(diagnosis["policy_distance"], 1e-3 * diagnosis["grad_norm"], rtol=1e-3)
     assert Agent(bundle, replace(CONFIG, inner_steps=0)).diagnose() == {}
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+@pytest.mark.parametrize("grad_clip", [None, 0.5])
+def test_both_backends_take_the_same_steps(bundle, optimiser, grad_clip):
+    """Three steps for a decision and five decisions in a row: the carried state of the optimiser counts."""
+    config = replace(CONFIG, optimiser=optimiser, grad_clip=grad_clip, inner_steps=3, inner_lr=1e-3)
+    agents = [Agent(bundle, config, backend=backend) for backend in ("reference", "fused")]
+    for obs in observations(5, 2):
+        first, second = (agent.act(obs) for agent in agents)
+        np.testing.assert_allclose(first, second, atol=2e-5)
+    states = [agent.episodes.adapted for agent in agents]
+    torch.testing.assert_close(states[0].params, states[1].params, rtol=1e-4, atol=1e-4)
+    moved = (states[0].params - agents[0].episodes.base).abs().amax()
+    assert moved > 1e-3
+    assert torch.equal(states[0].count, states[1].count)

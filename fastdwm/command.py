@@ -26,8 +26,13 @@ def run(main: Callable[[str, Any], None], presets: Callable[[], Mapping[str, Any
     Exit code 0 on success, 2 for wrong input (one line on stderr), 130 on Ctrl-C; anything else is a failed run and
     keeps its traceback and exit code 1.
     """
+    finish(lambda: main(*parse(presets(), prog, main.__doc__ or "", sys.argv[1:])))
+
+
+def finish(action: Callable[[], None]) -> NoReturn:
+    """Call `action` and leave the process with the exit codes of `run`."""
     try:
-        main(*parse(presets(), prog, main.__doc__ or "", sys.argv[1:]))
+        action()
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
@@ -60,12 +65,20 @@ def parse(presets: Mapping[str, Any], prog: str, description: str, argv: list[st
         ("preset", Annotated[Literal[tuple(presets)], tyro.conf.arg(help=preset_help)], default),
         ("config", Annotated[type(config), tyro.conf.arg(name="")], config),
     ]
+    parsed = read(fields, prog, description, argv)
+    return parsed.task, parsed.config
+
+
+def read(fields: list[tuple], prog: str, description: str, argv: list[str]) -> Any:
+    """An object with the given fields, as `dataclasses.make_dataclass` takes them, by tyro; raises as `parse`."""
+    import tyro
+
     arguments = dataclasses.make_dataclass("Arguments", fields, frozen=True)
     errors = io.StringIO()
     try:
         # tyro frames whatever it says about an error; what a configuration refuses is told in one line instead.
         with contextlib.redirect_stderr(errors):
-            parsed = tyro.cli(arguments, prog=prog, description=description, args=argv)
+            return tyro.cli(arguments, prog=prog, description=description, args=argv)
     except SystemExit as stop:
         for refused in _causes(stop):
             if isinstance(refused, InputError):
@@ -73,7 +86,6 @@ def parse(presets: Mapping[str, Any], prog: str, description: str, argv: list[st
         if stop.code == 2:
             raise InputError(_unboxed(errors.getvalue())) from None
         raise
-    return parsed.task, parsed.config
 
 
 def _unboxed(message: str) -> str:

@@ -114,11 +114,13 @@ def train(
         reward_config=config.reward,
         meanflow_config=config.meanflow,
         deterministic_config=config.deterministic,
-        report={"seed": config.seed, "training": training},
+        report={"seed": config.seed, "holdout": config.holdout, "training": training},
         versions=package_versions(),
     )
     reports = {
-        sampler: quality.model_report(bundle.world(sampler=sampler), transitions, held_out, config.seed)
+        sampler: quality.model_report(
+            bundle.world(sampler=sampler), transitions, held_out, config.seed, task.reward_scale
+        )
         for sampler in bundle.samplers
     }
     return dataclasses.replace(bundle, report=bundle.report | {"models": reports["diffusion"], "samplers": reports})

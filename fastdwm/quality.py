@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from fastdwm.data import EnvSpec, Transitions
-from fastdwm.evaluate import Protocol, run_episodes
+from fastdwm.evaluate import Progress, Protocol, run_episodes, unwatched
 from fastdwm.nets import Params, map_params
 from fastdwm.rebrac import critics, policy
 from fastdwm.rollout import World
@@ -14,13 +14,18 @@ from fastdwm.tasks import Task
 N_TRANSITIONS = 1000
 N_SAMPLES = 16
 HORIZON = 10
+CALIBRATION_SAMPLES = 64
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @torch.no_grad()
-def model_report(world: World, transitions: Transitions, held_out: np.ndarray, seed: int = 0) -> dict:
+def model_report(
+    world: World, transitions: Transitions, held_out: np.ndarray, seed: int = 0, reward_scale: float = 1.0
+) -> dict:
     """Errors of the world model and the reward model on held-out episodes, ready for JSON.
 
-    held_out: (N,) bool, rows of whole episodes.   All errors in raw units unless named `normalised`.
+    held_out: (N,) bool, rows of whole episodes.   reward_scale: recorded rewards times this are what was learnt.
+    All errors in raw units, that of the reward in the scaled unit, unless named `normalised`.
     Source: [ITPO] Figs. 2-3 report one-step errors on 1000 transitions without saying how; the definitions are ours.
     """
     rng = np.random.default_rng(seed)
@@ -28,12 +33,15 @@ def model_report(world: World, transitions: Transitions, held_out: np.ndarray, s
     rows = np.flatnonzero(held_out & transitions.next_obs_known)
     rows = rng.choice(rows, min(N_TRANSITIONS, len(rows)), replace=False)
     return {
-        "one_step": one_step_errors(world, transitions, rows, generator),
+        "one_step": one_step_errors(world, transitions, rows, generator, reward_scale),
         "open_loop": open_loop_errors(world, transitions, held_out, rng, generator),
+        "calibration": calibration(world, transitions, rows, generator),
     }
 
 
-def one_step_errors(world: World, transitions: Transitions, rows: np.ndarray, generator: torch.Generator) -> dict:
+def one_step_errors(
+    world: World, transitions: Transitions, rows: np.ndarray, generator: torch.Generator, reward_scale: float = 1.0
+) -> dict:
     """RMSE of next observation and reward over the rows, with standard errors.
 
     obs: sqrt(mean_n e_n^2), e_n^2 = mean over N_SAMPLES samples and the coordinates of the squared error of row n.
@@ -46,7 +54,7 @@ def one_step_errors(world: World, transitions: Transitions, rows: np.ndarray, ge
     samples = dynamics.next_obs(obs.expand(N_SAMPLES, -1, -1), action.expand(N_SAMPLES, -1, -1), noise)
     error = samples - next_obs
     per_row = error.square().mean((0, 2)).sqrt()
-    reward_error = (world.reward(obs, action) - reward).abs()
+    reward_error = (world.reward(obs, action) - reward_scale * reward).abs()
     return {
         "transitions": len(rows),
         "samples": N_SAMPLES,
@@ -85,6 +93,32 @@ def open_loop_errors(
     return errors
 
 
+def calibration(world: World, transitions: Transitions, rows: np.ndarray, generator: torch.Generator) -> dict:
+    """Whether the spread of CALIBRATION_SAMPLES samples tells how wrong their mean is.
+
+    spread_to_error: std of the samples over the RMSE of their mean, both in standard deviations of the change; 1 is
+    calibrated, less is overconfident.   coverage: for each of `levels`, the share of recorded coordinates inside the
+    central interval that holds this share of the samples; the level itself is calibrated.   A deterministic model has
+    spread 0 (up to rounding) and covers nothing.
+    """
+    obs, action, next_obs, _ = _columns(transitions, rows)
+    dynamics, n = world.dynamics, CALIBRATION_SAMPLES
+    noise = torch.randn(dynamics.noise_steps, n, *obs.shape, generator=generator)
+    samples = dynamics.next_obs(obs.expand(n, -1, -1), action.expand(n, -1, -1), noise)
+    spread = _rms(samples.std(0) / dynamics.delta_std)
+    error = _rms((samples.mean(0) - next_obs) / dynamics.delta_std)
+    tails = (1 - np.array(LEVELS)) / 2
+    # Weibull's quantiles of n samples cover a further sample as often as they say, the default ones less often.
+    low, high = (np.quantile(samples.numpy(), q, axis=0, method="weibull") for q in (tails, 1 - tails))
+    inside = (low <= next_obs.numpy()) & (next_obs.numpy() <= high)
+    return {
+        "samples": n,
+        "spread_to_error": spread / error if error else None,
+        "levels": list(LEVELS),
+        "coverage": inside.mean((1, 2)).tolist(),
+    }
+
+
 def _columns(transitions: Transitions, rows: np.ndarray) -> tuple[Tensor, ...]:
     """obs, action, next_obs and reward of the rows."""
     names = ("obs", "action", "next_obs", "reward")
@@ -93,6 +127,50 @@ def _columns(transitions: Transitions, rows: np.ndarray) -> tuple[Tensor, ...]:
 
 def _rms(x: Tensor) -> float:
     return float(x.square().mean().sqrt())
+
+
+def fresh_episodes(
+    params: Params,
+    env: EnvSpec,
+    seeds: list[int],
+    max_steps: int,
+    action_noise: float,
+    on_progress: Progress = unwatched,
+) -> Transitions:
+    """Episodes of the policy, simulated now: data that no model has seen, at the states that planning meets.
+
+    params: of one policy, float32.   action_noise: std of the Gaussian noise on its actions, which stay in [-1, 1].
+    Episode i starts from environment seed seeds[i], which also draws its noise.   on_progress(steps, at most).
+    """
+    names = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
+    columns: dict[str, list] = {name: [] for name in names}
+    with env.make() as simulator:
+        for i, seed in enumerate(seeds):
+            rng, obs = np.random.default_rng(seed), simulator.reset(seed=seed)[0]
+            for t in range(max_steps):
+                with torch.no_grad():
+                    action = policy(params, torch.as_tensor(obs, dtype=torch.float32)).numpy()
+                action = (action + action_noise * rng.standard_normal(len(action))).clip(-1, 1).astype(np.float32)
+                next_obs, reward, terminated, truncated, _ = simulator.step(action)
+                truncated = (truncated or t == max_steps - 1) and not terminated
+                row = (obs, action, reward, next_obs, terminated, truncated)
+                for name, value in zip(names, row, strict=True):
+                    columns[name].append(value)
+                if terminated or truncated:
+                    break
+                obs = next_obs
+            on_progress((i + 1) * max_steps, len(seeds) * max_steps)
+    return _transitions(columns, env)
+
+
+def _transitions(columns: dict[str, list], env: EnvSpec) -> Transitions:
+    """Recorded columns, one entry per step, with what follows from them."""
+    kinds = {"terminated": bool, "truncated": bool}
+    arrays = {name: np.array(values, kinds.get(name, np.float32)) for name, values in columns.items()}
+    ended = arrays["terminated"] | arrays["truncated"]
+    next_action = np.where(ended[:, None], 0, np.roll(arrays["action"], -1, axis=0))
+    known = np.ones_like(ended)
+    return Transitions(**arrays, next_action=next_action, next_obs_known=known, source="fresh episodes", env=env)
 
 
 class BasePolicy:

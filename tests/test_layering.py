@@ -23,9 +23,10 @@ LAYERS = [
     {"episodes", "graphs"},
     {"agent"},
     {"evaluate"},
-    {"quality", "plot", "summary"},
+    {"quality", "plot", "summary", "gradients", "model_plot", "model_tables"},
     {"offline"},
     {"train", "eval"},
+    {"report"},
 ]
 
 

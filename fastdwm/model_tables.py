@@ -1,0 +1,110 @@
+"""The tables of a model report: one column per sampler, and the reward model that they share."""
+
+from typing import Any
+
+JACOBIANS = {
+    "next_obs_by_action": "d next observation / d action",
+    "next_obs_by_state": "d change of observation / d state",
+}
+REWARD_JACOBIANS = {"reward_by_action": "d reward / d action", "reward_by_state": "d reward / d state"}
+
+
+def print_tables(task: str, source: str, numbers: dict[str, Any]) -> None:
+    """The result on stdout: one column per sampler, then the reward model."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = 120
+    samplers = list(numbers["samplers"].values())
+    table = Table(title=f"{task}: {source}", caption=caption(numbers))
+    for name in ("", *numbers["samplers"]):
+        table.add_column(name, justify="right" if name else "left")
+    sections = (
+        [prediction_rows, calibration_rows, gradient_rows]
+        if "left_out" in numbers
+        else [prediction_rows, calibration_rows]
+    )
+    for rows in sections:
+        for row in rows(samplers):
+            table.add_row(*row)
+        table.add_section()
+    console.print(table)
+    table = Table("reward model", "", title="the reward model, shared by the samplers")
+    for row in reward_rows(numbers["reward"]):
+        table.add_row(*row)
+    console.print(table)
+
+
+def caption(numbers: dict[str, Any]) -> str:
+    """What the columns do not say."""
+    text = "std: standard deviation over the data; ± standard error"
+    if "left_out" not in numbers:
+        return text
+    shares = (f"{100 * share:.0f} %" for share in numbers["left_out"].values())
+    return (
+        f"{text}; gradients against finite differences of the simulator: median [quartiles] over states;"
+        f" states left out because the observation cuts their velocities: {' and '.join(shares)}"
+    )
+
+
+def prediction_rows(samplers: list[dict]) -> list[list[str]]:
+    """Label, one value per sampler."""
+    one_step = [sampler["one_step"] for sampler in samplers]
+    rows = [
+        ["network calls per step", *(str(sampler["network_calls"]) for sampler in samplers)],
+        ["one step: RMSE", *(f"{x['obs_rmse']:.4f} ± {x['obs_rmse_se']:.4f}" for x in one_step)],
+        ["one step: in std of the change", *(f"{x['obs_rmse_normalised']:.4f}" for x in one_step)],
+    ]
+    for h, *errors in zip(
+        *([e["h"] for e in samplers[0]["open_loop"]], *(s["open_loop"] for s in samplers)), strict=True
+    ):
+        if h in (1, 5, 10):
+            steps = f"{h} steps" if h > 1 else "1 step"
+            values = (f"{error['obs_rmse_normalised']:.4f}" for error in errors)
+            rows.append([f"open loop, {steps}: in std of the observation", *values])
+    return rows
+
+
+def calibration_rows(samplers: list[dict]) -> list[list[str]]:
+    """Label, one value per sampler."""
+    found = [sampler["calibration"] for sampler in samplers]
+    ratios = ("-" if x["spread_to_error"] is None else f"{x['spread_to_error']:.2f}" for x in found)
+    rows = [["spread of samples / error of mean (ideal: 1)", *ratios]]
+    for level in (0.5, 0.9):
+        shares = (f"{100 * x['coverage'][x['levels'].index(level)]:.0f} %" for x in found)
+        rows.append([f"recorded values in central {100 * level:.0f} % of samples", *shares])
+    return rows
+
+
+def gradient_rows(samplers: list[dict]) -> list[list[str]]:
+    """Label, one value per sampler; cosine, then relative error."""
+    rows = []
+    for part, label in JACOBIANS.items():
+        rows += pair(label, [sampler["jacobian"][part] for sampler in samplers])
+    for i, line in enumerate(samplers[0]["return_gradient"]):
+        label = f"d return / d policy, H = {line['H']}"
+        rows += pair(label, [sampler["return_gradient"][i] for sampler in samplers])
+    return rows
+
+
+def reward_rows(reward: dict[str, Any]) -> list[list[str]]:
+    """Label and value; of the gradients, cosine, then relative error."""
+    rows = [["one step: RMSE", f"{reward['reward_rmse']:.4f} ± {reward['reward_rmse_se']:.4f}"]]
+    for part, label in REWARD_JACOBIANS.items() if "jacobian" in reward else ():
+        rows += pair(label, [reward["jacobian"][part]])
+    for line in reward.get("return_gradient", ()):
+        rows += pair(f"d return / d policy with the simulator's dynamics, H = {line['H']}", [line])
+    return rows
+
+
+def pair(label: str, found: list[dict[str, Any]]) -> list[list[str]]:
+    """A row of cosines and one of relative errors."""
+    measures = {"cosine": f"{label}: cosine", "relative_error": "    relative error"}
+    return [[text, *(quartiles(x[name]) for x in found)] for name, text in measures.items()]
+
+
+def quartiles(x: dict[str, float]) -> str:
+    """Median [first quartile, third quartile]."""
+    return f"{x['median']:.3f} [{x['low']:.3f}, {x['high']:.3f}]"

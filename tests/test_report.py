@@ -1,0 +1,251 @@
+"""python -m fastdwm.report models BUNDLE: held-out data, calibration, the files it leaves, and what it refuses."""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from fastdwm import quality, report
+from fastdwm.bundle import STATISTICS, Bundle
+from fastdwm.config import DeterministicConfig, DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig
+from fastdwm.data import EnvSpec, Transitions
+from fastdwm.deterministic import deterministic_shapes
+from fastdwm.diffusion import denoiser_shapes
+from fastdwm.errors import InputError
+from fastdwm.meanflow import meanflow_shapes
+from fastdwm.rebrac import critic_shapes, policy_shapes
+from fastdwm.report import ReportConfig
+from fastdwm.reward import reward_shapes
+from fastdwm.rollout import World
+from fastdwm.tasks import get_task
+
+HOPPER = EnvSpec("Hopper-v5", {}, None)
+SMALL = {"episodes": 2, "max_steps": 30, "jacobian_states": 4, "return_states": 4, "particles": 2}
+
+
+def run(*args, python_flags=()):
+    """The finished process."""
+    argv = [sys.executable, *python_flags, "-m", "fastdwm.report", *map(str, args)]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=120)
+
+
+def draw(shapes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {name: 0.1 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+@pytest.fixture
+def bundle():
+    """An untrained bundle for hopper-medium with all three samplers."""
+    rebrac = ReBRACConfig(hidden=(16, 16, 16)).for_task(get_task("hopper-medium"))
+    dynamics, reward = DiffusionConfig(hidden=(16,), denoise_steps=2), RewardConfig(hidden=(16,))
+    meanflow, deterministic = MeanFlowConfig(hidden=(16,)), DeterministicConfig(hidden=(16,))
+    return Bundle(
+        task="hopper-medium",
+        env=HOPPER,
+        dataset={"id": "none"},
+        reward_scale=1.0,
+        policy=draw(policy_shapes(11, 3, rebrac.hidden)),
+        critics=draw(critic_shapes(11, 3, rebrac.hidden)),
+        dynamics=draw(denoiser_shapes(11, 3, dynamics)),
+        reward=draw(reward_shapes(11, 3, reward)),
+        statistics={name: torch.ones(11) for name in STATISTICS},
+        rebrac_config=rebrac,
+        dynamics_config=dynamics,
+        reward_config=reward,
+        report={"seed": 3},
+        versions={},
+        meanflow=draw(meanflow_shapes(11, 3, meanflow)),
+        meanflow_config=meanflow,
+        deterministic=draw(deterministic_shapes(11, 3, deterministic)),
+        deterministic_config=deterministic,
+    )
+
+
+@pytest.fixture
+def folder(bundle, tmp_path):
+    bundle.save(tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def write_dataset(path, bundle, n_episodes):
+    """A D4RL file of short episodes of the bundle's policy."""
+    made = quality.fresh_episodes(bundle.policy, HOPPER, list(range(n_episodes)), 20, 0.5)
+    names = {"obs": "observations", "next_obs": "next_observations", "action": "actions", "reward": "rewards"}
+    names |= {"terminated": "terminals", "truncated": "timeouts"}
+    with h5py.File(path, "w") as file:
+        for ours, theirs in names.items():
+            file[theirs] = getattr(made, ours)
+    return made
+
+
+def test_report_leaves_tables_json_and_picture(folder, tmp_path, capsys):
+    report.main(str(folder), ReportConfig(out=tmp_path / "out", **SMALL))
+    stdout = capsys.readouterr().out
+    (path,), (picture,) = (tmp_path / "out").glob("hopper-medium-models-*.json"), (tmp_path / "out").glob("*.png")
+    assert stdout.splitlines()[-2:] == [str(path), str(picture)]
+    record = json.loads(path.read_text())
+    assert list(record["samplers"]) == ["diffusion", "meanflow", "mlp"]
+    assert [sampler["network_calls"] for sampler in record["samplers"].values()] == [2, 1, 1]
+    assert {"python", "torch", "mujoco", "gymnasium"} <= record["versions"].keys()
+    assert record["config"]["seed"] == 40_000 and record["command"]
+    for sampler in record["samplers"].values():
+        assert f"{sampler['one_step']['obs_rmse']:.4f}" in stdout
+        assert [line["H"] for line in sampler["return_gradient"]] == [1, 3, 5]
+        assert sampler["jacobian"]["next_obs_by_action"]["states"] == 4
+        assert 0 <= sampler["return_gradient"][0]["relative_error"]["low"]
+    assert f"{record['reward']['reward_rmse']:.4f}" in stdout
+    assert "2 fresh episodes" in stdout
+
+
+def test_gradients_can_be_left_out(folder, tmp_path, capsys):
+    report.main(str(folder), ReportConfig(out=tmp_path / "out", gradients=False, **SMALL))
+    record = json.loads(next((tmp_path / "out").glob("*.json")).read_text())
+    assert "jacobian" not in record["samplers"]["mlp"] and "calibration" in record["samplers"]["mlp"]
+    assert "d return" not in capsys.readouterr().out
+
+
+def test_simulator_without_state_is_refused_at_once(bundle, tmp_path):
+    hidden = dataclasses.replace(bundle, env=EnvSpec("CartPole-v1", {}, None))
+    hidden.save(tmp_path / "bundle")
+    with pytest.raises(InputError, match="CartPole-v1 cannot be set .*--no-gradients"):
+        report.main(str(tmp_path / "bundle"), ReportConfig(out=tmp_path, **SMALL))
+
+
+def test_fresh_episodes_are_episodes(bundle):
+    made = quality.fresh_episodes(bundle.policy, HOPPER, [7, 8], 15, 0.3)
+    ends = made.episode_ends
+    assert made.n_episodes == 2 and made.truncated[ends].sum() + made.terminated[ends].sum() == 2
+    inside = np.setdiff1d(np.arange(made.n), ends)
+    np.testing.assert_array_equal(made.next_obs[inside], made.obs[inside + 1])
+    np.testing.assert_array_equal(made.next_action[inside], made.action[inside + 1])
+    assert not made.next_action[ends].any() and np.abs(made.action).max() <= 1
+    with HOPPER.make() as env:
+        np.testing.assert_allclose(made.obs[ends[0] + 1], env.reset(seed=8)[0], rtol=1e-6)
+    short = quality.fresh_episodes(bundle.policy, EnvSpec("Hopper-v5", {}, 10), [7, 8], 15, 0.3)
+    assert short.episode_ends.tolist() == [9, 19]
+    again = quality.fresh_episodes(bundle.policy, HOPPER, [8], 15, 0.3)
+    np.testing.assert_array_equal(again.obs, made.obs[ends[0] + 1 :])
+
+
+def test_held_out_episodes_are_those_that_the_training_held_out(bundle, tmp_path):
+    path = tmp_path / "hopper.hdf5"
+    made = write_dataset(path, bundle, 6)
+    trained = dataclasses.replace(bundle, dataset={"id": str(path), "episodes": 6})
+    config = report.with_seed(ReportConfig(dataset=str(path), holdout=0.4), trained)
+    transitions, rows, source = report.held_out(trained, config, None)
+    np.testing.assert_array_equal(rows, made.split_episodes(0.4, seed=3)[1])
+    assert source.startswith("2 held-out episodes") and config.seed == 3
+    with pytest.raises(InputError, match="cannot tell which episodes"):
+        other = dataclasses.replace(trained, dataset={"id": str(path), "episodes": 5})
+        report.held_out(other, config, None)
+
+
+def test_all_of_another_dataset_is_held_out(bundle, tmp_path):
+    write_dataset(tmp_path / "hopper.hdf5", bundle, 2)
+    config = ReportConfig(dataset=str(tmp_path / "hopper.hdf5"))
+    transitions, rows, source = report.held_out(bundle, config, None)
+    assert rows.all() and len(rows) == transitions.n and "trained on none" in source
+
+
+class Gaussian:
+    """A model of unit-variance noise around the observation; it samples with another std."""
+
+    noise_steps = 1
+    obs_std = delta_std = torch.ones(20)
+
+    def __init__(self, std):
+        self.std = std
+
+    def next_obs(self, obs, action, noise):
+        return obs + self.std * noise[0]
+
+
+@pytest.fixture
+def random_walk():
+    rng, n = np.random.default_rng(0), 2000
+    obs, action = rng.standard_normal((n, 20), np.float32), np.zeros((n, 1), np.float32)
+    next_obs, flags = obs + rng.standard_normal((n, 20), np.float32), np.zeros(n, bool)
+    return Transitions(obs, action, obs[:, 0], next_obs, action, flags, flags | True, ~flags, "walk", HOPPER)
+
+
+def measured(std, transitions, reward_scale=1.0):
+    world = World(Gaussian(std), lambda obs, action: reward_scale * obs[..., 0], {}, 0.9)
+    return quality.model_report(world, transitions, np.ones(transitions.n, bool), reward_scale=reward_scale)
+
+
+def test_a_calibrated_model_covers_what_it_says(random_walk):
+    found = measured(1.0, random_walk)["calibration"]
+    assert found["spread_to_error"] == pytest.approx(1, abs=0.05)
+    # 1000 rows of 20 independent coordinates: three standard errors are at most 0.011
+    np.testing.assert_allclose(found["coverage"], found["levels"], atol=0.011)
+
+
+def test_a_model_that_spreads_too_little_covers_too_little(random_walk):
+    found = measured(0.5, random_walk)["calibration"]
+    assert found["spread_to_error"] == pytest.approx(0.5, abs=0.05)
+    # of a standard normal, 59 % lie within half of the interval that holds 90 %
+    assert found["coverage"][found["levels"].index(0.9)] == pytest.approx(0.59, abs=0.04)
+
+
+def test_a_deterministic_model_covers_nothing(random_walk):
+    found = measured(0.0, random_walk)["calibration"]
+    assert found["spread_to_error"] == 0 and not any(found["coverage"])
+
+
+def test_rewards_are_compared_in_the_unit_that_was_learnt(random_walk):
+    assert measured(1.0, random_walk, reward_scale=100.0)["one_step"]["reward_rmse"] == 0
+
+
+def test_help_is_complete_and_loads_nothing_heavy():
+    done = run("--help", python_flags=["-X", "importtime"])
+    text = " ".join(done.stdout.replace("│", " ").split())
+    assert done.returncode == 0 and "--jacobian-states" in text and "BUNDLE" in text
+    loaded = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "import time" in line}
+    assert "tyro" in loaded and not loaded & {"torch", "numpy", "gymnasium", "mujoco", "scipy", "rich", "matplotlib"}
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["modells", "hopper-medium"], "modells"),
+        (["models"], "BUNDLE"),
+        (["models", "hoper-medium"], "hopper-medium"),
+        (["models", "/nowhere"], "/nowhere: no such folder"),
+        (["models", "hopper-medium", "--particles", "0"], "particles: expected a positive number, got 0"),
+    ],
+    ids=["report", "no-bundle", "task", "folder", "particles"],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(args, message, tmp_path):
+    done = run(*args, "--out", tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: ")
+    assert message in done.stderr
+
+
+def test_what_is_not_there_is_an_input_error(folder, tmp_path):
+    for name, dataset, message in (
+        (str(tmp_path), None, "bundle.json: no such file"),
+        ("walker2d-medium", None, "no bundle is shipped for walker2d-medium"),
+        (str(folder), "/nowhere.hdf5", "/nowhere.hdf5: no such file"),
+    ):
+        with pytest.raises(InputError, match=message):
+            report.main(name, ReportConfig(dataset=dataset, out=tmp_path / "out", **SMALL))
+
+
+@pytest.mark.slow
+def test_gradients_of_the_shipped_models_point_where_the_simulators_do(tmp_path):
+    sizes = ["--episodes", "2", "--max-steps", "60", "--jacobian-states", "20", "--return-states", "20"]
+    done = run("models", "hopper-medium", "--out", tmp_path, *sizes)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(next(tmp_path.glob("*.json")).read_text())
+    for sampler in record["samplers"].values():
+        assert sampler["jacobian"]["next_obs_by_action"]["cosine"]["median"] > 0.99
+        assert all(line["cosine"]["median"] > 0.9 for line in sampler["return_gradient"])
+    assert re.search(r"gradients of the return: \d+/\d+, .* left", done.stderr)

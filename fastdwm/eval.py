@@ -5,20 +5,13 @@ Heavy packages are imported inside the functions: --help answers before torch, n
 
 import dataclasses
 import hashlib
-import json
-import math
 import os
-import platform
-import shlex
-import sys
-import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
 from fastdwm.config import EvalConfig, ITPOConfig, require
-from fastdwm.errors import InputError
+from fastdwm.record import circumstances, interval, prepare_output, spread, write_json
 from fastdwm.tasks import Task, get_task
 
 if TYPE_CHECKING:
@@ -68,24 +61,10 @@ def main(task_name: str, config: EvalConfig) -> None:
         print(plot.save_video(bundle.env, evaluation, stem))
 
 
-def prepare_output(folder: Path, task: str) -> Path:
-    """OUT/TASK-TIME, without a suffix; creates the folder, raises InputError unless files can be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f"out: cannot write to {folder}: {error.strerror}") from None
-    # The process id keeps apart what a script starts at once.
-    return folder / f"{task}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
-
-
 def describe(
     task: Task, config: EvalConfig, bundle: "Bundle", folder: Path, evaluation: "Evaluation", numbers: dict[str, Any]
 ) -> dict[str, Any]:
     """The whole evaluation as JSON values."""
-    from fastdwm.bundle import package_versions
-
     weights = hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
     provenance = {"folder": folder, "weights_sha256": weights}
     provenance |= {
@@ -93,15 +72,12 @@ def describe(
     }
     return {
         "task": task.name,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(sys.orig_argv),
+        **circumstances(config.device),
         "summary": numbers,
         "config": dataclasses.asdict(config),
         "seeds": evaluation.seeds,
         "env": dataclasses.asdict(bundle.env),
         "bundle": provenance,
-        "versions": {"python": platform.python_version(), **package_versions()},
-        "machine": machine(config.device),
         "episodes": {
             policy: [describe_episode(episode, task) for episode in run.episodes]
             for policy, run in evaluation.runs.items()
@@ -123,34 +99,6 @@ def describe_episode(episode: Any, task: Task) -> dict[str, Any]:
         "diagnostics": episode.diagnostics,
         "rewards": episode.rewards,
     }
-
-
-def machine(device: str) -> dict[str, Any]:
-    """What the latencies were measured on."""
-    import torch
-
-    accelerator = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
-    cpu = {"cpu": platform.processor() or platform.machine(), "cpu_count": os.cpu_count()}
-    return {**cpu, "threads": torch.get_num_threads(), "accelerator": accelerator, "system": platform.system()}
-
-
-def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Write `record` with one line per key; the file appears complete or not at all. NaN and infinity become null."""
-    lines = [f"{json.dumps(key)}: {json.dumps(strict(value), allow_nan=False)}" for key, value in record.items()]
-    scratch = path.with_name(f".{path.name}.part")
-    scratch.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-    os.replace(scratch, path)
-
-
-def strict(value: Any) -> Any:
-    """`value` in JSON's own types."""
-    if isinstance(value, dict):
-        return {str(key): strict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [strict(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, str | int | None) else str(value)
 
 
 def print_table(task: Task, seeds: list[int], numbers: dict[str, Any]) -> None:
@@ -211,17 +159,6 @@ def deadline_rows(policies: list[dict[str, Any]]) -> list[list[str]]:
             "",
         ],
     ]
-
-
-def spread(summary: dict[str, Any]) -> str:
-    """Mean ± standard deviation; the mean alone for one episode."""
-    return f"{summary['mean']:.1f}" + ("" if summary["std"] is None else f" ± {summary['std']:.1f}")
-
-
-def interval(estimate: dict[str, Any], sign: str = "-") -> str:
-    """Value [low, high]; the value alone for one episode. sign: '+' shows the value's sign also if positive."""
-    value, low, high = (estimate[name] for name in ("value", "low", "high"))
-    return f"{value:{sign}z.1f}" + ("" if low is None else f" [{low:z.1f}, {high:z.1f}]")
 
 
 def latency(times: dict[str, Any]) -> str:

@@ -5,18 +5,15 @@ Heavy packages are imported inside the functions: --help answers before torch, n
 
 import dataclasses
 import hashlib
-import platform
-import shlex
 import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastdwm import command
 from fastdwm.config import require
-from fastdwm.eval import machine, prepare_output, write_json
+from fastdwm.record import circumstances, prepare_output, write_json
 from fastdwm.tasks import TASKS, get_task
 
 if TYPE_CHECKING:
@@ -216,22 +213,17 @@ def describe(
     config: ReportConfig, bundle: "Bundle", folder: Path, source: str, numbers: dict[str, Any]
 ) -> dict[str, Any]:
     """The whole report as JSON values."""
-    from fastdwm.bundle import package_versions
-
     weights = hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
     provenance = {"folder": folder, "weights_sha256": weights}
     provenance |= {name: getattr(bundle, name) for name in ("dataset", "reward_scale", "discount", "versions")}
     return {
         "task": bundle.task,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(sys.orig_argv),
+        **circumstances("cpu"),
         "held_out": source,
         **numbers,
         "config": dataclasses.asdict(config),
         "env": dataclasses.asdict(bundle.env),
         "bundle": provenance,
-        "versions": {"python": platform.python_version(), **package_versions()},
-        "machine": machine("cpu"),
     }
 
 

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from fastdwm import command, eval
+from fastdwm import command, eval, record
 from fastdwm.bundle import STATISTICS, Bundle
 from fastdwm.config import DiffusionConfig, EvalConfig, ITPOConfig, ReBRACConfig, RewardConfig
 from fastdwm.data import EnvSpec
@@ -231,7 +231,7 @@ def test_progress_for_a_log_file_estimates_the_time_left(capsys, monkeypatch):
 
 
 def test_json_has_no_nan(tmp_path):
-    eval.write_json(tmp_path / "a.json", {"x": [1.0, float("nan"), float("inf")], "folder": tmp_path})
+    record.write_json(tmp_path / "a.json", {"x": [1.0, float("nan"), float("inf")], "folder": tmp_path})
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": [1.0, None, None], "folder": str(tmp_path)}
 
 
@@ -240,17 +240,17 @@ def test_json_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path.write_text("old")
     monkeypatch.setattr(os, "replace", lambda *paths: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        eval.write_json(path, {"x": 1})
+        record.write_json(path, {"x": 1})
     assert path.read_text() == "old"
 
 
 def test_intervals_are_left_out_for_one_episode():
-    assert eval.interval({"value": 1.25, "low": None, "high": None}, "+") == "+1.2"
-    assert eval.spread({"mean": 3.0, "std": None}) == "3.0"
+    assert record.interval({"value": 1.25, "low": None, "high": None}, "+") == "+1.2"
+    assert record.spread({"mean": 3.0, "std": None}) == "3.0"
 
 
 def test_two_evaluations_at_once_write_two_files(tmp_path):
-    code = "import sys; from pathlib import Path; from fastdwm.eval import prepare_output; "
+    code = "import sys; from pathlib import Path; from fastdwm.record import prepare_output; "
     code += "print(prepare_output(Path(sys.argv[1]), 'hopper-medium'))"
     command = [sys.executable, "-c", code, str(tmp_path)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]

@@ -15,18 +15,17 @@ LAYERS = [
     {"errors"},
     {"tasks"},
     {"config"},
-    {"nets", "data", "statistics", "command", "deadline"},
+    {"nets", "data", "statistics", "command", "deadline", "grid"},
     {"rebrac", "diffusion", "meanflow", "deterministic", "reward"},
     {"rollout", "training", "tilt"},
     {"itpo", "bundle"},
     {"fused"},
     {"episodes", "graphs"},
     {"agent"},
-    {"evaluate"},
-    {"quality", "plot", "summary", "gradients", "model_plot", "model_tables"},
+    {"evaluate", "record"},
+    {"quality", "plot", "summary", "gradients", "model_plot", "model_tables", "tradeoff"},
     {"offline"},
-    {"train", "eval"},
-    {"report"},
+    {"train", "eval", "report", "study"},
 ]
 
 

@@ -1,0 +1,221 @@
+"""What a study runs: the named grids, the cells they consist of, and the settings of the command. Pure data."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Literal
+
+from fastdwm.config import SAMPLERS, ITPOConfig, require, require_positive
+
+AXES = ("samplers", "horizons", "particles", "inner_steps")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting of the decision, run on all seeds of the study."""
+
+    sampler: str
+    """world model; `base`: the base policy, `critic`: no imagination at all (H = 0)"""
+    sample_steps: int
+    """network calls per imagined transition (K)"""
+    horizon: int
+    """H"""
+    particles: int
+    """M"""
+    inner_steps: int
+    """E"""
+    inner_lr: float
+    """step size of each inner step"""
+
+    @property
+    def name(self) -> str:
+        """Stem of its file: every setting, nothing else."""
+        if self == BASE:
+            return "base"
+        axes = f"K{self.sample_steps}-H{self.horizon}-M{self.particles}-E{self.inner_steps}"
+        return f"{self.sampler}-{axes}-lr{self.inner_lr:.8g}"
+
+    @property
+    def world_model(self) -> str:
+        """What `--sampler` calls it; cells that do not imagine use the one that every bundle holds."""
+        return self.sampler if self.sampler in SAMPLERS else "diffusion"
+
+    @property
+    def itpo(self) -> ITPOConfig:
+        """Its settings as the agent takes them."""
+        if self == BASE:
+            return ITPOConfig(inner_steps=0)
+        return ITPOConfig(self.horizon, self.particles, self.inner_steps, self.inner_lr)
+
+    @property
+    def work(self) -> float:
+        """Rough CPU milliseconds of one decision and one step in each of ten episodes.
+
+        Fitted to the cells of the default grid on hopper-medium, width 256. Only the order in which the cells run and
+        the time left depend on it.
+        """
+        if self == BASE:
+            return 2.0
+        transition = 0.3 + 0.1 * self.particles + 0.035 * self.particles * self.sample_steps
+        return 3.5 + self.inner_steps * (2.7 + self.horizon * transition)
+
+
+BASE = Cell("base", 0, 0, 0, 0, 0.0)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Axes and how they are combined. The first value of each axis is the centre of the grid."""
+
+    samplers: tuple[str, ...]
+    """NAME or NAME:CALLS, see `parse_sampler`"""
+    horizons: tuple[int, ...]
+    particles: tuple[int, ...]
+    inner_steps: tuple[int, ...]
+    inner_lr: float
+    """step size of E = 1"""
+    split_step: bool
+    """E inner steps take inner_lr / E each: with a policy that is carried on, what counts is how far it moves in all"""
+    design: Literal["star", "product"]
+    episodes: int
+
+    def points(self) -> Iterator[tuple[int, int, int]]:
+        """(H, M, E): the centre first, then one axis at a time away from it (star), or all combinations."""
+        axes = (self.horizons, self.particles, self.inner_steps)
+        centre = tuple(axis[0] for axis in axes)
+        if self.design == "product":
+            yield from product(*axes)
+            return
+        yield centre
+        for i, axis in enumerate(axes):
+            for value in axis[1:]:
+                yield (*centre[:i], value, *centre[i + 1 :])
+
+    def cells(self, held: Mapping[str, int]) -> list[Cell]:
+        """The base policy, then every sampler at every point, none twice.
+
+        held: the network calls that the bundle gives each world model it holds.
+        Raises InputError for a world model that it does not hold.
+        """
+        cells = {BASE: None}
+        for point, sampler in product(self.points(), self.samplers):
+            cells[self._cell(*point, *_resolve(sampler, held))] = None
+        return list(cells)
+
+    def centre(self, held: Mapping[str, int]) -> list[Cell]:
+        """The cells that differ in the world model alone, in the order of the samplers."""
+        point = self.horizons[0], self.particles[0], self.inner_steps[0]
+        return list(dict.fromkeys(self._cell(*point, *_resolve(sampler, held)) for sampler in self.samplers))
+
+    def _cell(self, horizon: int, particles: int, inner_steps: int, sampler: str, sample_steps: int) -> Cell:
+        lr = self.inner_lr / inner_steps if self.split_step else self.inner_lr
+        if horizon == 0:
+            # Nothing is imagined: neither the world model nor the number of particles matters.
+            return Cell("critic", 0, 0, 1, inner_steps, lr)
+        return Cell(sampler, sample_steps, horizon, particles, inner_steps, lr)
+
+
+def parse_sampler(text: str) -> tuple[str, int | None]:
+    """World model and network calls per imagined transition of `meanflow:2`; none: the bundle's, as in `meanflow`."""
+    name, colon, calls = text.partition(":")
+    valid = name in SAMPLERS and (calls.isdecimal() and int(calls) > 0 if colon else True)
+    require(valid, f"samplers: expected NAME or NAME:CALLS with NAME one of {', '.join(SAMPLERS)}, got {text!r}")
+    return name, int(calls) if colon else None
+
+
+def _resolve(sampler: str, held: Mapping[str, int]) -> tuple[str, int]:
+    name, calls = parse_sampler(sampler)
+    require(name in held, f"samplers: the bundle holds {', '.join(held)}, got {sampler!r}")
+    return name, held[name] if calls is None else calls
+
+
+GRIDS = {
+    "default": Grid(
+        samplers=("diffusion", "diffusion:1", "meanflow", "meanflow:2", "mlp"),
+        horizons=(8, 5, 3, 1, 0),
+        particles=(2, 16),
+        inner_steps=(1, 2),
+        inner_lr=2e-5,
+        split_step=True,
+        design="star",
+        episodes=40,
+    ),
+    "quick": Grid(
+        samplers=("diffusion", "meanflow", "mlp"),
+        horizons=(8, 3),
+        particles=(2,),
+        inner_steps=(1,),
+        inner_lr=2e-5,
+        split_step=True,
+        design="star",
+        episodes=5,
+    ),
+    # K = 10 and 5 where the bundle's diffusion model was trained with ten steps.
+    "paper": Grid(
+        samplers=("diffusion", "diffusion:5", "meanflow", "mlp"),
+        horizons=(5, 3, 1),
+        particles=(4096, 1024, 64),
+        inner_steps=(1, 4),
+        inner_lr=5e-5,
+        split_step=False,
+        design="product",
+        episodes=100,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """Every cell of a grid on the same environment seeds."""
+
+    bundle: Path | None = None
+    """folder of trained weights; none: the one shipped for the task"""
+    grid: Literal["default", "quick", "paper"] = "default"
+    """default: one axis at a time, half an hour on two CPU cores; quick: minutes; paper: all combinations, for a GPU"""
+    samplers: tuple[str, ...] | None = None
+    """world models, NAME or NAME:CALLS (network calls per imagined transition), as in `meanflow meanflow:2`; none: the
+    grid's. Of this and the next three the first value is the centre of the grid"""
+    horizons: tuple[int, ...] | None = None
+    """imagined transitions per rollout (H), 0: the critic alone; none: the grid's"""
+    particles: tuple[int, ...] | None = None
+    """imagined rollouts per real state (M); none: the grid's"""
+    inner_steps: tuple[int, ...] | None = None
+    """policy updates per decision (E); none: the grid's"""
+    inner_lr: float | None = None
+    """step size at E = 1 (alpha), divided by E but in the grid `paper`; none: the grid's"""
+    design: Literal["star", "product"] | None = None
+    """star: every world model at the centre and with one other axis changed; product: all combinations; none: the
+    grid's"""
+    episodes: int | None = None
+    """episodes per cell; none: the grid's"""
+    seed: int = 10_000
+    """environment seed of the first episode; episode i uses seed + i, in every cell"""
+    max_steps: int | None = None
+    """cut episodes after this many steps; none: the environment's own limit"""
+    out: Path | None = None
+    """folder of the study, where a study that was stopped goes on; none: results/study-TASK"""
+    workers: int = 2
+    """processes, each with a cell of its own; latencies are measured afterwards, with nothing else running"""
+    threads: int = 1
+    """CPU threads of torch in each process"""
+    device: str = "cpu"
+    """where the imagination runs: cpu, cuda or cuda:N"""
+    backend: Literal["auto", "reference", "fused"] = "auto"
+    """how: plain torch and autograd, or the fused operators with their hand-derived gradients; auto is fused"""
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, f"seed: expected a number >= 0, got {self.seed}")
+        require_positive(self, "inner_lr", "episodes", "max_steps", "workers", "threads")
+        for name in AXES:
+            require(getattr(self, name) != (), f"{name}: expected at least one value")
+        for name, least in (("horizons", 0), ("particles", 1), ("inner_steps", 1)):
+            values = getattr(self, name) or ()
+            require(all(v >= least for v in values), f"{name}: expected numbers >= {least}, got {list(values)}")
+        for sampler in self.samplers or ():
+            parse_sampler(sampler)
+
+    def resolved(self) -> Grid:
+        """The named grid with whatever was given in its place."""
+        given = {name: getattr(self, name) for name in (*AXES, "inner_lr", "design", "episodes")}
+        return replace(GRIDS[self.grid], **{name: value for name, value in given.items() if value is not None})

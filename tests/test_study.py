@@ -1,0 +1,275 @@
+"""python -m fastdwm.study as a user meets it: what it leaves, how it goes on after a kill, what it refuses."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastdwm import study
+from fastdwm.bundle import STATISTICS, Bundle
+from fastdwm.config import DeterministicConfig, DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig
+from fastdwm.data import EnvSpec
+from fastdwm.deterministic import deterministic_shapes
+from fastdwm.diffusion import denoiser_shapes
+from fastdwm.errors import InputError
+from fastdwm.grid import StudyConfig
+from fastdwm.meanflow import meanflow_shapes
+from fastdwm.rebrac import critic_shapes, policy_shapes
+from fastdwm.reward import reward_shapes
+from fastdwm.tasks import get_task
+
+TINY = ("--samplers", "diffusion", "meanflow", "--horizons", "2", "--particles", "2", "--inner-steps", "1")
+SHORT = ("--episodes", "2", "--max-steps", "15", "--inner-lr", "0.1", "--workers", "1", "--backend", "reference")
+
+
+def save_bundle(folder, seed=0, **missing):
+    """An untrained bundle for hopper-medium, so small that a decision takes milliseconds; returns its folder."""
+    generator = torch.Generator().manual_seed(seed)
+    rebrac = ReBRACConfig(hidden=(16, 16, 16)).for_task(get_task("hopper-medium"))
+    dynamics, reward = DiffusionConfig(hidden=(16,), denoise_steps=2), RewardConfig(hidden=(16,))
+    meanflow, mlp = MeanFlowConfig(hidden=(16,), time_features=4), DeterministicConfig(hidden=(16,))
+
+    def draw(shapes):
+        return {name: 0.1 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+    parts = {
+        "policy": draw(policy_shapes(11, 3, rebrac.hidden)),
+        "critics": draw(critic_shapes(11, 3, rebrac.hidden)),
+        "dynamics": draw(denoiser_shapes(11, 3, dynamics)),
+        "reward": draw(reward_shapes(11, 3, reward)),
+        "meanflow": draw(meanflow_shapes(11, 3, meanflow)),
+        "deterministic": draw(deterministic_shapes(11, 3, mlp)),
+        "statistics": {name: torch.ones(11) for name in STATISTICS},
+    }
+    configs = {"rebrac": rebrac, "dynamics": dynamics, "reward": reward, "meanflow": meanflow, "deterministic": mlp}
+    about = {"task": "hopper-medium", "env": EnvSpec("Hopper-v5", {}, None), "dataset": {"id": "none"}}
+    values = about | parts | {f"{name}_config": config for name, config in configs.items()}
+    Bundle(**(values | missing), reward_scale=1.0, report={}, versions={}).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return save_bundle(tmp_path_factory.mktemp("study") / "bundle")
+
+
+def arguments(bundle, out, *flags):
+    return [sys.executable, "-m", "fastdwm.study", "hopper-medium", "--bundle", str(bundle), "--out", str(out), *flags]
+
+
+def run(bundle, out, *flags):
+    """The finished process."""
+    argv = arguments(bundle, out, *flags)
+    return subprocess.run(argv, capture_output=True, text=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def read_cells(out):
+    """Records by name."""
+    return {path.stem: json.loads(path.read_text()) for path in Path(out, "cells").glob("*.json")}
+
+
+@pytest.fixture(scope="module")
+def finished(bundle, tmp_path_factory):
+    """Process and folder of a finished study of three cells."""
+    out = tmp_path_factory.mktemp("study") / "out"
+    done = run(bundle, out, *TINY, *SHORT)
+    assert done.returncode == 0, done.stderr
+    return done, out
+
+
+def test_a_study_leaves_table_csv_picture_and_json(finished):
+    done, out = finished
+    assert done.stdout.splitlines()[-3:] == [str(out / f"study.{kind}") for kind in ("csv", "png", "json")]
+    assert "MeanFlow (K = 1) gains" in done.stdout and "left" in done.stderr
+    assert (out / "study.png").read_bytes().startswith(b"\x89PNG")
+    with (out / "study.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["latency_p50_ms"]) for row in rows] == sorted(float(row["latency_p50_ms"]) for row in rows)
+    by_sampler = {row["sampler"]: row for row in rows}
+    assert by_sampler.keys() == {"base", "diffusion", "meanflow"}
+    axes = ("sample_steps", "horizon", "particles", "inner_steps", "inner_lr", "episodes", "latency_calls")
+    assert [by_sampler["diffusion"][name] for name in axes] == ["2", "2", "2", "1", "0.1", "2", "200"]
+    assert {"score_low", "score_iqm", "difference_high", "latency_p99_ms", "front", "bundle"} <= rows[0].keys()
+    summary = json.loads((out / "study.json").read_text())
+    assert summary["seeds"] == [10000, 10001] and "fastdwm.study hopper-medium" in summary["command"]
+    assert summary["identity"]["versions.torch"] and summary["identity"]["machine.cpu_count"]
+
+
+def test_every_cell_runs_the_same_seeds_and_is_compared_by_seed(finished):
+    _, out = finished
+    cells = read_cells(out)
+    assert cells.keys() == {"base", "diffusion-K2-H2-M2-E1-lr0.1", "meanflow-K1-H2-M2-E1-lr0.1"}
+    assert all([e["seed"] for e in record["episodes"]] == [10000, 10001] for record in cells.values())
+    scores = {name: np.array([e["score_pct"] for e in record["episodes"]]) for name, record in cells.items()}
+    rows = {row["cell"]: row for row in json.loads((out / "study.json").read_text())["cells"]}
+    for name, row in rows.items():
+        assert row["difference"] == pytest.approx((scores[name] - scores["base"]).mean())
+        # In the simulator an adapted policy acts differently, so these cells are no copies of the base policy.
+        assert name == "base" or row["difference"] != 0
+
+
+def test_finished_cells_are_not_repeated_and_a_missing_one_is(finished, bundle, tmp_path):
+    _, old = finished
+    out = tmp_path / "out"
+    (out / "cells").mkdir(parents=True)
+    for path in (old / "cells").glob("[bd]*.json"):
+        (out / "cells" / path.name).write_bytes(path.read_bytes())
+    done = run(bundle, out, *TINY, *SHORT)
+    assert done.returncode == 0 and "1 of 3 cells to run" in done.stderr
+    before, after = read_cells(old), read_cells(out)
+    assert all(before[name] == after[name] for name in ("base", "diffusion-K2-H2-M2-E1-lr0.1"))
+    again = after["meanflow-K1-H2-M2-E1-lr0.1"]
+    assert again["episodes"] == before["meanflow-K1-H2-M2-E1-lr0.1"]["episodes"]
+    # With everything there, the command only writes the summary again.
+    assert run(bundle, out, *TINY, *SHORT).stderr == ""
+    assert read_cells(out) == after
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def gone(pid):
+    """Whether the process has ended; one that nobody has waited for yet has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+@pytest.mark.slow
+def test_a_killed_study_goes_on_where_it_was(bundle, tmp_path):
+    out = tmp_path / "out"
+    # The longest cell comes first, so that the kill meets the second one in its middle.
+    flags = ("--samplers", "diffusion", "--horizons", "8", "7", "6", "--particles", "200", "--inner-steps", "1")
+    flags += ("--episodes", "2", "--max-steps", "60", "--workers", "1", "--backend", "reference")
+    process = subprocess.Popen(arguments(bundle, out, *flags), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not read_cells(out) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    workers = children(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = read_cells(out)
+    assert 1 <= len(before) < 4 and workers
+    while not all(gone(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert all(gone(pid) for pid in workers), "a worker outlived the study"
+    assert read_cells(out).keys() == before.keys()
+
+    done = run(bundle, out, *flags)
+    after = read_cells(out)
+    assert done.returncode == 0 and f"{4 - len(before)} of 4 cells to run" in done.stderr
+    assert len(after) == 4 and all("latency" in record for record in after.values())
+    for name, record in before.items():
+        assert after[name] == record | {"latency": after[name]["latency"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--episodes", "3"], "seeds: 10000 to 10001, now 10000 to 10002"),
+        (["--max-steps", "9"], "max_steps: 15, now 9"),
+    ],
+    ids=["episodes", "max-steps"],
+)
+def test_cells_of_another_study_are_refused_and_kept(finished, bundle, change, message):
+    _, out = finished
+    before = read_cells(out)
+    done = run(bundle, out, *TINY, *SHORT, *change)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert message in done.stderr and "--out" in done.stderr
+    assert read_cells(out) == before
+
+
+def test_cells_of_another_bundle_are_refused(finished, tmp_path):
+    _, out = finished
+    done = run(save_bundle(tmp_path / "other", seed=1), out, *TINY, *SHORT)
+    assert done.returncode == 2 and "holds another study (bundle: " in done.stderr
+
+
+def test_a_foreign_file_among_the_cells_is_an_input_error(bundle, tmp_path):
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / "notes.json").write_text("[1, 2]")
+    with pytest.raises(InputError, match="notes.json is not a cell of a study"):
+        study.main("hopper-medium", StudyConfig(bundle, out=tmp_path, threads=torch.get_num_threads()))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--samplers", "gan"], "samplers: expected NAME or NAME:CALLS.*got 'gan'"),
+        (["--samplers", "meanflow:x"], "got 'meanflow:x'"),
+        (["--samplers"], "samplers: expected at least one value"),
+        (["--grid", "huge"], "--grid.*'paper'"),
+        (["--horizons", "-1"], r"horizons: expected numbers >= 0, got \[-1\]"),
+        (["--inner-steps", "0"], r"inner_steps: expected numbers >= 1, got \[0\]"),
+        (["--workers", "0"], "workers: expected a positive number, got 0"),
+    ],
+    ids=["sampler", "calls", "none", "grid", "horizon", "inner-steps", "workers"],
+)
+def test_wrong_flags_are_told_in_one_line(flags, message):
+    with pytest.raises(InputError, match=message) as error:
+        study.parse(["hopper-medium", *flags])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("samplers", "message"),
+    [
+        (("diffusion", "mlp"), "samplers: the bundle holds diffusion, meanflow, got 'mlp'"),
+        (("diffusion:3",), "sample_steps: expected 1 to 2 for diffusion, got 3"),
+        (("meanflow:3",), "sample_steps: .*got 3"),
+    ],
+    ids=["lacking", "diffusion-calls", "meanflow-calls"],
+)
+def test_what_the_bundle_cannot_do_is_told_before_anything_runs(samplers, message, tmp_path):
+    folder = save_bundle(tmp_path / "bundle", deterministic=None, deterministic_config=None)
+    config = StudyConfig(folder, samplers=samplers, out=tmp_path / "out", threads=torch.get_num_threads())
+    with pytest.raises(InputError, match=message):
+        study.main("hopper-medium", config)
+    assert not list((tmp_path / "out").rglob("*.json"))
+
+
+def test_wrong_input_exits_with_2(bundle, tmp_path):
+    done = run(bundle, tmp_path, "--samplers", "diffusion:9")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == ["error: sample_steps: expected 1 to 2 for diffusion, got 9"]
+
+
+def test_help_loads_nothing_heavy():
+    argv = [sys.executable, "-X", "importtime", "-m", "fastdwm.study", "--help"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    loaded = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert done.returncode == 0 and "--grid {default,quick,paper}" in done.stdout
+    assert "tyro" in loaded and not loaded & {"torch", "numpy", "gymnasium", "mujoco", "scipy", "rich", "matplotlib"}
+
+
+def test_more_episodes_than_run_at_once_change_nothing(bundle, tmp_path, monkeypatch):
+    # So large a step that other noise would change a return by more than the tolerance below.
+    axes = {"samplers": ("diffusion",), "horizons": (2,), "particles": (2,), "inner_steps": (1,)}
+    config = StudyConfig(bundle, **axes, inner_lr=0.1, episodes=5, max_steps=15, backend="reference")
+    grid, records = config.resolved(), []
+    loaded = Bundle.load(bundle)
+    for at_once in (2, 10):
+        (tmp_path / str(at_once)).mkdir()
+        plan = study.plan(loaded, bundle, config, grid, tmp_path / str(at_once))
+        cell = grid.cells(study.held_samplers(loaded))[1]
+        monkeypatch.setattr(study, "AT_ONCE", at_once)
+        monkeypatch.setattr(study, "_study", plan)
+        monkeypatch.setattr(study, "_shares", shares := [0.0])
+        study.run_cell(cell, 0)
+        records.append(json.loads(plan.path(cell).read_text()))
+        assert shares == [1.0]
+    assert [record["batch_latency"]["size"] for record in records] == [2, 5]
+    split, whole = (record["episodes"] for record in records)
+    assert [e["seed"] for e in split] == [e["seed"] for e in whole] == list(range(10000, 10005))
+    assert [e["return"] for e in split] == pytest.approx([e["return"] for e in whole], abs=5e-3)

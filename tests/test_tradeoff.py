@@ -1,0 +1,128 @@
+"""Grids as lists of cells, the Pareto front and the share of the gain, on numbers that can be checked by hand."""
+
+import csv
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fastdwm.grid import BASE, GRIDS, Cell, Grid, StudyConfig
+from fastdwm.tradeoff import gain_kept, pareto_front, save_plot, summarise, verdict, write_csv
+
+HELD = {"diffusion": 5, "meanflow": 1, "mlp": 1}
+GRID = Grid(
+    samplers=("diffusion", "mlp"),
+    horizons=(8, 3, 0),
+    particles=(2, 16),
+    inner_steps=(1, 2),
+    inner_lr=0.4,
+    split_step=True,
+    design="star",
+    episodes=3,
+)
+IDENTITY = {"bundle": "abc", "device": "cpu", "backend": "auto", "versions.torch": "1.0", "seeds": "0 to 2"}
+DIFFUSION, MEANFLOW = Cell("diffusion", 5, 8, 2, 1, 0.1), Cell("meanflow", 1, 8, 2, 1, 0.1)
+
+
+def test_a_star_changes_one_axis_at_a_time():
+    cells = GRID.cells(HELD)
+    assert cells[0] == BASE and len(cells) == len(set(cells))
+    points = [(cell.horizon, cell.particles, cell.inner_steps) for cell in cells if cell.sampler == "mlp"]
+    assert points == [(8, 2, 1), (3, 2, 1), (8, 16, 1), (8, 2, 2)]
+    # Without imagination all world models are the same cell.
+    assert [cell for cell in cells if cell.horizon == 0] == [BASE, Cell("critic", 0, 0, 1, 1, 0.4)]
+
+
+def test_a_product_has_every_combination():
+    cells = dataclasses.replace(GRID, design="product", horizons=(8, 3)).cells(HELD)
+    assert len(cells) == 1 + 2 * 2 * 2 * 2
+
+
+def test_several_inner_steps_share_the_step_size():
+    assert {(cell.inner_steps, cell.inner_lr) for cell in GRID.cells(HELD)[1:]} == {(1, 0.4), (2, 0.2)}
+    whole = dataclasses.replace(GRID, split_step=False)
+    assert {cell.inner_lr for cell in whole.cells(HELD)[1:]} == {0.4}
+
+
+def test_the_bundles_own_number_of_calls_is_no_second_cell():
+    grid = dataclasses.replace(GRID, samplers=("diffusion", "diffusion:5", "diffusion:1"))
+    assert [cell.sample_steps for cell in grid.centre(HELD)] == [5, 1]
+
+
+def test_every_cell_has_its_own_file_name():
+    for grid in GRIDS.values():
+        cells = grid.cells(HELD)
+        assert len({cell.name for cell in cells}) == len(cells)
+
+
+def test_axes_replace_those_of_the_named_grid():
+    grid = StudyConfig(grid="quick", horizons=(4, 2), episodes=7).resolved()
+    assert grid == dataclasses.replace(GRIDS["quick"], horizons=(4, 2), episodes=7)
+
+
+def test_pareto_front_of_hand_made_points():
+    points = [
+        (1.0, 5.0, True),  # the cheapest
+        (1.0, 5.0, True),  # its equal
+        (2.0, 5.0, False),  # worth no more, but dearer
+        (2.0, 4.0, False),
+        (3.0, 9.0, True),  # the best
+        (3.0, 8.0, False),  # costs no less, but worse
+    ]
+    costs, values, front = zip(*points, strict=True)
+    assert pareto_front(costs, values) == list(front)
+
+
+def test_share_of_the_gain():
+    reference = np.array([1.0, 2.0, 3.0, 4.0])
+    kept = gain_kept(0.5 * reference, reference)
+    assert (kept.value, kept.low, kept.high) == pytest.approx((0.5, 0.5, 0.5))
+    # A reference that may as well have gained nothing gives no interval.
+    uncertain = gain_kept(reference, np.array([-3.0, -1.0, 2.0, 4.0]))
+    assert uncertain.value == pytest.approx(5.0) and uncertain.low is None
+
+
+def record(scores, latency_ms):
+    episodes = [
+        {"seed": i, "score_pct": score, "length": 10, "terminated": score < 50, "discarded": 0}
+        for i, score in enumerate(scores)
+    ]
+    latency = {"calls": 200, "p50_ms": latency_ms, "p99_ms": 2 * latency_ms}
+    return {"episodes": episodes, "latency": latency, "batch_latency": {"size": 3, "p50_ms": 1.0}, "wall_s": 1.0}
+
+
+RECORDS = {
+    DIFFUSION: record([94.0, 96.0, 98.0], 8.0),
+    BASE: record([90.0, 92.0, 40.0], 0.5),
+    MEANFLOW: record([92.0, 94.0, 69.0], 2.0),
+}
+
+
+def test_rows_hold_falls_differences_and_the_front():
+    rows = {row["sampler"]: row for row in summarise(RECORDS, IDENTITY)}
+    assert list(rows) == ["base", "meanflow", "diffusion"]
+    assert [row["front"] for row in rows.values()] == [True, True, True]
+    assert [row["terminated"] for row in rows.values()] == [1, 0, 0]
+    assert rows["meanflow"]["difference"] == pytest.approx((2 + 2 + 29) / 3)
+    assert (rows["diffusion"]["network_calls"], rows["base"]["network_calls"]) == (40, 0)
+
+
+def test_verdict_names_the_share_of_gain_and_time():
+    reference, kept = verdict(RECORDS, summarise(RECORDS, IDENTITY), [MEANFLOW, DIFFUSION])
+    assert "diffusion (K = 5) gains +22.0 [4.0, 58.0]" in reference and "8.00 ms" in reference
+    assert "MeanFlow (K = 1) gains +11.0" in kept and ": 50 % [50, 50] of that gain, in 25 % of the time" in kept
+    assert kept.endswith("paired difference -11.0 [-29.0, -2.0].")
+
+
+def test_there_is_no_verdict_without_the_diffusion_model():
+    assert verdict(RECORDS, summarise(RECORDS, IDENTITY), [MEANFLOW]) == []
+
+
+def test_one_episode_has_no_intervals_but_a_csv_and_a_picture(tmp_path):
+    records = {cell: record([score], ms) for cell, score, ms in ((BASE, 90.0, 0.5), (MEANFLOW, 92.0, 2.0))}
+    rows = summarise(records, IDENTITY)
+    write_csv(rows, tmp_path / "a.csv")
+    save_plot(rows, tmp_path / "a.png", "title")
+    with (tmp_path / "a.csv").open(newline="") as file:
+        assert [row["score_low"] for row in csv.DictReader(file)] == ["", ""]
+    assert (tmp_path / "a.png").stat().st_size > 1000

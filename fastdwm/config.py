@@ -126,8 +126,8 @@ class MeanFlowConfig:
     """what the network predicts: the clean target, the average velocity (as the MeanFlow paper), or noise minus it"""
     objective: Literal["imf", "mf"] = "imf"
     """direction of the derivative in the loss: the predicted velocity (improved MeanFlow) or that of the noise drawn"""
-    time_law: Literal["logit_normal", "uniform"] = "logit_normal"
-    """law of the two flow times in training; logit_normal is sigmoid(-0.4 + N(0, 1))"""
+    time_law: Literal["uniform", "logit_normal"] = "uniform"
+    """law of the two flow times in training; logit_normal, the MeanFlow paper's, is sigmoid(-0.4 + N(0, 1))"""
     equal_share: float = 0.5
     """share of the batch with two equal times, which is plain flow matching"""
     adaptive_power: float = 0.0

@@ -3,8 +3,10 @@
 A flow carries noise e (time 1) to data y (time 0) along z_t = (1 - t) y + t e, with velocity v = e - y. The model is
 its average velocity u(z, r, t) from time t down to r: z_r = z_t - (t - r) u(z_t, r, t), in one call from 1 to 0.
 Source: [MF] 2505.13447; the objective of improved MeanFlow, [iMF] 2512.02012, by default.
-Deviation: the network predicts the clean target x, u = (z - x) / t, and sees low-frequency times. Nearly deterministic
+Deviations: the network predicts the clean target x, u = (z - x) / t, and sees low-frequency times. Nearly deterministic
 transitions have a constant x but a u of slope 1 / t, and fast sinusoids amplify the derivative that the loss contains.
+The times are drawn uniformly: the papers' logit-normal law hardly visits (r, t) = (0, 1), where one-step sampling asks;
+on hopper-medium it left an RMSE 1.3 times as large after 60k updates (1.5 times after 20k).
 As in diffusion.py the model lives in normalised units, y = (delta - delta_mean) / delta_std.
 """
 

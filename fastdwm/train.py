@@ -41,7 +41,7 @@ def presets() -> dict[str, TrainConfig]:
         ),
         dynamics=DiffusionConfig(updates=60_000, batch_size=1024, lr=1e-3, denoise_steps=5, target="x0", hidden=width),
         meanflow=MeanFlowConfig(updates=60_000, batch_size=1024, lr=1e-3, hidden=width),
-        deterministic=DeterministicConfig(updates=40_000, batch_size=1024, lr=1e-3, hidden=width),
+        deterministic=DeterministicConfig(updates=60_000, batch_size=1024, lr=1e-3, hidden=width),
         reward=RewardConfig(updates=40_000, batch_size=1024, lr=1e-3, hidden=width),
     )
     return {"cpu": cpu, "paper": TrainConfig()}

@@ -90,7 +90,7 @@ def race(benchmark, request: pytest.FixtureRequest) -> Callable:
         benchmark.extra_info |= {
             "operation": operation,
             "peer": peer,
-            "shape": {name: getattr(size, name) for name in "BMKHD"},
+            "shape": size.shape,
             "dtype": "float32" if precision == "ieee" else f"float32, products {precision}",
             "unit": "s",
             "quantile_20": float(low),

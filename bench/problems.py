@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from fastdwm import Bundle, ITPOConfig
-from fastdwm.config import DiffusionConfig, ReBRACConfig, RewardConfig
+from fastdwm.config import DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig
 from fastdwm.data import EnvSpec
 from fastdwm.diffusion import denoiser_shapes
 from fastdwm.fused import FusedObjective
 from fastdwm.itpo import ReferenceObjective
 from fastdwm.kernels.layout import Layout
+from fastdwm.meanflow import meanflow_shapes
 from fastdwm.nets import init_mlp
 from fastdwm.rebrac import init_critics, init_policy
 from fastdwm.reward import reward_shapes
@@ -28,13 +29,14 @@ MAX_ROWS = {"cpu": 2560, "cuda": 1 << 16}
 
 @dataclass(frozen=True, order=True)
 class Size:
-    """B episodes with M particles, H imagined steps of K denoiser calls, hidden width D."""
+    """B episodes with M particles, H imagined steps of K network calls, hidden width D; MeanFlow has K = 1."""
 
     B: int = 1
     M: int = 16
     K: int = 10
     H: int = 5
     D: int = 256
+    sampler: str = "diffusion"
     device: str = "cpu"
 
     @property
@@ -42,17 +44,23 @@ class Size:
         return self.B * self.M
 
     def __str__(self) -> str:
-        return "-".join(f"{f.name}{getattr(self, f.name)}" for f in fields(self)[:-1]) + f"-{self.device}"
+        axes = [f"{name}{getattr(self, name)}" for name in AXES]
+        return "-".join([self.sampler, *axes, self.device])
+
+    @property
+    def shape(self) -> dict[str, str | int]:
+        """What a table tells its problems apart by."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "device"}
 
 
 TARGETS = (Size(B=1, M=16), Size(B=1, M=64), Size(B=10, M=16), Size(M=64, device="cuda"))
 """where the fused path has to beat the others"""
 
 DEFAULT = {
-    "cpu": (*TARGETS[:3], Size(M=256), Size(K=1), Size(H=1), Size(K=5)),
+    "cpu": (*TARGETS[:3], Size(M=256), Size(K=1, sampler="meanflow"), Size(H=1), Size(K=5)),
     "cuda": (
         Size(M=64),
-        Size(M=64, K=1),
+        Size(M=64, K=1, sampler="meanflow"),
         Size(M=64, K=5),
         Size(M=16),
         Size(M=256),
@@ -67,7 +75,9 @@ def sizes(device: str, full: bool) -> list[Size]:
     """All combinations that fit, or the few that answer most questions."""
     if not full:
         return [replace(size, device=device) for size in DEFAULT[device]]
-    every = (Size(*values, device) for values in product(*AXES.values()))
+    every = [Size(*values, device=device) for values in product(*AXES.values())]
+    # A diffusion chain of one call costs what MeanFlow does.
+    every = [replace(size, sampler="meanflow") if size.K == 1 else size for size in every]
     return [size for size in every if size.rows <= MAX_ROWS[device]]
 
 
@@ -87,6 +97,7 @@ class Problem:
         hidden = (self.size.D,) * HIDDEN_LAYERS
         dims = OBS_DIM, ACTION_DIM
         dynamics = DiffusionConfig(hidden=hidden, denoise_steps=self.size.K)
+        meanflow = MeanFlowConfig(hidden=hidden)
         reward = RewardConfig(hidden=hidden)
         policy = init_policy(*dims, hidden, generator(0))
         policy[f"w{HIDDEN_LAYERS}"] *= 300
@@ -104,13 +115,15 @@ class Problem:
             rebrac_config=ReBRACConfig(hidden=hidden).for_task(get_task(TASK)),
             dynamics_config=dynamics,
             reward_config=reward,
+            meanflow=init_mlp(meanflow_shapes(*dims, meanflow), generator(7)),
+            meanflow_config=meanflow,
             report={},
             versions={},
         )
 
     @cached_property
     def world(self):
-        return self.bundle.world(self.size.device)
+        return self.bundle.world(self.size.device, sampler=self.size.sampler)
 
     @cached_property
     def layout(self) -> Layout:

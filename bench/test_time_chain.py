@@ -17,7 +17,7 @@ def one_transition(size: Size) -> Size:
 
 
 def one_call(size: Size) -> Size:
-    return replace(one_transition(size), K=10)
+    return replace(one_transition(size), K=10, sampler="diffusion")
 
 
 RACES = {

@@ -21,20 +21,13 @@ def observations(problem: Problem) -> np.ndarray:
 def agent_of(problem: Problem, peer: str) -> Agent:
     """An agent of this backend, its decisions captured as a CUDA graph or made one operator after the other."""
     backend, *graph = peer.split()
-    agent = Agent(problem.bundle, problem.config, device=problem.size.device, backend=backend)
+    size = problem.size
+    agent = Agent(problem.bundle, problem.config, device=size.device, backend=backend, sampler=size.sampler)
     kind = CapturedEpisodes if graph else Episodes
-    noise_shape = problem.size.K, OBS_DIM
-    arguments = (
-        agent.layout,
-        agent.base_policy,
-        agent.objective,
-        agent.config,
-        noise_shape,
-        problem.size.B,
-        agent.seed,
-    )
+    noise_shape = size.K, OBS_DIM
+    arguments = (agent.layout, agent.base_policy, agent.objective, agent.config, noise_shape, size.B, agent.seed)
     agent.episodes = tried(peer, lambda: kind(*arguments), once=True)
-    agent.discarded = np.zeros(problem.size.B, dtype=np.int64)
+    agent.discarded = np.zeros(size.B, dtype=np.int64)
     return agent
 
 

@@ -141,7 +141,7 @@ def provenance(device: str) -> dict:
     return {
         "device": torch.cuda.get_device_name() if cuda else cpu_name(),
         "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in ("torch", "triton", "numpy", "jax")}
+        "versions": {name: version(name) for name in ("torch", "triton", "numba", "numpy", "jax")}
         | ({"cuda": torch.version.cuda} if cuda else {}),
         "commit": commit,
         "dirty": None if changes is None else bool(changes),

@@ -5,11 +5,13 @@ from dataclasses import replace
 from torch import Tensor
 
 from fastdwm.config import ITPOConfig
+from fastdwm.errors import InputError
 from fastdwm.itpo import Adapted
 from fastdwm.kernels.frozen_mlp import pack_frozen_mlp
 from fastdwm.kernels.layout import Layout
 from fastdwm.kernels.reverse_step import pack_chain
 from fastdwm.kernels.rollout import RolloutModels, rollout_gradient, rollout_value
+from fastdwm.kernels.rollout.op import ops_of
 from fastdwm.kernels.update import adam_ascent, sgd_ascent
 from fastdwm.rollout import World
 
@@ -39,6 +41,10 @@ class FusedObjective:
             width=tuple(config.termination_temperature * float(dynamics.obs_std[limit.index]) for limit in limits),
             anchor_coef=config.anchor_coef,
         )
+        try:
+            ops_of(self.models)
+        except ImportError as error:
+            raise InputError(str(error)) from error
 
     def value(self, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor) -> Tensor:
         return rollout_value(self.models, params, base, obs, self.chain_noise(noise))

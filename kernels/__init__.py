@@ -1,4 +1,5 @@
-"""Fused operators, one folder each: contract, torch reference, Triton kernels. Imports torch and triton, nothing else.
+"""Fused operators, one folder each: contract, torch reference, Triton and CPU kernels. Imports torch,
+triton and numba, nothing else.
 
 reverse_step   one reverse-diffusion step of the frozen denoiser
 reverse_chain  all K of them, one launch; with K = 1 the one-step sampler
@@ -7,5 +8,6 @@ frozen_mlp     reward model and critics
 update         the optimiser step of all policies
 rollout        the imagined return and its gradient, composed of the others
 
-Every operator runs on a CPU by its reference, which is derived by hand and needs no autograd tape.
+Every operator runs on a CPU, in any dtype, by its reference, which is derived by hand and needs no autograd tape. The
+chain and the whole rollout in float32 run by kernels that numba compiles (`compiled.py`), without a fallback.
 """

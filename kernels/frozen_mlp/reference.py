@@ -13,6 +13,7 @@ equal ones): each row goes backwards through that copy alone. No gradient of the
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,6 +45,13 @@ class FrozenMLP:
         views = self.layout.views(self.flat)
         n_copies = 1 if self.reduce == "first" else len(self.flat)
         return [{name: value[q] for name, value in views.items()} for q in range(n_copies)]
+
+    @cached_property
+    def flat_t(self) -> np.ndarray:
+        """`flat` with transposed weights, for the CPU kernels."""
+        from fastdwm.kernels.compiled import transposed
+
+        return transposed(self.layout, self.flat)
 
 
 @dataclass(frozen=True)

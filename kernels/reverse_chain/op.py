@@ -52,17 +52,30 @@ class ReverseChainFunction(torch.autograd.Function):
         return None, dobs, daction, None
 
 
-def _forward(weights: ChainWeights):
-    if weights.device.type != "cuda":
-        return reverse_chain_reference
-    from fastdwm.kernels.reverse_chain.kernel import reverse_chain_fwd
+def on_compiled(weights: ChainWeights) -> bool:
+    """Whether the CPU kernels can take these weights."""
+    return weights.device.type == "cpu" and weights.dtype == torch.float32 and weights.precision == "ieee"
 
-    return reverse_chain_fwd
+
+def _forward(weights: ChainWeights):
+    if weights.device.type == "cuda":
+        from fastdwm.kernels.reverse_chain.kernel import reverse_chain_fwd
+
+        return reverse_chain_fwd
+    if on_compiled(weights):
+        from fastdwm.kernels.reverse_chain.compiled import reverse_chain_compiled
+
+        return reverse_chain_compiled
+    return reverse_chain_reference
 
 
 def _backward(weights: ChainWeights):
-    if weights.device.type != "cuda":
-        return reverse_chain_backward_reference
-    from fastdwm.kernels.reverse_chain.kernel import reverse_chain_bwd
+    if weights.device.type == "cuda":
+        from fastdwm.kernels.reverse_chain.kernel import reverse_chain_bwd
 
-    return reverse_chain_bwd
+        return reverse_chain_bwd
+    if on_compiled(weights):
+        from fastdwm.kernels.reverse_chain.compiled import reverse_chain_backward_compiled
+
+        return reverse_chain_backward_compiled
+    return reverse_chain_backward_reference

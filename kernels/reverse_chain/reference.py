@@ -1,4 +1,4 @@
-"""The K-step reverse chain and its VJP in torch: the meaning of the kernels, and the fast path on a CPU.
+"""The K-step reverse chain and its VJP in torch: the meaning of the kernels, in any dtype.
 
 The chain is y_K = noise[0], then the reverse step of `reverse_step/reference.py` for k = K..1, z = noise[K - k + 1];
 sigma_1 = 0, so the last step reads no noise. In the VJP the steps run the other way. obs and action enter every step

@@ -5,6 +5,7 @@ last term is a table of K rows made here; the middle one is a single product per
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -83,6 +84,13 @@ class ChainWeights:
     @property
     def hidden_layers(self) -> int:
         return 1 + len(self.w_hidden)
+
+    @cached_property
+    def for_cpu(self):
+        """The same as the CPU kernels read it, made when first used."""
+        from fastdwm.kernels.reverse_chain.compiled import pack
+
+        return pack(self)
 
     @property
     def dtype(self) -> torch.dtype:

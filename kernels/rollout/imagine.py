@@ -9,7 +9,7 @@ Backward, with lam_j = dJ/ds_j at fixed parameters and V_j the return from step 
 and dJ/dpsi = sum_j Pi_psi(j)' p_j, one product over the rows of all steps.  Source: [ITPO] v1, Eq. 2-3.
 
 Reward and critics are scalar functions off the serial chain: their values and gradients at all visited states come from
-one call each. `ops` is `torch_ops` or `triton_ops`: one derivation, two executions.
+one call each. `ops` is `torch_ops`, `compiled_ops` or `triton_ops`: one derivation, three executions.
 """
 
 from dataclasses import dataclass

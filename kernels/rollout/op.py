@@ -1,4 +1,4 @@
-"""The imagined return and its gradient as operators: checks, then the one derivation on torch or on Triton kernels."""
+"""The imagined return and its gradient as operators: checks, then the one derivation on torch or on kernels."""
 
 from types import ModuleType
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastdwm.kernels.contract import check_tensor
+from fastdwm.kernels.reverse_chain.op import on_compiled
 from fastdwm.kernels.rollout import imagine
 from fastdwm.kernels.rollout.imagine import RolloutModels
 
@@ -35,11 +36,15 @@ def rollout_gradient(
 
 
 def ops_of(models: RolloutModels) -> ModuleType:
-    """The kernels on a GPU, their references elsewhere."""
+    """Triton's kernels on a GPU, numba's for float32 on a CPU, and the references for all else."""
     if models.chain.device.type == "cuda":
         from fastdwm.kernels.rollout import triton_ops
 
         return triton_ops
+    if on_compiled(models.chain):
+        from fastdwm.kernels.rollout import compiled_ops
+
+        return compiled_ops
     from fastdwm.kernels.rollout import torch_ops
 
     return torch_ops

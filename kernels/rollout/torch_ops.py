@@ -1,4 +1,4 @@
-"""The operators of a rollout by their torch references: the meaning, and the CPU path."""
+"""The operators of a rollout by their torch references: the meaning, and float64 on a CPU."""
 
 import torch
 from torch import Tensor

@@ -1,0 +1,343 @@
+"""What the CPU kernels are made of: float32, compiled by numba when first imported, later read from its cache.
+
+A kernel (`compiled.py` of an operator) works on the items start..stop-1 of its buffers, rows or policies, and holds no
+lock, so that threads can share the items. All its arrays are C-contiguous. What it computes for a row depends on that
+row alone, to the bit: not on how many there are, nor on the threads.
+
+No `fastmath` that would assume finite numbers: an imagined state that diverges must stay visible.
+"""
+
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import accumulate
+from math import prod
+from pathlib import Path
+from threading import local
+from zlib import crc32
+
+import numpy as np
+import torch
+from numpy import float32, int32
+from torch import Tensor
+
+from fastdwm.kernels.layout import Layout
+
+try:
+    from llvmlite import ir
+    from numba import carray, njit, types
+    from numba.core.errors import TypingError
+    from numba.extending import intrinsic
+
+    from fastdwm.kernels import compiled_panel
+    from fastdwm.kernels.compiled_panel import LANES, narrow_panel, wide_panel
+except ImportError as error:
+    raise ImportError(f"the CPU kernels need numba: install it, or use --backend reference ({error})") from error
+
+ROW_BLOCK = 32
+"""rows that go through a whole pass together, so that their activations stay in the cache"""
+
+MIN_PRODUCTS = 1 << 23
+"""multiply-adds that are worth a thread: they take 70 us at 230 GFLOP/s, and to wake a thread takes 30"""
+
+OPTIONS = dict(nogil=True, error_model="numpy")
+helper = njit(**OPTIONS, fastmath={"contract"})
+summing = njit(**OPTIONS, fastmath={"contract", "reassoc"})
+"""for sums over a row: the compiler chooses their order, which makes them vectors"""
+
+SIZE, LAYERS = types.int64, types.int64[:, ::1]
+ROW, MATRIX, STACK = types.float32[::1], types.float32[:, ::1], types.float32[:, :, ::1]
+"""types of the kernels' arguments"""
+
+STAMP = f"_{crc32(b''.join(Path(file).read_bytes() for file in (__file__, compiled_panel.__file__))):08x}"
+
+
+def kernel(*arguments: types.Type) -> Callable:
+    """Compile a function of (start, stop, *arguments) that Python calls: when it is imported, and once for all
+    processes; its arguments are refused if they are not as declared."""
+
+    def decorate(function: Callable) -> Callable:
+        # numba compiles anew if the function's own file changes, but does not notice that what it calls has. Its cache
+        # files are named after the function: hence the name.
+        function.__qualname__ += STAMP
+        signature = types.void(types.int64, types.int64, *arguments)
+        try:
+            return njit(signature, **OPTIONS, fastmath={"contract"}, cache=True)(function)
+        except RuntimeError:  # neither this folder nor the user's cache can be written
+            return njit(signature, **OPTIONS, fastmath={"contract"})(function)
+
+    return decorate
+
+
+def run(function: Callable, n_items: int, cost: int, *args) -> None:
+    """function(start, stop, *args) over all items, shared between as many threads as torch has and the work is worth.
+
+    cost: multiply-adds of one item.
+    """
+    args = [value.numpy() if isinstance(value, Tensor) else value for value in args]
+    n_threads = torch.get_num_threads()
+    n_parts = min(n_items, n_items * cost // MIN_PRODUCTS, 4 * n_threads)
+    if n_threads == 1 or n_parts <= 1:
+        function(0, n_items, *args)
+        return
+    parts = [(n_items * i // n_parts, n_items * (i + 1) // n_parts) for i in range(n_parts)]
+
+    # Whoever is free takes the next part: OpenMP's idle threads spin, and may keep ours from starting at all.
+    def work() -> None:
+        while parts:
+            try:
+                part = parts.pop()
+            except IndexError:
+                return
+            function(*part, *args)
+
+    running = [threads(n_threads - 1).submit(work) for _ in range(min(n_threads, n_parts) - 1)]
+    work()
+    for other in running:
+        other.cancel() or other.result()
+
+
+@lru_cache
+def threads(n_threads: int) -> ThreadPoolExecutor:
+    """Threads that sleep while they have nothing to do, unlike OpenMP's."""
+    return ThreadPoolExecutor(n_threads, thread_name_prefix="fastdwm")
+
+
+# A forked process has none of its parent's threads.
+os.register_at_fork(after_in_child=threads.cache_clear)
+
+
+def fresh(*shape: int) -> np.ndarray:
+    return np.empty(shape, dtype=np.float32)
+
+
+class Pool(local):
+    """Memory of a thread for another time: the pages of fresh memory cost more than what is computed in them."""
+
+    def __init__(self):
+        self.free: list[np.ndarray] = []
+
+    def take(self, *shape: int) -> np.ndarray:
+        """float32, with whatever it holds; not in the pool until given back, if ever."""
+        size = prod(shape)
+        fitting = [i for i, buffer in enumerate(self.free) if len(buffer) >= size]
+        if fitting:
+            buffer = self.free.pop(min(fitting, key=lambda i: len(self.free[i])))
+        else:
+            # A larger one takes the place of the largest, so that there are never more than were in use at once.
+            self.free = sorted(self.free, key=len)[:-1]
+            buffer = fresh(size)
+        return buffer[:size].reshape(shape)
+
+    def give(self, *arrays: np.ndarray) -> None:
+        """Back what `take` returned; nobody may use it any more."""
+        self.free += [array.base for array in arrays]
+
+
+POOL = Pool()
+
+
+@lru_cache
+def layer_table(layout: Layout) -> np.ndarray:
+    """What the kernels know of each layer: d_in, d_out, the place of w in the flat parameters, with b and the rest
+    behind it, and the widths of all layers before: the place of its block in a buffer of all layers' rows."""
+    widths, before = layout.sizes[1:], accumulate(layout.sizes[1:-1], initial=0)
+    places = [layout.offsets[f"w{i}"] for i in range(len(widths))]
+    return np.array(list(zip(layout.sizes, widths, places, before, strict=False)), dtype=np.int64)
+
+
+def transposed(layout: Layout, flat: Tensor, flat_t: np.ndarray | None = None) -> np.ndarray:
+    """flat (Q, P) with every weight transposed in its place, and nothing else; written to `flat_t` if given."""
+    flat_t = fresh(*flat.shape) if flat_t is None else flat_t
+    run(transpose, len(flat), layout.n_params, layer_table(layout), flat, flat_t)
+    return flat_t
+
+
+# What numba has no name for.
+@intrinsic
+def address(typing, array, offset):
+    """Of element `offset` of an array."""
+    if array.layout != "C":
+        raise TypingError(f"expected a C-contiguous array, got {array}")
+
+    def emit(context, b, signature, args):
+        return b.gep(context.make_array(signature.args[0])(context, b, args[0]).data, [args[1]])
+
+    return types.CPointer(types.float32)(array, types.int64), emit
+
+
+@intrinsic
+def bits_of(typing, x):
+    return types.int32(types.float32), lambda context, b, signature, args: b.bitcast(args[0], ir.IntType(32))
+
+
+@intrinsic
+def from_bits(typing, x):
+    return types.float32(types.int32), lambda context, b, signature, args: b.bitcast(args[0], ir.FloatType())
+
+
+@intrinsic
+def separate(typing):
+    """Keeps LLVM from copying the function that calls this into each of its callers, which takes long to compile."""
+
+    def emit(context, b, signature, args):
+        b.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), emit
+
+
+@helper
+def multiply(x, w, z, transposed=False):
+    """z (n, d_out) += x w, or x^T w if transposed: x (n, d_in), or (d_in, n); w (d_in, d_out)."""
+    separate()
+    (n, d_out), d_in = z.shape, w.shape[0]
+    x_row, x_k = (1, n) if transposed else (d_in, 1)
+    j = 0
+    while j < d_out:
+        at = address(x, 0), x_row, x_k, address(w, j), d_out, address(z, j), d_out, n, d_in
+        if d_out - j >= 2 * LANES:
+            wide_panel(*at, 2 * LANES)
+            j += 2 * LANES
+        else:
+            narrow_panel(*at, d_out - j)
+            j += LANES
+
+
+# Element by element, in place.
+@helper
+def spread(row, z):
+    """Every row of z."""
+    separate()
+    for i in range(len(z)):
+        for j in range(len(row)):
+            z[i, j] = row[j]
+
+
+@helper
+def fill(z, value):
+    separate()
+    for i in range(len(z)):
+        for j in range(z.shape[1]):
+            z[i, j] = value
+
+
+@helper
+def copy(x, z):
+    separate()
+    for i in range(len(z)):
+        for j in range(z.shape[1]):
+            z[i, j] = x[i, j]
+
+
+@helper
+def combine(a, x, b, y, z):
+    """z = a x + b y."""
+    separate()
+    for i in range(len(z)):
+        for j in range(z.shape[1]):
+            z[i, j] = a * x[i, j] + b * y[i, j]
+
+
+@helper
+def scale(dz, slope):
+    separate()
+    for i in range(len(dz)):
+        for j in range(dz.shape[1]):
+            dz[i, j] *= slope[i, j]
+
+
+@helper
+def exp_of(x):
+    """e^x to two units in the last place, for |x| <= 87: 2^n e^r with n an integer and |r| <= log(2) / 2."""
+    # After the sum with 1.5 * 2^23, the lowest bits are n.
+    shifted = x * float32(1.44269504) + float32(12582912.0)
+    n = shifted - float32(12582912.0)
+    r = x - n * float32(0.693359375) + n * float32(2.12194440e-4)
+    p = float32(1.9875691500e-4) * r + float32(1.3981999507e-3)
+    p = p * r + float32(8.3334519073e-3)
+    p = p * r + float32(4.1665795894e-2)
+    p = p * r + float32(1.6666665459e-1)
+    p = p * r + float32(5.0000001201e-1)
+    return (p * r * r + r + float32(1)) * from_bits(int32((bits_of(shifted) << 23) + (127 << 23)))
+
+
+@helper
+def silu(z, slope):
+    """z sigmoid(z), and its derivative; NaN stays NaN, since z is a factor."""
+    separate()
+    for i in range(len(z)):
+        for j in range(z.shape[1]):
+            v = z[i, j]
+            e = exp_of(min(max(-v, float32(-87)), float32(87)))
+            s = float32(1) / (float32(1) + e)
+            z[i, j] = v * s
+            slope[i, j] = s * (float32(1) + v * (e * s))
+
+
+@helper
+def relu(z, slope):
+    """max(z, 0), and its derivative, 0 at 0; NaN stays NaN."""
+    separate()
+    for i in range(len(z)):
+        for j in range(z.shape[1]):
+            off = z[i, j] <= 0
+            z[i, j] = float32(0) if off else z[i, j]
+            slope[i, j] = float32(0) if off else float32(1)
+
+
+@helper
+def tanh(z, slope):
+    separate()
+    for i in range(len(z)):
+        for j in range(z.shape[1]):
+            z[i, j] = math.tanh(z[i, j])
+            slope[i, j] = float32(1) - z[i, j] * z[i, j]
+
+
+# One layer, a row of `layer_table`.
+@helper
+def block(flat, at, rows, columns):
+    """A matrix in a flat buffer. (Not by reshape: its error message alone takes three seconds to compile.)"""
+    return carray(address(flat, at), (rows, columns))
+
+
+@helper
+def vector(flat, layer, i):
+    """b (i = 0), or scale (1) or shift (2) of a layer norm."""
+    return carray(address(flat, layer[2] + (layer[0] + i) * layer[1]), layer[1])
+
+
+@helper
+def affine(x, flat, layer, z):
+    """z = x w + b."""
+    spread(vector(flat, layer, 0), z)
+    multiply(x, block(flat, layer[2], layer[0], layer[1]), z)
+
+
+@helper
+def affine_vjp(dz, flat_t, layer, dx):
+    """dx = dz w^T, from the transposed weights."""
+    fill(dx, float32(0))
+    multiply(dz, block(flat_t, layer[2], layer[1], layer[0]), dx)
+
+
+@helper
+def rows_of(buffer, layer, low, high, n_rows):
+    """Rows low..high-1 of a layer's block (n_rows, d_out)."""
+    return block(buffer, n_rows * layer[3], n_rows, layer[1])[low:high]
+
+
+@kernel(LAYERS, MATRIX, MATRIX)
+def transpose(start, stop, layers, flat, flat_t):
+    """The weights of flat (Q, P), transposed, in the same places of flat_t."""
+    for q in range(start, stop):
+        for d_in, d_out, at, _ in layers:
+            w, w_t = block(flat[q], at, d_in, d_out), block(flat_t[q], at, d_out, d_in)
+            # In tiles, since one of the two is walked across its rows.
+            for low in range(0, d_in, 16):
+                for j in range(d_out):
+                    for k in range(low, min(low + 16, d_in)):
+                        w_t[j, k] = w[k, j]

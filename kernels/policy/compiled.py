@@ -1,0 +1,87 @@
+"""The policy MLP and its derivatives on a CPU; the formulas are those of `reference.py`.
+
+flat: parameters (B, P). Items are rows, M = `particles` of every policy. For the R rows of all steps there are states
+(B, R, S) and buffers (B, R sum of widths) of all layers; the rows of one step begin at `first`.
+"""
+
+from numpy import float32
+
+from fastdwm.kernels.compiled import (
+    LAYERS,
+    MATRIX,
+    SIZE,
+    STACK,
+    affine,
+    affine_vjp,
+    block,
+    copy,
+    fill,
+    helper,
+    kernel,
+    multiply,
+    relu,
+    rows_of,
+    scale,
+    tanh,
+    vector,
+)
+
+
+@helper
+def policy_rows(b, start, stop, first, particles):
+    """Rows of policy b among the items: from the first of them, to the last, in its buffers; and that of the first."""
+    low, high = max(start - b * particles, 0), min(stop - b * particles, particles)
+    return first + low, first + high, b * particles + low
+
+
+@kernel(LAYERS, MATRIX, STACK, MATRIX, MATRIX, SIZE, SIZE)
+def policy_forward(start, stop, layers, flat, states, outputs, slopes, first, particles):
+    """outputs of all layers, the last one's are the actions, and slopes of their activations."""
+    n_rows, last = states.shape[1], len(layers) - 1
+    for b in range(start // particles, (stop - 1) // particles + 1):
+        low, high, _ = policy_rows(b, start, stop, first, particles)
+        h = states[b, low:high]
+        for i in range(last + 1):
+            z = rows_of(outputs[b], layers[i], low, high, n_rows)
+            slope = rows_of(slopes[b], layers[i], low, high, n_rows)
+            affine(h, flat[b], layers[i], z)
+            if i < last:
+                relu(z, slope)
+            else:
+                tanh(z, slope)
+            h = z
+
+
+@kernel(LAYERS, MATRIX, MATRIX, MATRIX, MATRIX, MATRIX, SIZE, SIZE)
+def policy_backward(start, stop, layers, flat_t, slopes, grad, dz, dx, first, particles):
+    """dz of all layers from grad (B M, A), and dx (B M, S) unless that has no rows."""
+    n_rows, last = dz.shape[1] // (layers[-1, 3] + layers[-1, 1]), len(layers) - 1
+    for b in range(start // particles, (stop - 1) // particles + 1):
+        low, high, row = policy_rows(b, start, stop, first, particles)
+        for i in range(last, -1, -1):
+            d = rows_of(dz[b], layers[i], low, high, n_rows)
+            if i == last:
+                copy(grad[row : row + high - low], d)
+            else:
+                affine_vjp(rows_of(dz[b], layers[i + 1], low, high, n_rows), flat_t[b], layers[i + 1], d)
+            scale(d, rows_of(slopes[b], layers[i], low, high, n_rows))
+        if len(dx):
+            affine_vjp(rows_of(dz[b], layers[0], low, high, n_rows), flat_t[b], layers[0], dx[row : row + high - low])
+
+
+@kernel(LAYERS, STACK, MATRIX, MATRIX, MATRIX)
+def policy_weight_gradient(start, stop, layers, states, outputs, dz, grads):
+    """grads (B, P) from the rows of all steps; an item is one layer of one policy."""
+    n_rows = states.shape[1]
+    for item in range(start, stop):
+        b, i = divmod(item, len(layers))
+        h = states[b] if i == 0 else rows_of(outputs[b], layers[i - 1], 0, n_rows, n_rows)
+        d = rows_of(dz[b], layers[i], 0, n_rows, n_rows)
+        dw, db = block(grads[b], layers[i, 2], layers[i, 0], layers[i, 1]), vector(grads[b], layers[i], 0)
+        fill(dw, float32(0))
+        multiply(h, d, dw, True)
+        for j in range(len(db)):
+            db[j] = 0
+        for k in range(n_rows):
+            for j in range(len(db)):
+                db[j] += d[k, j]

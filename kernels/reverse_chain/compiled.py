@@ -1,0 +1,153 @@
+"""The K-step reverse chain and its VJP on a CPU, one call each; the formulas are those of `reference.py`."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy import empty, float32
+from torch import Tensor
+
+from fastdwm.kernels.compiled import (
+    LAYERS,
+    MATRIX,
+    ROW,
+    ROW_BLOCK,
+    STACK,
+    affine,
+    affine_vjp,
+    block,
+    combine,
+    copy,
+    fill,
+    fresh,
+    helper,
+    kernel,
+    layer_table,
+    multiply,
+    rows_of,
+    run,
+    scale,
+    silu,
+    transposed,
+)
+from fastdwm.kernels.layout import Layout
+from fastdwm.kernels.reverse_step.weights import ChainWeights
+
+
+class CPUChain(NamedTuple):
+    """A chain for the CPU kernels: the first arguments of both, numpy arrays; the sum of the hidden widths; and the
+    multiply-adds of one row."""
+
+    forward: tuple
+    backward: tuple
+    hidden: int
+    cost: int
+
+
+def pack(weights: ChainWeights) -> CPUChain:
+    matrices = weights.w_in, *weights.w_hidden, weights.w_out.mT
+    # The table takes the place of the first layer's bias.
+    biases = torch.zeros_like(weights.table[0]), *weights.b_hidden, weights.b_out
+    layout = Layout((*(len(w) for w in matrices), weights.obs_dim))
+    params = {f"w{i}": w.unsqueeze(0) for i, w in enumerate(matrices)}
+    flat = layout.pack(params | {f"b{i}": b.unsqueeze(0) for i, b in enumerate(biases)})
+    layers, w_cond, coefficients = layer_table(layout), weights.w_cond, weights.coefficients.numpy()
+    return CPUChain(
+        (layers, flat[0].numpy(), w_cond.numpy(), weights.table.numpy(), coefficients),
+        (layers, transposed(layout, flat)[0], w_cond.mT.contiguous().numpy(), coefficients),
+        sum(layout.sizes[1:-1]),
+        weights.steps * layout.n_params,
+    )
+
+
+def reverse_chain_compiled(
+    weights: ChainWeights, obs: Tensor, action: Tensor, noise: Tensor, save: bool, take: Callable = fresh
+) -> tuple[Tensor, np.ndarray]:
+    """y_0 (N, S), and silu' of all pre-activations (K, N sum of widths), valid only if `save`; take: its memory."""
+    packed, y = weights.for_cpu, torch.empty_like(obs)
+    slopes = take(weights.steps if save else 1, len(obs) * packed.hidden)
+    x = torch.cat([obs.detach(), action.detach()], 1)
+    run(chain_forward, len(obs), packed.cost, *packed.forward, x, noise.detach(), slopes, y)
+    return y, slopes
+
+
+def reverse_chain_backward_compiled(weights: ChainWeights, dy: Tensor, slopes: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Gradients of obs (N, S) and action (N, A)."""
+    packed, dx = weights.for_cpu, torch.empty(len(dy), weights.obs_dim + weights.action_dim)
+    run(chain_backward, len(dy), packed.cost, *packed.backward, slopes, dy, dx)
+    return dx[:, : weights.obs_dim], dx[:, weights.obs_dim :]
+
+
+@helper
+def add_row(x, row, z):
+    """z = x + row."""
+    for i in range(len(z)):
+        for j in range(len(row)):
+            z[i, j] = x[i, j] + row[j]
+
+
+@helper
+def advance(state, out, coefficients, noise):
+    """state = c_y state + c_out out + sigma noise; noise is not read where sigma is 0."""
+    c_y, c_out, sigma = coefficients
+    for i in range(len(state)):
+        for j in range(state.shape[1]):
+            state[i, j] = c_y * state[i, j] + c_out * out[i, j]
+            if sigma != 0:
+                state[i, j] += sigma * noise[i, j]
+
+
+@kernel(LAYERS, ROW, MATRIX, MATRIX, MATRIX, MATRIX, STACK, MATRIX, MATRIX)
+def chain_forward(start, stop, layers, flat, w_cond, table, coefficients, x, noise, slopes, y):
+    """y (N, S) from x = (obs, action) (N, S + A) and noise (K, N, S).
+
+    table (K, D): what step k adds to x w_cond in the first layer, whose own b is not read.   coefficients: (K, 3).
+    slopes: silu' of all layers' rows (K, N sum of widths); or (1, .), overwritten at every step.
+    """
+    n_rows, last = len(y), len(layers) - 1
+    for low in range(start, stop, ROW_BLOCK):
+        high = min(low + ROW_BLOCK, stop)
+        cond, state = empty((high - low, w_cond.shape[1]), float32), y[low:high]
+        fill(cond, float32(0))
+        multiply(x[low:high], w_cond, cond)
+        copy(noise[0, low:high], state)
+        for k in range(len(table) - 1, -1, -1):
+            h = state
+            for i in range(last + 1):
+                z = empty((high - low, layers[i, 1]), float32)
+                if i == 0:
+                    add_row(cond, table[k], z)
+                    multiply(h, block(flat, layers[0, 2], layers[0, 0], layers[0, 1]), z)
+                else:
+                    affine(h, flat, layers[i], z)
+                if i < last:
+                    silu(z, rows_of(slopes[min(k, len(slopes) - 1)], layers[i], low, high, n_rows))
+                h = z
+            advance(state, h, coefficients[k], noise[len(table) - k, low:high] if k else state)
+
+
+@kernel(LAYERS, ROW, MATRIX, MATRIX, MATRIX, MATRIX, MATRIX)
+def chain_backward(start, stop, layers, flat_t, w_cond_t, coefficients, slopes, dy, dx):
+    """dx (N, S + A) from dy (N, S)."""
+    last = len(layers) - 1
+    for low in range(start, stop, ROW_BLOCK):
+        high = min(low + ROW_BLOCK, stop)
+        grad, total = empty((high - low, dy.shape[1]), float32), empty((high - low, len(w_cond_t)), float32)
+        copy(dy[low:high], grad)
+        fill(total, float32(0))
+        for k in range(len(coefficients)):
+            dz = empty(grad.shape, float32)
+            combine(coefficients[k, 1], grad, float32(0), grad, dz)
+            for i in range(last, 0, -1):
+                dh = empty((high - low, layers[i, 0]), float32)
+                affine_vjp(dz, flat_t, layers[i], dh)
+                scale(dh, rows_of(slopes[k], layers[i - 1], low, high, len(dy)))
+                dz = dh
+            combine(float32(1), total, float32(1), dz, total)
+            if k < len(coefficients) - 1:
+                dstate = empty(grad.shape, float32)
+                affine_vjp(dz, flat_t, layers[0], dstate)
+                combine(coefficients[k, 0], grad, float32(1), dstate, grad)
+        fill(dx[low:high], float32(0))
+        multiply(total, w_cond_t, dx[low:high])

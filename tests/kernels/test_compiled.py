@@ -1,0 +1,267 @@
+"""The CPU kernels: float32 against the torch references, both against float64."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from denoisers import make_problem
+from models import make_noise, make_obs, make_policies, make_world
+from numerics import EPS, assert_close, assert_within_twice
+from test_imagined_rollout import LAYOUT, LIMITS, arguments, single_precision
+
+from fastdwm.config import ITPOConfig
+from fastdwm.fused import FusedObjective
+from fastdwm.itpo import ReferenceObjective
+from fastdwm.kernels import compiled
+from fastdwm.kernels.frozen_mlp import pack_frozen_mlp
+from fastdwm.kernels.frozen_mlp.compiled import reduce
+from fastdwm.kernels.layout import Layout
+from fastdwm.kernels.reverse_chain import reverse_chain
+from fastdwm.kernels.reverse_chain.compiled import reverse_chain_backward_compiled, reverse_chain_compiled
+from fastdwm.kernels.reverse_chain.reference import reverse_chain_backward_reference, reverse_chain_reference
+from fastdwm.kernels.rollout import compiled_ops, torch_ops
+from fastdwm.nets import init_mlp, map_params, mlp_shapes
+
+ROWS = [1, 3, 16, 17, 257]
+
+
+@pytest.fixture(autouse=True)
+def nan_memory(monkeypatch):
+    """No memory of earlier tests, and NaN in what is new."""
+    monkeypatch.setattr(compiled, "fresh", lambda *shape: np.full(shape, np.nan, dtype=np.float32))
+    monkeypatch.setattr(compiled.POOL, "free", [])
+
+
+@pytest.fixture(params=[1, 2], ids=["one-thread", "two-threads"])
+def threads(request, monkeypatch):
+    """However little there is to do."""
+    monkeypatch.setattr(compiled, "MIN_PRODUCTS", 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+# The product, and what is done element by element.
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("d_out", [1, 3, 16, 31, 32, 33, 100])
+@pytest.mark.parametrize(("rows", "d_in"), [(1, 1), (3, 11), (16, 100), (17, 5), (31, 256)])
+def test_multiply_adds_the_product(rows, d_in, d_out, transposed):
+    x, w, before = normal(rows, d_in), normal(d_in, d_out, seed=1), normal(rows, d_out, seed=2)
+    memory = np.full(rows * d_out + 64, np.nan, dtype=np.float32)
+    z = memory[: rows * d_out].reshape(rows, d_out)
+    z[:] = before
+    compiled.multiply((x.mT.contiguous() if transposed else x).numpy(), w.numpy(), z, transposed)
+    assert_close(torch.from_numpy(z), before.double() + x.double() @ w.double(), EPS["ieee"])
+    assert np.isnan(memory[rows * d_out :]).all()
+
+
+def test_silu_and_its_slope_are_exact_to_rounding():
+    x = torch.cat([torch.linspace(-30, 30, 40001), torch.tensor([0.0, 88.0, 1e4, 1e30, -80.0])])
+    z, slope = x.clone().unsqueeze(0).numpy(), np.empty((1, len(x)), dtype=np.float32)
+    compiled.silu(z, slope)
+    sigmoid = x.double().sigmoid()
+    torch.testing.assert_close(torch.from_numpy(z[0]).double(), x * sigmoid, rtol=5e-7, atol=1e-30)
+    # Where the slope crosses zero, only its absolute error can be small.
+    torch.testing.assert_close(
+        torch.from_numpy(slope[0]).double(), sigmoid * (1 + x * (1 - sigmoid)), rtol=5e-7, atol=1e-7
+    )
+
+
+@pytest.mark.parametrize("activation", [compiled.silu, compiled.relu, compiled.tanh])
+def test_activations_keep_nan(activation):
+    z = np.full((1, 20), np.nan, dtype=np.float32)
+    activation(z, np.empty_like(z))
+    assert np.isnan(z).all()
+
+
+# The chain.
+CASES = {
+    "width48": dict(hidden=(48, 48)),
+    "width100": dict(hidden=(100, 100, 100), steps=10),
+    "one-layer": dict(hidden=(20,)),
+    "four-layers": dict(hidden=(32, 48, 16, 24)),
+    "one-step": dict(steps=1, hidden=(256,)),
+    "wide-input": dict(obs_dim=128, action_dim=32, hidden=(96, 70)),
+    "noise-prediction": dict(target="eps"),
+}
+
+
+def chain(forward, backward, problem):
+    """y_0 and the gradients of obs and action."""
+    weights = problem.weights()
+    y, saved = forward(weights, problem.obs, problem.action, problem.noise, True)
+    return y, *backward(weights, problem.upstream, saved)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("case", CASES)
+def test_chain_error_is_at_most_twice_that_of_torch(case, rows, threads):
+    problem = make_problem(rows, **CASES[case])
+    actual = chain(reverse_chain_compiled, reverse_chain_backward_compiled, problem)
+    eager = chain(reverse_chain_reference, reverse_chain_backward_reference, problem)
+    for ours, theirs, expected in zip(actual, eager, problem.truth(), strict=True):
+        assert_within_twice(ours, theirs, expected, "ieee")
+        assert_close(ours, expected, EPS["ieee"])
+
+
+def test_chain_without_saving_is_the_same():
+    problem = make_problem(17, steps=10)
+    inputs = problem.weights(), problem.obs, problem.action, problem.noise
+    assert torch.equal(reverse_chain_compiled(*inputs, False)[0], reverse_chain_compiled(*inputs, True)[0])
+
+
+def test_a_row_does_not_depend_on_the_others(threads):
+    problem = make_problem(83, hidden=(100, 100))
+    together = chain(reverse_chain_compiled, reverse_chain_backward_compiled, problem)
+    for rows in (slice(0, 1), slice(5, 12), slice(40, 83)):
+        inputs = {name: getattr(problem, name)[rows] for name in ("obs", "action", "upstream")}
+        part = replace(problem, noise=problem.noise[:, rows].contiguous(), **inputs)
+        alone = chain(reverse_chain_compiled, reverse_chain_backward_compiled, part)
+        assert all(torch.equal(a[rows], b) for a, b in zip(together, alone, strict=True))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_diverged_row_stays_visible_and_alone(bad):
+    problem = make_problem(19, steps=10)
+    weights, clean = problem.weights(), problem.obs.clone()
+    expected = reverse_chain(weights, clean, problem.action, problem.noise)
+    problem.obs[4, 1] = bad
+    y = reverse_chain(weights, problem.obs, problem.action, problem.noise)
+    assert y[4].isnan().all()
+    assert torch.equal(y[torch.arange(19) != 4], expected[torch.arange(19) != 4])
+
+
+# Policies and frozen networks.
+def test_strided_memory_is_refused():
+    with pytest.raises(Exception, match="C-contiguous"):
+        compiled.multiply(np.ones((4, 6), np.float32)[:, ::2], np.ones((3, 2), np.float32), np.ones((4, 2), np.float32))
+
+
+@pytest.mark.parametrize("particles", [1, 3, 17])
+@pytest.mark.parametrize("sizes", [(5, 48, 100, 2), (11, 33, 3), (128, 40, 40, 40, 32)], ids=str)
+def test_policy_tape(sizes, particles, threads):
+    n_policies, n_steps = 3, 2
+    params = [init_mlp(mlp_shapes(sizes), torch.Generator().manual_seed(i)) for i in range(n_policies)]
+    params = {name: torch.stack([2 * p[name] for p in params]) for name in params[0]}
+    layout = Layout.of(params)
+
+    def derivatives(ops, dtype):
+        tape = ops.PolicyTape(layout, layout.pack(params).to(dtype), n_steps, particles, "ieee")
+        states = [normal(n_policies, particles, sizes[0], seed=j).to(dtype) for j in range(n_steps)]
+        grads = [normal(n_policies, particles, sizes[-1], seed=j + 9).to(dtype) for j in range(n_steps)]
+        actions = [tape.forward(j, state).clone() for j, state in enumerate(states)]
+        dx = [tape.backward(j, grad) for j, grad in enumerate(grads)]
+        return *actions, *dx, tape.weight_gradient()
+
+    results = derivatives(compiled_ops, torch.float32), derivatives(torch_ops, torch.float32)
+    for ours, theirs, expected in zip(*results, derivatives(torch_ops, torch.float64), strict=True):
+        assert_within_twice(ours, theirs, expected, "ieee")
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+@pytest.mark.parametrize("reduce", ["first", "mean", "min"])
+def test_frozen_networks(reduce, activation, layer_norm, rows, threads):
+    shapes = Layout((9, 48, 100, 1), layer_norm).shapes.items()
+    params = {name: 0.3 * normal(3, *shape, seed=i) for i, (name, shape) in enumerate(shapes)}
+    x, upstream = normal(rows, 9), normal(rows, seed=1)
+
+    def derivatives(ops, dtype):
+        mlp = pack_frozen_mlp(map_params(lambda p: p.to(dtype), params), activation=activation, reduce=reduce)
+        value, saved = ops.scalar_forward(mlp, x.to(dtype))
+        assert torch.equal(value, ops.scalar_value(mlp, x.to(dtype)))
+        return value.unsqueeze(1), ops.scalar_backward(mlp, saved, upstream.to(dtype))
+
+    results = derivatives(compiled_ops, torch.float32), derivatives(torch_ops, torch.float32)
+    for ours, theirs, expected in zip(*results, derivatives(torch_ops, torch.float64), strict=True):
+        assert_within_twice(ours, theirs, expected, "ieee")
+
+
+@pytest.mark.parametrize("values", [(1.0, 2.0), (2.0, 1.0), (1.0, 1.0), (float("nan"), 1.0), (1.0, float("nan"))])
+def test_the_least_copy_is_that_of_torch(values):
+    value = np.empty(1, dtype=np.float32)
+    shares = reduce(np.array(values, dtype=np.float32).reshape(2, 1, 1), True, value)
+    expected, owner = torch.tensor(values).min(0)
+    np.testing.assert_equal(value[0], np.float32(expected))
+    assert shares[:, 0].argmax() == owner and shares.sum() == 1
+
+
+# The whole rollout.
+@pytest.mark.parametrize("anchor_coef", [0.0, 0.7])
+@pytest.mark.parametrize("termination", ["none", "mask", "soft"])
+@pytest.mark.parametrize("terminal_value", ["min", "mean"])
+def test_rollout_error_is_at_most_twice_that_of_autograd(terminal_value, termination, anchor_coef, threads):
+    world, given = make_world(limits=LIMITS), arguments(4, 3, 17)
+    config = ITPOConfig(
+        termination=termination,
+        anchor_coef=anchor_coef,
+        termination_temperature=0.5,
+        terminal_value=terminal_value,
+    )
+    single, rounded = single_precision(world), [x.float() for x in given]
+    fused = FusedObjective(single, LAYOUT, config)
+    expected = ReferenceObjective(world, LAYOUT, config).gradient(*(x.double() for x in rounded))
+    eager = ReferenceObjective(single, LAYOUT, config).gradient(*rounded)
+    for ours, theirs, truth in zip(fused.gradient(*rounded), eager, expected, strict=True):
+        assert_within_twice(ours, theirs, truth, "ieee")
+    assert_within_twice(fused.value(*rounded), eager[0], expected[0], "ieee")
+
+
+@pytest.mark.parametrize("horizon", [0, 1])
+def test_short_rollouts(horizon):
+    world, given = single_precision(make_world()), [x.float() for x in arguments(2, horizon, 5)]
+    fused, reference = (kind(world, LAYOUT, ITPOConfig()) for kind in (FusedObjective, ReferenceObjective))
+    for ours, theirs in zip(fused.gradient(*given), reference.gradient(*given), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_results_survive_the_next_rollout_of_another_size():
+    world = single_precision(make_world())
+    fused = FusedObjective(world, LAYOUT, ITPOConfig())
+
+    def given(n, seed):
+        base = LAYOUT.pack(make_policies(n, seed=seed)).float()
+        return base, base, make_obs(n).float() + seed, make_noise(2, 4, n, 3).float()
+
+    first = fused.gradient(*given(4, 5))
+    kept = [x.clone() for x in first]
+    for n in (2, 6, 4):
+        fused.gradient(*given(n, 7))
+    assert all(torch.equal(a, b) for a, b in zip(first, kept, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(fused.gradient(*given(4, 5)), kept, strict=True))
+
+
+def test_pool_lends_each_buffer_once():
+    pool = compiled.Pool()
+    first, second = pool.take(3, 4), pool.take(2, 2)
+    assert not np.shares_memory(first, second)
+    pool.give(first, second)
+    small, large = pool.take(4), pool.take(2, 5)
+    assert np.shares_memory(small, second) and np.shares_memory(large, first)
+    pool.give(small, large)
+    pool.take(100)
+    assert [len(buffer) for buffer in pool.free] == [4]
+
+
+# The contract.
+def python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_numba_is_loaded_only_when_needed():
+    assert python("import fastdwm.agent, fastdwm.fused, sys; print('numba' in sys.modules)").strip() == "False"
+
+
+def test_without_numba_the_error_says_what_to_do():
+    attempt = "try: import fastdwm.kernels.compiled\nexcept ImportError as error: print(error)"
+    said = python(f"import sys; sys.modules['numba'] = None\n{attempt}")
+    assert "need numba: install it, or use --backend reference" in said

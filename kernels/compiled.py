@@ -31,7 +31,6 @@ try:
     from numba.core.errors import TypingError
     from numba.extending import intrinsic
 
-    from fastdwm.kernels import compiled_panel
     from fastdwm.kernels.compiled_panel import LANES, narrow_panel, wide_panel
 except ImportError as error:
     raise ImportError(f"the CPU kernels need numba: install it, or use --backend reference ({error})") from error
@@ -51,7 +50,8 @@ SIZE, LAYERS = types.int64, types.int64[:, ::1]
 ROW, MATRIX, STACK = types.float32[::1], types.float32[:, ::1], types.float32[:, :, ::1]
 """types of the kernels' arguments"""
 
-STAMP = f"_{crc32(b''.join(Path(file).read_bytes() for file in (__file__, compiled_panel.__file__))):08x}"
+SOURCES = sorted(Path(__file__).parent.rglob("compiled*.py"))
+STAMP = f"_{crc32(b''.join(path.read_bytes() for path in SOURCES)):08x}"
 
 
 def kernel(*arguments: types.Type) -> Callable:
@@ -59,8 +59,8 @@ def kernel(*arguments: types.Type) -> Callable:
     processes; its arguments are refused if they are not as declared."""
 
     def decorate(function: Callable) -> Callable:
-        # numba compiles anew if the function's own file changes, but does not notice that what it calls has. Its cache
-        # files are named after the function: hence the name.
+        # numba compiles anew if the function's own file changes, but does not notice that a file of what it calls has.
+        # Its cache files are named after the function: hence the name.
         function.__qualname__ += STAMP
         signature = types.void(types.int64, types.int64, *arguments)
         try:

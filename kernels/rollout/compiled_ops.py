@@ -1,6 +1,5 @@
 """The operators of a rollout by their CPU kernels, float32; the same names as in `torch_ops.py`."""
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,25 +8,8 @@ from fastdwm.kernels.frozen_mlp.compiled import scalar_gradient
 from fastdwm.kernels.frozen_mlp.reference import FrozenMLP
 from fastdwm.kernels.layout import Layout
 from fastdwm.kernels.policy.compiled import policy_backward, policy_forward, policy_weight_gradient
-from fastdwm.kernels.reverse_chain.compiled import reverse_chain_backward_compiled, reverse_chain_compiled
-from fastdwm.kernels.reverse_step.weights import ChainWeights
-
-
-def chain_forward(
-    weights: ChainWeights, obs: Tensor, action: Tensor, noise: Tensor, save: bool
-) -> tuple[Tensor, np.ndarray | None]:
-    """y_0 (N, S) and what its gradient needs."""
-    y, slopes = reverse_chain_compiled(weights, obs, action, noise, save, POOL.take)
-    if not save:
-        POOL.give(slopes)
-    return y, slopes if save else None
-
-
-def chain_backward(weights: ChainWeights, dy: Tensor, slopes: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Gradients of obs (N, S) and action (N, A); once for each forward pass, whose memory is free then."""
-    gradients = reverse_chain_backward_compiled(weights, dy, slopes)
-    POOL.give(slopes)
-    return gradients
+from fastdwm.kernels.rollout.compiled import rollout_backward, rollout_forward
+from fastdwm.kernels.rollout.imagine import RolloutModels
 
 
 def scalar_value(mlp: FrozenMLP, x: Tensor) -> Tensor:
@@ -65,9 +47,15 @@ class PolicyTape:
         shapes = [(len(flat), n_rows, layout.sizes[0])] + 3 * [(len(flat), n_rows * sum(layout.sizes[1:]))]
         self.memory = [POOL.take(*shape) for shape in (*shapes, flat.shape)]
         self.states, self.outputs, self.slopes, self.dz, self.flat_t = self.memory
-        self.has_flat_t = False
+        self._transposed = False
         actions = torch.from_numpy(self.outputs[:, n_rows * int(self.layers[-1, 3]) :])
         self.actions = actions.view(len(flat), n_rows, layout.sizes[-1])
+
+    def transpose(self) -> None:
+        """Make flat_t, which every backward pass reads."""
+        if not self._transposed:
+            transposed(self.layout, self.flat, self.flat_t)
+            self._transposed = True
 
     def _run(self, kernel, j: int, *args) -> None:
         """A kernel on the rows of step j."""
@@ -81,9 +69,7 @@ class PolicyTape:
         return self.actions[:, rows]
 
     def backward(self, j: int, grad: Tensor, need_dx: bool = True) -> Tensor | None:
-        if not self.has_flat_t:
-            transposed(self.layout, self.flat, self.flat_t)
-            self.has_flat_t = True
+        self.transpose()
         n_policies, particles, _ = grad.shape
         grad = grad.reshape(n_policies * particles, -1)
         dx = grad.new_empty(len(grad) if need_dx else 0, self.layout.sizes[0])
@@ -101,3 +87,40 @@ class PolicyTape:
     def __del__(self):
         # The actions are in this memory, too: whoever has them has the tape.
         POOL.give(*self.memory)
+
+
+class Rollout:
+    """As `stepwise.Stepwise`, one call for all steps."""
+
+    def __init__(self, models: RolloutModels, params: Tensor, noise: Tensor, save: bool):
+        (horizon, steps, n_policies, self.particles, self.obs_dim), self.models = noise.shape, models
+        self.n_rows, chain = n_policies * self.particles, models.chain.for_cpu
+        self.noise = noise.view(horizon, steps, self.n_rows, self.obs_dim)
+        self.policy = PolicyTape(models.policy, params, horizon + 1, self.particles, models.chain.precision)
+        # Slopes that nobody will read share one place.
+        shape = (horizon, steps) if save else (1, 1)
+        self.slopes = POOL.take(*shape, self.n_rows * chain.hidden)
+        self.cost = (horizon + 1) * models.policy.n_params + horizon * chain.cost
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        n_steps, n_rows, tape = len(self.noise) + 1, self.n_rows, self.policy
+        action_dim = self.models.policy.sizes[-1]
+        states, actions = obs.new_empty(n_steps, n_rows, self.obs_dim), obs.new_empty(n_steps, n_rows, action_dim)
+        states[0].view(len(obs), self.particles, -1)[:] = obs.unsqueeze(1)
+        scratch = obs.new_empty(n_rows, self.obs_dim + action_dim), obs.new_empty(n_rows, self.obs_dim)
+        policy = self.particles, tape.layers, tape.flat, tape.states, tape.outputs, tape.slopes
+        chain = (*self.models.chain.for_cpu.forward, self.models.scales, self.noise, self.slopes)
+        run(rollout_forward, n_rows, self.cost, *policy, *chain, *scratch, states, actions)
+        return states, actions
+
+    def backward(self, direct: Tensor) -> Tensor:
+        tape, widths = self.policy, (self.obs_dim, direct.shape[2] - self.obs_dim, self.obs_dim, direct.shape[2])
+        tape.transpose()
+        scratch = [direct.new_empty(self.n_rows, width) for width in widths]
+        policy = self.particles, tape.layers, tape.flat_t, tape.slopes, tape.dz
+        chain = (*self.models.chain.for_cpu.backward, self.models.scales, self.slopes)
+        run(rollout_backward, self.n_rows, self.cost, *policy, *chain, direct, *scratch)
+        return tape.weight_gradient()
+
+    def __del__(self):
+        POOL.give(self.slopes)

@@ -8,11 +8,14 @@ Backward, with lam_j = dJ/ds_j at fixed parameters and V_j the return from step 
   p_j = W_j r_a + F_a' lam_{j+1},   lam_j = W_j r_s + F_s' lam_{j+1} + Pi_s' p_j,   V_j = r_j + g c(s_{j+1}) V_{j+1}
 and dJ/dpsi = sum_j Pi_psi(j)' p_j, one product over the rows of all steps.  Source: [ITPO] v1, Eq. 2-3.
 
-Reward and critics are scalar functions off the serial chain: their values and gradients at all visited states come from
-one call each. `ops` is `torch_ops`, `compiled_ops` or `triton_ops`: one derivation, three executions.
+Only policy and sampler are serial (`ops.Rollout`): its backward pass needs of everything else just the gradient of step
+j's own terms with respect to (s_j, a_j). Reward and critics are scalar functions: their values and gradients at all
+visited states come from one call each. `ops` is `torch_ops`, `compiled_ops` or `triton_ops`: one derivation, three
+executions.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
@@ -49,138 +52,145 @@ class RolloutModels:
     width: tuple[float, ...] = ()
     anchor_coef: float = 0.0
 
+    @cached_property
+    def scales(self) -> Tensor:
+        """obs_mean, obs_std, delta_mean, delta_std, (4, S)."""
+        return torch.stack([self.obs_mean, self.obs_std, self.delta_mean, self.delta_std])
+
 
 @dataclass(frozen=True)
 class Imagined:
-    """What the forward pass leaves behind; per step, rows (B, M, .) or (B M,).
+    """What the forward pass leaves behind; rows are N = B M.
 
-    states, weights: H + 1.   chains, survival, drift (a_j - pi_0(s_j), empty without an anchor): H.
+    rollout: what its gradient needs.   base: the tape of the base policy, none without an anchor.
+    states (H + 1, N, S), actions (H + 1, N, A), survival (H, N), weights (H + 1, N).
+    drift: a_j - pi_0(s_j), (H, N, A), none without an anchor.
     """
 
-    policy: Any
+    rollout: Any
     base: Any
-    states: list[Tensor]
-    actions: list[Tensor]
-    chains: list[Any]
-    survival: list[Tensor]
-    weights: list[Tensor]
-    drift: list[Tensor]
+    states: Tensor
+    actions: Tensor
+    survival: Tensor
+    weights: Tensor
+    drift: Tensor | None
+
+    @property
+    def horizon(self) -> int:
+        return len(self.survival)
 
 
 def imagine(
     ops: ModuleType, models: RolloutModels, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor, save: bool
 ) -> Imagined:
     """Roll B policies (B, P) out for H steps with M particles; noise (H, K, B, M, S)."""
-    horizon, steps, n_policies, particles, obs_dim = noise.shape
-    tapes = [
-        ops.PolicyTape(models.policy, flat, n_steps, particles, models.chain.precision)
-        for flat, n_steps in ((params, horizon + 1), (base, horizon if models.anchor_coef else 0))
-    ]
-    state = obs.unsqueeze(1).repeat(1, particles, 1)
-    run = Imagined(*tapes, [], [], [], [], [state.new_ones(n_policies * particles)], [])
-    for j in range(horizon + 1):
-        action = run.policy.forward(j, state)
-        run.states.append(state)
-        run.actions.append(action)
-        if j == horizon:
-            break
-        if models.anchor_coef:
-            run.drift.append(action - run.base.forward(j, state))
-        rows = ((state - models.obs_mean) / models.obs_std).view(-1, obs_dim)
-        y, saved = ops.chain_forward(
-            models.chain, rows, action.reshape(len(rows), -1), noise[j].reshape(steps, -1, obs_dim), save
-        )
-        state = state + (y * models.delta_std).add_(models.delta_mean).view_as(state)
-        run.chains.append(saved)
-        run.survival.append(survival(models, state.view(-1, obs_dim)))
-        run.weights.append(run.weights[-1] * models.discount * run.survival[-1])
-    return run
+    horizon, _, n_policies, particles, _ = noise.shape
+    rollout = ops.Rollout(models, params, noise, save)
+    states, actions = rollout.forward(obs)
+    alive = survival(models, states[1:])
+    weights = torch.cat([torch.ones_like(states[:1, :, 0]), (models.discount * alive).cumprod(0)])
+    tape = drift = None
+    if models.anchor_coef and horizon:
+        tape = ops.PolicyTape(models.policy, base, horizon, particles, models.chain.precision)
+        anchored = [tape.forward(j, states[j].view(n_policies, particles, -1)) for j in range(horizon)]
+        drift = actions[:-1] - torch.stack(anchored).flatten(1, 2)
+    return Imagined(rollout, tape, states, actions, alive, weights, drift)
 
 
-def survival(models: RolloutModels, rows: Tensor) -> Tensor:
-    """c (N,) of states (N, S): 1, or 0 beyond a limit, or the product of sigmoids of the distances to the limits."""
-    alive = rows.new_ones(len(rows))
+def survival(models: RolloutModels, states: Tensor) -> Tensor:
+    """c (..., N) of states (..., N, S): 1, or 0 beyond a limit, or the product of sigmoids of the distances to them."""
+    alive = torch.ones_like(states[..., 0])
     if models.termination == "mask":
         for index, low, high in models.limits:
-            alive *= (rows[:, index] > low) & (rows[:, index] < high)
+            alive *= (states[..., index] > low) & (states[..., index] < high)
     elif models.termination == "soft":
         for (index, low, high), width in zip(models.limits, models.width, strict=True):
-            x = rows[:, index]
+            x = states[..., index]
             alive *= torch.sigmoid((x - low) / width) * torch.sigmoid((high - x) / width)
     return alive
 
 
-def survival_gradient(models: RolloutModels, rows: Tensor, alive: Tensor) -> Tensor:
-    """dc/ds (N, S) of the soft termination: d log sigmoid(x) = sigmoid(-x)."""
-    slope = torch.zeros_like(rows)
+def survival_gradient(models: RolloutModels, states: Tensor, alive: Tensor) -> Tensor:
+    """dc/ds (..., N, S) of the soft termination: d log sigmoid(x) = sigmoid(-x)."""
+    slope = torch.zeros_like(states)
     for (index, low, high), width in zip(models.limits, models.width, strict=True):
-        x = rows[:, index]
-        slope[:, index] += (torch.sigmoid((low - x) / width) - torch.sigmoid((x - high) / width)) / width
-    return slope * alive.unsqueeze(1)
+        x = states[..., index]
+        slope[..., index] += (torch.sigmoid((low - x) / width) - torch.sigmoid((x - high) / width)) / width
+    return slope * alive.unsqueeze(-1)
 
 
-def inputs(models: RolloutModels, run: Imagined) -> tuple[Tensor | None, Tensor]:
-    """Inputs of the reward (H N, S + A), or None without steps, and of the critics (N, S + A)."""
-    last = torch.cat([run.states[-1], run.actions[-1]], -1).flatten(0, 1)
-    if not run.chains:
-        return None, last
-    states, actions = torch.stack(run.states[:-1]), torch.stack(run.actions[:-1])
-    return torch.cat([(states - models.obs_mean) / models.obs_std, actions], -1).flatten(0, 2), last
+def inputs(models: RolloutModels, run: Imagined) -> tuple[Tensor, Tensor]:
+    """Inputs of the reward (H N, S + A) and of the critics (N, S + A)."""
+    seen = (run.states[:-1] - models.obs_mean) / models.obs_std
+    visited = torch.cat([seen, run.actions[:-1]], -1).flatten(0, 1)
+    return visited, torch.cat([run.states[-1], run.actions[-1]], -1)
 
 
-def charge(models: RolloutModels, run: Imagined) -> Tensor | float:
-    """Anchor penalty l |a_j - pi_0(s_j)|^2, (H, N)."""
-    if not models.anchor_coef:
-        return 0.0
-    return models.anchor_coef * torch.stack([drift.square().sum(-1).flatten() for drift in run.drift])
+def total(models: RolloutModels, run: Imagined, rewards: Tensor, terminal: Tensor, n_policies: int) -> Tensor:
+    """J (B,) from the rewards (H, N) and the terminal value (N,)."""
+    returns = run.weights[-1] * terminal + (run.weights[:-1] * rewards).sum(0)
+    return returns.view(n_policies, -1).mean(1)
+
+
+def charged(models: RolloutModels, run: Imagined, rewards: Tensor) -> Tensor:
+    """The rewards (H N,), (H, N), less the anchor penalty l |a_j - pi_0(s_j)|^2."""
+    rewards = rewards.view_as(run.survival)
+    return rewards if run.drift is None else rewards - models.anchor_coef * run.drift.square().sum(-1)
 
 
 def value(ops: ModuleType, models: RolloutModels, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor) -> Tensor:
     """J (B,) alone."""
     run = imagine(ops, models, params, base, obs, noise, save=False)
     visited, last = inputs(models, run)
-    total = run.weights[-1] * ops.scalar_value(models.critics, last)
-    if visited is not None:
-        rewards = ops.scalar_value(models.reward, visited).view(len(run.chains), -1) - charge(models, run)
-        total = total + (torch.stack(run.weights[:-1]) * rewards).sum(0)
-    return total.view(len(obs), -1).mean(1)
+    terminal = ops.scalar_value(models.critics, last)
+    rewards = ops.scalar_value(models.reward, visited) if run.horizon else visited[:, 0]
+    return total(models, run, charged(models, run, rewards), terminal, len(obs))
 
 
 def gradient(
     ops: ModuleType, models: RolloutModels, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
     """J (B,) and its gradient (B, P)."""
-    return backward(ops, models, imagine(ops, models, params, base, obs, noise, save=True))
+    return backward(ops, models, imagine(ops, models, params, base, obs, noise, save=True), len(obs))
 
 
-def backward(ops: ModuleType, models: RolloutModels, run: Imagined) -> tuple[Tensor, Tensor]:
-    """J (B,) and its gradient (B, P) from what the forward pass left, the last step first."""
-    horizon, (n_policies, particles, obs_dim) = len(run.chains), run.states[0].shape
+def backward(ops: ModuleType, models: RolloutModels, run: Imagined, n_policies: int) -> tuple[Tensor, Tensor]:
+    """J (B,) and its gradient (B, P) from what the forward pass left."""
     # The mean over particles enters once, as a share of every weight.
-    weights = torch.stack(run.weights) / particles
+    weights = run.weights * (n_policies / run.weights.shape[1])
     visited, last = inputs(models, run)
-    to_go, saved = ops.scalar_forward(models.critics, last)
-    dlast = ops.scalar_backward(models.critics, saved, weights[-1])
-    if visited is not None:
+    terminal, saved = ops.scalar_forward(models.critics, last)
+    direct = ops.scalar_backward(models.critics, saved, weights[-1]).unsqueeze(0)
+    rewards = visited[:, 0]
+    if run.horizon:
         rewards, saved = ops.scalar_forward(models.reward, visited)
-        dvisited = ops.scalar_backward(models.reward, saved, weights[:-1].flatten()).view(horizon, *dlast.shape)
-        rewards = rewards.view(horizon, -1) - charge(models, run)
-    lam, p = dlast[:, :obs_dim], dlast[:, obs_dim:]
-    for j in range(horizon, -1, -1):
-        if j < horizon:
-            if models.termination == "soft":
-                slope = survival_gradient(models, run.states[j + 1].view(-1, obs_dim), run.survival[j])
-                lam = lam + slope * (weights[j] * models.discount * to_go).unsqueeze(1)
-            to_go = rewards[j] + models.discount * run.survival[j] * to_go
-            dobs, daction = ops.chain_backward(models.chain, lam * models.delta_std, run.chains[j])
-            lam = lam + (dobs + dvisited[j, :, :obs_dim]) / models.obs_std
-            p = daction + dvisited[j, :, obs_dim:]
-        grad = p.reshape(n_policies, particles, -1)
-        if models.anchor_coef and j < horizon:
-            pull = run.drift[j] * (2 * models.anchor_coef * weights[j]).view(n_policies, particles, 1)
-            grad = grad - pull
-            lam = lam + run.base.backward(j, pull).flatten(0, 1)
-        ds = run.policy.backward(j, grad, need_dx=j > 0)
-        if j > 0:
-            lam = lam + ds.flatten(0, 1)
-    return to_go.view(n_policies, -1).mean(1), run.policy.weight_gradient()
+        of_rewards = ops.scalar_backward(models.reward, saved, weights[:-1].flatten())
+        direct = torch.cat([of_rewards.view(run.horizon, *last.shape), direct])
+    obs_dim = len(models.obs_std)
+    rewards, of_states, of_actions = charged(models, run, rewards), direct[..., :obs_dim], direct[..., obs_dim:]
+    of_states[:-1] /= models.obs_std
+    if models.termination == "soft":
+        add_survival(models, run, weights, rewards, terminal, of_states)
+    if run.drift is not None:
+        add_anchor(models, run, weights, n_policies, of_states, of_actions)
+    return total(models, run, rewards, terminal, n_policies), run.rollout.backward(direct)
+
+
+def add_survival(
+    models: RolloutModels, run: Imagined, weights: Tensor, rewards: Tensor, terminal: Tensor, of_states: Tensor
+) -> None:
+    """Add W_j g V_{j+1} c'(s_{j+1}) to the gradient of the states (H + 1, N, S)."""
+    slopes, to_go = survival_gradient(models, run.states[1:], run.survival), terminal
+    for j in range(run.horizon - 1, -1, -1):
+        of_states[j + 1] += slopes[j] * (weights[j] * models.discount * to_go).unsqueeze(1)
+        to_go = rewards[j] + models.discount * run.survival[j] * to_go
+
+
+def add_anchor(
+    models: RolloutModels, run: Imagined, weights: Tensor, n_policies: int, of_states: Tensor, of_actions: Tensor
+) -> None:
+    """Add the gradient of the anchor penalty, through the actions and through the base policy's."""
+    pull = run.drift * (2 * models.anchor_coef * weights[:-1]).unsqueeze(-1)
+    of_actions[:-1] -= pull
+    for j in range(1, run.horizon):
+        of_states[j] += run.base.backward(j, pull[j].reshape(n_policies, -1, pull.shape[-1])).flatten(0, 1)

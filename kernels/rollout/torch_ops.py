@@ -15,6 +15,7 @@ from fastdwm.kernels.policy.reference import (
     policy_weight_grads_reference,
 )
 from fastdwm.kernels.reverse_chain.reference import reverse_chain_backward_reference, reverse_chain_reference
+from fastdwm.kernels.rollout.stepwise import Stepwise
 
 chain_forward = reverse_chain_reference
 chain_backward = reverse_chain_backward_reference
@@ -48,3 +49,9 @@ class PolicyTape:
         hidden = [torch.cat(layer, 1) for layer in zip(*self.hidden, strict=True)]
         dz = [torch.cat(layer, 1) for layer in zip(*self.dz, strict=True)]
         return self.layout.pack(policy_weight_grads_reference(torch.cat(self.states, 1), hidden, dz))
+
+
+class Rollout(Stepwise):
+    PolicyTape = PolicyTape
+    chain_forward = staticmethod(chain_forward)
+    chain_backward = staticmethod(chain_backward)

@@ -10,8 +10,9 @@ from fastdwm.kernels.layout import Layout
 from fastdwm.kernels.policy.kernel import policy_bwd_into, policy_fwd_into, policy_weight_bwd
 from fastdwm.kernels.reverse_chain.kernel import reverse_chain_bwd as chain_backward
 from fastdwm.kernels.reverse_chain.kernel import reverse_chain_fwd as chain_forward
+from fastdwm.kernels.rollout.stepwise import Stepwise
 
-__all__ = ["PolicyTape", "chain_backward", "chain_forward", "scalar_backward", "scalar_forward", "scalar_value"]
+__all__ = ["PolicyTape", "Rollout", "scalar_backward", "scalar_forward", "scalar_value"]
 
 
 def scalar_value(mlp: FrozenMLP, x: Tensor) -> Tensor:
@@ -65,3 +66,9 @@ class PolicyTape:
 
     def weight_gradient(self) -> Tensor:
         return policy_weight_bwd(self.layout, self.states, self.hidden, self.dz, self.dz_out, self.precision)
+
+
+class Rollout(Stepwise):
+    PolicyTape = PolicyTape
+    chain_forward = staticmethod(chain_forward)
+    chain_backward = staticmethod(chain_backward)

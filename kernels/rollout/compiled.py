@@ -1,0 +1,142 @@
+"""The serial part of a rollout on a CPU: the policy and the chain, H times, for a block of rows at a time.
+
+Rows are N = B M. The formulas are those of `stepwise.py`, the buffers those of the operators' own `compiled.py`;
+scales: obs_mean, obs_std, delta_mean and delta_std, (4, S).
+"""
+
+from numba import types
+
+from fastdwm.kernels.compiled import LAYERS, MATRIX, ROW, ROW_BLOCK, SIZE, STACK, helper, kernel, rows_of
+from fastdwm.kernels.policy.compiled import policy_backward, policy_forward
+from fastdwm.kernels.reverse_chain.compiled import chain_backward, chain_forward
+
+STACKS = types.float32[:, :, :, ::1]
+
+
+@helper
+def take_actions(low, high, first, particles, layer, outputs, n_rows, actions):
+    """actions (N, A) of rows low..high-1 from the policies' buffers, in which the step begins at `first`."""
+    for row in range(low, high):
+        at = first + row % particles
+        source = rows_of(outputs[row // particles], layer, at, at + 1, n_rows)
+        for k in range(actions.shape[1]):
+            actions[row, k] = source[0, k]
+
+
+@helper
+def condition(low, high, scales, state, action, x):
+    """x = ((state - obs_mean) / obs_std, action)."""
+    obs_dim = state.shape[1]
+    for row in range(low, high):
+        for k in range(obs_dim):
+            x[row, k] = (state[row, k] - scales[0, k]) / scales[1, k]
+        for k in range(action.shape[1]):
+            x[row, obs_dim + k] = action[row, k]
+
+
+@helper
+def show(low, high, first, particles, state, seen):
+    """Rows of state (N, S) to the policies' own buffers (B, R, S), in which the step begins at `first`."""
+    for row in range(low, high):
+        for k in range(state.shape[1]):
+            seen[row // particles, first + row % particles, k] = state[row, k]
+
+
+POLICY = SIZE, LAYERS, MATRIX, STACK, MATRIX, MATRIX
+CHAIN = LAYERS, ROW, MATRIX, MATRIX, MATRIX
+POLICY_VJP = SIZE, LAYERS, MATRIX, MATRIX, MATRIX
+CHAIN_VJP = LAYERS, ROW, MATRIX, MATRIX
+
+
+@kernel(*POLICY, *CHAIN, MATRIX, STACKS, STACK, MATRIX, MATRIX, STACK, STACK)
+def rollout_forward(
+    start,
+    stop,
+    particles,
+    layers,
+    flat,
+    seen,
+    outputs,
+    slopes,
+    chain_layers,
+    chain_flat,
+    w_cond,
+    table,
+    coefficients,
+    scales,
+    noise,
+    chain_slopes,
+    x,
+    y,
+    states,
+    actions,
+):
+    """states (H + 1, N, S), the first of which is given, and actions (H + 1, N, A).
+
+    noise: (H, K, N, S).   chain_slopes: (H, K, .), or fewer steps if nobody will read them.   x (N, S + A) and y (N, S)
+    are scratch.
+    """
+    horizon = len(noise)
+    for low in range(start, stop, ROW_BLOCK):
+        high = min(low + ROW_BLOCK, stop)
+        for j in range(horizon + 1):
+            state, action, first = states[j], actions[j], j * particles
+            show(low, high, first, particles, state, seen)
+            policy_forward(low, high, layers, flat, seen, outputs, slopes, first, particles)
+            take_actions(low, high, first, particles, layers[-1], outputs, seen.shape[1], action)
+            if j < horizon:
+                condition(low, high, scales, state, action, x)
+                saved = chain_slopes[min(j, len(chain_slopes) - 1)]
+                chain_forward(low, high, chain_layers, chain_flat, w_cond, table, coefficients, x, noise[j], saved, y)
+                for row in range(low, high):
+                    for k in range(state.shape[1]):
+                        states[j + 1, row, k] = state[row, k] + (scales[2, k] + scales[3, k] * y[row, k])
+
+
+@kernel(*POLICY_VJP, *CHAIN_VJP, MATRIX, STACK, STACK, MATRIX, MATRIX, MATRIX, MATRIX)
+def rollout_backward(
+    start,
+    stop,
+    particles,
+    layers,
+    flat_t,
+    slopes,
+    dz,
+    chain_layers,
+    chain_flat_t,
+    w_cond_t,
+    coefficients,
+    scales,
+    chain_slopes,
+    direct,
+    lam,
+    p,
+    ds,
+    dx,
+):
+    """dz of all layers and steps, for the policies' weight gradients, from direct (H + 1, N, S + A).
+
+    lam and ds (N, S), p (N, A) and dx (N, S + A) are scratch.
+    """
+    horizon, obs_dim = len(direct) - 1, lam.shape[1]
+    for low in range(start, stop, ROW_BLOCK):
+        high = min(low + ROW_BLOCK, stop)
+        lam[low:high] = direct[horizon, low:high, :obs_dim]
+        p[low:high] = direct[horizon, low:high, obs_dim:]
+        for j in range(horizon, -1, -1):
+            if j < horizon:
+                for row in range(low, high):
+                    for k in range(obs_dim):
+                        ds[row, k] = lam[row, k] * scales[3, k]
+                chain_backward(low, high, chain_layers, chain_flat_t, w_cond_t, coefficients, chain_slopes[j], ds, dx)
+                for row in range(low, high):
+                    for k in range(obs_dim):
+                        lam[row, k] += dx[row, k] / scales[1, k] + direct[j, row, k]
+                    for k in range(p.shape[1]):
+                        p[row, k] = dx[row, obs_dim + k] + direct[j, row, obs_dim + k]
+            rows = len(ds) if j else 0
+            policy_backward(low, high, layers, flat_t, slopes, p, dz, ds[:rows], j * particles, particles)
+            if j:
+                for row in range(low, high):
+                    for k in range(obs_dim):
+                        lam[row, k] += ds[row, k]

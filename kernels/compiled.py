@@ -31,7 +31,7 @@ try:
     from numba.core.errors import TypingError
     from numba.extending import intrinsic
 
-    from fastdwm.kernels.compiled_panel import LANES, narrow_panel, wide_panel
+    from fastdwm.kernels.compiled_panel import LANES, TALL, narrow_panel, wide_panel
 except ImportError as error:
     raise ImportError(f"the CPU kernels need numba: install it, or use --backend reference ({error})") from error
 
@@ -71,14 +71,14 @@ def kernel(*arguments: types.Type) -> Callable:
     return decorate
 
 
-def run(function: Callable, n_items: int, cost: int, *args) -> None:
+def run(function: Callable, n_items: int, cost: int, *args, smallest: int = TALL) -> None:
     """function(start, stop, *args) over all items, shared between as many threads as torch has and the work is worth.
 
-    cost: multiply-adds of one item.
+    cost: multiply-adds of one item.   smallest: items that a thread takes at least; rows, by default, fill a tile.
     """
     args = [value.numpy() if isinstance(value, Tensor) else value for value in args]
     n_threads = torch.get_num_threads()
-    n_parts = min(n_items, n_items * cost // MIN_PRODUCTS, 4 * n_threads)
+    n_parts = min(n_items // smallest, n_items * cost // MIN_PRODUCTS, 4 * n_threads)
     if n_threads == 1 or n_parts <= 1:
         function(0, n_items, *args)
         return
@@ -151,7 +151,7 @@ def layer_table(layout: Layout) -> np.ndarray:
 def transposed(layout: Layout, flat: Tensor, flat_t: np.ndarray | None = None) -> np.ndarray:
     """flat (Q, P) with every weight transposed in its place, and nothing else; written to `flat_t` if given."""
     flat_t = fresh(*flat.shape) if flat_t is None else flat_t
-    run(transpose, len(flat), layout.n_params, layer_table(layout), flat, flat_t)
+    run(transpose, len(flat), layout.n_params, layer_table(layout), flat, flat_t, smallest=1)
     return flat_t
 
 

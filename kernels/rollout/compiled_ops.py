@@ -81,7 +81,7 @@ class PolicyTape:
         grads[:, self.layout.n_params :] = 0
         n_layers, cost = len(self.layers), self.states.shape[1] * self.layout.n_params
         buffers = self.states, self.outputs, self.dz
-        run(policy_weight_gradient, len(grads) * n_layers, cost // n_layers, self.layers, *buffers, grads)
+        run(policy_weight_gradient, len(grads) * n_layers, cost // n_layers, self.layers, *buffers, grads, smallest=1)
         return grads
 
     def __del__(self):

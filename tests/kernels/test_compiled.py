@@ -15,15 +15,23 @@ from test_imagined_rollout import LAYOUT, LIMITS, arguments, single_precision
 from fastdwm.config import ITPOConfig
 from fastdwm.fused import FusedObjective
 from fastdwm.itpo import ReferenceObjective
-from fastdwm.kernels import compiled
 from fastdwm.kernels.frozen_mlp import pack_frozen_mlp
-from fastdwm.kernels.frozen_mlp.compiled import reduce
 from fastdwm.kernels.layout import Layout
 from fastdwm.kernels.reverse_chain import reverse_chain
-from fastdwm.kernels.reverse_chain.compiled import reverse_chain_backward_compiled, reverse_chain_compiled
 from fastdwm.kernels.reverse_chain.reference import reverse_chain_backward_reference, reverse_chain_reference
-from fastdwm.kernels.rollout import compiled_ops, torch_ops
+from fastdwm.kernels.rollout import torch_ops
 from fastdwm.nets import init_mlp, map_params, mlp_shapes
+
+# Also for a machine that only has what the GPU tests need.
+pytest.importorskip("numba")
+
+from fastdwm.kernels import compiled  # noqa: E402
+from fastdwm.kernels.frozen_mlp.compiled import reduce  # noqa: E402
+from fastdwm.kernels.reverse_chain.compiled import (  # noqa: E402
+    reverse_chain_backward_compiled,
+    reverse_chain_compiled,
+)
+from fastdwm.kernels.rollout import compiled_ops  # noqa: E402
 
 ROWS = [1, 3, 16, 17, 257]
 

@@ -57,7 +57,14 @@ TARGETS = (Size(B=1, M=16), Size(B=1, M=64), Size(B=10, M=16), Size(M=64, device
 """where the fused path has to beat the others"""
 
 DEFAULT = {
-    "cpu": (*TARGETS[:3], Size(M=256), Size(K=1, sampler="meanflow"), Size(H=1), Size(K=5)),
+    "cpu": (
+        *TARGETS[:3],
+        Size(M=256),
+        Size(K=1, sampler="meanflow"),
+        Size(M=64, K=1, sampler="meanflow"),
+        Size(H=1),
+        Size(K=5),
+    ),
     "cuda": (
         Size(M=64),
         Size(M=64, K=1, sampler="meanflow"),

@@ -12,7 +12,7 @@ from fastdwm.kernels.layout import Layout
 from fastdwm.kernels.reverse_step import pack_chain
 from fastdwm.kernels.rollout import RolloutModels, rollout_gradient, rollout_value
 from fastdwm.kernels.rollout.op import ops_of
-from fastdwm.kernels.update import adam_ascent, sgd_ascent
+from fastdwm.kernels.update import adam_ascent, copy_of, sgd_ascent
 from fastdwm.rollout import World
 
 
@@ -54,10 +54,10 @@ class FusedObjective:
 
     def ascend(self, state: Adapted, grads: Tensor, factor: Tensor | None, config: ITPOConfig) -> Adapted:
         # The operators work in place, but the step may yet be undone.
-        params = state.params.clone()
+        params = copy_of(state.params)
         if config.optimiser == "sgd":
             sgd_ascent(params, grads, config.inner_lr, factor=factor)
             return replace(state, params=params)
-        moments = [moment.clone() for moment in (state.first, state.second, state.count)]
+        moments = [copy_of(moment) for moment in (state.first, state.second, state.count)]
         adam_ascent(params, grads, *moments, config.inner_lr, factor=factor)
         return Adapted(state.layout, params, *moments)

@@ -16,6 +16,7 @@ from itertools import accumulate
 from math import prod
 from pathlib import Path
 from threading import local
+from weakref import finalize
 from zlib import crc32
 
 import numpy as np
@@ -133,10 +134,21 @@ class Pool(local):
 
     def give(self, *arrays: np.ndarray) -> None:
         """Back what `take` returned; nobody may use it any more."""
-        self.free += [array.base for array in arrays]
+        self.give_back(*(array.base for array in arrays))
+
+    def give_back(self, *buffers: np.ndarray) -> None:
+        self.free += buffers
 
 
 POOL = Pool()
+
+
+def borrowed(*shape: int) -> Tensor:
+    """float32, with whatever it holds, in memory that goes back to the pool when no tensor uses it any more."""
+    array = POOL.take(*shape)
+    # The tensor's storage keeps this very array alive.
+    finalize(array, POOL.give_back, array.base).atexit = False
+    return torch.from_numpy(array)
 
 
 @lru_cache

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fastdwm.kernels.compiled import POOL, layer_table, run, transposed
+from fastdwm.kernels.compiled import POOL, borrowed, layer_table, run, transposed
 from fastdwm.kernels.frozen_mlp.compiled import scalar_gradient
 from fastdwm.kernels.frozen_mlp.reference import FrozenMLP
 from fastdwm.kernels.layout import Layout
@@ -77,7 +77,7 @@ class PolicyTape:
         return dx.view(n_policies, particles, self.layout.sizes[0]) if need_dx else None
 
     def weight_gradient(self) -> Tensor:
-        grads = torch.empty_like(self.flat)
+        grads = borrowed(*self.flat.shape)
         grads[:, self.layout.n_params :] = 0
         n_layers, cost = len(self.layers), self.states.shape[1] * self.layout.n_params
         buffers = self.states, self.outputs, self.dz

@@ -7,6 +7,15 @@ from fastdwm.kernels.contract import check_tensor
 from fastdwm.kernels.update.reference import adam_reference, sgd_reference
 
 
+def copy_of(rows: Tensor) -> Tensor:
+    """A copy to step in; on a CPU in recycled memory, for the pages of fresh memory cost more than the step itself."""
+    if rows.is_cuda or rows.dtype != torch.float32:
+        return rows.clone()
+    from fastdwm.kernels.compiled import borrowed
+
+    return borrowed(*rows.shape).copy_(rows)
+
+
 def sgd_ascent(
     params: Tensor, grads: Tensor, lr: float, *, factor: Tensor | None = None, mask: Tensor | None = None
 ) -> None:

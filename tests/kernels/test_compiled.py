@@ -260,6 +260,18 @@ def test_pool_lends_each_buffer_once():
     assert [len(buffer) for buffer in pool.free] == [4]
 
 
+def test_borrowed_memory_returns_when_nobody_uses_it():
+    tensor = compiled.borrowed(3, 4)
+    address, view = tensor.data_ptr(), tensor[1:]
+    del tensor
+    # A view is a user, too.
+    other = compiled.borrowed(3, 4)
+    assert other.data_ptr() != address
+    view.fill_(7.0)
+    del view
+    assert compiled.borrowed(2, 4).data_ptr() == address
+
+
 # The contract.
 def python(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

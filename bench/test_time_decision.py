@@ -24,9 +24,7 @@ def agent_of(problem: Problem, peer: str) -> Agent:
     size = problem.size
     agent = Agent(problem.bundle, problem.config, device=size.device, backend=backend, sampler=size.sampler)
     kind = CapturedEpisodes if graph else Episodes
-    noise_shape = size.K, OBS_DIM
-    arguments = (agent.layout, agent.base_policy, agent.objective, agent.config, noise_shape, size.B, agent.seed)
-    agent.episodes = tried(peer, lambda: kind(*arguments), once=True)
+    agent.episodes = tried(peer, lambda: kind(agent.adaptation, size.B), once=True)
     agent.discarded = np.zeros(size.B, dtype=np.int64)
     return agent
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from fastdwm.bundle import Bundle
 from fastdwm.config import BACKENDS, ITPOConfig, require
 from fastdwm.deadline import LEARNING, Deadline
-from fastdwm.episodes import Episodes
+from fastdwm.episodes import Adaptation, Episodes
 from fastdwm.errors import InputError
 from fastdwm.fused import FusedObjective
 from fastdwm.graphs import CapturedEpisodes
@@ -61,21 +61,22 @@ class Agent:
         self.layout = Layout.of(base)
         self.base_policy = self.layout.pack(base)
         self.objective = make_objective(self.world, self.layout, config, backend)
+        noise_shape = (self.world.dynamics.noise_steps, bundle.obs_dim)
+        shared = (self.layout, self.base_policy, self.objective, config, noise_shape, seed, self.deadline)
+        self.adaptation = Adaptation(*shared)
         self.episodes: Episodes | CapturedEpisodes | None = None
         self._captured: CapturedEpisodes | None = None
         self.discarded = np.zeros(0, dtype=np.int64)
         self._last: tuple[Tensor, Decision] | None = None
 
     def _begin(self, n_episodes: int) -> Episodes | CapturedEpisodes:
-        noise_shape = (self.world.dynamics.noise_steps, self.bundle.obs_dim)
-        settings = (self.layout, self.base_policy, self.objective, self.config, noise_shape)
         if self.device.type != "cuda" or not isinstance(self.objective, FusedObjective):
-            return Episodes(*settings, n_episodes, self.seed, self.deadline)
+            return Episodes(self.adaptation, n_episodes)
         # A capture takes seconds: as many episodes as before use the same graphs.
         if self._captured is not None and self._captured.slots == n_episodes:
             self._captured.renew()
         else:
-            self._captured = CapturedEpisodes(*settings, n_episodes, self.seed, self.deadline)
+            self._captured = CapturedEpisodes(self.adaptation, n_episodes)
         return self._captured
 
     def warm_up(self, n_episodes: int = 1) -> None:

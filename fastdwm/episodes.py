@@ -1,5 +1,7 @@
 """Episodes in progress: each with its own adapted policy and its own stream of noise, one decision at a time."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,26 @@ from fastdwm.itpo import Adapted, Decision, Objective, decide
 from fastdwm.kernels.layout import Layout
 
 
+@dataclass(frozen=True)
+class Adaptation:
+    """What all episodes of an agent share.
+
+    base_policy: (1, P), laid out by `layout`.   noise_shape: (K, S), what one imagined transition consumes.
+    """
+
+    layout: Layout
+    base_policy: Tensor
+    objective: Objective
+    config: ITPOConfig
+    noise_shape: tuple[int, int]
+    seed: int
+    deadline: Deadline | None = None
+
+    def start(self, base: Tensor) -> Adapted:
+        """Unadapted policies, base (B, P)."""
+        return Adapted.start(self.layout, base, self.config)
+
+
 class Episodes:
     """B episodes, decided for in plain Python.
 
@@ -16,24 +38,12 @@ class Episodes:
     on the other episodes nor on the device.
     """
 
-    def __init__(
-        self,
-        layout: Layout,
-        base_policy: Tensor,
-        objective: Objective,
-        config: ITPOConfig,
-        noise_shape: tuple[int, int],
-        n_episodes: int,
-        seed: int,
-        deadline: Deadline | None = None,
-    ):
-        """base_policy: (1, P).   noise_shape: (K, S), what one imagined transition consumes."""
-        self.deadline = deadline
-        self.layout, self.objective, self.config, self.noise_shape = layout, objective, config, noise_shape
+    def __init__(self, shared: Adaptation, n_episodes: int):
+        self.shared = shared
         # A row for each episode rather than a view, so that unadapted copies act alike to the bit.
-        self.base = base_policy.repeat(n_episodes, 1)
-        self.adapted = Adapted.start(layout, self.base, config)
-        self.generators = [torch.Generator().manual_seed(seed + i) for i in range(n_episodes)]
+        self.base = shared.base_policy.repeat(n_episodes, 1)
+        self.adapted = shared.start(self.base)
+        self.generators = [torch.Generator().manual_seed(shared.seed + i) for i in range(n_episodes)]
         self.noise: Tensor | None = None
 
     def __len__(self) -> int:
@@ -46,26 +56,24 @@ class Episodes:
 
     def decide(self, obs: Tensor) -> Decision:
         """Adapt and act in obs (B, S)."""
-        config, state = self.config, self.adapted
-        if config.reset == "decision":
-            state = Adapted.start(self.layout, self.base, config)
+        shared, config = self.shared, self.shared.config
+        state = shared.start(self.base) if config.reset == "decision" else self.adapted
         self.noise = self._draw(config.noise_banks, config.particles)
         held_out = self._draw(1, config.held_out_particles)[0]
-        steps = self.deadline and self.deadline.steps(config.inner_steps)
-        self.adapted, decision = decide(state, self.base, self.objective, obs, self.noise, held_out, config, steps)
+        steps = shared.deadline and shared.deadline.steps(config.inner_steps)
+        self.adapted, decision = decide(state, self.base, shared.objective, obs, self.noise, held_out, config, steps)
         return decision
 
     def _draw(self, banks: int, particles: int) -> Tensor:
         """Standard normal (banks, H, K, B, M, S)."""
-        steps, obs_dim = self.noise_shape
-        shape = (banks, self.config.horizon, steps, particles, obs_dim)
+        steps, obs_dim = self.shared.noise_shape
+        shape = (banks, self.shared.config.horizon, steps, particles, obs_dim)
         draws = [torch.randn(shape, generator=generator) for generator in self.generators]
         return torch.stack(draws, 3).to(self.base.device)
 
     def restart(self, mask: Tensor) -> None:
         """The policies of the episodes in mask (B,) are the base policy again; their noise goes on."""
-        start = Adapted.start(self.layout, self.base, self.config)
-        self.adapted = start.where(mask.to(self.base.device), self.adapted)
+        self.adapted = self.shared.start(self.base).where(mask.to(self.base.device), self.adapted)
 
     def keep(self, mask: Tensor) -> None:
         """Go on with the episodes in mask (B,) alone."""

@@ -9,10 +9,8 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
-from fastdwm.config import ITPOConfig
-from fastdwm.deadline import Deadline
-from fastdwm.itpo import Adapted, Decision, Objective, decide
-from fastdwm.kernels.layout import Layout
+from fastdwm.episodes import Adaptation
+from fastdwm.itpo import Adapted, Decision, decide
 
 TENSORS = ("params", "first", "second", "count")
 """of `Adapted`"""
@@ -29,30 +27,20 @@ class CapturedEpisodes:
     but differs from that of `Episodes`.
     """
 
-    def __init__(
-        self,
-        layout: Layout,
-        base_policy: Tensor,
-        objective: Objective,
-        config: ITPOConfig,
-        noise_shape: tuple[int, int],
-        n_episodes: int,
-        seed: int,
-        deadline: Deadline | None = None,
-    ):
+    def __init__(self, shared: Adaptation, n_episodes: int):
         """Captures the graphs on a CUDA device; elsewhere every decision runs the same body eagerly (for tests)."""
-        self.deadline, self._seed = deadline, seed
-        self.layout, self.objective, self.config, self.noise_shape = layout, objective, config, noise_shape
-        self._base = base_policy.repeat(n_episodes, 1)
-        start = Adapted.start(layout, self._base, config)
+        self.shared, device = shared, shared.base_policy.device
+        self._base = shared.base_policy.repeat(n_episodes, 1)
+        start = shared.start(self._base)
         self._state = replace(start, **{name: getattr(start, name).clone() for name in TENSORS})
-        self._obs = torch.zeros(n_episodes, noise_shape[1], device=base_policy.device)
-        self._slots = torch.arange(n_episodes, device=base_policy.device)
-        self._generator = torch.Generator(base_policy.device).manual_seed(seed)
+        self._obs = torch.zeros(n_episodes, shared.noise_shape[1], device=device)
+        self._slots = torch.arange(n_episodes, device=device)
+        self._generator = torch.Generator(device).manual_seed(shared.seed)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._captured: dict[int, tuple[Decision, Tensor]] = {}
-        if base_policy.is_cuda:
-            for n_steps in [config.inner_steps] if deadline is None else range(config.inner_steps + 1):
+        if device.type == "cuda":
+            most = shared.config.inner_steps
+            for n_steps in [most] if shared.deadline is None else range(most + 1):
                 self._capture(n_steps)
             self.renew()
 
@@ -64,8 +52,8 @@ class CapturedEpisodes:
     def renew(self) -> None:
         """Start all episodes anew, noise included: as just constructed, without another capture."""
         self._slots = torch.arange(self.slots, device=self._base.device)
-        self._overwrite(Adapted.start(self.layout, self._base, self.config))
-        self._generator.manual_seed(self._seed)
+        self._overwrite(self.shared.start(self._base))
+        self._generator.manual_seed(self.shared.seed)
 
     def _capture(self, n_steps: int) -> None:
         stream = torch.cuda.Stream()
@@ -82,13 +70,12 @@ class CapturedEpisodes:
 
     def _run(self, n_steps: int) -> tuple[Decision, Tensor]:
         """One decision of all slots on the static buffers: what a graph holds."""
-        config, state = self.config, self._state
-        if config.reset == "decision":
-            state = Adapted.start(self.layout, self._base, config)
+        shared, config = self.shared, self.shared.config
+        state = shared.start(self._base) if config.reset == "decision" else self._state
         noise = self._draw(config.noise_banks, config.particles)
         held_out = self._draw(1, config.held_out_particles)[0]
         steps = range(n_steps)
-        state, decision = decide(state, self._base, self.objective, self._obs, noise, held_out, config, steps)
+        state, decision = decide(state, self._base, shared.objective, self._obs, noise, held_out, config, steps)
         self._overwrite(state)
         return decision, noise
 
@@ -105,8 +92,8 @@ class CapturedEpisodes:
             torch.cuda.synchronize(self._obs.device)
 
     def _draw(self, banks: int, particles: int) -> Tensor:
-        steps, obs_dim = self.noise_shape
-        shape = (banks, self.config.horizon, steps, len(self._base), particles, obs_dim)
+        steps, obs_dim = self.shared.noise_shape
+        shape = (banks, self.shared.config.horizon, steps, len(self._base), particles, obs_dim)
         return torch.randn(shape, generator=self._generator, device=self._base.device)
 
     def _overwrite(self, state: Adapted) -> None:
@@ -131,17 +118,18 @@ class CapturedEpisodes:
     def decide(self, obs: Tensor) -> Decision:
         """Adapt and act in obs (B, S); the result is the caller's to keep."""
         self._obs[self._slots] = obs
-        if self.deadline is None:
-            self._replay(self.config.inner_steps)
+        deadline, most = self.shared.deadline, self.shared.config.inner_steps
+        if deadline is None:
+            self._replay(most)
         else:
-            self.deadline.at_once(self.config.inner_steps, self._replay_and_wait)
+            deadline.at_once(most, self._replay_and_wait)
         decision = self._outputs[0]
         return Decision(**{field.name: getattr(decision, field.name)[self._slots] for field in fields(Decision)})
 
     def restart(self, mask: Tensor) -> None:
         """The policies of the episodes in mask (B,) are the base policy again; the noise goes on."""
         slots = self._slots[mask.to(self._slots.device)]
-        start = Adapted.start(self.layout, self._base, self.config)
+        start = self.shared.start(self._base)
         for name in TENSORS:
             getattr(self._state, name)[slots] = getattr(start, name)[slots]
 

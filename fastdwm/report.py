@@ -30,8 +30,8 @@ class ReportConfig:
 
     dataset: str | None = None
     """Minari id or D4RL .hdf5 file whose held-out episodes are used; none: fresh episodes of the base policy"""
-    holdout: float = 0.05
-    """share of the dataset's episodes that the training held out (its --holdout)"""
+    holdout: float | None = None
+    """share of the dataset's episodes that the training held out; none: what the bundle says, or else 0.05"""
     episodes: int = 10
     """fresh episodes"""
     max_steps: int = 300
@@ -54,7 +54,8 @@ class ReportConfig:
     """CPU threads of torch"""
 
     def __post_init__(self) -> None:
-        require(0 < self.holdout < 1, f"holdout: expected a share in (0, 1), got {self.holdout}")
+        share = self.holdout
+        require(share is None or 0 < share < 1, f"holdout: expected a share in (0, 1), got {share}")
         for name in ("episodes", "max_steps", "jacobian_states", "return_states", "particles", "threads"):
             require(getattr(self, name) > 0, f"{name}: expected a positive number, got {getattr(self, name)}")
         require(self.action_noise >= 0, f"action_noise: expected a number >= 0, got {self.action_noise}")
@@ -140,7 +141,8 @@ def held_out(bundle: "Bundle", config: ReportConfig, report: command.Report) -> 
     n_episodes, seed = bundle.dataset.get("episodes"), bundle.report.get("seed")
     known = n_episodes == transitions.n_episodes and seed is not None
     require(known, f"dataset: cannot tell which episodes of {trained_on} the bundle's training held out")
-    rows = transitions.split_episodes(config.holdout, seed)[1]
+    share = bundle.report.get("holdout", 0.05) if config.holdout is None else config.holdout
+    rows = transitions.split_episodes(share, seed)[1]
     n_held_out = int((rows & (transitions.terminated | transitions.truncated)).sum())
     source = f"{n_held_out} held-out episodes of {transitions.source}, {rows.sum()} transitions"
     return transitions, rows, source

@@ -7,6 +7,7 @@ import torch
 from test_agent import CONFIG, make_bundle
 
 from fastdwm.deadline import LEARNING, Deadline
+from fastdwm.episodes import Adaptation
 from fastdwm.fused import FusedObjective
 from fastdwm.graphs import CapturedEpisodes
 from fastdwm.itpo import Adapted, decide
@@ -28,7 +29,7 @@ def make_episodes(device, n_episodes=3, config=CONFIG, deadline=None):
     layout = Layout.of(params)
     objective = FusedObjective(bundle.world(device), layout, config, "ieee")
     shape = (bundle.dynamics_config.denoise_steps, bundle.obs_dim)
-    return CapturedEpisodes(layout, layout.pack(params), objective, config, shape, n_episodes, 3, deadline)
+    return CapturedEpisodes(Adaptation(layout, layout.pack(params), objective, config, shape, 3, deadline), n_episodes)
 
 
 def observations(n_decisions, n_episodes, device):
@@ -37,12 +38,14 @@ def observations(n_decisions, n_episodes, device):
 
 def test_three_inputs_in_a_row_match_the_eager_decision(device):
     captured, obs = make_episodes(device), observations(3, 3, device)
-    state = Adapted.start(captured.layout, captured.base, CONFIG)
+    state = Adapted.start(captured.shared.layout, captured.base, CONFIG)
     kept = []
     for o in obs:
         decision = captured.decide(o)
         noise = captured.noise.contiguous()
-        state, expected = decide(state, captured.base, captured.objective, o, noise, noise[0, :, :, :, :0], CONFIG)
+        state, expected = decide(
+            state, captured.base, captured.shared.objective, o, noise, noise[0, :, :, :, :0], CONFIG
+        )
         torch.testing.assert_close(decision.action, expected.action, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(decision.objective, expected.objective, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(captured.params, state.params, rtol=1e-5, atol=1e-6)
@@ -90,11 +93,11 @@ def test_a_deadline_chooses_the_number_of_steps(device):
     steps = {far: [], near: [], free: []}
     for o in obs:
         for episodes, counts in steps.items():
-            if episodes.deadline is not None:
-                episodes.deadline.start()
+            if episodes.shared.deadline is not None:
+                episodes.shared.deadline.start()
             counts.append(int(episodes.decide(o).inner_steps[0]))
-            if episodes.deadline is not None:
-                episodes.deadline.finish()
+            if episodes.shared.deadline is not None:
+                episodes.shared.deadline.finish()
     learning = [1] * LEARNING
     assert steps == {far: [*learning, 3], near: [*learning, 0], free: [3] * (LEARNING + 1)}
 

@@ -153,6 +153,10 @@ def run_cells(study: Study, cells: list[Cell], report: command.Report) -> None:
     todo = [cell for cell in cells if cell.name not in done]
     if not todo:
         return
+    # Compiles the CPU kernels if no run before has: here, where it shows, and once for all processes.
+    report("preparation", 0, 1)
+    study.agent(todo[0], study.config.seed)
+    report("preparation", 1, 1)
     context = get_context("spawn")
     shares = context.RawArray("d", [float(cell.name in done) for cell in cells])
     total = sum(cell.work for cell in cells)

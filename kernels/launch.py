@@ -75,10 +75,12 @@ def chain_launch(width: int, obs_dim: int, precision: str, capability: int) -> L
     The largest that compile without spilling registers; tests/kernels/test_aot.py holds every case to that.
     """
     tile, widest = {"ieee": (2048, 256), "tf32": (8192, 320), "bf16": (16384, 576)}[precision]
+    # A long observation stays in registers, and its matrices have tiles of their own in flight.
+    long = pad_block(obs_dim) > 32
     return Launch(
         block_m=16 if width + pad_block(obs_dim) <= widest else 8,
-        tile=tile,
-        num_warps=8,
+        tile=tile // 2 if long and precision == "bf16" else tile,
+        num_warps=16 if long and precision == "tf32" else 8,
         num_stages={232448: 4, 166912: 3}.get(shared_limit(capability), 2) if precision == "bf16" else 2,
     )
 

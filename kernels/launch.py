@@ -102,7 +102,8 @@ def mlp_launch(width: int, precision: str, weights: str, capability: int) -> Lau
     # fp32 tiles of this width, and with IEEE products the operands too, would spill: fewer particles, more warps.
     narrow = precision != "bf16" and block > 256
     many = block > (128 if precision == "ieee" else 256)
-    stages = 3 if shared_limit(capability) > 150_000 else 2
+    # The policy's TF32 tiles of this width leave no registers for the addresses of a third stage.
+    stages = 3 if shared_limit(capability) > 150_000 and not (narrow and precision == "tf32") else 2
     return Launch(
         block_m=8 if narrow else 16,
         tile=block * depth,

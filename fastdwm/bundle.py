@@ -222,7 +222,7 @@ def shipped_bundle(task: str) -> Path:
         names = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir())) if root.is_dir() else "none"
         raise InputError(
             f"no bundle is shipped for {task} (shipped: {names}); "
-            f"train one with 'python -m fastdwm.train {task}' or give --bundle"
+            f"train one with 'python -m fastdwm.train {task}' or give the folder of one"
         )
     return folder
 

@@ -240,9 +240,9 @@ def compare(bundle: Bundle, config: EvalConfig, on_progress: Callable[[str, int,
     protocol = Protocol(max_steps, config.itpo.horizon, bundle.discount, bundle.reward_scale, config.diagnose_every)
     policies = {"base": replace(config.itpo, inner_steps=0), "itpo": config.itpo}
     # Compiles the CPU kernels if no run before has: here, where it shows, and once for all processes.
-    on_progress("preparation", 0, 1)
+    on_progress("preparation (the first run compiles)", 0, 1)
     make_agent(bundle, replace(config, deadline_ms=None), config.seed)
-    on_progress("preparation", 1, 1)
+    on_progress("preparation (the first run compiles)", 1, 1)
     runs = {
         policy: run_shared(bundle, replace(config, itpo=policies[policy]), seeds, protocol, partial(on_progress, title))
         for policy, title in TITLES.items()

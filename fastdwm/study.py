@@ -154,9 +154,9 @@ def run_cells(study: Study, cells: list[Cell], report: command.Report) -> None:
     if not todo:
         return
     # Compiles the CPU kernels if no run before has: here, where it shows, and once for all processes.
-    report("preparation", 0, 1)
+    report("preparation (the first run compiles)", 0, 1)
     study.agent(todo[0], study.config.seed)
-    report("preparation", 1, 1)
+    report("preparation (the first run compiles)", 1, 1)
     context = get_context("spawn")
     shares = context.RawArray("d", [float(cell.name in done) for cell in cells])
     total = sum(cell.work for cell in cells)

@@ -13,10 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import accumulate
-from math import prod
 from pathlib import Path
-from threading import local
-from weakref import finalize
 from zlib import crc32
 
 import numpy as np
@@ -110,47 +107,6 @@ def threads(n_threads: int) -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=threads.cache_clear)
 
 
-def fresh(*shape: int) -> np.ndarray:
-    return np.empty(shape, dtype=np.float32)
-
-
-class Pool(local):
-    """Memory of a thread for another time: the pages of fresh memory cost more than what is computed in them."""
-
-    def __init__(self):
-        self.free: list[np.ndarray] = []
-
-    def take(self, *shape: int) -> np.ndarray:
-        """float32, with whatever it holds; not in the pool until given back, if ever."""
-        size = prod(shape)
-        fitting = [i for i, buffer in enumerate(self.free) if len(buffer) >= size]
-        if fitting:
-            buffer = self.free.pop(min(fitting, key=lambda i: len(self.free[i])))
-        else:
-            # A larger one takes the place of the largest, so that there are never more than were in use at once.
-            self.free = sorted(self.free, key=len)[:-1]
-            buffer = fresh(size)
-        return buffer[:size].reshape(shape)
-
-    def give(self, *arrays: np.ndarray) -> None:
-        """Back what `take` returned; nobody may use it any more."""
-        self.give_back(*(array.base for array in arrays))
-
-    def give_back(self, *buffers: np.ndarray) -> None:
-        self.free += buffers
-
-
-POOL = Pool()
-
-
-def borrowed(*shape: int) -> Tensor:
-    """float32, with whatever it holds, in memory that goes back to the pool when no tensor uses it any more."""
-    array = POOL.take(*shape)
-    # The tensor's storage keeps this very array alive.
-    finalize(array, POOL.give_back, array.base).atexit = False
-    return torch.from_numpy(array)
-
-
 @lru_cache
 def layer_table(layout: Layout) -> np.ndarray:
     """What the kernels know of each layer: d_in, d_out, the place of w in the flat parameters, with b and the rest
@@ -160,9 +116,9 @@ def layer_table(layout: Layout) -> np.ndarray:
     return np.array(list(zip(layout.sizes, widths, places, before, strict=False)), dtype=np.int64)
 
 
-def transposed(layout: Layout, flat: Tensor, flat_t: np.ndarray | None = None) -> np.ndarray:
+def transposed(layout: Layout, flat: Tensor, flat_t: Tensor | None = None) -> Tensor:
     """flat (Q, P) with every weight transposed in its place, and nothing else; written to `flat_t` if given."""
-    flat_t = fresh(*flat.shape) if flat_t is None else flat_t
+    flat_t = torch.empty_like(flat) if flat_t is None else flat_t
     run(transpose, len(flat), layout.n_params, layer_table(layout), flat, flat_t, smallest=1)
     return flat_t
 

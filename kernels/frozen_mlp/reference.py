@@ -13,7 +13,6 @@ equal ones): each row goes backwards through that copy alone. No gradient of the
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -47,7 +46,7 @@ class FrozenMLP:
         return [{name: value[q] for name, value in views.items()} for q in range(n_copies)]
 
     @cached_property
-    def flat_t(self) -> np.ndarray:
+    def flat_t(self) -> Tensor:
         """`flat` with transposed weights, for the CPU kernels."""
         from fastdwm.kernels.compiled import transposed
 

@@ -1,9 +1,7 @@
 """The K-step reverse chain and its VJP on a CPU, one call each; the formulas are those of `reference.py`."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from numpy import empty, float32
 from torch import Tensor
@@ -20,7 +18,6 @@ from fastdwm.kernels.compiled import (
     combine,
     copy,
     fill,
-    fresh,
     helper,
     kernel,
     layer_table,
@@ -32,6 +29,7 @@ from fastdwm.kernels.compiled import (
     transposed,
 )
 from fastdwm.kernels.layout import Layout
+from fastdwm.kernels.memory import recycled
 from fastdwm.kernels.reverse_step.weights import ChainWeights
 
 
@@ -55,24 +53,24 @@ def pack(weights: ChainWeights) -> CPUChain:
     layers, w_cond, coefficients = layer_table(layout), weights.w_cond, weights.coefficients.numpy()
     return CPUChain(
         (layers, flat[0].numpy(), w_cond.numpy(), weights.table.numpy(), coefficients),
-        (layers, transposed(layout, flat)[0], w_cond.mT.contiguous().numpy(), coefficients),
+        (layers, transposed(layout, flat)[0].numpy(), w_cond.mT.contiguous().numpy(), coefficients),
         sum(layout.sizes[1:-1]),
         weights.steps * layout.n_params,
     )
 
 
 def reverse_chain_compiled(
-    weights: ChainWeights, obs: Tensor, action: Tensor, noise: Tensor, save: bool, take: Callable = fresh
-) -> tuple[Tensor, np.ndarray]:
-    """y_0 (N, S), and silu' of all pre-activations (K, N sum of widths), valid only if `save`; take: its memory."""
+    weights: ChainWeights, obs: Tensor, action: Tensor, noise: Tensor, save: bool
+) -> tuple[Tensor, Tensor]:
+    """y_0 (N, S), and silu' of all pre-activations (K, N sum of widths), valid only if `save`."""
     packed, y = weights.for_cpu, torch.empty_like(obs)
-    slopes = take(weights.steps if save else 1, len(obs) * packed.hidden)
+    slopes = recycled(weights.steps if save else 1, len(obs) * packed.hidden)
     x = torch.cat([obs.detach(), action.detach()], 1)
     run(chain_forward, len(obs), packed.cost, *packed.forward, x, noise.detach(), slopes, y)
     return y, slopes
 
 
-def reverse_chain_backward_compiled(weights: ChainWeights, dy: Tensor, slopes: np.ndarray) -> tuple[Tensor, Tensor]:
+def reverse_chain_backward_compiled(weights: ChainWeights, dy: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of obs (N, S) and action (N, A)."""
     packed, dx = weights.for_cpu, torch.empty(len(dy), weights.obs_dim + weights.action_dim)
     run(chain_backward, len(dy), packed.cost, *packed.backward, slopes, dy, dx)

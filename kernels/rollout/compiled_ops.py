@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from fastdwm.kernels.compiled import POOL, borrowed, layer_table, run, transposed
+from fastdwm.kernels.compiled import layer_table, run, transposed
 from fastdwm.kernels.frozen_mlp.compiled import scalar_gradient
 from fastdwm.kernels.frozen_mlp.reference import FrozenMLP
 from fastdwm.kernels.layout import Layout
+from fastdwm.kernels.memory import recycled
 from fastdwm.kernels.policy.compiled import policy_backward, policy_forward, policy_weight_gradient
 from fastdwm.kernels.rollout.compiled import rollout_backward, rollout_forward
 from fastdwm.kernels.rollout.imagine import RolloutModels
@@ -45,10 +46,10 @@ class PolicyTape:
         self.layout, self.flat, self.particles = layout, flat, particles
         self.layers, n_rows = layer_table(layout), n_steps * particles
         shapes = [(len(flat), n_rows, layout.sizes[0])] + 3 * [(len(flat), n_rows * sum(layout.sizes[1:]))]
-        self.memory = [POOL.take(*shape) for shape in (*shapes, flat.shape)]
-        self.states, self.outputs, self.slopes, self.dz, self.flat_t = self.memory
+        memory = [recycled(*shape) for shape in (*shapes, flat.shape)]
+        self.states, self.outputs, self.slopes, self.dz, self.flat_t = memory
         self._transposed = False
-        actions = torch.from_numpy(self.outputs[:, n_rows * int(self.layers[-1, 3]) :])
+        actions = self.outputs[:, n_rows * int(self.layers[-1, 3]) :]
         self.actions = actions.view(len(flat), n_rows, layout.sizes[-1])
 
     def transpose(self) -> None:
@@ -64,7 +65,7 @@ class PolicyTape:
 
     def forward(self, j: int, state: Tensor) -> Tensor:
         rows = slice(j * self.particles, (j + 1) * self.particles)
-        self.states[:, rows] = state.numpy()
+        self.states[:, rows] = state
         self._run(policy_forward, j, self.flat, self.states, self.outputs, self.slopes)
         return self.actions[:, rows]
 
@@ -77,16 +78,12 @@ class PolicyTape:
         return dx.view(n_policies, particles, self.layout.sizes[0]) if need_dx else None
 
     def weight_gradient(self) -> Tensor:
-        grads = borrowed(*self.flat.shape)
+        grads = recycled(*self.flat.shape)
         grads[:, self.layout.n_params :] = 0
         n_layers, cost = len(self.layers), self.states.shape[1] * self.layout.n_params
         buffers = self.states, self.outputs, self.dz
         run(policy_weight_gradient, len(grads) * n_layers, cost // n_layers, self.layers, *buffers, grads, smallest=1)
         return grads
-
-    def __del__(self):
-        # The actions are in this memory, too: whoever has them has the tape.
-        POOL.give(*self.memory)
 
 
 class Rollout:
@@ -99,7 +96,7 @@ class Rollout:
         self.policy = PolicyTape(models.policy, params, horizon + 1, self.particles, models.chain.precision)
         # Slopes that nobody will read share one place.
         shape = (horizon, steps) if save else (1, 1)
-        self.slopes = POOL.take(*shape, self.n_rows * chain.hidden)
+        self.slopes = recycled(*shape, self.n_rows * chain.hidden)
         self.cost = (horizon + 1) * models.policy.n_params + horizon * chain.cost
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,6 +118,3 @@ class Rollout:
         chain = (*self.models.chain.for_cpu.backward, self.models.scales, self.slopes)
         run(rollout_backward, self.n_rows, self.cost, *policy, *chain, direct, *scratch)
         return tape.weight_gradient()
-
-    def __del__(self):
-        POOL.give(self.slopes)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from fastdwm.kernels.contract import check_tensor
+from fastdwm.kernels.memory import recycled
 from fastdwm.kernels.update.reference import adam_reference, sgd_reference
 
 
@@ -11,9 +12,7 @@ def copy_of(rows: Tensor) -> Tensor:
     """A copy to step in; on a CPU in recycled memory, for the pages of fresh memory cost more than the step itself."""
     if rows.is_cuda or rows.dtype != torch.float32:
         return rows.clone()
-    from fastdwm.kernels.compiled import borrowed
-
-    return borrowed(*rows.shape).copy_(rows)
+    return recycled(*rows.shape).copy_(rows)
 
 
 def sgd_ascent(

@@ -39,7 +39,9 @@ def denoiser_shapes(capability: int) -> Iterator[tuple[DenoiserShape, bool]]:
         typical = layers == 3 and sizes == SMALL
         largest = layers == 3 and width == 512 and precision == "bf16"
         reference = sizes == SMALL and width == 256 and precision == "bf16" and capability == 90
-        yield DenoiserShape(*sizes, width, layers, precision, capability), typical or largest or reference
+        # Long observations under narrower layers: the first to run out of registers and of shared memory.
+        long = sizes == LARGEST and width < 512 and layers == 2 and precision != "ieee" and capability == 90
+        yield DenoiserShape(*sizes, width, layers, precision, capability), typical or largest or reference or long
 
 
 def chain_cases(capability: int) -> Iterator[AotCase]:

@@ -25,7 +25,7 @@ from fastdwm.nets import init_mlp, map_params, mlp_shapes
 # Also for a machine that only has what the GPU tests need.
 pytest.importorskip("numba")
 
-from fastdwm.kernels import compiled  # noqa: E402
+from fastdwm.kernels import compiled, memory  # noqa: E402
 from fastdwm.kernels.frozen_mlp.compiled import reduce  # noqa: E402
 from fastdwm.kernels.reverse_chain.compiled import (  # noqa: E402
     reverse_chain_backward_compiled,
@@ -39,8 +39,8 @@ ROWS = [1, 3, 16, 17, 257]
 @pytest.fixture(autouse=True)
 def nan_memory(monkeypatch):
     """No memory of earlier tests, and NaN in what is new."""
-    monkeypatch.setattr(compiled, "fresh", lambda *shape: np.full(shape, np.nan, dtype=np.float32))
-    monkeypatch.setattr(compiled.POOL, "free", [])
+    monkeypatch.setattr(memory, "fresh", lambda *shape: np.full(shape, np.nan, dtype=np.float32))
+    monkeypatch.setattr(memory.POOL, "free", [])
 
 
 @pytest.fixture(params=[1, 2], ids=["one-thread", "two-threads"])
@@ -248,28 +248,24 @@ def test_results_survive_the_next_rollout_of_another_size():
     assert all(torch.equal(a, b) for a, b in zip(fused.gradient(*given(4, 5)), kept, strict=True))
 
 
-def test_pool_lends_each_buffer_once():
-    pool = compiled.Pool()
-    first, second = pool.take(3, 4), pool.take(2, 2)
-    assert not np.shares_memory(first, second)
-    pool.give(first, second)
-    small, large = pool.take(4), pool.take(2, 5)
-    assert np.shares_memory(small, second) and np.shares_memory(large, first)
-    pool.give(small, large)
-    pool.take(100)
-    assert [len(buffer) for buffer in pool.free] == [4]
-
-
-def test_borrowed_memory_returns_when_nobody_uses_it():
-    tensor = compiled.borrowed(3, 4)
-    address, view = tensor.data_ptr(), tensor[1:]
-    del tensor
+def test_memory_is_lent_once_and_free_again_when_nobody_uses_it():
+    large, small = memory.recycled(3, 4), memory.recycled(2, 2)
+    addresses, view = (large.data_ptr(), small.data_ptr()), large[1:]
+    del large
     # A view is a user, too.
-    other = compiled.borrowed(3, 4)
-    assert other.data_ptr() != address
+    assert memory.recycled(3, 4).data_ptr() not in addresses
     view.fill_(7.0)
-    del view
-    assert compiled.borrowed(2, 4).data_ptr() == address
+    del view, small
+    small, large = memory.recycled(4), memory.recycled(2, 5)
+    assert small.data_ptr() == addresses[1] and large.data_ptr() != small.data_ptr()
+
+
+def test_a_larger_buffer_takes_the_place_of_the_largest():
+    lent = memory.recycled(12), memory.recycled(4)
+    del lent
+    kept = memory.recycled(100)
+    assert [len(buffer) for buffer in memory.POOL.free] == [4]
+    assert len(kept) == 100
 
 
 # The contract.

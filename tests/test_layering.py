@@ -16,6 +16,8 @@ LAYERS = [
     {"errors"},
     {"tasks"},
     {"config"},
+    {"hdf5"},
+    {"recordings"},
     {"nets", "data", "statistics", "command", "deadline", "grid"},
     {"rebrac", "diffusion", "meanflow", "deterministic", "reward"},
     {"rollout", "training", "tilt"},

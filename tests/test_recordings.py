@@ -119,6 +119,7 @@ OTHER_MAZES = {
 
 @pytest.mark.parametrize("maze", OTHER_MAZES.values(), ids=OTHER_MAZES)
 def test_a_minari_dataset_of_another_maze_is_refused(tmp_path, maze):
-    with pytest.raises(InputError, match="toy/maze-v0: (expected data of the maze of antmaze-umaze|cannot)") as caught:
+    expected = "cannot be read" if maze is math.pi else "expected data of the maze of antmaze-umaze"
+    with pytest.raises(InputError, match=f"toy/maze-v0: {expected}") as caught:
         load(UMAZE, minari_maze(tmp_path, maze))
     assert "\n" not in str(caught.value)

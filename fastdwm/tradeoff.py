@@ -12,7 +12,7 @@ from scipy import stats
 
 from fastdwm import statistics
 from fastdwm.grid import BASE, Cell
-from fastdwm.record import interval, spread
+from fastdwm.record import interval, latency, spread
 from fastdwm.statistics import Estimate
 from fastdwm.training import write_atomically
 
@@ -45,7 +45,7 @@ def summarise(records: Mapping[Cell, Mapping[str, Any]], identity: Mapping[str, 
 
 
 def _row(cell: Cell, record: Mapping[str, Any], base: Mapping[str, Any]) -> Row:
-    episodes, latency = record["episodes"], record["latency"]
+    episodes, times = record["episodes"], record["latency"]
     score = _scores(record)
     summary, mean = statistics.summarise(score), statistics.bootstrap(score, np.mean)
     is_base = cell == BASE
@@ -68,9 +68,9 @@ def _row(cell: Cell, record: Mapping[str, Any], base: Mapping[str, Any]) -> Row:
         "terminated": sum(episode["terminated"] for episode in episodes),
         "decisions": sum(episode["length"] for episode in episodes),
         "discarded": sum(episode["discarded"] for episode in episodes),
-        "latency_p50_ms": latency["p50_ms"],
-        "latency_p99_ms": latency["p99_ms"],
-        "latency_calls": latency["calls"],
+        "latency_p50_ms": times["p50_ms"],
+        "latency_p99_ms": times["p99_ms"],
+        "latency_calls": times["calls"],
         "batch_size": record["batch_latency"]["size"],
         "batch_latency_p50_ms": record["batch_latency"]["p50_ms"],
         "wall_s": record["wall_s"],
@@ -193,7 +193,7 @@ def print_table(rows: Sequence[Row], title: str) -> None:
             spread({"mean": row["score_mean"], "std": row["score_std"]}),
             "" if is_base else interval(_estimate(row, "difference"), "+"),
             f"{row['terminated']} of {row['episodes']}",
-            f"{row['latency_p50_ms']:.2f} / {row['latency_p99_ms']:.2f}",
+            latency(row["latency_p50_ms"], row["latency_p99_ms"]),
         )
     console.print(table)
 

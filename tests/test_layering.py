@@ -25,7 +25,7 @@ LAYERS = [
     {"graphs"},
     {"agent"},
     {"evaluate", "record"},
-    {"quality", "plot", "summary", "gradients", "model_plot", "model_tables", "tradeoff"},
+    {"quality", "plot", "summary", "gradients", "ideal", "model_plot", "model_tables", "tradeoff"},
     {"offline"},
     {"train", "eval", "report", "study"},
 ]

@@ -26,7 +26,7 @@ LAYERS = [
     {"agent"},
     {"evaluate", "record"},
     {"quality", "plot", "summary", "gradients", "ideal", "model_plot", "model_tables", "tradeoff"},
-    {"offline"},
+    {"offline", "study_tables"},
     {"train", "eval", "report", "study"},
 ]
 

@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -311,9 +310,7 @@ def conclude(
     tradeoff.write_csv(rows, out / "study.csv")
     tradeoff.save_plot(rows, out / "study.png", title)
     title = f"{title}, environment seeds {study.identity['seeds']}"
-    # The command as one types it: without the folder of the interpreter.
-    argv = shlex.join(["python", *sys.orig_argv[1:]])
-    study_tables.write_markdown(rows, out / "study.md", title, sentences, argv)
+    study_tables.write_markdown(rows, out / "study.md", title, sentences, here)
     study_tables.print_table(rows, title)
     print("\n".join(sentences))
     for kind in ("md", "csv", "png", "json"):

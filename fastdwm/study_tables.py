@@ -1,5 +1,6 @@
 """The result of a study in words: its table, on stdout and as Markdown, and the sentence about the chosen cell."""
 
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,11 +49,16 @@ def print_table(rows: Sequence[Row], title: str) -> None:
     console.print(table)
 
 
-def write_markdown(rows: Sequence[Row], path: Path, title: str, sentences: Sequence[str], command: str) -> None:
-    """The same table as a Markdown page, with the command that made it and what else is to say."""
-    lines = [f"## {title}", "", "```bash", command, "```", "", *_markdown(map(table_row, rows)), "", CAPTION, ""]
-    lines += [f"{sentence}\n" for sentence in sentences]
-    write_atomically(path, ("\n".join(lines).strip() + "\n").encode())
+def write_markdown(rows: Sequence[Row], path: Path, title: str, sentences: Sequence[str], made: Row) -> None:
+    """The same table as a Markdown page, with what else is to say and how it was made: `record.circumstances`."""
+    # As one types it: without the folder of the interpreter.
+    command = shlex.join(["python", *shlex.split(made["command"])[1:]])
+    versions = ", ".join(f"{name} {made['versions'][name]}" for name in ("python", "torch", "mujoco"))
+    machine = "{accelerator} {cpu} {cpu_count} CPUs, {threads} used".format(**made["machine"])
+    how = f"{made['time']}, {machine.removeprefix('None ')}, {versions}"
+    table = "\n".join(_markdown(map(table_row, rows)))
+    parts = (f"## {title}", f"```bash\n{command}\n```", how, table, CAPTION, *sentences)
+    write_atomically(path, ("\n\n".join(parts) + "\n").encode())
 
 
 def _markdown(rows: Iterable[Sequence[str]]) -> list[str]:

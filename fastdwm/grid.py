@@ -1,14 +1,16 @@
 """What a study runs: the named grids, the cells they consist of, and the settings of the command. Pure data."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from fastdwm.config import SAMPLERS, ITPOConfig, require, require_positive
 
-AXES = ("samplers", "horizons", "particles", "inner_steps")
+AXES = ("samplers", "horizons", "particles", "inner_steps", "inner_lrs")
+# What a cell says of the settings of a decision; the others are the same for all cells.
+CELL_SETTINGS = ("horizon", "particles", "inner_steps", "inner_lr")
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,11 @@ class Cell:
         """What `--sampler` calls it; cells that do not imagine use the one that every bundle holds."""
         return self.sampler if self.sampler in SAMPLERS else "diffusion"
 
-    @property
-    def itpo(self) -> ITPOConfig:
-        """Its settings as the agent takes them."""
+    def itpo(self, common: ITPOConfig) -> ITPOConfig:
+        """Its settings as the agent takes them, those that all cells share from `common`."""
         if self == BASE:
-            return ITPOConfig(inner_steps=0)
-        return ITPOConfig(self.horizon, self.particles, self.inner_steps, self.inner_lr)
+            return replace(common, inner_steps=0)
+        return replace(common, **{name: getattr(self, name) for name in CELL_SETTINGS})
 
     @property
     def work(self) -> float:
@@ -73,16 +74,16 @@ class Grid:
     horizons: tuple[int, ...]
     particles: tuple[int, ...]
     inner_steps: tuple[int, ...]
-    inner_lr: float
-    """step size of E = 1"""
+    inner_lrs: tuple[float, ...]
+    """step sizes of E = 1"""
     split_step: bool
-    """E inner steps take inner_lr / E each: with a policy that is carried on, what counts is how far it moves in all"""
+    """E inner steps take 1 / E of it each: with a policy that is carried on, what counts is how far it moves in all"""
     design: Literal["star", "product"]
     episodes: int
 
-    def points(self) -> Iterator[tuple[int, int, int]]:
-        """(H, M, E): the centre first, then one axis at a time away from it (star), or all combinations."""
-        axes = (self.horizons, self.particles, self.inner_steps)
+    def points(self) -> Iterator[tuple[int, int, int, float]]:
+        """(H, M, E, step size): the centre, then one axis at a time away from it (star), or all combinations."""
+        axes = (self.horizons, self.particles, self.inner_steps, self.inner_lrs)
         centre = tuple(axis[0] for axis in axes)
         if self.design == "product":
             yield from product(*axes)
@@ -105,11 +106,13 @@ class Grid:
 
     def centre(self, held: Mapping[str, int]) -> list[Cell]:
         """The cells that differ in the world model alone, in the order of the samplers."""
-        point = self.horizons[0], self.particles[0], self.inner_steps[0]
+        point = self.horizons[0], self.particles[0], self.inner_steps[0], self.inner_lrs[0]
         return list(dict.fromkeys(self._cell(*point, *_resolve(sampler, held)) for sampler in self.samplers))
 
-    def _cell(self, horizon: int, particles: int, inner_steps: int, sampler: str, sample_steps: int) -> Cell:
-        lr = self.inner_lr / inner_steps if self.split_step else self.inner_lr
+    def _cell(
+        self, horizon: int, particles: int, inner_steps: int, inner_lr: float, sampler: str, sample_steps: int
+    ) -> Cell:
+        lr = inner_lr / inner_steps if self.split_step else inner_lr
         if horizon == 0:
             # Nothing is imagined: neither the world model nor the number of particles matters.
             return Cell("critic", 0, 0, 1, inner_steps, lr)
@@ -136,7 +139,7 @@ GRIDS = {
         horizons=(8, 5, 3, 1, 0),
         particles=(2, 16),
         inner_steps=(1, 2),
-        inner_lr=2e-5,
+        inner_lrs=(2e-5,),
         split_step=True,
         design="star",
         episodes=40,
@@ -146,7 +149,7 @@ GRIDS = {
         horizons=(8, 3),
         particles=(2,),
         inner_steps=(1,),
-        inner_lr=2e-5,
+        inner_lrs=(2e-5,),
         split_step=True,
         design="star",
         episodes=5,
@@ -157,7 +160,7 @@ GRIDS = {
         horizons=(5, 3, 1),
         particles=(4096, 1024, 64),
         inner_steps=(1, 4),
-        inner_lr=5e-5,
+        inner_lrs=(5e-5,),
         split_step=False,
         design="product",
         episodes=100,
@@ -167,7 +170,7 @@ GRIDS = {
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """Every cell of a grid on the same environment seeds."""
+    """Every cell of a grid on the same tuning seeds, and the best one once more on seeds that it was not chosen on."""
 
     bundle: Path | None = None
     """folder of trained weights; none: the one shipped for the task"""
@@ -175,24 +178,33 @@ class StudyConfig:
     """default: one axis at a time, half an hour on two CPU cores; quick: minutes; paper: all combinations, for a GPU"""
     samplers: tuple[str, ...] | None = None
     """world models, NAME or NAME:CALLS (network calls per imagined transition), as in `meanflow meanflow:2`; none: the
-    grid's. Of this and the next three the first value is the centre of the grid"""
+    grid's. Of this and the next four the first value is the centre of the grid"""
     horizons: tuple[int, ...] | None = None
     """imagined transitions per rollout (H), 0: the critic alone; none: the grid's"""
     particles: tuple[int, ...] | None = None
     """imagined rollouts per real state (M); none: the grid's"""
     inner_steps: tuple[int, ...] | None = None
     """policy updates per decision (E); none: the grid's"""
-    inner_lr: float | None = None
-    """step size at E = 1 (alpha), divided by E but in the grid `paper`; none: the grid's"""
+    inner_lrs: tuple[float, ...] | None = None
+    """step sizes at E = 1 (alpha), divided by E but in the grid `paper`; none: the grid's"""
+    itpo: ITPOConfig = field(default_factory=ITPOConfig)
+    """settings of the decision that are no axis, the same in every cell; the axes have flags of their own"""
     design: Literal["star", "product"] | None = None
     """star: every world model at the centre and with one other axis changed; product: all combinations; none: the
     grid's"""
     episodes: int | None = None
     """episodes per cell; none: the grid's"""
-    seed: int = 10_000
-    """environment seed of the first episode; episode i uses seed + i, in every cell"""
+    seed: int = 20_000
+    """environment seed of the first episode; episode i uses seed + i, in every cell: tuning seeds, apart from those of
+    evaluations"""
+    confirm: bool = True
+    """run the base policy and the cell with the best interquartile mean also on the seeds of evaluations"""
+    confirm_seed: int = 10_000
+    """environment seed of the first episode of that confirmation"""
     max_steps: int | None = None
     """cut episodes after this many steps; none: the environment's own limit"""
+    latency_decisions: int = 2_000
+    """decisions of one episode alone to be timed in each cell, in at most 20 s; fewer than 2000 give no p99"""
     out: Path | None = None
     """folder of the study, where a study that was stopped goes on; none: results/study-TASK"""
     workers: int = 2
@@ -205,17 +217,33 @@ class StudyConfig:
     """how: plain torch and autograd, or the fused operators with their hand-derived gradients; auto is fused"""
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, f"seed: expected a number >= 0, got {self.seed}")
-        require_positive(self, "inner_lr", "episodes", "max_steps", "workers", "threads")
+        for name in ("seed", "confirm_seed"):
+            require(getattr(self, name) >= 0, f"{name}: expected a number >= 0, got {getattr(self, name)}")
+        require_positive(self, "episodes", "max_steps", "latency_decisions", "workers", "threads")
         for name in AXES:
             require(getattr(self, name) != (), f"{name}: expected at least one value")
         for name, least in (("horizons", 0), ("particles", 1), ("inner_steps", 1)):
             values = getattr(self, name) or ()
             require(all(v >= least for v in values), f"{name}: expected numbers >= {least}, got {list(values)}")
+        rates = list(self.inner_lrs or ())
+        require(all(rate > 0 for rate in rates), f"inner_lrs: expected positive numbers, got {rates}")
+        for name, axis in zip(CELL_SETTINGS, AXES[1:], strict=True):
+            value, default = getattr(self.itpo, name), getattr(ITPOConfig(), name)
+            require(value == default, f"itpo.{name}: an axis of the study, expected as {axis}, got {value}")
         for sampler in self.samplers or ():
             parse_sampler(sampler)
 
     def resolved(self) -> Grid:
         """The named grid with whatever was given in its place."""
-        given = {name: getattr(self, name) for name in (*AXES, "inner_lr", "design", "episodes")}
-        return replace(GRIDS[self.grid], **{name: value for name, value in given.items() if value is not None})
+        given = {name: getattr(self, name) for name in (*AXES, "design", "episodes")}
+        grid = replace(GRIDS[self.grid], **{name: value for name, value in given.items() if value is not None})
+        apart = abs(self.seed - self.confirm_seed) >= grid.episodes
+        last = self.seed + grid.episodes - 1
+        came = f"got {self.confirm_seed} beside {self.seed} to {last}"
+        require(apart or not self.confirm, f"confirm_seed: expected seeds that no cell was chosen on, {came}")
+        return grid
+
+    def common(self) -> dict[str, Any]:
+        """The settings of the decision that all cells share, by the name of their flag."""
+        names = [item.name for item in fields(ITPOConfig) if item.name not in CELL_SETTINGS]
+        return {f"itpo.{name}": getattr(self.itpo, name) for name in names}

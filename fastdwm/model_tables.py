@@ -70,8 +70,13 @@ def prediction_rows(samplers: list[dict]) -> list[list[str]]:
 def calibration_rows(samplers: list[dict]) -> list[list[str]]:
     """Label, one value per sampler."""
     found = [sampler["calibration"] for sampler in samplers]
-    ratios = ("-" if x["spread_to_error"] is None else f"{x['spread_to_error']:.2f}" for x in found)
-    rows = [["spread of samples / error of mean (ideal: 1)", *ratios]]
+    measures = {
+        "spread_to_error": "spread of samples / error of mean",
+        "perfect_spread_to_error": "    the same of a perfect network, all error noise",
+    }
+    rows = []
+    for name, label in measures.items():
+        rows.append([label, *("-" if x[name] is None else f"{x[name]:.2f}" for x in found)])
     for level in (0.5, 0.9):
         shares = (f"{100 * x['coverage'][x['levels'].index(level)]:.0f} %" for x in found)
         rows.append([f"recorded values in central {100 * level:.0f} % of samples", *shares])

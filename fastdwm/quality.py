@@ -97,16 +97,18 @@ def calibration(world: World, transitions: Transitions, rows: np.ndarray, genera
     """Whether the spread of CALIBRATION_SAMPLES samples tells how wrong their mean is.
 
     spread_to_error: std of the samples over the RMSE of their mean, both in standard deviations of the change; 1 is
-    calibrated, less is overconfident.   coverage: for each of `levels`, the share of recorded coordinates inside the
-    central interval that holds this share of the samples; the level itself is calibrated.   A deterministic model has
-    spread 0 (up to rounding) and covers nothing.
+    calibrated, less is overconfident, be it for the model or its sampler, whose part `ideal.spread_to_error` tells.
+    error_normalised: (S,) that RMSE of each coordinate.   coverage: for each of `levels`, the share of recorded
+    coordinates inside the central interval that holds this share of the samples; the level itself is calibrated.
+    A deterministic model has spread 0 (up to rounding) and covers nothing.
     """
     obs, action, next_obs, _ = _columns(transitions, rows)
     dynamics, n = world.dynamics, CALIBRATION_SAMPLES
     noise = torch.randn(dynamics.noise_steps, n, *obs.shape, generator=generator)
     samples = dynamics.next_obs(obs.expand(n, -1, -1), action.expand(n, -1, -1), noise)
     spread = _rms(samples.std(0) / dynamics.delta_std)
-    error = _rms((samples.mean(0) - next_obs) / dynamics.delta_std)
+    errors = (samples.mean(0) - next_obs) / dynamics.delta_std
+    error = _rms(errors)
     tails = (1 - np.array(LEVELS)) / 2
     # Weibull's quantiles of n samples cover a further sample as often as they say, the default ones less often.
     low, high = (np.quantile(samples.numpy(), q, axis=0, method="weibull") for q in (tails, 1 - tails))
@@ -114,6 +116,7 @@ def calibration(world: World, transitions: Transitions, rows: np.ndarray, genera
     return {
         "samples": n,
         "spread_to_error": spread / error if error else None,
+        "error_normalised": errors.square().mean(0).sqrt().tolist(),
         "levels": list(LEVELS),
         "coverage": inside.mean((1, 2)).tolist(),
     }

@@ -71,6 +71,11 @@ def spread(summary: dict[str, Any]) -> str:
     return f"{summary['mean']:.1f}" + ("" if summary["std"] is None else f" ± {summary['std']:.1f}")
 
 
+def latency(p50_ms: float, p99_ms: float | None) -> str:
+    """Median / 99th percentile; - where the calls were too few to tell it."""
+    return f"{p50_ms:.2f} / " + ("-" if p99_ms is None else f"{p99_ms:.2f}")
+
+
 def interval(estimate: dict[str, Any], sign: str = "-") -> str:
     """Value [low, high]; the value alone for one episode. sign: '+' shows the value's sign also if positive."""
     value, low, high = (estimate[name] for name in ("value", "low", "high"))

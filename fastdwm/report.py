@@ -177,13 +177,15 @@ def measure(
 ) -> dict[str, Any]:
     """All numbers of the report, ready for JSON: `samplers` by name, the `reward` model that they share, and the share
     of states that the gradients had to leave out (`left_out`)."""
-    from fastdwm import quality
+    from fastdwm import ideal, quality
 
     samplers: dict[str, dict] = {}
     report("prediction errors", 0, len(bundle.samplers))
     for i, sampler in enumerate(bundle.samplers):
         world = bundle.world(sampler=sampler)
         errors = quality.model_report(world, transitions, rows, config.seed, bundle.reward_scale)
+        found = errors["calibration"]
+        found["perfect_spread_to_error"] = ideal.spread_to_error(bundle, sampler, found["error_normalised"])
         # A sampler is a reverse chain, which has a row of coefficients for each network call.
         samplers[sampler] = {"network_calls": len(world.dynamics.chain()[2]), **errors}
         report("prediction errors", i + 1, len(bundle.samplers))

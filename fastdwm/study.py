@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fastdwm.bundle import Bundle
 
 # Increase when the meaning of a cell's file changes.
-FORMAT = 1
+FORMAT = 2
 # Episodes that a process runs in lockstep: more save nothing on a CPU, and need memory for each one's particles.
 AT_ONCE = 10
 
@@ -47,7 +47,7 @@ class Study:
     identity: dict[str, Any]
     """whatever makes the cells comparable: those of another identity are never mixed in"""
     folder: Path
-    """of the cells' files"""
+    """of the cells' files; its name tells what they are for"""
 
     def path(self, cell: Cell) -> Path:
         return self.folder / f"{cell.name}.json"
@@ -60,7 +60,7 @@ class Study:
         config = EvalConfig(
             sampler=cell.world_model,
             sample_steps=steps,
-            itpo=cell.itpo,
+            itpo=cell.itpo(self.config.itpo),
             device=self.config.device,
             backend=self.config.backend,
         )
@@ -68,32 +68,45 @@ class Study:
 
 
 def main(task_name: str, config: StudyConfig) -> None:
-    """Run ITPO with every world model over a grid of settings, and the base policy, on the same environment seeds.
+    """Run ITPO with every world model over a grid of settings, and the base policy, on the same tuning seeds; then the
+    base policy and the best cell on the seeds of evaluations, which nothing was chosen on.
 
-    The table and what the one-step models keep of the gain go to stdout; study.csv, study.png, study.json and one file
-    per cell to the folder of the study; progress to stderr. The same command takes up a study that was stopped.
+    The table, what the one-step models keep of the gain and the confirmation go to stdout; study.md, .csv, .png, .json
+    and one file per cell to the folder of the study; progress to stderr. The same command takes up a study that was
+    stopped.
     """
     task = get_task(task_name)
     out = config.out or Path("results", f"study-{task.name}")
-    prepare_output(out / "cells", task.name)
+    folder, confirmed = prepare_output(out / "cells", task.name).parent, out / "confirmation"
+    if config.confirm:
+        prepare_output(confirmed, task.name)
+    grid = config.resolved()
     command.set_up_torch(config.threads, config.device)
+    from fastdwm import tradeoff
     from fastdwm.bundle import Bundle, shipped_bundle
 
     weights = config.bundle or shipped_bundle(task.name)
     bundle = Bundle.load(weights)
     require(bundle.task == task.name, f"bundle: expected one for {task.name}, {weights} is for {bundle.task}")
-    grid, held = config.resolved(), held_samplers(bundle)
+    held = held_samplers(bundle)
     cells = grid.cells(held)
     for cell in cells:
         # Raises InputError for a number of network calls that the world model cannot do.
         bundle.world(sampler=cell.world_model, sample_steps=cell.sample_steps or None)
-    study = plan(bundle, weights, config, grid, out / "cells")
-    finished(study)
+        cell.itpo(config.itpo)
+    study = plan(bundle, weights, config, grid.episodes, config.seed, folder)
+    again = plan(bundle, weights, config, grid.episodes, config.confirm_seed, confirmed)
+    finished(study), finished(again)
     with command.progress() as report:
         run_cells(study, cells, report)
         measure_latencies(study, cells, report)
-    records = finished(study)
-    conclude(study, grid, {cell: records[cell.name] for cell in cells}, grid.centre(held), out)
+        records = read(study, cells)
+        rows = tradeoff.summarise(records, study.identity)
+        chosen = tradeoff.best(cells, rows)
+        if config.confirm:
+            run_cells(again, [BASE, chosen], report)
+    found = tradeoff.confirmation(read(again, [BASE, chosen]), chosen) if config.confirm else None
+    conclude(study, grid, rows, tradeoff.verdict(records, rows, grid.centre(held)), found, out)
 
 
 def held_samplers(bundle: "Bundle") -> dict[str, int]:
@@ -106,11 +119,11 @@ def held_samplers(bundle: "Bundle") -> dict[str, int]:
     return {name: calls[name]() for name in bundle.samplers}
 
 
-def plan(bundle: "Bundle", weights: Path, config: StudyConfig, grid: Grid, folder: Path) -> Study:
+def plan(bundle: "Bundle", weights: Path, config: StudyConfig, episodes: int, first_seed: int, folder: Path) -> Study:
     """The study, with what its cells must share; raises InputError without a limit on the length of an episode."""
     from fastdwm.evaluate import step_limit
 
-    seeds = [config.seed + i for i in range(grid.episodes)]
+    seeds = [first_seed + i for i in range(episodes)]
     max_steps = step_limit(bundle.env, config.max_steps)
     files = (weights / "weights.safetensors", weights / "bundle.json")
     here = circumstances(config.device)
@@ -120,6 +133,8 @@ def plan(bundle: "Bundle", weights: Path, config: StudyConfig, grid: Grid, folde
         "bundle": hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest(),
         "seeds": f"{seeds[0]} to {seeds[-1]}",
         "max_steps": max_steps,
+        "latency_decisions": config.latency_decisions,
+        **config.common(),
         "device": config.device,
         "backend": config.backend,
         **{f"versions.{name}": version for name, version in here["versions"].items()},
@@ -145,6 +160,12 @@ def finished(study: Study) -> dict[str, Record]:
     return records
 
 
+def read(study: Study, cells: list[Cell]) -> dict[Cell, Record]:
+    """The records of the cells, all of which are finished."""
+    records = finished(study)
+    return {cell: records[cell.name] for cell in cells}
+
+
 def run_cells(study: Study, cells: list[Cell], report: command.Report) -> None:
     """Run the episodes of the cells that are not finished, one cell per process at a time."""
     done = finished(study)
@@ -155,13 +176,13 @@ def run_cells(study: Study, cells: list[Cell], report: command.Report) -> None:
         return
     # Compiles the CPU kernels if no run before has: here, where it shows, and once for all processes.
     report("preparation (the first run compiles)", 0, 1)
-    study.agent(todo[0], study.config.seed)
+    study.agent(todo[0], study.seeds[0])
     report("preparation (the first run compiles)", 1, 1)
     context = get_context("spawn")
     shares = context.RawArray("d", [float(cell.name in done) for cell in cells])
     total = sum(cell.work for cell in cells)
     already = sum(cell.work for cell in cells if cell.name in done)
-    stage = f"episodes, {len(todo)} of {len(cells)} cells to run (per mille of the work)"
+    stage = f"{study.folder.name}, {len(todo)} of {len(cells)} cells to run (per mille of the work)"
     workers = min(study.config.workers, len(todo))
     pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(shares, study))
     try:
@@ -258,23 +279,27 @@ def measure_latencies(study: Study, cells: list[Cell], report: command.Report) -
     missing = [cell for cell in cells if "latency" not in records[cell.name]]
     for i, cell in enumerate(missing):
         report("latency of one episode alone, cells", i, len(missing))
-        seconds = decision_latency(study.agent(cell, study.seeds[0]), visited)
+        agent = study.agent(cell, study.seeds[0])
+        seconds = decision_latency(agent, visited, decisions=study.config.latency_decisions)
         write_json(study.path(cell), {**records[cell.name], "latency": latency_ms(seconds)})
     if missing:
         report("latency of one episode alone, cells", len(missing), len(missing))
 
 
-def conclude(study: Study, grid: Grid, records: dict[Cell, Record], centre: list[Cell], out: Path) -> None:
-    """Write the CSV, the picture and study.json; print the table and the verdict."""
-    from fastdwm import tradeoff
+def conclude(
+    study: Study, grid: Grid, rows: list[Record], verdict: list[str], confirmation: Record | None, out: Path
+) -> None:
+    """Write the table as Markdown and CSV, the picture and study.json; print the table and what follows from it."""
+    from fastdwm import study_tables, tradeoff
 
-    rows = tradeoff.summarise(records, study.identity)
-    verdict = tradeoff.verdict(records, rows, centre)
-    tradeoff.write_csv(rows, out / "study.csv")
+    here = circumstances(study.config.device)
+    title = f"{study.bundle.task}, {len(study.seeds)} episodes per cell"
+    sentences = verdict + ([study_tables.confirmed(confirmation)] if confirmation else [])
     summary = {
         "task": study.bundle.task,
-        **circumstances(study.config.device),
+        **here,
         "verdict": verdict,
+        "confirmation": confirmation,
         "config": dataclasses.asdict(study.config),
         "grid": dataclasses.asdict(grid),
         "seeds": study.seeds,
@@ -282,12 +307,14 @@ def conclude(study: Study, grid: Grid, records: dict[Cell, Record], centre: list
         "cells": rows,
     }
     write_json(out / "study.json", summary)
-    title = f"{study.bundle.task}, {len(study.seeds)} episodes per cell"
+    tradeoff.write_csv(rows, out / "study.csv")
     tradeoff.save_plot(rows, out / "study.png", title)
-    tradeoff.print_table(rows, f"{title}, environment seeds: {study.identity['seeds']}")
-    print("\n".join(verdict))
-    for name in ("study.csv", "study.png", "study.json"):
-        print(out / name)
+    title = f"{title}, environment seeds {study.identity['seeds']}"
+    study_tables.write_markdown(rows, out / "study.md", title, sentences, here)
+    study_tables.print_table(rows, title)
+    print("\n".join(sentences))
+    for kind in ("md", "csv", "png", "json"):
+        print(out / f"study.{kind}")
 
 
 def parse(argv: list[str]) -> tuple[str, StudyConfig]:

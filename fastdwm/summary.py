@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 
 from fastdwm import statistics
-from fastdwm.evaluate import Episode, Evaluation, Run
+from fastdwm.evaluate import LATENCY_DECISIONS, Episode, Evaluation, Run
 
 
 def summary(
@@ -45,12 +45,15 @@ def _samples(run: Run, score_pct: Callable[[float], float]) -> dict[str, list[fl
     }
 
 
-def latency_ms(seconds: Sequence[float], deadline_ms: float | None = None) -> dict[str, float]:
-    """Number of calls, median and 99th percentile of their duration in ms; with a deadline the calls that missed it."""
+def latency_ms(seconds: Sequence[float], deadline_ms: float | None = None) -> dict[str, float | None]:
+    """Number of calls, median and 99th percentile of their duration in ms; with a deadline the calls that missed it.
+
+    Of fewer than LATENCY_DECISIONS calls the 99th percentile is None: it would be the luck of a few.
+    """
     ms = np.asarray(seconds) * 1e3
-    p50, p99 = np.percentile(ms, [50, 99])
+    p99 = float(np.percentile(ms, 99)) if len(ms) >= LATENCY_DECISIONS else None
     missed = {} if deadline_ms is None else {"missed": int((ms > deadline_ms).sum())}
-    return {"calls": len(ms), "p50_ms": float(p50), "p99_ms": float(p99), **missed}
+    return {"calls": len(ms), "p50_ms": float(np.median(ms)), "p99_ms": p99, **missed}
 
 
 def mean_diagnostics(episodes: Sequence[Episode]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Score against decision latency: rows of a study, Pareto front, what is kept of the gain, table and picture."""
+"""Score against decision latency: rows of a study, Pareto front, what is kept of the gain, and the picture."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from scipy import stats
 
 from fastdwm import statistics
 from fastdwm.grid import BASE, Cell
-from fastdwm.record import interval, spread
+from fastdwm.record import interval
 from fastdwm.statistics import Estimate
 from fastdwm.training import write_atomically
 
@@ -38,14 +38,14 @@ def summarise(records: Mapping[Cell, Mapping[str, Any]], identity: Mapping[str, 
     """
     rows = [_row(cell, record, records[BASE]) for cell, record in records.items()]
     front = pareto_front([row["latency_p50_ms"] for row in rows], [row["score_mean"] for row in rows])
-    shared = {name: identity[name] for name in ("bundle", "device", "backend")}
-    shared |= {name: value for name, value in identity.items() if name.startswith("versions.")}
+    shared = {name: identity[name] for name in ("bundle", "seeds", "device", "backend")}
+    shared |= {name: value for name, value in identity.items() if name.startswith(("itpo.", "versions."))}
     rows = [row | {"front": on_front} | shared for row, on_front in zip(rows, front, strict=True)]
     return sorted(rows, key=lambda row: row["latency_p50_ms"])
 
 
 def _row(cell: Cell, record: Mapping[str, Any], base: Mapping[str, Any]) -> Row:
-    episodes, latency = record["episodes"], record["latency"]
+    episodes, times = record["episodes"], record["latency"]
     score = _scores(record)
     summary, mean = statistics.summarise(score), statistics.bootstrap(score, np.mean)
     is_base = cell == BASE
@@ -68,9 +68,9 @@ def _row(cell: Cell, record: Mapping[str, Any], base: Mapping[str, Any]) -> Row:
         "terminated": sum(episode["terminated"] for episode in episodes),
         "decisions": sum(episode["length"] for episode in episodes),
         "discarded": sum(episode["discarded"] for episode in episodes),
-        "latency_p50_ms": latency["p50_ms"],
-        "latency_p99_ms": latency["p99_ms"],
-        "latency_calls": latency["calls"],
+        "latency_p50_ms": times["p50_ms"],
+        "latency_p99_ms": times["p99_ms"],
+        "latency_calls": times["calls"],
         "batch_size": record["batch_latency"]["size"],
         "batch_latency_p50_ms": record["batch_latency"]["p50_ms"],
         "wall_s": record["wall_s"],
@@ -127,7 +127,7 @@ def verdict(records: Mapping[Cell, Mapping[str, Any]], rows: Sequence[Row], cent
     gain = _scores(records[reference]) - base
     lines = [
         f"At H = {reference.horizon}, M = {reference.particles}, E = {reference.inner_steps}, "
-        f"{_title(ours)} gains {interval(_estimate(ours, 'difference'), '+')} over the base policy "
+        f"{title_of(ours)} gains {interval(estimate(ours, 'difference'), '+')} over the base policy "
         f"in {ours['latency_p50_ms']:.2f} ms per decision."
     ]
     for cell in centre:
@@ -137,17 +137,40 @@ def verdict(records: Mapping[Cell, Mapping[str, Any]], rows: Sequence[Row], cent
         gap = statistics.paired_difference(score, _scores(records[reference]))
         kept = _percent(gain_kept(score - base, gain)) if gain.mean() > 0 else "no share"
         lines.append(
-            f"{_title(row)} gains {interval(_estimate(row, 'difference'), '+')}: {kept} of that gain, "
+            f"{title_of(row)} gains {interval(estimate(row, 'difference'), '+')}: {kept} of that gain, "
             f"in {100 * row['latency_p50_ms'] / ours['latency_p50_ms']:.0f} % of the time; "
             f"paired difference {interval(asdict(gap), '+')}."
         )
     return lines
 
 
-def _title(row: Row) -> str:
+def title_of(row: Row) -> str:
     """World model and network calls."""
     label = STYLES[row["sampler"]]["label"]
     return f"{label} (K = {row['sample_steps']})" if row["sampler"] in MULTI_STEP else label
+
+
+def best(cells: Sequence[Cell], rows: Sequence[Row]) -> Cell:
+    """The cell with the highest interquartile mean, the base policy apart; among equals the fastest."""
+    by_name = {row["cell"]: row for row in rows}
+    ours = [cell for cell in cells if cell != BASE]
+    return max(ours, key=lambda cell: (by_name[cell.name]["score_iqm"], -by_name[cell.name]["latency_p50_ms"]))
+
+
+def confirmation(records: Mapping[Cell, Mapping[str, Any]], chosen: Cell) -> dict[str, Any]:
+    """Scores of the base policy and of the chosen cell, and their difference by seed, ready for JSON.
+
+    records: of the two cells, on seeds that the choice did not know.
+    """
+    base, score = _scores(records[BASE]), _scores(records[chosen])
+    return {
+        "cell": chosen.name,
+        **asdict(chosen),
+        "seeds": [episode["seed"] for episode in records[BASE]["episodes"]],
+        "base": asdict(statistics.summarise(base)),
+        "chosen": asdict(statistics.summarise(score)),
+        "difference": asdict(statistics.paired_difference(score, base)),
+    }
 
 
 def _percent(share: Estimate) -> str:
@@ -156,7 +179,8 @@ def _percent(share: Estimate) -> str:
     return f"{100 * share.value:.0f} %{ends}"
 
 
-def _estimate(row: Row, name: str) -> dict[str, Any]:
+def estimate(row: Row, name: str) -> dict[str, Any]:
+    """A value and its interval."""
     low, high = _ends(name)
     return {"value": row[name], "low": row[low], "high": row[high]}
 
@@ -168,34 +192,6 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(path, text.getvalue().encode())
-
-
-def print_table(rows: Sequence[Row], title: str) -> None:
-    """The rows on stdout; * marks the Pareto front."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console.width = 110
-    caption = "* Pareto front; ± standard deviation; [ ] 95 % bootstrap interval, difference by seed; ms: one decision"
-    table = Table(title=title, caption=caption)
-    for name in ("", "world model"):
-        table.add_column(name, no_wrap=True)
-    for name in ("H", "M", "E", "score", "score - base", "ended early", "ms, p50 / p99"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        is_base = row["cell"] == BASE.name
-        table.add_row(
-            "*" if row["front"] else "",
-            _title(row),
-            *("" if is_base else str(row[name]) for name in ("horizon", "particles", "inner_steps")),
-            spread({"mean": row["score_mean"], "std": row["score_std"]}),
-            "" if is_base else interval(_estimate(row, "difference"), "+"),
-            f"{row['terminated']} of {row['episodes']}",
-            f"{row['latency_p50_ms']:.2f} / {row['latency_p99_ms']:.2f}",
-        )
-    console.print(table)
 
 
 def save_plot(rows: Sequence[Row], path: Path, title: str) -> None:

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from fastdwm import command, eval, record
+from fastdwm import command, eval, evaluate, record
 from fastdwm.bundle import STATISTICS, Bundle
 from fastdwm.config import DiffusionConfig, EvalConfig, ITPOConfig, ReBRACConfig, RewardConfig
 from fastdwm.data import EnvSpec
@@ -70,6 +70,10 @@ def test_evaluation_leaves_table_json_and_picture(bundle, tmp_path, capsys):
     assert stdout.splitlines()[-2:] == [str(path), str(picture)]
     record = json.loads(path.read_text())
     assert f"{record['summary']['itpo']['score_pct']['mean']:.1f}" in stdout
+    # One episode alone is timed on 2000 decisions, the batch on the two of its twelve after the warm-up.
+    alone, batch = (record["summary"]["itpo"][f"{name}_latency"] for name in ("alone", "batch"))
+    assert f"{alone['p50_ms']:.2f} / {alone['p99_ms']:.2f}" in stdout
+    assert batch["p99_ms"] is None and f"{batch['p50_ms']:.2f} / -" in stdout
     assert record["seeds"] == [10000, 10001]
     assert record["config"]["itpo"]["particles"] == 2
     assert {"python", "torch", "mujoco", "gymnasium"} <= record["versions"].keys()
@@ -81,7 +85,9 @@ def test_evaluation_leaves_table_json_and_picture(bundle, tmp_path, capsys):
     assert diagnosis["realised_return"] is not None
 
 
-def test_a_deadline_is_reported(bundle, tmp_path, capsys):
+def test_a_deadline_is_reported(bundle, tmp_path, capsys, monkeypatch):
+    # Nothing here is about how one episode alone decides.
+    monkeypatch.setattr(evaluate, "LATENCY_BUDGET_S", 0.1)
     itpo = ITPOConfig(horizon=2, particles=2, inner_lr=0.1, inner_steps=4)
     for deadline_ms, missed in ((1e-3, 12), (1e5, 0)):
         out = tmp_path / str(missed)

@@ -193,6 +193,14 @@ def test_latency_of_one_episode_cycles_through_the_observations():
     assert seen[:4] == [1.0, 2.0, 1.0, 2.0]
 
 
+def test_each_pass_through_the_observations_is_an_episode_of_its_own():
+    agent, log = Counter(), []
+    agent.act = lambda obs: log.append("act")
+    agent.reset = lambda: log.append("reset")
+    decision_latency(agent, [np.zeros(1)] * 3, decisions=1)
+    assert log[:8] == ["reset", "act", "act", "act"] * 2
+
+
 def test_latency_stops_when_decisions_are_slow(monkeypatch):
     monkeypatch.setattr(evaluate, "LATENCY_BUDGET_S", 1e-9)
     assert len(decision_latency(Counter(), [np.array([1.0])])) == 1
@@ -206,8 +214,16 @@ def test_summary_pairs_the_seeds():
     numbers = summary(Evaluation([0, 1], {"base": run([1, 10]), "itpo": run([3, 12])}, latencies), lambda r: 10 * r)
     assert numbers["difference"]["score_pct"] == {"value": 20.0, "low": 20.0, "high": 20.0}
     assert numbers["itpo"]["return"]["mean"] == 7.5
-    assert numbers["itpo"]["alone_latency"] == pytest.approx({"calls": 2, "p50_ms": 3.0, "p99_ms": 3.98})
+    assert numbers["itpo"]["alone_latency"] == pytest.approx({"calls": 2, "p50_ms": 3.0, "p99_ms": None})
     assert numbers["itpo"]["discarded"] == 2
+
+
+def test_a_99th_percentile_rests_on_two_thousand_decisions():
+    # A hundredth of 2000 is twenty decisions: with 21 slow ones the percentile is one of them.
+    times = [0.001] * 1979 + [0.5] * 21
+    assert latency_ms(times)["p99_ms"] == pytest.approx(500)
+    few = latency_ms(times[1:])
+    assert few["p99_ms"] is None and (few["calls"], few["p50_ms"]) == (1999, pytest.approx(1))
 
 
 def test_missed_deadlines_are_counted():

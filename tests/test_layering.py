@@ -27,8 +27,8 @@ LAYERS = [
     {"graphs"},
     {"agent"},
     {"evaluate", "record"},
-    {"quality", "plot", "summary", "gradients", "model_plot", "model_tables", "tradeoff"},
-    {"offline"},
+    {"quality", "plot", "summary", "gradients", "ideal", "model_plot", "model_tables", "tradeoff"},
+    {"offline", "study_tables"},
     {"train", "eval", "report", "study"},
 ]
 

@@ -103,6 +103,10 @@ def test_report_leaves_tables_json_and_picture(folder, tmp_path, capsys):
         assert [line["H"] for line in sampler["return_gradient"]] == [1, 3, 5]
         assert sampler["jacobian"]["next_obs_by_action"]["states"] == 4
         assert 0 <= sampler["return_gradient"][0]["relative_error"]["low"]
+    # What a perfect network would show with the same sampler: K = 2 steps show little, one of MeanFlow everything.
+    perfect = {name: x["calibration"]["perfect_spread_to_error"] for name, x in record["samplers"].items()}
+    assert 0 < perfect["diffusion"] < 1 and (perfect["meanflow"], perfect["mlp"]) == (1, 0)
+    assert re.search(f"of a perfect network.* {perfect['diffusion']:.2f} .* 1.00 .* 0.00 ", stdout)
     assert f"{record['reward']['reward_rmse']:.4f}" in stdout
     assert "2 fresh episodes" in stdout
 

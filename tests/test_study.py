@@ -27,7 +27,8 @@ from fastdwm.reward import reward_shapes
 from fastdwm.tasks import get_task
 
 TINY = ("--samplers", "diffusion", "meanflow", "--horizons", "2", "--particles", "2", "--inner-steps", "1")
-SHORT = ("--episodes", "2", "--max-steps", "15", "--inner-lr", "0.1", "--workers", "1", "--backend", "reference")
+SHORT = ("--episodes", "2", "--max-steps", "15", "--inner-lrs", "0.1", "--workers", "1", "--backend", "reference")
+SHORT += ("--latency-decisions", "50")
 
 
 def save_bundle(folder, seed=0, **missing):
@@ -71,9 +72,9 @@ def run(bundle, out, *flags):
     return subprocess.run(argv, capture_output=True, text=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
-def read_cells(out):
+def read_cells(out, folder="cells"):
     """Records by name."""
-    return {path.stem: json.loads(path.read_text()) for path in Path(out, "cells").glob("*.json")}
+    return {path.stem: json.loads(path.read_text()) for path in Path(out, folder).glob("*.json")}
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def finished(bundle, tmp_path_factory):
 
 def test_a_study_leaves_table_csv_picture_and_json(finished):
     done, out = finished
-    assert done.stdout.splitlines()[-3:] == [str(out / f"study.{kind}") for kind in ("csv", "png", "json")]
+    assert done.stdout.splitlines()[-4:] == [str(out / f"study.{kind}") for kind in ("md", "csv", "png", "json")]
     assert "MeanFlow (K = 1) gains" in done.stdout and "left" in done.stderr
     assert (out / "study.png").read_bytes().startswith(b"\x89PNG")
     with (out / "study.csv").open(newline="") as file:
@@ -96,10 +97,10 @@ def test_a_study_leaves_table_csv_picture_and_json(finished):
     by_sampler = {row["sampler"]: row for row in rows}
     assert by_sampler.keys() == {"base", "diffusion", "meanflow"}
     axes = ("sample_steps", "horizon", "particles", "inner_steps", "inner_lr", "episodes", "latency_calls")
-    assert [by_sampler["diffusion"][name] for name in axes] == ["2", "2", "2", "1", "0.1", "2", "200"]
+    assert [by_sampler["diffusion"][name] for name in axes] == ["2", "2", "2", "1", "0.1", "2", "50"]
     assert {"score_low", "score_iqm", "difference_high", "latency_p99_ms", "front", "bundle"} <= rows[0].keys()
     summary = json.loads((out / "study.json").read_text())
-    assert summary["seeds"] == [10000, 10001] and "fastdwm.study hopper-medium" in summary["command"]
+    assert summary["seeds"] == [20000, 20001] and "fastdwm.study hopper-medium" in summary["command"]
     assert summary["identity"]["versions.torch"] and summary["identity"]["machine.cpu_count"]
 
 
@@ -107,13 +108,49 @@ def test_every_cell_runs_the_same_seeds_and_is_compared_by_seed(finished):
     _, out = finished
     cells = read_cells(out)
     assert cells.keys() == {"base", "diffusion-K2-H2-M2-E1-lr0.1", "meanflow-K1-H2-M2-E1-lr0.1"}
-    assert all([e["seed"] for e in record["episodes"]] == [10000, 10001] for record in cells.values())
+    assert all([e["seed"] for e in record["episodes"]] == [20000, 20001] for record in cells.values())
     scores = {name: np.array([e["score_pct"] for e in record["episodes"]]) for name, record in cells.items()}
     rows = {row["cell"]: row for row in json.loads((out / "study.json").read_text())["cells"]}
     for name, row in rows.items():
         assert row["difference"] == pytest.approx((scores[name] - scores["base"]).mean())
         # In the simulator an adapted policy acts differently, so these cells are no copies of the base policy.
         assert name == "base" or row["difference"] != 0
+
+
+def test_the_best_cell_is_confirmed_on_seeds_that_it_was_not_chosen_on(finished):
+    done, out = finished
+    cells, again = read_cells(out), read_cells(out, "confirmation")
+    rows = json.loads((out / "study.json").read_text())["cells"]
+    chosen = max((row for row in rows if row["cell"] != "base"), key=lambda row: row["score_iqm"])["cell"]
+    assert again.keys() == {"base", chosen}
+    assert all([e["seed"] for e in record["episodes"]] == [10000, 10001] for record in again.values())
+    found = json.loads((out / "study.json").read_text())["confirmation"]
+    base, score = (np.array([e["score_pct"] for e in again[name]["episodes"]]) for name in ("base", chosen))
+    assert (found["cell"], found["seeds"]) == (chosen, [10000, 10001])
+    assert found["difference"]["value"] == pytest.approx((score - base).mean())
+    assert found["chosen"]["mean"] != np.mean([e["score_pct"] for e in cells[chosen]["episodes"]])
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("Best by interquartile mean: ")]
+    assert "On seeds 10000 to 10001, which nothing was chosen on: score" in line
+    assert line in (out / "study.md").read_text()
+
+
+def test_a_study_writes_its_table_as_a_page(finished):
+    _, out = finished
+    page = (out / "study.md").read_text()
+    rows = [line.split("|") for line in page.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 3 and len({len(row) for row in rows}) == 1
+    assert "python -m fastdwm.study hopper-medium --bundle" in page and "environment seeds 20000 to 20001" in page
+
+
+def test_without_confirmation_no_other_seed_is_run(finished, bundle, tmp_path):
+    _, old = finished
+    (tmp_path / "cells").mkdir()
+    for path in (old / "cells").glob("*.json"):
+        (tmp_path / "cells" / path.name).write_bytes(path.read_bytes())
+    done = run(bundle, tmp_path, *TINY, *SHORT, "--no-confirm")
+    assert done.returncode == 0 and "Best by" not in done.stdout
+    assert not (tmp_path / "confirmation").exists()
+    assert json.loads((tmp_path / "study.json").read_text())["confirmation"] is None
 
 
 def test_finished_cells_are_not_repeated_and_a_missing_one_is(finished, bundle, tmp_path):
@@ -151,6 +188,7 @@ def test_a_killed_study_goes_on_where_it_was(bundle, tmp_path):
     # The longest cell comes first, so that the kill meets the second one in its middle.
     flags = ("--samplers", "diffusion", "--horizons", "8", "7", "6", "--particles", "200", "--inner-steps", "1")
     flags += ("--episodes", "2", "--max-steps", "60", "--workers", "1", "--backend", "reference")
+    flags += ("--latency-decisions", "10")
     process = subprocess.Popen(arguments(bundle, out, *flags), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not read_cells(out) and time.monotonic() < deadline:
@@ -176,10 +214,11 @@ def test_a_killed_study_goes_on_where_it_was(bundle, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--episodes", "3"], "seeds: 10000 to 10001, now 10000 to 10002"),
+        (["--episodes", "3"], "seeds: 20000 to 20001, now 20000 to 20002"),
         (["--max-steps", "9"], "max_steps: 15, now 9"),
+        (["--itpo.reset", "decision"], "itpo.reset: episode, now decision"),
     ],
-    ids=["episodes", "max-steps"],
+    ids=["episodes", "max-steps", "itpo"],
 )
 def test_cells_of_another_study_are_refused_and_kept(finished, bundle, change, message):
     _, out = finished
@@ -213,8 +252,10 @@ def test_a_foreign_file_among_the_cells_is_an_input_error(bundle, tmp_path):
         (["--horizons", "-1"], r"horizons: expected numbers >= 0, got \[-1\]"),
         (["--inner-steps", "0"], r"inner_steps: expected numbers >= 1, got \[0\]"),
         (["--workers", "0"], "workers: expected a positive number, got 0"),
+        (["--inner-lrs", "1e-5", "0"], r"inner_lrs: expected positive numbers, got \[1e-05, 0.0\]"),
+        (["--itpo.horizon", "3"], "itpo.horizon: an axis of the study, expected as horizons, got 3"),
     ],
-    ids=["sampler", "calls", "none", "grid", "horizon", "inner-steps", "workers"],
+    ids=["sampler", "calls", "none", "grid", "horizon", "inner-steps", "workers", "inner-lrs", "itpo"],
 )
 def test_wrong_flags_are_told_in_one_line(flags, message):
     with pytest.raises(InputError, match=message) as error:
@@ -256,12 +297,12 @@ def test_help_loads_nothing_heavy():
 def test_more_episodes_than_run_at_once_change_nothing(bundle, tmp_path, monkeypatch):
     # So large a step that other noise would change a return by more than the tolerance below.
     axes = {"samplers": ("diffusion",), "horizons": (2,), "particles": (2,), "inner_steps": (1,)}
-    config = StudyConfig(bundle, **axes, inner_lr=0.1, episodes=5, max_steps=15, backend="reference")
+    config = StudyConfig(bundle, **axes, inner_lrs=(0.1,), episodes=5, max_steps=15, backend="reference")
     grid, records = config.resolved(), []
     loaded = Bundle.load(bundle)
     for at_once in (2, 10):
         (tmp_path / str(at_once)).mkdir()
-        plan = study.plan(loaded, bundle, config, grid, tmp_path / str(at_once))
+        plan = study.plan(loaded, bundle, config, grid.episodes, config.seed, tmp_path / str(at_once))
         cell = grid.cells(study.held_samplers(loaded))[1]
         monkeypatch.setattr(study, "AT_ONCE", at_once)
         monkeypatch.setattr(study, "_study", plan)
@@ -271,5 +312,5 @@ def test_more_episodes_than_run_at_once_change_nothing(bundle, tmp_path, monkeyp
         assert shares == [1.0]
     assert [record["batch_latency"]["size"] for record in records] == [2, 5]
     split, whole = (record["episodes"] for record in records)
-    assert [e["seed"] for e in split] == [e["seed"] for e in whole] == list(range(10000, 10005))
+    assert [e["seed"] for e in split] == [e["seed"] for e in whole] == list(range(20000, 20005))
     assert [e["return"] for e in split] == pytest.approx([e["return"] for e in whole], abs=5e-3)

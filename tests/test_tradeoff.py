@@ -6,8 +6,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+from fastdwm.config import EvalConfig, ITPOConfig
+from fastdwm.errors import InputError
 from fastdwm.grid import BASE, GRIDS, Cell, Grid, StudyConfig
-from fastdwm.tradeoff import gain_kept, pareto_front, save_plot, summarise, verdict, write_csv
+from fastdwm.study_tables import confirmed
+from fastdwm.tradeoff import best, confirmation, gain_kept, pareto_front, save_plot, summarise, verdict, write_csv
 
 HELD = {"diffusion": 5, "meanflow": 1, "mlp": 1}
 GRID = Grid(
@@ -15,7 +18,7 @@ GRID = Grid(
     horizons=(8, 3, 0),
     particles=(2, 16),
     inner_steps=(1, 2),
-    inner_lr=0.4,
+    inner_lrs=(0.4,),
     split_step=True,
     design="star",
     episodes=3,
@@ -42,6 +45,28 @@ def test_several_inner_steps_share_the_step_size():
     assert {(cell.inner_steps, cell.inner_lr) for cell in GRID.cells(HELD)[1:]} == {(1, 0.4), (2, 0.2)}
     whole = dataclasses.replace(GRID, split_step=False)
     assert {cell.inner_lr for cell in whole.cells(HELD)[1:]} == {0.4}
+
+
+def test_step_sizes_are_an_axis():
+    cells = dataclasses.replace(GRID, horizons=(8,), particles=(2,), inner_lrs=(0.4, 0.1)).cells(HELD)
+    steps = [(cell.inner_steps, cell.inner_lr) for cell in cells if cell.sampler == "mlp"]
+    assert steps == [(1, 0.4), (2, 0.2), (1, 0.1)]
+
+
+def test_all_cells_share_the_settings_that_are_no_axis():
+    common = ITPOConfig(trust_region=0.1, reset="decision")
+    assert DIFFUSION.itpo(common) == ITPOConfig(8, 2, 1, 0.1, trust_region=0.1, reset="decision")
+    assert BASE.itpo(common) == dataclasses.replace(common, inner_steps=0)
+
+
+def test_a_study_chooses_on_tuning_seeds_alone():
+    config = StudyConfig(episodes=40)
+    chosen_on = {config.seed + i for i in range(40)}
+    assert not chosen_on & {EvalConfig().seed + i for i in range(1000)} and config.confirm_seed == EvalConfig().seed
+    for seed in (9_961, 10_000, 10_039):
+        with pytest.raises(InputError, match=f"confirm_seed: .*got 10000 beside {seed} to {seed + 39}"):
+            StudyConfig(episodes=40, seed=seed).resolved()
+    assert StudyConfig(episodes=40, seed=9_960).resolved() == StudyConfig(episodes=40).resolved()
 
 
 def test_the_bundles_own_number_of_calls_is_no_second_cell():
@@ -112,6 +137,29 @@ def test_verdict_names_the_share_of_gain_and_time():
     assert "diffusion (K = 5) gains +22.0 [4.0, 58.0]" in reference and "8.00 ms" in reference
     assert "MeanFlow (K = 1) gains +11.0" in kept and ": 50 % [50, 50] of that gain, in 25 % of the time" in kept
     assert kept.endswith("paired difference -11.0 [-29.0, -2.0].")
+
+
+def test_the_best_cell_has_the_highest_interquartile_mean_then_the_least_cost():
+    slow, fall = Cell("mlp", 1, 8, 2, 1, 0.1), Cell("mlp", 1, 3, 2, 1, 0.1)
+    records = {
+        BASE: record([99.0] * 8, 0.5),
+        slow: record([90.0, 91.0, 92.0, 93.0, 94.0, 95.0, 96.0, 97.0], 8.0),
+        MEANFLOW: record([90.0, 91.0, 92.0, 93.0, 94.0, 95.0, 96.0, 97.0], 2.0),
+        fall: record([0.0, 0.0, 92.0, 93.0, 94.0, 95.0, 96.0, 97.0], 1.0),
+    }
+    # The falls do not count, the base policy is no choice, and of the three equals the fastest one wins.
+    assert best(list(records), summarise(records, IDENTITY)) == fall
+    del records[fall]
+    assert best(list(records), summarise(records, IDENTITY)) == MEANFLOW
+
+
+def test_confirmation_pairs_the_seeds():
+    found = confirmation(RECORDS, MEANFLOW)
+    assert found["difference"]["value"] == pytest.approx((2 + 2 + 29) / 3) and found["seeds"] == [0, 1, 2]
+    assert confirmed(found) == (
+        "Best by interquartile mean: MeanFlow (K = 1), H = 8, M = 2, E = 1, step size 0.1. On seeds 0 to 2, which "
+        "nothing was chosen on: score 85.0 ± 13.9, base policy 74.0 ± 29.5, difference +11.0 [2.0, 29.0]."
+    )
 
 
 def test_there_is_no_verdict_without_the_diffusion_model():

@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# bench/results.sh WHAT [FLAG...]: makes files of bench/results anew, see bench/results/README.md. WHAT: evaluation, study,
+# settings, models or benchmark. The flags go on to every command. Wants a machine that does nothing else: latencies.
+# A study that was stopped goes on with the same command; SCRATCH is where, RESULTS where the files go.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python}
+scratch=${SCRATCH:-results/bench}
+results=${RESULTS:-bench/results}
+task=hopper-medium
+
+# shown FILE COMMAND...: the command and what it prints, at the end of FILE and on the screen.
+shown() {
+    local file=$1
+    shift
+    { echo "\$ python $*" && "$python" "$@" && echo; } | tee -a "$file"
+}
+
+evaluation() {
+    local page=$scratch/evaluation.txt eval=(-m fastdwm.eval "$task" --out "$scratch")
+    rm -f "$page"
+    for sampler in diffusion meanflow mlp; do
+        shown "$page" "${eval[@]}" --episodes 50 --sampler "$sampler" "$@"
+    done
+    shown "$page" "${eval[@]}" --episodes 10 --backend reference "$@"
+    shown "$page" "${eval[@]}" --sampler meanflow --episodes 1 --deadline-ms 5 --itpo.inner-steps 8 \
+        --itpo.inner-lr 2.5e-6 "$@"
+    mv "$page" "$results/$task-evaluation.txt"
+}
+
+study() {
+    "$python" -m fastdwm.study "$task" --out "$scratch/study" "$@"
+    for kind in md csv png; do cp "$scratch/study/study.$kind" "$results/$task-study.$kind"; done
+}
+
+# What the defaults were chosen from: the axes, then every other setting of a decision at their centre.
+settings() {
+    local study=(-m fastdwm.study "$task" --samplers diffusion) page=$scratch/settings.md
+    local centre=(--horizons 8 --particles 2 --inner-steps 1 --inner-lrs 2e-5 --no-confirm)
+    local far=(--horizons 8 --particles 2 --inner-steps 1 --inner-lrs 2e-5 1e-4 5e-4 --no-confirm)
+    local adam=(--horizons 8 --particles 2 --inner-steps 1 --inner-lrs 1e-5 1e-6 1e-7 --no-confirm)
+    echo "# $task: the settings that were tried" >"$page"
+    setting "$page" --horizons 8 5 3 1 0 --particles 2 1 4 16 --inner-steps 1 2 4 \
+        --inner-lrs 2e-5 5e-6 1e-5 4e-5 8e-5 "$@"
+    setting "$page" "${far[@]}" --itpo.reset decision "$@"
+    setting "$page" "${adam[@]}" --itpo.optimiser adam "$@"
+    for other in "terminal-value mean" "terminal-value first" "termination mask" "termination soft" \
+        "grad-clip 100" "anchor-coef 1" "anchor-coef 10" "trust-region 0.02" "held-out-particles 8"; do
+        read -r name value <<<"$other"
+        setting "$page" "${centre[@]}" "--itpo.$name" "$value" "$@"
+    done
+    mv "$page" "$results/$task-settings.md"
+}
+
+# setting PAGE FLAG...: a study of its own, in a folder named after its flags, at the end of PAGE.
+setting() {
+    local page=$1 out
+    shift
+    out=$scratch/settings/$(tr -c 'a-z0-9.\n-' '_' <<<"${*#--}")
+    "$python" "${study[@]}" --out "$out" "$@"
+    { echo && cat "$out/study.md"; } >>"$page"
+}
+
+models() {
+    local page=$scratch/models.txt
+    rm -f "$page"
+    shown "$page" -m fastdwm.report models "$task" --out "$scratch" "$@"
+    mv "$page" "$results/$task-models.txt"
+}
+
+benchmark() {
+    for threads in 1 2; do
+        "$python" -m pytest bench --benchmark-only --compile --device cpu --threads "$threads" \
+            --benchmark-json "$scratch/cpu-$threads.json" "$@"
+    done
+    "$python" bench/table.py "$scratch"/cpu-[12].json --markdown >"$scratch/cpu.md"
+    mv "$scratch/cpu.md" "$results/cpu-epyc.md"
+}
+
+what=${1:-}
+case $what in
+evaluation | study | settings | models | benchmark)
+    shift
+    mkdir -p "$scratch" "$results"
+    "$what" "$@"
+    ;;
+*)
+    echo "usage: bench/results.sh evaluation|study|settings|models|benchmark [FLAG...]" >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,120 @@
+"""What the README and the pages it leads to promise: links that are in git, and commands that parse."""
+
+import importlib
+import json
+import os
+import re
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastdwm import command
+
+ROOT = Path(__file__).parent.parent
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+COMMAND = re.compile(r"python -m fastdwm\.(\w+)([^`\n&|;]*)")
+EXAMPLES = {"TASK": "hopper-medium", "BUNDLE": "hopper-medium"}
+
+
+@pytest.fixture(scope="module")
+def tracked():
+    """Files in git, relative to the root."""
+    if not (ROOT / ".git").exists() or not shutil.which("git"):
+        pytest.skip("no git checkout")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return {Path(name) for name in listed.split("\0") if name}
+
+
+def links(page):
+    """Targets of the page's relative links and pictures, relative to the root."""
+    targets = [target for target in LINK.findall((ROOT / page).read_text()) if not re.match(r"[a-z]+:|#", target)]
+    return [Path(os.path.normpath(page.parent / target.partition("#")[0])) for target in targets]
+
+
+def pages():
+    """README, CHANGELOG and every Markdown page that they lead to."""
+    found, todo = [], [Path("README.md"), Path("CHANGELOG.md")]
+    while todo:
+        page = todo.pop()
+        if page not in found and (ROOT / page).is_file():
+            found.append(page)
+            todo += [target for target in links(page) if target.suffix == ".md"]
+    return found
+
+
+def parse(module, text):
+    """Give the arguments to the command's own parser; raises what the command would."""
+    loaded = importlib.import_module(f"fastdwm.{module}")
+    argv = [EXAMPLES.get(word, word) for word in shlex.split(text)]
+    if hasattr(loaded, "parse"):
+        return loaded.parse(argv)
+    return command.parse(loaded.presets(), module, "", argv)
+
+
+def test_every_relative_link_and_picture_is_in_git(tracked):
+    folders = {parent for path in tracked for parent in path.parents}
+    dead = [f"{page}: {target}" for page in pages() for target in links(page) if target not in tracked | folders]
+    assert not dead
+
+
+def test_the_readme_leads_to_the_results():
+    assert Path("bench/results/README.md") in pages()
+
+
+@pytest.mark.parametrize("page", pages(), ids=str)
+def test_every_command_parses(page):
+    found = COMMAND.findall((ROOT / page).read_text().replace("\\\n", " "))
+    assert found or page != Path("README.md")
+    for module, text in found:
+        # The name of a command alone speaks about it.
+        if text.strip():
+            parse(module, text)
+        else:
+            importlib.import_module(f"fastdwm.{module}")
+
+
+STAND_IN = """#!{python}
+import json, os, pathlib, sys
+argv = sys.argv[1:]
+with open(os.environ["CALLS"], "a") as file:
+    file.write(json.dumps(argv) + "\\n")
+if "fastdwm.study" in argv:
+    out = pathlib.Path(argv[argv.index("--out") + 1])
+    out.mkdir(parents=True)
+    for kind in ("md", "csv", "png"):
+        (out / ("study." + kind)).write_text(str(out))
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "files"),
+    [
+        ("evaluation", {"hopper-medium-evaluation.txt"}),
+        ("study", {"hopper-medium-study.md", "hopper-medium-study.csv", "hopper-medium-study.png"}),
+        ("settings", {"hopper-medium-settings.md"}),
+        ("models", {"hopper-medium-models.txt"}),
+        ("benchmark", {"cpu-epyc.md"}),
+    ],
+)
+def test_results_are_made_by_commands_that_parse(what, files, tmp_path):
+    python, calls = tmp_path / "python", tmp_path / "calls"
+    python.write_text(STAND_IN.format(python=sys.executable))
+    python.chmod(python.stat().st_mode | stat.S_IXUSR)
+    folders = {"SCRATCH": str(tmp_path / "scratch"), "RESULTS": str(tmp_path / "results")}
+    environment = os.environ | folders | {"PYTHON": str(python), "CALLS": str(calls)}
+    subprocess.run([ROOT / "bench" / "results.sh", what], env=environment, check=True, capture_output=True, timeout=60)
+    assert {path.name for path in (tmp_path / "results").iterdir()} == files
+    for argv in map(json.loads, calls.read_text().splitlines()):
+        if argv[0] == "-m" and argv[1].startswith("fastdwm."):
+            parse(argv[1].removeprefix("fastdwm."), shlex.join(argv[2:]))
+    # Every study has a folder of its own, and all of them are in the page.
+    studies = [argv for argv in map(json.loads, calls.read_text().splitlines()) if "fastdwm.study" in argv]
+    assert len({argv[argv.index("--out") + 1] for argv in studies}) == len(studies)
+    if what == "settings":
+        page = (tmp_path / "results" / "hopper-medium-settings.md").read_text()
+        assert len(studies) > 1 and all(argv[argv.index("--out") + 1] in page for argv in studies)

@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
-from fastdwm.config import SAMPLERS, ITPOConfig, require, require_positive
+from fastdwm.config import SAMPLERS, ITPOConfig, require, require_choices, require_positive
 
 AXES = ("samplers", "horizons", "particles", "inner_steps")
 
@@ -205,6 +205,7 @@ class StudyConfig:
     """how: plain torch and autograd, or the fused operators with their hand-derived gradients; auto is fused"""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require(self.seed >= 0, f"seed: expected a number >= 0, got {self.seed}")
         require_positive(self, "inner_lr", "episodes", "max_steps", "workers", "threads")
         for name in AXES:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 # Each module may import only from layers before its own.
 LAYERS = [
     {"errors"},
-    {"tasks"},
+    {"tasks", "checks"},
     {"config"},
     {"nets", "data", "statistics", "command", "deadline", "grid"},
     {"rebrac", "diffusion", "meanflow", "deterministic", "reward"},

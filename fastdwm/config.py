@@ -213,9 +213,11 @@ class ITPOConfig:
     termination_temperature: float = 0.1
     """width of the soft termination, in units of each limited coordinate's standard deviation"""
     reset: Literal["decision", "episode", "never"] = "episode"
-    """when the adapted policy returns to the base policy"""
-    redraw_noise: bool = False
-    """draw new noise for every inner step instead of one bank per decision"""
+    """when the adapted policy returns to the base policy; never: not even for a new episode (as the paper), which in an
+    evaluation is as `episode`, for it gives every episode a policy of its own"""
+    noise: Literal["decision", "step", "time"] = "decision"
+    """what the noise is drawn for: every decision, every inner step, or every absolute time t + j (as the paper), so
+    that a decision has that of the one before but for its last imagined step"""
     anchor_coef: float = 0.0
     """penalty on the squared distance of the imagined actions from the base policy's"""
     trust_region: float | None = None
@@ -232,7 +234,7 @@ class ITPOConfig:
     @property
     def noise_banks(self) -> int:
         """Noise banks that one decision draws for its inner steps."""
-        return self.inner_steps if self.redraw_noise else min(self.inner_steps, 1)
+        return self.inner_steps if self.noise == "step" else min(self.inner_steps, 1)
 
 
 BACKENDS = ("auto", "reference", "fused")

@@ -5,12 +5,15 @@ import torch
 from torch import Tensor
 
 from fastdwm.bundle import Bundle
-from fastdwm.config import BACKENDS, ITPOConfig, require
+from fastdwm.checks import require
+from fastdwm.config import BACKENDS, ITPOConfig
 from fastdwm.deadline import LEARNING, Deadline
 from fastdwm.episodes import Adaptation, Episodes
 from fastdwm.errors import InputError
+from fastdwm.forks import THREADS
 from fastdwm.fused import FusedObjective
 from fastdwm.graphs import CapturedEpisodes
+from fastdwm.isolation import isolated, own_bundle, own_modes, own_rows
 from fastdwm.itpo import Decision, Objective, ReferenceObjective, act
 from fastdwm.kernels.layout import Layout
 from fastdwm.nets import map_params
@@ -32,6 +35,8 @@ class Agent:
 
     The number of episodes follows from the first observation and stays until `reset()` or `keep`. What happens in an
     episode does not depend on the others. With `inner_steps=0` this is the base policy.
+    Computes in float32 on its own device whatever torch's default type, device, autocast or grad mode are. A process
+    that is forked after a decision with several threads needs `torch.set_num_threads(1)`: torch has lost the others.
     """
 
     def __init__(
@@ -52,22 +57,35 @@ class Agent:
         sampler: the world model, "diffusion", "meanflow" or "mlp", with its settings as in `Bundle.world`.
         deadline_ms: limit of one call of `act`, all its episodes together: inner steps that would end later are left
         out, see `warm_up`. `deadline.missed` of `deadline.decisions` took longer all the same.
-        Raises InputError for what the bundle does not hold or a value out of range."""
+        Raises InputError for what the bundle does not hold, a value out of range, or a held-out test that could tell
+        nothing: without noise, the unused particles are the used ones."""
         require(deadline_ms is None or deadline_ms > 0, f"deadline_ms: expected a positive number, got {deadline_ms}")
-        self.bundle, self.config, self.seed, self.device = bundle, config, seed, torch.device(device)
+        self.config, self.seed, self.device = config, seed, torch.device(device)
         self.deadline = None if deadline_ms is None else Deadline(deadline_ms / 1e3)
-        self.world = bundle.world(self.device, sampler=sampler, sample_steps=sample_steps, temperature=temperature)
-        base = map_params(lambda value: value.unsqueeze(0).to(self.device), bundle.policy)
-        self.layout = Layout.of(base)
-        self.base_policy = self.layout.pack(base)
-        self.objective = make_objective(self.world, self.layout, config, backend)
-        noise_shape = (self.world.dynamics.noise_steps, bundle.obs_dim)
-        shared = (self.layout, self.base_policy, self.objective, config, noise_shape, seed, self.deadline)
-        self.adaptation = Adaptation(*shared)
+        with own_modes(self.device), torch.device("cpu"):
+            self.bundle = own_bundle(bundle)
+            settings = dict(sampler=sampler, sample_steps=sample_steps, temperature=temperature)
+            self.world = self.bundle.world(self.device, **settings)
+            self.adaptation = self._adaptation(backend)
+        random = config.horizon > 0 and self.world.dynamics.stochastic
+        require(
+            config.held_out_particles == 0 or random,
+            "held_out_particles: expected 0 where nothing is random (sampler mlp, temperature 0 or horizon 0), "
+            f"got {config.held_out_particles}",
+        )
+        self.layout, self.base_policy = self.adaptation.layout, self.adaptation.base_policy
+        self.objective = self.adaptation.objective
         self.episodes: Episodes | CapturedEpisodes | None = None
         self._captured: CapturedEpisodes | None = None
         self.discarded = np.zeros(0, dtype=np.int64)
         self._last: tuple[Tensor, Decision] | None = None
+
+    def _adaptation(self, backend: str) -> Adaptation:
+        base = map_params(lambda value: value.unsqueeze(0).to(self.device), self.bundle.policy)
+        layout = Layout.of(base)
+        objective = make_objective(self.world, layout, self.config, backend)
+        noise_shape = (self.world.dynamics.noise_steps, self.bundle.obs_dim)
+        return Adaptation(layout, layout.pack(base), objective, self.config, noise_shape, self.seed, self.deadline)
 
     def _begin(self, n_episodes: int) -> Episodes | CapturedEpisodes:
         if self.device.type != "cuda" or not isinstance(self.objective, FusedObjective):
@@ -96,12 +114,16 @@ class Agent:
         if self.deadline is not None:
             self.deadline.decisions = self.deadline.missed = 0
 
+    @isolated
     def act(self, obs: np.ndarray | Tensor) -> np.ndarray:
         """Actions for one observation or for one of each episode.
 
         obs: (S,) or (B, S), raw units, finite.   Returns float32 (A,) or (B, A) in [-1, 1].
         Raises ValueError for another shape or a value that is not finite; the agent is as before then.
+        Raises FloatingPointError rather than return an action that is not finite, which damaged weights of the base
+        policy give, and RuntimeError in a forked process that has lost torch's threads.
         """
+        THREADS.check()
         if self.deadline is not None:
             self.deadline.start()
         obs = self._check(obs)
@@ -113,28 +135,37 @@ class Agent:
         self.discarded += decision.discarded.cpu().numpy()
         self._last = (rows, decision)
         actions = decision.action.cpu().numpy().reshape(*obs.shape[:-1], -1)
+        if not np.isfinite(actions).all():
+            raise FloatingPointError("the base policy's own action is not finite: its weights must be damaged")
         if self.deadline is not None:
             self.deadline.finish()
         return actions
 
     def _check(self, obs: np.ndarray | Tensor) -> Tensor:
-        obs = torch.as_tensor(obs).to(self.device, torch.float32).contiguous()
+        obs = own_rows(obs, self.device)
         expected = self.bundle.obs_dim
         if obs.dim() not in (1, 2) or obs.shape[-1] != expected or obs.numel() == 0:
             raise ValueError(f"obs: expected shape ({expected},) or (B, {expected}), got {tuple(obs.shape)}")
         rows = 1 if obs.dim() == 1 else len(obs)
         if self.episodes is not None and rows != len(self.episodes):
-            n = len(self.episodes)
-            raise ValueError(f"obs: expected one row for each of the {n} episodes, got {rows}; reset() starts anew")
+            n, never = len(self.episodes), self.config.reset == "never"
+            advice = "with reset='never' only a new agent has another number" if never else "reset() starts anew"
+            raise ValueError(f"obs: expected one row for each of the {n} episodes, got {rows}; {advice}")
         if not obs.isfinite().all():
             raise ValueError("obs: expected finite values, got NaN or infinity")
         return obs
 
+    @isolated
     def reset(self, mask: np.ndarray | None = None) -> None:
         """Start new episodes where mask (B,) holds: their policies are the base policy again.
 
+        To be called after the last decision of the old episode and before the first of the new one. A vector
+        environment of Gymnasium returns the last observation of an episode first, and the first of the next one only
+        after another step (`AutoresetMode.NEXT_STEP`, its default): call reset(mask) after that step, with the mask of
+        the step before, since the agent decides, and adapts, in that last observation too. With `SAME_STEP` the first
+        observation is there at once, and reset(mask) belongs right after the step that ended the episode.
         Without a mask all episodes start anew, noise included, and the next observation decides how many there are.
-        With the setting `reset="never"` the policies and the noise go on as they are.
+        With the setting `reset="never"` the policies and the noise go on as they are, and so does their number.
         """
         mask = None if mask is None else self._mask(mask)
         if self.config.reset == "never":
@@ -145,6 +176,7 @@ class Agent:
         elif self.episodes is not None:
             self.episodes.restart(mask)
 
+    @isolated
     def keep(self, mask: np.ndarray) -> None:
         """Go on with the episodes in mask (B,) alone; the others leave the batch."""
         mask = self._mask(mask)
@@ -153,13 +185,13 @@ class Agent:
         self._last = None
 
     def _mask(self, mask: np.ndarray) -> Tensor:
-        mask = torch.as_tensor(mask)
+        mask = mask.cpu() if isinstance(mask, Tensor) else torch.from_numpy(np.array(mask))
         shape = (len(self.discarded),)
         if mask.dtype != torch.bool or mask.shape != shape:
             raise ValueError(f"mask: expected bool of shape {shape}, got {mask.dtype} of {tuple(mask.shape)}")
         return mask
 
-    @torch.no_grad()
+    @isolated
     def diagnose(self) -> dict[str, np.ndarray]:
         """About the last decision, each (B,): the imagined return before and after it on the same noise, the gradient
         norm, the distance of the adapted parameters and of its action from the base policy's, the share of the update
@@ -181,9 +213,9 @@ class Agent:
         }
         return {name: value.cpu().numpy() for name, value in values.items()}
 
-    @torch.no_grad()
+    @isolated
     def value(self, obs: np.ndarray | Tensor) -> np.ndarray:
         """Terminal value (N,) of obs (N, S) under the base policy, in units of the trained reward."""
-        obs = torch.as_tensor(obs).to(self.device, torch.float32)
+        obs = own_rows(obs, self.device)
         action = policy(map_params(lambda value: value[0], self.layout.views(self.base_policy)), obs)
         return terminal_value(self.world, obs, action, self.config.terminal_value).cpu().numpy()

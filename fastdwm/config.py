@@ -4,38 +4,12 @@ The line under a field is its help text on the command line. The settings stand 
 that `--help` answers before torch is imported.
 """
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal
 
-from fastdwm.errors import InputError
+from fastdwm.checks import require, require_choices, require_positive, require_widths
 from fastdwm.tasks import Task
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise InputError(message) unless `condition` holds."""
-    if not condition:
-        raise InputError(message)
-
-
-def require_positive(config: Any, *names: str) -> None:
-    """Raise InputError unless each of these fields is positive or none."""
-    for name in names:
-        value = getattr(config, name)
-        require(value is None or value > 0, f"{name}: expected a positive number, got {value}")
-
-
-def require_widths(hidden: tuple[int, ...]) -> None:
-    """Raise InputError unless there is at least one hidden layer and every width is positive."""
-    require(len(hidden) > 0 and min(hidden) > 0, f"hidden: expected positive widths, got {hidden}")
-
-
-def require_choices(config: Any) -> None:
-    """Raise InputError where a field declared as Literal has another value, as one read from JSON may."""
-    for item in fields(config):
-        value, options = getattr(config, item.name), get_args(item.type)
-        if get_origin(item.type) is Literal:
-            require(value in options, f"{item.name}: expected one of {', '.join(map(str, options))}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -70,6 +44,7 @@ class ReBRACConfig:
     """hidden widths of policy and critics"""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require_positive(self, "updates", "batch_size", "actor_lr", "critic_lr", "policy_period")
         require(self.discount is None or 0 < self.discount < 1, f"discount: expected in (0, 1), got {self.discount}")
         require(0 < self.target_rate <= 1, f"target_rate: expected a number in (0, 1], got {self.target_rate}")
@@ -105,6 +80,7 @@ class DiffusionConfig:
     """fraction by which the sampled (averaged) weights follow the trained ones"""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require_positive(self, "updates", "batch_size", "lr", "denoise_steps", "grad_clip")
         features = self.time_features
         require(features > 0 and features % 2 == 0, f"time_features: expected an even number > 0, got {features}")
@@ -152,8 +128,8 @@ class MeanFlowConfig:
     """scale of the noise that a sample starts from (tau); 0: deterministic"""
 
     def __post_init__(self) -> None:
-        require_positive(self, "updates", "batch_size", "lr", "grad_clip")
         require_choices(self)
+        require_positive(self, "updates", "batch_size", "lr", "grad_clip")
         for name in ("equal_share", "temperature"):
             require(0 <= getattr(self, name) <= 1, f"{name}: expected a number in [0, 1], got {getattr(self, name)}")
         for name in ("adaptive_power", "policy_tilt"):
@@ -187,6 +163,7 @@ class DeterministicConfig:
     """fraction by which the averaged weights follow the trained ones"""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require_positive(self, "updates", "batch_size", "lr", "grad_clip")
         require(0 < self.ema_rate <= 1, f"ema_rate: expected a number in (0, 1], got {self.ema_rate}")
         require_widths(self.hidden)
@@ -208,6 +185,7 @@ class RewardConfig:
     """bound of the global gradient norm"""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require_positive(self, "updates", "batch_size", "lr", "grad_clip")
         require_widths(self.hidden)
 
@@ -235,17 +213,20 @@ class ITPOConfig:
     termination_temperature: float = 0.1
     """width of the soft termination, in units of each limited coordinate's standard deviation"""
     reset: Literal["decision", "episode", "never"] = "episode"
-    """when the adapted policy returns to the base policy"""
-    redraw_noise: bool = False
-    """draw new noise for every inner step instead of one bank per decision"""
+    """when the adapted policy returns to the base policy; never: not even for a new episode (as the paper), which in an
+    evaluation is as `episode`, for it gives every episode a policy of its own"""
+    noise: Literal["decision", "step", "time"] = "decision"
+    """what the noise is drawn for: every decision, every inner step, or every absolute time t + j (as the paper), so
+    that a decision has that of the one before but for its last imagined step"""
     anchor_coef: float = 0.0
     """penalty on the squared distance of the imagined actions from the base policy's"""
     trust_region: float | None = None
-    """bound on how far one update may move any coordinate of the current action; the update is halved until it holds"""
+    """bound on how far a decision may move any coordinate of the current action; updates are halved until it holds"""
     held_out_particles: int = 0
-    """keep an update only if the imagined return does not drop on this many unused particles; 0: keep all"""
+    """keep an update only if the imagined return does not drop on this many particles of its own; 0: keep all"""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         for name in ("horizon", "inner_steps", "inner_lr", "anchor_coef", "held_out_particles"):
             require(getattr(self, name) >= 0, f"{name}: expected a number >= 0, got {getattr(self, name)}")
         require_positive(self, "particles", "termination_temperature", "grad_clip", "trust_region")
@@ -253,7 +234,7 @@ class ITPOConfig:
     @property
     def noise_banks(self) -> int:
         """Noise banks that one decision draws for its inner steps."""
-        return self.inner_steps if self.redraw_noise else min(self.inner_steps, 1)
+        return self.inner_steps if self.noise == "step" else min(self.inner_steps, 1)
 
 
 BACKENDS = ("auto", "reference", "fused")
@@ -300,6 +281,7 @@ class EvalConfig:
     """how: plain torch and autograd, or the fused operators with their hand-derived gradients; auto is fused"""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require(self.seed >= 0, f"seed: expected a number >= 0, got {self.seed}")
         require_positive(self, "episodes", "sample_steps", "deadline_ms", "max_steps", "diagnose_every")
         require_positive(self, "threads", "workers")
@@ -342,6 +324,7 @@ class TrainConfig:
     """where the training runs: cpu, cuda or cuda:N"""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require(self.seed >= 0, f"seed: expected a number >= 0, got {self.seed}")
         require(0 < self.holdout < 1, f"holdout: expected a share in (0, 1), got {self.holdout}")
         require_positive(self, "log_every", "save_every", "threads")

@@ -13,7 +13,8 @@ LEARNING = 3
 class Deadline:
     """Hands out the inner steps of one decision after the other, as many as end within `limit_s` seconds.
 
-    What follows the last step (the action, its way to the host) is measured and reserved as well. A decision without
+    What follows the last step (the action, its way to the host) is measured and reserved as well; what comes before the
+    first (checks, noise) has passed when steps are handed out, and counts as used in every decision. A decision without
     room for a single step forgets the slowest cost, so that one hiccup does not end the adaptation for good; the
     LEARNING fastest stay, so that a limit that is too short is not tried and missed again and again.
     """
@@ -30,12 +31,12 @@ class Deadline:
 
     def start(self) -> None:
         """A decision begins."""
-        self._started = self._last_step = self._clock()
+        self._started = self._steps_ended = self._clock()
 
     def finish(self) -> None:
         """The decision is in the caller's hands."""
         now = self._clock()
-        self._rests.append(now - self._last_step)
+        self._rests.append(now - self._steps_ended)
         self.decisions += 1
         self.missed += now - self._started > self.limit_s
 
@@ -47,17 +48,18 @@ class Deadline:
                 break
             begun = self._clock()
             yield i
-            self._last_step = self._clock()
-            self._steps.append(self._last_step - begun)
+            self._steps.append(self._clock() - begun)
+        # Without a step too: what came before would otherwise be reserved a second time, and end the steps for good.
+        self._steps_ended = self._clock()
 
     def at_once(self, limit: int, run: Callable[[int], None]) -> None:
         """run(n) with the number of steps n that fits, at most `limit`; it must return when they have ended."""
         n = int(min(self._room(), limit))
         begun = self._clock()
         run(n)
-        self._last_step = self._clock()
+        self._steps_ended = self._clock()
         if n:
-            self._steps.append((self._last_step - begun) / n)
+            self._steps.append((self._steps_ended - begun) / n)
         else:
             self._lighten(n)
 

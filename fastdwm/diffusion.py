@@ -47,7 +47,7 @@ def respace(schedule: Schedule, steps: int) -> tuple[Schedule, Tensor]:
     steps: 1 to K.   The network has seen these levels in training, so it serves unchanged.
     Source: improved DDPM, 2102.09672, section 4.
     """
-    index = (torch.arange(1, steps + 1) * schedule.steps / steps).round().long() - 1
+    index = (torch.arange(1, steps + 1, dtype=torch.float64) * schedule.steps / steps).round().long() - 1
     if steps == schedule.steps:
         return schedule, index
     abar = schedule.abar[index]
@@ -102,6 +102,11 @@ class Diffusion:
     def noise_steps(self) -> int:
         """Gaussian vectors that one transition consumes: the start y_K and z_{K-1}..z_1 (z_0 is never used)."""
         return len(self.coefficients)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether its samples differ: they do."""
+        return True
 
     def predict(self, y: Tensor, index: int | Tensor, obs: Tensor, action: Tensor) -> Tensor:
         """Network output at diffusion step `index + 1` for y (..., S), normalised obs (..., S), action (..., A)."""

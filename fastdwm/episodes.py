@@ -34,6 +34,8 @@ class Adaptation:
 class Episodes:
     """B episodes, decided for in plain Python.
 
+    noise: that of the last decision, (E or 1, H, K, B, M, S), none before the first.
+
     Episode i draws its noise from its own generator, seeded by seed + i, on the CPU: what happens in it depends neither
     on the other episodes nor on the device.
     """
@@ -43,7 +45,7 @@ class Episodes:
         # A row for each episode rather than a view, so that unadapted copies act alike to the bit.
         self.base = shared.base_policy.repeat(n_episodes, 1)
         self.adapted = shared.start(self.base)
-        self.generators = [torch.Generator().manual_seed(shared.seed + i) for i in range(n_episodes)]
+        self.generators = [torch.Generator("cpu").manual_seed(shared.seed + i) for i in range(n_episodes)]
         self.noise: Tensor | None = None
 
     def __len__(self) -> int:
@@ -58,17 +60,29 @@ class Episodes:
         """Adapt and act in obs (B, S)."""
         shared, config = self.shared, self.shared.config
         state = shared.start(self.base) if config.reset == "decision" else self.adapted
-        self.noise = self._draw(config.noise_banks, config.particles)
-        held_out = self._draw(1, config.held_out_particles)[0]
+        self.noise = self._noise()
+        held_out = self._draw(config.inner_steps, config.horizon, config.held_out_particles)
         steps = shared.deadline and shared.deadline.steps(config.inner_steps)
         self.adapted, decision = decide(state, self.base, shared.objective, obs, self.noise, held_out, config, steps)
         return decision
 
-    def _draw(self, banks: int, particles: int) -> Tensor:
-        """Standard normal (banks, H, K, B, M, S)."""
+    def _noise(self) -> Tensor:
+        """The banks of the next decision, (E or 1, H, K, B, M, S)."""
+        config = self.shared.config
+        if config.noise != "time" or self.noise is None:
+            return self._draw(config.noise_banks, config.horizon, config.particles)
+        newest = self._draw(config.noise_banks, 1, config.particles)
+        return torch.cat([self.noise[:, 1:], newest], 1)[:, : config.horizon]
+
+    def _draw(self, banks: int, horizon: int, particles: int) -> Tensor | None:
+        """Standard normal (banks, horizon, K, B, particles, S); none for no particles."""
+        if particles == 0:
+            return None
         steps, obs_dim = self.shared.noise_shape
-        shape = (banks, self.shared.config.horizon, steps, particles, obs_dim)
-        draws = [torch.randn(shape, generator=generator) for generator in self.generators]
+        shape = (banks, horizon, steps, particles, obs_dim)
+        # Whatever the user has made torch's default type and device.
+        kind = dict(dtype=torch.float32, device="cpu")
+        draws = [torch.randn(shape, generator=generator, **kind) for generator in self.generators]
         return torch.stack(draws, 3).to(self.base.device)
 
     def restart(self, mask: Tensor) -> None:
@@ -80,3 +94,4 @@ class Episodes:
         rows = mask.to(self.base.device)
         self.base, self.adapted = self.base[rows], self.adapted.keep(rows)
         self.generators = [g for g, kept in zip(self.generators, mask.tolist(), strict=True) if kept]
+        self.noise = None if self.noise is None else self.noise[:, :, :, rows]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import accumulate
 from multiprocessing import get_context
 from time import perf_counter
 from typing import Any
@@ -69,6 +70,8 @@ class Run:
     """seconds spent in the simulator"""
     observations: list[np.ndarray] = field(default_factory=list)
     """one visited observation (S,) per call"""
+    processes: list[int] = field(default_factory=lambda: [0])
+    """where in act_calls the calls of each process begin"""
 
     @property
     def batch_size(self) -> int:
@@ -76,9 +79,10 @@ class Run:
         return max(size for size, _ in self.act_calls)
 
     def batch_latency_s(self) -> list[float]:
-        """Seconds per call while all episodes were running, without the warm-up unless there is nothing else."""
-        full = [seconds for size, seconds in self.act_calls if size == self.batch_size]
-        return full[WARM_UP:] or full
+        """Seconds per call while all episodes were running, without the warm-up of each process unless that is all."""
+        shares = [self.act_calls[i:j] for i, j in zip(self.processes, [*self.processes[1:], None], strict=True)]
+        full = [[seconds for size, seconds in share if size == self.batch_size] for share in shares]
+        return sum([share[WARM_UP:] for share in full], []) or sum(full, [])
 
 
 @dataclass
@@ -295,6 +299,7 @@ def run_shared(bundle: Bundle, config: EvalConfig, seeds: list[int], protocol: P
         act_calls=[call for run in runs for call in run.act_calls],
         env_s=sum(run.env_s for run in runs),
         observations=runs[0].observations,
+        processes=list(accumulate([len(run.act_calls) for run in runs[:-1]], initial=0)),
     )
 
 

@@ -11,9 +11,13 @@ from torch import Tensor
 
 from fastdwm.episodes import Adaptation
 from fastdwm.itpo import Adapted, Decision, decide
+from fastdwm.kernels.noise import normal
 
 TENSORS = ("params", "first", "second", "count")
 """of `Adapted`"""
+
+NOISE, HELD_OUT = 0, 1
+"""streams of the noise: that of the gradients, and that of the acceptance test"""
 
 WARM_UP = 3
 """eager runs before the capture: kernels are compiled and libraries initialised in them"""
@@ -22,9 +26,9 @@ WARM_UP = 3
 class CapturedEpisodes:
     """B episodes with the interface of `Episodes`.
 
-    The batch keeps its B slots when episodes leave; theirs are computed and ignored. Noise comes from one generator on
-    the device, seeded by `seed` and drawn anew at every replay: a slot's noise does not depend on who else is left,
-    but differs from that of `Episodes`.
+    The batch keeps its B slots when episodes leave; theirs are computed and ignored. The noise of slot i is a function
+    of seed + i and of the number of the decision, which is counted on the device: it depends neither on who else is
+    left nor on how many slots there are, but differs from that of `Episodes`.
     """
 
     def __init__(self, shared: Adaptation, n_episodes: int):
@@ -33,9 +37,10 @@ class CapturedEpisodes:
         self._base = shared.base_policy.repeat(n_episodes, 1)
         start = shared.start(self._base)
         self._state = replace(start, **{name: getattr(start, name).clone() for name in TENSORS})
-        self._obs = torch.zeros(n_episodes, shared.noise_shape[1], device=device)
+        self._obs = self._base.new_zeros(n_episodes, shared.noise_shape[1])
         self._slots = torch.arange(n_episodes, device=device)
-        self._generator = torch.Generator(device).manual_seed(shared.seed)
+        self._seeds = shared.seed + self._slots
+        self._time = torch.zeros_like(self._seeds)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._captured: dict[int, tuple[Decision, Tensor]] = {}
         if device.type == "cuda":
@@ -53,7 +58,7 @@ class CapturedEpisodes:
         """Start all episodes anew, noise included: as just constructed, without another capture."""
         self._slots = torch.arange(self.slots, device=self._base.device)
         self._overwrite(self.shared.start(self._base))
-        self._generator.manual_seed(self.shared.seed)
+        self._time.zero_()
 
     def _capture(self, n_steps: int) -> None:
         stream = torch.cuda.Stream()
@@ -63,7 +68,6 @@ class CapturedEpisodes:
                 self._run(n_steps)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(self._generator)
         with torch.cuda.graph(graph):
             self._captured[n_steps] = self._run(n_steps)
         self._graphs[n_steps] = graph
@@ -72,8 +76,9 @@ class CapturedEpisodes:
         """One decision of all slots on the static buffers: what a graph holds."""
         shared, config = self.shared, self.shared.config
         state = shared.start(self._base) if config.reset == "decision" else self._state
-        noise = self._draw(config.noise_banks, config.particles)
-        held_out = self._draw(1, config.held_out_particles)[0]
+        noise = self._draw(config.noise_banks, config.particles, NOISE)
+        held_out = self._draw(config.inner_steps, config.held_out_particles, HELD_OUT)
+        self._time += 1
         steps = range(n_steps)
         state, decision = decide(state, self._base, shared.objective, self._obs, noise, held_out, config, steps)
         self._overwrite(state)
@@ -91,10 +96,16 @@ class CapturedEpisodes:
         if self._obs.is_cuda:
             torch.cuda.synchronize(self._obs.device)
 
-    def _draw(self, banks: int, particles: int) -> Tensor:
-        steps, obs_dim = self.shared.noise_shape
-        shape = (banks, self.shared.config.horizon, steps, len(self._base), particles, obs_dim)
-        return torch.randn(shape, generator=self._generator, device=self._base.device)
+    def _draw(self, banks: int, particles: int, stream: int) -> Tensor | None:
+        """Standard normal (banks, H, K, B, particles, S); none for no particles."""
+        if particles == 0:
+            return None
+        config, (steps, obs_dim) = self.shared.config, self.shared.noise_shape
+        n_rows = banks * config.horizon * steps
+        # By absolute time t + j, imagined step j has the noise that step j + 1 had a decision ago.
+        period = steps if config.noise == "time" and stream == NOISE else max(n_rows, 1)
+        noise = normal(self._seeds, self._time, n_rows, particles * obs_dim, period, stream)
+        return noise.view(banks, config.horizon, steps, len(self._base), particles, obs_dim)
 
     def _overwrite(self, state: Adapted) -> None:
         for name in TENSORS:

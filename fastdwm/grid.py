@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from fastdwm.config import SAMPLERS, ITPOConfig, require, require_positive
+from fastdwm.config import SAMPLERS, ITPOConfig, require, require_choices, require_positive
 
 AXES = ("samplers", "horizons", "particles", "inner_steps", "inner_lrs")
 # What a cell says of the settings of a decision; the others are the same for all cells.
@@ -217,6 +217,7 @@ class StudyConfig:
     """how: plain torch and autograd, or the fused operators with their hand-derived gradients; auto is fused"""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         for name in ("seed", "confirm_seed"):
             require(getattr(self, name) >= 0, f"{name}: expected a number >= 0, got {getattr(self, name)}")
         require_positive(self, "episodes", "max_steps", "latency_decisions", "workers", "threads")

@@ -125,13 +125,15 @@ def ascend(state: Adapted, grads: Tensor, config: ITPOConfig) -> Adapted:
     return Adapted(state.layout, params, first, second, count)
 
 
-def shorten(layout: Layout, before: Tensor, after: Tensor, obs: Tensor, bound: float) -> tuple[Tensor, Tensor]:
-    """Halve each episode's update until no coordinate of its current action moves by more than `bound`.
+def shorten(
+    layout: Layout, before: Tensor, after: Tensor, obs: Tensor, action: Tensor, bound: float
+) -> tuple[Tensor, Tensor]:
+    """Halve each episode's update until no coordinate of its current action is further than `bound` from `action`.
 
+    action: (B, A), what the decision started from; that of the parameters `before` (B, P) is no further from it.
     Returns the parameters (B, P) and the remaining share (B,) of the update: 1, 1/2, ..., 2^-10, or 0 if even that is
     too far.
     """
-    action = act(layout, before, obs)
     scale = torch.ones_like(obs[:, 0])
     for _ in range(BACKTRACK_HALVINGS + 1):
         # lerp is exact at both ends: a whole update and none at all keep every bit.
@@ -146,11 +148,19 @@ def shorten(layout: Layout, before: Tensor, after: Tensor, obs: Tensor, bound: f
 
 
 def inner_step(
-    state: Adapted, base: Tensor, objective: Objective, obs: Tensor, noise: Tensor, held_out: Tensor, config: ITPOConfig
+    state: Adapted,
+    base: Tensor,
+    objective: Objective,
+    obs: Tensor,
+    noise: Tensor,
+    held_out: Tensor | None,
+    action: Tensor | None,
+    config: ITPOConfig,
 ) -> tuple[Adapted, Tensor, Tensor, Tensor]:
     """One policy update; returns the new state, and per episode J and the gradient norm before it, and the share kept.
 
-    noise: (H, K, B, M, S); everything else as in `decide`.
+    noise, held_out: (H, K, B, M, S), one bank of those in `decide`.   action: (B, A) that the decision started from,
+    for the trust region.   Everything else as in `decide`.
     """
     layout, scale = state.layout, torch.ones_like(obs[:, 0])
     returns, grads = objective.gradient(state.params, base, obs, noise)
@@ -158,9 +168,9 @@ def inner_step(
     factor = None if config.grad_clip is None else (config.grad_clip / norm.clamp(min=1e-12)).clamp(max=1)
     proposal = objective.ascend(state, grads, factor, config)
     if config.trust_region is not None:
-        params, scale = shorten(layout, state.params, proposal.params, obs, config.trust_region)
+        params, scale = shorten(layout, state.params, proposal.params, obs, action, config.trust_region)
         proposal = replace(proposal, params=params)
-    if held_out.shape[3]:
+    if held_out is not None:
         after = objective.value(proposal.params, base, obs, held_out)
         better = after >= objective.value(state.params, base, obs, held_out)
         scale = torch.where(better, scale, 0)
@@ -174,7 +184,7 @@ def decide(
     objective: Objective,
     obs: Tensor,
     noise: Tensor,
-    held_out: Tensor,
+    held_out: Tensor | None,
     config: ITPOConfig,
     steps: Iterable[int] | None = None,
 ) -> tuple[Adapted, Decision]:
@@ -182,7 +192,7 @@ def decide(
 
     state: adapted policies.   base: the base policy's parameters (B, P).   obs: (B, S) raw units.
     noise: (E or 1, H, K, B, M, S), one bank for every inner step or one bank for all.
-    held_out: (H, K, B, M', S), for the acceptance test; M' = 0 keeps every update.
+    held_out: (E, H, K, B, M', S), a bank for the acceptance test of every inner step; none: every update is kept.
     steps: 0, 1, .., one for each gradient step, ending early at a deadline; none: config.inner_steps of them.
     An episode whose objective, gradient or action is not finite discards the whole decision's update: it keeps the
     parameters from before and executes the base policy's action.
@@ -191,10 +201,12 @@ def decide(
     unknown = torch.full_like(obs[:, 0], torch.nan)
     first_return, first_norm, scale = unknown, unknown, torch.ones_like(unknown)
     finite = torch.ones_like(unknown, dtype=torch.bool)
+    action = None if config.trust_region is None else act(state.layout, state.params, obs)
     n_steps = 0
     for i in range(config.inner_steps) if steps is None else steps:
         n_steps += 1
-        state, returns, norm, scale = inner_step(state, base, objective, obs, noise[i % len(noise)], held_out, config)
+        banks = noise[i % len(noise)], None if held_out is None else held_out[i]
+        state, returns, norm, scale = inner_step(state, base, objective, obs, *banks, action, config)
         finite &= returns.isfinite() & norm.isfinite()
         if i == 0:
             first_return, first_norm = returns, norm

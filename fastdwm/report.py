@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastdwm import command
-from fastdwm.config import require
+from fastdwm.config import require, require_choices
 from fastdwm.record import circumstances, prepare_output, write_json
 from fastdwm.tasks import TASKS, get_task
 
@@ -56,6 +56,7 @@ class ReportConfig:
     """CPU threads of torch"""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         share = self.holdout
         require(share is None or 0 < share < 1, f"holdout: expected a share in (0, 1), got {share}")
         for name in ("episodes", "max_steps", "jacobian_states", "return_states", "particles", "threads"):

@@ -25,6 +25,10 @@ class Dynamics(Protocol):
     def noise_steps(self) -> int:
         """Gaussian vectors that one transition consumes."""
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether the noise changes anything."""
+
     def next_obs(self, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
         """Next observation (..., S) of obs (..., S), action (..., A) and noise (noise_steps, ..., S)."""
 

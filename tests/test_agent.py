@@ -1,16 +1,21 @@
 """The agent as a user holds it: shapes, episodes, carry-over, bad input."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 from models import HIDDEN, generator
 
-from fastdwm import Agent, Bundle, ITPOConfig
+from fastdwm import Agent, Bundle, ITPOConfig, shipped_bundle
 from fastdwm.config import DiffusionConfig, ReBRACConfig, RewardConfig
 from fastdwm.data import EnvSpec
 from fastdwm.diffusion import denoiser_shapes
+from fastdwm.errors import InputError
+from fastdwm.evaluate import Protocol, run_episodes
 from fastdwm.nets import init_mlp
 from fastdwm.rebrac import init_critics, init_policy
 from fastdwm.reward import reward_shapes
@@ -190,3 +195,83 @@ def test_both_backends_take_the_same_steps(bundle, optimiser, grad_clip):
     moved = (states[0].params - agents[0].episodes.base).abs().amax()
     assert moved > 1e-3
     assert torch.equal(states[0].count, states[1].count)
+
+
+def test_noise_by_absolute_time_moves_on_by_one_step(bundle):
+    agent, banks = Agent(bundle, replace(CONFIG, horizon=3, noise="time")), []
+    for i, obs in enumerate(observations(4, 2)):
+        agent.act(obs[i // 2 :])
+        banks.append(agent.episodes.noise)
+        if i == 1:
+            agent.keep(np.array([False, True]))
+            banks.append(banks.pop()[:, :, :, 1:])
+    for before, after in zip(banks[1:], banks[2:], strict=False):
+        assert torch.equal(after[:, :-1], before[:, 1:]) and not torch.equal(after[:, -1], before[:, -1])
+
+
+@pytest.mark.parametrize("noise", ["decision", "step", "time"])
+def test_noise_does_not_depend_on_the_other_episodes(bundle, noise):
+    config = replace(CONFIG, noise=noise, inner_steps=2, held_out_particles=2)
+    obs, agent, alone = observations(3, 2), Agent(bundle, config, seed=40), Agent(bundle, config, seed=41)
+    together = [agent.act(o)[1] for o in obs[:2]]
+    agent.keep(np.array([False, True]))
+    together.append(agent.act(obs[2, 1:])[0])
+    np.testing.assert_allclose(together, [alone.act(o[1]) for o in obs], atol=1e-6)
+
+
+def test_horizon_zero_has_no_noise_to_shift(bundle):
+    agent = Agent(bundle, replace(CONFIG, horizon=0, noise="time"))
+    assert all(np.isfinite(agent.act(obs)).all() for obs in observations(3, 2))
+
+
+def test_held_out_test_without_noise_is_refused(bundle):
+    config = replace(CONFIG, held_out_particles=2)
+    Agent(bundle, config)
+    shipped = Bundle.load(shipped_bundle("hopper-medium"))
+    Agent(shipped, config, sampler="meanflow")
+    for world, horizon in (({}, 0), ({"sampler": "mlp"}, 2), ({"sampler": "meanflow", "temperature": 0.0}, 2)):
+        with pytest.raises(InputError, match="held_out_particles: expected 0 where nothing is random .*, got 2"):
+            Agent(shipped, replace(config, horizon=horizon), **world)
+
+
+def test_with_reset_never_another_batch_needs_another_agent(bundle):
+    agent = Agent(bundle, replace(CONFIG, reset="never"))
+    agent.act(observations(1, 2)[0])
+    agent.reset()
+    with pytest.raises(ValueError, match="each of the 2 episodes, got 3; with reset='never' only a new agent has"):
+        agent.act(observations(1, 3)[0])
+
+
+def test_an_evaluation_gives_every_episode_a_policy_of_its_own(bundle):
+    """So there `never`, the paper's, is as `episode`."""
+    protocol = Protocol(max_steps=5, horizon=2, discount=0.9)
+    runs = [
+        run_episodes(Agent(bundle, replace(CONFIG, reset=reset)), bundle.env, [1, 2], protocol)
+        for reset in ("never", "episode")
+    ]
+    for never, episode in zip(*(run.episodes for run in runs), strict=True):
+        np.testing.assert_array_equal(never.actions, episode.actions)
+
+
+class Watched(Agent):
+    """Notes every observation, and whether the base policy's parameters met it."""
+
+    def act(self, obs):
+        fresh = np.ones(len(obs), bool)
+        if self.episodes is not None:
+            fresh = (self.episodes.params == self.episodes.base).all(1).numpy()
+        self.seen.append((obs, fresh))
+        return super().act(obs)
+
+
+def test_the_readmes_vector_environment_starts_every_episode_at_the_base_policy(bundle):
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "make_vec" in block]
+    agent = Watched(bundle, CONFIG)
+    agent.seen = []
+    exec(code, {"agent": agent, "gymnasium": gymnasium})
+    obs, fresh = (np.stack(values) for values in zip(*agent.seen, strict=True))
+    # Hopper starts almost at rest and 1.25 m high; later it may rest, but lower.
+    first = (np.abs(obs[:, :, 5:]) <= 5e-3).all(-1) & (obs[:, :, 0] >= 1.245)
+    assert first.sum() > 2 * first.shape[1]
+    np.testing.assert_array_equal(fresh, first)

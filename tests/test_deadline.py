@@ -21,16 +21,17 @@ class Clock:
 
 
 class Decisions:
-    """Decisions whose steps cost `step_s` and whose rest costs `rest_s`, all by hand."""
+    """Decisions whose start, steps and rest cost `start_s`, `step_s` each and `rest_s`, all by hand."""
 
-    def __init__(self, limit_s, step_s, rest_s=0.0):
-        self.clock, self.step_s, self.rest_s = Clock(), step_s, rest_s
+    def __init__(self, limit_s, step_s, rest_s=0.0, start_s=0.0):
+        self.clock, self.step_s, self.rest_s, self.start_s = Clock(), step_s, rest_s, start_s
         self.deadline = Deadline(limit_s, self.clock)
 
     def decide(self, limit, at_once=False):
         """Number of steps that one decision took."""
         taken = []
         self.deadline.start()
+        self.clock.now += self.start_s
         if at_once:
 
             def run(n):
@@ -96,6 +97,19 @@ def test_one_hiccup_does_not_end_the_adaptation(at_once):
     decisions.step_s = 0.5
     assert [decisions.decide(1, at_once) for _ in range(2)] == [0, 1]
     assert decisions.deadline.missed == 1
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("where", ["start_s", "step_s", "rest_s"])
+def test_one_hiccup_anywhere_does_not_end_the_adaptation(at_once, where):
+    """4 ms before the first step of 2 ms: a decision without a step must not book these 4 as what follows the steps."""
+    decisions = Decisions(limit_s=0.010, step_s=0.002, rest_s=0.0005, start_s=0.004)
+    taken = [decisions.decide(8, at_once) for _ in range(30)]
+    usual = getattr(decisions, where)
+    setattr(decisions, where, 0.1)
+    decisions.decide(8, at_once)
+    setattr(decisions, where, usual)
+    assert [decisions.decide(8, at_once) for _ in range(40)][-1] == taken[-1] == 2
 
 
 @pytest.mark.parametrize("at_once", [False, True])

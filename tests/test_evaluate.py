@@ -254,3 +254,10 @@ def test_video_without_renderer_is_an_input_error():
     spec.make = lambda render_mode: (_ for _ in ()).throw(RuntimeError("no display\nmore"))
     with pytest.raises(InputError, match="cannot render here .*no display"):
         check_video(spec)
+
+
+def test_the_warm_up_of_every_process_is_dropped():
+    warm, cold = [(2, 0.001)] * 5, [(2, 1.0)] * evaluate.WARM_UP
+    run = Run([], cold + warm + cold + warm, processes=[0, len(cold + warm)])
+    assert run.batch_latency_s() == [0.001] * 10
+    assert Run([], cold[:3]).batch_latency_s() == [1.0] * 3

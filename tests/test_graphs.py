@@ -23,13 +23,14 @@ def device(request):
     return request.param
 
 
-def make_episodes(device, n_episodes=3, config=CONFIG, deadline=None):
+def make_episodes(device, n_episodes=3, config=CONFIG, deadline=None, seed=3):
     bundle = make_bundle()
     params = {name: value.unsqueeze(0).to(device) for name, value in bundle.policy.items()}
     layout = Layout.of(params)
     objective = FusedObjective(bundle.world(device), layout, config, "ieee")
     shape = (bundle.dynamics_config.denoise_steps, bundle.obs_dim)
-    return CapturedEpisodes(Adaptation(layout, layout.pack(params), objective, config, shape, 3, deadline), n_episodes)
+    shared = Adaptation(layout, layout.pack(params), objective, config, shape, seed, deadline)
+    return CapturedEpisodes(shared, n_episodes)
 
 
 def observations(n_decisions, n_episodes, device):
@@ -43,9 +44,7 @@ def test_three_inputs_in_a_row_match_the_eager_decision(device):
     for o in obs:
         decision = captured.decide(o)
         noise = captured.noise.contiguous()
-        state, expected = decide(
-            state, captured.base, captured.shared.objective, o, noise, noise[0, :, :, :, :0], CONFIG
-        )
+        state, expected = decide(state, captured.base, captured.shared.objective, o, noise, None, CONFIG)
         torch.testing.assert_close(decision.action, expected.action, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(decision.objective, expected.objective, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(captured.params, state.params, rtol=1e-5, atol=1e-6)
@@ -84,6 +83,42 @@ def test_renewed_episodes_are_as_new(device):
     episodes.renew()
     assert len(episodes) == 3
     assert all(torch.equal(episodes.decide(o).action, action) for o, action in zip(obs, expected, strict=True))
+
+
+def played(shares, device, config, n_decisions=3):
+    """Actions (decisions, 4, A) of four episodes in shares of consecutive slots; the first leaves after a decision."""
+    obs, parts = observations(n_decisions, 4, device), []
+    for first, n in shares:
+        episodes = make_episodes(device, n, config, seed=3 + first)
+        rows = torch.arange(first, first + n)
+        parts.append([episodes.decide(obs[0, rows]).action])
+        stays = rows > 0
+        episodes.keep(stays)
+        for o in obs[1:]:
+            action = torch.zeros_like(parts[-1][0])
+            if stays.any():
+                action[stays] = episodes.decide(o[rows[stays]]).action
+            parts[-1].append(action)
+    return torch.cat([torch.stack(part) for part in parts], 1)
+
+
+@pytest.mark.parametrize("noise", ["decision", "step", "time"])
+def test_episodes_are_the_same_in_any_split(device, noise):
+    config = replace(CONFIG, noise=noise, inner_steps=2, held_out_particles=2, inner_lr=1e-3)
+    whole = played([(0, 4)], device, config)
+    assert torch.equal(whole, played([(0, 2), (2, 2)], device, config))
+    assert torch.equal(whole, played([(0, 1), (1, 3)], device, config))
+    assert not torch.equal(whole, played([(0, 4)], device, replace(config, inner_steps=0)))
+
+
+def test_noise_by_absolute_time_moves_on_by_one_step(device):
+    episodes, obs = make_episodes(device, config=replace(CONFIG, noise="time")), observations(3, 3, device)
+    banks = []
+    for o in obs:
+        episodes.decide(o)
+        banks.append(episodes.noise.clone())
+    for before, after in zip(banks, banks[1:], strict=False):
+        assert torch.equal(after[:, :-1], before[:, 1:]) and not torch.equal(after[:, -1], before[:, -1])
 
 
 def test_a_deadline_chooses_the_number_of_steps(device):

@@ -28,7 +28,6 @@ def decision(config=CONFIG, noise=None, held_out=None, state=None):
     """One decision of B episodes with everything not given at its default."""
     base = base_policies()
     noise = make_noise(H, K, B, M).unsqueeze(0) if noise is None else noise
-    held_out = noise[0][:, :, :, :0] if held_out is None else held_out
     state = start_from(base, config) if state is None else state
     return decide(state, base, ReferenceObjective(make_world(), LAYOUT, config), make_obs(B), noise, held_out, config)
 
@@ -57,7 +56,7 @@ def test_inner_steps_follow_each_other():
 
 def test_redrawn_noise_uses_one_bank_per_inner_step():
     banks = torch.stack([make_noise(H, K, B, M, seed=s) for s in (1, 2)])
-    both, _ = decision(replace(CONFIG, inner_steps=2, redraw_noise=True), noise=banks)
+    both, _ = decision(replace(CONFIG, inner_steps=2, noise="step"), noise=banks)
     first, _ = decision(noise=banks[:1])
     second, _ = decision(noise=banks[1:], state=first)
     torch.testing.assert_close(both.params, second.params)
@@ -86,7 +85,7 @@ def test_clipping_bounds_each_episode_by_itself():
 
 def test_trust_region_halves_the_update_until_the_action_moves_little_enough():
     base, obs, bound = base_policies(), make_obs(B), 0.05
-    params, scale = shorten(LAYOUT, base, base + 0.3, obs, bound)
+    params, scale = shorten(LAYOUT, base, base + 0.3, obs, act(LAYOUT, base, obs), bound)
     moved = (act(LAYOUT, params, obs) - act(LAYOUT, base, obs)).abs().amax(1)
     assert (moved <= bound).all() and (moved > 0).all() and (scale < 1).all()
     torch.testing.assert_close(torch.log2(scale), torch.log2(scale).round())
@@ -95,15 +94,38 @@ def test_trust_region_halves_the_update_until_the_action_moves_little_enough():
     assert ((act(LAYOUT, double, obs) - act(LAYOUT, base, obs)).abs().amax(1) > bound).all()
 
 
+def test_trust_region_bounds_the_whole_decision():
+    base, obs, bound = base_policies(), make_obs(B), 0.01
+    config = replace(CONFIG, inner_steps=5, inner_lr=0.3)
+    free, _ = decision(config)
+    bounded, result = decision(replace(config, trust_region=bound))
+    start = act(LAYOUT, base, obs)
+    assert ((act(LAYOUT, free.params, obs) - start).abs().amax(1) > 2 * bound).all()
+    moved = (result.action - start).abs().amax(1)
+    assert (moved <= bound).all() and (moved > bound / 4).all()
+
+
+def test_every_inner_step_is_tested_on_a_bank_of_its_own():
+    """The second bank refuses everything: its return is not a number, and no comparison with that holds."""
+    held_out = torch.stack([make_noise(H, K, B, M, seed=s) for s in (3, 4)])
+    config = replace(CONFIG, inner_steps=2, inner_lr=1e-4, held_out_particles=M)
+    one, _ = decision(replace(config, inner_steps=1), held_out=held_out[:1])
+    both, _ = decision(config, held_out=held_out)
+    held_out[1] = torch.nan
+    refused, result = decision(config, held_out=held_out)
+    assert torch.equal(refused.params, one.params) and (result.update_scale == 0).all()
+    assert not torch.equal(both.params, one.params)
+
+
 def test_trust_region_keeps_a_small_update_whole():
     base, obs = base_policies(), make_obs(B)
-    params, scale = shorten(LAYOUT, base, base + 1e-6, obs, 0.5)
+    params, scale = shorten(LAYOUT, base, base + 1e-6, obs, act(LAYOUT, base, obs), 0.5)
     assert (scale == 1).all() and torch.equal(params, base + 1e-6)
 
 
 def test_trust_region_drops_an_update_that_no_halving_makes_small_enough():
     base, obs = base_policies(), make_obs(B)
-    params, scale = shorten(LAYOUT, base, base + 0.3, obs, 1e-12)
+    params, scale = shorten(LAYOUT, base, base + 0.3, obs, act(LAYOUT, base, obs), 1e-12)
     assert (scale == 0).all() and torch.equal(params, base)
 
 
@@ -111,7 +133,7 @@ def test_update_that_lowers_the_held_out_return_is_refused():
     # Updates along the gradient of one bank, judged on another: with a huge step some episode gets worse.
     config = replace(CONFIG, inner_lr=100.0, held_out_particles=M)
     base, obs, held_out = base_policies(), make_obs(B), make_noise(H, K, B, M, seed=3)
-    state, result = decision(config, held_out=held_out)
+    state, result = decision(config, held_out=held_out.unsqueeze(0))
     free, _ = decision(replace(config, held_out_particles=0))
     objective = ReferenceObjective(make_world(), LAYOUT, config)
     gain = objective.value(free.params, base, obs, held_out) - objective.value(base, base, obs, held_out)
@@ -157,7 +179,7 @@ def test_non_finite_gradient_of_a_finite_return_is_discarded():
 
     base, noise = base_policies(), make_noise(H, K, B, M)
     objective = Exploding(make_world(), LAYOUT, CONFIG)
-    state, result = decide(start_from(base), base, objective, make_obs(B), noise[None], noise[:, :, :, :0], CONFIG)
+    state, result = decide(start_from(base), base, objective, make_obs(B), noise[None], None, CONFIG)
     assert result.discarded.tolist() == [False, True, False]
     assert torch.equal(state.params[1], base[1]) and not torch.equal(state.params[0], base[0])
     assert torch.equal(result.action[1], act(LAYOUT, base, make_obs(B))[1])
@@ -166,7 +188,7 @@ def test_non_finite_gradient_of_a_finite_return_is_discarded():
 def test_a_later_non_finite_inner_step_undoes_the_earlier_ones():
     banks = torch.stack([make_noise(H, K, B, M, seed=s) for s in (1, 2)])
     banks[1, 0, 0, 2] = torch.nan
-    state, result = decision(replace(CONFIG, inner_steps=2, redraw_noise=True), noise=banks)
+    state, result = decision(replace(CONFIG, inner_steps=2, noise="step"), noise=banks)
     assert result.discarded.tolist() == [False, False, True]
     assert torch.equal(state.params[2], base_policies()[2])
     assert not torch.equal(state.params[0], base_policies()[0])

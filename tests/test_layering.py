@@ -14,15 +14,15 @@ ROOT = Path(__file__).parent.parent
 # Each module may import only from layers before its own.
 LAYERS = [
     {"errors"},
-    {"tasks"},
+    {"tasks", "checks"},
     {"config"},
     {"hdf5"},
     {"recordings"},
-    {"nets", "data", "statistics", "command", "deadline", "grid"},
+    {"nets", "data", "statistics", "command", "deadline", "grid", "forks"},
     {"rebrac", "diffusion", "meanflow", "deterministic", "reward"},
     {"rollout", "training", "tilt"},
     {"itpo", "bundle"},
-    {"fused"},
+    {"fused", "isolation"},
     {"episodes"},
     {"graphs"},
     {"agent"},

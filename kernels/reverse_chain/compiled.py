@@ -72,7 +72,7 @@ def reverse_chain_compiled(
 
 def reverse_chain_backward_compiled(weights: ChainWeights, dy: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of obs (N, S) and action (N, A)."""
-    packed, dx = weights.for_cpu, torch.empty(len(dy), weights.obs_dim + weights.action_dim)
+    packed, dx = weights.for_cpu, dy.new_empty(len(dy), weights.obs_dim + weights.action_dim)
     run(chain_backward, len(dy), packed.cost, *packed.backward, slopes, dy, dx)
     return dx[:, : weights.obs_dim], dx[:, weights.obs_dim :]
 

@@ -16,6 +16,7 @@ from fastdwm.kernels.aot import AotCase, Resources, compile_case, table  # noqa:
 from fastdwm.kernels.frozen_mlp import kernel as frozen_mlp  # noqa: E402
 from fastdwm.kernels.launch import PRECISIONS, shared_limit  # noqa: E402
 from fastdwm.kernels.layout import Layout  # noqa: E402
+from fastdwm.kernels.noise import kernel as noise  # noqa: E402
 from fastdwm.kernels.policy import kernel as policy  # noqa: E402
 from fastdwm.kernels.reverse_chain import kernel as reverse_chain  # noqa: E402
 from fastdwm.kernels.reverse_step import kernel as reverse_step  # noqa: E402
@@ -89,6 +90,7 @@ OPERATORS = {
     "policy": policy_cases,
     "frozen_mlp": frozen_mlp_cases,
     "update": lambda capability: update.aot_cases(),
+    "noise": lambda capability: noise.aot_cases(),
 }
 
 CASES = [(case, capability) for cases in OPERATORS.values() for capability in (90, 80) for case in cases(capability)]

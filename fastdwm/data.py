@@ -23,6 +23,7 @@ from urllib.request import Request, urlopen
 import numpy as np
 
 from fastdwm.config import require
+from fastdwm.envs import EnvSpec, read_spec
 from fastdwm.errors import InputError
 from fastdwm.tasks import TASKS, Task
 
@@ -31,37 +32,6 @@ Arrays = dict[str, np.ndarray]
 CACHE_FORMAT = 1  # raise it whenever the meaning of a cached array changes
 ACTION_TOLERANCE = 1e-5
 STD_FLOOR = 1e-3  # relative to the largest coordinate's std, see `statistics`
-
-
-@dataclass(frozen=True)
-class EnvSpec:
-    """How to build a simulator. Every field is plain JSON: `EnvSpec(**json.loads(json.dumps(asdict(spec))))`."""
-
-    id: str
-    kwargs: dict[str, Any]
-    max_episode_steps: int | None  # none: the cap registered for `id`
-
-    def make(self, render_mode: str | None = None) -> Any:
-        """A new gymnasium.Env with flat observations, a goal dict becoming (achieved_goal, observation).
-
-        Raises InputError if the simulator, or a package it needs, is not installed.
-        """
-        import gymnasium
-
-        try:
-            if self.id.startswith("AntMaze"):
-                import gymnasium_robotics
-
-                gymnasium.register_envs(gymnasium_robotics)
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*is out of date")  # the version is the dataset's choice
-                env = gymnasium.make(self.id, self.max_episode_steps, render_mode=render_mode, **self.kwargs)
-        except (ImportError, gymnasium.error.Error) as error:
-            raise InputError(f"cannot build the simulator {self.id}: {_first_line(error)}") from error
-        if isinstance(env.observation_space, gymnasium.spaces.Dict):
-            env = gymnasium.wrappers.FilterObservation(env, ["achieved_goal", "observation"])
-            env = gymnasium.wrappers.FlattenObservation(env)
-        return env
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,9 +116,10 @@ def statistics(transitions: Transitions, rows: np.ndarray) -> Arrays:
     return result
 
 
-def load(task: Task, dataset: str | None = None) -> Transitions:
+def load(task: Task, dataset: str | None = None, trust_env: bool = False) -> Transitions:
     """The transitions of a Minari id (local first, then downloaded) or of a D4RL .hdf5 file; none: the task's own id.
 
+    trust_env: take the simulator that a Minari dataset names, whatever it is; without, only those that `envs` knows.
     A second load of the same files comes from a flat copy in $FASTDWM_CACHE (default ~/.cache/fastdwm). Raises
     InputError, in one line, if the dataset cannot be had or read, holds bad values, or belongs to another task.
     """
@@ -161,7 +132,7 @@ def load(task: Task, dataset: str | None = None) -> Transitions:
     else:
         path, read = _minari_folder(source), _read_minari
         with _one_line_errors(source, "a Minari dataset"):
-            env = _minari_env(path, task)
+            env = _minari_env(path, task, trust_env)
     arrays = _through_cache(path, lambda: read(path, source))
     for name, size in (("obs", task.env.obs_dim), ("action", task.env.action_dim)):
         got = arrays[name].shape[1]
@@ -275,13 +246,15 @@ def _d4rl_env(path: Path, task: Task) -> EnvSpec:
     return EnvSpec(task.env.d4rl_env_id, dict(task.env.kwargs), task.max_episode_steps)
 
 
-def _minari_env(folder: Path, task: Task) -> EnvSpec:
+def _minari_env(folder: Path, task: Task, trust_env: bool) -> EnvSpec:
     """The simulator a Minari dataset was recorded in, or the task's own where it does not say; raises InputError."""
     own = {"id": task.env.env_id, "kwargs": {}, "max_episode_steps": task.max_episode_steps}
     recorded = json.loads((folder / "metadata.json").read_text()).get("env_spec")
     spec, family = json.loads(recorded) if recorded else own, task.env.env_id.rsplit("-", 1)[0]
-    require(spec["id"].startswith(family), f"expected data of {family} for {task.name}, got {spec['id']} in {folder}")
-    return EnvSpec(spec["id"], {**spec["kwargs"], **task.env.kwargs}, spec["max_episode_steps"])
+    known = trust_env or spec["id"].startswith(family)
+    require(known, f"expected data of {family} for {task.name}, got {spec['id']} in {folder}")
+    values = {name: spec[name] for name in own} | {"kwargs": {**spec["kwargs"], **task.env.kwargs}}
+    return read_spec(values, task, trust_env)
 
 
 def _minari_folder(dataset_id: str) -> Path:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastdwm import command
 from fastdwm.config import EvalConfig, require
+from fastdwm.envs import departures
 from fastdwm.errors import InputError
 from fastdwm.grid import BASE, Cell, Grid, StudyConfig
 from fastdwm.record import circumstances, prepare_output, write_json
@@ -80,7 +81,7 @@ def main(task_name: str, config: StudyConfig) -> None:
     from fastdwm.bundle import Bundle, shipped_bundle
 
     weights = config.bundle or shipped_bundle(task.name)
-    bundle = Bundle.load(weights)
+    bundle = Bundle.load(weights, config.trust_env)
     require(bundle.task == task.name, f"bundle: expected one for {task.name}, {weights} is for {bundle.task}")
     grid, held = config.resolved(), held_samplers(bundle)
     cells = grid.cells(held)
@@ -269,6 +270,7 @@ def conclude(study: Study, grid: Grid, records: dict[Cell, Record], centre: list
     from fastdwm import tradeoff
 
     rows = tradeoff.summarise(records, study.identity)
+    foreign = departures(study.bundle.env, get_task(study.bundle.task))
     verdict = tradeoff.verdict(records, rows, centre)
     tradeoff.write_csv(rows, out / "study.csv")
     summary = {
@@ -279,10 +281,13 @@ def conclude(study: Study, grid: Grid, records: dict[Cell, Record], centre: list
         "grid": dataclasses.asdict(grid),
         "seeds": study.seeds,
         "identity": study.identity,
+        "env": dataclasses.asdict(study.bundle.env),
+        "env_departures": foreign,
         "cells": rows,
     }
     write_json(out / "study.json", summary)
     title = f"{study.bundle.task}, {len(study.seeds)} episodes per cell"
+    title += f", not the task's own simulator: {', '.join(foreign)}" if foreign else ""
     tradeoff.save_plot(rows, out / "study.png", title)
     tradeoff.print_table(rows, f"{title}, environment seeds: {study.identity['seeds']}")
     print("\n".join(verdict))

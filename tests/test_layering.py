@@ -14,9 +14,9 @@ ROOT = Path(__file__).parent.parent
 # Each module may import only from layers before its own.
 LAYERS = [
     {"errors"},
-    {"tasks"},
-    {"config"},
-    {"nets", "data", "statistics", "command", "deadline", "grid"},
+    {"tasks", "checks"},
+    {"config", "files", "envs"},
+    {"nets", "data", "statistics", "command", "deadline", "grid", "header"},
     {"rebrac", "diffusion", "meanflow", "deterministic", "reward"},
     {"rollout", "training", "tilt"},
     {"itpo", "bundle"},

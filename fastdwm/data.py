@@ -1,8 +1,6 @@
-"""Offline datasets as flat arrays: Minari datasets and D4RL .hdf5 files, with episode ends told apart correctly.
+"""Offline datasets as flat arrays, from a Minari id or a D4RL .hdf5 file: found, downloaded, checked and cached.
 
-Three traps, all at the last row of an episode: the row that follows in the file belongs to the next episode, so it
-gives neither the next observation nor the next action; a timeout is not a termination; and D4RL files without
-`next_observations` do not say what came after. minari, h5py and gymnasium are imported where they are used.
+minari and gymnasium are imported where they are used.
 """
 
 import hashlib
@@ -10,13 +8,13 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections.abc import Callable
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, fields
+from functools import cached_property, partial
 from http.client import HTTPException
 from pathlib import Path
 from threading import Thread
-from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -24,13 +22,12 @@ import numpy as np
 
 from fastdwm.config import require
 from fastdwm.envs import EnvSpec, read_spec
-from fastdwm.errors import InputError
+from fastdwm.errors import InputError, first_line
+from fastdwm.hdf5 import one_line_errors, read_json, require_file
+from fastdwm.recordings import Arrays, read_d4rl, read_minari
 from fastdwm.tasks import TASKS, Task
 
-Arrays = dict[str, np.ndarray]
-
-CACHE_FORMAT = 1  # raise it whenever the meaning of a cached array changes
-ACTION_TOLERANCE = 1e-5
+CACHE_FORMAT = 2  # raise it whenever the meaning of a cached array changes
 STD_FLOOR = 1e-3  # relative to the largest coordinate's std, see `statistics`
 
 
@@ -77,6 +74,15 @@ class Transitions:
     def model_rows(self) -> np.ndarray:
         """(N,) bool: rows the world model may learn from, those whose next observation is known."""
         return self.next_obs_known
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of observations, actions and rewards: equal for equal recordings, whatever file they come from."""
+        digest = hashlib.sha256()
+        for values in (self.obs, self.action, self.reward):
+            digest.update(repr((values.shape, values.dtype.str)).encode())
+            digest.update(np.ascontiguousarray(values))
+        return digest.hexdigest()
 
     def episode_returns(self) -> np.ndarray:
         """(E,) float64: undiscounted sum of rewards per episode."""
@@ -125,117 +131,25 @@ def load(task: Task, dataset: str | None = None, trust_env: bool = False) -> Tra
     """
     source = dataset or task.minari_id
     require(source is not None, f"no public dataset for {task.name}: give a Minari id or a D4RL .hdf5 with --dataset")
-    if source.endswith((".hdf5", ".h5")) or Path(source).is_file():
-        path, read = Path(source), _read_d4rl
-        require(path.is_file(), f"{source}: no such file")
-        env = _d4rl_env(path, task)
-    else:
-        path, read = _minari_folder(source), _read_minari
-        with _one_line_errors(source, "a Minari dataset"):
-            env = _minari_env(path, task, trust_env)
-    arrays = _through_cache(path, lambda: read(path, source))
+    with one_line_errors(source, "a dataset"):
+        path = Path(source)
+        if source.endswith((".hdf5", ".h5")) or path.is_file():
+            require_file(path, source)
+            files, env = [path], _d4rl_env(path, task)
+            read = partial(read_d4rl, path, source)
+        else:
+            folder = _minari_folder(source)
+            files = [folder / "metadata.json", folder / "main_data.hdf5"]
+            env = _minari_env(folder, source, task, trust_env)
+            read = partial(read_minari, folder, source)
+        for file in files:
+            require_file(file, source)
+        to_success = task.env.ends_at_success
+        arrays = _through_cache(files, to_success, lambda: read(ends_at_success=to_success))
     for name, size in (("obs", task.env.obs_dim), ("action", task.env.action_dim)):
         got = arrays[name].shape[1]
         require(got == size, f"{source}: expected {name} of size {size} for {task.name}, got {got}")
     return Transitions(**arrays, source=source, env=env)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-@contextmanager
-def _one_line_errors(source: str, expected: str) -> Iterator[None]:
-    """Whatever the libraries raise for a broken file becomes one InputError; their warnings are not shown."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except InputError:
-        raise
-    except (OSError, ImportError, LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
-        raise InputError(f"{source}: cannot be read as {expected}: {_first_line(error)}") from error
-
-
-def _require_rows(good: np.ndarray, message: str) -> None:
-    require(bool(good.all()), f"{message}, first in row {np.argmin(good)}")
-
-
-def _assemble(source: str, columns: Arrays) -> Arrays:
-    """Check the recorded columns and derive the others.
-
-    columns: obs, action, reward, terminated, truncated and, where recorded, next_obs. Raises InputError.
-    """
-    lengths = {name: len(values) for name, values in columns.items()}
-    require(len(set(lengths.values())) == 1, f"{source}: expected arrays of equal length, got {lengths}")
-    require(lengths["obs"] > 0, f"{source}: expected transitions, got none")
-    for name, ndim in (("obs", 2), ("next_obs", 2), ("action", 2), ("reward", 1)):
-        if name in columns:
-            values = columns[name]
-            require(values.ndim == ndim, f"{source}: expected {name} with {ndim} axes, got shape {values.shape}")
-            finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
-            _require_rows(finite, f"{source}: expected finite {name}, got NaN or infinity")
-    inside = np.abs(columns["action"]) <= 1 + ACTION_TOLERANCE
-    _require_rows(inside.all(axis=1), f"{source}: expected actions in [-1, 1], got others")
-
-    obs, action, terminated = columns["obs"], columns["action"].clip(-1, 1), columns["terminated"]
-    truncated = columns["truncated"] & ~terminated
-    truncated[-1] = not terminated[-1]
-    last = terminated | truncated
-    inner = np.flatnonzero(~last)
-    next_action = np.zeros_like(action)
-    next_action[inner] = action[inner + 1]
-    next_obs, known = columns.get("next_obs"), np.ones_like(last)
-    if next_obs is None:
-        next_obs, known = obs.copy(), ~last
-        next_obs[inner] = obs[inner + 1]
-    require(next_obs.shape == obs.shape, f"{source}: expected next_obs shaped {obs.shape}, got {next_obs.shape}")
-    derived = {"action": action, "truncated": truncated, "next_action": next_action, "next_obs": next_obs}
-    return {**columns, **derived, "next_obs_known": known}
-
-
-def _read_d4rl(path: Path, source: str) -> Arrays:
-    """The arrays of a D4RL file; `next_observations` is optional."""
-    keys = {"obs": "observations", "action": "actions", "reward": "rewards"}
-    flags = {"terminated": "terminals", "truncated": "timeouts"}
-    with _one_line_errors(source, "a D4RL .hdf5 file"):
-        import h5py
-
-        with h5py.File(path, "r") as file:
-            missing = [key for key in (*keys.values(), *flags.values()) if key not in file]
-            require(not missing, f"{source}: expected the D4RL keys {missing}, got only {list(file)}")
-            keys |= {"next_obs": "next_observations"} if "next_observations" in file else {}
-            columns = {name: file[key].astype(np.float32)[:] for name, key in keys.items()}
-            columns |= {name: file[key].astype(bool)[:] for name, key in flags.items()}
-    return _assemble(source, columns)
-
-
-def _read_minari(folder: Path, source: str) -> Arrays:
-    """The arrays of a Minari dataset, one episode in memory at a time beside the result."""
-    pieces: dict[str, list[np.ndarray]] = {}
-    with _one_line_errors(source, "a Minari dataset"):
-        import minari
-
-        for episode in minari.MinariDataset(folder).iterate_episodes():
-            for name, values in _episode_columns(episode, source).items():
-                pieces.setdefault(name, []).append(values)
-        require(bool(pieces), f"{source}: expected transitions, got none")
-        columns = {name: np.concatenate(pieces.pop(name)) for name in list(pieces)}
-    return _assemble(source, columns)
-
-
-def _episode_columns(episode: Any, source: str) -> Arrays:
-    """One Minari episode of T steps and T + 1 observations; its last row is truncated unless it terminated."""
-    obs = episode.observations
-    if isinstance(obs, dict):
-        obs = np.concatenate([obs["achieved_goal"], obs["observation"]], axis=1)
-    obs = np.asarray(obs, np.float32)
-    action, reward = (np.asarray(values, np.float32) for values in (episode.actions, episode.rewards))
-    ended, cut = (np.array(values, bool) for values in (episode.terminations, episode.truncations))
-    lengths = [len(values) for values in (obs[1:], action, reward, ended, cut)]
-    require(len(set(lengths)) == 1, f"{source}: expected T + 1 observations, T of all else, got T = {lengths}")
-    cut[-1:] |= ~ended[-1:]
-    return dict(obs=obs[:-1], next_obs=obs[1:], action=action, reward=reward, terminated=ended, truncated=cut)
 
 
 def _d4rl_env(path: Path, task: Task) -> EnvSpec:
@@ -243,18 +157,33 @@ def _d4rl_env(path: Path, task: Task) -> EnvSpec:
     others = {other.env.name for other in TASKS.values()} - {task.env.name}
     wrong = [name for name in others if name in path.stem.lower() and task.env.name not in path.stem.lower()]
     require(not wrong, f"{path}: expected data of {task.env.name} for {task.name}, got a file named after {wrong}")
+    frame = "its frame is not the simulator's (start and goal differ, medium and large are mirrored in y)"
+    require(not task.env.ends_at_success, f"{path}: a D4RL AntMaze file cannot be used: {frame}; give a Minari id")
     return EnvSpec(task.env.d4rl_env_id, dict(task.env.kwargs), task.max_episode_steps)
 
 
-def _minari_env(folder: Path, task: Task, trust_env: bool) -> EnvSpec:
+def _minari_env(folder: Path, source: str, task: Task, trust_env: bool) -> EnvSpec:
     """The simulator a Minari dataset was recorded in, or the task's own where it does not say; raises InputError."""
     own = {"id": task.env.env_id, "kwargs": {}, "max_episode_steps": task.max_episode_steps}
-    recorded = json.loads((folder / "metadata.json").read_text()).get("env_spec")
+    recorded = read_json(folder / "metadata.json", source).get("env_spec")
     spec, family = json.loads(recorded) if recorded else own, task.env.env_id.rsplit("-", 1)[0]
     known = trust_env or spec["id"].startswith(family)
     require(known, f"expected data of {family} for {task.name}, got {spec['id']} in {folder}")
+    maze, own_maze = spec["kwargs"].get("maze_map"), task.env.kwargs.get("maze_map")
+    same = maze is None or own_maze is None or _same_frame(maze, own_maze)
+    require(same, f"{source}: expected data of the maze of {task.name}, got those of a maze with other walls or goal")
     values = {name: spec[name] for name in own} | {"kwargs": {**spec["kwargs"], **task.env.kwargs}}
     return read_spec(values, task, trust_env)
+
+
+def _same_frame(maze: list[list], own: list[list]) -> bool:
+    """Whether a position means the same in both mazes, and the goal of `own` is among the goals that `maze` marks."""
+    walls = [[[cell == 1 for cell in row] for row in rows] for rows in (maze, own)]
+    goals, own_goals = (
+        {(i, j) for i, row in enumerate(rows) for j, cell in enumerate(row) if cell == "g"} for rows in (maze, own)
+    )
+    # Some public recordings mark no goal but draw it in any cell, or in those marked "c".
+    return walls[0] == walls[1] and own_goals <= (goals or own_goals)
 
 
 def _minari_folder(dataset_id: str) -> Path:
@@ -275,7 +204,7 @@ def _minari_folder(dataset_id: str) -> Path:
             warnings.simplefilter("ignore")
             minari.download_dataset(dataset_id)
     except Exception as error:  # the download libraries raise dozens of types, none of them minari's own
-        raise InputError(f"cannot download {dataset_id} ({_first_line(error)}): {ways}") from error
+        raise InputError(f"cannot download {dataset_id} ({first_line(error)}): {ways}") from error
     return folder
 
 
@@ -294,14 +223,16 @@ def _answers(url: str, timeout_s: float = 3.0) -> bool:
     return bool(answers)
 
 
-def _through_cache(path: Path, read: Callable[[], Arrays]) -> Arrays:
-    """The arrays of `path` (a file or folder) from the cache, else by `read`, which also fills the cache."""
+def _through_cache(files: list[Path], variant: bool, read: Callable[[], Arrays]) -> Arrays:
+    """The arrays of the files from the cache, else by `read`, which also fills the cache.
+
+    variant: how they are read, which is not in the files.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file, save_file
 
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
     state = [(str(file.resolve()), (stat := file.stat()).st_mtime_ns, stat.st_size) for file in files]
-    key = hashlib.sha256(json.dumps([CACHE_FORMAT, *state]).encode()).hexdigest()[:32]
+    key = hashlib.sha256(json.dumps([CACHE_FORMAT, variant, *state]).encode()).hexdigest()[:32]
     root = Path(os.environ.get("FASTDWM_CACHE") or Path.home() / ".cache" / "fastdwm")
     cache, names = root / f"{key}.safetensors", {field.name for field in fields(Transitions)} - {"source", "env"}
     try:
@@ -317,7 +248,7 @@ def _through_cache(path: Path, read: Callable[[], Arrays]) -> Arrays:
         save_file(arrays, draft)
         os.replace(draft, cache)
     except (OSError, SafetensorError) as error:
-        print(f"fastdwm: next load will be slow, no cache in {root}: {_first_line(error)}", file=sys.stderr)
+        print(f"fastdwm: next load will be slow, no cache in {root}: {first_line(error)}", file=sys.stderr)
         with suppress(OSError):
             draft.unlink()
     return arrays

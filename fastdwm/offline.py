@@ -12,7 +12,7 @@ from torch import Tensor
 from fastdwm import data, quality
 from fastdwm.bundle import Bundle, package_versions
 from fastdwm.command import Report
-from fastdwm.config import DiffusionConfig, MeanFlowConfig, RewardConfig, TrainConfig
+from fastdwm.config import DiffusionConfig, MeanFlowConfig, RewardConfig, TrainConfig, require
 from fastdwm.data import Transitions
 from fastdwm.deterministic import build_deterministic, deterministic_loss, deterministic_shapes
 from fastdwm.diffusion import build_diffusion, denoiser_shapes, diffusion_loss
@@ -92,7 +92,7 @@ def train(
 
     config.rebrac: resolved for the task.   The policy learns from all episodes, the models from those not held out.
     """
-    train_rows, held_out = transitions.split_episodes(config.holdout, config.seed)
+    train_rows, held_out = split(transitions, config)
     statistics = {k: torch.from_numpy(v) for k, v in data.statistics(transitions, train_rows).items()}
     hooks = dict(log_every=config.log_every, save_every=config.save_every, on_progress=on_progress, on_line=on_line)
     run = Offline(task, transitions, config, train_rows, statistics, partial(fit, folder=folder, **hooks))
@@ -124,6 +124,22 @@ def train(
         for sampler in bundle.samplers
     }
     return dataclasses.replace(bundle, report=bundle.report | {"models": reports["diffusion"], "samplers": reports})
+
+
+def split(transitions: Transitions, config: TrainConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (N,) bool that the models learn from, and rows of held-out episodes that measure them.
+
+    Raises InputError if either, or the policy's training, would be left without rows.
+    """
+    train_rows, held_out = transitions.split_episodes(config.holdout, config.seed)
+    for purpose, rows, least in (
+        ("for the critics, which need rows before a timeout", transitions.critic_rows, 1),
+        ("for the models, which need a next observation", train_rows & transitions.model_rows, 1),
+        # A standard error takes two.
+        ("with a next observation in held-out episodes", held_out & transitions.model_rows, 2),
+    ):
+        require(rows.sum() >= least, f"{transitions.source}: expected rows {purpose}, got {rows.sum()} of {len(rows)}")
+    return train_rows, held_out
 
 
 def train_dynamics(run: Offline) -> Trained:
@@ -274,6 +290,7 @@ def describe(transitions: Transitions, task: Task) -> dict[str, Any]:
     returns = transitions.episode_returns()
     return {
         "id": transitions.source,
+        "fingerprint": transitions.fingerprint,
         "transitions": transitions.n,
         "episodes": transitions.n_episodes,
         "mean_return": float(returns.mean()),

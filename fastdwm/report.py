@@ -5,6 +5,8 @@ Heavy packages are imported inside the functions: --help answers before torch, n
 
 import dataclasses
 import hashlib
+import math
+import os
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -138,19 +140,41 @@ def held_out(bundle: "Bundle", config: ReportConfig, report: command.Report) -> 
         source = f"{config.episodes} fresh episodes of the base policy with action noise {config.action_noise:g}"
         return transitions, np.ones(transitions.n, bool), f"{source}, {transitions.n} transitions"
     transitions = data.load(get_task(bundle.task), config.dataset, config.trust_env)
-    trained_on = bundle.dataset.get("id")
-    if transitions.source != trained_on:
-        source = f"{transitions.n_episodes} episodes of {transitions.source} (trained on {trained_on})"
-        return transitions, np.ones(transitions.n, bool), f"{source}, {transitions.n} transitions"
-    # The same seed and share give the split of the training, if it saw the same episodes.
-    n_episodes, seed = bundle.dataset.get("episodes"), bundle.report.get("seed")
-    known = n_episodes == transitions.n_episodes and seed is not None
-    require(known, f"dataset: cannot tell which episodes of {trained_on} the bundle's training held out")
-    share = bundle.report.get("holdout", 0.05) if config.holdout is None else config.holdout
-    rows = transitions.split_episodes(share, seed)[1]
+    seen, how = trained_on(bundle.dataset, transitions)
+    if not seen:
+        source = f"{transitions.n_episodes} episodes of {transitions.source} (trained on {bundle.dataset.get('id')}"
+        return transitions, np.ones(transitions.n, bool), f"{source}, {how}), {transitions.n} transitions"
+    # The same seed and share give the split of the training, a smaller share a part of what it held out.
+    seed, share = bundle.report.get("seed"), bundle.report.get("holdout")
+    known = bundle.dataset.get("episodes") == transitions.n_episodes and seed is not None
+    require(known, f"dataset: cannot tell which episodes of {transitions.source} the bundle's training held out")
+    asked = config.holdout or share or 0.05
+    require(asked <= (share or asked), f"holdout: expected at most {share}, what the training held out, got {asked}")
+    rows = transitions.split_episodes(asked, seed)[1]
     n_held_out = int((rows & (transitions.terminated | transitions.truncated)).sum())
     source = f"{n_held_out} held-out episodes of {transitions.source}, {rows.sum()} transitions"
-    return transitions, rows, source
+    return transitions, rows, f"{source} (the training's data, {how})"
+
+
+def trained_on(description: dict[str, Any], transitions: "Transitions") -> tuple[bool, str]:
+    """Whether the data are those of the training that `description` is of, and what that was told by, in words.
+
+    Bundles before the fingerprint say only how much data they saw and how good it was; raises InputError in doubt.
+    """
+    fingerprint, name = description.get("fingerprint"), description.get("id")
+    numbers = {"transitions": transitions.n, "episodes": transitions.n_episodes}
+    numbers["mean_return"] = float(transitions.episode_returns().mean())
+    told = [description.get(key) for key in numbers]
+    complete = all(isinstance(value, int | float) for value in told)
+    require(bool(fingerprint) or complete, f"dataset: the bundle does not say what {name} was: cannot tell what is new")
+    if fingerprint:
+        seen, how = fingerprint == transitions.fingerprint, "told by the content"
+    else:
+        seen = all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(told, numbers.values(), strict=True))
+        how = "told by number of transitions and episodes and mean return"
+    changed = not seen and os.path.abspath(str(name)) == os.path.abspath(transitions.source)
+    require(not changed, f"dataset: {name} is not what the bundle was trained on: cannot tell what is new")
+    return seen, how
 
 
 def measure(

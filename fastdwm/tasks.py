@@ -44,6 +44,8 @@ class Environment:
     """the healthy region: leaving it terminates the episode; empty: nothing an observation shows terminates it"""
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     """arguments of the simulator that the score's definition demands; they override the dataset's own"""
+    ends_at_success: bool = False
+    """an episode ends, terminated, at its first positive reward, wherever its recording went on"""
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def _antmaze(maze: str) -> Environment:
     """
     cells = [[int(cell) if cell in "01" else cell for cell in row] for row in _MAZES[maze].split()]
     env_id, kwargs = f"AntMaze_{maze}-v4", {"maze_map": cells, "continuing_task": False}
-    return Environment("antmaze", env_id, env_id, 29, 8, 0.0, 1.0, kwargs=kwargs)
+    return Environment("antmaze", env_id, env_id, 29, 8, 0.0, 1.0, kwargs=kwargs, ends_at_success=True)
 
 
 def _antmaze_tasks() -> list[Task]:

@@ -60,11 +60,12 @@ def main(task_name: str, config: TrainConfig) -> None:
     command.set_up_torch(config.threads, config.device)
 
     from fastdwm import data
-    from fastdwm.offline import train
+    from fastdwm.offline import split, train
 
     on_line = event_writer(folder) if config.tensorboard else None
     transitions = data.load(task, config.dataset, config.trust_env)
-    # Only now: a first attempt that found no data must not pin the settings of the next.
+    split(transitions, config)
+    # Only now: a first attempt that found no data to learn from must not pin the settings of the next.
     write_atomically(folder / IDENTITY_FILE, (json.dumps(identity, indent=2) + "\n").encode())
     with command.progress() as on_progress:
         bundle = train(task, transitions, config, folder, on_progress, on_line)

@@ -57,7 +57,9 @@ def d4rl(tmp_path):
         }
         with h5py.File(tmp_path / name, "w") as file:
             for key, values in arrays.items():
-                if values is not None:
+                if isinstance(values, dict):
+                    file.create_group(key)
+                elif values is not None:
                     file[key] = values
         return str(tmp_path / name)
 
@@ -125,6 +127,13 @@ def test_a_d4rl_file_with_next_observations_does(d4rl):
 @pytest.mark.parametrize("timeouts", [[0, 0, 1, 0, 1], [0, 0, 0, 0, 0]], ids=["on termination too", "end of file"])
 def test_a_timeout_neither_hides_a_termination_nor_needs_to_close_the_file(d4rl, timeouts):
     assert_columns(load(HOPPER, d4rl(timeouts=np.bool_(timeouts))), **EXPECTED, **UNKNOWN)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.uint8, np.int64], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("shape", [(5,), (5, 1)], ids=["flat", "column"])
+def test_flags_are_zeros_and_ones_of_any_type(d4rl, kind, shape):
+    flags = {"terminals": kind(TERMINATED).reshape(shape), "timeouts": kind(TRUNCATED).reshape(shape)}
+    assert_columns(load(HOPPER, d4rl(**flags)), **EXPECTED, **UNKNOWN)
 
 
 def test_a_minari_episode_that_just_stops_is_truncated():
@@ -209,7 +218,15 @@ BAD_ARRAYS = {
     "next observation size": ({"next_observations": filled(OBS, 17)}, "expected next_obs shaped .*11.*got .*17"),
     "action size": ({"actions": filled(ACTION, 6)}, "expected action of size 3 for hopper-medium, got 6"),
     "axes": ({"observations": np.zeros(5)}, "expected obs with 2 axes, got shape"),
-    "empty": (dict.fromkeys(("observations", "actions", "rewards", "terminals", "timeouts"), np.zeros((0, 3))), "none"),
+    "empty": (dict.fromkeys(("observations", "actions", "rewards", "terminals", "timeouts"), np.zeros((0, 1))), "none"),
+    "no numbers": ({"rewards": np.array([b"1"] * 5)}, r"expected numbers in rewards, got \|S1"),
+    "no rows": ({"rewards": np.float32(1)}, r"expected rows in rewards, got shape \(\)"),
+    "group": ({"rewards": {}}, "expected an array rewards, got group"),
+    "flag 0.5": ({"timeouts": np.float32([0, 0, 0.5, 0, 1])}, "expected timeouts of zeros and ones.*first in row 2"),
+    "flag 2": ({"terminals": np.int8([0, 2, 0, 0, 1])}, "expected terminals of zeros and ones.*first in row 1"),
+    "flag nan": ({"terminals": np.float64([0, 0, 0, 0, np.nan])}, "expected terminals of zeros.*first in row 4"),
+    "two flags": ({"terminals": np.zeros((5, 2), bool)}, r"expected terminals with one flag a row, got shape \(5, 2\)"),
+    "three axes": ({"timeouts": np.zeros((5, 1, 1), bool)}, r"expected timeouts with one flag.*\(5, 1, 1\)"),
     "other task's file": ({"name": "walker2d_medium-v2.hdf5"}, "expected data of hopper for hopper-medium, got"),
 }
 

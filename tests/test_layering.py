@@ -16,6 +16,8 @@ LAYERS = [
     {"errors"},
     {"tasks", "checks"},
     {"config", "files", "envs"},
+    {"hdf5"},
+    {"recordings"},
     {"nets", "data", "statistics", "command", "deadline", "grid", "header"},
     {"rebrac", "diffusion", "meanflow", "deterministic", "reward"},
     {"rollout", "training", "tilt"},

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -14,11 +16,12 @@ import torch
 from fastdwm import quality, report
 from fastdwm.bundle import STATISTICS, Bundle
 from fastdwm.config import DeterministicConfig, DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig
-from fastdwm.data import EnvSpec, Transitions
+from fastdwm.data import EnvSpec, Transitions, load
 from fastdwm.deterministic import deterministic_shapes
 from fastdwm.diffusion import denoiser_shapes
 from fastdwm.errors import InputError
 from fastdwm.meanflow import meanflow_shapes
+from fastdwm.offline import describe
 from fastdwm.rebrac import critic_shapes, policy_shapes
 from fastdwm.report import ReportConfig
 from fastdwm.reward import reward_shapes
@@ -134,24 +137,79 @@ def test_fresh_episodes_are_episodes(bundle):
     np.testing.assert_array_equal(again.obs, made.obs[ends[0] + 1 :])
 
 
-def test_held_out_episodes_are_those_that_the_training_held_out(bundle, tmp_path):
-    path = tmp_path / "hopper.hdf5"
-    made = write_dataset(path, bundle, 6)
-    trained = dataclasses.replace(bundle, dataset={"id": str(path), "episodes": 6})
-    config = report.with_seed(ReportConfig(dataset=str(path), holdout=0.4), trained)
-    transitions, rows, source = report.held_out(trained, config, None)
-    np.testing.assert_array_equal(rows, made.split_episodes(0.4, seed=3)[1])
-    assert source.startswith("2 held-out episodes") and config.seed == 3
+@pytest.fixture
+def dataset(bundle, tmp_path, monkeypatch):
+    """A file of 6 episodes, and the bundle as trained on it."""
+    monkeypatch.setenv("FASTDWM_CACHE", str(tmp_path / "cache"))
+    write_dataset(tmp_path / "hopper.hdf5", bundle, 6)
+    task = get_task("hopper-medium")
+    seen = describe(load(task, str(tmp_path / "hopper.hdf5")), task)
+    return tmp_path / "hopper.hdf5", dataclasses.replace(bundle, dataset=seen)
+
+
+def held_out(bundle, dataset, **settings):
+    """Transitions, held-out rows and their description, with the seed of the training."""
+    return report.held_out(bundle, report.with_seed(ReportConfig(dataset=str(dataset), **settings), bundle), None)
+
+
+def without_fingerprint(bundle, **changes):
+    """The bundle as it was before bundles had fingerprints."""
+    old = {key: value for key, value in bundle.dataset.items() if key != "fingerprint"}
+    return dataclasses.replace(bundle, dataset=old | changes)
+
+
+def test_held_out_episodes_are_those_that_the_training_held_out(dataset):
+    path, trained = dataset
+    transitions, rows, source = held_out(trained, path, holdout=0.4)
+    np.testing.assert_array_equal(rows, transitions.split_episodes(0.4, seed=3)[1])
+    assert source.startswith("2 held-out episodes") and source.endswith("(the training's data, told by the content)")
     with pytest.raises(InputError, match="cannot tell which episodes"):
-        other = dataclasses.replace(trained, dataset={"id": str(path), "episodes": 5})
-        report.held_out(other, config, None)
+        held_out(dataclasses.replace(trained, dataset=trained.dataset | {"episodes": 5}), path)
 
 
-def test_all_of_another_dataset_is_held_out(bundle, tmp_path):
-    write_dataset(tmp_path / "hopper.hdf5", bundle, 2)
-    config = ReportConfig(dataset=str(tmp_path / "hopper.hdf5"))
-    transitions, rows, source = report.held_out(bundle, config, None)
-    assert rows.all() and len(rows) == transitions.n and "trained on none" in source
+@pytest.mark.parametrize("old", [False, True], ids=["fingerprint", "numbers"])
+@pytest.mark.parametrize("alias", ["./hopper.hdf5", "copy.hdf5", "link.hdf5"])
+def test_training_data_are_known_by_any_name(dataset, monkeypatch, old, alias):
+    path, trained = dataset
+    monkeypatch.chdir(path.parent)
+    shutil.copy(path, "copy.hdf5")
+    os.symlink(path, "link.hdf5")
+    transitions, rows, source = held_out(without_fingerprint(trained) if old else trained, alias)
+    np.testing.assert_array_equal(rows, transitions.split_episodes(0.05, seed=3)[1])
+    assert f"of {alias}" in source and source.endswith(f"{'mean return' if old else 'the content'})")
+
+
+def test_all_of_another_dataset_is_held_out(dataset, tmp_path):
+    write_dataset(tmp_path / "other.hdf5", dataset[1], 2)
+    for trained, how in ((dataset[1], "the content"), (without_fingerprint(dataset[1]), "mean return")):
+        transitions, rows, source = held_out(trained, tmp_path / "other.hdf5")
+        assert rows.all() and len(rows) == transitions.n
+        assert f"trained on {dataset[0]}, told by" in source and how in source
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["fingerprint", "numbers"])
+def test_a_dataset_that_changed_under_its_name_is_refused(dataset, monkeypatch, old):
+    path, trained = dataset
+    monkeypatch.chdir(path.parent)
+    write_dataset(path, trained, 2)
+    with pytest.raises(InputError, match=r"hopper.hdf5 is not what the bundle was trained on: cannot tell"):
+        held_out(without_fingerprint(trained) if old else trained, "./hopper.hdf5")
+
+
+@pytest.mark.parametrize("missing", [None, "many"], ids=["none", "text"])
+def test_a_bundle_that_does_not_say_what_it_saw_holds_nothing_out(dataset, tmp_path, missing):
+    write_dataset(tmp_path / "other.hdf5", dataset[1], 2)
+    with pytest.raises(InputError, match="the bundle does not say what .* was: cannot tell what is new"):
+        held_out(without_fingerprint(dataset[1], mean_return=missing), tmp_path / "other.hdf5")
+
+
+def test_no_more_is_held_out_than_the_training_did(dataset):
+    path, bundle = dataset
+    trained = dataclasses.replace(bundle, report={"seed": 3, "holdout": 0.2})
+    with pytest.raises(InputError, match=r"holdout: expected at most 0.2, what the training held out, got 0.4"):
+        held_out(trained, path, holdout=0.4)
+    few, many = (held_out(trained, path, holdout=share)[1] for share in (0.1, 0.2))
+    assert few.any() and not (few & ~many).any()
 
 
 class Gaussian:

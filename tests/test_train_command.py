@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,11 @@ import pytest
 import torch
 
 from fastdwm import Bundle
+from fastdwm.config import TrainConfig
+from fastdwm.data import load
+from fastdwm.errors import InputError
+from fastdwm.offline import split
+from fastdwm.tasks import get_task
 from fastdwm.training import Batches
 
 SMALL = [
@@ -72,6 +79,7 @@ def test_a_run_ends_with_a_bundle_its_report_and_metrics(trained, dataset):
     out, result = trained
     bundle = Bundle.load(out / "bundle")
     assert bundle.dataset["id"].endswith(dataset.name) and bundle.dataset["transitions"] == 800
+    assert bundle.dataset["fingerprint"] == load(get_task("hopper-medium"), str(dataset)).fingerprint
     assert bundle.env.id == "Hopper-v4"
     report = bundle.report
     assert report["training"]["rebrac"]["update"] == 60 and report["training"]["rebrac"]["score_pct"] > -5
@@ -185,6 +193,55 @@ def test_unwritable_folder_is_bad_input(dataset, tmp_path):
     (tmp_path / "file").write_text("")
     result = run(dataset, tmp_path / "file" / "run", cache=tmp_path)
     assert result.returncode == 2 and result.stderr.count("\n") == 1 and "out: cannot use" in result.stderr
+
+
+UNUSABLE = {
+    "expected rows for the critics, which need rows before a timeout, got 0 of 800": {"timeouts": np.ones(800, bool)},
+    "expected rows for the models, which need a next observation, got 0 of 800": {
+        "terminals": np.ones(800, bool),
+        "next_observations": None,
+    },
+    "expected at least 2 episodes to hold one out, got 1": {"timeouts": np.zeros(800, bool)},
+    "expected rows with a next observation in held-out episodes, got 0 of 800": {
+        # One episode of 41 rows, which the split does not hold out, and 759 of one row.
+        "terminals": np.arange(800) >= 40,
+        "timeouts": np.zeros(800, bool),
+        "next_observations": None,
+    },
+}
+
+
+def changed(dataset, path, changes):
+    """A copy of the dataset at `path` with some arrays replaced, or, given None, left out."""
+    shutil.copy(dataset, path)
+    with h5py.File(path, "a") as file:
+        for key, values in changes.items():
+            del file[key]
+            if values is not None:
+                file[key] = values
+    return path
+
+
+@pytest.mark.parametrize("message", UNUSABLE)
+def test_data_that_nothing_can_be_learnt_from_are_refused(dataset, tmp_path, monkeypatch, message):
+    monkeypatch.setenv("FASTDWM_CACHE", str(tmp_path))
+    path = changed(dataset, tmp_path / "hopper.hdf5", UNUSABLE[message])
+    with pytest.raises(InputError, match=re.escape(message)):
+        split(load(get_task("hopper-medium"), str(path)), TrainConfig())
+
+
+def test_unusable_data_do_not_pin_the_settings_of_a_second_attempt(dataset, tmp_path):
+    path, out = changed(dataset, tmp_path / "hopper.hdf5", {"timeouts": np.ones(800, bool)}), tmp_path / "run"
+    result = run(path, out, cache=tmp_path)
+    assert result.returncode == 2 and result.stdout == "" and not any(out.iterdir())
+    assert result.stderr.count("\n") == 1 and "expected rows for the critics" in result.stderr
+
+
+def test_a_damaged_dataset_is_bad_input(dataset, tmp_path):
+    path = changed(dataset, tmp_path / "hopper.hdf5", {"terminals": np.zeros((800, 2), np.float32)})
+    result = run(path, tmp_path / "run", cache=tmp_path)
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.count("\n") == 1 and "got shape (800, 2)" in result.stderr
 
 
 def test_damaged_checkpoint_is_bad_input(trained, dataset, tmp_path):

@@ -9,8 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
+# What an optimiser imports when it is first made takes seconds, in every process that is forked before.
+import torch._dynamo
 from crash import train
 
+import fastdwm.offline  # noqa: F401
 from fastdwm import Agent, Bundle, InputError, ITPOConfig, data
 from fastdwm.tasks import get_task
 

@@ -1,0 +1,140 @@
+"""Arrays from HDF5 files that nobody vouches for: what a file declares is checked before memory is taken.
+
+Only what lies in the file itself is followed. A link can lead to a pipe that never answers or back to itself, and a
+header of a kilobyte can declare a terabyte of zeros. h5py is imported where it is used.
+"""
+
+import json
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastdwm.config import require
+from fastdwm.errors import InputError, first_line
+
+LIMIT_BYTES = 4 * 2**30  # of all arrays read from one file; D4RL's largest take 0.5 GB
+JSON_LIMIT_BYTES = 2**24
+MOST_COMPRESSION = 1032  # no gzip stream expands by more
+NUMBERS = "biuf"  # numpy's kinds: bool, integer, unsigned, float
+
+
+@contextmanager
+def one_line_errors(source: str, expected: str) -> Iterator[None]:
+    """Whatever the libraries raise for a broken file becomes one InputError; their warnings are not shown."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except InputError:
+        raise
+    except Exception as error:  # a flipped bit can surface as any type, MemoryError and RecursionError among them
+        raise InputError(f"{source}: cannot be read as {expected}: {first_line(error)}") from error
+
+
+def require_file(path: Path, source: str) -> None:
+    """Raise InputError unless `path` is a regular file: reading a pipe or a device may never end."""
+    with one_line_errors(source, "a file"):
+        require(path.exists(), f"{source}: no such file" + ("" if str(path) == source else f" as {path.name}"))
+        require(path.is_file(), f"{source}: expected a regular file, got something else in {path.name}")
+
+
+def read_json(path: Path, source: str) -> dict[str, Any]:
+    """The object in a JSON file; raises InputError."""
+    require_file(path, source)
+    with one_line_errors(source, f"JSON in {path.name}"):
+        size = path.stat().st_size
+        require(size <= JSON_LIMIT_BYTES, f"{source}: expected at most {JSON_LIMIT_BYTES} bytes in {path}, got {size}")
+        values = json.loads(path.read_text())
+    require(isinstance(values, dict), f"{source}: expected a JSON object in {path}, got {type(values).__name__}")
+    return values
+
+
+class Reader:
+    """Numeric arrays of an open h5py.File by their path; together they never take more than LIMIT_BYTES."""
+
+    def __init__(self, file: Any, source: str, size_bytes: int):
+        """file: h5py.File open for reading.   source: its name in messages.   size_bytes: what it takes on disk."""
+        self.file, self.source = file, source
+        self.unread_bytes, self.free_bytes = size_bytes, LIMIT_BYTES
+
+    def __contains__(self, path: str) -> bool:
+        return self._find(path) is not None
+
+    def is_group(self, path: str) -> bool:
+        """Whether `path` is a group and not an array."""
+        import h5py
+
+        return isinstance(self._find(path), h5py.Group)
+
+    def array(self, path: str, dtype: type | None = None) -> np.ndarray:
+        """All of an array, as `dtype` if given; raises InputError if it is absent, or not stored in the file."""
+        import h5py
+
+        dataset = self._find(path)
+        came = "nothing" if dataset is None else type(dataset).__name__.lower()
+        require(isinstance(dataset, h5py.Dataset), f"{self.source}: expected an array {path}, got {came}")
+        kind = dataset.dtype
+        require(kind.kind in NUMBERS, f"{self.source}: expected numbers in {path}, got {kind}")
+        require(bool(dataset.shape), f"{self.source}: expected rows in {path}, got shape {dataset.shape}")
+        self._reserve(path, dataset, max(kind.itemsize, np.dtype(dtype or kind).itemsize))
+        return (dataset if dtype is None else dataset.astype(dtype))[:]
+
+    def flags(self, path: str) -> np.ndarray:
+        """(N,) bool from zeros and ones of any type, shaped (N,) or (N, 1); D4RL's relabelling writes floats."""
+        values = self.array(path)
+        column = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+        require(column.ndim == 1, f"{self.source}: expected {path} with one flag a row, got shape {values.shape}")
+        require_rows((column == 0) | (column == 1), f"{self.source}: expected {path} of zeros and ones, got others")
+        return column.astype(bool)
+
+    def _find(self, path: str) -> Any:
+        """The object at `path`, none if there is none; raises InputError for a link out of the file's own tree."""
+        import h5py
+
+        node = self.file
+        for name in path.split("/"):
+            link = node.get(name, getlink=True) if isinstance(node, h5py.Group) else None
+            if link is None:
+                return None
+            hard = isinstance(link, h5py.HardLink)
+            require(hard, f"{self.source}: expected data in {path}, got a link; links are not followed")
+            node = node[name]
+        return node
+
+    def _reserve(self, path: str, dataset: Any, itemsize: int) -> None:
+        """Raise InputError unless the file can hold what the array declares, and memory what is read of it."""
+        properties = dataset.id.get_create_plist()
+        elsewhere = dataset.is_virtual or properties.get_external_count()
+        require(not elsewhere, f"{self.source}: expected data in {path}, got a reference to other files")
+        # h5py counts a shape's elements in machine integers, which a hostile shape overflows. A chunk is read whole.
+        count = max(math.prod(dataset.shape), math.prod(dataset.chunks or ()))
+        stored, most = dataset.id.get_storage_size(), MOST_COMPRESSION if properties.get_nfilters() else 1
+        # The same bytes under several names would be read several times.
+        self.unread_bytes -= stored
+        self.free_bytes -= math.prod(dataset.shape) * itemsize
+        shape = f"{path} shaped {dataset.shape}"
+        held = math.prod(dataset.shape) == 0 or count * dataset.dtype.itemsize <= stored * most
+        require(held and self.unread_bytes >= 0, f"{self.source}: expected {shape}, got a file too small for it")
+        require(self.free_bytes >= 0, f"{self.source}: expected at most {LIMIT_BYTES} bytes of arrays, got {shape}")
+
+
+@contextmanager
+def open_hdf5(path: Path, source: str, expected: str) -> Iterator[Reader]:
+    """A Reader of the file; whatever goes wrong while it is open is told as one InputError about `source`."""
+    require_file(path, source)
+    with one_line_errors(source, expected):
+        import h5py
+
+        with h5py.File(path, "r") as file:
+            yield Reader(file, source, path.stat().st_size)
+
+
+def require_rows(good: np.ndarray, message: str) -> None:
+    """Raise InputError, naming the first bad row, unless all of `good` (N,) holds."""
+    if not good.all():
+        raise InputError(f"{message}, first in row {np.argmin(good)}")

@@ -13,7 +13,7 @@ from reprlib import repr as shorten
 from typing import Any
 
 from fastdwm.checks import require
-from fastdwm.errors import InputError
+from fastdwm.errors import InputError, first_line
 from fastdwm.tasks import Task
 
 MAX_EPISODE_STEPS = 100_000
@@ -45,8 +45,7 @@ class EnvSpec:
                 warnings.filterwarnings("ignore", message=".*is out of date")  # the version is the dataset's choice
                 env = gymnasium.make(self.id, self.max_episode_steps, render_mode=render_mode, **self.kwargs)
         except Exception as error:  # a constructor raises what it likes
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise InputError(f"cannot build the simulator {self.id}: {reason}") from error
+            raise InputError(f"cannot build the simulator {self.id}: {first_line(error)}") from error
         if isinstance(env.observation_space, gymnasium.spaces.Dict):
             env = gymnasium.wrappers.FilterObservation(env, ["achieved_goal", "observation"])
             env = gymnasium.wrappers.FlattenObservation(env)
@@ -68,7 +67,9 @@ def _one_of(*values: Any) -> Setting:
 
 
 def _number(default: float, low: float, high: float) -> Setting:
-    return Setting(default, lambda value: type(value) in (int, float) and low <= value <= high)
+    """From `low` >= 0 to `high`; not -0.0, of which numpy says that it is less than 0."""
+    signed = math.copysign
+    return Setting(default, lambda value: type(value) in (int, float) and low <= value <= high and signed(1, value) > 0)
 
 
 def _is_maze(value: Any) -> bool:

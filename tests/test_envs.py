@@ -66,6 +66,7 @@ def test_the_user_may_vouch_for_a_simulator_which_the_table_then_names(intruder)
         ({"frame_skip": 10**9}, "frame_skip"),
         ({"reset_noise_scale": "0.1"}, "reset_noise_scale"),
         ({"reset_noise_scale": float("nan")}, "reset_noise_scale"),
+        ({"reset_noise_scale": -0.0}, "reset_noise_scale"),
         ({"terminate_when_unhealthy": 0}, "terminate_when_unhealthy"),
         ({"id": "Ant-v5"}, "id"),
     ],

@@ -69,6 +69,4 @@ def test_a_training_killed_at_any_write_resumes_to_the_same_bundle(seconds, seed
             counts["resumed"] += 1
     finally:
         worker.close()
-    tell(
-        f"faults, trainings: killed at a write and resumed to the same bundle: {counts['resumed']}, of {events} writes"
-    )
+    tell(f"faults, trainings: {counts['resumed']} killed at a write (of {events}) and resumed to the same bundle")

@@ -6,32 +6,27 @@ tensors are the numbers. Loading trusts neither: every name, shape and value is 
 
 import dataclasses
 import json
-import os
-import tempfile
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
-from fastdwm.config import (
-    SAMPLERS,
-    DeterministicConfig,
-    DiffusionConfig,
-    MeanFlowConfig,
-    ReBRACConfig,
-    RewardConfig,
-    require,
-)
-from fastdwm.data import EnvSpec
+from fastdwm.checks import require
+from fastdwm.config import SAMPLERS, DeterministicConfig, DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig
 from fastdwm.deterministic import build_deterministic, deterministic_shapes
 from fastdwm.diffusion import build_diffusion, denoiser_shapes
+from fastdwm.envs import EnvSpec
 from fastdwm.errors import InputError
+from fastdwm.files import read_bytes, replace_folder
+from fastdwm.header import FORMAT, Header, read_header
 from fastdwm.meanflow import build_meanflow, meanflow_shapes
 from fastdwm.nets import Params
 from fastdwm.rebrac import critic_shapes, policy_shapes
@@ -39,13 +34,16 @@ from fastdwm.reward import RewardModel, reward_shapes
 from fastdwm.rollout import Dynamics, World
 from fastdwm.tasks import get_task
 
-FORMAT = 1
 STATISTICS = ("obs_mean", "obs_std", "delta_mean", "delta_std")
-OPTIONAL = {
-    "meanflow": (MeanFlowConfig, meanflow_shapes),
-    "deterministic": (DeterministicConfig, deterministic_shapes),
-}
-"""groups of tensors that a bundle may lack: their configuration and their shapes"""
+OPTIONAL = ("meanflow", "deterministic")
+"""groups of tensors that a bundle may lack"""
+
+MAX_FILE_BYTES = 2**30
+MAX_WEIGHT = 1e4
+"""of any parameter. Trained ones stay below 10. Three layers of 512 with the largest can still not overflow float32 for
+normalised inputs up to 1e9: 512e4^4 * 1e9 = 7e35."""
+MAX_STATISTIC = 1e6
+"""of means and standard deviations, and of 1 / standard deviation; those of real data lie between 1e-3 and 10"""
 PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "minari")
 
 
@@ -167,51 +165,24 @@ class Bundle:
         names = ("policy", "critics", "dynamics", "reward", "statistics", *self._optional)
         groups = {name: getattr(self, name) for name in names}
         tensors = {f"{g}.{name}": t.detach().contiguous() for g, params in groups.items() for name, t in params.items()}
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-            new, old = Path(scratch, "new"), Path(scratch, "old")
-            new.mkdir()
-            (new / "weights.safetensors").write_bytes(save(tensors))
-            (new / "bundle.json").write_text(json.dumps(header, indent=2) + "\n")
-            if folder.exists():
-                os.rename(folder, old)
-            os.rename(new, folder)
+        weights = safetensors.torch.save(tensors)
+        header["weights_sha256"] = sha256(weights).hexdigest()
+        description = json.dumps(header, indent=2) + "\n"
+        replace_folder(folder, {"weights.safetensors": weights, "bundle.json": description.encode()})
 
     @classmethod
-    def load(cls, folder: Path | str) -> "Bundle":
-        """Read a bundle; InputError for a file that is missing or damaged, or a tensor that is missing, superfluous,
-        of the wrong shape or dtype, or not finite."""
+    def load(cls, folder: Path | str, trust_env: bool = False) -> "Bundle":
+        """Read a bundle; whoever wrote it can neither run code nor take memory beyond what the weights need.
+
+        trust_env: take the simulator that it names, whatever it is; without, only those that `envs` knows.
+        Raises InputError for a file that is missing, damaged or not a regular one, a setting of the wrong type or out
+        of its range, or a tensor that is missing, superfluous, of the wrong shape or dtype, not finite or absurd.
+        """
         folder = Path(folder)
-        header = _read_header(folder / "bundle.json")
-        try:
-            task, obs_dim, action_dim = header["task"], int(header["obs_dim"]), int(header["action_dim"])
-            rebrac = _read_config(ReBRACConfig, header["rebrac"]).for_task(get_task(task))
-            dynamics = _read_config(DiffusionConfig, header["dynamics"])
-            reward = _read_config(RewardConfig, header["reward"])
-            optional = {name: _read_config(OPTIONAL[name][0], header[name]) for name in OPTIONAL if name in header}
-            env = EnvSpec(**header["env"])
-            rest = {name: header[name] for name in ("dataset", "reward_scale", "report", "versions")}
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{folder / 'bundle.json'}: not a bundle description ({error})") from None
-        environment = get_task(task).env
-        for name, came, expected in (
-            ("obs_dim", obs_dim, environment.obs_dim),
-            ("action_dim", action_dim, environment.action_dim),
-        ):
-            if came != expected:
-                raise InputError(f"{folder / 'bundle.json'}: {name}: task {task} has {expected}, got {came}")
-        shapes = {
-            "policy": policy_shapes(obs_dim, action_dim, rebrac.hidden),
-            "critics": critic_shapes(obs_dim, action_dim, rebrac.hidden),
-            "dynamics": denoiser_shapes(obs_dim, action_dim, dynamics),
-            "reward": reward_shapes(obs_dim, action_dim, reward),
-            "statistics": dict.fromkeys(STATISTICS, (obs_dim,)),
-        }
-        shapes |= {name: OPTIONAL[name][1](obs_dim, action_dim, config) for name, config in optional.items()}
-        groups = _read_tensors(folder / "weights.safetensors", shapes)
-        configs = {"rebrac_config": rebrac, "dynamics_config": dynamics, "reward_config": reward}
-        configs |= {f"{name}_config": config for name, config in optional.items()}
-        return cls(task=task, env=env, **groups, **configs, **rest)
+        header = read_header(folder / "bundle.json", trust_env)
+        groups = _read_tensors(folder / "weights.safetensors", _shapes(header), header.weights_sha256)
+        configs = {f"{name}_config": config for name, config in header.configs.items()}
+        return cls(task=header.task.name, env=header.env, **groups, **configs, **header.rest)
 
 
 def shipped_bundle(task: str) -> Path:
@@ -238,41 +209,52 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def _read_header(path: Path) -> dict[str, Any]:
+def _shapes(header: Header) -> dict[str, dict[str, tuple]]:
+    """Of the tensors that the description calls for, by group."""
+    sizes, configs = (header.task.env.obs_dim, header.task.env.action_dim), header.configs
+    shapes = {
+        "policy": policy_shapes(*sizes, configs["rebrac"].hidden),
+        "critics": critic_shapes(*sizes, configs["rebrac"].hidden),
+        "dynamics": denoiser_shapes(*sizes, configs["dynamics"]),
+        "reward": reward_shapes(*sizes, configs["reward"]),
+        "statistics": dict.fromkeys(STATISTICS, (header.task.env.obs_dim,)),
+    }
+    optional = {"meanflow": meanflow_shapes, "deterministic": deterministic_shapes}
+    return shapes | {name: optional[name](*sizes, configs[name]) for name in optional if name in configs}
+
+
+def _read_tensors(path: Path, shapes: dict[str, dict[str, tuple]], digest: str | None) -> dict[str, Params]:
+    """Tensors of the file grouped by the part of their name before the dot, checked against `shapes` and `digest`."""
+    expected = {f"{group}.{name}": tuple(shape) for group, names in shapes.items() for name, shape in names.items()}
+    n_bytes = sum(4 * math.prod(shape) for shape in expected.values())
+    # Twice what is needed, so that an architecture that differs a little is told by the name of a tensor.
+    content = read_bytes(path, min(MAX_FILE_BYTES, 2 * n_bytes + 2**20))
     try:
-        header = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; expected a folder with bundle.json and weights.safetensors") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected JSON ({error})") from None
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        came = header.get("format") if isinstance(header, dict) else type(header).__name__
-        raise InputError(f"{path}: expected bundle format {FORMAT}, got {came}")
-    return header
-
-
-def _read_config(kind: type, values: dict[str, Any]) -> Any:
-    """Dataclass from JSON, whose lists stand for tuples."""
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
-
-
-def _read_tensors(path: Path, shapes: dict[str, dict[str, tuple]]) -> dict[str, Params]:
-    """Tensors of the file grouped by the part of their name before the dot, checked against `shapes`."""
-    try:
-        tensors = load_file(path)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; expected a folder with bundle.json and weights.safetensors") from None
-    except (OSError, SafetensorError) as error:
+        tensors = safetensors.torch.load(content)
+    # The latter two for dtypes that this torch does not know.
+    except (SafetensorError, KeyError, AttributeError) as error:
         raise InputError(f"{path}: expected a safetensors file ({error})") from None
-    expected = {f"{group}.{name}": shape for group, names in shapes.items() for name, shape in names.items()}
     if missing := sorted(expected.keys() - tensors.keys()):
         raise InputError(f"{path}: tensor {missing[0]} is missing")
     if extra := sorted(tensors.keys() - expected.keys()):
-        raise InputError(f"{path}: tensor {extra[0]} is not part of this architecture")
+        raise InputError(f"{path}: tensor {ascii(extra[0])[1:-1]} is not part of this architecture")
     for name, shape in expected.items():
-        value = tensors[name]
-        if tuple(value.shape) != tuple(shape) or value.dtype != torch.float32:
-            raise InputError(f"{path}: {name}: expected float32 {shape}, got {value.dtype} {tuple(value.shape)}")
-        if not value.isfinite().all():
-            raise InputError(f"{path}: {name}: expected finite values, got NaN or infinity")
+        most = MAX_STATISTIC if name.startswith("statistics.") else MAX_WEIGHT
+        _check_tensor(f"{path}: {name}", tensors[name], shape, most)
+    same = digest in (None, sha256(content).hexdigest())
+    require(same, f"{path}: damaged: these are not the weights whose SHA-256 bundle.json states")
     return {group: {name: tensors[f"{group}.{name}"] for name in names} for group, names in shapes.items()}
+
+
+def _check_tensor(name: str, value: Tensor, shape: tuple, most: float) -> None:
+    """Raise InputError unless it has float32 numbers of that shape with which one can compute: none beyond `most`, and
+    no standard deviation so small that dividing by it would lead there."""
+    came = tuple(value.shape)
+    right = came == shape and value.dtype == torch.float32
+    require(right, f"{name}: expected float32 {shape}, got {value.dtype} {came}")
+    require(bool(value.isfinite().all()), f"{name}: expected finite values, got NaN or infinity")
+    largest = float(value.abs().max())
+    require(largest <= most, f"{name}: expected values up to {most:g}, got {largest:g}")
+    if name.endswith("_std"):
+        least = float(value.min())
+        require(least >= 1 / most, f"{name}: expected values of at least {1 / most:g}, got {least:g}")

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import errno
 import io
 import os
 import sys
@@ -17,14 +18,16 @@ from fastdwm.errors import InputError
 Report = Callable[[str, int, int], None]
 
 PLAIN_PERIOD_S = 5.0
+# What it is called on a disk, in a quota, and under a limit on the size of files.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run(main: Callable[[str, Any], None], presets: Callable[[], Mapping[str, Any]], prog: str) -> NoReturn:
     """Parse the command line, call main(task, config) and leave the process.
 
     presets: builds the named configurations, of one dataclass; the first is the default.   prog: the name in --help.
-    Exit code 0 on success, 2 for wrong input (one line on stderr), 130 on Ctrl-C; anything else is a failed run and
-    keeps its traceback and exit code 1.
+    Exit code 0 on success, 2 for wrong input (one line on stderr), 130 on Ctrl-C, 1 for a full disk (one line too);
+    anything else is a failed run and keeps its traceback and exit code 1.
     """
     finish(lambda: main(*parse(presets(), prog, main.__doc__ or "", sys.argv[1:])))
 
@@ -39,6 +42,14 @@ def finish(action: Callable[[], None]) -> NoReturn:
     except BrokenPipeError:
         # The reader of our output, such as `head`, has seen enough.
         os._exit(0)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        what = f"cannot write {error.filename or 'a file'}: {error.strerror}"
+        print(
+            f"error: {what}; make room and give the same command again, what was saved before is kept", file=sys.stderr
+        )
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from fastdwm.checks import require, require_choices, require_positive, require_widths
+from fastdwm.checks import require, require_at_most, require_choices, require_positive, require_widths
 from fastdwm.tasks import Task
 
 
@@ -46,6 +46,12 @@ class ReBRACConfig:
     def __post_init__(self) -> None:
         require_choices(self)
         require_positive(self, "updates", "batch_size", "actor_lr", "critic_lr", "policy_period")
+        require_at_most(self, 1e9, "updates", "batch_size", "policy_period")
+        require_at_most(self, 1e3, "actor_lr", "critic_lr", "target_noise", "target_noise_clip")
+        require_at_most(self, 1e6, "actor_bc_coef", "critic_bc_coef")
+        for name in ("actor_bc_coef", "critic_bc_coef", "target_noise", "target_noise_clip"):
+            value = getattr(self, name)
+            require(value is None or value >= 0, f"{name}: expected a number >= 0, got {value}")
         require(self.discount is None or 0 < self.discount < 1, f"discount: expected in (0, 1), got {self.discount}")
         require(0 < self.target_rate <= 1, f"target_rate: expected a number in (0, 1], got {self.target_rate}")
         require_widths(self.hidden)
@@ -82,6 +88,8 @@ class DiffusionConfig:
     def __post_init__(self) -> None:
         require_choices(self)
         require_positive(self, "updates", "batch_size", "lr", "denoise_steps", "grad_clip")
+        require_at_most(self, 1e9, "updates", "batch_size", "grad_clip")
+        require_at_most(self, 1e3, "lr", "denoise_steps", "time_features")
         features = self.time_features
         require(features > 0 and features % 2 == 0, f"time_features: expected an even number > 0, got {features}")
         require(0 < self.ema_rate <= 1, f"ema_rate: expected a number in (0, 1], got {self.ema_rate}")
@@ -130,6 +138,10 @@ class MeanFlowConfig:
     def __post_init__(self) -> None:
         require_choices(self)
         require_positive(self, "updates", "batch_size", "lr", "grad_clip")
+        require_at_most(self, 1e9, "updates", "batch_size", "grad_clip")
+        require_at_most(self, 1e3, "lr", "time_features", "adaptive_power")
+        require_at_most(self, 1e6, "policy_tilt")
+        require(-1e6 <= self.value_tilt <= 1e6, f"value_tilt: expected in [-1e6, 1e6], got {self.value_tilt}")
         for name in ("equal_share", "temperature"):
             require(0 <= getattr(self, name) <= 1, f"{name}: expected a number in [0, 1], got {getattr(self, name)}")
         for name in ("adaptive_power", "policy_tilt"):
@@ -165,6 +177,8 @@ class DeterministicConfig:
     def __post_init__(self) -> None:
         require_choices(self)
         require_positive(self, "updates", "batch_size", "lr", "grad_clip")
+        require_at_most(self, 1e9, "updates", "batch_size", "grad_clip")
+        require_at_most(self, 1e3, "lr")
         require(0 < self.ema_rate <= 1, f"ema_rate: expected a number in (0, 1], got {self.ema_rate}")
         require_widths(self.hidden)
 
@@ -187,6 +201,8 @@ class RewardConfig:
     def __post_init__(self) -> None:
         require_choices(self)
         require_positive(self, "updates", "batch_size", "lr", "grad_clip")
+        require_at_most(self, 1e9, "updates", "batch_size", "grad_clip")
+        require_at_most(self, 1e3, "lr")
         require_widths(self.hidden)
 
 
@@ -279,6 +295,8 @@ class EvalConfig:
     """where the imagination runs: cpu, cuda or cuda:N"""
     backend: Literal["auto", "reference", "fused"] = "auto"
     """how: plain torch and autograd, or the fused operators with their hand-derived gradients; auto is fused"""
+    trust_env: bool = False
+    """build whatever simulator the bundle names, with any settings: this may run code that came with it"""
 
     def __post_init__(self) -> None:
         require_choices(self)
@@ -322,6 +340,8 @@ class TrainConfig:
     """CPU threads of torch; none: its own choice"""
     device: str = "cpu"
     """where the training runs: cpu, cuda or cuda:N"""
+    trust_env: bool = False
+    """build whatever simulator the dataset names, with any settings: this may run code that came with it"""
 
     def __post_init__(self) -> None:
         require_choices(self)

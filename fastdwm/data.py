@@ -15,13 +15,13 @@ from functools import cached_property, partial
 from http.client import HTTPException
 from pathlib import Path
 from threading import Thread
-from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import numpy as np
 
 from fastdwm.config import require
+from fastdwm.envs import EnvSpec, read_spec
 from fastdwm.errors import InputError, first_line
 from fastdwm.hdf5 import one_line_errors, read_json, require_file
 from fastdwm.recordings import Arrays, read_d4rl, read_minari
@@ -29,37 +29,6 @@ from fastdwm.tasks import TASKS, Task
 
 CACHE_FORMAT = 2  # raise it whenever the meaning of a cached array changes
 STD_FLOOR = 1e-3  # relative to the largest coordinate's std, see `statistics`
-
-
-@dataclass(frozen=True)
-class EnvSpec:
-    """How to build a simulator. Every field is plain JSON: `EnvSpec(**json.loads(json.dumps(asdict(spec))))`."""
-
-    id: str
-    kwargs: dict[str, Any]
-    max_episode_steps: int | None  # none: the cap registered for `id`
-
-    def make(self, render_mode: str | None = None) -> Any:
-        """A new gymnasium.Env with flat observations, a goal dict becoming (achieved_goal, observation).
-
-        Raises InputError if the simulator, or a package it needs, is not installed.
-        """
-        import gymnasium
-
-        try:
-            if self.id.startswith("AntMaze"):
-                import gymnasium_robotics
-
-                gymnasium.register_envs(gymnasium_robotics)
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*is out of date")  # the version is the dataset's choice
-                env = gymnasium.make(self.id, self.max_episode_steps, render_mode=render_mode, **self.kwargs)
-        except (ImportError, gymnasium.error.Error) as error:
-            raise InputError(f"cannot build the simulator {self.id}: {first_line(error)}") from error
-        if isinstance(env.observation_space, gymnasium.spaces.Dict):
-            env = gymnasium.wrappers.FilterObservation(env, ["achieved_goal", "observation"])
-            env = gymnasium.wrappers.FlattenObservation(env)
-        return env
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,9 +122,10 @@ def statistics(transitions: Transitions, rows: np.ndarray) -> Arrays:
     return result
 
 
-def load(task: Task, dataset: str | None = None) -> Transitions:
+def load(task: Task, dataset: str | None = None, trust_env: bool = False) -> Transitions:
     """The transitions of a Minari id (local first, then downloaded) or of a D4RL .hdf5 file; none: the task's own id.
 
+    trust_env: take the simulator that a Minari dataset names, whatever it is; without, only those that `envs` knows.
     A second load of the same files comes from a flat copy in $FASTDWM_CACHE (default ~/.cache/fastdwm). Raises
     InputError, in one line, if the dataset cannot be had or read, holds bad values, or belongs to another task.
     """
@@ -169,7 +139,8 @@ def load(task: Task, dataset: str | None = None) -> Transitions:
             read = partial(read_d4rl, path, source)
         else:
             folder = _minari_folder(source)
-            files, env = [folder / "metadata.json", folder / "main_data.hdf5"], _minari_env(folder, source, task)
+            files = [folder / "metadata.json", folder / "main_data.hdf5"]
+            env = _minari_env(folder, source, task, trust_env)
             read = partial(read_minari, folder, source)
         for file in files:
             require_file(file, source)
@@ -191,16 +162,18 @@ def _d4rl_env(path: Path, task: Task) -> EnvSpec:
     return EnvSpec(task.env.d4rl_env_id, dict(task.env.kwargs), task.max_episode_steps)
 
 
-def _minari_env(folder: Path, source: str, task: Task) -> EnvSpec:
+def _minari_env(folder: Path, source: str, task: Task, trust_env: bool) -> EnvSpec:
     """The simulator a Minari dataset was recorded in, or the task's own where it does not say; raises InputError."""
     own = {"id": task.env.env_id, "kwargs": {}, "max_episode_steps": task.max_episode_steps}
     recorded = read_json(folder / "metadata.json", source).get("env_spec")
     spec, family = json.loads(recorded) if recorded else own, task.env.env_id.rsplit("-", 1)[0]
-    require(spec["id"].startswith(family), f"expected data of {family} for {task.name}, got {spec['id']} in {folder}")
+    known = trust_env or spec["id"].startswith(family)
+    require(known, f"expected data of {family} for {task.name}, got {spec['id']} in {folder}")
     maze, own_maze = spec["kwargs"].get("maze_map"), task.env.kwargs.get("maze_map")
     same = maze is None or own_maze is None or _same_frame(maze, own_maze)
     require(same, f"{source}: expected data of the maze of {task.name}, got those of a maze with other walls or goal")
-    return EnvSpec(spec["id"], {**spec["kwargs"], **task.env.kwargs}, spec["max_episode_steps"])
+    values = {name: spec[name] for name in own} | {"kwargs": {**spec["kwargs"], **task.env.kwargs}}
+    return read_spec(values, task, trust_env)
 
 
 def _same_frame(maze: list[list], own: list[list]) -> bool:

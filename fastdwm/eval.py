@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
 from fastdwm.config import EvalConfig, ITPOConfig, require
+from fastdwm.envs import departures
 from fastdwm.record import circumstances, interval, latency, prepare_output, spread, write_json
 from fastdwm.tasks import Task, get_task
 
@@ -43,7 +44,7 @@ def main(task_name: str, config: EvalConfig) -> None:
     from fastdwm.bundle import Bundle, shipped_bundle
 
     folder = config.bundle or shipped_bundle(task.name)
-    bundle = Bundle.load(folder)
+    bundle = Bundle.load(folder, config.trust_env)
     require(bundle.task == task.name, f"bundle: expected one for {task.name}, {folder} is for {bundle.task}")
     from fastdwm import plot
     from fastdwm.evaluate import compare
@@ -54,10 +55,12 @@ def main(task_name: str, config: EvalConfig) -> None:
     with command.progress() as report:
         evaluation = compare(bundle, config, report)
     numbers = summary(evaluation, task.score_pct, config.deadline_ms)
-    # First of all: nothing that fails later loses the results.
     record = stem.with_suffix(".json")
-    write_json(record, describe(task, config, bundle, folder, evaluation, numbers))
-    print_table(task, evaluation.seeds, numbers)
+    # The file first, so that nothing that fails later loses it; the table also where there is no room for a file.
+    try:
+        write_json(record, describe(task, config, bundle, folder, evaluation, numbers))
+    finally:
+        print_table(task, evaluation.seeds, numbers, departures(bundle.env, task))
     print(record)
     if config.plot:
         print(plot.save_plot(evaluation, stem.with_suffix(".png"), title=task.name))
@@ -81,6 +84,7 @@ def describe(
         "config": dataclasses.asdict(config),
         "seeds": evaluation.seeds,
         "env": dataclasses.asdict(bundle.env),
+        "env_departures": departures(bundle.env, task),
         "bundle": provenance,
         "episodes": {
             policy: [describe_episode(episode, task) for episode in run.episodes]
@@ -105,8 +109,11 @@ def describe_episode(episode: Any, task: Task) -> dict[str, Any]:
     }
 
 
-def print_table(task: Task, seeds: list[int], numbers: dict[str, Any]) -> None:
-    """The result on stdout, both policies side by side."""
+def print_table(task: Task, seeds: list[int], numbers: dict[str, Any], departures: list[str]) -> None:
+    """The result on stdout, both policies side by side.
+
+    departures: how the simulator differs from the task's, in words.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -116,13 +123,18 @@ def print_table(task: Task, seeds: list[int], numbers: dict[str, Any]) -> None:
     table = Table(
         title=f"{task.name}, episodes per policy: {len(seeds)}, environment seeds: {seeds[0]} to {seeds[-1]}",
         caption="± standard deviation over episodes; [ ] 95 % bootstrap interval; difference by seed;"
-        " p99 of 2,000 decisions or more",
+        " p99 of 2,000 decisions or more" + foreign(departures),
     )
     for name in ("", "base policy", "ITPO", "ITPO - base"):
         table.add_column(name, justify="right" if name else "left")
     for row in table_rows(numbers):
         table.add_row(*row)
     console.print(table)
+
+
+def foreign(departures: list[str]) -> str:
+    """A warning for a table whose simulator is not the task's."""
+    return f"\nnot the task's own simulator: {', '.join(departures)}" if departures else ""
 
 
 def table_rows(numbers: dict[str, Any]) -> list[list[str]]:

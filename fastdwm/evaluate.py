@@ -16,7 +16,7 @@ import torch
 from fastdwm.agent import Agent
 from fastdwm.bundle import Bundle
 from fastdwm.config import EvalConfig, require
-from fastdwm.data import EnvSpec
+from fastdwm.envs import EnvSpec
 
 # The first decisions pay for allocations and lazy initialisation; they are no measure of the others.
 WARM_UP = 10

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastdwm.config import ITPOConfig, require
-from fastdwm.data import EnvSpec
+from fastdwm.envs import EnvSpec
 from fastdwm.evaluate import Progress, unwatched
 from fastdwm.itpo import ReferenceObjective
 from fastdwm.kernels.layout import Layout

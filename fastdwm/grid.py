@@ -215,6 +215,8 @@ class StudyConfig:
     """where the imagination runs: cpu, cuda or cuda:N"""
     backend: Literal["auto", "reference", "fused"] = "auto"
     """how: plain torch and autograd, or the fused operators with their hand-derived gradients; auto is fused"""
+    trust_env: bool = False
+    """build whatever simulator the bundle names, with any settings: this may run code that came with it"""
 
     def __post_init__(self) -> None:
         require_choices(self)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastdwm.data import EnvSpec
+from fastdwm.envs import EnvSpec
 from fastdwm.errors import InputError
 from fastdwm.evaluate import TITLES, Episode, Evaluation
 

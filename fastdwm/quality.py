@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastdwm.data import EnvSpec, Transitions
+from fastdwm.data import Transitions
+from fastdwm.envs import EnvSpec
 from fastdwm.evaluate import Progress, Protocol, run_episodes, unwatched
 from fastdwm.nets import Params, map_params
 from fastdwm.rebrac import critics, policy

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdwm.errors import InputError
+from fastdwm.files import write_atomically
 
 
 def prepare_output(folder: Path, task: str) -> Path:
@@ -50,9 +51,7 @@ def machine(device: str) -> dict[str, Any]:
 def write_json(path: Path, record: dict[str, Any]) -> None:
     """Write `record` with one line per key; the file appears complete or not at all. NaN and infinity become null."""
     lines = [f"{json.dumps(key)}: {json.dumps(strict(value), allow_nan=False)}" for key, value in record.items()]
-    scratch = path.with_name(f".{path.name}.part")
-    scratch.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-    os.replace(scratch, path)
+    write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
 
 
 def strict(value: Any) -> Any:

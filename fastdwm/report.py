@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastdwm import command
 from fastdwm.config import require, require_choices
+from fastdwm.envs import departures
 from fastdwm.record import circumstances, prepare_output, write_json
 from fastdwm.tasks import TASKS, get_task
 
@@ -54,6 +55,8 @@ class ReportConfig:
     """folder of the JSON and the picture"""
     threads: int = 1
     """CPU threads of torch"""
+    trust_env: bool = False
+    """build whatever simulator the bundle or dataset names, with any settings: this may run code that came with it"""
 
     def __post_init__(self) -> None:
         require_choices(self)
@@ -77,7 +80,7 @@ def main(name: str, config: ReportConfig) -> None:
     from fastdwm.model_plot import save_model_plot
     from fastdwm.model_tables import print_tables
 
-    bundle = Bundle.load(folder)
+    bundle = Bundle.load(folder, config.trust_env)
     config = with_seed(config, bundle)
     stem = prepare_output(config.out, f"{bundle.task}-models")
     if config.gradients:
@@ -86,8 +89,10 @@ def main(name: str, config: ReportConfig) -> None:
         transitions, rows, source = held_out(bundle, config, report)
         numbers = measure(bundle, transitions, rows, config, report)
     record = stem.with_suffix(".json")
-    write_json(record, describe(config, bundle, folder, source, numbers))
-    print_tables(bundle.task, source, numbers)
+    try:
+        write_json(record, describe(config, bundle, folder, source, numbers))
+    finally:
+        print_tables(bundle.task, source, numbers)
     print(record)
     print(save_model_plot(numbers, stem.with_suffix(".png"), f"{bundle.task}, {source}"))
 
@@ -135,7 +140,7 @@ def held_out(bundle: "Bundle", config: ReportConfig, report: command.Report) -> 
         transitions = fresh(config.max_steps, config.action_noise, partial(report, "fresh episodes"))
         source = f"{config.episodes} fresh episodes of the base policy with action noise {config.action_noise:g}"
         return transitions, np.ones(transitions.n, bool), f"{source}, {transitions.n} transitions"
-    transitions = data.load(get_task(bundle.task), config.dataset)
+    transitions = data.load(get_task(bundle.task), config.dataset, config.trust_env)
     seen, how = trained_on(bundle.dataset, transitions)
     if not seen:
         source = f"{transitions.n_episodes} episodes of {transitions.source} (trained on {bundle.dataset.get('id')}"
@@ -252,6 +257,7 @@ def describe(
         **numbers,
         "config": dataclasses.asdict(config),
         "env": dataclasses.asdict(bundle.env),
+        "env_departures": departures(bundle.env, get_task(bundle.task)),
         "bundle": provenance,
     }
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastdwm import command
 from fastdwm.config import EvalConfig, require
+from fastdwm.envs import departures
 from fastdwm.errors import InputError
 from fastdwm.grid import BASE, Cell, Grid, StudyConfig
 from fastdwm.record import circumstances, prepare_output, write_json
@@ -86,7 +87,7 @@ def main(task_name: str, config: StudyConfig) -> None:
     from fastdwm.bundle import Bundle, shipped_bundle
 
     weights = config.bundle or shipped_bundle(task.name)
-    bundle = Bundle.load(weights)
+    bundle = Bundle.load(weights, config.trust_env)
     require(bundle.task == task.name, f"bundle: expected one for {task.name}, {weights} is for {bundle.task}")
     held = held_samplers(bundle)
     cells = grid.cells(held)
@@ -293,7 +294,9 @@ def conclude(
     from fastdwm import study_tables, tradeoff
 
     here = circumstances(study.config.device)
+    foreign = departures(study.bundle.env, get_task(study.bundle.task))
     title = f"{study.bundle.task}, {len(study.seeds)} episodes per cell"
+    title += f", not the task's own simulator: {', '.join(foreign)}" if foreign else ""
     sentences = verdict + ([study_tables.confirmed(confirmation)] if confirmation else [])
     summary = {
         "task": study.bundle.task,
@@ -304,6 +307,8 @@ def conclude(
         "grid": dataclasses.asdict(grid),
         "seeds": study.seeds,
         "identity": study.identity,
+        "env": dataclasses.asdict(study.bundle.env),
+        "env_departures": foreign,
         "cells": rows,
     }
     write_json(out / "study.json", summary)

@@ -11,10 +11,10 @@ import numpy as np
 from scipy import stats
 
 from fastdwm import statistics
+from fastdwm.files import write_atomically
 from fastdwm.grid import BASE, Cell
 from fastdwm.record import interval
 from fastdwm.statistics import Estimate
-from fastdwm.training import write_atomically
 
 Row = dict[str, Any]
 

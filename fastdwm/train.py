@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fastdwm import command
 from fastdwm.config import DeterministicConfig, DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig, TrainConfig
 from fastdwm.errors import InputError
+from fastdwm.files import write_atomically
 from fastdwm.tasks import Task, get_task
 
 if TYPE_CHECKING:
@@ -62,10 +63,10 @@ def main(task_name: str, config: TrainConfig) -> None:
     from fastdwm.offline import split, train
 
     on_line = event_writer(folder) if config.tensorboard else None
-    transitions = data.load(task, config.dataset)
+    transitions = data.load(task, config.dataset, config.trust_env)
     split(transitions, config)
     # Only now: a first attempt that found no data to learn from must not pin the settings of the next.
-    (folder / IDENTITY_FILE).write_text(json.dumps(identity, indent=2) + "\n")
+    write_atomically(folder / IDENTITY_FILE, (json.dumps(identity, indent=2) + "\n").encode())
     with command.progress() as on_progress:
         bundle = train(task, transitions, config, folder, on_progress, on_line)
     bundle.save(folder / "bundle")
@@ -84,15 +85,33 @@ def open_folder(folder: Path, task: Task, config: TrainConfig) -> dict[str, Any]
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-        path = folder / IDENTITY_FILE
-        saved = json.loads(path.read_text()) if path.exists() else identity
-    except (OSError, ValueError) as error:
+        saved = read_identity(folder) or identity
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"out: cannot use the folder {folder}: {error}") from None
     for name, (came, was) in _differences(identity, saved):
         raise InputError(
             f"{name}: the run in {folder} has {was}, got {came}; resume it unchanged or give another --out"
         )
     return identity
+
+
+def read_identity(folder: Path) -> dict[str, Any] | None:
+    """What identifies the run in the folder, none for a folder without one; ValueError for a file that is damaged.
+
+    Where a run was killed before it had trained anything, even a damaged file stands for no run.
+    """
+    path = folder / IDENTITY_FILE
+    if not path.exists():
+        return None
+    try:
+        saved = json.loads(path.read_text())
+        if not isinstance(saved, dict):
+            raise ValueError(f"{IDENTITY_FILE} does not describe a run")
+    except ValueError:
+        if {other.name for other in folder.iterdir()} <= {IDENTITY_FILE, f".{IDENTITY_FILE}.tmp", "tensorboard"}:
+            return None
+        raise
+    return saved
 
 
 def _differences(came: dict, saved: dict, prefix: str = "") -> list[tuple[str, tuple[Any, Any]]]:

@@ -5,7 +5,6 @@ whole state, so that one function saves and restores them all.
 """
 
 import json
-import os
 from collections.abc import Callable, Hashable
 from pathlib import Path
 from time import perf_counter
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from fastdwm.config import DeterministicConfig, DiffusionConfig, MeanFlowConfig, RewardConfig
 from fastdwm.errors import InputError
+from fastdwm.files import write_atomically
 from fastdwm.nets import Params, adam, cosine, map_params, move_towards, set_lr
 
 Loss = Callable[[Params, dict[str, Tensor], torch.Generator], Tensor]
@@ -224,16 +224,6 @@ def restore(trainer: Trainer, path: Path) -> None:
         trainer.n_updates = int(tensors["n_updates"])
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
         raise InputError(f"{path}: not a checkpoint of this run ({error}); delete it to start anew") from None
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file so that a reader, or the next run after a crash, sees the old content or the new, never a part."""
-    scratch = path.with_name(f".{path.name}.tmp")
-    with scratch.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, path)
 
 
 def _rewind(log: Path, n_updates: int) -> list[dict[str, float]]:

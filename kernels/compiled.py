@@ -9,6 +9,7 @@ No `fastmath` that would assume finite numbers: an imagined state that diverges 
 
 import math
 import os
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -52,19 +53,30 @@ SOURCES = sorted(Path(__file__).parent.rglob("compiled*.py"))
 STAMP = f"_{crc32(b''.join(path.read_bytes() for path in SOURCES)):08x}"
 
 
+caching = True
+"""until it fails: then the kernels are compiled in every run"""
+
+
 def kernel(*arguments: types.Type) -> Callable:
     """Compile a function of (start, stop, *arguments) that Python calls: when it is imported, and once for all
     processes; its arguments are refused if they are not as declared."""
 
     def decorate(function: Callable) -> Callable:
+        global caching
         # numba compiles anew if the function's own file changes, but does not notice that a file of what it calls has.
         # Its cache files are named after the function: hence the name.
         function.__qualname__ += STAMP
         signature = types.void(types.int64, types.int64, *arguments)
+        options = OPTIONS | {"fastmath": {"contract"}}
         try:
-            return njit(signature, **OPTIONS, fastmath={"contract"}, cache=True)(function)
-        except RuntimeError:  # neither this folder nor the user's cache can be written
-            return njit(signature, **OPTIONS, fastmath={"contract"})(function)
+            return njit(signature, **options, cache=caching)(function)
+        # Neither this folder nor the user's cache can be written, or the disk is full.
+        except (RuntimeError, OSError) as error:
+            caching = False
+            warnings.warn(
+                f"the CPU kernels are compiled in every run: no cache ({error})", RuntimeWarning, stacklevel=2
+            )
+            return njit(signature, **options)(function)
 
     return decorate
 

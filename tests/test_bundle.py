@@ -1,6 +1,9 @@
 """Bundles survive the disk unchanged, and nothing damaged gets in."""
 
+import fcntl
 import json
+import math
+import os
 
 import pytest
 import torch
@@ -84,3 +87,149 @@ def test_damage_is_named_in_one_line(folder, message):
 def test_a_task_without_a_shipped_bundle_says_what_to_do():
     with pytest.raises(InputError, match="python -m fastdwm.train walker2d-random"):
         shipped_bundle("walker2d-random")
+
+
+@pytest.mark.parametrize("position", [0.2, 0.5, 0.999])
+def test_a_flipped_bit_of_a_weight_is_told_in_one_line(folder, position):
+    path = folder / "weights.safetensors"
+    content = bytearray(path.read_bytes())
+    # The lowest bit of a float32: nothing but the hash can tell.
+    start = 8 + int.from_bytes(content[:8], "little")
+    content[start + 4 * int(position * (len(content) - start) / 4)] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="weights.safetensors: damaged.*SHA-256 bundle.json states"):
+        Bundle.load(folder)
+
+
+def test_a_bundle_without_a_hash_loads(folder):
+    edit_header(folder, lambda h: h.pop("weights_sha256"))
+    assert Bundle.load(folder).obs_dim == 11
+
+
+def scale(folder, name, factor):
+    """Multiply a tensor, and state no hash."""
+    edit_tensors(folder, lambda tensors: tensors[name].mul_(factor))
+    edit_header(folder, lambda h: h.pop("weights_sha256"))
+
+
+@pytest.mark.parametrize("name", ["policy.w1", "critics.w0", "dynamics.b0", "statistics.obs_mean"])
+def test_finite_numbers_that_no_training_gives_are_refused(folder, name):
+    edit_tensors(folder, lambda tensors: tensors[name].fill_(2e6))
+    edit_header(folder, lambda h: h.pop("weights_sha256"))
+    with pytest.raises(InputError, match=f"{name}: expected values up to 1e.06|{name}: expected values up to 10000"):
+        Bundle.load(folder)
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, 1e-9])
+def test_a_standard_deviation_is_positive_and_not_tiny(folder, factor):
+    scale(folder, "statistics.delta_std", factor)
+    with pytest.raises(InputError, match="statistics.delta_std: expected values of at least 1e-06"):
+        Bundle.load(folder)
+
+
+VALUES = {
+    "dynamics: denoise_steps: expected at most 1000": lambda h: h["dynamics"].update(denoise_steps=10**9),
+    "dynamics: denoise_steps: expected int, got True": lambda h: h["dynamics"].update(denoise_steps=True),
+    "dynamics: denoise_steps: expected int, got '3'": lambda h: h["dynamics"].update(denoise_steps="3"),
+    "dynamics: denoise_steps: expected int, got 3.0": lambda h: h["dynamics"].update(denoise_steps=3.0),
+    "dynamics: denoise_steps is missing": lambda h: h["dynamics"].pop("denoise_steps"),
+    "dynamics: 'depth' is not a setting": lambda h: h["dynamics"].update(depth=3),
+    "dynamics: target: expected .*'eps', 'x0'.*, got 'v'": lambda h: h["dynamics"].update(target="v"),
+    "rebrac: hidden: expected at most 16 widths up to 8192": lambda h: h["rebrac"].update(hidden=[8193]),
+    "reward: hidden: expected at most 16 widths": lambda h: h["reward"].update(hidden=[4] * 17),
+    "hidden: expected tuple.*, got 16": lambda h: h["reward"].update(hidden=16),
+    "reward_scale: expected 1e-06 to 1e.06, got 0": lambda h: h.update(reward_scale=0.0),
+    "expected finite numbers, got NaN": lambda h: h.update(reward_scale=math.nan),
+    "expected finite numbers, got Infinity": lambda h: h["report"].update(x=math.inf),
+    "obs_dim: expected int, got '11'": lambda h: h.update(obs_dim="11"),
+    "report: expected dict, got": lambda h: h.update(report=[]),
+    "report: seed: expected int": lambda h: h["report"].update(seed=-1),
+    "versions: expected text": lambda h: h["versions"].update(torch=2),
+    "not a bundle description: 'more' is unknown": lambda h: h.update(more=1),
+    "env: expected id, kwargs, max_episode_steps": lambda h: h["env"].update(more=1),
+    "env: kwargs: expected dict": lambda h: h["env"].update(kwargs=31),
+    "expected printable text": lambda h: h["dataset"].update(id="\x1b[2J"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", VALUES)
+def test_values_that_no_bundle_has_are_told_in_one_line(folder, message):
+    edit_header(folder, VALUES[message])
+    with pytest.raises(InputError, match=message) as error:
+        Bundle.load(folder)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("depth", [40, 100_000])
+def test_deeply_nested_json_is_told_in_one_line(folder, depth):
+    text = (folder / "bundle.json").read_text()
+    (folder / "bundle.json").write_text(text.replace('"report": {}', f'"report": {{"x": {"[" * depth}{"]" * depth}}}'))
+    with pytest.raises(InputError, match="bundle.json: expected JSON") as error:
+        Bundle.load(folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "weights.safetensors"])
+@pytest.mark.parametrize("kind", ["fifo", "device", "folder", "loop"])
+def test_only_regular_files_are_read(folder, name, kind):
+    path = folder / name
+    path.unlink()
+    make = {"fifo": os.mkfifo, "folder": os.mkdir, "device": lambda p: os.symlink("/dev/zero", p)}
+    make.get(kind, lambda p: os.symlink(p, p))(path)
+    with pytest.raises(InputError, match=f"{name}: (expected a regular file|cannot be read)"):
+        Bundle.load(folder)
+
+
+def test_a_link_to_a_regular_file_is_fine(folder):
+    path = folder / "weights.safetensors"
+    path.rename(folder.parent / "blob")
+    path.symlink_to(folder.parent / "blob")
+    assert Bundle.load(folder).obs_dim == 11
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "weights.safetensors"])
+def test_size_is_checked_before_anything_is_read(folder, name):
+    # A sparse file: to read it would take the memory that the size promises.
+    os.truncate(folder / name, 2**40)
+    with pytest.raises(InputError, match=f"{name}: expected at most [0-9]+ bytes, got 1099511627776"):
+        Bundle.load(folder)
+
+
+def stale(folder):
+    """What a process that was killed while it saved the bundle has left."""
+    scratch = folder.parent / f".{folder.name}-ab1_cdef"
+    (scratch / "new").mkdir(parents=True)
+    (scratch / "new" / "weights.safetensors").write_bytes(b"half")
+    return scratch
+
+
+def test_saving_removes_what_a_killed_process_left_and_nothing_else(folder):
+    scratch = stale(folder)
+    others = [folder.parent / name for name in (".bundle-", ".bundle-backup", ".other-ab1_cdef", "bundle-ab1_cdef")]
+    for other in others:
+        other.mkdir()
+    make_bundle().save(folder)
+    assert not scratch.exists() and all(other.is_dir() for other in others)
+
+
+def test_saving_leaves_alone_what_another_process_is_writing(folder):
+    scratch = stale(folder)
+    other = os.open(folder.parent, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_SH)
+    make_bundle().save(folder)
+    assert scratch.exists()
+    os.close(other)
+    make_bundle().save(folder)
+    assert not scratch.exists()
+
+
+def test_a_disk_that_fills_up_keeps_the_old_bundle(folder, monkeypatch):
+    def full(*paths):
+        raise OSError(28, "No space left on device")
+
+    before = (folder / "weights.safetensors").read_bytes()
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(OSError, match="No space left on device: .*bundle"):
+        make_bundle().save(folder)
+    assert (folder / "weights.safetensors").read_bytes() == before
+    assert [path.name for path in folder.parent.iterdir()] == ["bundle"]

@@ -154,6 +154,14 @@ def test_a_missing_simulator_is_told_in_one_line():
         EnvSpec("Hopper-v99", {}, None).make()
 
 
+def test_a_dataset_cannot_name_a_simulator_that_changes_the_score_unless_trusted():
+    name = minari_toy("Hopper-v5", healthy_reward=30.0)
+    with pytest.raises(InputError, match="'healthy_reward' = 30.0 is not known; --trust-env") as caught:
+        load(HOPPER, name)
+    assert "\n" not in str(caught.value)
+    assert load(HOPPER, name, trust_env=True).env.kwargs == {"healthy_reward": 30.0}
+
+
 def test_goal_observations_become_position_then_the_rest():
     box = gymnasium.spaces.Box
     space = {"achieved_goal": box(-9, 9, (2,)), "desired_goal": box(-9, 9, (2,)), "observation": box(-9, 9, (27,))}

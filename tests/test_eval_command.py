@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -102,6 +103,18 @@ def test_a_deadline_is_reported(bundle, tmp_path, capsys, monkeypatch):
         assert latency["missed"] == (latency["calls"] if missed else 0)
         assert f"{latency['missed']} of {latency['calls']}" in stdout
         assert "inner steps per decision" in stdout
+
+
+def test_a_full_disk_loses_no_table(bundle, tmp_path):
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))  # noqa: E731
+    flags = ["--episodes=1", "--max-steps=12", "--backend=reference", f"--bundle={bundle}", f"--out={tmp_path}/out"]
+    argv = [sys.executable, "-m", "fastdwm.eval", "hopper-medium", *flags]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, preexec_fn=limit)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "interquartile mean" in done.stdout and "ITPO" in done.stdout
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"error: cannot write {tmp_path}/out/hopper-medium-") and "File too large" in last
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_step_size_zero_repeats_the_base_policy(bundle, tmp_path):

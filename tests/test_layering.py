@@ -15,10 +15,10 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors"},
     {"tasks", "checks"},
-    {"config"},
+    {"config", "files", "envs"},
     {"hdf5"},
     {"recordings"},
-    {"nets", "data", "statistics", "command", "deadline", "grid", "forks"},
+    {"nets", "data", "statistics", "command", "deadline", "grid", "header", "forks"},
     {"rebrac", "diffusion", "meanflow", "deterministic", "reward"},
     {"rollout", "training", "tilt"},
     {"itpo", "bundle"},

@@ -122,7 +122,7 @@ def test_simulator_without_state_is_refused_at_once(bundle, tmp_path):
     hidden = dataclasses.replace(bundle, env=EnvSpec("CartPole-v1", {}, None))
     hidden.save(tmp_path / "bundle")
     with pytest.raises(InputError, match="CartPole-v1 cannot be set .*--no-gradients"):
-        report.main(str(tmp_path / "bundle"), ReportConfig(out=tmp_path, **SMALL))
+        report.main(str(tmp_path / "bundle"), ReportConfig(out=tmp_path, trust_env=True, **SMALL))
 
 
 def test_fresh_episodes_are_episodes(bundle):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -56,9 +57,9 @@ def command(dataset, out, *flags, seed=0):
     ]  # fmt: skip
 
 
-def run(*args, cache, **kwargs):
+def run(*args, cache, preexec_fn=None, **kwargs):
     env = os.environ | {"FASTDWM_CACHE": str(cache), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    return subprocess.run(command(*args, **kwargs), capture_output=True, text=True, env=env)
+    return subprocess.run(command(*args, **kwargs), capture_output=True, text=True, env=env, preexec_fn=preexec_fn)
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +138,37 @@ def test_models_learn_the_toy_dynamics(dataset, tmp_path):
     errors = Bundle.load(tmp_path / "run" / "bundle").report["models"]["one_step"]
     assert errors["obs_rmse_normalised"] < 0.5
     assert errors["reward_rmse"] < 0.4
+
+
+def test_a_run_killed_before_it_had_written_its_settings_goes_on(trained, dataset, tmp_path):
+    for content in ("", '{"task": "hop'):
+        out = tmp_path / str(len(content))
+        out.mkdir()
+        (out / "config.json").write_text(content)
+        result = run(dataset, out, cache=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert weights(out) == weights(trained[0])
+
+
+@pytest.mark.parametrize("content", ["", "null", "[1]", '{"task": "hop'])
+def test_damaged_settings_beside_a_checkpoint_are_bad_input(dataset, tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    (tmp_path / "dynamics.safetensors").touch()
+    result = run(dataset, tmp_path, cache=tmp_path)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1 and "out: cannot use" in result.stderr
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(trained, dataset, tmp_path):
+    out, start = tmp_path / "run", dict(cache=tmp_path)
+    # A file may have as much as a checkpoint of the world model needs, and not that of policy and critics.
+    most = sum((trained[0] / f"{part}.safetensors").stat().st_size for part in ("dynamics", "rebrac")) // 2
+    result = run(dataset, out, **start, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)))
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(f"error: cannot write {out}/rebrac.safetensors: File too large; make room")
+    assert "Traceback" not in result.stderr and (out / "dynamics.safetensors").exists()
+    assert run(dataset, out, **start).returncode == 0
+    assert weights(out) == weights(trained[0])
 
 
 BAD = {

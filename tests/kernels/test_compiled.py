@@ -1,5 +1,6 @@
 """The CPU kernels: float32 against the torch references, both against float64."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -281,3 +282,25 @@ def test_without_numba_the_error_says_what_to_do():
     attempt = "try: import fastdwm.kernels.compiled\nexcept ImportError as error: print(error)"
     said = python(f"import sys; sys.modules['numba'] = None\n{attempt}")
     assert "need numba: install it, or use --backend reference" in said
+
+
+UNCACHED = """
+import resource, warnings
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+warnings.simplefilter("always")
+import torch
+from fastdwm.kernels.compiled import transposed
+from fastdwm.kernels.layout import Layout
+layout = Layout((2, 3))
+flat = torch.arange(9.0)[None]
+print(transposed(layout, flat)[:, :6].tolist())
+"""
+
+
+def test_a_full_disk_under_the_cache_costs_a_warning(tmp_path):
+    # Files may not grow at all, as on a full disk; the pipes of the output are none.
+    env = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", UNCACHED], capture_output=True, text=True, env=env, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[[0.0, 3.0, 1.0, 4.0, 2.0, 5.0]]"
+    assert done.stderr.count("compiled in every run") == 1 and "File too large" in done.stderr

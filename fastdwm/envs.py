@@ -1,0 +1,172 @@
+"""Simulators: how to build one, and which of those that a file names are built without the user's word.
+
+Gymnasium imports the module before the colon of an id, and reads any path given as `xml_file`: whoever writes a bundle
+or a dataset would run code, or change physics and reward in silence. Files may therefore name the simulators of the
+task's own family, with the settings below; anything else needs --trust-env. gymnasium is imported where it is used.
+"""
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from reprlib import repr as shorten
+from typing import Any
+
+from fastdwm.checks import require
+from fastdwm.errors import InputError, first_line
+from fastdwm.tasks import Task
+
+MAX_EPISODE_STEPS = 100_000
+MAX_MAZE_CELLS = 50
+"""in a row, and rows"""
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """How to build a simulator. Every field is plain JSON: `EnvSpec(**json.loads(json.dumps(asdict(spec))))`."""
+
+    id: str
+    kwargs: dict[str, Any]
+    max_episode_steps: int | None  # none: the cap registered for `id`
+
+    def make(self, render_mode: str | None = None) -> Any:
+        """A new gymnasium.Env with flat observations, a goal dict becoming (achieved_goal, observation).
+
+        Raises InputError if the simulator, or a package it needs, is not installed, or refuses its settings.
+        """
+        import gymnasium
+
+        try:
+            if self.id.startswith("AntMaze"):
+                import gymnasium_robotics
+
+                gymnasium.register_envs(gymnasium_robotics)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*is out of date")  # the version is the dataset's choice
+                env = gymnasium.make(self.id, self.max_episode_steps, render_mode=render_mode, **self.kwargs)
+        except Exception as error:  # a constructor raises what it likes
+            raise InputError(f"cannot build the simulator {self.id}: {first_line(error)}") from error
+        if isinstance(env.observation_space, gymnasium.spaces.Dict):
+            env = gymnasium.wrappers.FilterObservation(env, ["achieved_goal", "observation"])
+            env = gymnasium.wrappers.FlattenObservation(env)
+        return env
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An argument of a simulator that files may give."""
+
+    default: Any
+    """what the simulator takes without it"""
+    allowed: Callable[[Any], bool]
+
+
+def _one_of(*values: Any) -> Setting:
+    """Exactly these values; the first is the default."""
+    return Setting(values[0], lambda value: any(type(value) is type(other) and value == other for other in values))
+
+
+def _number(default: float, low: float, high: float) -> Setting:
+    """From `low` >= 0 to `high`; not -0.0, of which numpy says that it is less than 0."""
+    signed = math.copysign
+    return Setting(default, lambda value: type(value) in (int, float) and low <= value <= high and signed(1, value) > 0)
+
+
+def _is_maze(value: Any) -> bool:
+    """Whether it is a rectangle of cells as Gymnasium-Robotics draws them: 0, 1, r, g or c."""
+    if not isinstance(value, list) or not all(isinstance(row, list) for row in value):
+        return False
+    sizes = {len(value), *(len(row) for row in value)}
+    cells = [cell for row in value for cell in row]
+    known = all(type(cell) in (int, str) and cell in (0, 1, "r", "g", "c") for cell in cells)
+    return known and 0 < min(sizes) and max(sizes) <= MAX_MAZE_CELLS and len({len(row) for row in value}) == 1
+
+
+_LOCOMOTION = {
+    "forward_reward_weight": _number(1.0, 1.0, 1.0),
+    "exclude_current_positions_from_observation": _one_of(True),
+}
+_STANDING = _LOCOMOTION | {
+    "ctrl_cost_weight": _number(1e-3, 1e-3, 1e-3),
+    "healthy_reward": _number(1.0, 1.0, 1.0),
+    "terminate_when_unhealthy": _one_of(True, False),
+    "reset_noise_scale": _number(5e-3, 0.0, 1.0),
+}
+
+# The robots are files that ship with Gymnasium. What a reward is made of stays as it is, or no score means anything.
+SETTINGS: dict[str, dict[str, Setting]] = {
+    "Hopper": _STANDING | {"xml_file": _one_of("hopper.xml")},
+    "Walker2d": _STANDING | {"xml_file": _one_of("walker2d_v5.xml", "walker2d.xml")},
+    "HalfCheetah": _LOCOMOTION
+    | {
+        "ctrl_cost_weight": _number(0.1, 0.1, 0.1),
+        "reset_noise_scale": _number(0.1, 0.0, 1.0),
+        "xml_file": _one_of("half_cheetah.xml"),
+    },
+    "AntMaze": {
+        "maze_map": Setting(None, _is_maze),
+        "continuing_task": _one_of(True, False),
+        "reset_target": _one_of(False, True),
+        "reward_type": _one_of("sparse", "dense"),
+    },
+}
+"""by family, the part of an id before version and maze"""
+
+
+def known_ids(task: Task) -> list[str]:
+    """The simulators that a file may name for the task."""
+    name = task.env.env_id.rsplit("-", 1)[0]
+    if name.startswith("AntMaze"):
+        return [f"{name}{goals}-v4" for goals in ("", "_Diverse_G", "_Diverse_GR")]
+    return [f"{name}-v{version}" for version in (4, 5)]
+
+
+def _settings(task: Task) -> dict[str, Setting]:
+    return SETTINGS[task.env.env_id.rsplit("-", 1)[0].split("_")[0]]
+
+
+def read_spec(values: Any, task: Task, trust_env: bool) -> EnvSpec:
+    """The simulator that a file names for the task, from JSON values.
+
+    trust_env: the user vouches for it, whatever it is.   Raises InputError for what is not on the lists above.
+    """
+    expected = {"id": str, "kwargs": dict, "max_episode_steps": int | None}
+    right = isinstance(values, dict) and values.keys() == expected.keys()
+    require(right, f"env: expected {', '.join(expected)}, got {shorten(values)}")
+    for name, kind in expected.items():
+        value = values[name]
+        right = isinstance(value, kind) and not isinstance(value, bool)
+        require(right, f"env: {name}: expected {getattr(kind, '__name__', kind)}, got {shorten(value)}")
+    steps = values["max_episode_steps"]
+    few = steps is None or 1 <= steps <= MAX_EPISODE_STEPS
+    require(few, f"env: max_episode_steps: expected 1 to {MAX_EPISODE_STEPS} or none, got {shorten(steps)}")
+    # How it was shown while it was recorded changes nothing.
+    kwargs = {name: value for name, value in values["kwargs"].items() if name != "render_mode"}
+    spec = EnvSpec(values["id"], kwargs, steps)
+    if not trust_env:
+        _check(spec, task)
+    return spec
+
+
+def _check(spec: EnvSpec, task: Task) -> None:
+    """Raise InputError for a simulator or an argument of it that is not on the lists."""
+    way_out = "--trust-env builds it all the same, and may run code that came with the file"
+    ids, settings = known_ids(task), _settings(task)
+    require(spec.id in ids, f"env: expected one of {', '.join(ids)} for {task.name}, got {shorten(spec.id)}; {way_out}")
+    for name, value in spec.kwargs.items():
+        allowed = name in settings and settings[name].allowed(value)
+        require(allowed, f"env: {spec.id} with {shorten(name)} = {shorten(value)} is not known; {way_out}")
+
+
+def departures(spec: EnvSpec, task: Task) -> list[str]:
+    """How a simulator differs from the task's own, in words; empty if scores mean what they should."""
+    known = spec.id in known_ids(task)
+    defaults = {name: setting.default for name, setting in _settings(task).items()} if known else {}
+    own, has = defaults | dict(task.env.kwargs), defaults | spec.kwargs
+    found = [] if spec.id in (task.env.env_id, task.env.d4rl_env_id) else [f"id {shorten(spec.id)}"]
+    for name in sorted(own.keys() | has.keys()):
+        if name not in has or name not in own or own[name] != has[name]:
+            found.append(f"{name} = {shorten(has.get(name))}")
+    if (spec.max_episode_steps or math.inf) < task.max_episode_steps:
+        found.append(f"max_episode_steps = {spec.max_episode_steps}")
+    return found

@@ -1,0 +1,41 @@
+"""The fault campaign: how long it runs, where its cases come from, and what it counted.
+
+    pytest tests/faults --faults-seconds 3600 --faults-seed 1
+
+Without the options (and in a run of all tests, which does not know them) it takes about a minute.
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+COUNTS = pytest.StashKey[list]()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--faults-seconds", type=float, default=60.0, help="time for the whole campaign")
+    parser.addoption("--faults-seed", type=int, default=0, help="of the mutations")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    for line in config.stash.get(COUNTS, []):
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def seconds(request):
+    """Of the whole campaign."""
+    return request.config.getoption("--faults-seconds", 60.0)
+
+
+@pytest.fixture
+def seed(request):
+    return request.config.getoption("--faults-seed", 0)
+
+
+@pytest.fixture
+def tell(request):
+    """A function that adds a line to the summary at the end."""
+    return request.config.stash.setdefault(COUNTS, []).append

@@ -1,0 +1,77 @@
+"""A small training in a process of its own, which dies at a given write."""
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from fastdwm import train as command
+from fastdwm.config import DeterministicConfig, DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig, TrainConfig
+
+PATHS = {"os.rename": 2, "os.mkdir": 1, "os.remove": 1, "os.rmdir": 1, "shutil.rmtree": 1}
+"""events that change a folder, and how many of their arguments are paths"""
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+
+
+def tiny() -> TrainConfig:
+    """A few updates of every part, each saved often."""
+    config = {"updates": 4, "batch_size": 8, "hidden": (8,)}
+    models = {"dynamics": DiffusionConfig, "meanflow": MeanFlowConfig, "deterministic": DeterministicConfig}
+    parts = {name: kind(**config) for name, kind in models.items()}
+    rebrac = ReBRACConfig(**config | {"hidden": (8, 8)})
+    parts["dynamics"] = replace(parts["dynamics"], denoise_steps=2)
+    config = TrainConfig(rebrac=rebrac, reward=RewardConfig(**config), **parts, log_every=2, save_every=2)
+    return replace(config, eval_episodes=0, threads=1)
+
+
+class Crash:
+    """Counts what the process does to a folder, and kills it (kill -9) before, or just after, event `number`."""
+
+    def __init__(self, folder: Path, number: int | None, after: bool):
+        self.folder, self.number, self.after, self.seen, self.busy = str(folder), number, after, 0, False
+
+    def __call__(self, event: str, arguments: tuple) -> None:
+        if self.busy or not self._ours(event, arguments):
+            return
+        self.seen += 1
+        if self.seen == self.number:
+            self.busy = True
+            if self.after and event == "open":
+                os.open(arguments[0], arguments[2])
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _ours(self, event: str, arguments: tuple) -> bool:
+        if event == "open":
+            writes = isinstance(arguments[2], int) and arguments[2] & WRITING
+            return bool(writes) and os.fspath(arguments[0]).startswith(self.folder) if _named(arguments[0]) else False
+        paths = arguments[: PATHS.get(event, 0)]
+        return any(_named(path) and os.fspath(path).startswith(self.folder) for path in paths)
+
+
+def _named(path: object) -> bool:
+    return isinstance(path, str | Path)
+
+
+def train(request: dict) -> dict:
+    """Train in a fork; returns how it ended and how many writes it got to.
+
+    request: folder `out`, `dataset`, event `number` to die at (none: run to the end), and whether `after` it.
+    """
+    out, reading = Path(request["out"]), os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.environ["FASTDWM_CACHE"] = request["cache"]
+        crash, code = Crash(out, request["number"], request["after"]), 1
+        try:
+            sys.addaudithook(crash)
+            command.main("hopper-medium", replace(tiny(), dataset=request["dataset"], out=out))
+            crash.busy, code = True, 0
+            os.write(reading[1], str(crash.seen).encode())
+        finally:
+            os._exit(code)
+    os.close(reading[1])
+    status = os.waitpid(child, 0)[1]
+    with os.fdopen(reading[0]) as pipe:
+        seen = pipe.read()
+    return {"outcome": "trained", "code": os.waitstatus_to_exitcode(status), "events": int(seen or 0)}

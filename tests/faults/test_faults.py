@@ -1,0 +1,72 @@
+"""Nothing that was damaged, or made to do damage, ends in a traceback, a hang or a result; no kill loses a training."""
+
+import random
+import shutil
+from collections import Counter
+
+import bundles
+import datasets
+import pytest
+from campaign import Tally, Worker, cases, run
+
+from fastdwm import Bundle
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning:minari")]
+
+
+def check(tally: Tally, tell, title: str) -> None:
+    tell(f"{title}: {tally}")
+    assert not tally.failures, f"{tally}\n" + "\n".join(tally.failures[:20])
+    # Neither did nothing get through nor everything.
+    assert {"clean", "accepted"} <= tally.counts.keys() or tally.counts.total() < 100
+
+
+def test_damaged_bundles_are_refused_in_one_line(seconds, seed, tell, tmp_path):
+    bundles.save_base(tmp_path / "base")
+    mutations = bundles.Mutations(tmp_path / "base")
+    check(run("bundle", mutations, seed, 0.4 * seconds, tmp_path), tell, "faults, bundles")
+
+
+def test_damaged_datasets_are_refused_in_one_line(seconds, seed, tell, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "")
+    (tmp_path / "base").mkdir()
+    datasets.save_base(tmp_path / "base")
+    mutations = datasets.Mutations(tmp_path / "base")
+    # Where a damaged folder is taken for none, nothing is to be downloaded.
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    check(run("dataset", mutations, seed, 0.3 * seconds, tmp_path), tell, "faults, datasets")
+
+
+def test_a_training_killed_at_any_write_resumes_to_the_same_bundle(seconds, seed, tell, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "")
+    datasets.save_base(tmp_path)
+    worker, counts = Worker(), Counter()
+
+    def train(out, number=None, after=False):
+        places = {"out": str(out), "dataset": str(tmp_path / datasets.D4RL), "cache": str(tmp_path / "cache")}
+        return worker.ask(kind="train", number=number, after=after, limit_s=120, **places)
+
+    def weights(out):
+        return (out / "bundle" / "weights.safetensors").read_bytes()
+
+    try:
+        whole = tmp_path / "whole"
+        # The second run of the two finds everything trained, and writes the bundle again.
+        events = [train(whole)["events"], train(whole)["events"]]
+        expected = weights(whole)
+        for i in cases(0.3 * seconds):
+            rng, out = random.Random(f"{seed}-train-{i}"), tmp_path / "out"
+            again = rng.random() < 0.25
+            if again:
+                shutil.copytree(whole, out)
+            number, after = rng.randint(1, events[again]), rng.random() < 0.5
+            case = f"seed {seed}, case {i}: write {number} of {events[again]}, {after=}, {again=}"
+            assert train(out, number, after)["code"] == -9, case
+            assert train(out)["code"] == 0, case
+            assert weights(out) == expected and Bundle.load(out / "bundle"), case
+            assert not [path.name for path in out.iterdir() if path.name.startswith(".bundle")], case
+            shutil.rmtree(out)
+            counts["resumed"] += 1
+    finally:
+        worker.close()
+    tell(f"faults, trainings: {counts['resumed']} killed at a write (of {events}) and resumed to the same bundle")

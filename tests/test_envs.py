@@ -1,0 +1,131 @@
+"""Files may name the task's own simulators; nothing in them runs code, reads a path, or changes scores in silence."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from test_agent import make_bundle
+
+from fastdwm import Bundle, InputError
+from fastdwm.envs import EnvSpec, departures, read_spec
+from fastdwm.tasks import get_task
+
+HOPPER, WALKER, MAZE = (get_task(name) for name in ("hopper-medium", "walker2d-medium", "antmaze-umaze"))
+CONTINUING = {"continuing_task": True}
+
+
+def read(task=HOPPER, id="Hopper-v5", kwargs=None, max_episode_steps=1000, trust_env=False):
+    values = {"id": id, "kwargs": kwargs or {}, "max_episode_steps": max_episode_steps}
+    return read_spec(values, task, trust_env)
+
+
+@pytest.fixture
+def intruder(tmp_path):
+    """A bundle beside a module that its simulator's id makes Gymnasium import; the module leaves a trace."""
+    (tmp_path / "hopper_env.py").write_text("from pathlib import Path\nPath('trace').touch()\nimport gymnasium\n")
+    bundle = dataclasses.replace(make_bundle(), env=EnvSpec("hopper_env:Hopper-v5", {}, 1000))
+    bundle.save(tmp_path / "bundle")
+    return tmp_path
+
+
+def evaluate(folder, *flags):
+    argv = [sys.executable, "-m", "fastdwm.eval", "hopper-medium", "--bundle=bundle", "--episodes=1", "--max-steps=3"]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(["", os.environ.get("PYTHONPATH", "")]), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*argv, "--backend=reference", *flags], cwd=folder, capture_output=True, text=True, timeout=120, env=env
+    )
+
+
+def test_a_bundle_cannot_make_the_command_import_a_module(intruder):
+    done = evaluate(intruder)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "hopper_env:Hopper-v5" in done.stderr and "--trust-env" in done.stderr
+    assert not (intruder / "trace").exists()
+
+
+def test_the_user_may_vouch_for_a_simulator_which_the_table_then_names(intruder):
+    done = evaluate(intruder, "--trust-env", "--out=out")
+    assert done.returncode == 0, done.stderr
+    assert (intruder / "trace").exists()
+    assert "not the task's own simulator: id 'hopper_env:Hopper-v5'" in " ".join(done.stdout.split())
+    record = json.loads(next((intruder / "out").glob("*.json")).read_text())
+    assert record["env_departures"] == ["id 'hopper_env:Hopper-v5'"]
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "name"),
+    [
+        ({"xml_file": "/etc/passwd"}, "xml_file"),
+        ({"xml_file": "./hopper.xml"}, "xml_file"),
+        ({"xml_file": "walker2d.xml"}, "xml_file"),
+        ({"healthy_reward": 30}, "healthy_reward"),
+        ({"healthy_reward": True}, "healthy_reward"),
+        ({"frame_skip": 10**9}, "frame_skip"),
+        ({"reset_noise_scale": "0.1"}, "reset_noise_scale"),
+        ({"reset_noise_scale": float("nan")}, "reset_noise_scale"),
+        ({"reset_noise_scale": -0.0}, "reset_noise_scale"),
+        ({"terminate_when_unhealthy": 0}, "terminate_when_unhealthy"),
+        ({"id": "Ant-v5"}, "id"),
+    ],
+)
+def test_settings_that_are_not_known_are_refused(kwargs, name):
+    with pytest.raises(InputError, match=f"'{name}' = .*--trust-env") as error:
+        read(kwargs=kwargs)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 10**9, True, 10.0, "1000"])
+def test_the_cap_of_an_episode_is_a_sane_number_or_none(steps):
+    with pytest.raises(InputError, match="max_episode_steps: expected"):
+        read(max_episode_steps=steps, trust_env=True)
+
+
+@pytest.mark.parametrize("id", ["Hopper-v3", "Walker2d-v5", "Hopper", "os:Hopper-v5", "ale_py:ALE/Pong-v5"])
+def test_simulators_of_other_tasks_are_refused(id):
+    with pytest.raises(InputError, match="expected one of Hopper-v4, Hopper-v5 for hopper-medium"):
+        read(id=id)
+
+
+def test_what_datasets_legitimately_name_is_known():
+    assert read(WALKER, "Walker2d-v5", {"xml_file": "walker2d.xml"}).make().spec.id == "Walker2d-v5"
+    assert read(kwargs={"render_mode": None, "healthy_reward": 1.0}).kwargs == {"healthy_reward": 1.0}
+    recorded = {"reward_type": "sparse", "continuing_task": True, "reset_target": False, **MAZE.env.kwargs}
+    assert read(MAZE, "AntMaze_UMaze-v4", recorded).kwargs == recorded
+    assert read(get_task("antmaze-large-diverse"), "AntMaze_Large_Diverse_GR-v4").kwargs == {}
+
+
+@pytest.mark.parametrize("maze", [[[0, 1], [1]], [[0.0]], [[True]], [["x"]], [[1] * 51], "11", [[]], [[["r"]]]])
+def test_a_maze_is_a_rectangle_of_known_cells(maze):
+    with pytest.raises(InputError, match="maze_map"):
+        read(MAZE, "AntMaze_UMaze-v4", {"maze_map": maze})
+
+
+@pytest.mark.parametrize(
+    ("task", "spec", "expected"),
+    [
+        (HOPPER, EnvSpec("Hopper-v4", {"healthy_reward": 1.0}, None), []),
+        (HOPPER, EnvSpec("Hopper-v5", {"terminate_when_unhealthy": False}, 1000), ["terminate_when_unhealthy = False"]),
+        (HOPPER, EnvSpec("Hopper-v5", {}, 7), ["max_episode_steps = 7"]),
+        (MAZE, EnvSpec("AntMaze_UMaze-v4", dict(MAZE.env.kwargs), 700), []),
+        (MAZE, EnvSpec("AntMaze_UMaze-v4", MAZE.env.kwargs | CONTINUING, 700), ["continuing_task = True"]),
+        (MAZE, EnvSpec("AntMaze_UMaze-v4", {}, 700), ["continuing_task = True", "maze_map = None"]),
+        (WALKER, EnvSpec("Walker2d-v5", {"xml_file": "walker2d.xml"}, 1000), ["xml_file = 'walker2d.xml'"]),
+    ],
+)  # fmt: skip
+def test_a_simulator_that_is_not_the_tasks_own_is_described(task, spec, expected):
+    assert departures(spec, task) == expected
+
+
+def test_a_simulator_that_refuses_its_settings_is_told_in_one_line():
+    with pytest.raises(InputError, match="cannot build the simulator Hopper-v5: TypeError") as error:
+        EnvSpec("Hopper-v5", {"healthy_z_range": 3, "nonsense": 1}, None).make()
+    assert "\n" not in str(error.value)
+
+
+def test_loading_needs_the_users_word_as_well(intruder):
+    with pytest.raises(InputError, match="--trust-env"):
+        Bundle.load(intruder / "bundle")
+    assert Bundle.load(intruder / "bundle", trust_env=True).env.id == "hopper_env:Hopper-v5"

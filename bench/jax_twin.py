@@ -68,7 +68,7 @@ STATISTICS = ("coefficients", "embedding", "obs_mean", "obs_std", "delta_mean", 
 
 
 def mlp(params: dict, x, activation, start: int = 0):
-    """As `fastdwm.nets.mlp`, from layer `start` on; parameters (..., d_in, d_out), x (..., N, d_in)."""
+    """As `fastdwm.models.nets.mlp`, from layer `start` on; parameters (..., d_in, d_out), x (..., N, d_in)."""
     last = sum(name.startswith("w") for name in params) - 1
     for i in range(start, last):
         x = activation(x @ params[f"w{i}"] + params[f"b{i}"][..., None, :])
@@ -79,7 +79,7 @@ def mlp(params: dict, x, activation, start: int = 0):
 
 
 def next_obs(dynamics: dict, obs, action, noise):
-    """As `fastdwm.diffusion.Diffusion.next_obs`; the first layer is split by hand, since XLA would not."""
+    """As `fastdwm.models.diffusion.Diffusion.next_obs`; the first layer is split by hand, since XLA would not."""
     steps, obs_dim = len(noise), obs.shape[-1]
     params = dynamics["params"]
     w_y, w_condition, w_time = jnp.split(params["w0"], (obs_dim, 2 * obs_dim + action.shape[-1]))
@@ -98,7 +98,7 @@ def next_obs(dynamics: dict, obs, action, noise):
 
 
 def imagined_return(policies: dict, models: dict, discount: float, obs, noise):
-    """As `fastdwm.rollout.imagined_return` without termination and anchor."""
+    """As `fastdwm.itpo.rollout.imagined_return` without termination and anchor."""
     dynamics = models["dynamics"]
     state = jnp.repeat(obs[:, None], noise.shape[3], 1)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from problems import Problem
 
-from fastdwm.rollout import imagined_return
+from fastdwm.itpo.rollout import imagined_return
 
 
 def gradient_peer(name: str, problem: Problem, threads: int) -> Callable:

@@ -9,15 +9,15 @@ from torch import Tensor
 
 from fastdwm import Bundle, ITPOConfig
 from fastdwm.config import DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig
-from fastdwm.data import EnvSpec
-from fastdwm.diffusion import denoiser_shapes
-from fastdwm.fused import FusedObjective
-from fastdwm.itpo import ReferenceObjective
+from fastdwm.data.dataset import EnvSpec
+from fastdwm.itpo.decision import ReferenceObjective
+from fastdwm.itpo.fused import FusedObjective
 from fastdwm.kernels.layout import Layout
-from fastdwm.meanflow import meanflow_shapes
-from fastdwm.nets import init_mlp
-from fastdwm.rebrac import init_critics, init_policy
-from fastdwm.reward import reward_shapes
+from fastdwm.models.diffusion import denoiser_shapes
+from fastdwm.models.meanflow import meanflow_shapes
+from fastdwm.models.nets import init_mlp
+from fastdwm.models.rebrac import init_critics, init_policy
+from fastdwm.models.reward import reward_shapes
 from fastdwm.tasks import get_task
 
 TASK, OBS_DIM, ACTION_DIM, HIDDEN_LAYERS = "hopper-medium", 11, 3, 3

@@ -6,9 +6,9 @@ from peers import tried
 from problems import OBS_DIM, Problem
 
 from fastdwm import Agent
-from fastdwm.episodes import Episodes
-from fastdwm.graphs import CapturedEpisodes
-from fastdwm.rebrac import policy
+from fastdwm.itpo.episodes import Episodes
+from fastdwm.itpo.graphs import CapturedEpisodes
+from fastdwm.models.rebrac import policy
 
 PEERS = {"cpu": ("reference", "fused"), "cuda": ("reference", "reference graph", "fused", "fused graph")}
 RACES = {"test_decision": (lambda size: size, PEERS)}

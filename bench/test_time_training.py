@@ -7,10 +7,10 @@ import torch
 from peers import tried
 from problems import ACTION_DIM, OBS_DIM, Problem, Size
 
-from fastdwm.nets import map_params
-from fastdwm.offline import CRITIC_COLUMNS, dynamics_objective, reward_objective
-from fastdwm.rebrac import ReBRAC
-from fastdwm.training import WARM_UP, Batches, CapturedUpdates, ModelTrainer, eager
+from fastdwm.models.nets import map_params
+from fastdwm.models.rebrac import ReBRAC
+from fastdwm.train.fit import WARM_UP, Batches, CapturedUpdates, ModelTrainer, eager
+from fastdwm.train.recipe import CRITIC_COLUMNS, dynamics_objective, reward_objective
 
 N_DATA = 100_000
 

@@ -7,18 +7,18 @@ from torch import Tensor
 from fastdwm.bundle import Bundle
 from fastdwm.checks import require
 from fastdwm.config import BACKENDS, ITPOConfig
-from fastdwm.deadline import LEARNING, Deadline
-from fastdwm.episodes import Adaptation, Episodes
 from fastdwm.errors import InputError
-from fastdwm.forks import THREADS
-from fastdwm.fused import FusedObjective
-from fastdwm.graphs import CapturedEpisodes
 from fastdwm.isolation import isolated, own_bundle, own_modes, own_rows
-from fastdwm.itpo import Decision, Objective, ReferenceObjective, act
+from fastdwm.itpo.deadline import LEARNING, Deadline
+from fastdwm.itpo.decision import Decision, Objective, ReferenceObjective, act
+from fastdwm.itpo.episodes import Adaptation, Episodes
+from fastdwm.itpo.forks import THREADS
+from fastdwm.itpo.fused import FusedObjective
+from fastdwm.itpo.graphs import CapturedEpisodes
+from fastdwm.itpo.rollout import World, terminal_value
 from fastdwm.kernels.layout import Layout
-from fastdwm.nets import map_params
-from fastdwm.rebrac import policy
-from fastdwm.rollout import World, terminal_value
+from fastdwm.models.nets import map_params
+from fastdwm.models.rebrac import policy
 
 
 def make_objective(world: World, layout: Layout, config: ITPOConfig, backend: str) -> Objective:

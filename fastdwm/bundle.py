@@ -21,17 +21,17 @@ from torch import Tensor
 
 from fastdwm.checks import require
 from fastdwm.config import SAMPLERS, DeterministicConfig, DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig
-from fastdwm.deterministic import build_deterministic, deterministic_shapes
-from fastdwm.diffusion import build_diffusion, denoiser_shapes
 from fastdwm.envs import EnvSpec
 from fastdwm.errors import InputError
 from fastdwm.files import read_bytes, replace_folder
 from fastdwm.header import FORMAT, Header, read_header
-from fastdwm.meanflow import build_meanflow, meanflow_shapes
-from fastdwm.nets import Params
-from fastdwm.rebrac import critic_shapes, policy_shapes
-from fastdwm.reward import RewardModel, reward_shapes
-from fastdwm.rollout import Dynamics, World
+from fastdwm.itpo.rollout import Dynamics, World
+from fastdwm.models.diffusion import build_diffusion, denoiser_shapes
+from fastdwm.models.meanflow import build_meanflow, meanflow_shapes
+from fastdwm.models.mlp import build_deterministic, deterministic_shapes
+from fastdwm.models.nets import Params
+from fastdwm.models.rebrac import critic_shapes, policy_shapes
+from fastdwm.models.reward import RewardModel, reward_shapes
 from fastdwm.tasks import get_task
 
 STATISTICS = ("obs_mean", "obs_std", "delta_mean", "delta_std")

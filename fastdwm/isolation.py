@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastdwm.bundle import Bundle
-from fastdwm.nets import map_params
+from fastdwm.models.nets import map_params
 
 
 @contextmanager

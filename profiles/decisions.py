@@ -13,9 +13,10 @@ from pathlib import Path
 import nvtx
 import torch
 
-from fastdwm import Agent, Bundle, ITPOConfig, itpo, shipped_bundle
-from fastdwm.fused import FusedObjective
-from fastdwm.itpo import ReferenceObjective
+from fastdwm import Agent, Bundle, ITPOConfig, shipped_bundle
+from fastdwm.itpo.decision import ReferenceObjective
+from fastdwm.itpo.decision import decision as itpo
+from fastdwm.itpo.fused import FusedObjective
 from fastdwm.kernels.rollout import imagine
 
 WARM_UP = 5

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 from fastdwm.config import DiffusionConfig
-from fastdwm.diffusion import Diffusion, build_diffusion, denoiser_shapes
-from fastdwm.nets import Params, init_mlp, map_params
-from fastdwm.rebrac import critic_shapes, policy_shapes
-from fastdwm.reward import RewardModel
-from fastdwm.rollout import World
+from fastdwm.itpo.rollout import World
+from fastdwm.models.diffusion import Diffusion, build_diffusion, denoiser_shapes
+from fastdwm.models.nets import Params, init_mlp, map_params
+from fastdwm.models.rebrac import critic_shapes, policy_shapes
+from fastdwm.models.reward import RewardModel
 from fastdwm.tasks import Limit
 
 OBS_DIM, ACTION_DIM, HIDDEN = 4, 2, (16, 16)

@@ -12,13 +12,13 @@ from models import HIDDEN, generator
 
 from fastdwm import Agent, Bundle, ITPOConfig, shipped_bundle
 from fastdwm.config import DiffusionConfig, ReBRACConfig, RewardConfig
-from fastdwm.data import EnvSpec
-from fastdwm.diffusion import denoiser_shapes
+from fastdwm.data.dataset import EnvSpec
 from fastdwm.errors import InputError
-from fastdwm.evaluate import Protocol, run_episodes
-from fastdwm.nets import init_mlp
-from fastdwm.rebrac import init_critics, init_policy
-from fastdwm.reward import reward_shapes
+from fastdwm.measure.simulate import Protocol, run_episodes
+from fastdwm.models.diffusion import denoiser_shapes
+from fastdwm.models.nets import init_mlp
+from fastdwm.models.rebrac import init_critics, init_policy
+from fastdwm.models.reward import reward_shapes
 from fastdwm.tasks import get_task
 
 OBS_DIM, ACTION_DIM = 11, 3

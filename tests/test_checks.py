@@ -4,9 +4,11 @@ from dataclasses import fields
 
 import pytest
 
-from fastdwm import config, grid, report
+from fastdwm import config
 from fastdwm.checks import choices
 from fastdwm.errors import InputError
+from fastdwm.report import __main__ as report
+from fastdwm.study import grid
 
 CONFIGS = {kind for module in (config, grid, report) for name, kind in vars(module).items() if name.endswith("Config")}
 

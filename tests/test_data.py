@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from minari.data_collector import EpisodeBuffer
 
-from fastdwm.data import EnvSpec, load, statistics
+from fastdwm.data.dataset import EnvSpec, load, statistics
 from fastdwm.errors import InputError
 from fastdwm.tasks import get_task
 
@@ -356,7 +356,7 @@ def test_an_unwritable_cache_costs_one_line(d4rl, tmp_path, monkeypatch, capsys)
 
 MEASURE = """
 import resource, sys, time
-from fastdwm.data import load
+from fastdwm.data.dataset import load
 from fastdwm.tasks import get_task
 start = time.perf_counter()
 load(get_task("hopper-medium"), sys.argv[1])

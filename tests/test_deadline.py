@@ -6,8 +6,8 @@ from test_agent import CONFIG, make_bundle, observations
 
 from fastdwm import Agent
 from fastdwm.config import ITPOConfig
-from fastdwm.deadline import LEARNING, Deadline
 from fastdwm.errors import InputError
+from fastdwm.itpo.deadline import LEARNING, Deadline
 
 
 class Clock:

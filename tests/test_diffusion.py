@@ -7,7 +7,7 @@ import torch
 from models import ACTION_DIM, OBS_DIM, make_dynamics
 
 from fastdwm.config import DiffusionConfig
-from fastdwm.diffusion import (
+from fastdwm.models.diffusion import (
     build_diffusion,
     denoiser_shapes,
     diffusion_loss,

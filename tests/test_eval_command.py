@@ -10,14 +10,17 @@ import time
 import pytest
 import torch
 
-from fastdwm import command, eval, evaluate, record
+from fastdwm import command
 from fastdwm.bundle import STATISTICS, Bundle
 from fastdwm.config import DiffusionConfig, EvalConfig, ITPOConfig, ReBRACConfig, RewardConfig
-from fastdwm.data import EnvSpec
-from fastdwm.diffusion import denoiser_shapes
+from fastdwm.data.dataset import EnvSpec
 from fastdwm.errors import InputError
-from fastdwm.rebrac import critic_shapes, policy_shapes
-from fastdwm.reward import reward_shapes
+from fastdwm.eval import __main__ as eval
+from fastdwm.measure import record
+from fastdwm.measure import simulate as evaluate
+from fastdwm.models.diffusion import denoiser_shapes
+from fastdwm.models.rebrac import critic_shapes, policy_shapes
+from fastdwm.models.reward import reward_shapes
 from fastdwm.tasks import get_task
 
 PRESETS = {"default": EvalConfig(), "paper": EvalConfig(itpo=ITPOConfig(particles=4096))}
@@ -269,7 +272,7 @@ def test_intervals_are_left_out_for_one_episode():
 
 
 def test_two_evaluations_at_once_write_two_files(tmp_path):
-    code = "import sys; from pathlib import Path; from fastdwm.record import prepare_output; "
+    code = "import sys; from pathlib import Path; from fastdwm.measure.record import prepare_output; "
     code += "print(prepare_output(Path(sys.argv[1]), 'hopper-medium'))"
     command = [sys.executable, "-c", code, str(tmp_path)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]

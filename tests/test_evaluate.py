@@ -6,9 +6,11 @@ import gymnasium
 import numpy as np
 import pytest
 
-from fastdwm import evaluate
 from fastdwm.errors import InputError
-from fastdwm.evaluate import (
+from fastdwm.eval.plot import check_video, collected_reward, side_by_side
+from fastdwm.eval.summary import latency_ms, mean_diagnostics, summary
+from fastdwm.measure import simulate as evaluate
+from fastdwm.measure.simulate import (
     Episode,
     Evaluation,
     Protocol,
@@ -17,8 +19,6 @@ from fastdwm.evaluate import (
     realised_return,
     run_episodes,
 )
-from fastdwm.plot import check_video, collected_reward, side_by_side
-from fastdwm.summary import latency_ms, mean_diagnostics, summary
 
 
 class Walk(gymnasium.Env):

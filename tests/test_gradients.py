@@ -8,9 +8,13 @@ import torch
 from models import ACTION_DIM, OBS_DIM, generator, make_noise, make_obs, make_policies, make_world
 
 from fastdwm.config import ITPOConfig
-from fastdwm.data import EnvSpec
+from fastdwm.data.dataset import EnvSpec
 from fastdwm.errors import InputError
-from fastdwm.gradients import (
+from fastdwm.itpo.decision import ReferenceObjective
+from fastdwm.kernels.layout import Layout
+from fastdwm.models.nets import init_mlp, map_params
+from fastdwm.models.rebrac import policy, policy_shapes
+from fastdwm.report.gradients import (
     STEP,
     Differences,
     Simulator,
@@ -25,10 +29,6 @@ from fastdwm.gradients import (
     uncut,
     uncut_trajectory,
 )
-from fastdwm.itpo import ReferenceObjective
-from fastdwm.kernels.layout import Layout
-from fastdwm.nets import init_mlp, map_params
-from fastdwm.rebrac import policy, policy_shapes
 
 ENVS = ("Hopper-v5", "HalfCheetah-v5", "Walker2d-v5")
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from test_agent import CONFIG, make_bundle
 
-from fastdwm.deadline import LEARNING, Deadline
-from fastdwm.episodes import Adaptation
-from fastdwm.fused import FusedObjective
-from fastdwm.graphs import CapturedEpisodes
-from fastdwm.itpo import Adapted, decide
+from fastdwm.itpo.deadline import LEARNING, Deadline
+from fastdwm.itpo.decision import Adapted, decide
+from fastdwm.itpo.episodes import Adaptation
+from fastdwm.itpo.fused import FusedObjective
+from fastdwm.itpo.graphs import CapturedEpisodes
 from fastdwm.kernels.layout import Layout
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

@@ -7,8 +7,8 @@ import h5py
 import numpy as np
 import pytest
 
-from fastdwm import hdf5
-from fastdwm.data import load
+from fastdwm.data import hdf5
+from fastdwm.data.dataset import load
 from fastdwm.errors import InputError
 from fastdwm.tasks import get_task
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastdwm.diffusion import Diffusion, Schedule, respace, reverse_coefficients, vp_schedule
-from fastdwm.ideal import chain_std
+from fastdwm.measure.ideal import chain_std
+from fastdwm.models.diffusion import Diffusion, Schedule, respace, reverse_coefficients, vp_schedule
 
 STDS = [0.03, 0.1, 0.3, 1.0]
 

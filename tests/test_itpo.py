@@ -7,7 +7,7 @@ import torch
 from models import make_noise, make_obs, make_policies, make_world
 
 from fastdwm.config import ITPOConfig
-from fastdwm.itpo import Adapted, ReferenceObjective, act, decide, shorten
+from fastdwm.itpo.decision import Adapted, ReferenceObjective, act, decide, shorten
 from fastdwm.kernels.layout import Layout
 
 B, H, K, M = 3, 2, 4, 4

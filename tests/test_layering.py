@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,56 +12,65 @@ from setuptools import find_packages
 
 ROOT = Path(__file__).parent.parent
 
-# Each module may import only from layers before its own.
-LAYERS = [
-    {"errors"},
-    {"tasks", "checks"},
+# Folders and the modules beside them: each imports only from itself and from what stands before it.
+ORDER = (
+    {"kernels", "errors"},
+    {"checks", "tasks"},
     {"config", "files", "envs"},
-    {"hdf5"},
-    {"recordings"},
-    {"nets", "data", "statistics", "command", "deadline", "grid", "header", "forks"},
-    {"rebrac", "diffusion", "meanflow", "deterministic", "reward"},
-    {"rollout", "training", "tilt"},
-    {"itpo", "bundle"},
-    {"fused", "isolation"},
-    {"episodes"},
-    {"graphs"},
+    {"command", "header"},
+    {"data", "models"},
+    {"itpo"},
+    {"bundle"},
+    {"isolation"},
     {"agent"},
-    {"evaluate", "record"},
-    {"quality", "plot", "summary", "gradients", "ideal", "model_plot", "model_tables", "tradeoff"},
-    {"offline", "study_tables"},
-    {"train", "eval", "report", "study"},
-]
+    {"measure"},
+    {"train", "eval"},
+    {"report", "study"},
+)
+
+
+def modules() -> dict[str, Path]:
+    """Every module below fastdwm but the operators, by its dotted name."""
+    paths = {path.relative_to(ROOT / "fastdwm"): path for path in (ROOT / "fastdwm").rglob("*.py")}
+    return {".".join(name.with_suffix("").parts): path for name, path in paths.items() if name.parts[0] != "kernels"}
 
 
 def imported(path: Path) -> set[str]:
-    """Modules of fastdwm that the file imports, inside functions too."""
+    """What the file imports from below fastdwm, inside functions too, by dotted names: a module or a name in one."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
-            parts = node.module.split(".")
-            if parts[0] == "fastdwm":
-                names |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+            package, _, module = node.module.partition(".")
+            if package == "fastdwm":
+                names |= {f"{module}.{alias.name}".strip(".") for alias in node.names}
         elif isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("fastdwm.")}
+            names |= {alias.name.removeprefix("fastdwm.") for alias in node.names if alias.name.startswith("fastdwm.")}
     return names
 
 
-def test_every_module_has_a_layer():
-    modules = {path.stem for path in (ROOT / "fastdwm").glob("*.py")} - {"__init__"}
-    assert modules == set().union(*LAYERS)
+def test_every_module_has_its_place():
+    assert {name.split(".")[0] for name in modules()} - {"__init__"} | {"kernels"} == set().union(*ORDER)
 
 
-@pytest.mark.parametrize("layer", range(len(LAYERS)))
-def test_imports_point_down(layer):
-    below = set().union(*LAYERS[:layer], {"kernels"})
-    for module in LAYERS[layer]:
-        assert imported(ROOT / "fastdwm" / f"{module}.py") <= below, module
+@pytest.mark.parametrize("place", range(len(ORDER)))
+def test_imports_point_down(place):
+    before = set().union(*ORDER[:place])
+    for name, path in modules().items():
+        home = name.split(".")[0]
+        if home in ORDER[place]:
+            assert {other.split(".")[0] for other in imported(path)} <= before | {home, "__version__"}, name
+
+
+def test_no_module_imports_itself_through_others():
+    known = modules()
+    # A name in a module counts as the module.
+    homes = {name: {o if o in known else o.rpartition(".")[0] for o in imported(path)} for name, path in known.items()}
+    TopologicalSorter({name: uses & known.keys() for name, uses in homes.items()}).prepare()
 
 
 def test_kernels_import_nothing_else_of_the_package():
     for path in (ROOT / "kernels").rglob("*.py"):
-        assert imported(path) <= {"kernels"}, path
+        assert {name.split(".")[0] for name in imported(path)} <= {"kernels"}, path
 
 
 def test_every_operator_is_packaged():

@@ -10,10 +10,9 @@ from models import ACTION_DIM, HIDDEN, OBS_DIM, double, generator
 from torch.func import jacrev
 
 from fastdwm.config import DeterministicConfig, MeanFlowConfig
-from fastdwm.deterministic import build_deterministic, deterministic_loss, deterministic_shapes
 from fastdwm.errors import InputError
 from fastdwm.kernels.reverse_chain import meanflow_step, pack_chain, reverse_chain
-from fastdwm.meanflow import (
+from fastdwm.models.meanflow import (
     MeanFlow,
     average_velocity,
     build_meanflow,
@@ -23,7 +22,8 @@ from fastdwm.meanflow import (
     time_features,
     total_derivative,
 )
-from fastdwm.nets import init_mlp, mlp
+from fastdwm.models.mlp import build_deterministic, deterministic_loss, deterministic_shapes
+from fastdwm.models.nets import init_mlp, mlp
 
 TARGETS = ("x", "u", "g")
 STATISTICS = {

@@ -49,7 +49,7 @@ def pages():
 
 def parse(module, text):
     """Give the arguments to the command's own parser; raises what the command would."""
-    loaded = importlib.import_module(f"fastdwm.{module}")
+    loaded = importlib.import_module(f"fastdwm.{module}.__main__")
     argv = [EXAMPLES.get(word, word) for word in shlex.split(text)]
     if hasattr(loaded, "parse"):
         return loaded.parse(argv)
@@ -75,7 +75,7 @@ def test_every_command_parses(page):
         if text.strip():
             parse(module, text)
         else:
-            importlib.import_module(f"fastdwm.{module}")
+            importlib.import_module(f"fastdwm.{module}.__main__")
 
 
 STAND_IN = """#!{python}

@@ -9,7 +9,7 @@ import torch
 from models import generator
 
 from fastdwm.config import ReBRACConfig
-from fastdwm.rebrac import ReBRAC, actor_loss, critic_loss, critic_target, critics, init_critics, init_policy
+from fastdwm.models.rebrac import ReBRAC, actor_loss, critic_loss, critic_target, critics, init_critics, init_policy
 from fastdwm.tasks import get_task
 
 CONFIG = ReBRACConfig(actor_bc_coef=0.5, critic_bc_coef=0.1, discount=0.9, batch_size=2, actor_lr=1e-3, critic_lr=1e-3)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from minari.data_collector import EpisodeBuffer
 
-from fastdwm.data import load
+from fastdwm.data.dataset import load
+from fastdwm.data.recordings import read_d4rl
 from fastdwm.errors import InputError
-from fastdwm.recordings import read_d4rl
 from fastdwm.tasks import get_task
 
 # minari remarks on the metadata that a toy dataset lacks.

@@ -13,20 +13,21 @@ import numpy as np
 import pytest
 import torch
 
-from fastdwm import quality, report
 from fastdwm.bundle import STATISTICS, Bundle
 from fastdwm.config import DeterministicConfig, DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig
-from fastdwm.data import EnvSpec, Transitions, load
-from fastdwm.deterministic import deterministic_shapes
-from fastdwm.diffusion import denoiser_shapes
+from fastdwm.data.dataset import EnvSpec, Transitions, load
 from fastdwm.errors import InputError
-from fastdwm.meanflow import meanflow_shapes
-from fastdwm.offline import describe
-from fastdwm.rebrac import critic_shapes, policy_shapes
-from fastdwm.report import ReportConfig
-from fastdwm.reward import reward_shapes
-from fastdwm.rollout import World
+from fastdwm.itpo.rollout import World
+from fastdwm.measure import model_errors as quality
+from fastdwm.models.diffusion import denoiser_shapes
+from fastdwm.models.meanflow import meanflow_shapes
+from fastdwm.models.mlp import deterministic_shapes
+from fastdwm.models.rebrac import critic_shapes, policy_shapes
+from fastdwm.models.reward import reward_shapes
+from fastdwm.report import __main__ as report
+from fastdwm.report.__main__ import ReportConfig
 from fastdwm.tasks import get_task
+from fastdwm.train.recipe import describe
 
 HOPPER = EnvSpec("Hopper-v5", {}, None)
 SMALL = {"episodes": 2, "max_steps": 30, "jacobian_states": 4, "return_states": 4, "particles": 2}

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.func import jacrev
 
 from fastdwm.config import ITPOConfig
-from fastdwm.nets import map_params
-from fastdwm.rebrac import critics, policy
-from fastdwm.rollout import imagined_return, survival
+from fastdwm.itpo.rollout import imagined_return, survival
+from fastdwm.models.nets import map_params
+from fastdwm.models.rebrac import critics, policy
 from fastdwm.tasks import Limit
 
 

@@ -9,9 +9,9 @@ from test_agent import ACTION_DIM, CONFIG, OBS_DIM, make_bundle, observations
 
 from fastdwm import Agent, Bundle, InputError
 from fastdwm.config import DeterministicConfig, MeanFlowConfig
-from fastdwm.deterministic import deterministic_shapes
-from fastdwm.meanflow import meanflow_shapes
-from fastdwm.nets import init_mlp
+from fastdwm.models.meanflow import meanflow_shapes
+from fastdwm.models.mlp import deterministic_shapes
+from fastdwm.models.nets import init_mlp
 
 
 def make_full(steps=1, tau=1.0):

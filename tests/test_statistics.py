@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastdwm.statistics import bootstrap, interquartile_mean, paired_difference, summarise
+from fastdwm.measure.statistics import bootstrap, interquartile_mean, paired_difference, summarise
 
 
 def test_interquartile_mean_drops_a_quarter_at_each_end():

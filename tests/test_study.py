@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from fastdwm import study
 from fastdwm.bundle import STATISTICS, Bundle
 from fastdwm.config import DeterministicConfig, DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig
-from fastdwm.data import EnvSpec
-from fastdwm.deterministic import deterministic_shapes
-from fastdwm.diffusion import denoiser_shapes
+from fastdwm.data.dataset import EnvSpec
 from fastdwm.errors import InputError
-from fastdwm.grid import StudyConfig
-from fastdwm.meanflow import meanflow_shapes
-from fastdwm.rebrac import critic_shapes, policy_shapes
-from fastdwm.reward import reward_shapes
+from fastdwm.models.diffusion import denoiser_shapes
+from fastdwm.models.meanflow import meanflow_shapes
+from fastdwm.models.mlp import deterministic_shapes
+from fastdwm.models.rebrac import critic_shapes, policy_shapes
+from fastdwm.models.reward import reward_shapes
+from fastdwm.study import cells as study
+from fastdwm.study.grid import StudyConfig
 from fastdwm.tasks import get_task
 
 TINY = ("--samplers", "diffusion", "meanflow", "--horizons", "2", "--particles", "2", "--inner-steps", "1")

@@ -8,12 +8,12 @@ import torch
 from models import ACTION_DIM, HIDDEN, OBS_DIM, generator
 from torch import Tensor
 
-from fastdwm import tilt as tilt_module
 from fastdwm.config import MeanFlowConfig
-from fastdwm.meanflow import build_meanflow, draw_times, meanflow_loss, meanflow_shapes
-from fastdwm.nets import init_mlp, map_params
-from fastdwm.rebrac import critic_shapes, critics, init_policy, policy
-from fastdwm.tilt import (
+from fastdwm.models.meanflow import build_meanflow, draw_times, meanflow_loss, meanflow_shapes
+from fastdwm.models.nets import init_mlp, map_params
+from fastdwm.models.rebrac import critic_shapes, critics, init_policy, policy
+from fastdwm.train import tilt as tilt_module
+from fastdwm.train.tilt import (
     MAX_WEIGHT,
     MIN_ESS_SHARE,
     STRENGTHS,

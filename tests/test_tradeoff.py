@@ -8,9 +8,9 @@ import pytest
 
 from fastdwm.config import EvalConfig, ITPOConfig
 from fastdwm.errors import InputError
-from fastdwm.grid import BASE, GRIDS, Cell, Grid, StudyConfig
-from fastdwm.study_tables import confirmed
-from fastdwm.tradeoff import best, confirmation, gain_kept, pareto_front, save_plot, summarise, verdict, write_csv
+from fastdwm.study.grid import BASE, GRIDS, Cell, Grid, StudyConfig
+from fastdwm.study.tables import confirmed
+from fastdwm.study.tradeoff import best, confirmation, gain_kept, pareto_front, save_plot, summarise, verdict, write_csv
 
 HELD = {"diffusion": 5, "meanflow": 1, "mlp": 1}
 GRID = Grid(

@@ -18,11 +18,11 @@ import torch
 
 from fastdwm import Bundle
 from fastdwm.config import TrainConfig
-from fastdwm.data import load
+from fastdwm.data.dataset import load
 from fastdwm.errors import InputError
-from fastdwm.offline import split
 from fastdwm.tasks import get_task
-from fastdwm.training import Batches
+from fastdwm.train.fit import Batches
+from fastdwm.train.recipe import split
 
 SMALL = [
     "--rebrac.updates=60", "--rebrac.batch-size=32", "--rebrac.hidden", "16", "16",

@@ -15,12 +15,12 @@ from safetensors.torch import load, save
 
 from fastdwm.bundle import Bundle
 from fastdwm.config import DeterministicConfig, DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig
-from fastdwm.deterministic import deterministic_shapes
-from fastdwm.diffusion import denoiser_shapes
 from fastdwm.envs import EnvSpec
-from fastdwm.meanflow import meanflow_shapes
-from fastdwm.rebrac import critic_shapes, policy_shapes
-from fastdwm.reward import reward_shapes
+from fastdwm.models.diffusion import denoiser_shapes
+from fastdwm.models.meanflow import meanflow_shapes
+from fastdwm.models.mlp import deterministic_shapes
+from fastdwm.models.rebrac import critic_shapes, policy_shapes
+from fastdwm.models.reward import reward_shapes
 from fastdwm.tasks import get_task
 
 FILES = ("bundle.json", "weights.safetensors")

@@ -6,8 +6,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from fastdwm import train as command
 from fastdwm.config import DeterministicConfig, DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig, TrainConfig
+from fastdwm.train import __main__ as command
 
 PATHS = {"os.rename": 2, "os.mkdir": 1, "os.remove": 1, "os.rmdir": 1, "shutil.rmtree": 1}
 """events that change a folder, and how many of their arguments are paths"""

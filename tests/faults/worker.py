@@ -14,8 +14,9 @@ import torch
 import torch._dynamo
 from crash import train
 
-import fastdwm.offline  # noqa: F401
-from fastdwm import Agent, Bundle, InputError, ITPOConfig, data
+import fastdwm.train.recipe  # noqa: F401
+from fastdwm import Agent, Bundle, InputError, ITPOConfig
+from fastdwm.data import dataset as data
 from fastdwm.tasks import get_task
 
 MEMORY = 4 * 2**30

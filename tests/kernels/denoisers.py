@@ -1,13 +1,13 @@
-"""A random denoiser with inputs and upstream gradient, and the truth: autograd through fastdwm.diffusion in float64."""
+"""A random denoiser with inputs and upstream gradient; the truth is autograd through models/diffusion.py in float64."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fastdwm.diffusion import Diffusion, reverse_coefficients, time_embedding, vp_schedule
 from fastdwm.kernels.reverse_chain import ChainWeights, pack_chain
-from fastdwm.nets import Params, init_mlp, map_params, mlp_shapes
+from fastdwm.models.diffusion import Diffusion, reverse_coefficients, time_embedding, vp_schedule
+from fastdwm.models.nets import Params, init_mlp, map_params, mlp_shapes
 
 FEATURES = 6
 

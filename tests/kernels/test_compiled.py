@@ -14,14 +14,14 @@ from numerics import EPS, assert_close, assert_within_twice
 from test_imagined_rollout import LAYOUT, LIMITS, arguments, single_precision
 
 from fastdwm.config import ITPOConfig
-from fastdwm.fused import FusedObjective
-from fastdwm.itpo import ReferenceObjective
+from fastdwm.itpo.decision import ReferenceObjective
+from fastdwm.itpo.fused import FusedObjective
 from fastdwm.kernels.frozen_mlp import pack_frozen_mlp
 from fastdwm.kernels.layout import Layout
 from fastdwm.kernels.reverse_chain import reverse_chain
 from fastdwm.kernels.reverse_chain.reference import reverse_chain_backward_reference, reverse_chain_reference
 from fastdwm.kernels.rollout import torch_ops
-from fastdwm.nets import init_mlp, map_params, mlp_shapes
+from fastdwm.models.nets import init_mlp, map_params, mlp_shapes
 
 # Also for a machine that only has what the GPU tests need.
 pytest.importorskip("numba")
@@ -275,7 +275,7 @@ def python(code: str) -> str:
 
 
 def test_numba_is_loaded_only_when_needed():
-    assert python("import fastdwm.agent, fastdwm.fused, sys; print('numba' in sys.modules)").strip() == "False"
+    assert python("import fastdwm.agent, fastdwm.itpo.fused, sys; print('numba' in sys.modules)").strip() == "False"
 
 
 def test_without_numba_the_error_says_what_to_do():

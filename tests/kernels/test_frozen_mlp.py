@@ -12,8 +12,8 @@ from fastdwm.kernels.frozen_mlp.reference import (
     frozen_mlp_reference,
 )
 from fastdwm.kernels.layout import Layout, Params
-from fastdwm.rebrac import critics
-from fastdwm.reward import RewardModel
+from fastdwm.models.rebrac import critics
+from fastdwm.models.reward import RewardModel
 
 pytest.importorskip("triton")
 

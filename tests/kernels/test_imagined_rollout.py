@@ -8,11 +8,11 @@ from models import make_noise, make_obs, make_policies, make_world
 from torch import Tensor
 
 from fastdwm.config import ITPOConfig
-from fastdwm.fused import FusedObjective
-from fastdwm.itpo import ReferenceObjective
+from fastdwm.itpo.decision import ReferenceObjective
+from fastdwm.itpo.fused import FusedObjective
+from fastdwm.itpo.rollout import World
 from fastdwm.kernels.layout import Layout
 from fastdwm.kernels.rollout import imagine
-from fastdwm.rollout import World
 from fastdwm.tasks import Limit
 
 LIMITS = (Limit(0, -1.5, 1.2), Limit(2, low=-2.0))

@@ -13,8 +13,8 @@ from fastdwm.kernels.policy.reference import (
     policy_reference,
     policy_weight_grads_reference,
 )
-from fastdwm.nets import map_params
-from fastdwm.rebrac import policy as plain_policy
+from fastdwm.models.nets import map_params
+from fastdwm.models.rebrac import policy as plain_policy
 
 pytest.importorskip("triton")
 

@@ -9,7 +9,7 @@ from numerics import BOUND, EPS, assert_close, row_error
 
 from fastdwm.kernels.reverse_chain import meanflow_step, pack_chain, reverse_chain
 from fastdwm.kernels.reverse_chain.reference import reverse_chain_backward_reference, reverse_chain_reference
-from fastdwm.nets import map_params, mlp
+from fastdwm.models.nets import map_params, mlp
 
 CASES = {
     "eps": dict(target="eps"),

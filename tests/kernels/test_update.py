@@ -1,4 +1,4 @@
-"""The optimiser step of all episodes, against the plain loop of `fastdwm.itpo`; the kernels against the reference."""
+"""The optimiser step of all episodes, against the plain loop of itpo/decision.py; the kernels against the reference."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from numerics import EPS, assert_close
 from torch import Tensor
 
 from fastdwm.config import ITPOConfig
-from fastdwm.itpo import Adapted, ascend
+from fastdwm.itpo.decision import Adapted, ascend
 from fastdwm.kernels.layout import Layout
 from fastdwm.kernels.update import adam_ascent, sgd_ascent
 

@@ -1,0 +1,254 @@
+"""Offline datasets as flat arrays, from a Minari id or a D4RL .hdf5 file: found, downloaded, checked and cached.
+
+minari and gymnasium are imported where they are used.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stdout, suppress
+from dataclasses import dataclass, fields
+from functools import cached_property, partial
+from http.client import HTTPException
+from pathlib import Path
+from threading import Thread
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import numpy as np
+
+from fastdwm.config import require
+from fastdwm.data.hdf5 import one_line_errors, read_json, require_file
+from fastdwm.data.recordings import Arrays, read_d4rl, read_minari
+from fastdwm.envs import EnvSpec, read_spec
+from fastdwm.errors import InputError, first_line
+from fastdwm.tasks import TASKS, Task
+
+CACHE_FORMAT = 2  # raise it whenever the meaning of a cached array changes
+STD_FLOOR = 1e-3  # relative to the largest coordinate's std, see `statistics`
+
+
+@dataclass(frozen=True, eq=False)
+class Transitions:
+    """N transitions, episode after episode; at most one of `terminated` and `truncated` holds in a row.
+
+    Every episode ends with a row that is terminated or truncated; a row that was both counts as terminated, and an
+    episode that merely stops (the end of the file) as truncated. Units are the simulator's: nothing is scaled.
+    """
+
+    obs: np.ndarray  # (N, S) float32
+    action: np.ndarray  # (N, A) float32 in [-1, 1]
+    reward: np.ndarray  # (N,) float32
+    next_obs: np.ndarray  # (N, S) float32: what the simulator returned, never the next episode's reset
+    next_action: np.ndarray  # (N, A) float32: the next row's action, zeros at an episode's last row
+    terminated: np.ndarray  # (N,) bool: the task ended, no value follows
+    truncated: np.ndarray  # (N,) bool: only the recording ended, a value would follow
+    next_obs_known: np.ndarray  # (N,) bool: where false, next_obs repeats obs (D4RL files without `next_observations`)
+    source: str  # dataset id or file name
+    env: EnvSpec  # the simulator that the data were recorded in
+
+    @property
+    def n(self) -> int:
+        """Number of transitions (N)."""
+        return len(self.obs)
+
+    @property
+    def episode_ends(self) -> np.ndarray:
+        """(E,) int64, increasing: the last row of each episode."""
+        return np.flatnonzero(self.terminated | self.truncated)
+
+    @property
+    def n_episodes(self) -> int:
+        """Number of episodes (E)."""
+        return len(self.episode_ends)
+
+    @property
+    def critic_rows(self) -> np.ndarray:
+        """(N,) bool: rows ReBRAC may learn from. A truncated row has a value to follow but no next action (as D4RL)."""
+        return ~self.truncated
+
+    @property
+    def model_rows(self) -> np.ndarray:
+        """(N,) bool: rows the world model may learn from, those whose next observation is known."""
+        return self.next_obs_known
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of observations, actions and rewards: equal for equal recordings, whatever file they come from."""
+        digest = hashlib.sha256()
+        for values in (self.obs, self.action, self.reward):
+            digest.update(repr((values.shape, values.dtype.str)).encode())
+            digest.update(np.ascontiguousarray(values))
+        return digest.hexdigest()
+
+    def episode_returns(self) -> np.ndarray:
+        """(E,) float64: undiscounted sum of rewards per episode."""
+        starts = np.append(0, self.episode_ends[:-1] + 1)
+        return np.add.reduceat(self.reward.astype(np.float64), starts)
+
+    def split_episodes(self, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Two complementary (N,) bool masks of whole episodes: for training, and a random `share` held out.
+
+        At least one episode goes to each side; raises InputError if there is only one.
+        """
+        count = self.n_episodes
+        require(count > 1, f"{self.source}: expected at least 2 episodes to hold one out, got {count}")
+        n_held_out = min(max(1, round(share * count)), count - 1)
+        held_out = np.zeros(count, bool)
+        held_out[np.random.default_rng(seed).permutation(count)[:n_held_out]] = True
+        rows = np.repeat(held_out, np.diff(self.episode_ends, prepend=-1))
+        return ~rows, rows
+
+
+def statistics(transitions: Transitions, rows: np.ndarray) -> Arrays:
+    """Mean and std of observations and of their change, each (S,) float32: obs_mean, obs_std, delta_mean, delta_std.
+
+    rows: (N,) bool. The change next_obs - obs is taken over those of them whose next observation is known. A std is
+    at least STD_FLOOR times the largest coordinate's (1 if nothing varies), so that no constant coordinate blows up.
+    Raises InputError if no row is left.
+    """
+    known = rows & transitions.model_rows
+    require(bool(known.any()), f"{transitions.source}: expected rows with a known next observation, got none")
+    delta = transitions.next_obs[known] - transitions.obs[known]
+    result = {}
+    for name, values in (("obs", transitions.obs[rows]), ("delta", delta)):
+        std = values.std(axis=0, dtype=np.float64)
+        floor = STD_FLOOR * std.max() or 1.0
+        result[f"{name}_mean"] = values.mean(axis=0, dtype=np.float64).astype(np.float32)
+        result[f"{name}_std"] = np.maximum(std, floor).astype(np.float32)
+    return result
+
+
+def load(task: Task, dataset: str | None = None, trust_env: bool = False) -> Transitions:
+    """The transitions of a Minari id (local first, then downloaded) or of a D4RL .hdf5 file; none: the task's own id.
+
+    trust_env: take the simulator that a Minari dataset names, whatever it is; without, only those that `envs` knows.
+    A second load of the same files comes from a flat copy in $FASTDWM_CACHE (default ~/.cache/fastdwm). Raises
+    InputError, in one line, if the dataset cannot be had or read, holds bad values, or belongs to another task.
+    """
+    source = dataset or task.minari_id
+    require(source is not None, f"no public dataset for {task.name}: give a Minari id or a D4RL .hdf5 with --dataset")
+    with one_line_errors(source, "a dataset"):
+        path = Path(source)
+        if source.endswith((".hdf5", ".h5")) or path.is_file():
+            require_file(path, source)
+            files, env = [path], _d4rl_env(path, task)
+            read = partial(read_d4rl, path, source)
+        else:
+            folder = _minari_folder(source)
+            files = [folder / "metadata.json", folder / "main_data.hdf5"]
+            env = _minari_env(folder, source, task, trust_env)
+            read = partial(read_minari, folder, source)
+        for file in files:
+            require_file(file, source)
+        to_success = task.env.ends_at_success
+        arrays = _through_cache(files, to_success, lambda: read(ends_at_success=to_success))
+    for name, size in (("obs", task.env.obs_dim), ("action", task.env.action_dim)):
+        got = arrays[name].shape[1]
+        require(got == size, f"{source}: expected {name} of size {size} for {task.name}, got {got}")
+    return Transitions(**arrays, source=source, env=env)
+
+
+def _d4rl_env(path: Path, task: Task) -> EnvSpec:
+    """The simulator of a D4RL file, which only its name can contradict: halfcheetah and walker2d have equal sizes."""
+    others = {other.env.name for other in TASKS.values()} - {task.env.name}
+    wrong = [name for name in others if name in path.stem.lower() and task.env.name not in path.stem.lower()]
+    require(not wrong, f"{path}: expected data of {task.env.name} for {task.name}, got a file named after {wrong}")
+    frame = "its frame is not the simulator's (start and goal differ, medium and large are mirrored in y)"
+    require(not task.env.ends_at_success, f"{path}: a D4RL AntMaze file cannot be used: {frame}; give a Minari id")
+    return EnvSpec(task.env.d4rl_env_id, dict(task.env.kwargs), task.max_episode_steps)
+
+
+def _minari_env(folder: Path, source: str, task: Task, trust_env: bool) -> EnvSpec:
+    """The simulator a Minari dataset was recorded in, or the task's own where it does not say; raises InputError."""
+    own = {"id": task.env.env_id, "kwargs": {}, "max_episode_steps": task.max_episode_steps}
+    recorded = read_json(folder / "metadata.json", source).get("env_spec")
+    spec, family = json.loads(recorded) if recorded else own, task.env.env_id.rsplit("-", 1)[0]
+    known = trust_env or spec["id"].startswith(family)
+    require(known, f"expected data of {family} for {task.name}, got {spec['id']} in {folder}")
+    maze, own_maze = spec["kwargs"].get("maze_map"), task.env.kwargs.get("maze_map")
+    same = maze is None or own_maze is None or _same_frame(maze, own_maze)
+    require(same, f"{source}: expected data of the maze of {task.name}, got those of a maze with other walls or goal")
+    values = {name: spec[name] for name in own} | {"kwargs": {**spec["kwargs"], **task.env.kwargs}}
+    return read_spec(values, task, trust_env)
+
+
+def _same_frame(maze: list[list], own: list[list]) -> bool:
+    """Whether a position means the same in both mazes, and the goal of `own` is among the goals that `maze` marks."""
+    walls = [[[cell == 1 for cell in row] for row in rows] for rows in (maze, own)]
+    goals, own_goals = (
+        {(i, j) for i, row in enumerate(rows) for j, cell in enumerate(row) if cell == "g"} for rows in (maze, own)
+    )
+    # Some public recordings mark no goal but draw it in any cell, or in those marked "c".
+    return walls[0] == walls[1] and own_goals <= (goals or own_goals)
+
+
+def _minari_folder(dataset_id: str) -> Path:
+    """Where the data of a Minari id lie, downloaded if need be; raises InputError if they cannot be had."""
+    root = Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
+    folder = root / dataset_id / "data"
+    if folder.is_dir():
+        return folder
+    ways = f"run `minari download {dataset_id}` where there is a network, copy the dataset into {root}, "
+    ways += "or give a D4RL .hdf5 file or another id with --dataset"
+    gcp = os.environ.get("MINARI_REMOTE", "").startswith("gcp:")
+    server = "https://storage.googleapis.com" if gcp else os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    require(_answers(server), f"dataset {dataset_id} is not in {root} and {server} does not answer: {ways}")
+    try:
+        import minari
+
+        with redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            minari.download_dataset(dataset_id)
+    except Exception as error:  # the download libraries raise dozens of types, none of them minari's own
+        raise InputError(f"cannot download {dataset_id} ({first_line(error)}): {ways}") from error
+    return folder
+
+
+def _answers(url: str, timeout_s: float = 3.0) -> bool:
+    """Whether a web server answers at all, asked in a thread because the name lookup knows no time limit."""
+    answers = []
+
+    def ask() -> None:
+        with suppress(OSError, HTTPException, ValueError):
+            with suppress(HTTPError):  # an error page is an answer
+                urlopen(Request(url, method="HEAD"), timeout=timeout_s).close()
+            answers.append(True)
+
+    (thread := Thread(target=ask, daemon=True)).start()
+    thread.join(timeout_s)
+    return bool(answers)
+
+
+def _through_cache(files: list[Path], variant: bool, read: Callable[[], Arrays]) -> Arrays:
+    """The arrays of the files from the cache, else by `read`, which also fills the cache.
+
+    variant: how they are read, which is not in the files.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file, save_file
+
+    state = [(str(file.resolve()), (stat := file.stat()).st_mtime_ns, stat.st_size) for file in files]
+    key = hashlib.sha256(json.dumps([CACHE_FORMAT, variant, *state]).encode()).hexdigest()[:32]
+    root = Path(os.environ.get("FASTDWM_CACHE") or Path.home() / ".cache" / "fastdwm")
+    cache, names = root / f"{key}.safetensors", {field.name for field in fields(Transitions)} - {"source", "env"}
+    try:
+        arrays = load_file(cache)
+        if arrays.keys() == names and len({len(values) for values in arrays.values()}) == 1:
+            return arrays
+    except (OSError, SafetensorError):
+        pass  # absent or damaged: read the source again
+    arrays = read()
+    draft = cache.with_suffix(f".{os.getpid()}")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        save_file(arrays, draft)
+        os.replace(draft, cache)
+    except (OSError, SafetensorError) as error:
+        print(f"fastdwm: next load will be slow, no cache in {root}: {first_line(error)}", file=sys.stderr)
+        with suppress(OSError):
+            draft.unlink()
+    return arrays

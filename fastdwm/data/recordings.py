@@ -1,0 +1,133 @@
+"""What D4RL files and Minari datasets recorded, as flat arrays with episode ends told apart correctly.
+
+Three traps, all at the last row of an episode: the row that follows in the file belongs to the next episode, so it
+gives neither the next observation nor the next action; a timeout is not a termination; and D4RL files without
+`next_observations` do not say what came after. A fourth in AntMaze: both formats go on recording after the goal.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from fastdwm.config import require
+from fastdwm.data.hdf5 import Reader, open_hdf5, read_json, require_rows
+
+Arrays = dict[str, np.ndarray]
+
+ACTION_TOLERANCE = 1e-5
+
+D4RL_KEYS = {"obs": "observations", "action": "actions", "reward": "rewards"}
+D4RL_FLAGS = {"terminated": "terminals", "truncated": "timeouts"}
+
+
+def read_d4rl(path: Path, source: str, ends_at_success: bool = False) -> Arrays:
+    """The arrays of a D4RL file; `next_observations` is optional.
+
+    ends_at_success: as `read_minari`; a recording then ends at a timeout alone, not at the terminals before it.
+    """
+    with open_hdf5(path, source, "a D4RL .hdf5 file") as file:
+        missing = [key for key in (*D4RL_KEYS.values(), *D4RL_FLAGS.values()) if key not in file]
+        require(not missing, f"{source}: expected the D4RL keys {missing}, got only {list(file.file)[:20]}")
+        keys = D4RL_KEYS | ({"next_obs": "next_observations"} if "next_observations" in file else {})
+        columns = {name: file.array(key, np.float32) for name, key in keys.items()}
+        columns |= {name: file.flags(key) for name, key in D4RL_FLAGS.items()}
+    check(source, columns)
+    if ends_at_success:
+        last = columns["truncated"].copy()
+        last[-1] = True
+        columns = cut_at_success(columns, last)
+    return derive(columns)
+
+
+def read_minari(folder: Path, source: str, ends_at_success: bool = False) -> Arrays:
+    """The arrays of a Minari dataset in its HDF5 format (`data` folder), one episode in memory beside the result.
+
+    ends_at_success: cut each recorded episode at its first success, see `cut_at_success`.
+    Read without minari, which builds whatever simulator the metadata name where these lack the spaces.
+    """
+    metadata = read_json(folder / "metadata.json", source)
+    count, form = metadata.get("total_episodes"), metadata.get("data_format", "hdf5")
+    require(form == "hdf5", f"{source}: expected a Minari dataset in the format hdf5, got {form}")
+    require(type(count) is int, f"{source}: expected a number of episodes in the metadata, got {count!r}")
+    require(count > 0, f"{source}: expected transitions, got none")
+    pieces: dict[str, list[np.ndarray]] = {}
+    with open_hdf5(folder / "main_data.hdf5", source, "a Minari dataset") as file:
+        for i in range(count):
+            for name, values in _episode_columns(file, f"episode_{i}").items():
+                pieces.setdefault(name, []).append(values)
+        columns = {name: np.concatenate(pieces.pop(name)) for name in list(pieces)}
+    last = columns.pop("last")
+    check(source, columns)
+    return derive(cut_at_success(columns, last) if ends_at_success else columns)
+
+
+def _episode_columns(file: Reader, episode: str) -> Arrays:
+    """One Minari episode of T steps and T + 1 observations; its last row is truncated unless it terminated.
+
+    A goal dict becomes (achieved_goal, observation).   last: (T,) bool, true in the last row alone.
+    """
+    key = f"{episode}/observations"
+    keys = [f"{key}/achieved_goal", f"{key}/observation"] if file.is_group(key) else [key]
+    parts = [file.array(part, np.float32) for part in keys]
+    obs = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    action, reward = (file.array(f"{episode}/{name}", np.float32) for name in ("actions", "rewards"))
+    ended, cut = (file.flags(f"{episode}/{name}") for name in ("terminations", "truncations"))
+    lengths = [len(obs) - 1, *(len(values) for values in (action, reward, ended, cut))]
+    expected = f"{file.source}: expected T + 1 observations, T of all else"
+    require(len(set(lengths)) == 1, f"{expected}, got T = {lengths} in {episode}")
+    cut[-1:] |= ~ended[-1:]
+    last = np.arange(len(cut)) == len(cut) - 1
+    columns = {"obs": obs[:-1], "next_obs": obs[1:], "action": action, "reward": reward}
+    return columns | {"terminated": ended, "truncated": cut, "last": last}
+
+
+def check(source: str, columns: Arrays) -> None:
+    """Raise InputError unless all columns fit together and hold finite numbers, and actions in [-1, 1].
+
+    columns: obs, action, reward, terminated, truncated and, where recorded, next_obs.
+    """
+    lengths = {name: len(values) for name, values in columns.items()}
+    require(len(set(lengths.values())) == 1, f"{source}: expected arrays of equal length, got {lengths}")
+    require(lengths["obs"] > 0, f"{source}: expected transitions, got none")
+    for name, ndim in (("obs", 2), ("next_obs", 2), ("action", 2), ("reward", 1)):
+        if name in columns:
+            values = columns[name]
+            require(values.ndim == ndim, f"{source}: expected {name} with {ndim} axes, got shape {values.shape}")
+            finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+            require_rows(finite, f"{source}: expected finite {name}, got NaN or infinity")
+    inside = np.abs(columns["action"]) <= 1 + ACTION_TOLERANCE
+    require_rows(inside.all(axis=1), f"{source}: expected actions in [-1, 1], got others")
+    shape, came = columns["obs"].shape, columns.get("next_obs", columns["obs"]).shape
+    require(came == shape, f"{source}: expected next_obs shaped {shape}, got {came}")
+
+
+def cut_at_success(columns: Arrays, last: np.ndarray) -> Arrays:
+    """The columns up to the first success of each recording, whose row terminates; what follows it is dropped.
+
+    last: (N,) bool, where recordings end; true in the last row.   A success is a positive reward or a terminal.
+    Evaluation ends there, while D4RL goes on to the timeout and Minari (`continuing_task`) rewards every step at the
+    goal: learnt as they are, values tend to 1 / (1 - discount) rewards, and one recording becomes many episodes.
+    """
+    success = columns["terminated"] | (columns["reward"] > 0)
+    starts = np.append(0, np.flatnonzero(last)[:-1] + 1)
+    earlier = np.cumsum(success) - success
+    kept = earlier == np.repeat(earlier[starts], np.diff(starts, append=len(last)))
+    columns = columns | {"terminated": success, "truncated": last & ~success}
+    return {name: values[kept] for name, values in columns.items()}
+
+
+def derive(columns: Arrays) -> Arrays:
+    """Checked columns with what follows from them: next_action, next_obs where it is not recorded, next_obs_known."""
+    obs, action, terminated = columns["obs"], columns["action"].clip(-1, 1), columns["terminated"]
+    truncated = columns["truncated"] & ~terminated
+    truncated[-1] = not terminated[-1]
+    last = terminated | truncated
+    inner = np.flatnonzero(~last)
+    next_action = np.zeros_like(action)
+    next_action[inner] = action[inner + 1]
+    next_obs, known = columns.get("next_obs"), np.ones_like(last)
+    if next_obs is None:
+        next_obs, known = obs.copy(), ~last
+        next_obs[inner] = obs[inner + 1]
+    derived = {"action": action, "truncated": truncated, "next_action": next_action, "next_obs": next_obs}
+    return {**columns, **derived, "next_obs_known": known}

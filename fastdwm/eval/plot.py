@@ -1,0 +1,135 @@
+"""The picture and the video of an evaluation. The video needs the extra `video` (imageio)."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fastdwm.envs import EnvSpec
+from fastdwm.errors import InputError
+from fastdwm.measure.simulate import TITLES, Episode, Evaluation
+
+# Readable in black and white: line style and hatching differ, not only the shade.
+STYLES = {
+    "base": {"color": "0.45", "linestyle": "--", "hatch": "///"},
+    "itpo": {"color": "black", "linestyle": "-", "hatch": None},
+}
+VIDEO_FPS = 30
+
+
+def save_plot(evaluation: Evaluation, path: Path, title: str) -> Path:
+    """PNG: left, each seed's two returns; right, the reward collected so far, mean and std over episodes."""
+    from matplotlib.figure import Figure
+
+    # A bare Figure draws without a display and leaves pyplot's global state alone.
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    pairs, curves = figure.subplots(1, 2, width_ratios=(1, 2))
+    returns = [[episode.total for episode in evaluation.runs[policy].episodes] for policy in TITLES]
+    pairs.plot([0, 1], returns, color="0.7", linewidth=1)
+    for x, (policy, values) in enumerate(zip(TITLES, returns, strict=True)):
+        pairs.plot([x] * len(values), values, "o", color=STYLES[policy]["color"])
+        pairs.plot([x - 0.15, x + 0.15], [np.mean(values)] * 2, color="black", linewidth=3)
+    pairs.set(xticks=[0, 1], xticklabels=TITLES.values(), xlim=(-0.4, 1.4), ylabel="return (bar: mean)")
+    pairs.set_title(f"{title}: {len(evaluation.seeds)} seeds, each on both policies", fontsize="medium")
+    n_steps = max(episode.length for run in evaluation.runs.values() for episode in run.episodes)
+    for policy, run in evaluation.runs.items():
+        style = STYLES[policy]
+        collected = np.stack([collected_reward(episode, n_steps) for episode in run.episodes])
+        mean, std = collected.mean(0), collected.std(0)
+        steps = np.arange(n_steps + 1)
+        curves.plot(steps, mean, color=style["color"], linestyle=style["linestyle"], label=TITLES[policy])
+        shade = {"facecolor": style["color"], "edgecolor": style["color"], "hatch": style["hatch"]}
+        curves.fill_between(steps, mean - std, mean + std, alpha=0.2, linewidth=0, **shade)
+    curves.set(xlabel="environment step", ylabel="reward collected so far (mean ± std)", xlim=(0, n_steps))
+    curves.legend(loc="upper left")
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def collected_reward(episode: Episode, n_steps: int) -> np.ndarray:
+    """Undiscounted reward after 0, 1, ..., n_steps steps, (n_steps + 1,); constant once the episode has ended."""
+    collected = np.concatenate([[0.0], np.cumsum(episode.rewards)])
+    return np.pad(collected, (0, n_steps - episode.length), mode="edge")
+
+
+def check_video(env_spec: EnvSpec) -> None:
+    """Raise InputError unless a frame can be rendered and the packages that write it are there."""
+    try:
+        import imageio  # noqa: F401
+    except ImportError:
+        raise InputError("video: needs imageio: pip install 'fastdwm[video]'") from None
+    try:
+        with env_spec.make(render_mode="rgb_array") as env:
+            env.reset(seed=0)
+            frame = env.render()
+    # Any failure of any driver means the same to the user.
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        hint = "headless machines need MUJOCO_GL=egl or MUJOCO_GL=osmesa and its library"
+        raise InputError(f"video: cannot render here ({type(error).__name__}: {reason}); {hint}") from None
+    if not isinstance(frame, np.ndarray):
+        raise InputError(f"video: expected a picture from {env_spec.id}, got {type(frame).__name__}")
+
+
+def save_video(env_spec: EnvSpec, evaluation: Evaluation, stem: Path) -> Path:
+    """First episode of both policies side by side, in real time, the shorter one waiting at its end.
+
+    Replays the recorded actions on the recorded seed, so it shows the very episodes that were scored.
+    Writes `stem`.mp4, or .gif where imageio has no ffmpeg; returns the path.
+    """
+    import imageio
+
+    path = stem.with_suffix(".mp4" if has_ffmpeg() else ".gif")
+    films = [replay(env_spec, evaluation.runs[policy].episodes[0], TITLES[policy]) for policy in TITLES]
+    # imageio's GIF writer wants the duration of a frame in ms, its ffmpeg writer frames per second.
+    timing = {"fps": VIDEO_FPS} if path.suffix == ".mp4" else {"duration": 1000 / VIDEO_FPS, "loop": 0}
+    with imageio.get_writer(path, **timing) as writer:
+        for frames in side_by_side(films):
+            writer.append_data(np.concatenate(frames, 1))
+    return path
+
+
+def has_ffmpeg() -> bool:
+    """Whether imageio can write mp4."""
+    try:
+        import imageio_ffmpeg
+
+        imageio_ffmpeg.get_ffmpeg_exe()
+    except (ImportError, RuntimeError):
+        return False
+    return True
+
+
+def replay(env_spec: EnvSpec, episode: Episode, title: str) -> Iterator[np.ndarray]:
+    """Frames (height, width, 3) uint8 of the episode at about VIDEO_FPS, the last one included."""
+    with env_spec.make(render_mode="rgb_array") as env:
+        env.reset(seed=episode.seed)
+        stride = max(1, round(env.metadata.get("render_fps", VIDEO_FPS) / VIDEO_FPS))
+        collected = 0.0
+        for t, action in enumerate(episode.actions):
+            if t % stride == 0:
+                yield caption(env.render(), f"{title}  step {t}  return {collected:.0f}")
+            collected += float(env.step(action)[1])
+        yield caption(env.render(), f"{title}  step {episode.length}  return {collected:.0f}")
+
+
+def caption(frame: np.ndarray, text: str) -> np.ndarray:
+    """The frame with a line of text at its top."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    image = Image.fromarray(frame)
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(size=max(12, frame.shape[0] // 24))
+    draw.text((8, 6), text, fill="white", stroke_width=2, stroke_fill="black", font=font)
+    return np.asarray(image)
+
+
+def side_by_side(films: Sequence[Iterator[np.ndarray]]) -> Iterator[list[np.ndarray]]:
+    """One frame of each film at a time; films that have ended show their last frame until all have."""
+    frames: list[np.ndarray | None] = [None] * len(films)
+    while True:
+        fresh = [next(film, None) for film in films]
+        if all(frame is None for frame in fresh):
+            return
+        frames = [old if new is None else new for old, new in zip(frames, fresh, strict=True)]
+        yield frames

@@ -1,0 +1,1 @@
+"""Episodes in the simulator, errors of the models, and the statistics of both."""

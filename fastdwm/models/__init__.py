@@ -1,0 +1,1 @@
+"""The networks: policy, critics, reward and world models, with their losses and samplers."""

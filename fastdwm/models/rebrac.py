@@ -1,0 +1,138 @@
+"""ReBRAC [ReBRAC] 2305.09836: the offline actor and twin critics that ITPO starts from.
+
+Follows the authors' reference implementation (corl-team/CORL, algorithms/offline/rebrac.py): losses, order of the
+updates, target noise, initialisation and layer norm. Deviations are marked where they are made.
+"""
+
+import torch
+from torch import Tensor
+
+from fastdwm.config import ReBRACConfig
+from fastdwm.models.nets import Params, adam, cosine, init_mlp, map_params, mlp, mlp_shapes, move_towards, set_lr
+
+
+def policy(params: Params, obs: Tensor) -> Tensor:
+    """Deterministic action in [-1, 1].
+
+    obs: (..., N, S) raw observations, or (B, N, S) for B policies with parameters (B, ...).   Returns (..., N, A).
+    """
+    return torch.tanh(mlp(params, obs))
+
+
+def critics(params: Params, obs: Tensor, action: Tensor) -> Tensor:
+    """State-action values of the Q critics, (Q, ...), from obs (..., S) and action (..., A)."""
+    x = torch.cat([obs, action], -1)
+    rows = x.reshape(-1, x.shape[-1])
+    n_critics = params["w0"].shape[0]
+    return mlp(params, rows.expand(n_critics, *rows.shape)).reshape(n_critics, *x.shape[:-1])
+
+
+def policy_shapes(obs_dim: int, action_dim: int, hidden: tuple[int, ...]) -> dict[str, tuple]:
+    """Parameter shapes of one policy."""
+    return mlp_shapes((obs_dim, *hidden, action_dim))
+
+
+def critic_shapes(obs_dim: int, action_dim: int, hidden: tuple[int, ...]) -> dict[str, tuple]:
+    """Parameter shapes of the twin critics (2, ...), with layer norm."""
+    return mlp_shapes((obs_dim + action_dim, *hidden, 1), copies=2, layer_norm=True)
+
+
+def init_policy(obs_dim: int, action_dim: int, hidden: tuple[int, ...], generator: torch.Generator) -> Params:
+    """Fresh policy: hidden bias 0.1, last layer U(+-1e-3)."""
+    return init_mlp(policy_shapes(obs_dim, action_dim, hidden), generator, hidden_bias=0.1, out_bound=1e-3)
+
+
+def init_critics(obs_dim: int, action_dim: int, hidden: tuple[int, ...], generator: torch.Generator) -> Params:
+    """Fresh twin critics: hidden bias 0.1, last layer U(+-3e-3)."""
+    return init_mlp(critic_shapes(obs_dim, action_dim, hidden), generator, hidden_bias=0.1, out_bound=3e-3)
+
+
+def critic_target(
+    target_policy: Params, target_critics: Params, batch: dict[str, Tensor], noise: Tensor, config: ReBRACConfig
+) -> Tensor:
+    """Regression target y of the critics, (N,).
+
+    noise: (N, A) standard normal.   batch: reward, terminated (N,); next_obs (N, S); next_action (N, A), the action
+    that the data took next.   y = r + discount (1 - terminated) (min_i Q_i(s', a') - b2 ||a' - a'_data||^2).
+    """
+    smoothing = (config.target_noise * noise).clamp(-config.target_noise_clip, config.target_noise_clip)
+    next_action = (policy(target_policy, batch["next_obs"]) + smoothing).clamp(-1, 1)
+    penalty = (next_action - batch["next_action"]).square().sum(-1)
+    value = critics(target_critics, batch["next_obs"], next_action).amin(0) - config.critic_bc_coef * penalty
+    return batch["reward"] + config.discount * (1 - batch["terminated"]) * value
+
+
+def critic_loss(params: Params, batch: dict[str, Tensor], target: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared error summed over the critics and averaged over the batch; and the mean value."""
+    q = critics(params, batch["obs"], batch["action"])
+    return (q - target).square().mean(1).sum(), q.detach().mean()
+
+
+def actor_loss(
+    params: Params, critic_params: Params, batch: dict[str, Tensor], config: ReBRACConfig
+) -> tuple[Tensor, Tensor]:
+    """mean(b1 ||pi(s) - a||^2 - lambda min_i Q_i(s, pi(s))), lambda = 1 / mean |min Q|; and the mean BC distance."""
+    action = policy(params, batch["obs"])
+    distance = (action - batch["action"]).square().sum(-1)
+    q = critics(critic_params, batch["obs"], action).amin(0)
+    scale = 1 / q.detach().abs().mean()
+    return (config.actor_bc_coef * distance - scale * q).mean(), distance.detach().mean()
+
+
+class ReBRAC:
+    """A `training.Trainer`: policy, critics, their targets and optimisers; one critic update a step."""
+
+    def __init__(self, policy: Params, critics: Params, config: ReBRACConfig, generator: torch.Generator):
+        """policy, critics: fresh parameters (`init_policy`, `init_critics`), owned by this object from now on.
+        generator: of the parameters' device; draws the target noise."""
+        self.config, self.generator, self.n_updates = config, generator, 0
+        self.networks = {
+            "policy": policy,
+            "critics": critics,
+            "target_policy": map_params(Tensor.clone, policy),
+            "target_critics": map_params(Tensor.clone, critics),
+        }
+        for value in (*policy.values(), *critics.values()):
+            value.requires_grad_(True)
+        self.optimisers = {
+            "policy": adam(policy, config.actor_lr),
+            "critics": adam(critics, config.critic_lr),
+        }
+
+    def advance(self) -> bool:
+        """Count an update and set the step sizes; returns whether the policy moves in it."""
+        self.n_updates += 1
+        config = self.config
+        share = cosine(self.n_updates - 1, config.updates) if config.lr_decay else 1.0
+        set_lr(self.optimisers["policy"], share * config.actor_lr)
+        set_lr(self.optimisers["critics"], share * config.critic_lr)
+        return self.n_updates % config.policy_period == 0
+
+    def step(self, batch: dict[str, Tensor], with_policy: bool) -> dict[str, Tensor]:
+        """One critic step and, `with_policy`, one policy step and one move of the targets.
+
+        batch: obs, next_obs (N, S); action, next_action (N, A); reward, terminated (N,); float32.
+        Returns the losses, the mean value and the mean squared distance of the policy from the data, to be logged.
+        """
+        config, nets = self.config, self.networks
+        action = batch["action"]
+        noise = torch.randn(action.shape, generator=self.generator, device=action.device)
+        with torch.no_grad():
+            target = critic_target(nets["target_policy"], nets["target_critics"], batch, noise, config)
+        loss, q_mean = critic_loss(nets["critics"], batch, target)
+        self._step("critics", loss)
+        info = {"critic_loss": loss.detach(), "q_mean": q_mean}
+        if with_policy:
+            # The target policy follows the policy from before its step, as in the reference implementation.
+            move_towards(nets["target_policy"], nets["policy"], config.target_rate)
+            loss, distance = actor_loss(nets["policy"], map_params(Tensor.detach, nets["critics"]), batch, config)
+            self._step("policy", loss)
+            move_towards(nets["target_critics"], nets["critics"], config.target_rate)
+            info |= {"actor_loss": loss.detach(), "bc_distance": distance}
+        return info
+
+    def _step(self, network: str, loss: Tensor) -> None:
+        params = list(self.networks[network].values())
+        for value, grad in zip(params, torch.autograd.grad(loss, params), strict=True):
+            value.grad = grad
+        self.optimisers[network].step()

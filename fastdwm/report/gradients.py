@@ -1,0 +1,297 @@
+"""How good the gradient is that ITPO climbs: derivatives of the world model against the simulator's own.
+
+Here the simulator is a differentiable world. Forward, it sets the physics to an observation and steps it; backward, it
+multiplies by finite differences of that step. So `imagined_return`, the very code that ITPO differentiates, also gives
+the gradient of the real return, by the chain rule along the simulated trajectory ([ITPO] v1 Theorem 4.1).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastdwm.config import ITPOConfig, require
+from fastdwm.envs import EnvSpec
+from fastdwm.itpo.decision import ReferenceObjective
+from fastdwm.itpo.rollout import World
+from fastdwm.kernels.layout import Layout
+from fastdwm.measure.simulate import Progress, unwatched
+from fastdwm.models.nets import Params
+from fastdwm.models.rebrac import policy
+
+# Central differences by +-STEP in every coordinate (m, rad, m/s, rad/s, units of action). On Hopper, rounding then
+# costs 1e-8 of a Jacobian, and hardly any contact begins or ends within the step. At 1e-4 one does in a tenth of the
+# states, which are off by more than 1 %; at 1e-2 in a quarter of them.
+STEP = 1e-6
+
+# Hopper and Walker2d observe velocities cut at +-10: the physics of such an observation is unknown.
+CUT_VELOCITY = 10.0
+
+HORIZONS = (1, 3, 5)
+CHUNK = 10
+"""states whose gradients of the return are computed at once"""
+
+Function = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""of an observation (S,) and an action (A,): next observation and reward in one array (S + 1,), float64"""
+
+
+class Simulator:
+    """A MuJoCo task as such a function. Deterministic to the bit: nothing is left of the call before.
+
+    The horizontal position, which observations leave out, is put to 0; neither physics nor reward depends on it.
+    """
+
+    def __init__(self, spec: EnvSpec, reward_scale: float = 1.0):
+        """reward_scale: simulator rewards times this are the rewards that the models were trained on.
+        Raises InputError for a simulator whose state does not follow from an observation."""
+        self.env, self.reward_scale = spec.make(), reward_scale
+        self.inner = self.env.unwrapped
+        obs = np.asarray(self.env.reset(seed=0)[0])
+        known = all(hasattr(self.inner, name) for name in ("set_state", "_get_obs", "model", "data"))
+        self.hidden = self.inner.model.nq + self.inner.model.nv - len(obs) if known else -1
+        known = self.hidden in (0, 1) and np.array_equal(self.observe(obs), obs)
+        require(known, f"gradients: {spec.id} cannot be set to the state behind an observation; give --no-gradients")
+
+    def observe(self, obs: np.ndarray) -> np.ndarray:
+        """Set the physics to obs (S,), and observe it again."""
+        import mujoco
+
+        # Also forgets the solver's last solution, from which it would start again.
+        mujoco.mj_resetData(self.inner.model, self.inner.data)
+        state = np.concatenate([np.zeros(self.hidden), obs])
+        self.inner.set_state(*np.split(state, [self.inner.model.nq]))
+        return self.inner._get_obs()
+
+    def __call__(self, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
+        self.observe(obs)
+        next_obs, reward, *_ = self.inner.step(action)
+        return np.append(next_obs, self.reward_scale * reward)
+
+    def __enter__(self) -> "Simulator":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.env.close()
+
+
+class Differences:
+    """A function with its Jacobian by central differences; remembers where it has been asked."""
+
+    def __init__(self, function: Function):
+        self.function = function
+        self.values: dict[bytes, np.ndarray] = {}
+        self.jacobians: dict[bytes, np.ndarray] = {}
+
+    def value(self, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
+        """(S + 1,) at one obs (S,), action (A,)."""
+        key = np.append(obs, action).tobytes()
+        if key not in self.values:
+            self.values[key] = self.function(obs, action)
+        return self.values[key]
+
+    def jacobian(self, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
+        """(S + 1, S + A) at one obs, action: of next observation and reward, with respect to obs and action."""
+        key = np.append(obs, action).tobytes()
+        if key not in self.jacobians:
+            # Actuators saturate at +-1: differences across the bound would halve the slope on its inner side.
+            centre = np.append(obs, action.clip(-1 + STEP, 1 - STEP))
+            sides = [
+                [self.function(*np.split(centre + sign * shift, [len(obs)])) for sign in (1, -1)]
+                for shift in STEP * np.eye(len(centre))
+            ]
+            self.jacobians[key] = np.array([(above - below) / (2 * STEP) for above, below in sides]).T
+        return self.jacobians[key]
+
+
+class Outcome(torch.autograd.Function):
+    """Next observation and reward (..., S + 1) of obs (..., S) and action (..., A) by a `Differences`."""
+
+    @staticmethod
+    def forward(ctx: Any, obs: Tensor, action: Tensor, source: Differences) -> Tensor:
+        ctx.save_for_backward(obs, action)
+        ctx.source = source
+        return _each(source.value, obs, action)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        obs, action = ctx.saved_tensors
+        both = (grad.unsqueeze(-2) @ _each(ctx.source.jacobian, obs, action)).squeeze(-2)
+        return *both.split([obs.shape[-1], action.shape[-1]], -1), None
+
+
+def _each(function: Function, obs: Tensor, action: Tensor) -> Tensor:
+    """The function of every row, (..., *its shape), in obs's dtype."""
+    rows = (x.detach().reshape(-1, x.shape[-1]).double().numpy() for x in (obs, action))
+    result = np.stack([function(o, a) for o, a in zip(*rows, strict=True)])
+    return torch.from_numpy(result).to(obs.dtype).reshape(*obs.shape[:-1], *result.shape[1:])
+
+
+@dataclass(frozen=True)
+class SimulatedDynamics:
+    """What `imagined_return` asks of a `rollout.Dynamics`, by the simulator itself; ignores its noise."""
+
+    source: Differences
+    noise_steps: int = 1
+
+    def next_obs(self, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
+        return Outcome.apply(obs, action, self.source)[..., :-1]
+
+
+@dataclass(frozen=True)
+class SimulatedReward:
+    """The simulator's reward, in place of a `RewardModel`."""
+
+    source: Differences
+
+    def __call__(self, obs: Tensor, action: Tensor) -> Tensor:
+        return Outcome.apply(obs, action, self.source)[..., -1]
+
+
+def simulated_world(world: World, source: Differences) -> World:
+    """The world with the simulator's dynamics and reward; critics and discount stay."""
+    return replace(world, dynamics=SimulatedDynamics(source), reward=SimulatedReward(source))
+
+
+def model_jacobians(world: World, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
+    """Jacobians (M, N, S + 1, S + A) of next observation and reward for M draws of the noise, by autograd.
+
+    obs: (N, S) raw units.   action: (N, A).   noise: (K, M, N, S).
+    """
+    leaves = [x.expand(noise.shape[1], -1, -1).clone().requires_grad_(True) for x in (obs, action)]
+    outputs = torch.cat([world.dynamics.next_obs(*leaves, noise), world.reward(*leaves).unsqueeze(-1)], -1)
+    # Rows do not mix, so the gradient of their sum holds each row's own.
+    grads = [
+        torch.autograd.grad(output.sum(), leaves, retain_graph=True, materialize_grads=True)
+        for output in outputs.unbind(-1)
+    ]
+    return torch.stack([torch.cat(pair, -1) for pair in grads], -2)
+
+
+def blocks(jacobians: Tensor, obs_std: Tensor, delta_std: Tensor) -> dict[str, Tensor]:
+    """Jacobians (N, S + 1, S + A) in parts: next_obs and reward, by action and by state.
+
+    In the models' own units: changes of the observation over delta_std (S,), states over obs_std (S,).
+    next_obs_by_state is that of the change next_obs - obs: all models add the observation itself, which is no merit.
+    """
+    obs_dim = len(obs_std)
+    next_obs, reward = jacobians[:, :-1] / delta_std.unsqueeze(-1), jacobians[:, -1:]
+    change = next_obs[..., :obs_dim] - torch.diag(1 / delta_std)
+    return {
+        "next_obs_by_action": next_obs[..., obs_dim:],
+        "next_obs_by_state": change * obs_std,
+        "reward_by_action": reward[..., obs_dim:],
+        "reward_by_state": reward[..., :obs_dim] * obs_std,
+    }
+
+
+def compare(model: Tensor, truth: Tensor) -> Tensor:
+    """Cosine and relative error |model - truth| / |truth| of each state's gradient, both (N, ...): (2, N).
+
+    A gradient of 0 has cosine 0 with any; a true gradient of 0 makes the relative error infinite.
+    """
+    model, truth = model.flatten(1), truth.flatten(1)
+    sizes, true_sizes = model.norm(dim=1), truth.norm(dim=1)
+    cosine = torch.where(sizes * true_sizes == 0, 0, (model * truth).sum(1) / sizes / true_sizes)
+    return torch.stack([cosine, (model - truth).norm(dim=1) / true_sizes])
+
+
+def summary(compared: Tensor) -> dict[str, Any]:
+    """Number of states and, for cosine and relative error (2, N), median, quartiles (low, high) and mean."""
+    result: dict[str, Any] = {"states": compared.shape[1]}
+    for name, x in zip(("cosine", "relative_error"), compared, strict=True):
+        low, median, high = x.quantile(x.new_tensor([0.25, 0.5, 0.75])).tolist()
+        result[name] = {"median": median, "low": low, "high": high, "mean": float(x.mean())}
+    return result
+
+
+def jacobian_report(
+    worlds: dict[str, World],
+    source: Differences,
+    obs: Tensor,
+    action: Tensor,
+    particles: int,
+    generator: torch.Generator,
+    on_progress: Progress = unwatched,
+) -> dict[str, dict]:
+    """For each world, the `summary` of each of `blocks`: mean Jacobian over the particles against the simulator's.
+
+    obs: (N, S).   action: (N, A).   one_draw: the same of next_obs for one draw of the noise.
+    """
+    rows = []
+    for i, pair in enumerate(zip(obs.numpy(), action.numpy(), strict=True)):
+        rows.append(source.jacobian(*pair))
+        on_progress(i + 1, len(obs))
+    truth = torch.from_numpy(np.stack(rows)).to(obs)
+    result = {}
+    for name, world in worlds.items():
+        dynamics = world.dynamics
+        shape = (dynamics.noise_steps, particles, *obs.shape)
+        jacobians = model_jacobians(world, obs, action, torch.randn(shape, generator=generator, dtype=obs.dtype))
+        true, mean, one = (
+            blocks(x, dynamics.obs_std, dynamics.delta_std) for x in (truth, jacobians.mean(0), jacobians[0])
+        )
+        result[name] = {part: summary(compare(mean[part], true[part])) for part in true}
+        drawn = ("next_obs_by_action", "next_obs_by_state")
+        result[name]["one_draw"] = {part: summary(compare(one[part], true[part])) for part in drawn}
+    return result
+
+
+def return_report(
+    worlds: dict[str, World],
+    simulated: World,
+    params: Params,
+    obs: Tensor,
+    particles: int,
+    generator: torch.Generator,
+    on_progress: Progress = unwatched,
+) -> dict[str, list[dict]]:
+    """For each world and H in HORIZONS, the `summary` of its dJ/dpsi against that of the `simulated` world.
+
+    params: of one policy.   obs: (N, S).
+    """
+
+    def gradients(world: World, states: Tensor, horizon: int, draws: int) -> Tensor:
+        shape = (horizon, world.dynamics.noise_steps, len(states), draws, states.shape[1])
+        return return_gradients(world, params, states, torch.randn(shape, generator=generator, dtype=obs.dtype))
+
+    found: dict[tuple[str, int], list[Tensor]] = {(name, horizon): [] for name in worlds for horizon in HORIZONS}
+    # In chunks, for one gradient has as many numbers as the policy has weights.
+    chunks = obs.split(CHUNK)
+    for i, states in enumerate(chunks):
+        for horizon in HORIZONS:
+            truth = gradients(simulated, states, horizon, 1)
+            for name, world in worlds.items():
+                found[name, horizon].append(compare(gradients(world, states, horizon, particles), truth))
+        on_progress(i + 1, len(chunks))
+    return {name: [{"H": h, **summary(torch.cat(found[name, h], 1))} for h in HORIZONS] for name in worlds}
+
+
+def return_gradients(world: World, params: Params, obs: Tensor, noise: Tensor) -> Tensor:
+    """dJ/dpsi (B, P) of the imagined return of one policy, from each of B states.
+
+    params: without a leading axis.   obs: (B, S).   noise: (H, K, B, M, S).   All of one dtype.
+    """
+    single = {name: value.unsqueeze(0) for name, value in params.items()}
+    layout = Layout.of(single)
+    base = layout.pack(single).expand(len(obs), -1)
+    return ReferenceObjective(world, layout, ITPOConfig()).gradient(base, base, obs, noise)[1]
+
+
+def uncut(obs: Tensor) -> Tensor:
+    """(N,) bool: whether obs (N, S) shows all velocities in full."""
+    return (obs.abs() != CUT_VELOCITY).all(1)
+
+
+@torch.no_grad()
+def uncut_trajectory(source: Differences, params: Params, obs: Tensor) -> Tensor:
+    """(N,) bool: whether all states of the policy's simulated trajectory from obs (N, S), as long as the longest of
+    HORIZONS, are `uncut`."""
+    good = uncut(obs)
+    for _ in range(max(HORIZONS)):
+        obs = Outcome.apply(obs, policy(params, obs), source)[:, :-1]
+        good &= uncut(obs)
+    return good

@@ -1,0 +1,76 @@
+"""The result of a study in words: its table, on stdout and as Markdown, and the sentence about the chosen cell."""
+
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastdwm.measure.record import interval, latency, spread
+from fastdwm.study.grid import BASE
+from fastdwm.study.tradeoff import Row, estimate, title_of
+from fastdwm.train.fit import write_atomically
+
+COLUMNS = ("", "world model", "H", "M", "E", "step size", "score", "IQM", "score - base", "falls", "ms, p50 / p99")
+CAPTION = (
+    "Pareto front: *; ± standard deviation; IQM: interquartile mean; [ ] 95 % bootstrap interval, difference by seed; "
+    "falls: episodes ended early; ms: one decision"
+)
+
+
+def table_row(row: Row) -> list[str]:
+    """The row as it stands in the table, one text per column."""
+    is_base = row["cell"] == BASE.name
+    axes = (row["horizon"], row["particles"], row["inner_steps"], f"{row['inner_lr']:g}")
+    return [
+        "*" if row["front"] else "",
+        title_of(row),
+        *("" if is_base else str(value) for value in axes),
+        spread({"mean": row["score_mean"], "std": row["score_std"]}),
+        f"{row['score_iqm']:.1f}",
+        "" if is_base else interval(estimate(row, "difference"), "+"),
+        f"{row['terminated']} of {row['episodes']}",
+        latency(row["latency_p50_ms"], row["latency_p99_ms"]),
+    ]
+
+
+def print_table(rows: Sequence[Row], title: str) -> None:
+    """The rows on stdout; * marks the Pareto front."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = 125
+    table = Table(title=title, caption=CAPTION)
+    for name in COLUMNS:
+        table.add_column(name, no_wrap=True, justify="left" if name in ("", "world model") else "right")
+    for row in rows:
+        table.add_row(*table_row(row))
+    console.print(table)
+
+
+def write_markdown(rows: Sequence[Row], path: Path, title: str, sentences: Sequence[str], made: Row) -> None:
+    """The same table as a Markdown page, with what else is to say and how it was made: `record.circumstances`."""
+    # As one types it: without the folder of the interpreter.
+    command = shlex.join(["python", *shlex.split(made["command"])[1:]])
+    versions = ", ".join(f"{name} {made['versions'][name]}" for name in ("python", "torch", "mujoco"))
+    machine = "{accelerator} {cpu} {cpu_count} CPUs, {threads} used".format(**made["machine"])
+    how = f"{made['time']}, {machine.removeprefix('None ')}, {versions}"
+    table = "\n".join(_markdown(map(table_row, rows)))
+    parts = (f"## {title}", f"```bash\n{command}\n```", how, table, CAPTION, *sentences)
+    write_atomically(path, ("\n\n".join(parts) + "\n").encode())
+
+
+def _markdown(rows: Iterable[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (COLUMNS, ["---"] * len(COLUMNS), *rows)]
+
+
+def confirmed(found: dict[str, Any]) -> str:
+    """One line about the numbers of `tradeoff.confirmation`."""
+    setting = f"H = {found['horizon']}, M = {found['particles']}, E = {found['inner_steps']}"
+    gain = interval(found["difference"], "+")
+    return (
+        f"Best by interquartile mean: {title_of(found)}, {setting}, step size {found['inner_lr']:g}. "
+        f"On seeds {found['seeds'][0]} to {found['seeds'][-1]}, which nothing was chosen on: "
+        f"score {spread(found['chosen'])}, base policy {spread(found['base'])}, difference {gain}."
+    )

@@ -1,0 +1,275 @@
+"""Score against decision latency: rows of a study, Pareto front, what is kept of the gain, and the picture."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from fastdwm.files import write_atomically
+from fastdwm.measure import statistics
+from fastdwm.measure.record import interval
+from fastdwm.measure.statistics import Estimate
+from fastdwm.study.grid import BASE, Cell
+
+Row = dict[str, Any]
+
+# Colours that the colour-blind tell apart; without colour, the marker tells the sampler.
+STYLES = {
+    "base": {"color": "black", "marker": "X", "label": "base policy"},
+    "critic": {"color": "tab:green", "marker": "D", "label": "critic alone (H = 0)"},
+    "diffusion": {"color": "tab:blue", "marker": "o", "label": "diffusion"},
+    "meanflow": {"color": "tab:orange", "marker": "s", "label": "MeanFlow"},
+    "mlp": {"color": "tab:purple", "marker": "^", "label": "deterministic MLP"},
+}
+# World models that can do another number of network calls.
+MULTI_STEP = ("diffusion", "meanflow")
+
+
+def summarise(records: Mapping[Cell, Mapping[str, Any]], identity: Mapping[str, Any]) -> list[Row]:
+    """One flat row per cell, the fastest first; latencies in ms, intervals of 95 %.
+
+    records: of the finished cells, the base policy among them.   identity: what the cells share.
+    `front` holds for the cells that no other beats in both mean score and median latency.
+    """
+    rows = [_row(cell, record, records[BASE]) for cell, record in records.items()]
+    front = pareto_front([row["latency_p50_ms"] for row in rows], [row["score_mean"] for row in rows])
+    shared = {name: identity[name] for name in ("bundle", "seeds", "device", "backend")}
+    shared |= {name: value for name, value in identity.items() if name.startswith(("itpo.", "versions."))}
+    rows = [row | {"front": on_front} | shared for row, on_front in zip(rows, front, strict=True)]
+    return sorted(rows, key=lambda row: row["latency_p50_ms"])
+
+
+def _row(cell: Cell, record: Mapping[str, Any], base: Mapping[str, Any]) -> Row:
+    episodes, times = record["episodes"], record["latency"]
+    score = _scores(record)
+    summary, mean = statistics.summarise(score), statistics.bootstrap(score, np.mean)
+    is_base = cell == BASE
+    difference = Estimate(0.0, None, None) if is_base else statistics.paired_difference(score, _scores(base))
+    return {
+        "cell": cell.name,
+        **asdict(cell),
+        "network_calls": cell.inner_steps * cell.horizon * cell.sample_steps,
+        "episodes": len(episodes),
+        "score_mean": mean.value,
+        "score_std": summary.std,
+        "score_low": mean.low,
+        "score_high": mean.high,
+        "score_iqm": summary.iqm.value,
+        "score_iqm_low": summary.iqm.low,
+        "score_iqm_high": summary.iqm.high,
+        "difference": difference.value,
+        "difference_low": difference.low,
+        "difference_high": difference.high,
+        "terminated": sum(episode["terminated"] for episode in episodes),
+        "decisions": sum(episode["length"] for episode in episodes),
+        "discarded": sum(episode["discarded"] for episode in episodes),
+        "latency_p50_ms": times["p50_ms"],
+        "latency_p99_ms": times["p99_ms"],
+        "latency_calls": times["calls"],
+        "batch_size": record["batch_latency"]["size"],
+        "batch_latency_p50_ms": record["batch_latency"]["p50_ms"],
+        "wall_s": record["wall_s"],
+    }
+
+
+def _scores(record: Mapping[str, Any]) -> np.ndarray:
+    return np.array([episode["score_pct"] for episode in record["episodes"]])
+
+
+def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
+    """For each point, whether none other costs at most as much and is worth at least as much, one of them strictly."""
+    points = list(zip(costs, values, strict=True))
+    return [not any(c <= cost and v >= value and (c, v) != (cost, value) for c, v in points) for cost, value in points]
+
+
+def gain_kept(gain: np.ndarray, reference: np.ndarray) -> Estimate:
+    """Mean gain over mean reference gain, both (N,) by seed, with the interval from resampling the seeds.
+
+    Without an interval if the reference gain itself is not clearly above zero: the ratio has none then.
+    """
+    value = float(gain.mean() / reference.mean())
+    low = statistics.bootstrap(reference, np.mean).low
+    if low is None or low <= 0:
+        return Estimate(value, None, None)
+
+    def ratio(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
+        return x.mean(axis) / y.mean(axis)
+
+    kept = stats.bootstrap(
+        (gain, reference),
+        ratio,
+        paired=True,
+        n_resamples=statistics.RESAMPLES,
+        confidence_level=statistics.CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return Estimate(value, float(kept.low), float(kept.high))
+
+
+def verdict(records: Mapping[Cell, Mapping[str, Any]], rows: Sequence[Row], centre: Sequence[Cell]) -> list[str]:
+    """What each world model keeps of the gain, and at which share of the time; one line each.
+
+    centre: cells that differ in the world model alone. The reference is the diffusion model with the most calls;
+    without one, or with nothing beside it, there is nothing to say.
+    """
+    diffusion = [cell for cell in centre if cell.sampler == "diffusion"]
+    if not diffusion or len(centre) == 1:
+        return []
+    reference = max(diffusion, key=lambda cell: cell.sample_steps)
+    by_name = {row["cell"]: row for row in rows}
+    ours, base = by_name[reference.name], _scores(records[BASE])
+    gain = _scores(records[reference]) - base
+    lines = [
+        f"At H = {reference.horizon}, M = {reference.particles}, E = {reference.inner_steps}, "
+        f"{title_of(ours)} gains {interval(estimate(ours, 'difference'), '+')} over the base policy "
+        f"in {ours['latency_p50_ms']:.2f} ms per decision."
+    ]
+    for cell in centre:
+        if cell == reference:
+            continue
+        row, score = by_name[cell.name], _scores(records[cell])
+        gap = statistics.paired_difference(score, _scores(records[reference]))
+        kept = _percent(gain_kept(score - base, gain)) if gain.mean() > 0 else "no share"
+        lines.append(
+            f"{title_of(row)} gains {interval(estimate(row, 'difference'), '+')}: {kept} of that gain, "
+            f"in {100 * row['latency_p50_ms'] / ours['latency_p50_ms']:.0f} % of the time; "
+            f"paired difference {interval(asdict(gap), '+')}."
+        )
+    return lines
+
+
+def title_of(row: Row) -> str:
+    """World model and network calls."""
+    label = STYLES[row["sampler"]]["label"]
+    return f"{label} (K = {row['sample_steps']})" if row["sampler"] in MULTI_STEP else label
+
+
+def best(cells: Sequence[Cell], rows: Sequence[Row]) -> Cell:
+    """The cell with the highest interquartile mean, the base policy apart; among equals the fastest."""
+    by_name = {row["cell"]: row for row in rows}
+    ours = [cell for cell in cells if cell != BASE]
+    return max(ours, key=lambda cell: (by_name[cell.name]["score_iqm"], -by_name[cell.name]["latency_p50_ms"]))
+
+
+def confirmation(records: Mapping[Cell, Mapping[str, Any]], chosen: Cell) -> dict[str, Any]:
+    """Scores of the base policy and of the chosen cell, and their difference by seed, ready for JSON.
+
+    records: of the two cells, on seeds that the choice did not know.
+    """
+    base, score = _scores(records[BASE]), _scores(records[chosen])
+    return {
+        "cell": chosen.name,
+        **asdict(chosen),
+        "seeds": [episode["seed"] for episode in records[BASE]["episodes"]],
+        "base": asdict(statistics.summarise(base)),
+        "chosen": asdict(statistics.summarise(score)),
+        "difference": asdict(statistics.paired_difference(score, base)),
+    }
+
+
+def _percent(share: Estimate) -> str:
+    """98 % [95, 101]; the value alone without an interval."""
+    ends = "" if share.low is None else f" [{100 * share.low:.0f}, {100 * share.high:.0f}]"
+    return f"{100 * share.value:.0f} %{ends}"
+
+
+def estimate(row: Row, name: str) -> dict[str, Any]:
+    """A value and its interval."""
+    low, high = _ends(name)
+    return {"value": row[name], "low": row[low], "high": row[high]}
+
+
+def write_csv(rows: Sequence[Row], path: Path) -> None:
+    """All rows under one header; what is not known is empty."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
+
+
+def save_plot(rows: Sequence[Row], path: Path, title: str) -> None:
+    """PNG: score with its interval against median latency, above the mean, below the interquartile mean.
+
+    One fall moves a mean more than all settings together, hence the second. Filled markers
+    are the Pareto front of the table in both.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
+
+    # A bare Figure draws without a display and leaves pyplot's global state alone.
+    figure = Figure(figsize=(9, 8), layout="constrained")
+    panels = figure.subplots(2, 1, sharex=True)
+    names = {"score_mean": "mean", "score_iqm": "interquartile mean"}
+    for axes, (name, label) in zip(panels, names.items(), strict=True):
+        draw_panel(axes, rows, name)
+        axes.set_ylabel(f"normalised score, {label}\n(95 % interval)")
+    zoom(panels[1], rows, "score_iqm")
+    panels[0].set_title(title)
+    panels[1].set(xscale="log", xlabel="time to decide, one episode alone (ms, median)")
+    panels[1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panels[1].xaxis.set_major_formatter("{x:g}")
+    panels[1].xaxis.set_minor_formatter("")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    figure.savefig(path, dpi=150)
+
+
+def draw_panel(axes: Any, rows: Sequence[Row], name: str) -> None:
+    """One statistic of the score, a column of the rows, against latency."""
+    front = [row for row in rows if row["front"]]
+    if name == "score_mean":
+        steps = {"where": "post", "color": "0.6", "linestyle": "--", "linewidth": 1, "zorder": 1}
+        axes.step(*_columns(front, name), **steps, label="Pareto front (filled)")
+    for sampler, style in STYLES.items():
+        own = [row for row in rows if row["sampler"] == sampler]
+        if own:
+            colour = {"color": style["color"], "linestyle": "none"}
+            axes.errorbar(*_columns(own, name), _bars(own, name), **colour, elinewidth=0.8, capsize=2, zorder=2)
+            marks = {**colour, "marker": style["marker"], "markersize": 7, "zorder": 3}
+            axes.plot(*_columns(own, name), **marks, markerfacecolor="white", label=style["label"])
+            axes.plot(*_columns([row for row in own if row["front"]], name), **marks)
+    base = next(row[name] for row in rows if row["cell"] == BASE.name)
+    axes.axhline(base, color="black", linestyle=":", linewidth=1, zorder=1)
+
+
+def zoom(axes: Any, rows: Sequence[Row], name: str) -> None:
+    """Frame the values, even if the intervals of some reach beyond, and name the settings on the front."""
+    values = [row[name] for row in rows]
+    margin = 0.15 * (max(values) - min(values)) or 1.0
+    axes.set_ylim(min(values) - margin, max(values) + margin)
+    # Alternately above and below: neighbours on the front are close.
+    for i, row in enumerate(row for row in rows if row["front"] and row["cell"] != BASE.name):
+        offset, align = ((-6, 7), "bottom") if i % 2 == 0 else ((-6, -7), "top")
+        at, style = (row["latency_p50_ms"], row[name]), {"fontsize": 7, "ha": "right", "va": align}
+        axes.annotate(_setting(row), at, offset, textcoords="offset points", **style)
+
+
+def _columns(rows: Sequence[Row], name: str) -> tuple[list[float], list[float]]:
+    """Horizontal and vertical coordinates."""
+    return [row["latency_p50_ms"] for row in rows], [row[name] for row in rows]
+
+
+def _bars(rows: Sequence[Row], name: str) -> np.ndarray:
+    """Distances (2, N) from the statistic down and up to the ends of its interval; zero where one episode has none."""
+    prefix = name.removesuffix("_mean")
+    low, high = ([row[name] if row[end] is None else row[end] for row in rows] for end in _ends(prefix))
+    value = np.array([row[name] for row in rows])
+    # Rounding may put an end of an interval without width on the wrong side.
+    return np.maximum([value - low, high - value], 0.0)
+
+
+def _ends(prefix: str) -> tuple[str, str]:
+    """Columns of an interval."""
+    return f"{prefix}_low", f"{prefix}_high"
+
+
+def _setting(row: Row) -> str:
+    """What tells a point from others of its colour."""
+    calls = f"K{row['sample_steps']} " if row["sampler"] in MULTI_STEP else ""
+    return f"{calls}H{row['horizon']} M{row['particles']} E{row['inner_steps']}"

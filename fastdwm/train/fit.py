@@ -1,0 +1,241 @@
+"""The loop shared by everything that is trained: batches in, metrics and checkpoints out, resumable at any moment.
+
+A `Trainer` is anything with `networks`, `optimisers`, `generator`, `n_updates` and `update(batch)`; those five are its
+whole state, so that one function saves and restores them all.
+"""
+
+import json
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from time import perf_counter
+from typing import Protocol
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from fastdwm.config import DeterministicConfig, DiffusionConfig, MeanFlowConfig, RewardConfig
+from fastdwm.errors import InputError
+from fastdwm.files import write_atomically
+from fastdwm.models.nets import Params, adam, cosine, map_params, move_towards, set_lr
+
+Loss = Callable[[Params, dict[str, Tensor], torch.Generator], Tensor]
+WARM_UP = 3
+"""eager updates before a capture: they initialise libraries and the optimisers' state"""
+
+OnLine = Callable[[str, dict[str, float]], None]
+
+
+class Trainer(Protocol):
+    """What `fit` needs of a model in training: `advance` does what the host must do, `step` what a graph can hold."""
+
+    networks: dict[str, Params]
+    optimisers: dict[str, torch.optim.Adam]
+    generator: torch.Generator
+    n_updates: int
+
+    def advance(self) -> Hashable:
+        """Count an update and set its step sizes; returns which kind of step it is."""
+
+    def step(self, batch: dict[str, Tensor], kind: Hashable) -> dict[str, Tensor]:
+        """One gradient step; returns scalars to log."""
+
+
+class ModelTrainer:
+    """Adam with a cosine step size, clipped gradients and an exponential moving average of the weights.
+
+    networks: `raw` is what the gradient moves, `averaged` what is used afterwards.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        loss: Loss,
+        config: DiffusionConfig | MeanFlowConfig | DeterministicConfig | RewardConfig,
+        generator: torch.Generator,
+        ema_rate: float = 1.0,
+    ):
+        """params: fresh parameters, owned by this object from now on.   loss(params, batch, generator) is a scalar.
+        generator: of the parameters' device.   ema_rate: 1 keeps the average equal to the raw weights."""
+        self.loss, self.config, self.generator, self.ema_rate = loss, config, generator, ema_rate
+        self.n_updates = 0
+        self.networks = {"raw": params, "averaged": map_params(Tensor.clone, params)}
+        for value in params.values():
+            value.requires_grad_(True)
+        self.optimisers = {"raw": adam(params, config.lr)}
+
+    def advance(self) -> None:
+        """Count an update and set its step size; all steps are of one kind."""
+        set_lr(self.optimisers["raw"], self.config.lr * cosine(self.n_updates, self.config.updates))
+        self.n_updates += 1
+
+    def step(self, batch: dict[str, Tensor], kind: None = None) -> dict[str, Tensor]:
+        """One gradient step on the batch."""
+        raw = self.networks["raw"]
+        loss = self.loss(raw, batch, self.generator)
+        for value, grad in zip(raw.values(), torch.autograd.grad(loss, list(raw.values())), strict=True):
+            value.grad = grad
+        norm = torch.nn.utils.clip_grad_norm_(raw.values(), self.config.grad_clip)
+        self.optimisers["raw"].step()
+        move_towards(self.networks["averaged"], raw, self.ema_rate)
+        return {"loss": loss.detach(), "grad_norm": norm.detach()}
+
+
+class Batches:
+    """Random rows of a dataset. The columns live side by side in one matrix, so a batch is one gather."""
+
+    def __init__(self, columns: dict[str, np.ndarray], rows: np.ndarray, device: torch.device | str = "cpu"):
+        """columns: (N,) or (N, d) arrays.   rows: indices of the rows to draw from."""
+        self.slices, start = {}, 0
+        for name, column in columns.items():
+            width = 1 if column.ndim == 1 else column.shape[1]
+            self.slices[name] = start if column.ndim == 1 else slice(start, start + width)
+            start += width
+        matrix = np.empty((len(rows), start), np.float32)
+        for name, column in columns.items():
+            matrix[:, self.slices[name]] = column[rows]
+        self.matrix = torch.from_numpy(matrix).to(device)
+
+    def sample(self, size: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Float32 views (size,) or (size, d) of rows drawn with replacement."""
+        index = torch.randint(len(self.matrix), (size,), generator=generator, device=self.matrix.device)
+        rows = self.matrix[index]
+        return {name: rows[:, columns] for name, columns in self.slices.items()}
+
+
+def fit(
+    name: str,
+    trainer: Trainer,
+    batches: Batches,
+    batch_size: int,
+    updates: int,
+    folder: Path,
+    *,
+    log_every: int,
+    save_every: int,
+    on_progress: Callable[[str, int, int], None],
+    on_line: OnLine | None = None,
+    measure: Callable[[int], dict[str, float]] = lambda n_updates: {},
+) -> list[dict[str, float]]:
+    """Train up to `updates`, from the checkpoint in `folder` if there is one; returns all lines of metrics.
+
+    Writes <name>.safetensors (the whole state, atomically) every `save_every` updates and at the end, and appends the
+    mean of each scalar to <name>.jsonl every `log_every`. `measure(n_updates)` may add slow measurements to a line;
+    `on_line(name, line)` sees each.
+    """
+    checkpoint, log = folder / f"{name}.safetensors", folder / f"{name}.jsonl"
+    if checkpoint.exists():
+        restore(trainer, checkpoint)
+    lines = _rewind(log, trainer.n_updates)
+    updates_of = CapturedUpdates if batches.matrix.is_cuda else eager
+    update = updates_of(trainer, batches, batch_size)
+    window: dict[str, list[Tensor]] = {}
+    window_start = perf_counter()
+    while trainer.n_updates < updates:
+        for key, value in update().items():
+            window.setdefault(key, []).append(value)
+        n = trainer.n_updates
+        if n % log_every == 0 or n == updates:
+            means = {key: float(torch.stack(values).mean()) for key, values in window.items()}
+            speed = len(next(iter(window.values()))) / (perf_counter() - window_start)
+            lines.append({"update": n, **means, "updates_per_s": speed, **measure(n)})
+            with log.open("a") as file:
+                file.write(json.dumps(lines[-1]) + "\n")
+            if on_line is not None:
+                on_line(name, lines[-1])
+            window, window_start = {}, perf_counter()
+        if n % save_every == 0 or n == updates:
+            write_atomically(checkpoint, save(snapshot(trainer)))
+        if n % 20 == 0 or n == updates:
+            on_progress(name, n, updates)
+    return lines
+
+
+def eager(trainer: Trainer, batches: Batches, batch_size: int) -> Callable[[], dict[str, Tensor]]:
+    """A function that does one update and returns its scalars."""
+
+    def update() -> dict[str, Tensor]:
+        kind = trainer.advance()
+        return trainer.step(batches.sample(batch_size, trainer.generator), kind)
+
+    return update
+
+
+class CapturedUpdates:
+    """The same on a GPU: each kind of update is captured as a CUDA graph after WARM_UP eager ones, batch included."""
+
+    def __init__(self, trainer: Trainer, batches: Batches, batch_size: int):
+        self.trainer, self.batches, self.batch_size = trainer, batches, batch_size
+        self.eager_runs: dict[Hashable, int] = {}
+        self.graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, dict[str, Tensor]]] = {}
+
+    def __call__(self) -> dict[str, Tensor]:
+        kind = self.trainer.advance()
+        runs = self.eager_runs[kind] = self.eager_runs.get(kind, 0) + 1
+        if runs <= WARM_UP:
+            return self.step(kind)
+        if kind not in self.graphs:
+            graph = torch.cuda.CUDAGraph()
+            graph.register_generator_state(self.trainer.generator)
+            with torch.cuda.graph(graph):
+                self.graphs[kind] = graph, self.step(kind)
+        graph, info = self.graphs[kind]
+        graph.replay()
+        return {name: value.clone() for name, value in info.items()}
+
+    def step(self, kind: Hashable) -> dict[str, Tensor]:
+        return self.trainer.step(self.batches.sample(self.batch_size, self.trainer.generator), kind)
+
+
+def snapshot(trainer: Trainer) -> dict[str, Tensor]:
+    """The whole state of a trainer as named CPU tensors."""
+    tensors = {
+        f"networks.{network}.{name}": value.detach().cpu().contiguous()
+        for network, params in trainer.networks.items()
+        for name, value in params.items()
+    }
+    for network, optimiser in trainer.optimisers.items():
+        for name, value in trainer.networks[network].items():
+            for key, moment in optimiser.state[value].items():
+                tensors[f"optimisers.{network}.{name}.{key}"] = moment.cpu()
+    return tensors | {"generator": trainer.generator.get_state(), "n_updates": torch.tensor(trainer.n_updates)}
+
+
+@torch.no_grad()
+def restore(trainer: Trainer, path: Path) -> None:
+    """Bring a trainer into a saved state; InputError if the file is damaged or of another architecture."""
+    try:
+        tensors = load_file(path)
+        for network, params in trainer.networks.items():
+            for name, value in params.items():
+                value.copy_(tensors[f"networks.{network}.{name}"])
+        for network, optimiser in trainer.optimisers.items():
+            for name, value in trainer.networks[network].items():
+                prefix = f"optimisers.{network}.{name}."
+                moments = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
+                # The update count is read on the host, unless a captured graph reads it.
+                on_device = optimiser.defaults["capturable"]
+                optimiser.state[value] = {
+                    k: t.to(value.device) if k != "step" or on_device else t for k, t in moments.items()
+                }
+        trainer.generator.set_state(tensors["generator"])
+        trainer.n_updates = int(tensors["n_updates"])
+    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        raise InputError(f"{path}: not a checkpoint of this run ({error}); delete it to start anew") from None
+
+
+def _rewind(log: Path, n_updates: int) -> list[dict[str, float]]:
+    """Lines of metrics up to the checkpoint; later ones belong to updates that will be done again."""
+    lines = []
+    for text in log.read_text().splitlines() if log.exists() else []:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            # The line that a killed run was writing.
+            break
+        if line["update"] <= n_updates:
+            lines.append(line)
+    write_atomically(log, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    return lines

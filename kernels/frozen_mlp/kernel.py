@@ -10,7 +10,7 @@ from torch import Tensor
 from fastdwm.kernels.aot import AotCase
 from fastdwm.kernels.dense import Net, dense, load_vector, tile_offsets
 from fastdwm.kernels.frozen_mlp.reference import NORM_EPS, FrozenMLP
-from fastdwm.kernels.launch import Launch, device_capability, mlp_launch, operand_dtype, pad_block, run
+from fastdwm.kernels.launch import Launch, device_capability, mlp_launch, mlp_options, operand_dtype, pad_block, run
 from fastdwm.kernels.layout import Layout
 
 
@@ -204,8 +204,13 @@ def launch_for(layout: Layout, precision: str, capability: int) -> Launch:
     return mlp_launch(max(layout.sizes[1:-1]), precision, weights, capability)
 
 
-def options(launch: Launch) -> dict:
-    return dict(num_warps=launch.num_warps, num_stages=launch.num_stages)
+def options(launch: Launch, rule: Rule, kernel) -> dict:
+    """Options of the compiler."""
+    bounded = mlp_options(launch)
+    # The assembler fills whatever bound it is given with IEEE products, and spills beyond; left alone it does not.
+    if kernel is frozen_mlp_bwd_kernel and rule.precision == "ieee":
+        bounded.pop("maxnreg", None)
+    return bounded
 
 
 def frozen_mlp_fwd(mlp: FrozenMLP, x: Tensor, save: bool) -> tuple[Tensor, Tensor | None]:
@@ -219,7 +224,7 @@ def frozen_mlp_fwd(mlp: FrozenMLP, x: Tensor, save: bool) -> tuple[Tensor, Tenso
         frozen_mlp_fwd_kernel, (*launch.grid(n_rows), n_copies),
         x, mlp.weights, mlp.flat, h, values if z is None else z, values, n_rows,
         **sizes(mlp.layout, rule_of(mlp), launch, frozen_mlp_fwd_kernel, save),
-        **options(launch),
+        **options(launch, rule_of(mlp), frozen_mlp_fwd_kernel),
     )  # fmt: skip
     return values, z
 
@@ -235,7 +240,7 @@ def frozen_mlp_bwd(mlp: FrozenMLP, values: Tensor, z: Tensor, grad: Tensor) -> T
         frozen_mlp_bwd_kernel, (*launch.grid(n_rows), n_copies),
         grad, values, mlp.weights, mlp.flat, z, dz, dx, n_rows,
         **sizes(mlp.layout, rule_of(mlp), launch, frozen_mlp_bwd_kernel),
-        **options(launch),
+        **options(launch, rule_of(mlp), frozen_mlp_bwd_kernel),
     )  # fmt: skip
     return dx[0] if parts == 1 else dx.sum(0)
 
@@ -257,7 +262,7 @@ def aot_cases(layout: Layout, rule: Rule, capability: int) -> list[AotCase]:
                 if p.endswith("_ptr")
             },
             constexprs=sizes(layout, rule, launch, kernel, save),
-            options=options(launch),
+            options=options(launch, rule, kernel),
             tensor_cores=rule.precision != "ieee",
         )
         for kernel, save in variants

@@ -18,6 +18,7 @@ from fastdwm.kernels.launch import (
     cdiv,
     device_capability,
     mlp_launch,
+    mlp_options,
     operand_dtype,
     outer_launch,
     pad_block,
@@ -214,10 +215,6 @@ def outer_sizes(layout: Layout, precision: str, launch: Launch) -> dict:
     return dict(NET=Net.of(layout), FIRST_TILE=first, BLOCK=block, BLOCK_K=launch.tile // block, PRECISION=precision)
 
 
-def options(launch: Launch) -> dict:
-    return dict(num_warps=launch.num_warps, num_stages=launch.num_stages)
-
-
 def episode_rows(buffer: Tensor) -> int:
     """Rows from one episode to the next in a view (B, M, D) of (B, R, D)."""
     return buffer.stride(0) // buffer.shape[2]
@@ -239,7 +236,7 @@ def policy_fwd_into(layout: Layout, flat: Tensor, x: Tensor, hidden: Tensor, act
     run(
         policy_fwd_kernel, (cdiv(n_rows, launch.block_m), copies),
         x, flat, hidden, action, n_rows, episode_rows(x), **sizes(layout, precision, launch, policy_fwd_kernel),
-        **options(launch),
+        **mlp_options(launch),
     )  # fmt: skip
 
 
@@ -268,7 +265,7 @@ def policy_bwd_into(
     run(
         policy_bwd_kernel, (cdiv(n_rows, launch.block_m), copies),
         grad, action, flat, hidden, dz, dz_out, dx, n_rows, episode_rows(hidden),
-        **sizes(layout, precision, launch, policy_bwd_kernel), **options(launch),
+        **sizes(layout, precision, launch, policy_bwd_kernel), **mlp_options(launch),
     )  # fmt: skip
     return dx
 
@@ -281,7 +278,7 @@ def policy_weight_bwd(layout: Layout, x: Tensor, hidden: Tensor, dz: Tensor, dz_
     constants = outer_sizes(layout, precision, launch)
     run(
         policy_weight_bwd_kernel, (constants["FIRST_TILE"][-1], copies),
-        x, hidden, dz, dz_out, dflat, n_rows, episode_rows(x), **constants, **options(launch),
+        x, hidden, dz, dz_out, dflat, n_rows, episode_rows(x), **constants, **mlp_options(launch),
     )  # fmt: skip
     return dflat
 
@@ -299,7 +296,7 @@ def aot_cases(layout: Layout, precision: str, capability: int) -> list[AotCase]:
             kernel=kernel,
             pointers={p: operand if p in operands else "fp32" for p in kernel.arg_names if p.endswith("_ptr")},
             constexprs=constants,
-            options=options(case_launch),
+            options=mlp_options(case_launch),
             tensor_cores=precision != "ieee",
         )
         for kernel, constants, case_launch in (

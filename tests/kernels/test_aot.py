@@ -61,7 +61,9 @@ def mlp_shapes(capability: int) -> Iterator[tuple[tuple[int, ...], int, int, str
     """Hidden widths, observation and action size and precision of every shipped MLP; and whether by default."""
     for width, layers, precision, sizes in product((128, 256, 512), (2, 3, 4), PRECISIONS, (SMALL, LARGEST)):
         typical = width == 256 and layers == 3 and sizes == SMALL and (precision == "bf16" or capability == 90)
-        yield (width,) * layers, *sizes, precision, typical
+        # The first to run out of registers.
+        wide = width == 512 and layers == 3 and sizes == SMALL and precision == "tf32" and capability == 90
+        yield (width,) * layers, *sizes, precision, typical or wide
 
 
 def policy_cases(capability: int) -> Iterator[AotCase]:

@@ -117,6 +117,20 @@ def test_kernel_error_is_at_most_twice_eager(rows, hidden, precision, monkeypatc
         assert_close(actual, expected, EPS[precision], float(allowed / EPS[precision]))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_rows_beyond_two_to_the_31_saved_values():
+    if torch.cuda.mem_get_info()[0] < 12e9:
+        pytest.skip("needs 12 GB of GPU memory")
+    first = 2**21
+    problem = make_problem(first + 16, (512, 512, 512), steps=1)
+    rows = {name: getattr(problem, name)[first:] for name in ("obs", "action", "upstream")}
+    last = replace(problem, noise=problem.noise[:, first:].contiguous(), **rows)
+    results = (operator(each, precision="bf16", device="cuda") for each in (problem, last))
+    for whole, part in zip(*results, strict=True):
+        assert torch.equal(whole[first:], part)
+
+
 # The contract.
 WRONG = {
     "obs rows": (dict(obs=lambda t: t[:-1]), ValueError, "action: expected shape"),

@@ -4,20 +4,18 @@ Every benchmark compares its result with the reference before it is timed. The p
 other on the same inputs, so that a machine that slows down hurts all of them.
 """
 
-import subprocess
 from collections.abc import Callable
 from functools import lru_cache
-from importlib import metadata
-from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import pytest
 import torch
 from problems import Problem, Size, sizes
+from provenance import provenance
 
-BUDGET_S, MIN_ROUNDS, MAX_ROUNDS = 0.6, 7, 300
-"""seconds and calls to measure one peer"""
+BUDGET_S, MIN_ROUNDS, MAX_ROUNDS = {"cpu": 0.6, "cuda": 0.2}, 7, 300
+"""seconds, on each device, and calls to measure one peer"""
 
 BOUND = {"ieee": 1e-3, "tf32": 3e-2, "bf16": 1e-1}
 """accepted error of a whole rollout, relative to the norm of the reference: wrong code is off by far more"""
@@ -42,16 +40,18 @@ def pytest_report_header(config: pytest.Config) -> str:
 def devices(config: pytest.Config) -> list[str]:
     there = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     wanted = config.getoption("device")
-    if wanted and wanted not in there:
+    # Without the device the cases can still be listed.
+    if wanted and wanted not in there and not config.option.collectonly:
         raise pytest.UsageError(f"--device {wanted}: this machine has none")
     return [wanted] if wanted else there
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every test of a `size` and a `peer` runs at the sizes and with the peers that its module's RACES names."""
-    if "size" not in metafunc.fixturenames:
+    """A test in its module's RACES runs at the sizes and with the peers named there."""
+    race = getattr(metafunc.module, "RACES", {}).get(metafunc.function.__name__)
+    if race is None:
         return
-    restrict, peers = metafunc.module.RACES[metafunc.function.__name__]
+    restrict, peers = race
     every = [s for device in devices(metafunc.config) for s in sizes(device, metafunc.config.getoption("full"))]
     cases = [(s, peer) for s in dict.fromkeys(map(restrict, every)) for peer in peers[s.device]]
     metafunc.parametrize(("size", "peer"), cases, ids=[f"{s}-{peer.replace(' ', '_')}" for s, peer in cases])
@@ -81,7 +81,7 @@ def race(benchmark, request: pytest.FixtureRequest) -> Callable:
         # Written so that NaN fails.
         assert error is None or error <= BOUND[precision], f"{peer} is off by {error:.3g} of the reference"
         call = finished(call, size.device)
-        rounds = calibrate(call)
+        rounds = calibrate(call, BUDGET_S[size.device])
         benchmark.pedantic(call, rounds=rounds, iterations=1)
         if benchmark.stats is None:
             return
@@ -123,47 +123,14 @@ def finished(call: Callable, device: str) -> Callable:
     return synchronised
 
 
-def calibrate(call: Callable) -> int:
+def calibrate(call: Callable, budget_s: float) -> int:
     """Warm up; number of calls that the budget allows."""
     start, times = perf_counter(), []
     while len(times) < 3 or (perf_counter() - start < 0.1 and len(times) < 50):
         before = perf_counter()
         call()
         times.append(perf_counter() - before)
-    return int(np.clip(BUDGET_S / np.median(times), MIN_ROUNDS, MAX_ROUNDS))
-
-
-@lru_cache
-def provenance(device: str) -> dict:
-    """What else the time depends on."""
-    cuda = device == "cuda"
-    commit, changes = (git(*command) for command in (("rev-parse", "HEAD"), ("status", "--porcelain")))
-    return {
-        "device": torch.cuda.get_device_name() if cuda else cpu_name(),
-        "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in ("torch", "triton", "numba", "numpy", "jax")}
-        | ({"cuda": torch.version.cuda} if cuda else {}),
-        "commit": commit,
-        "dirty": None if changes is None else bool(changes),
-    }
-
-
-def git(*command: str) -> str | None:
-    done = subprocess.run(["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU")
+    return int(np.clip(budget_s / np.median(times), MIN_ROUNDS, MAX_ROUNDS))
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict) -> None:

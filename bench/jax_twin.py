@@ -15,6 +15,9 @@ if torch.get_num_threads() == 1:
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
+# On a GPU the default is TF32, where all other peers' float32 products are exact.
+jax.config.update("jax_default_matmul_precision", "highest")
+
 
 def start(threads: int, platform: str) -> jax.Device:
     """The device to run on; JAX's pool of CPU threads has as many as the process may use when it starts."""

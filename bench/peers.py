@@ -47,21 +47,21 @@ def compiled(problem: Problem) -> Callable:
 
 
 def captured(call: Callable) -> Callable:
-    """`call` as one CUDA graph; the results are the graph's memory. Skips with the reason if that fails."""
+    """`capture(call)`; skips with the reason if that fails."""
+    return tried("CUDA graph capture", lambda: capture(call), once=True)
 
-    def capture():
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                call()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            results = call()
-        return graph, results
 
-    graph, results = tried("CUDA graph capture", capture, once=True)
+def capture(call: Callable) -> Callable:
+    """`call` as one CUDA graph; the results are the graph's memory."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = call()
 
     def replay():
         graph.replay()

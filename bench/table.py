@@ -1,7 +1,8 @@
 """python bench/table.py RESULT.json.. [--plot FILE.png]: all peers of `pytest bench --benchmark-json` in one table.
 
-Ratios are to the eager reference of the same problem in the same run. On an H200 the last column is the share of the
-bound: the time that the dependent products of an inner step need with all weights in shared memory.
+What the other commands of this folder write, {"title": .., "rows": [..]}, becomes a table of its own. Ratios are to the
+eager reference of the same problem in the same run. On an H200 the last column is the share of the bound: the time that
+the dependent products of an inner step need with all weights in shared memory.
 """
 
 import argparse
@@ -28,7 +29,7 @@ def read(paths: list[Path]) -> list[Row]:
     everything = []
     for path in paths:
         rows = []
-        for benchmark in json.loads(path.read_text())["benchmarks"]:
+        for benchmark in json.loads(path.read_text()).get("benchmarks", ()):
             info = benchmark["extra_info"]
             if "peer" in info:
                 rows.append({**info, **info["shape"], "median": benchmark["stats"]["median"]})
@@ -90,6 +91,28 @@ def machine(row: Row) -> str:
 def markdown(rows: list[Row]) -> str:
     lines = [HEADER, ["---"] * 2 + ["---:"] * (len(HEADER) - 2), *map(cells, rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def other_tables(paths: list[Path]) -> str:
+    """Markdown of all files with rows of their own; columns are the rows' keys."""
+    tables = []
+    for path in paths:
+        content = json.loads(path.read_text())
+        if content.get("rows"):
+            keys = list(dict.fromkeys(key for row in content["rows"] for key in row))
+            lines = [keys, ["---"] * len(keys), *([plain(row.get(key)) for key in keys] for row in content["rows"])]
+            body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+            tables.append(f"{content['title']}\n\n{body}\n")
+    return "\n".join(tables)
+
+
+def plain(value: Any) -> str:
+    """A value in a cell."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {plain(each)}" for key, each in value.items())
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value).replace("|", "\\|")
 
 
 def print_rich(title: str, rows: list[Row]) -> None:
@@ -163,6 +186,7 @@ def main() -> None:
             print(f"{title}\n\n{markdown(mine)}\n")
         else:
             print_rich(title, mine)
+    print(other_tables(arguments.result), end="")
     if arguments.plot:
         plot(rows, arguments.plot)
 

@@ -50,6 +50,12 @@ class Resources:
 
 def compile_case(case: AotCase, capability: int) -> Resources:
     """Compile for compute capability `capability` (90 for sm_90) and read the result; seconds, no GPU."""
+    code = compiled(case, capability)
+    return _read(code.asm["cubin"], code.metadata.shared)
+
+
+def compiled(case: AotCase, capability: int) -> Any:
+    """Triton's compiled kernel, `asm` of which holds every stage by name: ttir, ptx, cubin."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -63,8 +69,7 @@ def compile_case(case: AotCase, capability: int) -> Resources:
         constexprs=dict(case.constexprs),
         attrs={(p.num,): [["tt.divisibility", 16]] for p in aligned},
     )
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=dict(case.options))
-    return _read(compiled.asm["cubin"], compiled.metadata.shared)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=dict(case.options))
 
 
 def _read(cubin: bytes, shared_bytes: int) -> Resources:

@@ -70,8 +70,18 @@ def dot(a, b, acc, PRECISION: tl.constexpr):
     """acc + a @ b with operands of this precision and fp32 sums."""
     if PRECISION == "bf16":
         return tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), acc)
+    elif PRECISION == "tf32":
+        return tl.dot(nearest_tf32(a), nearest_tf32(b), acc, input_precision=PRECISION)
     else:
         return tl.dot(a, b, acc, input_precision=PRECISION)
+
+
+@triton.jit
+def nearest_tf32(x):
+    """fp32 rounded to the 10 fraction bits of TF32, ties away from zero; the tensor cores themselves would truncate."""
+    bits = (x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
+    # The canonical NaN of a GPU has all bits set and would overflow.
+    return tl.where(x == x, bits.to(tl.float32, bitcast=True), x)
 
 
 @triton.jit

@@ -1,6 +1,7 @@
-"""Launch sizes and operand precision: pure functions from the problem to blocks, warps, stages and grid."""
+"""Launch sizes and operand precision: pure functions from the problem to blocks, warps, stages and grid; the launch."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,6 +37,15 @@ def pad_block(size: int, minimum: int = MIN_DOT) -> int:
     return max(minimum, 1 << (size - 1).bit_length())
 
 
+def run(kernel: Any, grid: tuple[int, ...], *args: Any, **kwargs: Any) -> None:
+    """kernel[grid](*args, **kwargs) on the device of the first argument, a tensor.
+
+    Triton launches on the current device, whatever the device of the tensors is.
+    """
+    with torch.cuda.device_of(args[0]):
+        kernel[grid](*args, **kwargs)
+
+
 def shared_limit(capability: int) -> int:
     """Bytes of shared memory that one program may use on compute capability `capability` (80 for sm_80)."""
     if capability in (90, 100, 103):
@@ -62,11 +72,16 @@ def dot_precision(precision: str) -> str:
 
 
 def round_operand(x: Tensor, precision: str) -> Tensor:
-    """`x` as a product of this precision sees it, in x's dtype: what a reference does before each matrix product.
+    """`x` as a product of this precision sees it, in x's dtype: what a reference does before each matrix product."""
+    if precision == "bf16":
+        return x.to(torch.bfloat16).to(x.dtype)
+    return nearest_tf32(x.float()).to(x.dtype) if precision == "tf32" else x
 
-    TF32 rounding happens inside the tensor cores and is not imitated.
-    """
-    return x.to(torch.bfloat16).to(x.dtype) if precision == "bf16" else x
+
+def nearest_tf32(x: Tensor) -> Tensor:
+    """fp32 rounded to the 10 fraction bits of TF32, ties away from zero, as the kernels do before a product."""
+    bits = (x.view(torch.int32) + 0x1000) & -0x2000
+    return torch.where(x.isnan(), x, bits.view(torch.float32))
 
 
 def chain_launch(width: int, obs_dim: int, precision: str, capability: int) -> Launch:
@@ -101,15 +116,21 @@ def mlp_launch(width: int, precision: str, weights: str, capability: int) -> Lau
         depth = 64
     # fp32 tiles of this width, and with IEEE products the operands too, would spill: fewer particles, more warps.
     narrow = precision != "bf16" and block > 256
-    many = block > (128 if precision == "ieee" else 256)
-    # The policy's TF32 tiles of this width leave no registers for the addresses of a third stage.
-    stages = 3 if shared_limit(capability) > 150_000 and not (narrow and precision == "tf32") else 2
+    # Beyond tensor-core tiles of width 256, the addresses of a third stage find no registers.
+    third = shared_limit(capability) > 150_000 and (precision == "bf16" or precision == "tf32" and not narrow)
     return Launch(
         block_m=8 if narrow else 16,
         tile=block * depth,
-        num_warps=16 if many else 8 if block > 128 else 4,
-        num_stages=stages,
+        num_warps=16 if block > 256 else 8 if block > 128 else 4,
+        num_stages=3 if third else 2,
     )
+
+
+def mlp_options(launch: Launch) -> dict[str, int]:
+    """Options of the compiler for the policy and frozen-MLP kernels."""
+    options = dict(num_warps=launch.num_warps, num_stages=launch.num_stages)
+    # Without an explicit bound the assembler spills a few registers to fit a second program on the multiprocessor.
+    return options | dict(maxnreg=128) if launch.num_warps == 16 else options
 
 
 def outer_launch(precision: str) -> Launch:

@@ -6,16 +6,23 @@ The product carries no ranges: they are put around its functions here. Under Nsi
 
 import argparse
 import functools
-from contextlib import contextmanager
+import json
+import os
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 
-import nvtx
+import numpy as np
 import torch
 
+try:
+    import nvtx
+except ImportError:
+    nvtx = None
+
 from fastdwm import Agent, Bundle, ITPOConfig, shipped_bundle
+from fastdwm.itpo import decision as itpo
 from fastdwm.itpo.decision import ReferenceObjective
-from fastdwm.itpo.decision import decision as itpo
 from fastdwm.itpo.fused import FusedObjective
 from fastdwm.kernels.rollout import imagine
 
@@ -40,7 +47,8 @@ RANGES = list(LEVELS)
 @contextmanager
 def span(name: str):
     """A range for Nsight and for torch's profiler."""
-    with nvtx.annotate(name, domain="fastdwm"), torch.profiler.record_function(name):
+    annotated = nvtx.annotate(name, domain="fastdwm") if nvtx else nullcontext()
+    with annotated, torch.profiler.record_function(name):
         yield
 
 
@@ -69,6 +77,37 @@ def add_ranges() -> None:
     wrap(torch.autograd, "grad", "VJP")
     wrap(imagine, "imagine", "rollout forward")
     wrap(imagine, "backward", "VJP")
+
+
+class Still:
+    """Random observations in place of a simulator, where none is installed."""
+
+    def __init__(self, bundle: Bundle):
+        self.mean, self.std = (bundle.statistics[f"obs_{name}"].numpy() for name in ("mean", "std"))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def reset(self, seed: int | None = None):
+        self.random = np.random.default_rng(seed)
+        return self.step(None)[0], {}
+
+    def step(self, action):
+        return self.mean + self.std * self.random.normal(size=self.mean.shape), 0.0, False, False, {}
+
+
+def simulator(bundle: Bundle):
+    """The bundle's environment, or random observations if there is no simulator."""
+    try:
+        import gymnasium  # noqa: F401
+        import mujoco  # noqa: F401
+    except ImportError as error:
+        print(f"{error}: decisions are made in random observations")
+        return Still(bundle)
+    return bundle.env.make()
 
 
 def run(agent: Agent, env, steps: int, seed: int) -> None:
@@ -100,14 +139,15 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def table(profile: torch.profiler.profile, steps: int) -> None:
-    """Time per range and per operator."""
+def table(profile: torch.profiler.profile, steps: int, cuda: bool) -> None:
+    """Time per range and per operator; on a GPU per kernel, those of a replayed graph too."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
     events = profile.key_averages()
-    ranges = [event for event in events if event.key in RANGES]
+    # On a GPU every range has a second event, without host time.
+    ranges = [event for event in events if event.key in RANGES and event.cpu_time_total > 0]
     whole = sum(event.cpu_time_total for event in ranges if event.key in ("decision", "environment step"))
     drawn = Table(title=f"time per range over {steps} decisions")
     for name in ("range", "calls", "ms per call", "of all", "GPU ms per call"):
@@ -118,7 +158,18 @@ def table(profile: torch.profiler.profile, steps: int) -> None:
         indent = "  " * LEVELS[event.key]
         drawn.add_row(indent + event.key, str(event.count), f"{event.cpu_time / 1e3:.3f}", share, gpu)
     console.print(drawn)
-    print(events.table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=40))
+    order = f"self_{'device' if cuda else 'cpu'}_time_total"
+    print(events.table(sort_by=order, row_limit=30 if cuda else 12, max_name_column_width=60))
+
+
+def rows(profile: torch.profiler.profile, cuda: bool) -> list[dict]:
+    """Ranges, then kernels (without a GPU: operators) by the time that they took themselves; microseconds per call."""
+    events = profile.key_averages()
+    own = f"self_{'device' if cuda else 'cpu'}_time_total"
+    ranges = [(event, event.cpu_time_total) for event in events if event.key in RANGES]
+    others = [(event, getattr(event, own)) for event in events if event.key not in RANGES]
+    others = sorted(others, key=lambda pair: -pair[1])[:60]
+    return [{"name": e.key, "calls": e.count, "us": total / e.count} for e, total in ranges + others if total > 0]
 
 
 def main() -> None:
@@ -128,15 +179,25 @@ def main() -> None:
     config = ITPOConfig(horizon=arguments.horizon, particles=arguments.particles)
     agent = Agent(bundle, config, seed=arguments.seed, device=arguments.device, backend=arguments.backend)
     add_ranges()
-    with bundle.env.make() as env:
+    cuda = arguments.device.startswith("cuda")
+    # Otherwise CUPTI is taken down and set up again, and loses the kernels of graphs captured before.
+    os.environ.setdefault("TEARDOWN_CUPTI", "0")
+    activities = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if cuda else [])]
+    with simulator(bundle) as env:
+        if not arguments.external:
+            # CUPTI has to be there before the graphs are captured, or their kernels stay unseen.
+            with torch.profiler.profile(activities=activities):
+                torch.zeros(1, device=arguments.device)
         run(agent, env, WARM_UP, arguments.seed)
         if arguments.external:
             run(agent, env, arguments.steps, arguments.seed)
             return
-        with torch.profiler.profile() as profile:
+        with torch.profiler.profile(activities=activities) as profile:
             run(agent, env, arguments.steps, arguments.seed)
-    table(profile, arguments.steps)
     arguments.out.mkdir(parents=True, exist_ok=True)
+    content = {"title": f"profile of {arguments.steps} decisions", "rows": rows(profile, cuda)}
+    (arguments.out / "profile.json").write_text(json.dumps(content, indent=1))
+    table(profile, arguments.steps, cuda)
     trace = arguments.out / f"profile-{bundle.task}-{arguments.backend}-{datetime.now():%Y%m%d-%H%M%S}.json"
     profile.export_chrome_trace(str(trace))
     print(f"trace for chrome://tracing or ui.perfetto.dev: {trace}")

@@ -25,7 +25,8 @@ stem=$out/profile-$(date +%Y%m%d-%H%M%S)
 if $ncu; then
     need ncu
     # Two launches, past those of the warm-up; graphs are profiled kernel by kernel.
-    exec ncu --set full --graph-profiling node --kernel-name 'regex:reverse_chain' --launch-skip 20 --launch-count 2 \
+    # The clocks of a shared machine are left as they are.
+    exec ncu --clock-control none --set full --graph-profiling node --kernel-name 'regex:reverse_chain' --launch-skip 20 --launch-count 2 \
         --export "$stem" --force-overwrite --print-summary per-kernel \
         "$python" "$here/decisions.py" "$@" --steps 2 --external
 elif command -v nsys >/dev/null && gpu; then

@@ -13,13 +13,13 @@ from fastdwm.itpo.fused import FusedObjective
 from fastdwm.itpo.graphs import CapturedEpisodes
 from fastdwm.kernels.layout import Layout
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+DEVICES = ["cpu", *(pytest.param(device, marks=pytest.mark.gpu) for device in ("cuda", "cuda:1"))]
 
 
 @pytest.fixture(params=DEVICES)
 def device(request):
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
+    if request.param != "cpu" and torch.cuda.device_count() <= (torch.device(request.param).index or 0):
+        pytest.skip(f"no {request.param}")
     return request.param
 
 

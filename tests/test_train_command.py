@@ -123,6 +123,7 @@ def test_killed_run_resumes_to_the_same_weights(trained, dataset, tmp_path):
 def test_training_on_a_gpu_captures_its_updates(dataset, tmp_path):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
+    pytest.importorskip("tyro")
     result = run(dataset, tmp_path / "run", "--device=cuda", cache=tmp_path)
     assert result.returncode == 0, result.stderr
     lines = [json.loads(line) for line in (tmp_path / "run" / "dynamics.jsonl").read_text().splitlines()]

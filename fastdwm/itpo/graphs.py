@@ -45,8 +45,9 @@ class CapturedEpisodes:
         self._captured: dict[int, tuple[Decision, Tensor]] = {}
         if device.type == "cuda":
             most = shared.config.inner_steps
-            for n_steps in [most] if shared.deadline is None else range(most + 1):
-                self._capture(n_steps)
+            with torch.cuda.device(device):
+                for n_steps in [most] if shared.deadline is None else range(most + 1):
+                    self._capture(n_steps)
             self.renew()
 
     @property
@@ -68,7 +69,8 @@ class CapturedEpisodes:
                 self._run(n_steps)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Without a stream of its own, the capture is on a stream of the device that was the first to capture.
+        with torch.cuda.graph(graph, stream=stream):
             self._captured[n_steps] = self._run(n_steps)
         self._graphs[n_steps] = graph
 

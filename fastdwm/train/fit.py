@@ -179,7 +179,8 @@ class CapturedUpdates:
         if kind not in self.graphs:
             graph = torch.cuda.CUDAGraph()
             graph.register_generator_state(self.trainer.generator)
-            with torch.cuda.graph(graph):
+            device = self.trainer.generator.device
+            with torch.cuda.device(device), torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):
                 self.graphs[kind] = graph, self.step(kind)
         graph, info = self.graphs[kind]
         graph.replay()

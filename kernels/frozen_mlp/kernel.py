@@ -10,7 +10,7 @@ from torch import Tensor
 from fastdwm.kernels.aot import AotCase
 from fastdwm.kernels.dense import Net, dense, load_vector, tile_offsets
 from fastdwm.kernels.frozen_mlp.reference import NORM_EPS, FrozenMLP
-from fastdwm.kernels.launch import Launch, device_capability, mlp_launch, operand_dtype, pad_block
+from fastdwm.kernels.launch import Launch, device_capability, mlp_launch, mlp_options, operand_dtype, pad_block, run
 from fastdwm.kernels.layout import Layout
 
 
@@ -74,6 +74,10 @@ def frozen_mlp_fwd_kernel(x_ptr, weights_ptr, flat_ptr, h_ptr, z_ptr, values_ptr
     row_mask = rows < n_rows - start
     N_HIDDEN: tl.constexpr = len(NET.cols)
     C: tl.constexpr = NET.n_cols
+    # Bound here because Triton 3.6 does not take a field of a dataclass as a compile-time argument.
+    ACTIVATION: tl.constexpr = RULE.activation
+    PRECISION: tl.constexpr = RULE.precision
+    EPS: tl.constexpr = RULE.norm_eps
     x_ptr += start * NET.sizes[0]
     h_ptr += (copy * n_rows + start) * C
     z_ptr += (copy * n_rows + start) * C
@@ -84,17 +88,17 @@ def frozen_mlp_fwd_kernel(x_ptr, weights_ptr, flat_ptr, h_ptr, z_ptr, values_ptr
         D = NET.sizes[i + 1]
         w_ptr = weights_ptr + NET.w[i]
         if i == 0:
-            z = dense(w_ptr, x_ptr, rows, row_mask, D_IN, D_IN, D, D, 1, BLOCK_D, BLOCK_K, RULE.precision)
+            z = dense(w_ptr, x_ptr, rows, row_mask, D_IN, D_IN, D, D, 1, BLOCK_D, BLOCK_K, PRECISION)
         else:
             in_ptr = h_ptr + NET.cols[i - 1]
-            z = dense(w_ptr, in_ptr, rows, row_mask, C, D_IN, D, D, 1, BLOCK_D, BLOCK_K, RULE.precision)
+            z = dense(w_ptr, in_ptr, rows, row_mask, C, D_IN, D, D, 1, BLOCK_D, BLOCK_K, PRECISION)
         z += load_vector(flat_ptr + NET.b[i], D, BLOCK_D)
         at, mask = tile_offsets(rows, row_mask, C, D, BLOCK_D)
         if SAVE:
             tl.store(z_ptr + NET.cols[i] + at, z, mask=mask)
-        h = activate(z, RULE.activation)
+        h = activate(z, ACTIVATION)
         if RULE.layer_norm:
-            n, rstd = standardise(h, D, BLOCK_D, RULE.norm_eps)
+            n, rstd = standardise(h, D, BLOCK_D, EPS)
             scale = load_vector(flat_ptr + NET.scale[i], D, BLOCK_D)
             h = n * scale + load_vector(flat_ptr + NET.shift[i], D, BLOCK_D)
         if i < N_HIDDEN - 1:
@@ -143,6 +147,9 @@ def frozen_mlp_bwd_kernel(grad_ptr, values_ptr, weights_ptr, flat_ptr, z_ptr, dz
     row_mask = rows < n_rows - start
     N_HIDDEN: tl.constexpr = len(NET.cols)
     C: tl.constexpr = NET.n_cols
+    ACTIVATION: tl.constexpr = RULE.activation
+    PRECISION: tl.constexpr = RULE.precision
+    EPS: tl.constexpr = RULE.norm_eps
     S: tl.constexpr = NET.sizes[0]
     z_ptr += (copy * n_rows + start) * C
     dz_ptr += (copy * n_rows + start) * C
@@ -155,18 +162,18 @@ def frozen_mlp_bwd_kernel(grad_ptr, values_ptr, weights_ptr, flat_ptr, z_ptr, dz
         at, mask = tile_offsets(rows, row_mask, C, D, BLOCK_D)
         z = tl.load(z_ptr + NET.cols[i] + at, mask=mask, other=0.0)
         if RULE.layer_norm:
-            n, rstd = standardise(activate(z, RULE.activation), D, BLOCK_D, RULE.norm_eps)
+            n, rstd = standardise(activate(z, ACTIVATION), D, BLOCK_D, EPS)
             q = dh * load_vector(flat_ptr + NET.scale[i], D, BLOCK_D)
             dh = rstd * (q - tl.sum(q, 0)[None, :] / D - n * (tl.sum(q * n, 0)[None, :] / D))
-        dz = dh * activate_grad(z, RULE.activation)
+        dz = dh * activate_grad(z, ACTIVATION)
         tl.store(dz_ptr + NET.cols[i] + at, dz.to(dz_ptr.dtype.element_ty), mask=mask)
         tl.debug_barrier()
         w_ptr = weights_ptr + NET.w[i]
         dz_i_ptr = dz_ptr + NET.cols[i]
         if i > 0:
-            dh = dense(w_ptr, dz_i_ptr, rows, row_mask, C, D, NET.sizes[i], 1, D, BLOCK_D, BLOCK_K, RULE.precision)
+            dh = dense(w_ptr, dz_i_ptr, rows, row_mask, C, D, NET.sizes[i], 1, D, BLOCK_D, BLOCK_K, PRECISION)
         else:
-            dx = dense(w_ptr, dz_i_ptr, rows, row_mask, C, D, S, 1, D, BLOCK_S, BLOCK_K, RULE.precision)
+            dx = dense(w_ptr, dz_i_ptr, rows, row_mask, C, D, S, 1, D, BLOCK_S, BLOCK_K, PRECISION)
     if RULE.reduce == "mean":
         dx_ptr += copy * n_rows * S
     at, mask = tile_offsets(rows, mine, S, S, BLOCK_S)
@@ -197,8 +204,13 @@ def launch_for(layout: Layout, precision: str, capability: int) -> Launch:
     return mlp_launch(max(layout.sizes[1:-1]), precision, weights, capability)
 
 
-def options(launch: Launch) -> dict:
-    return dict(num_warps=launch.num_warps, num_stages=launch.num_stages)
+def options(launch: Launch, rule: Rule, kernel) -> dict:
+    """Options of the compiler."""
+    bounded = mlp_options(launch)
+    # The assembler fills whatever bound it is given with IEEE products, and spills beyond; left alone it does not.
+    if kernel is frozen_mlp_bwd_kernel and rule.precision == "ieee":
+        bounded.pop("maxnreg", None)
+    return bounded
 
 
 def frozen_mlp_fwd(mlp: FrozenMLP, x: Tensor, save: bool) -> tuple[Tensor, Tensor | None]:
@@ -208,10 +220,11 @@ def frozen_mlp_fwd(mlp: FrozenMLP, x: Tensor, save: bool) -> tuple[Tensor, Tenso
     h = x.new_empty(n_copies, n_rows, n_cols, dtype=operand_dtype(mlp.precision))
     z = x.new_empty(n_copies, n_rows, n_cols) if save else None
     launch = launch_for(mlp.layout, mlp.precision, device_capability(x.device))
-    frozen_mlp_fwd_kernel[(*launch.grid(n_rows), n_copies)](
+    run(
+        frozen_mlp_fwd_kernel, (*launch.grid(n_rows), n_copies),
         x, mlp.weights, mlp.flat, h, values if z is None else z, values, n_rows,
         **sizes(mlp.layout, rule_of(mlp), launch, frozen_mlp_fwd_kernel, save),
-        **options(launch),
+        **options(launch, rule_of(mlp), frozen_mlp_fwd_kernel),
     )  # fmt: skip
     return values, z
 
@@ -223,10 +236,11 @@ def frozen_mlp_bwd(mlp: FrozenMLP, values: Tensor, z: Tensor, grad: Tensor) -> T
     dx = grad.new_empty(parts, n_rows, mlp.layout.sizes[0])
     dz = torch.empty_like(z, dtype=operand_dtype(mlp.precision))
     launch = launch_for(mlp.layout, mlp.precision, device_capability(grad.device))
-    frozen_mlp_bwd_kernel[(*launch.grid(n_rows), n_copies)](
+    run(
+        frozen_mlp_bwd_kernel, (*launch.grid(n_rows), n_copies),
         grad, values, mlp.weights, mlp.flat, z, dz, dx, n_rows,
         **sizes(mlp.layout, rule_of(mlp), launch, frozen_mlp_bwd_kernel),
-        **options(launch),
+        **options(launch, rule_of(mlp), frozen_mlp_bwd_kernel),
     )  # fmt: skip
     return dx[0] if parts == 1 else dx.sum(0)
 
@@ -248,7 +262,7 @@ def aot_cases(layout: Layout, rule: Rule, capability: int) -> list[AotCase]:
                 if p.endswith("_ptr")
             },
             constexprs=sizes(layout, rule, launch, kernel, save),
-            options=options(launch),
+            options=options(launch, rule, kernel),
             tensor_cores=rule.precision != "ieee",
         )
         for kernel, save in variants

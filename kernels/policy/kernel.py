@@ -13,7 +13,17 @@ from torch import Tensor
 
 from fastdwm.kernels.aot import AotCase
 from fastdwm.kernels.dense import Net, dense, dot, load_vector, tanh, tile_offsets
-from fastdwm.kernels.launch import Launch, cdiv, device_capability, mlp_launch, operand_dtype, outer_launch, pad_block
+from fastdwm.kernels.launch import (
+    Launch,
+    cdiv,
+    device_capability,
+    mlp_launch,
+    mlp_options,
+    operand_dtype,
+    outer_launch,
+    pad_block,
+    run,
+)
 from fastdwm.kernels.layout import Layout
 
 
@@ -29,9 +39,10 @@ def policy_fwd_kernel(x_ptr, flat_ptr, hidden_ptr, action_ptr, n_rows, episode_r
     Requires  BLOCK_D >= every hidden width; rows, widths and inputs are masked
     Numerics  fp32 accumulators, activations and tanh
     """
-    first_row = tl.program_id(1).to(tl.int64) * episode_rows
-    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    row_mask = rows < n_rows
+    start = tl.program_id(0).to(tl.int64) * BLOCK_M
+    first_row = tl.program_id(1).to(tl.int64) * episode_rows + start
+    rows = tl.arange(0, BLOCK_M)
+    row_mask = rows < n_rows - start
     N_HIDDEN: tl.constexpr = len(NET.cols)
     S: tl.constexpr = NET.sizes[0]
     A: tl.constexpr = NET.sizes[N_HIDDEN + 1]
@@ -75,9 +86,10 @@ def policy_bwd_kernel(grad_ptr, action_ptr, flat_ptr, hidden_ptr, dz_ptr, dz_out
     Requires  BLOCK_D >= every hidden width, BLOCK_S >= S; rows, widths and inputs are masked
     Numerics  fp32 accumulators; the layer gradients are rounded once, on store
     """
-    first_row = tl.program_id(1).to(tl.int64) * episode_rows
-    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    row_mask = rows < n_rows
+    start = tl.program_id(0).to(tl.int64) * BLOCK_M
+    first_row = tl.program_id(1).to(tl.int64) * episode_rows + start
+    rows = tl.arange(0, BLOCK_M)
+    row_mask = rows < n_rows - start
     N_HIDDEN: tl.constexpr = len(NET.cols)
     S: tl.constexpr = NET.sizes[0]
     A: tl.constexpr = NET.sizes[N_HIDDEN + 1]
@@ -86,7 +98,7 @@ def policy_bwd_kernel(grad_ptr, action_ptr, flat_ptr, hidden_ptr, dz_ptr, dz_out
     hidden_ptr += first_row * C
     dz_ptr += first_row * C
     dz_out_ptr += first_row * A
-    dense_row = tl.program_id(1).to(tl.int64) * n_rows
+    dense_row = tl.program_id(1).to(tl.int64) * n_rows + start
     at, mask = tile_offsets(rows, row_mask, A, A, BLOCK_A)
     grad = tl.load(grad_ptr + dense_row * A + at, mask=mask, other=0.0)
     action = tl.load(action_ptr + first_row * A + at, mask=mask, other=0.0)
@@ -124,11 +136,13 @@ def outer_tile(h_ptr, dz_ptr, dw_ptr, db_ptr, tile, n_rows, H_STRIDE: tl.constex
     acc = tl.zeros((BLOCK, BLOCK), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     for k in range(0, n_rows, BLOCK_K):
-        rows = k + tl.arange(0, BLOCK_K)
-        h_mask = (i < D_IN)[:, None] & (rows < n_rows)[None, :]
-        h = tl.load(h_ptr + i[:, None] + rows[None, :] * H_STRIDE, mask=h_mask, other=0.0)
-        dz_mask = (rows < n_rows)[:, None] & (j < D_OUT)[None, :]
-        dz = tl.load(dz_ptr + rows[:, None] * DZ_STRIDE + j[None, :], mask=dz_mask, other=0.0)
+        start = tl.cast(k, tl.int64)
+        rows = tl.arange(0, BLOCK_K)
+        row_mask = rows < n_rows - k
+        h_mask = (i < D_IN)[:, None] & row_mask[None, :]
+        h = tl.load(h_ptr + start * H_STRIDE + i[:, None] + rows[None, :] * H_STRIDE, mask=h_mask, other=0.0)
+        dz_mask = row_mask[:, None] & (j < D_OUT)[None, :]
+        dz = tl.load(dz_ptr + start * DZ_STRIDE + rows[:, None] * DZ_STRIDE + j[None, :], mask=dz_mask, other=0.0)
         acc = dot(h, dz, acc, PRECISION)
         total += tl.sum(dz.to(tl.float32), 0)
     tl.store(dw_ptr + i[:, None] * D_OUT + j[None, :], acc, mask=(i < D_IN)[:, None] & (j < D_OUT)[None, :])
@@ -201,10 +215,6 @@ def outer_sizes(layout: Layout, precision: str, launch: Launch) -> dict:
     return dict(NET=Net.of(layout), FIRST_TILE=first, BLOCK=block, BLOCK_K=launch.tile // block, PRECISION=precision)
 
 
-def options(launch: Launch) -> dict:
-    return dict(num_warps=launch.num_warps, num_stages=launch.num_stages)
-
-
 def episode_rows(buffer: Tensor) -> int:
     """Rows from one episode to the next in a view (B, M, D) of (B, R, D)."""
     return buffer.stride(0) // buffer.shape[2]
@@ -223,9 +233,10 @@ def policy_fwd_into(layout: Layout, flat: Tensor, x: Tensor, hidden: Tensor, act
     """The same into given views (B, M, ...), with x, of buffers (B, R, ...): one step of a rollout."""
     copies, n_rows, _ = x.shape
     launch = mlp_launch(max(layout.sizes[1:-1]), precision, "fp32", device_capability(x.device))
-    policy_fwd_kernel[(cdiv(n_rows, launch.block_m), copies)](
+    run(
+        policy_fwd_kernel, (cdiv(n_rows, launch.block_m), copies),
         x, flat, hidden, action, n_rows, episode_rows(x), **sizes(layout, precision, launch, policy_fwd_kernel),
-        **options(launch),
+        **mlp_options(launch),
     )  # fmt: skip
 
 
@@ -251,9 +262,10 @@ def policy_bwd_into(
     copies, n_rows, _ = grad.shape
     dx = grad.new_empty(copies, n_rows, layout.sizes[0])
     launch = mlp_launch(max(layout.sizes[1:-1]), precision, "fp32", device_capability(grad.device))
-    policy_bwd_kernel[(cdiv(n_rows, launch.block_m), copies)](
+    run(
+        policy_bwd_kernel, (cdiv(n_rows, launch.block_m), copies),
         grad, action, flat, hidden, dz, dz_out, dx, n_rows, episode_rows(hidden),
-        **sizes(layout, precision, launch, policy_bwd_kernel), **options(launch),
+        **sizes(layout, precision, launch, policy_bwd_kernel), **mlp_options(launch),
     )  # fmt: skip
     return dx
 
@@ -264,9 +276,10 @@ def policy_weight_bwd(layout: Layout, x: Tensor, hidden: Tensor, dz: Tensor, dz_
     dflat = x.new_empty(copies, layout.width)
     launch = outer_launch(precision)
     constants = outer_sizes(layout, precision, launch)
-    policy_weight_bwd_kernel[(constants["FIRST_TILE"][-1], copies)](
-        x, hidden, dz, dz_out, dflat, n_rows, episode_rows(x), **constants, **options(launch)
-    )
+    run(
+        policy_weight_bwd_kernel, (constants["FIRST_TILE"][-1], copies),
+        x, hidden, dz, dz_out, dflat, n_rows, episode_rows(x), **constants, **mlp_options(launch),
+    )  # fmt: skip
     return dflat
 
 
@@ -283,7 +296,7 @@ def aot_cases(layout: Layout, precision: str, capability: int) -> list[AotCase]:
             kernel=kernel,
             pointers={p: operand if p in operands else "fp32" for p in kernel.arg_names if p.endswith("_ptr")},
             constexprs=constants,
-            options=options(case_launch),
+            options=mlp_options(case_launch),
             tensor_cores=precision != "ieee",
         )
         for kernel, constants, case_launch in (

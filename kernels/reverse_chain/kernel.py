@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastdwm.kernels.aot import AotCase
+from fastdwm.kernels.launch import run
 from fastdwm.kernels.reverse_step.kernel import (
     ROWS_BWD,
     ROWS_FWD,
@@ -17,6 +18,7 @@ from fastdwm.kernels.reverse_step.kernel import (
     condition,
     denoise,
     denoise_vjp,
+    layer_size,
     load_rows,
     options,
     padded,
@@ -54,7 +56,7 @@ def reverse_chain_fwd_kernel(noise_ptr, obs_ptr, action_ptr, w_ptr, b_ptr, coef_
         if index > 0:
             y += tl.load(coef_ptr + 3 * index + 2) * load_rows(noise_ptr, rows, n_rows, S)
         if saved_ptr is not None:
-            saved_ptr += tl.num_programs(0) * ((HIDDEN + 1) * D * BLOCK_M)
+            saved_ptr += layer_size(D, BLOCK_M) * (HIDDEN + 1)
     store_rows(y_ptr, y, rows, n_rows, 0, S)
 
 
@@ -73,14 +75,13 @@ def reverse_chain_bwd_kernel(dy_ptr, saved_ptr, w_ptr, coef_ptr, dobs_ptr, dacti
     """
     SP: tl.constexpr = padded(S)
     C: tl.constexpr = padded(S + A)
-    STEP: tl.constexpr = (HIDDEN + 1) * D * BLOCK_M
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     dy = load_rows(dy_ptr, rows, n_rows, S)
     total = tl.zeros((D, BLOCK_M), tl.float32)
-    # K * layers * N * D passes 2^31 at large batches.
-    saved_ptr += tl.num_programs(0).to(tl.int64) * STEP * steps
+    step_size = layer_size(D, BLOCK_M) * (HIDDEN + 1)
+    saved_ptr += step_size * steps
     for index in range(steps):
-        saved_ptr -= tl.num_programs(0) * STEP
+        saved_ptr -= step_size
         dout = tl.load(coef_ptr + 3 * index + 1) * dy
         dz = denoise_vjp(dout, w_ptr + (C + SP) * D, saved_ptr, D, HIDDEN, TILE, STAGES, IP)
         total += dz
@@ -96,7 +97,8 @@ def reverse_chain_fwd(
     """y_0 (N, S) and, if `save`, the pre-activations, step K first; one launch."""
     y = torch.empty_like(obs)
     saved = scratch(weights, weights.steps, len(obs)) if save else None
-    reverse_chain_fwd_kernel[weights.launch.grid(len(obs))](
+    run(
+        reverse_chain_fwd_kernel, weights.launch.grid(len(obs)),
         noise, obs, action, weights.tiles, weights.constants, weights.coefficients, y, saved, len(obs), weights.steps,
         **compile_time(weights), **options(weights),
     )  # fmt: skip
@@ -106,7 +108,8 @@ def reverse_chain_fwd(
 def reverse_chain_bwd(weights: ChainWeights, dy: Tensor, saved: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of obs and action; one launch."""
     dobs, daction = torch.empty_like(dy), dy.new_empty(len(dy), weights.action_dim)
-    reverse_chain_bwd_kernel[weights.launch.grid(len(dy))](
+    run(
+        reverse_chain_bwd_kernel, weights.launch.grid(len(dy)),
         dy, saved, weights.tiles_t, weights.coefficients, dobs, daction, len(dy), weights.steps,
         **compile_time(weights), **options(weights),
     )  # fmt: skip

@@ -11,7 +11,8 @@ import triton.language as tl
 from torch import Tensor
 
 from fastdwm.kernels.aot import AotCase
-from fastdwm.kernels.launch import chunk, dot_precision, pad_block
+from fastdwm.kernels.dense import nearest_tf32
+from fastdwm.kernels.launch import chunk, dot_precision, pad_block, run
 from fastdwm.kernels.reverse_step.weights import ChainWeights, DenoiserShape
 
 padded = triton.constexpr_function(pad_block)
@@ -43,6 +44,8 @@ def product(w_ptr, x, OUT: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexp
     COLUMNS: tl.constexpr = tile_columns(OUT, IN, TILE)
     N_TILES: tl.constexpr = IN // COLUMNS
     x = x.to(w_ptr.dtype.element_ty)
+    if IP == "tf32":
+        x = nearest_tf32(x)
     offsets = tl.arange(0, OUT)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     if N_TILES == 1:
         return tl.dot(tl.load(w_ptr + offsets), x, input_precision=IP)
@@ -74,10 +77,16 @@ def store_rows(ptr, value, rows, n_rows, FIRST: tl.constexpr, WIDTH: tl.constexp
 
 
 @triton.jit
+def layer_size(D: tl.constexpr, BLOCK_M: tl.constexpr):
+    """Elements of one layer's pre-activations of all programs; in 64 bits, for a million rows pass 2^31."""
+    return tl.num_programs(0).to(tl.int64) * (D * BLOCK_M)
+
+
+@triton.jit
 def saved_tile(ptr, D: tl.constexpr, BLOCK_M: tl.constexpr):
     """Pointers to this program's (D, BLOCK_M) tile of one layer's pre-activations (programs, D, BLOCK_M)."""
     tile = tl.arange(0, D)[:, None] * BLOCK_M + tl.arange(0, BLOCK_M)[None, :]
-    return ptr + tl.program_id(0) * (D * BLOCK_M) + tile
+    return ptr + tl.program_id(0).to(tl.int64) * (D * BLOCK_M) + tile
 
 
 @triton.jit
@@ -105,7 +114,7 @@ def denoise(z, w_ptr, b_ptr, saved_ptr, S: tl.constexpr, HIDDEN: tl.constexpr, T
     for _ in range(HIDDEN):
         if saved_ptr is not None:
             tl.store(saved_tile(saved_ptr, D, BLOCK_M), z.to(saved_ptr.dtype.element_ty))
-            saved_ptr += tl.num_programs(0) * (D * BLOCK_M)
+            saved_ptr += layer_size(D, BLOCK_M)
         z = product(w_ptr, silu(z), D, TILE, STAGES, IP) + tl.load(b_ptr + tl.arange(0, D))[:, None]
         w_ptr += D * D
         b_ptr += D
@@ -120,12 +129,12 @@ def denoise_vjp(dout, w_ptr, saved_ptr, D: tl.constexpr, HIDDEN: tl.constexpr, T
     """(D, BLOCK_M) gradient of the first pre-activation from that of the output; arguments as in `denoise`."""
     BLOCK_M: tl.constexpr = dout.shape[1]
     w_ptr += HIDDEN * D * D
-    saved_ptr += tl.num_programs(0) * (HIDDEN * D * BLOCK_M)
+    saved_ptr += layer_size(D, BLOCK_M) * HIDDEN
     dz = product(w_ptr, dout, D, TILE, STAGES, IP)
     dz *= silu_slope(tl.load(saved_tile(saved_ptr, D, BLOCK_M)).to(tl.float32))
     for _ in range(HIDDEN):
         w_ptr -= D * D
-        saved_ptr -= tl.num_programs(0) * (D * BLOCK_M)
+        saved_ptr -= layer_size(D, BLOCK_M)
         dz = product(w_ptr, dz, D, TILE, STAGES, IP)
         dz *= silu_slope(tl.load(saved_tile(saved_ptr, D, BLOCK_M)).to(tl.float32))
     return dz
@@ -209,7 +218,8 @@ def reverse_step_fwd(
     """y_{k-1} (N, S) of step k = index + 1 and, if `save`, the pre-activations; one launch."""
     out = torch.empty_like(y)
     saved = scratch(weights, 1, len(y)) if save else None
-    reverse_step_fwd_kernel[weights.launch.grid(len(y))](
+    run(
+        reverse_step_fwd_kernel, weights.launch.grid(len(y)),
         y, obs, action, noise, weights.tiles, weights.constants, weights.coefficients, out, saved, len(y), index,
         **compile_time(weights), **options(weights),
     )  # fmt: skip
@@ -220,7 +230,8 @@ def reverse_step_bwd(weights: ChainWeights, index: int, dout: Tensor, saved: Ten
     """Gradients of y, obs and action; one launch."""
     dy, dobs = torch.empty_like(dout), torch.empty_like(dout)
     daction = dout.new_empty(len(dout), weights.action_dim)
-    reverse_step_bwd_kernel[weights.launch.grid(len(dout))](
+    run(
+        reverse_step_bwd_kernel, weights.launch.grid(len(dout)),
         dout, saved, weights.tiles_t, weights.coefficients, dy, dobs, daction, len(dout), index,
         **compile_time(weights), **options(weights),
     )  # fmt: skip

@@ -5,7 +5,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastdwm.kernels.aot import AotCase
-from fastdwm.kernels.launch import cdiv
+from fastdwm.kernels.launch import cdiv, run
 from fastdwm.kernels.update.reference import ADAM_EPS, BETA1, BETA2, LOG_BETA1, LOG_BETA2
 
 BLOCK = 1024
@@ -79,7 +79,7 @@ def update_sgd(params: Tensor, grads: Tensor, lr: float, factor: Tensor | None, 
     """In place; one launch."""
     n_episodes, width = params.shape
     grid = (cdiv(width, BLOCK), n_episodes)
-    update_sgd_kernel[grid](params, grads, factor, mask, width, lr, BLOCK=BLOCK, num_warps=NUM_WARPS)
+    run(update_sgd_kernel, grid, params, grads, factor, mask, width, lr, BLOCK=BLOCK, num_warps=NUM_WARPS)
 
 
 def update_adam(
@@ -94,9 +94,10 @@ def update_adam(
 ) -> None:
     """In place; one launch, and one for the counts."""
     n_episodes, width = params.shape
-    update_adam_kernel[(cdiv(width, BLOCK), n_episodes)](
-        params, grads, first, second, count, factor, mask, width, lr, **adam_constants(), num_warps=NUM_WARPS
-    )
+    run(
+        update_adam_kernel, (cdiv(width, BLOCK), n_episodes),
+        params, grads, first, second, count, factor, mask, width, lr, **adam_constants(), num_warps=NUM_WARPS,
+    )  # fmt: skip
     count.add_(1 if mask is None else mask)
 
 

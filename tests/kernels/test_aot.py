@@ -5,6 +5,7 @@ shipped configuration. The table of registers, stack and shared memory is writte
 """
 
 import os
+import re
 from collections.abc import Iterator
 from itertools import product
 
@@ -12,7 +13,7 @@ import pytest
 
 triton = pytest.importorskip("triton")
 
-from fastdwm.kernels.aot import AotCase, Resources, compile_case, table  # noqa: E402
+from fastdwm.kernels.aot import AotCase, Resources, compile_case, compiled, table  # noqa: E402
 from fastdwm.kernels.frozen_mlp import kernel as frozen_mlp  # noqa: E402
 from fastdwm.kernels.launch import PRECISIONS, shared_limit  # noqa: E402
 from fastdwm.kernels.layout import Layout  # noqa: E402
@@ -61,7 +62,9 @@ def mlp_shapes(capability: int) -> Iterator[tuple[tuple[int, ...], int, int, str
     """Hidden widths, observation and action size and precision of every shipped MLP; and whether by default."""
     for width, layers, precision, sizes in product((128, 256, 512), (2, 3, 4), PRECISIONS, (SMALL, LARGEST)):
         typical = width == 256 and layers == 3 and sizes == SMALL and (precision == "bf16" or capability == 90)
-        yield (width,) * layers, *sizes, precision, typical
+        # The first to run out of registers.
+        wide = width == 512 and layers == 3 and sizes == SMALL and precision == "tf32" and capability == 90
+        yield (width,) * layers, *sizes, precision, typical or wide
 
 
 def policy_cases(capability: int) -> Iterator[AotCase]:
@@ -115,6 +118,20 @@ def test_kernel_fits(case, capability, resources):
     assert used.shared_bytes <= shared_limit(capability), used
     if case.tensor_cores:
         assert used.tensor_core_instructions > 0, used
+
+
+def test_the_number_of_programs_is_multiplied_in_64_bits():
+    """A million rows have more than 2^31 pre-activations."""
+    cases = [*reverse_chain.aot_cases(DenoiserShape(*SMALL, 128, 2, "bf16", 90))]
+    cases += reverse_step.aot_cases(DenoiserShape(*SMALL, 128, 2, "bf16", 90))
+    seen = 0
+    for case in cases:
+        code = compiled(case, 90).asm["ttir"]
+        for name in re.findall(r"(%\w+) = tt.get_num_programs", code):
+            uses = re.findall(rf"= (\S+) .*{name}\b", code)
+            assert set(uses) <= {"arith.extsi"}, (case.name, uses)
+            seen += len(uses)
+    assert seen
 
 
 def test_spills_are_seen():

@@ -1,0 +1,71 @@
+"""How the fused rollout gradient scales, and what its launch sizes cost; with `--device cuda` alone.
+
+One axis at a time around B=1, M=64: episodes, particles, hidden width, precision of the products; and the chain with
+its VJP for other blocks of particles and numbers of warps.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from peers import captured
+from problems import ACTION_DIM, OBS_DIM, Problem, Size
+
+from fastdwm.itpo.fused import FusedObjective
+from fastdwm.kernels.launch import PRECISIONS
+from fastdwm.kernels.reverse_chain import reverse_chain
+
+BASE = Size(M=64, device="cuda")
+EPISODES = [replace(BASE, B=B, M=16) for B in (1, 10, 100, 132)]
+PARTICLES = [replace(BASE, M=M) for M in (64, 256, 1024, 4096)]
+WIDTHS = [replace(BASE, D=D) for D in (128, 512)]
+ROLLOUTS = [(size, "bf16") for size in (*EPISODES, *PARTICLES, *WIDTHS)]
+ROLLOUTS += [(replace(BASE, M=M), precision) for precision in PRECISIONS for M in (64, 4096) if precision != "bf16"]
+
+LAUNCHES = [(block_m, warps) for block_m in (8, 16, 32, 64) for warps in (4, 8, 16)]
+CHAINS = [(replace(BASE, M=M, H=1), *launch) for M in (64, 4096) for launch in LAUNCHES]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    here = metafunc.config.getoption("device") == "cuda"
+    if "precision" in metafunc.fixturenames:
+        cases = ROLLOUTS if here else []
+        metafunc.parametrize(("size", "precision"), cases, ids=[f"{size}-{p}" for size, p in cases])
+    elif "block_m" in metafunc.fixturenames:
+        cases = CHAINS if here else []
+        ids = [f"rows{size.rows}-block{block_m}-warps{warps}" for size, block_m, warps in cases]
+        metafunc.parametrize(("size", "block_m", "warps"), cases, ids=ids)
+
+
+def test_rollout_sweep(size, precision, problem, race):
+    objective = FusedObjective(problem.world, problem.layout, problem.config, precision)
+    race(
+        "rollout gradient",
+        size,
+        f"fused graph {precision}",
+        captured(lambda: objective.gradient(*problem.arguments)),
+        lambda: problem.reference.gradient(*problem.arguments),
+        precision,
+    )
+
+
+def test_chain_launch(size, block_m, warps, problem, race):
+    weights = problem.fused.models.chain
+    other = replace(weights, launch=replace(weights.launch, block_m=block_m, num_warps=warps))
+    race(
+        "reverse chain and VJP",
+        size,
+        f"block {block_m}, {warps} warps",
+        captured(chain_with_vjp(problem, other)),
+        chain_with_vjp(problem, weights),
+        problem.precision,
+    )
+
+
+def chain_with_vjp(problem: Problem, weights):
+    """A function without arguments: the gradients of obs and action for a random upstream gradient."""
+    rows, size = problem.size.rows, problem.size
+    obs = problem.normal(14, rows, OBS_DIM).requires_grad_(True)
+    action = problem.normal(15, rows, ACTION_DIM).tanh().requires_grad_(True)
+    noise, upstream = problem.normal(12, size.K, rows, OBS_DIM), problem.normal(13, rows, OBS_DIM)
+    return lambda: torch.autograd.grad(reverse_chain(weights, obs, action, noise), (obs, action), upstream)

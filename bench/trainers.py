@@ -1,0 +1,84 @@
+"""Every part that is trained, with fresh parameters and made-up data, as training would run it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from problems import ACTION_DIM, OBS_DIM, Problem
+
+from fastdwm.models.nets import map_params
+from fastdwm.models.rebrac import ReBRAC
+from fastdwm.train.fit import Batches, CapturedUpdates, ModelTrainer, eager
+from fastdwm.train.recipe import CRITIC_COLUMNS, MODEL_COLUMNS, dynamics_objective, meanflow_objective, reward_objective
+
+N_DATA = 100_000
+
+
+@dataclass(frozen=True)
+class Part:
+    """A trainer, its data and what it changes."""
+
+    trainer: Any
+    batches: Batches
+    batch_size: int
+    network: str
+    """name of the trained parameters among `trainer.networks`"""
+
+    def update(self, captured: bool) -> Callable:
+        """A function that does one update and returns its scalars."""
+        return (CapturedUpdates if captured else eager)(self.trainer, self.batches, self.batch_size)
+
+
+def rebrac(problem: Problem) -> Part:
+    """Critics and, at every update, the policy."""
+    bundle, config = problem.bundle, replace(problem.bundle.rebrac_config, policy_period=1)
+    trainer = ReBRAC(fresh(problem, bundle.policy), fresh(problem, bundle.critics), config, device_generator(problem))
+    return Part(trainer, batches_of(problem, CRITIC_COLUMNS), config.batch_size, "critics")
+
+
+def dynamics(problem: Problem) -> Part:
+    bundle = problem.bundle
+    loss = dynamics_objective(bundle.dynamics_config, fresh(problem, bundle.statistics))
+    return model(problem, bundle.dynamics, loss, bundle.dynamics_config, MODEL_COLUMNS)
+
+
+def meanflow(problem: Problem) -> Part:
+    bundle = problem.bundle
+    loss = meanflow_objective(bundle.meanflow_config, fresh(problem, bundle.statistics))
+    return model(problem, bundle.meanflow, loss, bundle.meanflow_config, MODEL_COLUMNS)
+
+
+def reward(problem: Problem) -> Part:
+    bundle = problem.bundle
+    loss = reward_objective(bundle.reward_config, fresh(problem, bundle.statistics))
+    return model(problem, bundle.reward, loss, bundle.reward_config, ("obs", "action", "reward"))
+
+
+PARTS = {part.__name__: part for part in (rebrac, dynamics, meanflow, reward)}
+
+
+def model(problem: Problem, params: dict, loss: Callable, config: Any, columns: tuple[str, ...]) -> Part:
+    averaging = getattr(config, "ema_rate", None)
+    options = () if averaging is None else (averaging,)
+    trainer = ModelTrainer(fresh(problem, params), loss, config, device_generator(problem), *options)
+    return Part(trainer, batches_of(problem, columns), config.batch_size, "raw")
+
+
+def batches_of(problem: Problem, columns: tuple[str, ...]) -> Batches:
+    random = np.random.default_rng(0)
+    widths = {"reward": (), "terminated": (), "action": (ACTION_DIM,), "next_action": (ACTION_DIM,)}
+    data = {name: random.uniform(-1, 1, (N_DATA, *widths.get(name, (OBS_DIM,)))) for name in columns}
+    if "terminated" in data:
+        data["terminated"] = data["terminated"] > 0.99
+    return Batches(data, np.arange(N_DATA), problem.size.device)
+
+
+def fresh(problem: Problem, params: dict) -> dict:
+    """A copy to train."""
+    return map_params(lambda value: value.to(problem.size.device, copy=True), params)
+
+
+def device_generator(problem: Problem) -> torch.Generator:
+    return torch.Generator(problem.size.device).manual_seed(0)

@@ -1,0 +1,163 @@
+"""bench/gpu.sh as far as it goes without a GPU: plan, imports, listed tests, time limits, kept results."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "bench"))
+
+import gpu  # noqa: E402
+
+BLOCK = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name in {names!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def call(out: Path, *arguments: str, without: tuple[str, ...] = ()):
+    """bench/gpu.sh from another folder, with these packages missing."""
+    blocked = out / "blocked"
+    blocked.mkdir(parents=True)
+    (blocked / "sitecustomize.py").write_text(BLOCK.format(names=without))
+    command = ["bash", str(ROOT / "bench" / "gpu.sh"), arguments[0], str(out / "results"), *arguments[1:]]
+    environment = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(blocked)}
+    return subprocess.run(command, cwd=out, env=environment, capture_output=True, text=True, timeout=500)
+
+
+def statuses(out: Path, name: str) -> dict[str, str]:
+    rows = json.loads((out / "results" / f"{name}.json").read_text())["rows"]
+    return {row["step"]: row["status"] for row in rows}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", gpu.PLANS)
+def test_a_dry_run_lists_every_step(name, tmp_path):
+    result = call(tmp_path, name, "--dry-run")
+    assert result.returncode == 0, result.stdout + (tmp_path / "results" / f"{name}.log").read_text()
+    assert statuses(tmp_path, name) == {step.name: "ok" for step in gpu.PLANS[name]()}
+    assert "cuda" in (tmp_path / "results" / f"{name}.log").read_text()
+
+
+@pytest.mark.slow
+def test_without_a_simulator_all_but_the_evaluation_runs(tmp_path):
+    result = call(tmp_path, "first", "--dry-run", without=("gymnasium", "mujoco", "minari", "tyro", "nvtx"))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "evaluation: skipped: needs gymnasium, mujoco, tyro" in result.stdout
+    others = {step.name: "ok" for step in gpu.PLANS["first"]() if not step.needs}
+    assert statuses(tmp_path, "first") == others | {"evaluation": "skipped"}
+
+
+def test_missing_packages_are_named_in_one_line(tmp_path):
+    result = call(tmp_path, "first", without=("pytest_benchmark", "safetensors"))
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert "cannot import pytest_benchmark, safetensors" in line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_without_a_gpu_one_line_says_so(tmp_path):
+    result = call(tmp_path, "second")
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert "no GPU" in line
+
+
+@pytest.mark.parametrize("name", gpu.PLANS)
+def test_the_budgets_leave_time_to_write_the_results(name):
+    assert sum(step.seconds for step in gpu.PLANS[name]()) <= gpu.TOTAL_S - gpu.GRACE_S
+
+
+def session(monkeypatch, out: Path, *steps: gpu.Step) -> gpu.Session:
+    monkeypatch.setitem(gpu.PLANS, "first", lambda: list(steps))
+    return gpu.Session("first", out, dry=False)
+
+
+SLOW_BENCHMARKS = """
+import time
+
+def test_fast(benchmark):
+    benchmark.pedantic(lambda: None, rounds=3)
+    benchmark.extra_info["done"] = True
+
+def test_endless():
+    time.sleep(1000)
+"""
+
+
+def test_a_step_out_of_time_keeps_what_it_measured(monkeypatch, tmp_path):
+    (tmp_path / "test_slow.py").write_text(SLOW_BENCHMARKS)
+    monkeypatch.setattr(gpu, "TOTAL_S", gpu.GRACE_S + 8)
+    file = ("-m", "pytest", str(tmp_path / "test_slow.py"), "-c", os.devnull, "--benchmark-json=OUT/slow.json")
+    steps = gpu.Step("slow", 7, file), gpu.Step("next", 1, ("-c", "pass"))
+    assert session(monkeypatch, tmp_path, *steps).run() == 1
+    rows = json.loads((tmp_path / "first.json").read_text())["rows"]
+    assert [row["status"] for row in rows] == ["out of time", "ok"]
+    (benchmark,) = json.loads((tmp_path / "slow.json").read_text())["benchmarks"]
+    assert benchmark["extra_info"] == {"done": True}
+
+
+def test_a_failed_step_does_not_stop_the_next(monkeypatch, tmp_path):
+    content = json.dumps({"title": "numbers", "rows": [{"speed": 0.25}]})
+    keep = ("-c", f"import pathlib; pathlib.Path('OUT/numbers.json').write_text({content!r})")
+    steps = gpu.Step("bad", 5, ("-c", "raise SystemExit(3)")), gpu.Step("good", 5, keep)
+    assert session(monkeypatch, tmp_path, *steps).run() == 1
+    table = (tmp_path / "table.md").read_text()
+    assert "| bad | failed (3) |" in table
+    assert "| 0.25 |" in table
+
+
+@pytest.mark.parametrize("run, count", [("replays", 2), ("updates", 3)])
+def test_long_runs_write_their_rows(run, count, tmp_path):
+    file = tmp_path / "rows.json"
+    command = [sys.executable, "bench/endurance.py", run, "--count", str(count), "--device", "cpu", "--json", str(file)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(file.read_text())["rows"]
+    if run == "replays":
+        assert {(row["operation"], row["sampler"]) for row in rows} == {
+            (operation, sampler)
+            for operation in ("rollout gradient", "decision")
+            for sampler in ("diffusion", "meanflow")
+        }
+        assert all(row["different"] == 0 and row["replays"] == count for row in rows)
+    else:
+        assert [row["operation"] for row in rows] == [
+            f"{p} updates" for p in ("rebrac", "dynamics", "meanflow", "reward")
+        ]
+        assert all(row["finite"] and row["updates_per_s"] > 0 for row in rows)
+
+
+def test_differing_bits_are_counted():
+    import endurance
+
+    values = iter([1.0, 1.0, 2.0, float("nan"), 1.0])
+    assert endurance.differing(lambda: (torch.tensor([next(values)]), torch.zeros(2)), 4) == 2
+
+
+def test_a_profile_needs_no_simulator(tmp_path):
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    (blocked / "sitecustomize.py").write_text(BLOCK.format(names=("gymnasium", "mujoco", "nvtx")))
+    command = [sys.executable, "profiles/decisions.py", "--device", "cpu", "--steps", "1", "--out", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": f"{blocked}:{ROOT}"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    names = [row["name"] for row in json.loads((tmp_path / "profile.json").read_text())["rows"]]
+    assert names[0] == "decision" and any(name.startswith("aten::") for name in names)
+
+
+def test_nsight_compute_leaves_the_clocks_alone():
+    assert "ncu --clock-control none" in (ROOT / "profiles" / "run.sh").read_text()

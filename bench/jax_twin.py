@@ -38,13 +38,13 @@ def gradient(problem: Problem, threads: int) -> Callable:
     def place(tree):
         return jax.tree.map(lambda t: jax.device_put(np.asarray(t.cpu()), device), tree)
 
-    world, layout = problem.world, problem.layout
+    world, layout = problem.world, problem.policy.layout
     params, _, obs, noise = problem.arguments
     models = place(
         {
             "dynamics": {k: getattr(world.dynamics, k) for k in STATISTICS} | {"params": world.dynamics.params},
             "reward": world.reward.params,
-            "critics": world.critics,
+            "critics": world.critic.params,
         }
     )
     policies, obs, noise = place(layout.views(params)), *place((obs, noise))

@@ -33,15 +33,14 @@ def compiled(problem: Problem) -> Callable:
     mode = "reduce-overhead" if problem.size.device == "cuda" else "default"
     torch.compiler.reset()
     forward = torch.compile(imagined_return, mode=mode, dynamic=False)
-    params, base, obs, noise = problem.arguments
-    base = problem.layout.views(base)
+    (params, _, obs, noise), policy = problem.arguments, problem.policy
 
     def call():
         torch.compiler.cudagraph_mark_step_begin()
-        leaves = {k: value.detach().requires_grad_(True) for k, value in problem.layout.views(params).items()}
-        returns = forward(leaves, base, problem.world, obs, noise, problem.config)
+        leaves = {k: value.detach().requires_grad_(True) for k, value in policy.layout.views(params).items()}
+        returns = forward(policy, leaves, problem.world, obs, noise, problem.config)
         grads = torch.autograd.grad(returns.sum(), list(leaves.values()))
-        return returns.detach(), problem.layout.pack(dict(zip(leaves, grads, strict=True)))
+        return returns.detach(), policy.layout.pack(dict(zip(leaves, grads, strict=True)))
 
     return tried("torch.compile", call)
 

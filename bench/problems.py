@@ -12,10 +12,10 @@ from fastdwm.config import DiffusionConfig, MeanFlowConfig, ReBRACConfig, Reward
 from fastdwm.data.dataset import EnvSpec
 from fastdwm.itpo.decision import ReferenceObjective
 from fastdwm.itpo.fused import FusedObjective
-from fastdwm.kernels.layout import Layout
 from fastdwm.models.diffusion import denoiser_shapes
 from fastdwm.models.meanflow import meanflow_shapes
 from fastdwm.models.nets import init_mlp
+from fastdwm.models.policy import Policy
 from fastdwm.models.rebrac import init_critics, init_policy
 from fastdwm.models.reward import reward_shapes
 from fastdwm.tasks import get_task
@@ -133,8 +133,8 @@ class Problem:
         return self.bundle.world(self.size.device, sampler=self.size.sampler)
 
     @cached_property
-    def layout(self) -> Layout:
-        return Layout.of({name: value.unsqueeze(0) for name, value in self.bundle.policy.items()})
+    def policy(self) -> Policy:
+        return Policy.mlp(self.bundle.policy).to(self.size.device)
 
     @cached_property
     def config(self) -> ITPOConfig:
@@ -145,22 +145,21 @@ class Problem:
     def arguments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """params, base (B, P), obs (B, S), noise (H, K, B, M, S) of an objective."""
         size = self.size
-        base = self.layout.pack({name: value.unsqueeze(0) for name, value in self.bundle.policy.items()})
-        params = base.repeat(size.B, 1)
-        params += 0.01 * self.normal(4, *params.shape).cpu()
+        base = self.policy.base.repeat(size.B, 1)
+        params = base + 0.01 * self.normal(4, *base.shape)
         noise = self.normal(5, size.H, size.K, size.B, size.M, OBS_DIM)
-        return params.to(size.device), base.repeat(size.B, 1).to(size.device), self.normal(6, size.B, OBS_DIM), noise
+        return params, base, self.normal(6, size.B, OBS_DIM), noise
 
     def normal(self, seed: int, *shape: int) -> Tensor:
         return torch.randn(shape, generator=generator(seed)).to(self.size.device)
 
     @cached_property
     def reference(self) -> ReferenceObjective:
-        return ReferenceObjective(self.world, self.layout, self.config)
+        return ReferenceObjective(self.policy, self.world, self.config)
 
     @cached_property
     def fused(self) -> FusedObjective:
-        return FusedObjective(self.world, self.layout, self.config)
+        return FusedObjective(self.policy, self.world, self.config)
 
     @property
     def precision(self) -> str:

@@ -8,7 +8,6 @@ from problems import OBS_DIM, Problem
 from fastdwm import Agent
 from fastdwm.itpo.episodes import Episodes
 from fastdwm.itpo.graphs import CapturedEpisodes
-from fastdwm.models.rebrac import policy
 
 PEERS = {"cpu": ("reference", "fused"), "cuda": ("reference", "reference graph", "fused", "fused graph")}
 RACES = {"test_decision": (lambda size: size, PEERS)}
@@ -22,9 +21,9 @@ def agent_of(problem: Problem, peer: str) -> Agent:
     """An agent of this backend, its decisions captured as a CUDA graph or made one operator after the other."""
     backend, *graph = peer.split()
     size = problem.size
-    agent = Agent(problem.bundle, problem.config, device=size.device, backend=backend, sampler=size.sampler)
+    agent = Agent.of(problem.bundle, problem.config, device=size.device, backend=backend, world=size.sampler)
     kind = CapturedEpisodes if graph else Episodes
-    agent.episodes = tried(peer, lambda: kind(agent.adaptation, size.B), once=True)
+    agent.episodes = tried(peer, lambda: kind(agent.adaptation, size.B, OBS_DIM), once=True)
     agent.discarded = np.zeros(size.B, dtype=np.int64)
     return agent
 
@@ -32,9 +31,8 @@ def agent_of(problem: Problem, peer: str) -> Agent:
 def improvement(problem: Problem, peer: str) -> np.ndarray:
     """What the first decision changes about the base policy's action; later ones see other noise."""
     agent, obs = agent_of(problem, peer), observations(problem)
-    base = problem.layout.views(agent.base_policy)
     rows = torch.as_tensor(obs, device=problem.size.device)
-    return agent.act(obs) - policy(base, rows.unsqueeze(0))[0].cpu().numpy()
+    return agent.act(obs) - agent.policy.act(agent.policy.base.expand(len(rows), -1), rows).cpu().numpy()
 
 
 def test_decision(size, peer, problem, race):

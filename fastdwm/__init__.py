@@ -2,7 +2,7 @@
 
 from fastdwm import Agent, Bundle, ITPOConfig, shipped_bundle
 
-agent = Agent(Bundle.load(shipped_bundle("hopper-medium")), ITPOConfig())
+agent = Agent.of(Bundle.load(shipped_bundle("hopper-medium")), ITPOConfig())
 action = agent.act(obs)
 """
 

@@ -1,33 +1,33 @@
 """The agent a user holds: observations in, actions of the policies that it adapts on the way out."""
 
+from typing import Any
+
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastdwm.bundle import Bundle
 from fastdwm.checks import require
 from fastdwm.config import BACKENDS, ITPOConfig
-from fastdwm.errors import InputError
 from fastdwm.isolation import isolated, own_bundle, own_modes, own_rows
 from fastdwm.itpo.deadline import LEARNING, Deadline
-from fastdwm.itpo.decision import Decision, Objective, ReferenceObjective, act
+from fastdwm.itpo.decision import Decision, Objective, ReferenceObjective
 from fastdwm.itpo.episodes import Adaptation, Episodes
 from fastdwm.itpo.forks import THREADS
-from fastdwm.itpo.fused import FusedObjective
+from fastdwm.itpo.fused import FusedObjective, obstacles
 from fastdwm.itpo.graphs import CapturedEpisodes
-from fastdwm.itpo.rollout import World, terminal_value
-from fastdwm.kernels.layout import Layout
-from fastdwm.models.nets import map_params
-from fastdwm.models.rebrac import policy
+from fastdwm.itpo.rollout import Score
+from fastdwm.kernels.layout import MLPLayout, Params
+from fastdwm.models.policy import Policy
+from fastdwm.models.world import World, is_random, terminal_value
 
 
-def make_objective(world: World, layout: Layout, config: ITPOConfig, backend: str) -> Objective:
-    """The imagined return in plain torch ("reference"), or by the fused operators ("fused", and "auto")."""
-    if backend not in BACKENDS:
-        raise InputError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
-    if backend == "reference":
-        return ReferenceObjective(world, layout, config)
-    return FusedObjective(world, layout, config)
+def make_objective(policy: Policy, world: World, config: ITPOConfig, score: Score | None, backend: str) -> Objective:
+    """The imagined return in plain torch ("reference"), or by the fused operators ("fused", and "auto" if it can)."""
+    require(backend in BACKENDS, f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
+    if backend == "reference" or (backend == "auto" and obstacles(policy, world, score)):
+        return ReferenceObjective(policy, world, config, score)
+    return FusedObjective(policy, world, config, score)
 
 
 class Agent:
@@ -41,70 +41,91 @@ class Agent:
 
     def __init__(
         self,
-        bundle: Bundle,
+        policy: Policy | nn.Module,
+        world: World,
         config: ITPOConfig = ITPOConfig(),
         *,
+        score: Score | None = None,
         seed: int = 0,
         device: str = "cpu",
         backend: str = "auto",
-        sampler: str = "diffusion",
-        sample_steps: int | None = None,
-        temperature: float | None = None,
         deadline_ms: float | None = None,
     ):
-        """backend: "reference" imagines in plain torch with autograd, "fused" with the fused operators and their
-        hand-derived gradients; "auto" is fused. Both return the same actions up to rounding.
-        sampler: the world model, "diffusion", "meanflow" or "mlp", with its settings as in `Bundle.world`.
+        """policy: what is adapted; a module as `Policy.of` takes it. Copied: yours stays as it is.
+        world: what imagination runs in, float32 tensors on `device`; they are yours, and never changed.
+        score: what is climbed, in your own words, see `imagined_return`; none: its J.
+        backend: "reference" imagines in plain torch with autograd, "fused" with the fused operators and their
+        hand-derived gradients; "auto" is fused wherever policy and world can be, and `agent.backend` then says which.
+        Both return the same actions up to rounding.
         deadline_ms: limit of one call of `act`, all its episodes together: inner steps that would end later are left
         out, see `warm_up`. `deadline.missed` of `deadline.decisions` took longer all the same.
-        Raises InputError for what the bundle does not hold, a value out of range, or a held-out test that could tell
-        nothing: without noise, the unused particles are the used ones."""
+        Raises InputError for parts that a backend asked for cannot run, a value out of range, or a held-out test that
+        could tell nothing: without noise, the unused particles are the used ones."""
         require(deadline_ms is None or deadline_ms > 0, f"deadline_ms: expected a positive number, got {deadline_ms}")
-        self.config, self.seed, self.device = config, seed, torch.device(device)
+        self.config, self.world, self.seed, self.device = config, world, seed, torch.device(device)
         self.deadline = None if deadline_ms is None else Deadline(deadline_ms / 1e3)
         with own_modes(self.device), torch.device("cpu"):
-            self.bundle = own_bundle(bundle)
-            settings = dict(sampler=sampler, sample_steps=sample_steps, temperature=temperature)
-            self.world = self.bundle.world(self.device, **settings)
-            self.adaptation = self._adaptation(backend)
-        random = config.horizon > 0 and self.world.dynamics.stochastic
-        require(
-            config.held_out_particles == 0 or random,
-            "held_out_particles: expected 0 where nothing is random (sampler mlp, temperature 0 or horizon 0), "
-            f"got {config.held_out_particles}",
-        )
-        self.layout, self.base_policy = self.adaptation.layout, self.adaptation.base_policy
-        self.objective = self.adaptation.objective
+            policy = Policy.of(policy) if isinstance(policy, nn.Module) else policy
+            self.policy = policy.to(self.device)
+            self.objective = make_objective(self.policy, world, config, score, backend)
+        self.backend = "fused" if isinstance(self.objective, FusedObjective) else "reference"
+        _check_settings(config, world)
+        steps = world.dynamics.noise_steps
+        self.adaptation = Adaptation(self.policy, self.objective, config, steps, seed, self.deadline)
         self.episodes: Episodes | CapturedEpisodes | None = None
         self._captured: CapturedEpisodes | None = None
         self.discarded = np.zeros(0, dtype=np.int64)
         self._last: tuple[Tensor, Decision] | None = None
 
-    def _adaptation(self, backend: str) -> Adaptation:
-        base = map_params(lambda value: value.unsqueeze(0).to(self.device), self.bundle.policy)
-        layout = Layout.of(base)
-        objective = make_objective(self.world, layout, self.config, backend)
-        noise_shape = (self.world.dynamics.noise_steps, self.bundle.obs_dim)
-        return Adaptation(layout, layout.pack(base), objective, self.config, noise_shape, self.seed, self.deadline)
+    @classmethod
+    def of(
+        cls,
+        bundle: Bundle,
+        config: ITPOConfig = ITPOConfig(),
+        *,
+        world: str = "diffusion",
+        world_steps: int | None = None,
+        temperature: float | None = None,
+        device: str = "cpu",
+        **settings: Any,
+    ) -> "Agent":
+        """The agent of a trained bundle.
 
-    def _begin(self, n_episodes: int) -> Episodes | CapturedEpisodes:
-        if self.device.type != "cuda" or not isinstance(self.objective, FusedObjective):
-            return Episodes(self.adaptation, n_episodes)
+        world: which of its world models, with its settings as in `Bundle.world`.   settings: of `Agent`.
+        Raises InputError for what the bundle does not hold, and as `Agent` does.
+        """
+        with own_modes(torch.device(device)), torch.device("cpu"):
+            bundle = own_bundle(bundle)
+            policy = Policy.mlp(bundle.policy)
+            model = bundle.world(device, sampler=world, sample_steps=world_steps, temperature=temperature)
+        return cls(policy, model, config, device=device, **settings)
+
+    @property
+    def obs_dim(self) -> int | None:
+        """Numbers in an observation (S); none where only the first one can tell."""
+        if self.episodes is not None:
+            return self.episodes.obs_dim
+        layout = self.policy.layout
+        return layout.sizes[0] if isinstance(layout, MLPLayout) else None
+
+    def _begin(self, n_episodes: int, obs_dim: int) -> Episodes | CapturedEpisodes:
+        if self.device.type != "cuda" or self.backend != "fused":
+            return Episodes(self.adaptation, n_episodes, obs_dim)
         # A capture takes seconds: as many episodes as before use the same graphs.
         if self._captured is not None and self._captured.slots == n_episodes:
             self._captured.renew()
         else:
-            self._captured = CapturedEpisodes(self.adaptation, n_episodes)
+            self._captured = CapturedEpisodes(self.adaptation, n_episodes, obs_dim)
         return self._captured
 
-    def warm_up(self, n_episodes: int = 1) -> None:
+    def warm_up(self, obs: np.ndarray | Tensor) -> None:
         """Compile, capture and learn what an inner step costs before the first decision, which then meets a deadline.
 
-        Decides for `n_episodes` some times in the mean observation and forgets it; nothing to do within an episode.
+        obs: a typical observation (S,), or one of each episode (B, S). Decides in it some times, and forgets it;
+        nothing to do within an episode.
         """
         if self.episodes is not None:
             return
-        obs = self.world.dynamics.obs_mean.repeat(n_episodes, 1)
         for i in range(1 + LEARNING):
             self.act(obs)
             # The first decision is no measure of the others.
@@ -120,6 +141,7 @@ class Agent:
 
         obs: (S,) or (B, S), raw units, finite.   Returns float32 (A,) or (B, A) in [-1, 1].
         Raises ValueError for another shape or a value that is not finite; the agent is as before then.
+        Raises InputError for a policy, a world or a score that computes something of another shape than it should.
         Raises FloatingPointError rather than return an action that is not finite, which damaged weights of the base
         policy give, and RuntimeError in a forked process that has lost torch's threads.
         """
@@ -128,13 +150,13 @@ class Agent:
             self.deadline.start()
         obs = self._check(obs)
         rows = obs.reshape(-1, obs.shape[-1])
+        episodes = self._begin(*rows.shape) if self.episodes is None else self.episodes
+        decision = episodes.decide(rows)
         if self.episodes is None:
-            self.episodes = self._begin(len(rows))
-            self.discarded = np.zeros(len(rows), dtype=np.int64)
-        decision = self.episodes.decide(rows)
+            self.episodes, self.discarded = episodes, np.zeros(len(rows), dtype=np.int64)
         self.discarded += decision.discarded.cpu().numpy()
         self._last = (rows, decision)
-        actions = decision.action.cpu().numpy().reshape(*obs.shape[:-1], -1)
+        actions = decision.action.detach().cpu().numpy().reshape(*obs.shape[:-1], -1)
         if not np.isfinite(actions).all():
             raise FloatingPointError("the base policy's own action is not finite: its weights must be damaged")
         if self.deadline is not None:
@@ -142,10 +164,10 @@ class Agent:
         return actions
 
     def _check(self, obs: np.ndarray | Tensor) -> Tensor:
-        obs = own_rows(obs, self.device)
-        expected = self.bundle.obs_dim
-        if obs.dim() not in (1, 2) or obs.shape[-1] != expected or obs.numel() == 0:
-            raise ValueError(f"obs: expected shape ({expected},) or (B, {expected}), got {tuple(obs.shape)}")
+        obs, expected = own_rows(obs, self.device), self.obs_dim
+        if obs.dim() not in (1, 2) or obs.numel() == 0 or expected not in (None, obs.shape[-1]):
+            size = "S" if expected is None else expected
+            raise ValueError(f"obs: expected shape ({size},) or (B, {size}), got {tuple(obs.shape)}")
         rows = 1 if obs.dim() == 1 else len(obs)
         if self.episodes is not None and rows != len(self.episodes):
             n, never = len(self.episodes), self.config.reset == "never"
@@ -207,15 +229,34 @@ class Agent:
             "objective_after": after,
             "grad_norm": decision.grad_norm,
             "policy_distance": (params - base).norm(dim=1),
-            "action_distance": (decision.action - act(self.layout, base, rows)).abs().amax(1),
+            "action_distance": (decision.action - self.policy.act(base, rows)).abs().amax(1),
             "update_scale": decision.update_scale,
             "inner_steps": decision.inner_steps,
         }
-        return {name: value.cpu().numpy() for name, value in values.items()}
+        return {name: value.detach().cpu().numpy() for name, value in values.items()}
 
     @isolated
+    @torch.no_grad()
     def value(self, obs: np.ndarray | Tensor) -> np.ndarray:
         """Terminal value (N,) of obs (N, S) under the base policy, in units of the trained reward."""
         obs = own_rows(obs, self.device)
-        action = policy(map_params(lambda value: value[0], self.layout.views(self.base_policy)), obs)
+        action = self.policy.apply(self.policy.layout.views(self.policy.base), obs.unsqueeze(0))[0]
         return terminal_value(self.world, obs, action, self.config.terminal_value).cpu().numpy()
+
+    def policy_parameters(self, episode: int = 0) -> Params:
+        """A copy of one episode's adapted parameters on the CPU, named as in the module that the policy came from:
+        `module.load_state_dict(agent.policy_parameters(), strict=False)`. The base policy's between episodes."""
+        params = self.policy.base if self.episodes is None else self.episodes.params
+        return self.policy.parameters(params[0 if self.episodes is None else episode])
+
+
+def _check_settings(config: ITPOConfig, world: World) -> None:
+    """Raise InputError for settings that the world cannot serve."""
+    random = config.horizon > 0 and is_random(world.dynamics)
+    require(
+        config.held_out_particles == 0 or random,
+        "held_out_particles: expected 0 where nothing is random (a dynamics without noise, temperature 0 or horizon "
+        f"0), got {config.held_out_particles}",
+    )
+    scaled = config.termination != "soft" or not world.limits or hasattr(world.dynamics, "obs_std")
+    require(scaled, "termination: soft needs a dynamics with obs_std, the unit of its width")

@@ -25,13 +25,13 @@ from fastdwm.envs import EnvSpec
 from fastdwm.errors import InputError
 from fastdwm.files import read_bytes, replace_folder
 from fastdwm.header import FORMAT, Header, read_header
-from fastdwm.itpo.rollout import Dynamics, World
 from fastdwm.models.diffusion import build_diffusion, denoiser_shapes
 from fastdwm.models.meanflow import build_meanflow, meanflow_shapes
 from fastdwm.models.mlp import build_deterministic, deterministic_shapes
 from fastdwm.models.nets import Params
-from fastdwm.models.rebrac import critic_shapes, policy_shapes
+from fastdwm.models.rebrac import Critics, critic_shapes, policy_shapes
 from fastdwm.models.reward import RewardModel, reward_shapes
+from fastdwm.models.world import ChainDynamics, World
 from fastdwm.tasks import get_task
 
 STATISTICS = ("obs_mean", "obs_std", "delta_mean", "delta_std")
@@ -121,7 +121,7 @@ class Bundle:
         dynamics = self._dynamics(sampler, sample_steps, temperature, place, dtype)
         reward = RewardModel(place(self.reward), dynamics.obs_mean, dynamics.obs_std)
         limits = get_task(self.task).env.limits
-        return World(dynamics, reward, place(self.critics), self.discount, limits)
+        return World(dynamics, reward, Critics(place(self.critics)), self.discount, limits)
 
     def _dynamics(
         self,
@@ -130,7 +130,7 @@ class Bundle:
         temperature: float | None,
         place: Callable[[Params], Params],
         dtype: torch.dtype,
-    ) -> Dynamics:
+    ) -> ChainDynamics:
         statistics = place(self.statistics)
         if sampler == "meanflow":
             asked = {"sample_steps": steps, "temperature": temperature}

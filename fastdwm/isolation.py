@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from functools import wraps
 from typing import Any
 
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from fastdwm.bundle import Bundle
-from fastdwm.models.nets import map_params
 
 
 @contextmanager
@@ -40,16 +39,18 @@ def isolated(method: Callable) -> Callable:
 
 def own_bundle(bundle: Bundle) -> Bundle:
     """The bundle with tensors that autograd takes as constants, whatever mode and for whatever use they were made."""
+    return _own(bundle)
 
-    def own(value: Tensor) -> Tensor:
+
+def _own(value: Any) -> Any:
+    """The tensors in dictionaries and dataclasses, however deep."""
+    if isinstance(value, Tensor):
         return value.detach().clone() if value.is_inference() else value.detach()
-
-    networks = [item.name for item in fields(bundle) if _holds_tensors(getattr(bundle, item.name))]
-    return replace(bundle, **{name: map_params(own, getattr(bundle, name)) for name in networks})
-
-
-def _holds_tensors(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value) and all(isinstance(item, Tensor) for item in value.values())
+    if isinstance(value, dict):
+        return {name: _own(item) for name, item in value.items()}
+    if is_dataclass(value):
+        return replace(value, **{item.name: _own(getattr(value, item.name)) for item in fields(value)})
+    return value
 
 
 def own_rows(values: np.ndarray | Tensor, device: torch.device) -> Tensor:

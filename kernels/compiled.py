@@ -22,7 +22,7 @@ import torch
 from numpy import float32, int32
 from torch import Tensor
 
-from fastdwm.kernels.layout import Layout
+from fastdwm.kernels.layout import MLPLayout
 
 try:
     from llvmlite import ir
@@ -120,7 +120,7 @@ os.register_at_fork(after_in_child=threads.cache_clear)
 
 
 @lru_cache
-def layer_table(layout: Layout) -> np.ndarray:
+def layer_table(layout: MLPLayout) -> np.ndarray:
     """What the kernels know of each layer: d_in, d_out, the place of w in the flat parameters, with b and the rest
     behind it, and the widths of all layers before: the place of its block in a buffer of all layers' rows."""
     widths, before = layout.sizes[1:], accumulate(layout.sizes[1:-1], initial=0)
@@ -128,7 +128,7 @@ def layer_table(layout: Layout) -> np.ndarray:
     return np.array(list(zip(layout.sizes, widths, places, before, strict=False)), dtype=np.int64)
 
 
-def transposed(layout: Layout, flat: Tensor, flat_t: Tensor | None = None) -> Tensor:
+def transposed(layout: MLPLayout, flat: Tensor, flat_t: Tensor | None = None) -> Tensor:
     """flat (Q, P) with every weight transposed in its place, and nothing else; written to `flat_t` if given."""
     flat_t = torch.empty_like(flat) if flat_t is None else flat_t
     run(transpose, len(flat), layout.n_params, layer_table(layout), flat, flat_t, smallest=1)

@@ -1,8 +1,10 @@
-"""Where the parameters of an MLP lie in one flat buffer: what kernels address and one update covers."""
+"""Where named parameters lie in one flat buffer: what kernels address and one update covers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -13,50 +15,23 @@ ALIGNMENT = 16
 """elements to which a row of the buffer is rounded up, so that every episode's weights start on a vector boundary"""
 
 
-@dataclass(frozen=True)
 class Layout:
-    """Dense row-major order w0, b0[, scale0, shift0], w1, ... of an MLP with layer widths `sizes`.
+    """Parameters of the given names and shapes, dense and row-major, one after the other.
 
     A buffer is (B, width): B copies of the network, `n_params` values each and then padding, which is never read and
     whose gradient is zero.
     """
 
-    sizes: tuple[int, ...]
-    layer_norm: bool = False
+    shapes: Mapping[str, tuple[int, ...]]
+    """of every parameter of one copy, in the order of the buffer"""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]):
+        self.shapes = dict(shapes)
 
     @classmethod
-    def of(cls, params: Params) -> "Layout":
-        """The layout of parameters w0 (B, d_in, d_out), b0 (B, d_out), ...
-
-        Raises ValueError unless every shape follows from the weights' shapes.
-        """
-        weights = [params[f"w{i}"] for i in range(sum(name.startswith("w") for name in params))]
-        if not weights or weights[0].dim() != 3:
-            raise ValueError("params: expected weights w0, w1, ... (B, d_in, d_out)")
-        layout = cls((weights[0].shape[1], *(w.shape[2] for w in weights)), "scale0" in params)
-        layout.check(params)
-        return layout
-
-    def check(self, params: Params) -> None:
-        """Raise ValueError unless `params` has this layout's names and shapes, with one leading axis."""
-        if params.keys() != self.shapes.keys():
-            raise ValueError(f"params: expected {', '.join(self.shapes)}, got {', '.join(params)}")
-        copies = params["w0"].shape[0]
-        for name, shape in self.shapes.items():
-            got = tuple(params[name].shape)
-            if got != (copies, *shape):
-                raise ValueError(f"params[{name}]: expected shape {(copies, *shape)}, got {got}")
-
-    @cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every parameter of one copy, in the order of the buffer."""
-        shapes: dict[str, tuple[int, ...]] = {}
-        last = len(self.sizes) - 2
-        for i, (d_in, d_out) in enumerate(zip(self.sizes[:-1], self.sizes[1:], strict=True)):
-            shapes |= {f"w{i}": (d_in, d_out), f"b{i}": (d_out,)}
-            if self.layer_norm and i < last:
-                shapes |= {f"scale{i}": (d_out,), f"shift{i}": (d_out,)}
-        return shapes
+    def of(cls, params: Params) -> Self:
+        """The layout of parameters (B, ...)."""
+        return cls({name: tuple(value.shape[1:]) for name, value in params.items()})
 
     @cached_property
     def offsets(self) -> dict[str, int]:
@@ -90,3 +65,44 @@ class Layout:
         rows = [params[name].flatten(1) for name in self.shapes]
         padding = rows[0].new_zeros(len(rows[0]), self.width - self.n_params)
         return torch.cat([*rows, padding], 1)
+
+
+@dataclass(frozen=True)
+class MLPLayout(Layout):
+    """w0, b0[, scale0, shift0], w1, ... of an MLP with layer widths `sizes`: what the kernels take."""
+
+    sizes: tuple[int, ...]
+    layer_norm: bool = False
+
+    @classmethod
+    def of(cls, params: Params) -> Self:
+        """The layout of parameters w0 (B, d_in, d_out), b0 (B, d_out), ...
+
+        Raises ValueError unless every shape follows from the weights' shapes.
+        """
+        weights = [params[f"w{i}"] for i in range(sum(name.startswith("w") for name in params))]
+        if not weights or weights[0].dim() != 3:
+            raise ValueError("params: expected weights w0, w1, ... (B, d_in, d_out)")
+        layout = cls((weights[0].shape[1], *(w.shape[2] for w in weights)), "scale0" in params)
+        layout.check(params)
+        return layout
+
+    def check(self, params: Params) -> None:
+        """Raise ValueError unless `params` has this layout's names and shapes, with one leading axis."""
+        if params.keys() != self.shapes.keys():
+            raise ValueError(f"params: expected {', '.join(self.shapes)}, got {', '.join(params)}")
+        copies = params["w0"].shape[0]
+        for name, shape in self.shapes.items():
+            got = tuple(params[name].shape)
+            if got != (copies, *shape):
+                raise ValueError(f"params[{name}]: expected shape {(copies, *shape)}, got {got}")
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes: dict[str, tuple[int, ...]] = {}
+        last = len(self.sizes) - 2
+        for i, (d_in, d_out) in enumerate(zip(self.sizes[:-1], self.sizes[1:], strict=True)):
+            shapes |= {f"w{i}": (d_in, d_out), f"b{i}": (d_out,)}
+            if self.layer_norm and i < last:
+                shapes |= {f"scale{i}": (d_out,), f"shift{i}": (d_out,)}
+        return shapes

@@ -21,7 +21,7 @@ except ImportError:
     nvtx = None
 
 from fastdwm import Agent, Bundle, ITPOConfig, shipped_bundle
-from fastdwm.itpo import decision as itpo
+from fastdwm.itpo import decision
 from fastdwm.itpo.decision import ReferenceObjective
 from fastdwm.itpo.fused import FusedObjective
 from fastdwm.kernels.rollout import imagine
@@ -67,13 +67,13 @@ def wrap(owner: object, attribute: str, name: str) -> None:
 def add_ranges() -> None:
     """Decision, inner step, rollout forward, gradient (forward and VJP) and update."""
     wrap(Agent, "act", "decision")
-    wrap(itpo, "inner_step", "inner step")
+    wrap(decision, "inner_step", "inner step")
+    wrap(decision, "ascend", "update")
     for objective in (ReferenceObjective, FusedObjective):
-        wrap(objective, "ascend", "update")
         wrap(objective, "gradient", "gradient")
         wrap(objective, "value", "rollout value")
     # Of the two paths, the eager one leaves its VJP to autograd and the fused one to its operators.
-    wrap(itpo, "imagined_return", "rollout forward")
+    wrap(decision, "imagined_return", "rollout forward")
     wrap(torch.autograd, "grad", "VJP")
     wrap(imagine, "imagine", "rollout forward")
     wrap(imagine, "backward", "VJP")
@@ -177,7 +177,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     bundle = Bundle.load(arguments.bundle or shipped_bundle(arguments.task))
     config = ITPOConfig(horizon=arguments.horizon, particles=arguments.particles)
-    agent = Agent(bundle, config, seed=arguments.seed, device=arguments.device, backend=arguments.backend)
+    agent = Agent.of(bundle, config, seed=arguments.seed, device=arguments.device, backend=arguments.backend)
     add_ranges()
     cuda = arguments.device.startswith("cuda")
     # Otherwise CUPTI is taken down and set up again, and loses the kernels of graphs captured before.

@@ -4,11 +4,12 @@ import torch
 from torch import Tensor
 
 from fastdwm.config import DiffusionConfig
-from fastdwm.itpo.rollout import World
 from fastdwm.models.diffusion import Diffusion, build_diffusion, denoiser_shapes
 from fastdwm.models.nets import Params, init_mlp, map_params
-from fastdwm.models.rebrac import critic_shapes, policy_shapes
+from fastdwm.models.policy import Policy
+from fastdwm.models.rebrac import Critics, critic_shapes, policy_shapes
 from fastdwm.models.reward import RewardModel
+from fastdwm.models.world import World
 from fastdwm.tasks import Limit
 
 OBS_DIM, ACTION_DIM, HIDDEN = 4, 2, (16, 16)
@@ -44,13 +45,18 @@ def make_world(target: str = "eps", denoise_steps: int = 4, limits: tuple[Limit,
     for name, value in critics.items():
         if name.startswith(("scale", "shift")):
             value += 0.3 * torch.randn(value.shape, generator=generator(seed + 3), dtype=torch.float64)
-    return World(dynamics, reward, critics, 0.9, limits)
+    return World(dynamics, reward, Critics(critics), 0.9, limits)
 
 
 def make_policies(n_episodes: int, seed: int = 5) -> Params:
     """Different random policies (B, ...)."""
     shapes = policy_shapes(OBS_DIM, ACTION_DIM, HIDDEN)
     return double(init_mlp({name: (n_episodes, *shape) for name, shape in shapes.items()}, generator(seed)))
+
+
+def make_policy(seed: int = 5) -> Policy:
+    """The first of them, to be adapted."""
+    return Policy.mlp(map_params(lambda value: value[0], make_policies(1, seed)))
 
 
 def make_noise(horizon: int, denoise_steps: int, n_episodes: int, particles: int, seed: int = 7) -> Tensor:

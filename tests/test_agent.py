@@ -4,7 +4,6 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -65,8 +64,8 @@ def observations(n_decisions, n_episodes, seed=0):
 
 def test_one_observation_or_a_batch(bundle):
     obs = observations(1, 3)[0]
-    single = Agent(bundle, CONFIG).act(obs[0])
-    batch = Agent(bundle, CONFIG).act(obs)
+    single = Agent.of(bundle, CONFIG).act(obs[0])
+    batch = Agent.of(bundle, CONFIG).act(obs)
     assert single.shape == (ACTION_DIM,) and single.dtype == np.float32
     assert batch.shape == (3, ACTION_DIM) and np.abs(batch).max() <= 1
     np.testing.assert_allclose(single, batch[0], atol=1e-6)
@@ -74,15 +73,15 @@ def test_one_observation_or_a_batch(bundle):
 
 def test_adaptation_changes_the_action_and_no_inner_steps_does_not(bundle):
     obs = observations(1, 2)[0]
-    base = Agent(bundle, replace(CONFIG, inner_steps=0)).act(obs)
-    assert np.abs(Agent(bundle, CONFIG).act(obs) - base).max() > 1e-5
-    np.testing.assert_array_equal(Agent(bundle, replace(CONFIG, inner_lr=0.0)).act(obs), base)
+    base = Agent.of(bundle, replace(CONFIG, inner_steps=0)).act(obs)
+    assert np.abs(Agent.of(bundle, CONFIG).act(obs) - base).max() > 1e-5
+    np.testing.assert_array_equal(Agent.of(bundle, replace(CONFIG, inner_lr=0.0)).act(obs), base)
 
 
 def test_an_episode_acts_the_same_alone_as_in_a_batch(bundle):
     # Episodes 0 and 2 leave early; episode 1 must not notice. Alone, it draws from seed + 1.
     obs = observations(6, 3)
-    agent, alone = Agent(bundle, CONFIG, seed=40), Agent(bundle, CONFIG, seed=41)
+    agent, alone = Agent.of(bundle, CONFIG, seed=40), Agent.of(bundle, CONFIG, seed=41)
     together = [agent.act(o)[1] for o in obs[:2]]
     agent.keep(np.array([False, True, True]))
     together += [agent.act(o[1:])[0] for o in obs[2:4]]
@@ -90,13 +89,13 @@ def test_an_episode_acts_the_same_alone_as_in_a_batch(bundle):
     together += [agent.act(o[1:2])[0] for o in obs[4:]]
     expected = [alone.act(o[1]) for o in obs]
     np.testing.assert_allclose(together, expected, atol=1e-6)
-    base = Agent(bundle, replace(CONFIG, inner_steps=0)).act(obs[-1])
+    base = Agent.of(bundle, replace(CONFIG, inner_steps=0)).act(obs[-1])
     assert np.abs(expected[-1] - base[1]).max() > 1e-4
 
 
 def test_carry_over_within_an_episode_and_none_with_reset_decision(bundle):
     obs = observations(1, 1)[0, 0]
-    carried, fresh = Agent(bundle, CONFIG), Agent(bundle, replace(CONFIG, reset="decision"))
+    carried, fresh = Agent.of(bundle, CONFIG), Agent.of(bundle, replace(CONFIG, reset="decision"))
     carried.act(obs), fresh.act(obs)
     first, second = (agent.diagnose()["policy_distance"] for agent in (carried, fresh))
     np.testing.assert_allclose(first, second)
@@ -107,7 +106,7 @@ def test_carry_over_within_an_episode_and_none_with_reset_decision(bundle):
 
 def test_reset_restarts_the_masked_episodes(bundle):
     obs = observations(3, 2)
-    agent, untouched = Agent(bundle, CONFIG), Agent(bundle, CONFIG)
+    agent, untouched = Agent.of(bundle, CONFIG), Agent.of(bundle, CONFIG)
     for o in obs[:2]:
         agent.act(o), untouched.act(o)
     agent.reset(np.array([True, False]))
@@ -119,14 +118,14 @@ def test_reset_restarts_the_masked_episodes(bundle):
 
 
 def test_full_reset_repeats_the_episode(bundle):
-    obs, agent = observations(2, 2), Agent(bundle, CONFIG)
+    obs, agent = observations(2, 2), Agent.of(bundle, CONFIG)
     first = [agent.act(o) for o in obs]
     agent.reset()
     np.testing.assert_array_equal(first, [agent.act(o) for o in obs])
 
 
 def test_reset_never_keeps_the_adapted_policies(bundle):
-    obs, agent = observations(1, 1)[0, 0], Agent(bundle, replace(CONFIG, reset="never"))
+    obs, agent = observations(1, 1)[0, 0], Agent.of(bundle, replace(CONFIG, reset="never"))
     agent.act(obs)
     before = agent.diagnose()["policy_distance"]
     agent.reset()
@@ -147,7 +146,7 @@ def test_reset_never_keeps_the_adapted_policies(bundle):
 )
 def test_bad_observation_raises_and_leaves_the_agent_usable(bundle, obs, message):
     good = observations(2, 2)
-    agent, undisturbed = Agent(bundle, CONFIG), Agent(bundle, CONFIG)
+    agent, undisturbed = Agent.of(bundle, CONFIG), Agent.of(bundle, CONFIG)
     agent.act(good[0]), undisturbed.act(good[0])
     with pytest.raises(ValueError, match=message):
         agent.act(obs)
@@ -155,7 +154,7 @@ def test_bad_observation_raises_and_leaves_the_agent_usable(bundle, obs, message
 
 
 def test_wrong_mask_raises(bundle):
-    agent = Agent(bundle, CONFIG)
+    agent = Agent.of(bundle, CONFIG)
     agent.act(observations(1, 2)[0])
     for mask in (np.array([True]), np.array([1, 0])):
         with pytest.raises(ValueError, match="mask: expected bool"):
@@ -164,21 +163,21 @@ def test_wrong_mask_raises(bundle):
 
 def test_exploding_world_is_discarded_counted_and_never_executed(bundle):
     exploding = {name: value * 1e30 for name, value in bundle.dynamics.items()}
-    agent = Agent(replace(bundle, dynamics=exploding), CONFIG)
+    agent = Agent.of(replace(bundle, dynamics=exploding), CONFIG)
     obs = observations(2, 2)
-    base = Agent(bundle, replace(CONFIG, inner_steps=0))
+    base = Agent.of(bundle, replace(CONFIG, inner_steps=0))
     for o in obs:
         np.testing.assert_array_equal(agent.act(o), base.act(o))
     assert agent.discarded.tolist() == [2, 2] and base.discarded.tolist() == [0, 0]
 
 
 def test_diagnosis_shows_the_ascent(bundle):
-    agent = Agent(bundle, replace(CONFIG, inner_lr=1e-3))
+    agent = Agent.of(bundle, replace(CONFIG, inner_lr=1e-3))
     agent.act(observations(1, 3)[0])
     diagnosis = agent.diagnose()
     assert (diagnosis["objective_after"] > diagnosis["objective_before"]).all()
     np.testing.assert_allclose(diagnosis["policy_distance"], 1e-3 * diagnosis["grad_norm"], rtol=1e-3)
-    assert Agent(bundle, replace(CONFIG, inner_steps=0)).diagnose() == {}
+    assert Agent.of(bundle, replace(CONFIG, inner_steps=0)).diagnose() == {}
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adam"])
@@ -186,7 +185,7 @@ def test_diagnosis_shows_the_ascent(bundle):
 def test_both_backends_take_the_same_steps(bundle, optimiser, grad_clip):
     """Three steps for a decision and five decisions in a row: the carried state of the optimiser counts."""
     config = replace(CONFIG, optimiser=optimiser, grad_clip=grad_clip, inner_steps=3, inner_lr=1e-3)
-    agents = [Agent(bundle, config, backend=backend) for backend in ("reference", "fused")]
+    agents = [Agent.of(bundle, config, backend=backend) for backend in ("reference", "fused")]
     for obs in observations(5, 2):
         first, second = (agent.act(obs) for agent in agents)
         np.testing.assert_allclose(first, second, atol=2e-5)
@@ -198,7 +197,7 @@ def test_both_backends_take_the_same_steps(bundle, optimiser, grad_clip):
 
 
 def test_noise_by_absolute_time_moves_on_by_one_step(bundle):
-    agent, banks = Agent(bundle, replace(CONFIG, horizon=3, noise="time")), []
+    agent, banks = Agent.of(bundle, replace(CONFIG, horizon=3, noise="time")), []
     for i, obs in enumerate(observations(4, 2)):
         agent.act(obs[i // 2 :])
         banks.append(agent.episodes.noise)
@@ -212,7 +211,7 @@ def test_noise_by_absolute_time_moves_on_by_one_step(bundle):
 @pytest.mark.parametrize("noise", ["decision", "step", "time"])
 def test_noise_does_not_depend_on_the_other_episodes(bundle, noise):
     config = replace(CONFIG, noise=noise, inner_steps=2, held_out_particles=2)
-    obs, agent, alone = observations(3, 2), Agent(bundle, config, seed=40), Agent(bundle, config, seed=41)
+    obs, agent, alone = observations(3, 2), Agent.of(bundle, config, seed=40), Agent.of(bundle, config, seed=41)
     together = [agent.act(o)[1] for o in obs[:2]]
     agent.keep(np.array([False, True]))
     together.append(agent.act(obs[2, 1:])[0])
@@ -220,22 +219,22 @@ def test_noise_does_not_depend_on_the_other_episodes(bundle, noise):
 
 
 def test_horizon_zero_has_no_noise_to_shift(bundle):
-    agent = Agent(bundle, replace(CONFIG, horizon=0, noise="time"))
+    agent = Agent.of(bundle, replace(CONFIG, horizon=0, noise="time"))
     assert all(np.isfinite(agent.act(obs)).all() for obs in observations(3, 2))
 
 
 def test_held_out_test_without_noise_is_refused(bundle):
     config = replace(CONFIG, held_out_particles=2)
-    Agent(bundle, config)
+    Agent.of(bundle, config)
     shipped = Bundle.load(shipped_bundle("hopper-medium"))
-    Agent(shipped, config, sampler="meanflow")
-    for world, horizon in (({}, 0), ({"sampler": "mlp"}, 2), ({"sampler": "meanflow", "temperature": 0.0}, 2)):
+    Agent.of(shipped, config, world="meanflow")
+    for world, horizon in (({}, 0), ({"world": "mlp"}, 2), ({"world": "meanflow", "temperature": 0.0}, 2)):
         with pytest.raises(InputError, match="held_out_particles: expected 0 where nothing is random .*, got 2"):
-            Agent(shipped, replace(config, horizon=horizon), **world)
+            Agent.of(shipped, replace(config, horizon=horizon), **world)
 
 
 def test_with_reset_never_another_batch_needs_another_agent(bundle):
-    agent = Agent(bundle, replace(CONFIG, reset="never"))
+    agent = Agent.of(bundle, replace(CONFIG, reset="never"))
     agent.act(observations(1, 2)[0])
     agent.reset()
     with pytest.raises(ValueError, match="each of the 2 episodes, got 3; with reset='never' only a new agent has"):
@@ -246,7 +245,7 @@ def test_an_evaluation_gives_every_episode_a_policy_of_its_own(bundle):
     """So there `never`, the paper's, is as `episode`."""
     protocol = Protocol(max_steps=5, horizon=2, discount=0.9)
     runs = [
-        run_episodes(Agent(bundle, replace(CONFIG, reset=reset)), bundle.env, [1, 2], protocol)
+        run_episodes(Agent.of(bundle, replace(CONFIG, reset=reset)), bundle.env, [1, 2], protocol)
         for reset in ("never", "episode")
     ]
     for never, episode in zip(*(run.episodes for run in runs), strict=True):
@@ -265,9 +264,10 @@ class Watched(Agent):
 
 
 def test_the_readmes_vector_environment_starts_every_episode_at_the_base_policy(bundle):
+    gymnasium = pytest.importorskip("gymnasium")
     readme = (Path(__file__).parent.parent / "README.md").read_text()
     (code,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "make_vec" in block]
-    agent = Watched(bundle, CONFIG)
+    agent = Watched.of(bundle, CONFIG)
     agent.seen = []
     exec(code, {"agent": agent, "gymnasium": gymnasium})
     obs, fresh = (np.stack(values) for values in zip(*agent.seen, strict=True))

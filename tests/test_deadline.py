@@ -127,18 +127,18 @@ def act_in_turn(agent, obs):
 def test_a_deadline_far_away_changes_nothing():
     bundle, obs = make_bundle(), observations(4, 2)
     config = ITPOConfig(horizon=2, particles=3, inner_lr=1e-2, inner_steps=3)
-    limited = Agent(bundle, config, deadline_ms=1e6)
-    limited.warm_up(2)
-    assert np.array_equal(act_in_turn(Agent(bundle, config), obs), act_in_turn(limited, obs))
+    limited = Agent.of(bundle, config, deadline_ms=1e6)
+    limited.warm_up(obs[0])
+    assert np.array_equal(act_in_turn(Agent.of(bundle, config), obs), act_in_turn(limited, obs))
     assert (limited.deadline.decisions, limited.deadline.missed) == (4, 0)
     assert (limited.diagnose()["inner_steps"] == 3).all()
 
 
 def test_without_time_for_a_step_the_base_policy_acts():
     bundle, obs = make_bundle(), observations(4, 2)
-    agent = Agent(bundle, CONFIG, deadline_ms=1e-3)
-    agent.warm_up(2)
-    base = Agent(bundle, ITPOConfig(inner_steps=0))
+    agent = Agent.of(bundle, CONFIG, deadline_ms=1e-3)
+    agent.warm_up(obs[0])
+    base = Agent.of(bundle, ITPOConfig(inner_steps=0))
     assert np.array_equal(act_in_turn(base, obs), act_in_turn(agent, obs))
     assert agent.deadline.missed == agent.deadline.decisions == 4
     assert (agent.diagnose()["inner_steps"] == 0).all()
@@ -146,9 +146,9 @@ def test_without_time_for_a_step_the_base_policy_acts():
 
 def test_warm_up_within_an_episode_leaves_it_alone():
     bundle, obs = make_bundle(), observations(3, 1)
-    plain, warmed = Agent(bundle, CONFIG), Agent(bundle, CONFIG)
+    plain, warmed = Agent.of(bundle, CONFIG), Agent.of(bundle, CONFIG)
     warmed.act(obs[0])
-    warmed.warm_up(1)
+    warmed.warm_up(obs[1])
     plain.act(obs[0])
     assert np.array_equal(act_in_turn(plain, obs[1:]), act_in_turn(warmed, obs[1:]))
 
@@ -156,4 +156,4 @@ def test_warm_up_within_an_episode_leaves_it_alone():
 @pytest.mark.parametrize("deadline_ms", [0.0, -1.0])
 def test_a_deadline_is_positive(deadline_ms):
     with pytest.raises(InputError, match="deadline_ms: expected a positive number"):
-        Agent(make_bundle(), CONFIG, deadline_ms=deadline_ms)
+        Agent.of(make_bundle(), CONFIG, deadline_ms=deadline_ms)

@@ -11,9 +11,9 @@ from fastdwm.config import ITPOConfig
 from fastdwm.data.dataset import EnvSpec
 from fastdwm.errors import InputError
 from fastdwm.itpo.decision import ReferenceObjective
-from fastdwm.kernels.layout import Layout
 from fastdwm.models.nets import init_mlp, map_params
-from fastdwm.models.rebrac import policy, policy_shapes
+from fastdwm.models.policy import Policy, mlp_policy
+from fastdwm.models.rebrac import Critics, policy_shapes
 from fastdwm.report.gradients import (
     STEP,
     Differences,
@@ -240,10 +240,10 @@ def test_gradient_of_the_return_is_its_slope_in_the_simulator():
         obs = torch.from_numpy(simulator.env.reset(seed=3)[0])[None]
         noise = obs.new_zeros(3, 1, 1, 1, 11)
         gradient = return_gradients(world, params, obs, noise)
-        layout = Layout.of({name: value[None] for name, value in params.items()})
-        base = layout.pack({name: value[None] for name, value in params.items()})
+        policy = Policy.mlp(params)
+        base = policy.base
         along = torch.randn(base.shape, generator=generator(1), dtype=base.dtype)
-        objective = ReferenceObjective(world, layout, ITPOConfig())
+        objective = ReferenceObjective(policy, world, ITPOConfig())
         ahead, behind = (objective.value(base + sign * 1e-6 * along, base, obs, noise) for sign in (1, -1))
         assert float((gradient * along).sum()) == pytest.approx(float(ahead - behind) / 2e-6, rel=1e-4)
 
@@ -251,7 +251,7 @@ def test_gradient_of_the_return_is_its_slope_in_the_simulator():
 def linear_critic(world):
     """The world with two critics for Hopper's sizes."""
     weights = torch.randn(2, 14, 1, generator=generator(2), dtype=torch.float64)
-    return dataclasses.replace(world, critics={"w0": weights, "b0": weights.new_zeros(2, 1)})
+    return dataclasses.replace(world, critic=Critics({"w0": weights, "b0": weights.new_zeros(2, 1)}))
 
 
 def test_trajectories_that_meet_a_cut_velocity_are_found():
@@ -259,7 +259,7 @@ def test_trajectories_that_meet_a_cut_velocity_are_found():
     # it grows by 2 a step, whatever the action: 5 steps from 0 end at the bound
     source = Differences(lambda obs, action: np.append((obs + 2).clip(-10, 10), 0.0))
     params = {"w0": torch.zeros(1, 1, dtype=torch.float64), "b0": torch.zeros(1, dtype=torch.float64)}
-    assert policy(params, torch.ones(1, 1, dtype=torch.float64)) == 0
+    assert mlp_policy(params, torch.ones(1, 1, dtype=torch.float64)) == 0
     starts = torch.tensor([[-1.0], [0.0], [9.0]], dtype=torch.float64)
     assert uncut_trajectory(source, params, starts).tolist() == [True, False, False]
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 from test_agent import CONFIG, make_bundle
 
+from fastdwm.itpo.adapted import Adapted
 from fastdwm.itpo.deadline import LEARNING, Deadline
-from fastdwm.itpo.decision import Adapted, decide
+from fastdwm.itpo.decision import decide
 from fastdwm.itpo.episodes import Adaptation
 from fastdwm.itpo.fused import FusedObjective
 from fastdwm.itpo.graphs import CapturedEpisodes
-from fastdwm.kernels.layout import Layout
+from fastdwm.models.policy import Policy
 
 DEVICES = ["cpu", *(pytest.param(device, marks=pytest.mark.gpu) for device in ("cuda", "cuda:1"))]
 
@@ -25,12 +26,10 @@ def device(request):
 
 def make_episodes(device, n_episodes=3, config=CONFIG, deadline=None, seed=3):
     bundle = make_bundle()
-    params = {name: value.unsqueeze(0).to(device) for name, value in bundle.policy.items()}
-    layout = Layout.of(params)
-    objective = FusedObjective(bundle.world(device), layout, config, "ieee")
-    shape = (bundle.dynamics_config.denoise_steps, bundle.obs_dim)
-    shared = Adaptation(layout, layout.pack(params), objective, config, shape, seed, deadline)
-    return CapturedEpisodes(shared, n_episodes)
+    policy, world = Policy.mlp(bundle.policy).to(device), bundle.world(device)
+    objective = FusedObjective(policy, world, config, precision="ieee")
+    shared = Adaptation(policy, objective, config, world.dynamics.noise_steps, seed, deadline)
+    return CapturedEpisodes(shared, n_episodes, bundle.obs_dim)
 
 
 def observations(n_decisions, n_episodes, device):
@@ -39,12 +38,13 @@ def observations(n_decisions, n_episodes, device):
 
 def test_three_inputs_in_a_row_match_the_eager_decision(device):
     captured, obs = make_episodes(device), observations(3, 3, device)
-    state = Adapted.start(captured.shared.layout, captured.base, CONFIG)
+    state = Adapted.start(captured.base, CONFIG)
     kept = []
     for o in obs:
         decision = captured.decide(o)
         noise = captured.noise.contiguous()
-        state, expected = decide(state, captured.base, captured.shared.objective, o, noise, None, CONFIG)
+        shared = captured.shared
+        state, expected = decide(shared.policy, state, captured.base, shared.objective, o, noise, None, CONFIG)
         torch.testing.assert_close(decision.action, expected.action, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(decision.objective, expected.objective, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(captured.params, state.params, rtol=1e-5, atol=1e-6)

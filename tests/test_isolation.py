@@ -41,7 +41,7 @@ SURROUNDINGS = {
 
 def life(backend, bundle=None):
     """Everything an agent is asked for in an episode, and what it answers."""
-    agent = Agent(make_bundle() if bundle is None else bundle, CONFIG, backend=backend)
+    agent = Agent.of(make_bundle() if bundle is None else bundle, CONFIG, backend=backend)
     answers = [agent.act(obs) for obs in OBS[:2]]
     agent.reset(np.array([True, False]))
     answers += [agent.act(OBS[2]), *agent.diagnose().values(), agent.value(OBS[2])]
@@ -74,7 +74,7 @@ def test_a_bundle_made_in_inference_mode_can_be_adapted(backend):
 
 @BACKENDS
 def test_the_agent_may_change_modes_between_decisions(backend):
-    plain, changing = (Agent(make_bundle(), CONFIG, backend=backend) for _ in range(2))
+    plain, changing = (Agent.of(make_bundle(), CONFIG, backend=backend) for _ in range(2))
     expected = [plain.act(obs) for obs in OBS]
     with torch.inference_mode():
         answers = [changing.act(OBS[0])]
@@ -104,12 +104,12 @@ FORMS = {
 @BACKENDS
 @pytest.mark.parametrize("form", FORMS)
 def test_observations_may_come_in_any_form(backend, form):
-    expected = Agent(make_bundle(), CONFIG, backend=backend).act(OBS[0])
-    np.testing.assert_array_equal(Agent(make_bundle(), CONFIG, backend=backend).act(FORMS[form](OBS[0])), expected)
+    expected = Agent.of(make_bundle(), CONFIG, backend=backend).act(OBS[0])
+    np.testing.assert_array_equal(Agent.of(make_bundle(), CONFIG, backend=backend).act(FORMS[form](OBS[0])), expected)
 
 
 def test_an_observation_that_the_caller_overwrites_was_copied():
-    obs, agent, other = OBS[0].copy(), Agent(make_bundle(), CONFIG), Agent(make_bundle(), CONFIG)
+    obs, agent, other = OBS[0].copy(), Agent.of(make_bundle(), CONFIG), Agent.of(make_bundle(), CONFIG)
     agent.act(obs), other.act(OBS[0])
     obs[:] = 0
     assert_same(agent.diagnose().values(), other.diagnose().values())
@@ -120,7 +120,7 @@ def test_an_observation_that_the_caller_overwrites_was_copied():
 def test_an_action_that_is_not_finite_is_never_returned(backend, inner_steps):
     bundle = make_bundle()
     bundle.policy["b2"][1] = torch.nan
-    agent = Agent(bundle, replace(CONFIG, inner_steps=inner_steps), backend=backend)
+    agent = Agent.of(bundle, replace(CONFIG, inner_steps=inner_steps), backend=backend)
     with pytest.raises(FloatingPointError, match="not finite"):
         agent.act(OBS[0])
 
@@ -132,7 +132,7 @@ FORK = """
     from fastdwm import Agent
 
     torch.set_num_threads({threads})
-    agent = Agent(make_bundle(), CONFIG, backend="reference")
+    agent = Agent.of(make_bundle(), CONFIG, backend="reference")
     expected = agent.act(OBS[0])
     # Torch starts its threads.
     torch.ones(1 << 22).exp()

@@ -4,15 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from models import make_noise, make_obs, make_policies, make_world
+from models import make_noise, make_obs, make_policies, make_policy, make_world
 
 from fastdwm.config import ITPOConfig
-from fastdwm.itpo.decision import Adapted, ReferenceObjective, act, decide, shorten
-from fastdwm.kernels.layout import Layout
+from fastdwm.itpo.adapted import Adapted
+from fastdwm.itpo.decision import ReferenceObjective, decide, shorten
 
 B, H, K, M = 3, 2, 4, 4
 CONFIG = ITPOConfig(horizon=H, particles=M, inner_lr=1e-2)
-LAYOUT = Layout.of(make_policies(B))
+POLICY = make_policy()
+LAYOUT = POLICY.layout
 
 
 def base_policies() -> torch.Tensor:
@@ -21,7 +22,7 @@ def base_policies() -> torch.Tensor:
 
 
 def start_from(params: torch.Tensor, config: ITPOConfig = CONFIG) -> Adapted:
-    return Adapted.start(LAYOUT, params, config)
+    return Adapted.start(params, config)
 
 
 def decision(config=CONFIG, noise=None, held_out=None, state=None):
@@ -29,13 +30,14 @@ def decision(config=CONFIG, noise=None, held_out=None, state=None):
     base = base_policies()
     noise = make_noise(H, K, B, M).unsqueeze(0) if noise is None else noise
     state = start_from(base, config) if state is None else state
-    return decide(state, base, ReferenceObjective(make_world(), LAYOUT, config), make_obs(B), noise, held_out, config)
+    objective = ReferenceObjective(POLICY, make_world(), config)
+    return decide(POLICY, state, base, objective, make_obs(B), noise, held_out, config)
 
 
 def gradient(config=CONFIG):
     """J (B,) and the packed gradient (B, P) at the base policies on the default noise."""
     base, noise = base_policies(), make_noise(H, K, B, M)
-    return ReferenceObjective(make_world(), LAYOUT, config).gradient(base, base, make_obs(B), noise)
+    return ReferenceObjective(POLICY, make_world(), config).gradient(base, base, make_obs(B), noise)
 
 
 def test_sgd_step_is_the_gradient_times_the_step_size():
@@ -44,7 +46,7 @@ def test_sgd_step_is_the_gradient_times_the_step_size():
     torch.testing.assert_close(state.params, base_policies() + 1e-2 * grads)
     torch.testing.assert_close(result.objective, objective)
     torch.testing.assert_close(result.grad_norm, grads.square().sum(1).sqrt())
-    torch.testing.assert_close(result.action, act(LAYOUT, state.params, make_obs(B)))
+    torch.testing.assert_close(result.action, POLICY.act(state.params, make_obs(B)))
 
 
 def test_inner_steps_follow_each_other():
@@ -65,7 +67,7 @@ def test_redrawn_noise_uses_one_bank_per_inner_step():
 def test_adam_equals_torch_adam_in_each_episode():
     config = replace(CONFIG, optimiser="adam", inner_steps=3, inner_lr=1e-3)
     state, _ = decision(config)
-    objective = ReferenceObjective(make_world(), LAYOUT, config)
+    objective = ReferenceObjective(POLICY, make_world(), config)
     leaf = base_policies().requires_grad_(True)
     optimiser = torch.optim.Adam([leaf], 1e-3, maximize=True)
     for _ in range(3):
@@ -85,13 +87,13 @@ def test_clipping_bounds_each_episode_by_itself():
 
 def test_trust_region_halves_the_update_until_the_action_moves_little_enough():
     base, obs, bound = base_policies(), make_obs(B), 0.05
-    params, scale = shorten(LAYOUT, base, base + 0.3, obs, act(LAYOUT, base, obs), bound)
-    moved = (act(LAYOUT, params, obs) - act(LAYOUT, base, obs)).abs().amax(1)
+    params, scale = shorten(POLICY, base, base + 0.3, obs, POLICY.act(base, obs), bound)
+    moved = (POLICY.act(params, obs) - POLICY.act(base, obs)).abs().amax(1)
     assert (moved <= bound).all() and (moved > 0).all() and (scale < 1).all()
     torch.testing.assert_close(torch.log2(scale), torch.log2(scale).round())
     # Twice the share would have been too far in every episode.
     double = base + 2 * scale.unsqueeze(1) * 0.3
-    assert ((act(LAYOUT, double, obs) - act(LAYOUT, base, obs)).abs().amax(1) > bound).all()
+    assert ((POLICY.act(double, obs) - POLICY.act(base, obs)).abs().amax(1) > bound).all()
 
 
 def test_trust_region_bounds_the_whole_decision():
@@ -99,8 +101,8 @@ def test_trust_region_bounds_the_whole_decision():
     config = replace(CONFIG, inner_steps=5, inner_lr=0.3)
     free, _ = decision(config)
     bounded, result = decision(replace(config, trust_region=bound))
-    start = act(LAYOUT, base, obs)
-    assert ((act(LAYOUT, free.params, obs) - start).abs().amax(1) > 2 * bound).all()
+    start = POLICY.act(base, obs)
+    assert ((POLICY.act(free.params, obs) - start).abs().amax(1) > 2 * bound).all()
     moved = (result.action - start).abs().amax(1)
     assert (moved <= bound).all() and (moved > bound / 4).all()
 
@@ -119,13 +121,13 @@ def test_every_inner_step_is_tested_on_a_bank_of_its_own():
 
 def test_trust_region_keeps_a_small_update_whole():
     base, obs = base_policies(), make_obs(B)
-    params, scale = shorten(LAYOUT, base, base + 1e-6, obs, act(LAYOUT, base, obs), 0.5)
+    params, scale = shorten(POLICY, base, base + 1e-6, obs, POLICY.act(base, obs), 0.5)
     assert (scale == 1).all() and torch.equal(params, base + 1e-6)
 
 
 def test_trust_region_drops_an_update_that_no_halving_makes_small_enough():
     base, obs = base_policies(), make_obs(B)
-    params, scale = shorten(LAYOUT, base, base + 0.3, obs, act(LAYOUT, base, obs), 1e-12)
+    params, scale = shorten(POLICY, base, base + 0.3, obs, POLICY.act(base, obs), 1e-12)
     assert (scale == 0).all() and torch.equal(params, base)
 
 
@@ -135,7 +137,7 @@ def test_update_that_lowers_the_held_out_return_is_refused():
     base, obs, held_out = base_policies(), make_obs(B), make_noise(H, K, B, M, seed=3)
     state, result = decision(config, held_out=held_out.unsqueeze(0))
     free, _ = decision(replace(config, held_out_particles=0))
-    objective = ReferenceObjective(make_world(), LAYOUT, config)
+    objective = ReferenceObjective(POLICY, make_world(), config)
     gain = objective.value(free.params, base, obs, held_out) - objective.value(base, base, obs, held_out)
     assert (gain < 0).any() and (gain > 0).any()
     for b in range(B):
@@ -149,7 +151,7 @@ def test_update_that_lowers_the_held_out_return_is_refused():
 def test_no_update_gives_the_base_actions_bit_for_bit(change, optimiser):
     base = base_policies()
     state, result = decision(replace(CONFIG, optimiser=optimiser, **change))
-    assert torch.equal(result.action, act(LAYOUT, base, make_obs(B)))
+    assert torch.equal(result.action, POLICY.act(base, make_obs(B)))
     assert torch.equal(state.params, base)
 
 
@@ -163,7 +165,7 @@ def test_non_finite_decision_is_discarded_in_its_episode_alone(broken):
         params[1, 20] = torch.nan
     state, result = decision(noise=noise, state=start_from(params))
     assert result.discarded.tolist() == [False, True, False]
-    assert torch.equal(result.action[1], act(LAYOUT, base_policies(), make_obs(B))[1])
+    assert torch.equal(result.action[1], POLICY.act(base_policies(), make_obs(B))[1])
     assert torch.equal(state.params[1].nan_to_num(7), params[1].nan_to_num(7))
     assert torch.equal(state.params[[0, 2]], clean.params[[0, 2]])
     assert torch.equal(result.action[[0, 2]], expected.action[[0, 2]])
@@ -178,11 +180,11 @@ def test_non_finite_gradient_of_a_finite_return_is_discarded():
             return returns, grads
 
     base, noise = base_policies(), make_noise(H, K, B, M)
-    objective = Exploding(make_world(), LAYOUT, CONFIG)
-    state, result = decide(start_from(base), base, objective, make_obs(B), noise[None], None, CONFIG)
+    objective = Exploding(POLICY, make_world(), CONFIG)
+    state, result = decide(POLICY, start_from(base), base, objective, make_obs(B), noise[None], None, CONFIG)
     assert result.discarded.tolist() == [False, True, False]
     assert torch.equal(state.params[1], base[1]) and not torch.equal(state.params[0], base[0])
-    assert torch.equal(result.action[1], act(LAYOUT, base, make_obs(B))[1])
+    assert torch.equal(result.action[1], POLICY.act(base, make_obs(B))[1])
 
 
 def test_a_later_non_finite_inner_step_undoes_the_earlier_ones():

@@ -9,7 +9,7 @@ import torch
 from models import generator
 
 from fastdwm.config import ReBRACConfig
-from fastdwm.models.rebrac import ReBRAC, actor_loss, critic_loss, critic_target, critics, init_critics, init_policy
+from fastdwm.models.rebrac import ReBRAC, actor_loss, critic_loss, critic_target, init_critics, init_policy, q_values
 from fastdwm.tasks import get_task
 
 CONFIG = ReBRACConfig(actor_bc_coef=0.5, critic_bc_coef=0.1, discount=0.9, batch_size=2, actor_lr=1e-3, critic_lr=1e-3)
@@ -91,7 +91,7 @@ def test_critics_are_linear_relu_layer_norm():
                 norm.weight.data, norm.bias.data = params[f"scale{i}"][q], params[f"shift{i}"][q]
                 layers += [torch.nn.ReLU(), norm]
         expected = torch.nn.Sequential(*layers)(torch.cat([obs, action], 1)).squeeze(1)
-        torch.testing.assert_close(critics(params, obs, action)[q], expected)
+        torch.testing.assert_close(q_values(params, obs, action)[q], expected)
 
 
 def test_initialisation_bounds():
@@ -148,7 +148,7 @@ def test_critics_learn_a_known_value():
     trainer = ReBRAC(policy, q, config, generator())
     for _ in range(400):
         trainer.step(one, trainer.advance())
-    value = critics(q, torch.zeros(1, 1), torch.zeros(1, 1))
+    value = q_values(q, torch.zeros(1, 1), torch.zeros(1, 1))
     torch.testing.assert_close(value, torch.full((2, 1), 2.0), rtol=0.02, atol=0)
 
 

@@ -17,13 +17,13 @@ from fastdwm.bundle import STATISTICS, Bundle
 from fastdwm.config import DeterministicConfig, DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig
 from fastdwm.data.dataset import EnvSpec, Transitions, load
 from fastdwm.errors import InputError
-from fastdwm.itpo.rollout import World
 from fastdwm.measure import model_errors as quality
 from fastdwm.models.diffusion import denoiser_shapes
 from fastdwm.models.meanflow import meanflow_shapes
 from fastdwm.models.mlp import deterministic_shapes
 from fastdwm.models.rebrac import critic_shapes, policy_shapes
 from fastdwm.models.reward import reward_shapes
+from fastdwm.models.world import World
 from fastdwm.report import __main__ as report
 from fastdwm.report.__main__ import ReportConfig
 from fastdwm.tasks import get_task

@@ -4,15 +4,17 @@ import math
 
 import pytest
 import torch
-from models import ACTION_DIM, OBS_DIM, make_dynamics, make_noise, make_obs, make_policies, make_world
+from models import ACTION_DIM, OBS_DIM, make_dynamics, make_noise, make_obs, make_policies, make_policy, make_world
 from torch import Tensor
 from torch.func import jacrev
 
 from fastdwm.config import ITPOConfig
 from fastdwm.itpo.rollout import imagined_return, survival
 from fastdwm.models.nets import map_params
-from fastdwm.models.rebrac import critics, policy
+from fastdwm.models.policy import mlp_policy
 from fastdwm.tasks import Limit
+
+POLICY = make_policy()
 
 
 def flatten(params: dict[str, Tensor]) -> Tensor:
@@ -27,7 +29,7 @@ def unflatten(vector: Tensor, like: dict[str, Tensor]) -> dict[str, Tensor]:
 def objective(vector: Tensor, like, world, obs, noise, config) -> Tensor:
     """J of one episode as a function of the flat parameter vector."""
     params = unflatten(vector, like)
-    return imagined_return(params, like, world, obs, noise, config)[0]
+    return imagined_return(POLICY, params, world, obs, noise, config, base=like)[0]
 
 
 def reverse_step(dynamics, y: Tensor, k: int, obs: Tensor, action: Tensor, z: Tensor) -> Tensor:
@@ -62,13 +64,13 @@ def forward_sensitivity_gradient(params, world, obs: Tensor, noise: Tensor) -> t
     vector, g = flatten(params), world.discount
 
     def act(psi, s):
-        return policy(unflatten(psi, params), s.unsqueeze(0)).squeeze(0)
+        return mlp_policy(unflatten(psi, params), s.unsqueeze(0)).squeeze(0)
 
     def reward(s, a):
         return world.reward(s, a)
 
     def value(s, a):
-        return critics(world.critics, s.unsqueeze(0), a.unsqueeze(0)).amin(0).squeeze()
+        return world.critic(s.unsqueeze(0), a.unsqueeze(0)).amin(0).squeeze()
 
     s, G = obs, torch.zeros(OBS_DIM, len(vector)).double()
     total, gradient = torch.zeros(()).double(), torch.zeros(len(vector)).double()
@@ -88,7 +90,7 @@ def forward_sensitivity_gradient(params, world, obs: Tensor, noise: Tensor) -> t
 
 def autograd_gradient(params, world, obs, noise, config=ITPOConfig()) -> tuple[Tensor, dict[str, Tensor]]:
     leaves = map_params(lambda v: v.clone().requires_grad_(True), params)
-    returns = imagined_return(leaves, params, world, obs, noise, config)
+    returns = imagined_return(POLICY, leaves, world, obs, noise, config, base=params)
     grads = torch.autograd.grad(returns.sum(), list(leaves.values()))
     return returns.detach(), dict(zip(leaves, grads, strict=True))
 
@@ -136,7 +138,7 @@ def test_sampler_jacobians_equal_jacrev(target):
 
 def test_frozen_models_receive_no_gradient():
     world, params = make_world(), make_policies(2)
-    frozen = [*world.dynamics.params.values(), *world.reward.params.values(), *world.critics.values()]
+    frozen = [*world.dynamics.params.values(), *world.reward.params.values(), *world.critic.params.values()]
     autograd_gradient(params, world, make_obs(2), make_noise(2, 4, 2, 3))
     assert all(value.grad is None and not value.requires_grad for value in frozen)
 
@@ -153,7 +155,7 @@ def test_horizon_zero_is_the_critic_alone():
     world, params, obs = make_world(), make_policies(1), make_obs(1)
     returns, grads = autograd_gradient(params, world, obs, make_noise(0, 4, 1, 3))
     leaves = map_params(lambda v: v[0].clone().requires_grad_(True), params)
-    q = critics(world.critics, obs, policy(leaves, obs)).amin(0)
+    q = world.critic(obs, mlp_policy(leaves, obs)).amin(0)
     expected = torch.autograd.grad(q.sum(), list(leaves.values()))
     torch.testing.assert_close(returns, q.detach())
     torch.testing.assert_close(flatten(grads), torch.cat([g.reshape(-1) for g in expected]))
@@ -163,7 +165,7 @@ def test_small_ascent_step_raises_the_return():
     world, params, obs, noise = make_world(), make_policies(3), make_obs(3), make_noise(3, 4, 3, 4)
     before, grads = autograd_gradient(params, world, obs, noise)
     stepped = {name: value + 1e-3 * grads[name] for name, value in params.items()}
-    after = imagined_return(stepped, params, world, obs, noise, ITPOConfig())
+    after = imagined_return(POLICY, stepped, world, obs, noise, base=params)
     gain = 1e-3 * torch.stack([g.flatten(1).square().sum(1) for g in grads.values()]).sum(0)
     assert (after > before).all()
     torch.testing.assert_close(after - before, gain, rtol=0.2, atol=0)
@@ -181,10 +183,10 @@ def test_episodes_have_their_own_gradients():
 @pytest.mark.parametrize("kind", ["min", "mean", "first"])
 def test_terminal_value_combines_the_critics(kind):
     world, params, obs = make_world(), make_policies(1), make_obs(1)
-    q = critics(world.critics, obs, policy(map_params(lambda v: v[0], params), obs))[:, 0]
+    q = world.critic(obs, mlp_policy(map_params(lambda v: v[0], params), obs))[:, 0]
     expected = {"min": min(q), "mean": (q[0] + q[1]) / 2, "first": q[0]}[kind]
     config = ITPOConfig(terminal_value=kind)
-    returns = imagined_return(params, params, world, obs, make_noise(0, 4, 1, 2), config)
+    returns = imagined_return(POLICY, params, world, obs, make_noise(0, 4, 1, 2), config)
     torch.testing.assert_close(returns[0], expected)
 
 
@@ -192,11 +194,11 @@ def test_mask_stops_the_return_at_the_fall():
     # Every imagined state lies outside the limit: after the first reward nothing is counted.
     world, params, obs = make_world(limits=(Limit(0, low=1e6),)), make_policies(2), make_obs(2)
     noise = make_noise(3, 4, 2, 2)
-    returns = imagined_return(params, params, world, obs, noise, ITPOConfig(termination="mask"))
-    torch.testing.assert_close(returns, world.reward(obs, policy(params, obs.unsqueeze(1)).squeeze(1)))
+    returns = imagined_return(POLICY, params, world, obs, noise, ITPOConfig(termination="mask"))
+    torch.testing.assert_close(returns, world.reward(obs, mlp_policy(params, obs.unsqueeze(1)).squeeze(1)))
     unlimited = make_world(limits=(Limit(0, low=-1e6),))
-    free = imagined_return(params, params, unlimited, obs, noise, ITPOConfig(termination="mask"))
-    torch.testing.assert_close(free, imagined_return(params, params, unlimited, obs, noise, ITPOConfig()))
+    free = imagined_return(POLICY, params, unlimited, obs, noise, ITPOConfig(termination="mask"))
+    torch.testing.assert_close(free, imagined_return(POLICY, params, unlimited, obs, noise))
 
 
 def test_soft_termination_is_a_sigmoid_of_the_distance_to_the_bounds():
@@ -211,7 +213,7 @@ def test_soft_termination_is_a_sigmoid_of_the_distance_to_the_bounds():
 def test_anchor_charges_the_distance_from_the_base_policy():
     world, params, base, obs = make_world(), make_policies(1, seed=1), make_policies(1, seed=2), make_obs(1)
     noise = make_noise(1, 4, 1, 2)
-    plain = imagined_return(params, base, world, obs, noise, ITPOConfig())
-    charged = imagined_return(params, base, world, obs, noise, ITPOConfig(anchor_coef=2.0))
-    drift = (policy(params, obs.unsqueeze(1)) - policy(base, obs.unsqueeze(1))).square().sum()
+    plain = imagined_return(POLICY, params, world, obs, noise, base=base)
+    charged = imagined_return(POLICY, params, world, obs, noise, ITPOConfig(anchor_coef=2.0), base=base)
+    drift = (mlp_policy(params, obs.unsqueeze(1)) - mlp_policy(base, obs.unsqueeze(1))).square().sum()
     torch.testing.assert_close(plain - charged, 2.0 * drift.reshape(1))

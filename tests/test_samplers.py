@@ -35,8 +35,8 @@ def test_saved_samplers_adapt_alike_on_both_backends(tmp_path, sampler, steps, t
     make_full(steps, tau).save(tmp_path / "b")
     bundle = Bundle.load(tmp_path / "b")
     assert bundle.samplers == ("diffusion", "meanflow", "mlp")
-    agents = [Agent(bundle, CONFIG, backend=b, sampler=sampler) for b in ("reference", "fused")]
-    base = Agent(bundle, dataclasses.replace(CONFIG, inner_steps=0))
+    agents = [Agent.of(bundle, CONFIG, backend=b, world=sampler) for b in ("reference", "fused")]
+    base = Agent.of(bundle, dataclasses.replace(CONFIG, inner_steps=0))
     for obs in observations(3, 2):
         a, b = (agent.act(obs) for agent in agents)
         np.testing.assert_allclose(a, b, atol=1e-5)
@@ -45,16 +45,16 @@ def test_saved_samplers_adapt_alike_on_both_backends(tmp_path, sampler, steps, t
 
 @pytest.mark.parametrize("sampler,steps,tau", [("meanflow", 2, 0.5), ("meanflow", 4, 0.0), ("diffusion", 2, None)])
 def test_sampler_settings_override_the_bundles_on_both_backends(sampler, steps, tau):
-    bundle, asked = make_full(), {"sampler": sampler, "sample_steps": steps, "temperature": tau}
-    agents = [Agent(bundle, CONFIG, backend=b, **asked) for b in ("reference", "fused")]
-    plain = Agent(bundle, CONFIG, sampler=sampler)
+    bundle, asked = make_full(), {"world": sampler, "world_steps": steps, "temperature": tau}
+    agents = [Agent.of(bundle, CONFIG, backend=b, **asked) for b in ("reference", "fused")]
+    plain = Agent.of(bundle, CONFIG, world=sampler)
     for obs in observations(3, 2):
         a, b = (agent.act(obs) for agent in agents)
         np.testing.assert_allclose(a, b, atol=1e-5)
         assert np.abs(a - plain.act(obs)).max() > 1e-5
     if sampler == "meanflow":
-        own = Agent(make_full(steps, tau), CONFIG, sampler=sampler)
-        assert np.array_equal(own.act(observations(1, 2)[0]), Agent(bundle, CONFIG, **asked).act(observations(1, 2)[0]))
+        own, obs = Agent.of(make_full(steps, tau), CONFIG, world=sampler), observations(1, 2)[0]
+        assert np.array_equal(own.act(obs), Agent.of(bundle, CONFIG, **asked).act(obs))
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,9 @@ def test_sampler_settings_override_the_bundles_on_both_backends(sampler, steps, 
 )
 def test_settings_that_the_sampler_lacks(sampler, steps, tau, message):
     with pytest.raises(InputError, match=message):
-        Agent(make_full(), sampler=sampler, sample_steps=steps, temperature=tau)
+        Agent.of(make_full(), world=sampler, world_steps=steps, temperature=tau)
 
 
 def test_a_bundle_without_the_sampler_says_what_it_holds():
     with pytest.raises(InputError, match="sampler: the bundle holds diffusion, got 'meanflow'"):
-        Agent(make_bundle(), sampler="meanflow")
+        Agent.of(make_bundle(), world="meanflow")

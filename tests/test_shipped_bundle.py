@@ -29,7 +29,7 @@ def test_it_is_small_and_says_where_it_comes_from(bundle):
 @pytest.mark.parametrize("sampler", ["diffusion", "meanflow", "mlp"])
 def test_its_world_models_predict_the_simulator(bundle, sampler):
     # A model that predicts no change at all would be off by about one standard deviation of the change.
-    env, agent = bundle.env.make(), Agent(bundle, ITPOConfig(inner_steps=0))
+    env, agent = bundle.env.make(), Agent.of(bundle, ITPOConfig(inner_steps=0))
     visited, actions = [env.reset(seed=5)[0]], []
     for _ in range(100):
         actions.append(agent.act(visited[-1]))
@@ -45,7 +45,7 @@ def test_its_world_models_predict_the_simulator(bundle, sampler):
 def test_the_library_example_runs(bundle):
     env = bundle.env.make()
     obs, _ = env.reset(seed=0)
-    agent = Agent(bundle, ITPOConfig())
+    agent = Agent.of(bundle, ITPOConfig())
     total = 0.0
     for _ in range(30):
         obs, reward, *_ = env.step(agent.act(obs))
@@ -56,7 +56,7 @@ def test_the_library_example_runs(bundle):
 def test_one_decision_raises_the_imagined_return(bundle):
     env = bundle.env.make()
     obs = np.stack([env.reset(seed=seed)[0] for seed in range(4)])
-    agent = Agent(bundle, ITPOConfig(inner_lr=1e-5))
+    agent = Agent.of(bundle, ITPOConfig(inner_lr=1e-5))
     agent.act(obs)
     diagnosis = agent.diagnose()
     assert (diagnosis["objective_after"] > diagnosis["objective_before"]).all()
@@ -66,7 +66,7 @@ def test_one_decision_raises_the_imagined_return(bundle):
 def test_reference_and_fused_backends_act_alike(bundle):
     env = bundle.env.make()
     obs, _ = env.reset(seed=1)
-    agents = [Agent(bundle, ITPOConfig(), backend=backend) for backend in ("reference", "fused")]
+    agents = [Agent.of(bundle, ITPOConfig(), backend=backend) for backend in ("reference", "fused")]
     for _ in range(10):
         actions = [agent.act(obs) for agent in agents]
         np.testing.assert_allclose(*actions, atol=1e-4)

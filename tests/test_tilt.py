@@ -11,7 +11,8 @@ from torch import Tensor
 from fastdwm.config import MeanFlowConfig
 from fastdwm.models.meanflow import build_meanflow, draw_times, meanflow_loss, meanflow_shapes
 from fastdwm.models.nets import init_mlp, map_params
-from fastdwm.models.rebrac import critic_shapes, critics, init_policy, policy
+from fastdwm.models.policy import mlp_policy
+from fastdwm.models.rebrac import critic_shapes, init_policy, q_values
 from fastdwm.train import tilt as tilt_module
 from fastdwm.train.tilt import (
     MAX_WEIGHT,
@@ -84,7 +85,7 @@ def make_actor():
 
 def test_policy_score_is_the_squared_distance_from_the_policy(monkeypatch):
     actor, obs = make_actor(), torch.randn(7, OBS_DIM, generator=generator(1))
-    action = policy(actor, obs) + torch.tensor([0.3, -0.4])
+    action = mlp_policy(actor, obs) + torch.tensor([0.3, -0.4])
     torch.testing.assert_close(policy_score(actor, obs, action), torch.full((7,), -0.25))
     whole = policy_score(actor, obs, action)
     monkeypatch.setattr(tilt_module, "CHUNK_ROWS", 3)
@@ -96,7 +97,7 @@ def test_value_score_is_the_standardised_surprise():
     critic = init_mlp(critic_shapes(OBS_DIM, ACTION_DIM, HIDDEN), g)
     next_obs, terminated = torch.randn(6, OBS_DIM, generator=g), torch.tensor([0, 0, 1, 0, 0, 0], dtype=torch.bool)
     value = outcome_value(actor, critic, next_obs, terminated)
-    q = critics(critic, next_obs, policy(actor, next_obs))
+    q = q_values(critic, next_obs, mlp_policy(actor, next_obs))
     expected = [0.0 if end else float(min(a, b)) for end, a, b in zip(terminated, *q, strict=True)]
     torch.testing.assert_close(value, torch.tensor(expected))
     obs, action = torch.arange(6.0).unsqueeze(1), torch.ones(6, 1)

@@ -6,29 +6,29 @@ import torch
 from torch import Tensor
 
 from fastdwm.config import ITPOConfig
+from fastdwm.itpo.adapted import Adapted
 from fastdwm.itpo.deadline import Deadline
-from fastdwm.itpo.decision import Adapted, Decision, Objective, decide
-from fastdwm.kernels.layout import Layout
+from fastdwm.itpo.decision import Decision, Objective, decide
+from fastdwm.models.policy import Policy
 
 
 @dataclass(frozen=True)
 class Adaptation:
     """What all episodes of an agent share.
 
-    base_policy: (1, P), laid out by `layout`.   noise_shape: (K, S), what one imagined transition consumes.
+    noise_steps: Gaussian vectors that one imagined transition consumes.
     """
 
-    layout: Layout
-    base_policy: Tensor
+    policy: Policy
     objective: Objective
     config: ITPOConfig
-    noise_shape: tuple[int, int]
+    noise_steps: int
     seed: int
     deadline: Deadline | None = None
 
     def start(self, base: Tensor) -> Adapted:
         """Unadapted policies, base (B, P)."""
-        return Adapted.start(self.layout, base, self.config)
+        return Adapted.start(base, self.config)
 
 
 class Episodes:
@@ -40,10 +40,10 @@ class Episodes:
     on the other episodes nor on the device.
     """
 
-    def __init__(self, shared: Adaptation, n_episodes: int):
-        self.shared = shared
+    def __init__(self, shared: Adaptation, n_episodes: int, obs_dim: int):
+        self.shared, self.obs_dim = shared, obs_dim
         # A row for each episode rather than a view, so that unadapted copies act alike to the bit.
-        self.base = shared.base_policy.repeat(n_episodes, 1)
+        self.base = shared.policy.base.repeat(n_episodes, 1)
         self.adapted = shared.start(self.base)
         self.generators = [torch.Generator("cpu").manual_seed(shared.seed + i) for i in range(n_episodes)]
         self.noise: Tensor | None = None
@@ -63,7 +63,8 @@ class Episodes:
         self.noise = self._noise()
         held_out = self._draw(config.inner_steps, config.horizon, config.held_out_particles)
         steps = shared.deadline and shared.deadline.steps(config.inner_steps)
-        self.adapted, decision = decide(state, self.base, shared.objective, obs, self.noise, held_out, config, steps)
+        given = shared.objective, obs, self.noise, held_out, config, steps
+        self.adapted, decision = decide(shared.policy, state, self.base, *given)
         return decision
 
     def _noise(self) -> Tensor:
@@ -78,8 +79,7 @@ class Episodes:
         """Standard normal (banks, horizon, K, B, particles, S); none for no particles."""
         if particles == 0:
             return None
-        steps, obs_dim = self.shared.noise_shape
-        shape = (banks, horizon, steps, particles, obs_dim)
+        shape = (banks, horizon, self.shared.noise_steps, particles, self.obs_dim)
         # Whatever the user has made torch's default type and device.
         kind = dict(dtype=torch.float32, device="cpu")
         draws = [torch.randn(shape, generator=generator, **kind) for generator in self.generators]

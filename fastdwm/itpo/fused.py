@@ -1,63 +1,115 @@
 """The imagined return by the fused operators: the same objective as `rollout.py`, with its gradient derived by hand."""
 
-from dataclasses import replace
+from functools import partial
 
+import torch
 from torch import Tensor
 
 from fastdwm.config import ITPOConfig
 from fastdwm.errors import InputError
-from fastdwm.itpo.decision import Adapted
-from fastdwm.itpo.rollout import World
+from fastdwm.itpo.rollout import Score, require_plain, scored
 from fastdwm.kernels.frozen_mlp import pack_frozen_mlp
-from fastdwm.kernels.layout import Layout
 from fastdwm.kernels.reverse_step import pack_chain
-from fastdwm.kernels.rollout import RolloutModels, rollout_gradient, rollout_value
+from fastdwm.kernels.rollout import (
+    Return,
+    RolloutModels,
+    rollout_gradient,
+    rollout_value,
+    score_gradient,
+    score_value,
+)
 from fastdwm.kernels.rollout.op import ops_of
-from fastdwm.kernels.update import adam_ascent, copy_of, sgd_ascent
+from fastdwm.models.policy import Policy
+from fastdwm.models.rebrac import Critics
+from fastdwm.models.reward import RewardModel
+from fastdwm.models.world import ChainDynamics, World
+
+CHAIN = ("chain", "chain_noise", "obs_mean", "obs_std", "delta_mean", "delta_std")
+"""what a `ChainDynamics` has and not every `Dynamics`"""
+
+
+def obstacles(policy: Policy, world: World, score: Score | None) -> list[str]:
+    """What keeps these parts from the fused operators, in words; empty if they run."""
+    found = [] if policy.fused else ["the policy is no ReLU MLP with a tanh at its end"]
+    if missing := [name for name in CHAIN if not hasattr(world.dynamics, name)]:
+        found.append(f"the dynamics has no {', '.join(missing)}")
+    elif score is None and not _packable(world.reward, world.dynamics):
+        found.append("the reward is no RewardModel with the dynamics' obs_mean and obs_std")
+    if score is None and not isinstance(world.critic, Critics):
+        found.append("the critic is no Critics")
+    return found
+
+
+def _packable(reward: object, dynamics: ChainDynamics) -> bool:
+    """Whether one normalisation serves both."""
+    pairs = [(getattr(reward, name, None), getattr(dynamics, name)) for name in ("obs_mean", "obs_std")]
+    return isinstance(reward, RewardModel) and all(torch.equal(own, theirs) for own, theirs in pairs)
 
 
 class FusedObjective:
-    """J of B policies and its gradient, an `itpo.Objective`. Packs the frozen models once."""
+    """J of B policies and its gradient, a `decision.Objective`. Packs the frozen models once."""
 
-    def __init__(self, world: World, layout: Layout, config: ITPOConfig, precision: str | None = None):
-        """precision: operands of every product, "ieee", "tf32" or "bf16", with float32 sums and states; none: bf16 on a
-        GPU, ieee elsewhere."""
-        dynamics, limits = world.dynamics, world.limits
-        precision = precision or ("bf16" if dynamics.obs_mean.is_cuda else "ieee")
-        chain = pack_chain(*dynamics.chain(), layout.sizes[0], layout.sizes[-1], precision)
-        self.chain_noise = dynamics.chain_noise
-        self.models = RolloutModels(
-            policy=layout,
-            chain=chain,
-            reward=pack_frozen_mlp(world.reward.params, precision=precision),
-            critics=pack_frozen_mlp(world.critics, reduce=config.terminal_value, precision=precision),
-            obs_mean=dynamics.obs_mean,
-            obs_std=dynamics.obs_std,
-            delta_mean=dynamics.delta_mean,
-            delta_std=dynamics.delta_std,
-            discount=world.discount,
-            limits=tuple((limit.index, limit.low, limit.high) for limit in limits),
-            termination=config.termination,
-            width=tuple(config.termination_temperature * float(dynamics.obs_std[limit.index]) for limit in limits),
-            anchor_coef=config.anchor_coef,
-        )
+    def __init__(
+        self,
+        policy: Policy,
+        world: World,
+        config: ITPOConfig,
+        score: Score | None = None,
+        *,
+        precision: str | None = None,
+    ):
+        """score: as in `imagined_return`; autograd differentiates it, and nothing else.
+        precision: operands of every product, "ieee", "tf32" or "bf16", with float32 sums and states; none: bf16 on a
+        GPU, ieee elsewhere.
+        Raises InputError where there are `obstacles`, or the CPU kernels are not installed."""
+        require_plain(config, score)
+        if found := obstacles(policy, world, score):
+            raise InputError(f"backend: fused is not possible: {'; '.join(found)}")
+        precision = precision or ("bf16" if world.dynamics.obs_mean.is_cuda else "ieee")
+        self.chain_noise = world.dynamics.chain_noise
+        self.models = rollout_models(policy, world.dynamics, precision)
+        self.returns = default_return(world, config, precision) if score is None else None
+        self.score = None if score is None else partial(scored, score, world)
         try:
             ops_of(self.models)
         except ImportError as error:
             raise InputError(str(error)) from error
 
     def value(self, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor) -> Tensor:
-        return rollout_value(self.models, params, base, obs, self.chain_noise(noise))
+        noise = self.chain_noise(noise)
+        if self.score is None:
+            return rollout_value(self.models, self.returns, params, base, obs, noise)
+        return score_value(self.models, self.score, params, obs, noise)
 
     def gradient(self, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        return rollout_gradient(self.models, params, base, obs, self.chain_noise(noise))
+        noise = self.chain_noise(noise)
+        if self.score is None:
+            return rollout_gradient(self.models, self.returns, params, base, obs, noise)
+        return score_gradient(self.models, self.score, params, obs, noise)
 
-    def ascend(self, state: Adapted, grads: Tensor, factor: Tensor | None, config: ITPOConfig) -> Adapted:
-        # The operators work in place, but the step may yet be undone.
-        params = copy_of(state.params)
-        if config.optimiser == "sgd":
-            sgd_ascent(params, grads, config.inner_lr, factor=factor)
-            return replace(state, params=params)
-        moments = [copy_of(moment) for moment in (state.first, state.second, state.count)]
-        adam_ascent(params, grads, *moments, config.inner_lr, factor=factor)
-        return Adapted(state.layout, params, *moments)
+
+def rollout_models(policy: Policy, dynamics: ChainDynamics, precision: str) -> RolloutModels:
+    """What is rolled out, packed."""
+    layout = policy.layout
+    return RolloutModels(
+        policy=layout,
+        chain=pack_chain(*dynamics.chain(), layout.sizes[0], layout.sizes[-1], precision),
+        obs_mean=dynamics.obs_mean,
+        obs_std=dynamics.obs_std,
+        delta_mean=dynamics.delta_mean,
+        delta_std=dynamics.delta_std,
+    )
+
+
+def default_return(world: World, config: ITPOConfig, precision: str) -> Return:
+    """Reward, critics and settings of the default objective, packed."""
+    limits, obs_std = world.limits, world.dynamics.obs_std
+    return Return(
+        reward=pack_frozen_mlp(world.reward.params, precision=precision),
+        critics=pack_frozen_mlp(world.critic.params, reduce=config.terminal_value, precision=precision),
+        discount=world.discount,
+        limits=tuple((limit.index, limit.low, limit.high) for limit in limits),
+        termination=config.termination,
+        width=tuple(config.termination_temperature * float(obs_std[limit.index]) for limit in limits),
+        anchor_coef=config.anchor_coef,
+    )

@@ -9,7 +9,8 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
-from fastdwm.itpo.decision import Adapted, Decision, decide
+from fastdwm.itpo.adapted import Adapted
+from fastdwm.itpo.decision import Decision, decide
 from fastdwm.itpo.episodes import Adaptation
 from fastdwm.kernels.noise import normal
 
@@ -31,13 +32,13 @@ class CapturedEpisodes:
     left nor on how many slots there are, but differs from that of `Episodes`.
     """
 
-    def __init__(self, shared: Adaptation, n_episodes: int):
+    def __init__(self, shared: Adaptation, n_episodes: int, obs_dim: int):
         """Captures the graphs on a CUDA device; elsewhere every decision runs the same body eagerly (for tests)."""
-        self.shared, device = shared, shared.base_policy.device
-        self._base = shared.base_policy.repeat(n_episodes, 1)
+        self.shared, device = shared, shared.policy.base.device
+        self._base = shared.policy.base.repeat(n_episodes, 1)
         start = shared.start(self._base)
         self._state = replace(start, **{name: getattr(start, name).clone() for name in TENSORS})
-        self._obs = self._base.new_zeros(n_episodes, shared.noise_shape[1])
+        self._obs = self._base.new_zeros(n_episodes, obs_dim)
         self._slots = torch.arange(n_episodes, device=device)
         self._seeds = shared.seed + self._slots
         self._time = torch.zeros_like(self._seeds)
@@ -82,7 +83,8 @@ class CapturedEpisodes:
         held_out = self._draw(config.inner_steps, config.held_out_particles, HELD_OUT)
         self._time += 1
         steps = range(n_steps)
-        state, decision = decide(state, self._base, shared.objective, self._obs, noise, held_out, config, steps)
+        given = shared.objective, self._obs, noise, held_out, config, steps
+        state, decision = decide(shared.policy, state, self._base, *given)
         self._overwrite(state)
         return decision, noise
 
@@ -102,10 +104,10 @@ class CapturedEpisodes:
         """Standard normal (banks, H, K, B, particles, S); none for no particles."""
         if particles == 0:
             return None
-        config, (steps, obs_dim) = self.shared.config, self.shared.noise_shape
+        config, steps, obs_dim = self.shared.config, self.shared.noise_steps, self._obs.shape[1]
         n_rows = banks * config.horizon * steps
         # By absolute time t + j, imagined step j has the noise that step j + 1 had a decision ago.
-        period = steps if config.noise == "time" and stream == NOISE else max(n_rows, 1)
+        period = max(steps if config.noise == "time" and stream == NOISE else n_rows, 1)
         noise = normal(self._seeds, self._time, n_rows, particles * obs_dim, period, stream)
         return noise.view(banks, config.horizon, steps, len(self._base), particles, obs_dim)
 
@@ -115,6 +117,11 @@ class CapturedEpisodes:
 
     def __len__(self) -> int:
         return len(self._slots)
+
+    @property
+    def obs_dim(self) -> int:
+        """Numbers in an observation (S)."""
+        return self._obs.shape[1]
 
     @property
     def base(self) -> Tensor:

@@ -1,59 +1,96 @@
 """The imagined return J(psi) of a policy in the world model: the reference path, plain torch autograd."""
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from fastdwm.config import ITPOConfig
+from fastdwm.errors import InputError
 from fastdwm.models.nets import Params
-from fastdwm.models.rebrac import critics, policy
-from fastdwm.models.reward import RewardModel
-from fastdwm.tasks import Limit
+from fastdwm.models.policy import Policy
+from fastdwm.models.world import World, terminal_value
+
+Score = Callable[[World, Tensor, Tensor], Tensor]
+"""score(world, states, actions) -> (B,): states (H + 1, B, M, S), actions (H + 1, B, M, A)"""
 
 
-class Dynamics(Protocol):
-    """A transition model to imagine with: `Diffusion`, `MeanFlow` or `Deterministic`."""
+def imagined_return(
+    policy: Policy,
+    params: Params,
+    world: World,
+    obs: Tensor,
+    noise: Tensor,
+    config: ITPOConfig = ITPOConfig(),
+    *,
+    base: Params | None = None,
+    score: Score | None = None,
+) -> Tensor:
+    """J of B policies, each in its own real state: mean over M imagined rollouts of H steps and a terminal value.
 
-    obs_mean: Tensor
-    obs_std: Tensor
-    delta_mean: Tensor
-    delta_std: Tensor
-
-    @property
-    def noise_steps(self) -> int:
-        """Gaussian vectors that one transition consumes."""
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether the noise changes anything."""
-
-    def next_obs(self, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
-        """Next observation (..., S) of obs (..., S), action (..., A) and noise (noise_steps, ..., S)."""
-
-    def chain(self) -> tuple[Params, Tensor, Tensor]:
-        """The same as a reverse chain: parameters, embedding and coefficients for `pack_chain`."""
-
-    def chain_noise(self, noise: Tensor) -> Tensor:
-        """Noise (H, noise_steps, B, M, S) as that chain reads it, (H, K, B, M, S)."""
-
-
-@dataclass(frozen=True)
-class World:
-    """The frozen models that imagination runs in; all tensors of one dtype and device, none requiring gradients."""
-
-    dynamics: Dynamics
-    reward: RewardModel
-    critics: Params
-    discount: float
-    limits: tuple[Limit, ...] = ()
+    params: B copies of the policy's parameters, (B, ...).   obs: (B, S) raw units.
+    noise: (H, noise_steps, B, M, S) standard normal; its shape alone says how long and how often is imagined.
+    base: the unadapted policies' (B, ...), for the anchor penalty; none: those of `policy`.
+    Returns (B,), in units of the reward that the critic was trained on; differentiable in `params`.
+        J = 1/M sum_m [ sum_{j<H} g^j C_j r(s_j, pi(s_j)) + g^H C_H Q(s_H, pi(s_H)) ],   s_{j+1} = f(s_j, pi(s_j), z_j)
+    with C_0 = 1 and C_{j+1} = C_j survival(s_{j+1}).
+    score: J in your own words, (B,) of the world, all states (H + 1, B, M, S) and the actions in them (H + 1, B, M, A);
+    plain torch, differentiable. Raises InputError for one of another shape, or settings of the default J beside it.
+    Source: [ITPO] v1, Eq. 2-3. Deviation: the continuation C_j, which is 1 throughout with termination "none".
+    """
+    require_plain(config, score)
+    states, actions = imagine(policy, params, world, obs, noise)
+    if score is not None:
+        return scored(score, world, states, actions)
+    drift = None
+    if config.anchor_coef and len(noise):
+        base = policy.layout.views(policy.base.expand(len(obs), -1)) if base is None else base
+        drift = actions[:-1] - torch.stack([policy.apply(base, state) for state in states[:-1]])
+    return default_return(world, states, actions, drift, config)
 
 
-def terminal_value(world: World, obs: Tensor, action: Tensor, kind: str = "min") -> Tensor:
-    """Value (...) of obs (..., S) and action (..., A): the smaller, the mean or the first of the critics."""
-    q = critics(world.critics, obs, action)
-    return {"min": lambda: q.amin(0), "mean": lambda: q.mean(0), "first": lambda: q[0]}[kind]()
+def require_plain(config: ITPOConfig, score: Score | None) -> None:
+    """Raise InputError for settings of the default objective beside a score of one's own."""
+    for name in ("termination", "anchor_coef", "terminal_value") if score is not None else ():
+        value, default = getattr(config, name), getattr(ITPOConfig, name)
+        if value != default:
+            raise InputError(f"{name}: expected {default} beside a score, which has its own objective, got {value}")
+
+
+def scored(score: Score, world: World, states: Tensor, actions: Tensor) -> Tensor:
+    """The score (B,); raises InputError for anything else, or what has lost the way back to the actions."""
+    values, expected = score(world, states, actions), (states.shape[1],)
+    if not isinstance(values, Tensor) or values.shape != expected:
+        came = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise InputError(f"score: expected a tensor of shape {expected}, one value for each episode, got {came}")
+    if actions.requires_grad and torch.is_grad_enabled() and not values.requires_grad:
+        raise InputError("score: expected differentiable operations on states or actions, got a constant")
+    return values.to(states.dtype)
+
+
+def imagine(policy: Policy, params: Params, world: World, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """States (H + 1, B, M, S) and actions (H + 1, B, M, A) of B policies; the last action is that in the last state."""
+    states = [obs.unsqueeze(1).expand(-1, noise.shape[3], -1)]
+    actions = [policy.apply(params, states[0])]
+    for z in noise:
+        states.append(world.dynamics.next_obs(states[-1], actions[-1], z))
+        actions.append(policy.apply(params, states[-1]))
+    return torch.stack(states), torch.stack(actions)
+
+
+def default_return(world: World, states: Tensor, actions: Tensor, drift: Tensor | None, config: ITPOConfig) -> Tensor:
+    """J (B,) of `imagined_return`; drift: a_j - pi_0(s_j), (H, B, M, A), none without an anchor."""
+    weights = world.discount * survival(world, states[1:], config)
+    weights = torch.cat([torch.ones_like(states[:1, ..., 0]), weights]).cumprod(0)
+    total = weights[-1] * terminal_value(world, states[-1], actions[-1], config.terminal_value)
+    if len(states) > 1:
+        rewards = world.reward(states[:-1], actions[:-1])
+        if rewards.shape != weights[:-1].shape:
+            raise InputError(f"reward: expected shape {tuple(weights[:-1].shape)}, got {tuple(rewards.shape)}")
+        if drift is not None:
+            rewards = rewards - config.anchor_coef * drift.square().sum(-1)
+        total = total + (weights[:-1] * rewards).sum(0)
+    return total.mean(1)
 
 
 def survival(world: World, obs: Tensor, config: ITPOConfig) -> Tensor:
@@ -72,31 +109,3 @@ def survival(world: World, obs: Tensor, config: ITPOConfig) -> Tensor:
             width = config.termination_temperature * world.dynamics.obs_std[limit.index]
             alive = alive * torch.sigmoid((x - limit.low) / width) * torch.sigmoid((limit.high - x) / width)
     return alive
-
-
-def imagined_return(
-    params: Params, base: Params, world: World, obs: Tensor, noise: Tensor, config: ITPOConfig
-) -> Tensor:
-    """J of B policies, each in its own real state: mean over M imagined rollouts of H steps and a terminal value.
-
-    params: policy parameters (B, ...); base: the unadapted policy's (B, ...), used by the anchor penalty alone.
-    obs: (B, S) raw units.   noise: (H, K, B, M, S) standard normal.
-    Returns (B,), in units of the reward the critics were trained on; differentiable in `params`.
-        J = 1/M sum_m [ sum_{j<H} g^j C_j r(s_j, pi(s_j)) + g^H C_H Q(s_H, pi(s_H)) ],   s_{j+1} = f(s_j, pi(s_j), z_j)
-    with C_0 = 1 and C_{j+1} = C_j survival(s_{j+1}).
-    Source: [ITPO] v1, Eq. 2-3. Deviation: the continuation C_j, which is 1 throughout with termination "none".
-    """
-    horizon, n_particles = noise.shape[0], noise.shape[3]
-    state = obs.unsqueeze(1).expand(-1, n_particles, -1)
-    weight = torch.ones_like(state[..., 0])
-    total = torch.zeros_like(weight)
-    for j in range(horizon):
-        action = policy(params, state)
-        total = total + weight * world.reward(state, action)
-        if config.anchor_coef:
-            drift = (action - policy(base, state)).square().sum(-1)
-            total = total - weight * config.anchor_coef * drift
-        state = world.dynamics.next_obs(state, action, noise[j])
-        weight = weight * world.discount * survival(world, state, config)
-    value = terminal_value(world, state, policy(params, state), config.terminal_value)
-    return (total + weight * value).mean(1)

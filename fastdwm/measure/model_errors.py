@@ -6,10 +6,11 @@ from torch import Tensor
 
 from fastdwm.data.dataset import Transitions
 from fastdwm.envs import EnvSpec
-from fastdwm.itpo.rollout import World
 from fastdwm.measure.simulate import Progress, Protocol, run_episodes, unwatched
 from fastdwm.models.nets import Params, map_params
-from fastdwm.models.rebrac import critics, policy
+from fastdwm.models.policy import mlp_policy
+from fastdwm.models.rebrac import q_values
+from fastdwm.models.world import World
 from fastdwm.tasks import Task
 
 N_TRANSITIONS = 1000
@@ -153,7 +154,7 @@ def fresh_episodes(
             rng, obs = np.random.default_rng(seed), simulator.reset(seed=seed)[0]
             for t in range(max_steps):
                 with torch.no_grad():
-                    action = policy(params, torch.as_tensor(obs, dtype=torch.float32)).numpy()
+                    action = mlp_policy(params, torch.as_tensor(obs, dtype=torch.float32)).numpy()
                 action = (action + action_noise * rng.standard_normal(len(action))).clip(-1, 1).astype(np.float32)
                 next_obs, reward, terminated, truncated, _ = simulator.step(action)
                 truncated = (truncated or t == max_steps - 1) and not terminated
@@ -191,7 +192,7 @@ class BasePolicy:
         if self.first_obs is None:
             self.first_obs = obs
         self.discarded = np.zeros(len(obs), int)
-        return policy(self.params, obs).numpy()
+        return mlp_policy(self.params, obs).numpy()
 
     def reset(self) -> None:
         """Nothing to forget."""
@@ -220,7 +221,7 @@ def policy_report(
     episodes = run_episodes(agent, env, seeds, protocol).episodes
     discounted = [task.reward_scale * discount ** np.arange(e.length) @ np.asarray(e.rewards) for e in episodes]
     scores = [task.score_pct(episode.total) for episode in episodes]
-    value = critics(cpu_critics, agent.first_obs, policy(cpu_policy, agent.first_obs)).amin(0)
+    value = q_values(cpu_critics, agent.first_obs, mlp_policy(cpu_policy, agent.first_obs)).amin(0)
     return {
         "score_pct": float(np.mean(scores)),
         "score_std": float(np.std(scores)),

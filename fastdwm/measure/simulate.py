@@ -272,10 +272,11 @@ def compare(bundle: Bundle, config: EvalConfig, on_progress: Callable[[str, int,
 
 def make_agent(bundle: Bundle, config: EvalConfig, seed: int, n_episodes: int = 1) -> Agent:
     """The agent that the settings describe; with a deadline, warmed up for `n_episodes` at once."""
-    names = ("device", "backend", "sampler", "sample_steps", "temperature", "deadline_ms")
-    agent = Agent(bundle, config.itpo, seed=seed, **{name: getattr(config, name) for name in names})
+    settings = {name: getattr(config, name) for name in ("device", "backend", "temperature", "deadline_ms")}
+    world = dict(world=config.sampler, world_steps=config.sample_steps)
+    agent = Agent.of(bundle, config.itpo, seed=seed, **world, **settings)
     if agent.deadline is not None:
-        agent.warm_up(n_episodes)
+        agent.warm_up(bundle.statistics["obs_mean"].repeat(n_episodes, 1))
     return agent
 
 

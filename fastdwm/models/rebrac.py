@@ -4,27 +4,33 @@ Follows the authors' reference implementation (corl-team/CORL, algorithms/offlin
 updates, target noise, initialisation and layer norm. Deviations are marked where they are made.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from fastdwm.config import ReBRACConfig
 from fastdwm.models.nets import Params, adam, cosine, init_mlp, map_params, mlp, mlp_shapes, move_towards, set_lr
+from fastdwm.models.policy import mlp_policy
 
 
-def policy(params: Params, obs: Tensor) -> Tensor:
-    """Deterministic action in [-1, 1].
-
-    obs: (..., N, S) raw observations, or (B, N, S) for B policies with parameters (B, ...).   Returns (..., N, A).
-    """
-    return torch.tanh(mlp(params, obs))
-
-
-def critics(params: Params, obs: Tensor, action: Tensor) -> Tensor:
+def q_values(params: Params, obs: Tensor, action: Tensor) -> Tensor:
     """State-action values of the Q critics, (Q, ...), from obs (..., S) and action (..., A)."""
     x = torch.cat([obs, action], -1)
     rows = x.reshape(-1, x.shape[-1])
     n_critics = params["w0"].shape[0]
     return mlp(params, rows.expand(n_critics, *rows.shape)).reshape(n_critics, *x.shape[:-1])
+
+
+@dataclass(frozen=True)
+class Critics:
+    """The trained critics, ready to imagine with; parameters (Q, ...)."""
+
+    params: Params
+
+    def __call__(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Values (Q, ...) of obs (..., S) in raw units and action (..., A) in [-1, 1]."""
+        return q_values(self.params, obs, action)
 
 
 def policy_shapes(obs_dim: int, action_dim: int, hidden: tuple[int, ...]) -> dict[str, tuple]:
@@ -56,15 +62,15 @@ def critic_target(
     that the data took next.   y = r + discount (1 - terminated) (min_i Q_i(s', a') - b2 ||a' - a'_data||^2).
     """
     smoothing = (config.target_noise * noise).clamp(-config.target_noise_clip, config.target_noise_clip)
-    next_action = (policy(target_policy, batch["next_obs"]) + smoothing).clamp(-1, 1)
+    next_action = (mlp_policy(target_policy, batch["next_obs"]) + smoothing).clamp(-1, 1)
     penalty = (next_action - batch["next_action"]).square().sum(-1)
-    value = critics(target_critics, batch["next_obs"], next_action).amin(0) - config.critic_bc_coef * penalty
+    value = q_values(target_critics, batch["next_obs"], next_action).amin(0) - config.critic_bc_coef * penalty
     return batch["reward"] + config.discount * (1 - batch["terminated"]) * value
 
 
 def critic_loss(params: Params, batch: dict[str, Tensor], target: Tensor) -> tuple[Tensor, Tensor]:
     """Squared error summed over the critics and averaged over the batch; and the mean value."""
-    q = critics(params, batch["obs"], batch["action"])
+    q = q_values(params, batch["obs"], batch["action"])
     return (q - target).square().mean(1).sum(), q.detach().mean()
 
 
@@ -72,9 +78,9 @@ def actor_loss(
     params: Params, critic_params: Params, batch: dict[str, Tensor], config: ReBRACConfig
 ) -> tuple[Tensor, Tensor]:
     """mean(b1 ||pi(s) - a||^2 - lambda min_i Q_i(s, pi(s))), lambda = 1 / mean |min Q|; and the mean BC distance."""
-    action = policy(params, batch["obs"])
+    action = mlp_policy(params, batch["obs"])
     distance = (action - batch["action"]).square().sum(-1)
-    q = critics(critic_params, batch["obs"], action).amin(0)
+    q = q_values(critic_params, batch["obs"], action).amin(0)
     scale = 1 / q.detach().abs().mean()
     return (config.actor_bc_coef * distance - scale * q).mean(), distance.detach().mean()
 

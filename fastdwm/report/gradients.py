@@ -16,11 +16,10 @@ from torch import Tensor
 from fastdwm.config import ITPOConfig, require
 from fastdwm.envs import EnvSpec
 from fastdwm.itpo.decision import ReferenceObjective
-from fastdwm.itpo.rollout import World
-from fastdwm.kernels.layout import Layout
 from fastdwm.measure.simulate import Progress, unwatched
 from fastdwm.models.nets import Params
-from fastdwm.models.rebrac import policy
+from fastdwm.models.policy import Policy, mlp_policy
+from fastdwm.models.world import World
 
 # Central differences by +-STEP in every coordinate (m, rad, m/s, rad/s, units of action). On Hopper, rounding then
 # costs 1e-8 of a Jacobian, and hardly any contact begins or ends within the step. At 1e-4 one does in a tenth of the
@@ -132,7 +131,7 @@ def _each(function: Function, obs: Tensor, action: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SimulatedDynamics:
-    """What `imagined_return` asks of a `rollout.Dynamics`, by the simulator itself; ignores its noise."""
+    """What `imagined_return` asks of a `Dynamics`, by the simulator itself; ignores its noise."""
 
     source: Differences
     noise_steps: int = 1
@@ -275,10 +274,9 @@ def return_gradients(world: World, params: Params, obs: Tensor, noise: Tensor) -
 
     params: without a leading axis.   obs: (B, S).   noise: (H, K, B, M, S).   All of one dtype.
     """
-    single = {name: value.unsqueeze(0) for name, value in params.items()}
-    layout = Layout.of(single)
-    base = layout.pack(single).expand(len(obs), -1)
-    return ReferenceObjective(world, layout, ITPOConfig()).gradient(base, base, obs, noise)[1]
+    policy = Policy.mlp(params)
+    base = policy.base.expand(len(obs), -1)
+    return ReferenceObjective(policy, world, ITPOConfig()).gradient(base, base, obs, noise)[1]
 
 
 def uncut(obs: Tensor) -> Tensor:
@@ -292,6 +290,6 @@ def uncut_trajectory(source: Differences, params: Params, obs: Tensor) -> Tensor
     HORIZONS, are `uncut`."""
     good = uncut(obs)
     for _ in range(max(HORIZONS)):
-        obs = Outcome.apply(obs, policy(params, obs), source)[:, :-1]
+        obs = Outcome.apply(obs, mlp_policy(params, obs), source)[:, :-1]
         good &= uncut(obs)
     return good

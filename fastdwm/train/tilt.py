@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from fastdwm.models.nets import Params
-from fastdwm.models.rebrac import critics, policy
+from fastdwm.models.policy import mlp_policy
+from fastdwm.models.rebrac import q_values
 
 MAX_WEIGHT = 20.0
 """cap of a weight before the mean is restored: no transition dominates a batch"""
@@ -89,7 +90,7 @@ def policy_score(actor: Params, obs: Tensor, action: Tensor) -> Tensor:
     actor: one policy (no leading axis).   obs: (N, S) raw units.   action: (N, A) in [-1, 1].
     """
     rows = zip(obs.split(CHUNK_ROWS), action.split(CHUNK_ROWS), strict=True)
-    return torch.cat([-(a - policy(actor, s)).square().sum(-1) for s, a in rows])
+    return torch.cat([-(a - mlp_policy(actor, s)).square().sum(-1) for s, a in rows])
 
 
 @torch.no_grad()
@@ -99,7 +100,7 @@ def outcome_value(actor: Params, critic: Params, next_obs: Tensor, terminated: T
     next_obs: (N, S) raw units.   terminated: (N,) bool.
     """
     rows = next_obs.split(CHUNK_ROWS)
-    value = torch.cat([critics(critic, s, policy(actor, s)).amin(0) for s in rows])
+    value = torch.cat([q_values(critic, s, mlp_policy(actor, s)).amin(0) for s in rows])
     # No critic was trained on what follows a terminal state.
     return value.masked_fill(terminated, 0.0)
 

@@ -10,7 +10,7 @@ from fastdwm.kernels.frozen_mlp.reference import (
     frozen_mlp_forward_reference,
 )
 from fastdwm.kernels.launch import PRECISIONS, operand_dtype
-from fastdwm.kernels.layout import Layout, Params
+from fastdwm.kernels.layout import MLPLayout, Params
 
 
 def pack_frozen_mlp(
@@ -30,7 +30,7 @@ def pack_frozen_mlp(
     check_choice("precision", precision, PRECISIONS if first.is_cuda else ("ieee",))
     if first.dim() == 2:
         params = {name: value.unsqueeze(0) for name, value in params.items()}
-    layout = Layout.of(params)
+    layout = MLPLayout.of(params)
     if layout.sizes[-1] != 1 or len(layout.sizes) < 3:
         raise ValueError(f"params: expected hidden layers and one output, got widths {layout.sizes}")
     dtype = torch.float64 if first.dtype == torch.float64 and not first.is_cuda else torch.float32

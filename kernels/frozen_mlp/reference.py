@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastdwm.kernels.cpu_linear import linear
-from fastdwm.kernels.layout import Layout, Params
+from fastdwm.kernels.layout import MLPLayout, Params
 
 NORM_EPS = 1e-5
 """of the layer norm, as in torch"""
@@ -31,7 +31,7 @@ class FrozenMLP:
     flat: (Q, layout.width) parameters.   weights: the same in the dtype of the kernels' operands.
     """
 
-    layout: Layout
+    layout: MLPLayout
     activation: str
     reduce: str
     precision: str

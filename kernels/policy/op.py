@@ -5,7 +5,7 @@ from torch import Tensor
 
 from fastdwm.kernels.contract import check_choice, check_range, check_tensor, refuse_second_order
 from fastdwm.kernels.launch import PRECISIONS
-from fastdwm.kernels.layout import Layout
+from fastdwm.kernels.layout import MLPLayout
 from fastdwm.kernels.policy.reference import (
     policy_backward_reference,
     policy_forward_reference,
@@ -13,10 +13,10 @@ from fastdwm.kernels.policy.reference import (
 )
 
 
-def policy(layout: Layout, flat: Tensor, x: Tensor, precision: str = "ieee") -> Tensor:
+def policy(layout: MLPLayout, flat: Tensor, x: Tensor, precision: str = "ieee") -> Tensor:
     """Actions in [-1, 1] of B policies, each on its own M observations.
 
-    flat: (B, layout.width) parameters, fp32 (on the CPU also fp64), contiguous: `Layout.of(params).pack(params)`.
+    flat: (B, layout.width) parameters, fp32 (on the CPU also fp64), contiguous: `MLPLayout.of(params).pack(params)`.
     x: (B, M, S) of the same dtype, contiguous.   precision: of the operands on a GPU; on the CPU only "ieee".
     Returns (B, M, A), newly allocated. Gradients to flat and x are first order; those not asked for cost nothing.
     Raises ValueError on a wrong shape, stride, device, precision or size (kernels: S <= 128, A <= 32, hidden widths
@@ -37,7 +37,7 @@ def policy(layout: Layout, flat: Tensor, x: Tensor, precision: str = "ieee") -> 
 
 class PolicyFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, flat: Tensor, x: Tensor, layout: Layout, precision: str) -> Tensor:
+    def forward(ctx, flat: Tensor, x: Tensor, layout: MLPLayout, precision: str) -> Tensor:
         ctx.layout, ctx.precision = layout, precision
         if x.is_cuda:
             from fastdwm.kernels.policy.kernel import policy_fwd

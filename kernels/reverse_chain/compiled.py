@@ -28,7 +28,7 @@ from fastdwm.kernels.compiled import (
     silu,
     transposed,
 )
-from fastdwm.kernels.layout import Layout
+from fastdwm.kernels.layout import MLPLayout
 from fastdwm.kernels.memory import recycled
 from fastdwm.kernels.reverse_step.weights import ChainWeights
 
@@ -47,7 +47,7 @@ def pack(weights: ChainWeights) -> CPUChain:
     matrices = weights.w_in, *weights.w_hidden, weights.w_out.mT
     # The table takes the place of the first layer's bias.
     biases = torch.zeros_like(weights.table[0]), *weights.b_hidden, weights.b_out
-    layout = Layout((*(len(w) for w in matrices), weights.obs_dim))
+    layout = MLPLayout((*(len(w) for w in matrices), weights.obs_dim))
     params = {f"w{i}": w.unsqueeze(0) for i, w in enumerate(matrices)}
     flat = layout.pack(params | {f"b{i}": b.unsqueeze(0) for i, b in enumerate(biases)})
     layers, w_cond, coefficients = layer_table(layout), weights.w_cond, weights.coefficients.numpy()

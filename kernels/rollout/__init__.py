@@ -1,6 +1,6 @@
 """The imagined return of B policies and its gradient: policy, sampler, reward and critics over H steps."""
 
-from fastdwm.kernels.rollout.imagine import RolloutModels
-from fastdwm.kernels.rollout.op import rollout_gradient, rollout_value
+from fastdwm.kernels.rollout.imagine import Return, RolloutModels
+from fastdwm.kernels.rollout.op import rollout_gradient, rollout_value, score_gradient, score_value
 
-__all__ = ["RolloutModels", "rollout_gradient", "rollout_value"]
+__all__ = ["Return", "RolloutModels", "rollout_gradient", "rollout_value", "score_gradient", "score_value"]

@@ -6,7 +6,7 @@ from torch import Tensor
 from fastdwm.kernels.compiled import layer_table, run, transposed
 from fastdwm.kernels.frozen_mlp.compiled import scalar_gradient
 from fastdwm.kernels.frozen_mlp.reference import FrozenMLP
-from fastdwm.kernels.layout import Layout
+from fastdwm.kernels.layout import MLPLayout
 from fastdwm.kernels.memory import recycled
 from fastdwm.kernels.policy.compiled import policy_backward, policy_forward, policy_weight_gradient
 from fastdwm.kernels.rollout.compiled import rollout_backward, rollout_forward
@@ -42,7 +42,7 @@ def evaluate(mlp: FrozenMLP, x: Tensor, dx: Tensor) -> Tensor:
 class PolicyTape:
     """As in `torch_ops.py`; the rows of all steps share one buffer, layer by layer."""
 
-    def __init__(self, layout: Layout, flat: Tensor, n_steps: int, particles: int, precision: str):
+    def __init__(self, layout: MLPLayout, flat: Tensor, n_steps: int, particles: int, precision: str):
         self.layout, self.flat, self.particles = layout, flat, particles
         self.layers, n_rows = layer_table(layout), n_steps * particles
         shapes = [(len(flat), n_rows, layout.sizes[0])] + 3 * [(len(flat), n_rows * sum(layout.sizes[1:]))]

@@ -23,39 +23,48 @@ import torch
 from torch import Tensor
 
 from fastdwm.kernels.frozen_mlp.reference import FrozenMLP
-from fastdwm.kernels.layout import Layout
+from fastdwm.kernels.layout import MLPLayout
 from fastdwm.kernels.reverse_step.weights import ChainWeights
 
 
 @dataclass(frozen=True)
 class RolloutModels:
-    """The frozen models and the settings of the objective; all tensors of one dtype and device.
+    """What is rolled out; all tensors of one dtype and device.
 
     policy: layout of the flat policy parameters.   chain: sampler of the normalised change.
-    reward: of (normalised obs, action).   critics: of (obs, action).
-    obs_mean, obs_std, delta_mean, delta_std: (S,).   limits: (index, low, high) of the bounded coordinates.
-    termination: "none", "mask" or "soft" with sigmoids of `width` (one for each limit).
-    anchor_coef: weight l of the squared distance from the base policy's action.
+    obs_mean, obs_std, delta_mean, delta_std: (S,).
     """
 
-    policy: Layout
+    policy: MLPLayout
     chain: ChainWeights
-    reward: FrozenMLP
-    critics: FrozenMLP
     obs_mean: Tensor
     obs_std: Tensor
     delta_mean: Tensor
     delta_std: Tensor
-    discount: float
-    limits: tuple[tuple[int, float, float], ...] = ()
-    termination: str = "none"
-    width: tuple[float, ...] = ()
-    anchor_coef: float = 0.0
 
     @cached_property
     def scales(self) -> Tensor:
         """obs_mean, obs_std, delta_mean, delta_std, (4, S)."""
         return torch.stack([self.obs_mean, self.obs_std, self.delta_mean, self.delta_std])
+
+
+@dataclass(frozen=True)
+class Return:
+    """The objective that is differentiated by hand: frozen models, and settings.
+
+    reward: of (normalised obs, action).   critics: of (obs, action).
+    limits: (index, low, high) of the bounded coordinates.
+    termination: "none", "mask" or "soft" with sigmoids of `width` (one for each limit).
+    anchor_coef: weight l of the squared distance from the base policy's action.
+    """
+
+    reward: FrozenMLP
+    critics: FrozenMLP
+    discount: float
+    limits: tuple[tuple[int, float, float], ...] = ()
+    termination: str = "none"
+    width: tuple[float, ...] = ()
+    anchor_coef: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -81,39 +90,46 @@ class Imagined:
 
 
 def imagine(
-    ops: ModuleType, models: RolloutModels, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor, save: bool
+    ops: ModuleType,
+    models: RolloutModels,
+    returns: Return,
+    params: Tensor,
+    base: Tensor,
+    obs: Tensor,
+    noise: Tensor,
+    save: bool,
 ) -> Imagined:
     """Roll B policies (B, P) out for H steps with M particles; noise (H, K, B, M, S)."""
     horizon, _, n_policies, particles, _ = noise.shape
     rollout = ops.Rollout(models, params, noise, save)
     states, actions = rollout.forward(obs)
-    alive = survival(models, states[1:])
-    weights = torch.cat([torch.ones_like(states[:1, :, 0]), (models.discount * alive).cumprod(0)])
+    alive = survival(returns, states[1:])
+    weights = torch.cat([torch.ones_like(states[:1, :, 0]), (returns.discount * alive).cumprod(0)])
     tape = drift = None
-    if models.anchor_coef and horizon:
+    if returns.anchor_coef and horizon:
         tape = ops.PolicyTape(models.policy, base, horizon, particles, models.chain.precision)
         anchored = [tape.forward(j, states[j].view(n_policies, particles, -1)) for j in range(horizon)]
         drift = actions[:-1] - torch.stack(anchored).flatten(1, 2)
     return Imagined(rollout, tape, states, actions, alive, weights, drift)
 
 
-def survival(models: RolloutModels, states: Tensor) -> Tensor:
+def survival(returns: Return, states: Tensor) -> Tensor:
     """c (..., N) of states (..., N, S): 1, or 0 beyond a limit, or the product of sigmoids of the distances to them."""
     alive = torch.ones_like(states[..., 0])
-    if models.termination == "mask":
-        for index, low, high in models.limits:
+    if returns.termination == "mask":
+        for index, low, high in returns.limits:
             alive *= (states[..., index] > low) & (states[..., index] < high)
-    elif models.termination == "soft":
-        for (index, low, high), width in zip(models.limits, models.width, strict=True):
+    elif returns.termination == "soft":
+        for (index, low, high), width in zip(returns.limits, returns.width, strict=True):
             x = states[..., index]
             alive *= torch.sigmoid((x - low) / width) * torch.sigmoid((high - x) / width)
     return alive
 
 
-def survival_gradient(models: RolloutModels, states: Tensor, alive: Tensor) -> Tensor:
+def survival_gradient(returns: Return, states: Tensor, alive: Tensor) -> Tensor:
     """dc/ds (..., N, S) of the soft termination: d log sigmoid(x) = sigmoid(-x)."""
     slope = torch.zeros_like(states)
-    for (index, low, high), width in zip(models.limits, models.width, strict=True):
+    for (index, low, high), width in zip(returns.limits, returns.width, strict=True):
         x = states[..., index]
         slope[..., index] += (torch.sigmoid((low - x) / width) - torch.sigmoid((x - high) / width)) / width
     return slope * alive.unsqueeze(-1)
@@ -126,71 +142,76 @@ def inputs(models: RolloutModels, run: Imagined) -> tuple[Tensor, Tensor]:
     return visited, torch.cat([run.states[-1], run.actions[-1]], -1)
 
 
-def total(models: RolloutModels, run: Imagined, rewards: Tensor, terminal: Tensor, n_policies: int) -> Tensor:
+def total(run: Imagined, rewards: Tensor, terminal: Tensor, n_policies: int) -> Tensor:
     """J (B,) from the rewards (H, N) and the terminal value (N,)."""
     returns = run.weights[-1] * terminal + (run.weights[:-1] * rewards).sum(0)
     return returns.view(n_policies, -1).mean(1)
 
 
-def charged(models: RolloutModels, run: Imagined, rewards: Tensor) -> Tensor:
+def charged(returns: Return, run: Imagined, rewards: Tensor) -> Tensor:
     """The rewards (H N,), (H, N), less the anchor penalty l |a_j - pi_0(s_j)|^2."""
     rewards = rewards.view_as(run.survival)
-    return rewards if run.drift is None else rewards - models.anchor_coef * run.drift.square().sum(-1)
+    return rewards if run.drift is None else rewards - returns.anchor_coef * run.drift.square().sum(-1)
 
 
-def value(ops: ModuleType, models: RolloutModels, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor) -> Tensor:
+def value(
+    ops: ModuleType, models: RolloutModels, returns: Return, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor
+) -> Tensor:
     """J (B,) alone."""
-    run = imagine(ops, models, params, base, obs, noise, save=False)
+    run = imagine(ops, models, returns, params, base, obs, noise, save=False)
     visited, last = inputs(models, run)
-    terminal = ops.scalar_value(models.critics, last)
-    rewards = ops.scalar_value(models.reward, visited) if run.horizon else visited[:, 0]
-    return total(models, run, charged(models, run, rewards), terminal, len(obs))
+    terminal = ops.scalar_value(returns.critics, last)
+    rewards = ops.scalar_value(returns.reward, visited) if run.horizon else visited[:, 0]
+    return total(run, charged(returns, run, rewards), terminal, len(obs))
 
 
 def gradient(
-    ops: ModuleType, models: RolloutModels, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor
+    ops: ModuleType, models: RolloutModels, returns: Return, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
     """J (B,) and its gradient (B, P)."""
-    return backward(ops, models, imagine(ops, models, params, base, obs, noise, save=True), len(obs))
+    run = imagine(ops, models, returns, params, base, obs, noise, save=True)
+    return backward(ops, models, returns, run, len(obs))
 
 
-def backward(ops: ModuleType, models: RolloutModels, run: Imagined, n_policies: int) -> tuple[Tensor, Tensor]:
+def backward(
+    ops: ModuleType, models: RolloutModels, returns: Return, run: Imagined, n_policies: int
+) -> tuple[Tensor, Tensor]:
     """J (B,) and its gradient (B, P) from what the forward pass left."""
     # The mean over particles enters once, as a share of every weight.
     weights = run.weights * (n_policies / run.weights.shape[1])
     visited, last = inputs(models, run)
-    terminal, saved = ops.scalar_forward(models.critics, last)
-    direct = ops.scalar_backward(models.critics, saved, weights[-1]).unsqueeze(0)
+    terminal, saved = ops.scalar_forward(returns.critics, last)
+    direct = ops.scalar_backward(returns.critics, saved, weights[-1]).unsqueeze(0)
     rewards = visited[:, 0]
     if run.horizon:
-        rewards, saved = ops.scalar_forward(models.reward, visited)
-        of_rewards = ops.scalar_backward(models.reward, saved, weights[:-1].flatten())
+        rewards, saved = ops.scalar_forward(returns.reward, visited)
+        of_rewards = ops.scalar_backward(returns.reward, saved, weights[:-1].flatten())
         direct = torch.cat([of_rewards.view(run.horizon, *last.shape), direct])
     obs_dim = len(models.obs_std)
-    rewards, of_states, of_actions = charged(models, run, rewards), direct[..., :obs_dim], direct[..., obs_dim:]
+    rewards, of_states, of_actions = charged(returns, run, rewards), direct[..., :obs_dim], direct[..., obs_dim:]
     of_states[:-1] /= models.obs_std
-    if models.termination == "soft":
-        add_survival(models, run, weights, rewards, terminal, of_states)
+    if returns.termination == "soft":
+        add_survival(returns, run, weights, rewards, terminal, of_states)
     if run.drift is not None:
-        add_anchor(models, run, weights, n_policies, of_states, of_actions)
-    return total(models, run, rewards, terminal, n_policies), run.rollout.backward(direct)
+        add_anchor(returns, run, weights, n_policies, of_states, of_actions)
+    return total(run, rewards, terminal, n_policies), run.rollout.backward(direct)
 
 
 def add_survival(
-    models: RolloutModels, run: Imagined, weights: Tensor, rewards: Tensor, terminal: Tensor, of_states: Tensor
+    returns: Return, run: Imagined, weights: Tensor, rewards: Tensor, terminal: Tensor, of_states: Tensor
 ) -> None:
     """Add W_j g V_{j+1} c'(s_{j+1}) to the gradient of the states (H + 1, N, S)."""
-    slopes, to_go = survival_gradient(models, run.states[1:], run.survival), terminal
+    slopes, to_go = survival_gradient(returns, run.states[1:], run.survival), terminal
     for j in range(run.horizon - 1, -1, -1):
-        of_states[j + 1] += slopes[j] * (weights[j] * models.discount * to_go).unsqueeze(1)
-        to_go = rewards[j] + models.discount * run.survival[j] * to_go
+        of_states[j + 1] += slopes[j] * (weights[j] * returns.discount * to_go).unsqueeze(1)
+        to_go = rewards[j] + returns.discount * run.survival[j] * to_go
 
 
 def add_anchor(
-    models: RolloutModels, run: Imagined, weights: Tensor, n_policies: int, of_states: Tensor, of_actions: Tensor
+    returns: Return, run: Imagined, weights: Tensor, n_policies: int, of_states: Tensor, of_actions: Tensor
 ) -> None:
     """Add the gradient of the anchor penalty, through the actions and through the base policy's."""
-    pull = run.drift * (2 * models.anchor_coef * weights[:-1]).unsqueeze(-1)
+    pull = run.drift * (2 * returns.anchor_coef * weights[:-1]).unsqueeze(-1)
     of_actions[:-1] -= pull
     for j in range(1, run.horizon):
         of_states[j] += run.base.backward(j, pull[j].reshape(n_policies, -1, pull.shape[-1])).flatten(0, 1)

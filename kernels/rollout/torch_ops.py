@@ -8,7 +8,7 @@ from fastdwm.kernels.frozen_mlp.reference import (
     frozen_mlp_forward_reference,
     frozen_mlp_reference,
 )
-from fastdwm.kernels.layout import Layout
+from fastdwm.kernels.layout import MLPLayout
 from fastdwm.kernels.policy.reference import (
     policy_backward_reference,
     policy_forward_reference,
@@ -27,7 +27,7 @@ scalar_backward = frozen_mlp_backward_reference
 class PolicyTape:
     """B policies along a rollout: what each step leaves for the gradient, and one weight gradient over all steps."""
 
-    def __init__(self, layout: Layout, flat: Tensor, n_steps: int, particles: int, precision: str):
+    def __init__(self, layout: MLPLayout, flat: Tensor, n_steps: int, particles: int, precision: str):
         """flat: (B, P).   n_steps: calls of `forward` to come, each with M = `particles` rows of every policy."""
         self.layout, self.params = layout, layout.views(flat)
         self.states: list[Tensor] = [None] * n_steps

@@ -6,7 +6,7 @@ from torch import Tensor
 from fastdwm.kernels.frozen_mlp.kernel import frozen_mlp_bwd, frozen_mlp_fwd
 from fastdwm.kernels.frozen_mlp.reference import FrozenMLP
 from fastdwm.kernels.launch import operand_dtype
-from fastdwm.kernels.layout import Layout
+from fastdwm.kernels.layout import MLPLayout
 from fastdwm.kernels.policy.kernel import policy_bwd_into, policy_fwd_into, policy_weight_bwd
 from fastdwm.kernels.reverse_chain.kernel import reverse_chain_bwd as chain_backward
 from fastdwm.kernels.reverse_chain.kernel import reverse_chain_fwd as chain_forward
@@ -41,7 +41,7 @@ def reduce(mlp: FrozenMLP, values: Tensor) -> Tensor:
 class PolicyTape:
     """As in `torch_ops.py`; the rows of all steps share one buffer, so the weight gradient is one launch."""
 
-    def __init__(self, layout: Layout, flat: Tensor, n_steps: int, particles: int, precision: str):
+    def __init__(self, layout: MLPLayout, flat: Tensor, n_steps: int, particles: int, precision: str):
         self.layout, self.flat, self.particles, self.precision = layout, flat, particles, precision
         rows, widths, operand = (len(flat), n_steps * particles), sum(layout.sizes[1:-1]), operand_dtype(precision)
         self.states = flat.new_empty(*rows, layout.sizes[0])

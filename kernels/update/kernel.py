@@ -13,15 +13,6 @@ NUM_WARPS = 4
 
 
 @triton.jit
-def included(mask_ptr, episode):
-    """Whether this episode is updated."""
-    if mask_ptr is None:
-        return True
-    else:
-        return tl.load(mask_ptr + episode)
-
-
-@triton.jit
 def scaled_grad(grads_ptr, factor_ptr, episode, at, inside):
     """Gradient tile times the episode's factor."""
     grad = tl.load(grads_ptr + at, mask=inside, other=0.0)
@@ -31,36 +22,36 @@ def scaled_grad(grads_ptr, factor_ptr, episode, at, inside):
 
 
 @triton.jit(do_not_specialize=["width", "lr"])
-def update_sgd_kernel(params_ptr, grads_ptr, factor_ptr, mask_ptr, width, lr, BLOCK: tl.constexpr):
+def update_sgd_kernel(params_ptr, grads_ptr, factor_ptr, width, lr, BLOCK: tl.constexpr):
     """params += lr factor grads for BLOCK parameters of one episode.
 
     Grid      (cdiv(width, BLOCK), B)
-    Reads     params, grads (B, width); factor, mask (B,) or None
-    Writes    params, in place; nothing for an episode outside the mask
+    Reads     params, grads (B, width); factor (B,) or None
+    Writes    params, in place
     """
     episode = tl.program_id(1)
     column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     at = episode.to(tl.int64) * width + column
-    inside = (column < width) & included(mask_ptr, episode)
+    inside = column < width
     grad = scaled_grad(grads_ptr, factor_ptr, episode, at, inside)
     tl.store(params_ptr + at, tl.load(params_ptr + at, mask=inside, other=0.0) + lr * grad, mask=inside)
 
 
 @triton.jit(do_not_specialize=["width", "lr"])
-def update_adam_kernel(params_ptr, grads_ptr, first_ptr, second_ptr, count_ptr, factor_ptr, mask_ptr, width, lr,
+def update_adam_kernel(params_ptr, grads_ptr, first_ptr, second_ptr, count_ptr, factor_ptr, width, lr,
                        BETA1: tl.constexpr, BETA2: tl.constexpr, LOG_BETA1: tl.constexpr, LOG_BETA2: tl.constexpr,
                        EPS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     """One Adam step, uphill, for BLOCK parameters of one episode.
 
     Grid      (cdiv(width, BLOCK), B)
-    Reads     params, grads, first, second (B, width); count (B,) of earlier steps; factor, mask (B,) or None
-    Writes    params, first, second, in place; nothing for an episode outside the mask
+    Reads     params, grads, first, second (B, width); count (B,) of earlier steps; factor (B,) or None
+    Writes    params, first, second, in place
     Numerics  1 - beta^t in fp64: in fp32, 1 - 0.999 is off by 5e-5
     """
     episode = tl.program_id(1)
     column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     at = episode.to(tl.int64) * width + column
-    inside = (column < width) & included(mask_ptr, episode)
+    inside = column < width
     grad = scaled_grad(grads_ptr, factor_ptr, episode, at, inside)
     t = tl.load(count_ptr + episode).to(tl.float64) + 1
     share1 = (1 - tl.exp(t * LOG_BETA1)).to(tl.float32)
@@ -75,11 +66,11 @@ def update_adam_kernel(params_ptr, grads_ptr, first_ptr, second_ptr, count_ptr, 
     tl.store(params_ptr + at, tl.load(params_ptr + at, mask=inside, other=0.0) + step, mask=inside)
 
 
-def update_sgd(params: Tensor, grads: Tensor, lr: float, factor: Tensor | None, mask: Tensor | None) -> None:
+def update_sgd(params: Tensor, grads: Tensor, lr: float, factor: Tensor | None) -> None:
     """In place; one launch."""
     n_episodes, width = params.shape
     grid = (cdiv(width, BLOCK), n_episodes)
-    run(update_sgd_kernel, grid, params, grads, factor, mask, width, lr, BLOCK=BLOCK, num_warps=NUM_WARPS)
+    run(update_sgd_kernel, grid, params, grads, factor, width, lr, BLOCK=BLOCK, num_warps=NUM_WARPS)
 
 
 def update_adam(
@@ -90,15 +81,14 @@ def update_adam(
     count: Tensor,
     lr: float,
     factor: Tensor | None,
-    mask: Tensor | None,
 ) -> None:
     """In place; one launch, and one for the counts."""
     n_episodes, width = params.shape
     run(
         update_adam_kernel, (cdiv(width, BLOCK), n_episodes),
-        params, grads, first, second, count, factor, mask, width, lr, **adam_constants(), num_warps=NUM_WARPS,
+        params, grads, first, second, count, factor, width, lr, **adam_constants(), num_warps=NUM_WARPS,
     )  # fmt: skip
-    count.add_(1 if mask is None else mask)
+    count.add_(1)
 
 
 def adam_constants() -> dict:
@@ -108,17 +98,13 @@ def adam_constants() -> dict:
 
 
 def aot_cases() -> list[AotCase]:
-    """Both kernels, without and with a factor and a mask."""
+    """Both kernels, without and with a factor."""
     return [
         AotCase(
-            name=kernel.__name__ + (" factor mask" if full else ""),
+            name=kernel.__name__ + (" factor" if full else ""),
             kernel=kernel,
-            pointers={
-                p: "i1" if p == "mask_ptr" else "fp32"
-                for p in kernel.arg_names
-                if p.endswith("_ptr") and (full or p not in ("factor_ptr", "mask_ptr"))
-            },
-            constexprs=constants | ({} if full else {"factor_ptr": None, "mask_ptr": None}),
+            pointers={p: "fp32" for p in kernel.arg_names if p.endswith("_ptr") and (full or p != "factor_ptr")},
+            constexprs=constants | ({} if full else {"factor_ptr": None}),
             options={"num_warps": NUM_WARPS},
             tensor_cores=False,
             scalars={"lr": "fp32"},

@@ -15,24 +15,21 @@ def copy_of(rows: Tensor) -> Tensor:
     return recycled(*rows.shape).copy_(rows)
 
 
-def sgd_ascent(
-    params: Tensor, grads: Tensor, lr: float, *, factor: Tensor | None = None, mask: Tensor | None = None
-) -> None:
+def sgd_ascent(params: Tensor, grads: Tensor, lr: float, *, factor: Tensor | None = None) -> None:
     """params += lr factor grads, in place.
 
     params, grads: (B, P) fp32 (on the CPU also fp64), contiguous, one row per episode, owned by the caller.
-    factor: (B,) of params' dtype, what gradient clipping leaves of each episode's gradient.   mask: (B,) bool; the rows
-    of all other episodes keep every bit, whatever their gradients are.
+    factor: (B,) of params' dtype, what gradient clipping leaves of each episode's gradient.
     Raises ValueError on a wrong shape, stride or device, TypeError on a wrong dtype.
     """
-    _check({"params": params, "grads": grads}, {"factor": factor}, mask)
+    _check({"params": params, "grads": grads}, {"factor": factor})
     if params.is_cuda:
         from fastdwm.kernels.update.kernel import update_sgd
 
-        update_sgd(params, grads, lr, factor, mask)
+        update_sgd(params, grads, lr, factor)
         torch.autograd.graph.increment_version(params)
     else:
-        sgd_reference(params, grads, lr, factor, mask)
+        sgd_reference(params, grads, lr, factor)
 
 
 def adam_ascent(
@@ -44,24 +41,23 @@ def adam_ascent(
     lr: float,
     *,
     factor: Tensor | None = None,
-    mask: Tensor | None = None,
 ) -> None:
     """One Adam step along grads (betas 0.9 and 0.999, eps 1e-8), in place on params, first, second and count.
 
     first, second: (B, P) moments.   count: (B,) steps taken by each episode, in params' dtype.   Others: `sgd_ascent`.
     """
     rows = {"params": params, "grads": grads, "first": first, "second": second}
-    _check(rows, {"count": count, "factor": factor}, mask)
+    _check(rows, {"count": count, "factor": factor})
     if params.is_cuda:
         from fastdwm.kernels.update.kernel import update_adam
 
-        update_adam(params, grads, first, second, count, lr, factor, mask)
+        update_adam(params, grads, first, second, count, lr, factor)
         torch.autograd.graph.increment_version([params, first, second])
     else:
-        adam_reference(params, grads, first, second, count, lr, factor, mask)
+        adam_reference(params, grads, first, second, count, lr, factor)
 
 
-def _check(rows: dict[str, Tensor], per_episode: dict[str, Tensor | None], mask: Tensor | None) -> None:
+def _check(rows: dict[str, Tensor], per_episode: dict[str, Tensor | None]) -> None:
     params = rows["params"]
     dtype = torch.float64 if params.dtype == torch.float64 and not params.is_cuda else torch.float32
     shape = tuple(params.shape) if params.dim() == 2 else (None, None)
@@ -70,5 +66,3 @@ def _check(rows: dict[str, Tensor], per_episode: dict[str, Tensor | None], mask:
     for name, value in per_episode.items():
         if value is not None:
             check_tensor(name, value, shape[:1], dtype, params.device)
-    if mask is not None:
-        check_tensor("mask", mask, shape[:1], torch.bool, params.device)

@@ -1,6 +1,7 @@
 """One step of the policies' optimiser in torch: any dtype and device, and the CPU path.
 
-All buffers are (B, P), one row per episode; every step is uphill along the gradient.
+All buffers are (B, P), one row per episode; every step is uphill along the gradient. One episode at a time: the
+temporaries of all at once leave the cache, and cost ten times as much.
 """
 
 import math
@@ -13,9 +14,9 @@ LOG_BETA1, LOG_BETA2 = math.log(BETA1), math.log(BETA2)
 
 
 @torch.no_grad()
-def sgd_reference(params: Tensor, grads: Tensor, lr: float, factor: Tensor | None, mask: Tensor | None) -> None:
-    """params += lr factor grads, in place; rows outside the mask (B,) keep every bit."""
-    for i in _included(mask, len(params)):
+def sgd_reference(params: Tensor, grads: Tensor, lr: float, factor: Tensor | None) -> None:
+    """params += lr factor grads, in place."""
+    for i in range(len(params)):
         params[i].add_(_scaled(grads, factor, i), alpha=lr)
 
 
@@ -28,14 +29,13 @@ def adam_reference(
     count: Tensor,
     lr: float,
     factor: Tensor | None,
-    mask: Tensor | None,
 ) -> None:
     """Adam without weight decay, in place on params, first, second (B, P) and count (B,).
 
     Deviation from the plain formula: 1 - beta^t is computed as -expm1(t log beta), since 1 - 0.999 in float32 is off
     by 5e-5.
     """
-    for i in _included(mask, len(params)):
+    for i in range(len(params)):
         grad = _scaled(grads, factor, i)
         t = float(count[i]) + 1
         first[i].lerp_(grad, 1 - BETA1)
@@ -43,11 +43,6 @@ def adam_reference(
         root = (second[i] / -math.expm1(t * LOG_BETA2)).sqrt_().add_(ADAM_EPS)
         params[i].addcdiv_(first[i], root, value=lr / -math.expm1(t * LOG_BETA1))
         count[i] = t
-
-
-def _included(mask: Tensor | None, n_episodes: int) -> list[int]:
-    """Episodes to update. One at a time: the temporaries of all at once leave the cache, and cost ten times as much."""
-    return list(range(n_episodes)) if mask is None else mask.nonzero().flatten().tolist()
 
 
 def _scaled(grads: Tensor, factor: Tensor | None, i: int) -> Tensor:

@@ -26,7 +26,7 @@ def use_bundle(path: Path) -> str | None:
     """Load a bundle, decide once with each world model, and take a step; returns what is wrong with the actions."""
     bundle = Bundle.load(path / "bundle")
     for sampler in bundle.samplers:
-        agent = Agent(bundle, ITPOConfig(horizon=2, particles=2), backend="reference", sampler=sampler)
+        agent = Agent.of(bundle, ITPOConfig(horizon=2, particles=2), backend="reference", world=sampler)
         action = agent.act(np.linspace(-1, 1, bundle.obs_dim, dtype=np.float32))
         if not (np.isfinite(action).all() and np.abs(action).max() <= 1):
             return f"{sampler}: acts {action}"

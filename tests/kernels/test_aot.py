@@ -16,7 +16,7 @@ triton = pytest.importorskip("triton")
 from fastdwm.kernels.aot import AotCase, Resources, compile_case, compiled, table  # noqa: E402
 from fastdwm.kernels.frozen_mlp import kernel as frozen_mlp  # noqa: E402
 from fastdwm.kernels.launch import PRECISIONS, shared_limit  # noqa: E402
-from fastdwm.kernels.layout import Layout  # noqa: E402
+from fastdwm.kernels.layout import MLPLayout  # noqa: E402
 from fastdwm.kernels.noise import kernel as noise  # noqa: E402
 from fastdwm.kernels.policy import kernel as policy  # noqa: E402
 from fastdwm.kernels.reverse_chain import kernel as reverse_chain  # noqa: E402
@@ -70,7 +70,7 @@ def mlp_shapes(capability: int) -> Iterator[tuple[tuple[int, ...], int, int, str
 def policy_cases(capability: int) -> Iterator[AotCase]:
     for hidden, obs_dim, action_dim, precision, default in mlp_shapes(capability):
         if FULL or default:
-            yield from policy.aot_cases(Layout((obs_dim, *hidden, action_dim)), precision, capability)
+            yield from policy.aot_cases(MLPLayout((obs_dim, *hidden, action_dim)), precision, capability)
 
 
 def frozen_mlp_cases(capability: int) -> Iterator[AotCase]:
@@ -82,7 +82,7 @@ def frozen_mlp_cases(capability: int) -> Iterator[AotCase]:
                     frozen_mlp.Rule(activation, True, "min", 2, precision),
                     frozen_mlp.Rule(activation, False, "first", 1, precision),
                 ):
-                    layout = Layout((obs_dim + action_dim, *hidden, 1), rule.layer_norm)
+                    layout = MLPLayout((obs_dim + action_dim, *hidden, 1), rule.layer_norm)
                     yield from frozen_mlp.aot_cases(layout, rule, capability)
 
 

@@ -11,13 +11,13 @@ import torch
 from denoisers import make_problem
 from models import make_noise, make_obs, make_policies, make_world
 from numerics import EPS, assert_close, assert_within_twice
-from test_imagined_rollout import LAYOUT, LIMITS, arguments, single_precision
+from test_imagined_rollout import LAYOUT, LIMITS, POLICY, arguments, single_precision
 
 from fastdwm.config import ITPOConfig
 from fastdwm.itpo.decision import ReferenceObjective
 from fastdwm.itpo.fused import FusedObjective
 from fastdwm.kernels.frozen_mlp import pack_frozen_mlp
-from fastdwm.kernels.layout import Layout
+from fastdwm.kernels.layout import MLPLayout
 from fastdwm.kernels.reverse_chain import reverse_chain
 from fastdwm.kernels.reverse_chain.reference import reverse_chain_backward_reference, reverse_chain_reference
 from fastdwm.kernels.rollout import torch_ops
@@ -160,7 +160,7 @@ def test_policy_tape(sizes, particles, threads):
     n_policies, n_steps = 3, 2
     params = [init_mlp(mlp_shapes(sizes), torch.Generator().manual_seed(i)) for i in range(n_policies)]
     params = {name: torch.stack([2 * p[name] for p in params]) for name in params[0]}
-    layout = Layout.of(params)
+    layout = MLPLayout.of(params)
 
     def derivatives(ops, dtype):
         tape = ops.PolicyTape(layout, layout.pack(params).to(dtype), n_steps, particles, "ieee")
@@ -180,7 +180,7 @@ def test_policy_tape(sizes, particles, threads):
 @pytest.mark.parametrize("activation", ["relu", "silu"])
 @pytest.mark.parametrize("reduce", ["first", "mean", "min"])
 def test_frozen_networks(reduce, activation, layer_norm, rows, threads):
-    shapes = Layout((9, 48, 100, 1), layer_norm).shapes.items()
+    shapes = MLPLayout((9, 48, 100, 1), layer_norm).shapes.items()
     params = {name: 0.3 * normal(3, *shape, seed=i) for i, (name, shape) in enumerate(shapes)}
     x, upstream = normal(rows, 9), normal(rows, seed=1)
 
@@ -217,9 +217,9 @@ def test_rollout_error_is_at_most_twice_that_of_autograd(terminal_value, termina
         terminal_value=terminal_value,
     )
     single, rounded = single_precision(world), [x.float() for x in given]
-    fused = FusedObjective(single, LAYOUT, config)
-    expected = ReferenceObjective(world, LAYOUT, config).gradient(*(x.double() for x in rounded))
-    eager = ReferenceObjective(single, LAYOUT, config).gradient(*rounded)
+    fused = FusedObjective(POLICY, single, config)
+    expected = ReferenceObjective(POLICY, world, config).gradient(*(x.double() for x in rounded))
+    eager = ReferenceObjective(POLICY, single, config).gradient(*rounded)
     for ours, theirs, truth in zip(fused.gradient(*rounded), eager, expected, strict=True):
         assert_within_twice(ours, theirs, truth, "ieee")
     assert_within_twice(fused.value(*rounded), eager[0], expected[0], "ieee")
@@ -228,14 +228,14 @@ def test_rollout_error_is_at_most_twice_that_of_autograd(terminal_value, termina
 @pytest.mark.parametrize("horizon", [0, 1])
 def test_short_rollouts(horizon):
     world, given = single_precision(make_world()), [x.float() for x in arguments(2, horizon, 5)]
-    fused, reference = (kind(world, LAYOUT, ITPOConfig()) for kind in (FusedObjective, ReferenceObjective))
+    fused, reference = (kind(POLICY, world, ITPOConfig()) for kind in (FusedObjective, ReferenceObjective))
     for ours, theirs in zip(fused.gradient(*given), reference.gradient(*given), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_results_survive_the_next_rollout_of_another_size():
     world = single_precision(make_world())
-    fused = FusedObjective(world, LAYOUT, ITPOConfig())
+    fused = FusedObjective(POLICY, world, ITPOConfig())
 
     def given(n, seed):
         base = LAYOUT.pack(make_policies(n, seed=seed)).float()
@@ -290,8 +290,8 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 warnings.simplefilter("always")
 import torch
 from fastdwm.kernels.compiled import transposed
-from fastdwm.kernels.layout import Layout
-layout = Layout((2, 3))
+from fastdwm.kernels.layout import MLPLayout
+layout = MLPLayout((2, 3))
 flat = torch.arange(9.0)[None]
 print(transposed(layout, flat)[:, :6].tolist())
 """

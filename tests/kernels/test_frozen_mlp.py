@@ -11,8 +11,8 @@ from fastdwm.kernels.frozen_mlp.reference import (
     frozen_mlp_forward_reference,
     frozen_mlp_reference,
 )
-from fastdwm.kernels.layout import Layout, Params
-from fastdwm.models.rebrac import critics
+from fastdwm.kernels.layout import MLPLayout, Params
+from fastdwm.models.rebrac import q_values
 from fastdwm.models.reward import RewardModel
 
 pytest.importorskip("triton")
@@ -35,7 +35,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 def make_params(sizes: tuple[int, ...], layer_norm: bool, copies: int, seed: int = 1) -> Params:
     """Random copies with the same mean value, so that none is always the smallest; layer norms are no identities."""
-    layout = Layout(sizes, layer_norm)
+    layout = MLPLayout(sizes, layer_norm)
     params = layout.views(random(copies, layout.width, seed=seed))
     for name, value in params.items():
         value.mul_(value.shape[1] ** -0.5 if name.startswith("w") else 0.3)
@@ -71,7 +71,7 @@ def reduce(mlp: FrozenMLP, values: Tensor) -> Tensor:
 @pytest.mark.parametrize("kind", ["min", "mean", "first"])
 def test_reference_is_the_plain_critics(kind):
     params, obs, action = make_params((7, 24, 16, 1), True, 2), random(5, 4), random(5, 3, seed=2)
-    q = critics(params, obs, action)
+    q = q_values(params, obs, action)
     expected = {"min": q.amin(0), "mean": q.mean(0), "first": q[0]}[kind]
     mlp, x = pack(params, "relu", kind), torch.cat([obs, action], 1)
     torch.testing.assert_close(frozen_mlp_reference(mlp, x), expected, rtol=1e-12, atol=1e-12)
@@ -95,7 +95,7 @@ def test_gradient_of_the_input(activation, layer_norm, kind, copies):
 
 def test_gradient_of_the_minimum_is_that_of_each_rows_smallest_critic():
     params, x = make_params((7, 24, 16, 1), True, 2), random(40, 7).requires_grad_()
-    q = critics(params, x[:, :4], x[:, 4:])
+    q = q_values(params, x[:, :4], x[:, 4:])
     assert 5 < q.argmin(0).sum() < 35, "one critic is the smallest everywhere: this test shows nothing"
     weight = random(40, seed=2)
     expected = torch.autograd.grad((q.amin(0) * weight).sum(), x)[0]
@@ -194,7 +194,7 @@ def test_kernels_on_a_gpu_err_at_most_twice_as_much_as_torch(rows, activation, l
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     flat = pack(params, activation, kind).flat.cuda().to(rounded)
-    layout = Layout((20, 256, 256, 300, 1), layer_norm)
+    layout = MLPLayout((20, 256, 256, 300, 1), layer_norm)
     eager_mlp = FrozenMLP(layout, activation, kind, precision, flat, flat)
     eager = reference_gradients(eager_mlp, x.cuda().to(rounded), grad.cuda().to(rounded))
     torch.set_float32_matmul_precision(before)

@@ -4,19 +4,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from models import make_noise, make_obs, make_policies, make_world
+from models import make_noise, make_obs, make_policies, make_policy, make_world
 from torch import Tensor
 
 from fastdwm.config import ITPOConfig
 from fastdwm.itpo.decision import ReferenceObjective
 from fastdwm.itpo.fused import FusedObjective
-from fastdwm.itpo.rollout import World
-from fastdwm.kernels.layout import Layout
 from fastdwm.kernels.rollout import imagine
+from fastdwm.models.rebrac import Critics
+from fastdwm.models.world import World
 from fastdwm.tasks import Limit
 
 LIMITS = (Limit(0, -1.5, 1.2), Limit(2, low=-2.0))
-LAYOUT = Layout.of(make_policies(1))
+POLICY = make_policy()
+LAYOUT = POLICY.layout
 
 
 def arguments(n_episodes: int, horizon: int, particles: int) -> tuple[Tensor, ...]:
@@ -27,7 +28,7 @@ def arguments(n_episodes: int, horizon: int, particles: int) -> tuple[Tensor, ..
 
 def compare(world: World, config: ITPOConfig, given: tuple[Tensor, ...]) -> Tensor:
     """Fused against reference; returns J."""
-    fused, reference = FusedObjective(world, LAYOUT, config), ReferenceObjective(world, LAYOUT, config)
+    fused, reference = FusedObjective(POLICY, world, config), ReferenceObjective(POLICY, world, config)
     returns, grads = fused.gradient(*given)
     expected, expected_grads = reference.gradient(*given)
     assert expected_grads.abs().amax(1).min() > 1e-4
@@ -50,7 +51,7 @@ def test_termination_and_anchor_equal_autograd(termination, anchor_coef):
     world, given = make_world(limits=LIMITS), arguments(4, 3, 6)
     config = ITPOConfig(termination=termination, anchor_coef=anchor_coef, termination_temperature=0.5)
     returns = compare(world, config, given)
-    plain = ReferenceObjective(world, LAYOUT, replace(config, termination="none", anchor_coef=0.0)).value(*given)
+    plain = ReferenceObjective(POLICY, world, replace(config, termination="none", anchor_coef=0.0)).value(*given)
     # The limits cut through the visited states and the base is another policy, so the settings matter.
     assert (termination, anchor_coef) == ("none", 0.0) or (returns - plain).abs().max() > 1e-3
 
@@ -59,20 +60,20 @@ def test_one_particle_one_episode():
     compare(make_world(), ITPOConfig(), arguments(1, 2, 1))
 
 
-def on_kernels(models, *given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def on_kernels(models, returns, *given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Value, J and gradient by the Triton kernels; runs in the interpreter's process."""
     from fastdwm.kernels.rollout import triton_ops
 
-    return imagine.value(triton_ops, models, *given), *imagine.gradient(triton_ops, models, *given)
+    return imagine.value(triton_ops, models, returns, *given), *imagine.gradient(triton_ops, models, returns, *given)
 
 
 @pytest.mark.parametrize(("termination", "anchor_coef"), [("none", 0.0), ("soft", 0.7)])
 def test_kernels_in_the_interpreter_equal_the_reference(interpreted, termination, anchor_coef):
     world, given = make_world(limits=LIMITS), arguments(2, 2, 17)
     config = ITPOConfig(termination=termination, anchor_coef=anchor_coef, termination_temperature=0.5)
-    expected, expected_grads = ReferenceObjective(world, LAYOUT, config).gradient(*given)
-    models = FusedObjective(single_precision(world), LAYOUT, config).models
-    value, returns, grads = interpreted(on_kernels, models, *(x.float() for x in given))
+    expected, expected_grads = ReferenceObjective(POLICY, world, config).gradient(*given)
+    fused = FusedObjective(POLICY, single_precision(world), config)
+    value, returns, grads = interpreted(on_kernels, fused.models, fused.returns, *(x.float() for x in given))
     torch.testing.assert_close(returns.double(), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-5)
     scale = expected_grads.abs().max()
@@ -86,12 +87,12 @@ def single_precision(world: World) -> World:
         fields = {k: v.float() if isinstance(v, Tensor) else v for k, v in vars(model).items()}
         return type(model)(**fields | {"params": {k: v.float() for k, v in model.params.items()}})
 
-    critics = {name: value.float() for name, value in world.critics.items()}
-    return replace(world, dynamics=convert(world.dynamics), reward=convert(world.reward), critics=critics)
+    critic = Critics({name: value.float() for name, value in world.critic.params.items()})
+    return replace(world, dynamics=convert(world.dynamics), reward=convert(world.reward), critic=critic)
 
 
 def test_wrong_arguments_raise():
-    objective = FusedObjective(make_world(), LAYOUT, ITPOConfig())
+    objective = FusedObjective(POLICY, make_world(), ITPOConfig())
     params, base, obs, noise = arguments(2, 2, 3)
     with pytest.raises(ValueError, match="noise: expected shape"):
         objective.value(params, base, obs, noise[:, :3])

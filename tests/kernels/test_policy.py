@@ -5,7 +5,7 @@ import torch
 from numerics import BOUND, EPS, assert_close, assert_within_twice
 from torch import Tensor
 
-from fastdwm.kernels.layout import Layout
+from fastdwm.kernels.layout import MLPLayout
 from fastdwm.kernels.policy import policy
 from fastdwm.kernels.policy.reference import (
     policy_backward_reference,
@@ -14,7 +14,7 @@ from fastdwm.kernels.policy.reference import (
     policy_weight_grads_reference,
 )
 from fastdwm.models.nets import map_params
-from fastdwm.models.rebrac import policy as plain_policy
+from fastdwm.models.policy import mlp_policy
 
 pytest.importorskip("triton")
 
@@ -27,14 +27,14 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-def make_flat(layout: Layout, copies: int, seed: int = 1, dtype: torch.dtype = torch.float64) -> Tensor:
+def make_flat(layout: MLPLayout, copies: int, seed: int = 1, dtype: torch.dtype = torch.float64) -> Tensor:
     """Different policies; weights of a size that keeps every layer's activations of order one."""
     views = layout.views(random(copies, layout.width, seed=seed))
     scaled = {name: v * (v.shape[1] ** -0.5 if name.startswith("w") else 0.3) for name, v in views.items()}
     return layout.pack(scaled).to(dtype)
 
 
-def reference_gradients(layout: Layout, flat: Tensor, x: Tensor, grad: Tensor) -> dict[str, Tensor]:
+def reference_gradients(layout: MLPLayout, flat: Tensor, x: Tensor, grad: Tensor) -> dict[str, Tensor]:
     """Everything the kernels write, by the reference, in the tensors' dtype."""
     params = layout.views(flat)
     action, hidden = policy_forward_reference(params, x)
@@ -43,7 +43,7 @@ def reference_gradients(layout: Layout, flat: Tensor, x: Tensor, grad: Tensor) -
     return {"action": action, "hidden": torch.cat(hidden, 2), "dx": dx, "dz": torch.cat(dz[:-1], 2), "dflat": dflat}
 
 
-def kernel_gradients(layout: Layout, flat: Tensor, x: Tensor, grad: Tensor, precision: str) -> dict[str, Tensor]:
+def kernel_gradients(layout: MLPLayout, flat: Tensor, x: Tensor, grad: Tensor, precision: str) -> dict[str, Tensor]:
     """The same by the three launches."""
     action, hidden = policy_fwd(layout, flat, x, precision)
     dx, dz, dz_out = policy_bwd(layout, flat, hidden, action, grad, precision)
@@ -52,24 +52,24 @@ def kernel_gradients(layout: Layout, flat: Tensor, x: Tensor, grad: Tensor, prec
 
 
 @pytest.mark.parametrize("hidden", [(16,), (24, 16), (20, 20, 20, 20)], ids=str)
-def test_reference_is_the_plain_policy(hidden):
-    layout = Layout((5, *hidden, 2))
+def test_reference_is_the_mlp_policy(hidden):
+    layout = MLPLayout((5, *hidden, 2))
     flat, x = make_flat(layout, 3), random(3, 7, 5)
-    expected = plain_policy(layout.views(flat), x)
+    expected = mlp_policy(layout.views(flat), x)
     torch.testing.assert_close(policy_reference(layout.views(flat), x), expected, rtol=1e-13, atol=1e-13)
     torch.testing.assert_close(policy(layout, flat, x), expected, rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("copies", [1, 2])
 def test_gradients_of_every_input(copies):
-    layout = Layout((3, 6, 5, 2))
+    layout = MLPLayout((3, 6, 5, 2))
     flat, x = make_flat(layout, copies).requires_grad_(), random(copies, 4, 3).requires_grad_()
     assert torch.autograd.gradcheck(lambda flat, x: policy(layout, flat, x), (flat, x))
 
 
 def test_one_weight_product_over_all_steps_of_a_rollout():
     """Rows may be stored in any order and all at once: three steps together give the sum of their gradients."""
-    layout, steps, particles = Layout((3, 6, 5, 2)), 3, 4
+    layout, steps, particles = MLPLayout((3, 6, 5, 2)), 3, 4
     params = layout.views(make_flat(layout, 2))
     x, grad = random(2, steps * particles, 3), random(2, steps * particles, 2, seed=3)
     action, hidden = policy_forward_reference(params, x)
@@ -86,7 +86,7 @@ def test_one_weight_product_over_all_steps_of_a_rollout():
 @pytest.mark.parametrize("copies", [1, 3])
 @pytest.mark.parametrize("rows", [1, 16, 17, 257])
 def test_kernels_are_the_reference(interpreted, rows, copies):
-    layout = Layout(SIZES)
+    layout = MLPLayout(SIZES)
     flat, x, grad = make_flat(layout, copies), random(copies, rows, 11, seed=2), random(copies, rows, 3, seed=3)
     expected = reference_gradients(layout, flat, x, grad)
     actual = interpreted(kernel_gradients, layout, flat.float(), x.float(), grad.float(), "ieee")
@@ -95,7 +95,7 @@ def test_kernels_are_the_reference(interpreted, rows, copies):
     assert not actual["dflat"][:, layout.n_params :].any()
 
 
-def rollout_slice(layout: Layout, flat: Tensor, x: Tensor, grad: Tensor) -> dict[str, Tensor]:
+def rollout_slice(layout: MLPLayout, flat: Tensor, x: Tensor, grad: Tensor) -> dict[str, Tensor]:
     """The second of two steps, computed in its slice of buffers that hold both; the rest stays NaN."""
     from fastdwm.kernels.policy.kernel import policy_bwd_into, policy_fwd_into
 
@@ -112,7 +112,7 @@ def rollout_slice(layout: Layout, flat: Tensor, x: Tensor, grad: Tensor) -> dict
 
 
 def test_kernels_work_on_one_step_of_a_rollouts_buffers(interpreted):
-    layout = Layout(SIZES)
+    layout = MLPLayout(SIZES)
     flat, x, grad = make_flat(layout, 3), random(3, 17, 11, seed=2), random(3, 17, 3, seed=3)
     expected = reference_gradients(layout, flat, x, grad)
     actual = interpreted(rollout_slice, layout, flat.float(), x.float(), grad.float())
@@ -123,7 +123,7 @@ def test_kernels_work_on_one_step_of_a_rollouts_buffers(interpreted):
 
 def test_small_actions_keep_their_relative_accuracy(interpreted):
     """A fresh policy's actions are of order 1e-3, where 1 - exp(-2z) would cancel."""
-    layout = Layout((4, 16, 2))
+    layout = MLPLayout((4, 16, 2))
     flat, x = make_flat(layout, 1), random(1, 17, 4)
     layout.views(flat)["w1"].mul_(1e-4)
     layout.views(flat)["b1"].zero_()
@@ -133,7 +133,7 @@ def test_small_actions_keep_their_relative_accuracy(interpreted):
 
 
 def test_nan_in_one_episode_stays_there(interpreted):
-    layout = Layout(SIZES)
+    layout = MLPLayout(SIZES)
     flat, x = make_flat(layout, 2, dtype=torch.float32), random(2, 17, 11, dtype=torch.float32)
     layout.views(flat)["w0"][0, 0, 0] = torch.nan
     for action in (policy(layout, flat, x), interpreted(policy_fwd, layout, flat, x, "ieee")[0]):
@@ -142,7 +142,7 @@ def test_nan_in_one_episode_stays_there(interpreted):
 
 
 def test_gradients_not_asked_for_are_not_computed():
-    layout = Layout((3, 6, 2))
+    layout = MLPLayout((3, 6, 2))
     flat, x = make_flat(layout, 1), random(1, 4, 3)
     policy(layout, flat, x.requires_grad_()).sum().backward()
     assert flat.grad is None
@@ -150,14 +150,14 @@ def test_gradients_not_asked_for_are_not_computed():
 
 
 def test_second_order_raises():
-    layout = Layout((3, 6, 2))
+    layout = MLPLayout((3, 6, 2))
     x = random(1, 4, 3).requires_grad_()
     with pytest.raises(NotImplementedError, match="second-order"):
         torch.autograd.grad(policy(layout, make_flat(layout, 1), x).square().sum(), x, create_graph=True)
 
 
 def test_wrong_inputs_raise():
-    layout = Layout((3, 6, 2))
+    layout = MLPLayout((3, 6, 2))
     flat, x = make_flat(layout, 2), random(2, 4, 3)
     with pytest.raises(ValueError, match="x: expected shape"):
         policy(layout, flat, random(2, 4, 5))
@@ -170,9 +170,9 @@ def test_wrong_inputs_raise():
     with pytest.raises(ValueError, match="precision"):
         policy(layout, flat, x, precision="bf16")
     with pytest.raises(ValueError, match="layer norm"):
-        policy(Layout((3, 6, 2), layer_norm=True), flat, x)
+        policy(MLPLayout((3, 6, 2), layer_norm=True), flat, x)
     with pytest.raises(ValueError, match=r"params\[b0\]"):
-        Layout.of({**layout.views(flat), "b0": flat[:, :5]})
+        MLPLayout.of({**layout.views(flat), "b0": flat[:, :5]})
 
 
 @pytest.mark.gpu
@@ -181,7 +181,7 @@ def test_wrong_inputs_raise():
 @pytest.mark.parametrize("sizes", [(11, 256, 256, 256, 3), (17, 300, 100, 6), (111, 512, 512, 8)], ids=str)
 @pytest.mark.parametrize(("copies", "rows"), [(1, 1), (3, 17), (10, 257)])
 def test_kernels_on_a_gpu_err_at_most_twice_as_much_as_torch(sizes, precision, copies, rows):
-    layout = Layout(sizes)
+    layout = MLPLayout(sizes)
     flat, x = make_flat(layout, copies), random(copies, rows, sizes[0], seed=2)
     grad = random(copies, rows, sizes[-1], seed=3)
     expected = reference_gradients(layout, flat, x, grad)

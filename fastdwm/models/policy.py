@@ -1,0 +1,165 @@
+"""The policy that is adapted: what it computes, and where its parameters lie; the project's MLP or anyone's module."""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from fastdwm.errors import InputError, first_line
+from fastdwm.kernels.layout import Layout, MLPLayout
+from fastdwm.models.nets import Params, map_params, mlp
+
+Apply = Callable[[Params, Tensor], Tensor]
+
+
+def mlp_policy(params: Params, obs: Tensor) -> Tensor:
+    """Action in [-1, 1] of the ReLU MLP with a tanh at its end.
+
+    obs: (..., N, S) raw observations, or (B, N, S) for B policies with parameters (B, ...).   Returns (..., N, A).
+    """
+    return torch.tanh(mlp(params, obs))
+
+
+def unchanged(params: Params) -> Params:
+    """Parameters under their own names."""
+    return params
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A deterministic policy of which every episode adapts its own copy.
+
+    apply(params, obs): actions (B, N, A) in [-1, 1] of B copies, parameters (B, ...), in observations (B, N, S), raw
+    units; differentiable in both, and no copy's actions depend on another's.
+    layout: names and shapes of one copy's parameters.   base: the unadapted parameters (1, P), packed by it.
+    export: the parameters (...) of one copy, under the names and in the shapes of the module that it came from.
+    """
+
+    apply: Apply
+    layout: Layout
+    base: Tensor
+    export: Callable[[Params], Params] = unchanged
+
+    @classmethod
+    def mlp(cls, params: Params) -> "Policy":
+        """The project's MLP from w0 (S, D), b0 (D,), w1, ...: ReLU, at the end tanh. Runs fused.
+
+        Raises ValueError on shapes that do not follow from each other.
+        """
+        single = map_params(lambda value: _own(value).unsqueeze(0), params)
+        layout = MLPLayout.of(single)
+        return cls(mlp_policy, layout, layout.pack(single))
+
+    @classmethod
+    def of(cls, module: nn.Module) -> "Policy":
+        """Any module of one policy that maps observations (N, S) to actions (N, A) in [-1, 1], row by row.
+
+        Its parameters are copied to float32 and adapted, all of them; its buffers are copied and stay as they are; the
+        module itself is never changed. nn.Sequential of Linear, ReLU, .., Linear, Tanh becomes `Policy.mlp`, which runs
+        fused. Everything else is called by torch.func.functional_call under torch.vmap, which refuses what changes
+        tensors in place or branches on their values.
+        Raises InputError for a module without parameters, or with buffers that its training mode would change.
+        """
+        layers = _linear_layers(module)
+        if layers:
+            return _from_layers(layers, [name for name, _ in module.named_parameters()])
+        return _from_module(module)
+
+    @property
+    def fused(self) -> bool:
+        """Whether the fused operators compute it: the project's MLP, with a hidden layer."""
+        return self.apply is mlp_policy and len(self.layout.sizes) > 2
+
+    def to(self, device: torch.device | str) -> "Policy":
+        """The same with float32 parameters of its own on a device."""
+        return replace(self, base=_own(self.base).to(device, torch.float32))
+
+    def act(self, flat: Tensor, obs: Tensor) -> Tensor:
+        """Actions (B, A) of B policies (B, P) in their own states (B, S)."""
+        return self.apply(self.layout.views(flat), obs.unsqueeze(1)).squeeze(1)
+
+    def parameters(self, flat: Tensor) -> Params:
+        """A copy of the parameters of one policy, flat (P,), on the CPU, named as in the module that it came from."""
+        views = self.layout.views(flat.detach().unsqueeze(0))
+        return self.export({name: value[0].cpu().clone() for name, value in views.items()})
+
+
+def _own(value: Tensor) -> Tensor:
+    """A copy without history, that autograd takes whatever mode its origin was made in."""
+    with torch.inference_mode(False):
+        return value.detach().clone()
+
+
+def _single(value: Tensor) -> Tensor:
+    """Such a copy, of floating point numbers in float32."""
+    return _own(value).float() if value.is_floating_point() else _own(value)
+
+
+def _linear_layers(module: nn.Module) -> list[nn.Linear]:
+    """The linear layers of a ReLU MLP with tanh; none where a module is another kind, or does more than it says."""
+    leaves = list(_leaves(module))
+    kinds = [type(leaf) for leaf in leaves]
+    linear = [leaf for leaf in leaves if type(leaf) is nn.Linear]
+    n_hidden = len(linear) - 1
+    plain = kinds == [nn.Linear, nn.ReLU] * n_hidden + [nn.Linear, nn.Tanh] and n_hidden > 0
+    plain = plain and not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+    plain = plain and all(layer.bias is not None for layer in linear)
+    plain = plain and all(a.out_features == b.in_features for a, b in pairwise(linear))
+    # What is shared is adapted as one, which separate matrices would not be.
+    return linear if plain and len(list(module.parameters())) == 2 * len(linear) else []
+
+
+def _leaves(module: nn.Module) -> Iterator[nn.Module]:
+    """The modules of a Sequential of Sequentials, in the order of their calls; another module as a whole."""
+    if type(module) is nn.Sequential:
+        for child in module:
+            yield from _leaves(child)
+    else:
+        yield module
+
+
+def _from_layers(layers: list[nn.Linear], names: list[str]) -> Policy:
+    ours = [f"{kind}{i}" for i in range(len(layers)) for kind in "wb"]
+    params = {f"w{i}": _single(layer.weight.mT) for i, layer in enumerate(layers)}
+    params |= {f"b{i}": _single(layer.bias) for i, layer in enumerate(layers)}
+
+    def export(params: Params) -> Params:
+        pairs = zip(names, ours, strict=True)
+        return {name: params[own].mT.contiguous() if own[0] == "w" else params[own] for name, own in pairs}
+
+    return replace(Policy.mlp(params), export=export)
+
+
+def _from_module(module: nn.Module) -> Policy:
+    params, buffers = dict(module.named_parameters()), dict(module.named_buffers())
+    if not params:
+        raise InputError(f"policy: expected a module with parameters to adapt, got {type(module).__name__}")
+    if module.training and buffers:
+        raise InputError(
+            f"policy: expected a module in evaluation mode, for training may change its buffer {next(iter(buffers))}: "
+            "call its eval() first"
+        )
+    body = copy.deepcopy(module).requires_grad_(False)
+    buffers = {name: _single(value) for name, value in buffers.items()}
+
+    def one(params: Params, buffers: Params, obs: Tensor) -> Tensor:
+        return torch.func.functional_call(body, (params, buffers), (obs,))
+
+    def apply(params: Params, obs: Tensor) -> Tensor:
+        constants = map_params(lambda value: value.to(obs.device), buffers)
+        try:
+            actions = torch.vmap(one, in_dims=(0, None, 0))(params, constants, obs)
+        except (RuntimeError, ValueError, TypeError) as error:
+            expected = f"a module from (N, {obs.shape[-1]}) to (N, A) that torch.func.functional_call and vmap can run"
+            raise InputError(f"policy: expected {expected}, got {first_line(error)}") from error
+        if actions.shape[:-1] != obs.shape[:-1]:
+            came = tuple(actions.shape[1:])
+            raise InputError(f"policy: expected actions ({obs.shape[1]}, A) of {obs.shape[1]} observations, got {came}")
+        return actions
+
+    single = map_params(lambda value: _single(value).unsqueeze(0), params)
+    layout = Layout.of(single)
+    return Policy(apply, layout, layout.pack(single))

@@ -1,0 +1,80 @@
+"""What imagination runs in: a transition model, a reward, a critic; the project's own or anyone's."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from fastdwm.errors import InputError
+from fastdwm.models.nets import Params
+from fastdwm.tasks import Limit
+
+Scalar = Callable[[Tensor, Tensor], Tensor]
+"""of obs (..., S) and action (..., A)"""
+
+
+class Dynamics(Protocol):
+    """A transition model: all that imagination needs of one.
+
+    noise_steps: Gaussian vectors (S,) that one transition consumes; 0 for a model without noise.
+    """
+
+    noise_steps: int
+
+    def next_obs(self, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
+        """Next observation (..., S) of obs (..., S), raw units, action (..., A) in [-1, 1] and standard normal noise
+        (noise_steps, ..., S). Differentiable in obs and action, and a function of its arguments alone."""
+
+
+class ChainDynamics(Dynamics, Protocol):
+    """A transition model that is a reverse chain in normalised units, as the fused operators run it.
+
+    next_obs = obs + delta_mean + delta_std y, with y the chain's end given (obs - obs_mean) / obs_std and the action.
+    """
+
+    obs_mean: Tensor
+    obs_std: Tensor
+    delta_mean: Tensor
+    delta_std: Tensor
+
+    def chain(self) -> tuple[Params, Tensor, Tensor]:
+        """Parameters, embedding and coefficients for `kernels.reverse_step.pack_chain`."""
+
+    def chain_noise(self, noise: Tensor) -> Tensor:
+        """Noise (H, noise_steps, B, M, S) as that chain reads it, (H, K, B, M, S)."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The frozen models that imagination runs in; tensors of one dtype and device, float32 for an agent.
+
+    reward: (...) of obs (..., S) in raw units and action (..., A).
+    critic: likewise the value of acting so and following the policy from there; of an ensemble (Q, ...).
+    discount: gamma, in (0, 1].   limits: the healthy region, for the settings of `termination`.
+    All three models are called with up to three leading axes, (H, B, M), and have to be differentiable.
+    """
+
+    dynamics: Dynamics
+    reward: Scalar
+    critic: Scalar
+    discount: float
+    limits: tuple[Limit, ...] = ()
+
+
+def is_random(dynamics: Dynamics) -> bool:
+    """Whether another noise gives another observation; a model that ignores its noise says so by `stochastic`."""
+    return dynamics.noise_steps > 0 and getattr(dynamics, "stochastic", True)
+
+
+def terminal_value(world: World, obs: Tensor, action: Tensor, kind: str = "min") -> Tensor:
+    """Value (...) of obs (..., S) and action (..., A): of an ensemble the smallest, the mean or the first.
+
+    Raises InputError for a critic with other shapes than (...) and (Q, ...).
+    """
+    q, rows = world.critic(obs, action), obs.shape[:-1]
+    if q.shape == rows:
+        return q
+    if q.shape[1:] != rows:
+        raise InputError(f"critic: expected shape {tuple(rows)} or one more axis before it, got {tuple(q.shape)}")
+    return {"min": lambda: q.amin(0), "mean": lambda: q.mean(0), "first": lambda: q[0]}[kind]()

@@ -1,0 +1,41 @@
+"""Any score of the imagined states and actions, differentiated by autograd over these alone.
+
+What is serial, policy and sampler through H steps, stays derived by hand: its backward pass (`ops.Rollout`) starts from
+the score's gradient with respect to the states and actions, as that of the default return does in `imagine.py`.
+"""
+
+from collections.abc import Callable
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from fastdwm.kernels.rollout.imagine import RolloutModels
+
+Score = Callable[[Tensor, Tensor], Tensor]
+"""(B,) of states (H + 1, B, M, S) and actions (H + 1, B, M, A)"""
+
+
+def value(ops: ModuleType, models: RolloutModels, score: Score, params: Tensor, obs: Tensor, noise: Tensor) -> Tensor:
+    """The score (B,) alone."""
+    _, states, actions = imagine(ops, models, params, obs, noise, save=False)
+    return score(states, actions)
+
+
+def gradient(
+    ops: ModuleType, models: RolloutModels, score: Score, params: Tensor, obs: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The score (B,) and its gradient (B, P)."""
+    rollout, *rows = imagine(ops, models, params, obs, noise, save=True)
+    with torch.enable_grad():
+        rows = [value.requires_grad_() for value in rows]
+        values = score(*rows)
+        direct = torch.autograd.grad(values.sum(), rows, materialize_grads=True)
+    return values.detach(), rollout.backward(torch.cat(direct, -1).flatten(1, 2))
+
+
+def imagine(ops: ModuleType, models: RolloutModels, params: Tensor, obs: Tensor, noise: Tensor, save: bool):
+    """The rollout of B policies (B, P), its states (H + 1, B, M, S) and its actions (H + 1, B, M, A)."""
+    _, _, *rows, _ = noise.shape
+    rollout = ops.Rollout(models, params, noise, save)
+    return rollout, *(value.unflatten(1, rows).detach() for value in rollout.forward(obs))

@@ -54,7 +54,7 @@ def differing(call: Callable, count: int) -> int:
 
 def decision(problem: Problem) -> Callable:
     """The first decision of a new episode, always with the same noise."""
-    agent = Agent.of(problem.bundle, problem.config, device=problem.size.device, sampler=problem.size.sampler)
+    agent = Agent.of(problem.bundle, problem.config, device=problem.size.device, world=problem.size.sampler)
     obs = np.random.default_rng(0).normal(size=(problem.size.B, OBS_DIM)).astype(np.float32)
 
     def call():

@@ -1,7 +1,6 @@
 """python -m fastdwm.eval as a user meets it: exit codes, one-line errors, quick help, and the files it leaves."""
 
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -250,20 +249,6 @@ def test_progress_for_a_log_file_estimates_the_time_left(capsys, monkeypatch):
         "ITPO: 300/600, 0:30 elapsed, 0:30 left",
         "ITPO: 600/600, 1:00 elapsed, 0:00 left",
     ]
-
-
-def test_json_has_no_nan(tmp_path):
-    record.write_json(tmp_path / "a.json", {"x": [1.0, float("nan"), float("inf")], "folder": tmp_path})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"x": [1.0, None, None], "folder": str(tmp_path)}
-
-
-def test_json_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "a.json"
-    path.write_text("old")
-    monkeypatch.setattr(os, "replace", lambda *paths: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        record.write_json(path, {"x": 1})
-    assert path.read_text() == "old"
 
 
 def test_intervals_are_left_out_for_one_episode():

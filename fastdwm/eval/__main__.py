@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from fastdwm import command
 from fastdwm.config import EvalConfig, ITPOConfig, require
 from fastdwm.envs import departures
-from fastdwm.measure.record import circumstances, interval, latency, prepare_output, spread, write_json
+from fastdwm.files import write_json
+from fastdwm.measure.record import circumstances, interval, latency, prepare_output, spread
 from fastdwm.tasks import Task, get_task
 
 if TYPE_CHECKING:

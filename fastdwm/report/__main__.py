@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from fastdwm import command
 from fastdwm.config import require, require_choices
 from fastdwm.envs import departures
-from fastdwm.measure.record import circumstances, prepare_output, write_json
+from fastdwm.files import write_json
+from fastdwm.measure.record import circumstances, prepare_output
 from fastdwm.tasks import TASKS, get_task
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from fastdwm import command
 from fastdwm.config import EvalConfig, require
 from fastdwm.envs import departures
 from fastdwm.errors import InputError
-from fastdwm.measure.record import circumstances, prepare_output, write_json
+from fastdwm.files import write_json
+from fastdwm.measure.record import circumstances, prepare_output
 from fastdwm.study.grid import BASE, Cell, Grid, StudyConfig
 from fastdwm.tasks import get_task
 

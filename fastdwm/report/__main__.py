@@ -129,7 +129,9 @@ def check_simulator(bundle: "Bundle") -> None:
         pass
 
 
-def held_out(bundle: "Bundle", config: ReportConfig, report: command.Report) -> tuple["Transitions", "np.ndarray", str]:
+def held_out(
+    bundle: "Bundle", config: ReportConfig, report: command.Progress
+) -> tuple["Transitions", "np.ndarray", str]:
     """Transitions, which of their rows no model has seen (N,), and what these rows are, in words."""
     import numpy as np
 
@@ -181,7 +183,7 @@ def trained_on(description: dict[str, Any], transitions: "Transitions") -> tuple
 
 
 def measure(
-    bundle: "Bundle", transitions: "Transitions", rows: "np.ndarray", config: ReportConfig, report: command.Report
+    bundle: "Bundle", transitions: "Transitions", rows: "np.ndarray", config: ReportConfig, report: command.Progress
 ) -> dict[str, Any]:
     """All numbers of the report, ready for JSON: `samplers` by name, the `reward` model that they share, and the share
     of states that the gradients had to leave out (`left_out`)."""
@@ -209,7 +211,7 @@ def measure(
 
 
 def compare_gradients(
-    bundle: "Bundle", transitions: "Transitions", rows: "np.ndarray", config: ReportConfig, report: command.Report
+    bundle: "Bundle", transitions: "Transitions", rows: "np.ndarray", config: ReportConfig, report: command.Progress
 ) -> tuple[dict[str, dict], dict[str, list], dict[str, float]]:
     """`gradients.jacobian_report` by sampler, `return_report` by sampler and with the reward model in the simulator
     ("reward"), and the share of states that each had to leave out."""

@@ -263,9 +263,9 @@ class Watched(Agent):
         return super().act(obs)
 
 
-def test_the_readmes_vector_environment_starts_every_episode_at_the_base_policy(bundle):
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    (code,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "make_vec" in block]
+def test_the_example_of_a_vector_environment_starts_every_episode_at_the_base_policy(bundle):
+    page = (Path(__file__).parent.parent / "fastdwm" / "usage.md").read_text()
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "make_vec" in block]
     agent = Watched(bundle, CONFIG)
     agent.seen = []
     exec(code, {"agent": agent, "gymnasium": gymnasium})

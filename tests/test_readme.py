@@ -62,8 +62,9 @@ def test_every_relative_link_and_picture_is_in_git(tracked):
     assert not dead
 
 
-def test_the_readme_leads_to_the_results():
-    assert Path("bench/results/README.md") in pages()
+@pytest.mark.parametrize("folder", ["bench", "bench/results", "profiles", "fastdwm/itpo", "fastdwm/train"])
+def test_the_readme_leads_to_the_pages_of_the_folders(folder):
+    assert Path(folder, "README.md") in pages()
 
 
 @pytest.mark.parametrize("page", pages(), ids=str)

@@ -18,6 +18,7 @@ from fastdwm import command
 ROOT = Path(__file__).parent.parent
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 COMMAND = re.compile(r"python -m fastdwm\.(\w+)([^`\n&|;]*)")
+PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 EXAMPLES = {"TASK": "hopper-medium", "BUNDLE": "hopper-medium"}
 
 
@@ -77,6 +78,17 @@ def test_every_command_parses(page):
             parse(module, text)
         else:
             importlib.import_module(f"fastdwm.{module}.__main__")
+
+
+def test_the_python_examples_run_in_the_order_in_which_one_reads_them():
+    names = {}
+    for page in ("README.md", "fastdwm/usage.md"):
+        examples = PYTHON.findall((ROOT / page).read_text())
+        assert examples
+        for code in examples:
+            exec(code.replace('make("Hopper-v5")', 'make("Hopper-v5", max_episode_steps=30)'), names)
+    assert [episode.length for episode in names["run"].episodes] == [50, 50]
+    assert names["agent"].deadline is not None
 
 
 STAND_IN = """#!{python}

@@ -77,14 +77,15 @@ def run_shared(bundle: Bundle, config: EvalConfig, seeds: list[int], on_progress
             if len(counts) == len(shares):
                 on_progress(*map(sum, zip(*counts.values(), strict=True)))
         runs = [future.result() for future in futures]
-    on_progress(*[sum(episode.length for run in runs for episode in run.episodes)] * 2)
-    return Run(
+    shared = Run(
         episodes=[episode for run in runs for episode in run.episodes],
         act_calls=[call for run in runs for call in run.act_calls],
         env_s=sum(run.env_s for run in runs),
         observations=runs[0].observations,
         processes=list(accumulate([len(run.act_calls) for run in runs[:-1]], initial=0)),
     )
+    on_progress(shared.decisions, shared.decisions)
+    return shared
 
 
 def run_share(bundle: Bundle, config: EvalConfig, seeds: list[int], counts: Any) -> Run:

@@ -28,7 +28,7 @@ def summary(
             "batch_latency": latency_ms(run.batch_latency_s(), deadline_ms),
             "alone_latency": latency_ms(evaluation.alone_latency_s[policy], deadline_ms),
             "env_s": run.env_s,
-            "decisions": sum(episode.length for episode in run.episodes),
+            "decisions": run.decisions,
             "discarded": sum(episode.discarded for episode in run.episodes),
             "diagnostics": mean_diagnostics(run.episodes),
         }

@@ -68,6 +68,11 @@ class Run:
     """where in act_calls the calls of each process begin"""
 
     @property
+    def decisions(self) -> int:
+        """Of all episodes."""
+        return sum(episode.length for episode in self.episodes)
+
+    @property
     def batch_size(self) -> int:
         """Episodes that decided at once at the start; fewer than all if processes shared them."""
         return max(size for size, _ in self.act_calls)
@@ -138,16 +143,14 @@ def run_episodes(
                 _diagnose(agent, obs, t, [(run.episodes[i], values[i]) for i in running], predictions)
             obs, alive = _advance(run, [(run.episodes[i], simulators[i]) for i in running], actions, agent.discarded)
             running = [i for i, lives in zip(running, alive, strict=True) if lives]
-            decisions = sum(episode.length for episode in run.episodes)
-            on_progress(decisions, decisions + len(running) * (limit - t - 1))
+            on_progress(run.decisions, run.decisions + len(running) * (limit - t - 1))
             if not running:
                 break
             if not alive.all():
                 agent.keep(alive)
                 obs = obs[alive]
-    for episode, value in zip(run.episodes, values, strict=True):
-        for record in episode.diagnostics:
-            record["realised_return"] = realised_return(episode, int(record["decision"]), value, predictions)
+    for episode, known in zip(run.episodes, values, strict=True):
+        _add_realised_returns(episode, known, predictions)
     return run
 
 
@@ -175,6 +178,11 @@ def _diagnose(agent: Agent, obs: np.ndarray, t: int, running: list, predictions:
     if predicted_at >= 0 and predicted_at % predictions.diagnose_every == 0 and running[0][0].diagnostics:
         for (_, values), value in zip(running, agent.value(obs), strict=True):
             values[t] = float(value)
+
+
+def _add_realised_returns(episode: Episode, values: dict[int, float], predictions: Predictions | None) -> None:
+    for diagnosis in episode.diagnostics:
+        diagnosis["realised_return"] = realised_return(episode, int(diagnosis["decision"]), values, predictions)
 
 
 def _advance(run: Run, running: list, actions: np.ndarray, discarded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

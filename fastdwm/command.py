@@ -14,8 +14,10 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from fastdwm.errors import InputError
 
-# report(stage, done, total): `done` of at most `total` units of the named stage are finished
-Report = Callable[[str, int, int], None]
+# on_progress(stage, done, total): `done` of at most `total` units of the named stage are finished
+Progress = Callable[[str, int, int], None]
+# the same of one stage: on_progress(done, total)
+StageProgress = Callable[[int, int], None]
 
 PLAIN_PERIOD_S = 5.0
 # What it is called on a disk, in a quota, and under a limit on the size of files.
@@ -113,44 +115,42 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 @contextlib.contextmanager
-def progress() -> Iterator[Report]:
-    """Yields a Report that shows each stage on stderr with elapsed and remaining time.
+def progress() -> Iterator[Progress]:
+    """Yields an `on_progress` that shows each stage on stderr with elapsed and remaining time.
 
     A terminal gets one live bar per stage, anything else a plain line per stage every PLAIN_PERIOD_S seconds.
     """
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _plain_report()
+        yield _plain_progress()
         return
-    left = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *left, console=console) as bars:
+    left = (rich.TimeElapsedColumn(), rich.TextColumn("left"), rich.TimeRemainingColumn())
+    columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), rich.MofNCompleteColumn(), *left)
+    with rich.Progress(*columns, console=console) as bars:
         stages: dict[str, Any] = {}
 
-        def report(stage: str, done: int, total: int) -> None:
+        def on_progress(stage: str, done: int, total: int) -> None:
             if stage not in stages:
                 stages[stage] = bars.add_task(stage)
             bars.update(stages[stage], completed=done, total=total)
 
-        yield report
+        yield on_progress
 
 
-def _plain_report() -> Report:
-    """A Report for log files: lines, not too many of them."""
+def unwatched(done: int, total: int) -> None:
+    """The StageProgress that nobody watches."""
+
+
+def _plain_progress() -> Progress:
+    """An `on_progress` for log files: lines, not too many of them."""
     # A resumed stage starts with much of it done: only what happened since tells how fast it goes.
     started: dict[str, tuple[float, int]] = {}
     shown: dict[str, float] = {}
 
-    def report(stage: str, done: int, total: int) -> None:
+    def on_progress(stage: str, done: int, total: int) -> None:
         now = time.perf_counter()
         start, done_before = started.setdefault(stage, (now, done))
         if done < total and now - shown.setdefault(stage, start) < PLAIN_PERIOD_S:
@@ -160,7 +160,7 @@ def _plain_report() -> Report:
         left = elapsed * (total - done) / max(done - done_before, 1)
         print(f"{stage}: {done}/{total}, {_clock(elapsed)} elapsed, {_clock(left)} left", file=sys.stderr, flush=True)
 
-    return report
+    return on_progress
 
 
 def _clock(seconds: float) -> str:

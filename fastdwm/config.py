@@ -258,39 +258,22 @@ SAMPLERS = ("diffusion", "meanflow", "mlp")
 
 
 @dataclass(frozen=True)
-class EvalConfig:
-    """Base policy and ITPO side by side on the same environment seeds."""
+class EpisodesConfig:
+    """What evaluations and studies share: how episodes of a bundle's agent are run."""
 
     bundle: Path | None = None
     """folder of trained weights; none: the one shipped for the task"""
-    episodes: int = 10
-    """episodes per policy, all adapted in parallel"""
     seed: int = 10_000
     """environment seed of the first episode; episode i uses seed + i"""
-    sampler: Literal["diffusion", "meanflow", "mlp"] = "diffusion"
-    """world model of the imagination: K-step diffusion, one-step MeanFlow, or the deterministic baseline"""
-    sample_steps: int | None = None
-    """network calls per imagined transition, of diffusion at most its K, of meanflow 1, 2 or 4; none: the bundle's"""
-    temperature: float | None = None
-    """scale of meanflow's noise (tau), 0: deterministic; none: the bundle's"""
-    deadline_ms: float | None = None
-    """time limit of a decision, for all episodes that decide at once: inner steps that would not fit are left out"""
     max_steps: int | None = None
     """cut episodes after this many steps; none: the environment's own limit"""
     itpo: ITPOConfig = field(default_factory=ITPOConfig)
     """settings of the decision"""
-    diagnose_every: int = 10
-    """diagnose (untimed) every this many decisions: imagined return before and after, prediction against outcome"""
-    out: Path = Path("results")
-    """folder of the JSON, the picture and the video"""
-    plot: bool = False
-    """save a picture: returns per episode, and the reward collected over time"""
-    video: bool = False
-    """save the first episode of both policies side by side (needs a headless renderer: MUJOCO_GL=egl)"""
-    threads: int = 1
-    """CPU threads of torch; more pay off from some thousand imagined rows on, and cost dearly on a busy machine"""
     workers: int = 1
     """processes that share the episodes; results do not depend on it but for rounding"""
+    threads: int = 1
+    """CPU threads of torch in each process; more pay off from some thousand imagined rows on, and cost dearly on a busy
+    machine"""
     device: str = "cpu"
     """where the imagination runs: cpu, cuda or cuda:N"""
     backend: Literal["auto", "reference", "fused"] = "auto"
@@ -301,8 +284,35 @@ class EvalConfig:
     def __post_init__(self) -> None:
         require_choices(self)
         require(self.seed >= 0, f"seed: expected a number >= 0, got {self.seed}")
-        require_positive(self, "episodes", "sample_steps", "deadline_ms", "max_steps", "diagnose_every")
-        require_positive(self, "threads", "workers")
+        require_positive(self, "max_steps", "workers", "threads")
+
+
+@dataclass(frozen=True)
+class EvalConfig(EpisodesConfig):
+    """Base policy and ITPO side by side on the same environment seeds."""
+
+    episodes: int = 10
+    """episodes per policy, all adapted in parallel"""
+    sampler: Literal["diffusion", "meanflow", "mlp"] = "diffusion"
+    """world model of the imagination: K-step diffusion, one-step MeanFlow, or the deterministic baseline"""
+    sample_steps: int | None = None
+    """network calls per imagined transition, of diffusion at most its K, of meanflow 1, 2 or 4; none: the bundle's"""
+    temperature: float | None = None
+    """scale of meanflow's noise (tau), 0: deterministic; none: the bundle's"""
+    deadline_ms: float | None = None
+    """time limit of a decision, for all episodes that decide at once: inner steps that would not fit are left out"""
+    diagnose_every: int = 10
+    """diagnose (untimed) every this many decisions: imagined return before and after, prediction against outcome"""
+    out: Path = Path("results")
+    """folder of the JSON, the picture and the video"""
+    plot: bool = False
+    """save a picture: returns per episode, and the reward collected over time"""
+    video: bool = False
+    """save the first episode of both policies side by side (needs a headless renderer: MUJOCO_GL=egl)"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(self, "episodes", "sample_steps", "deadline_ms", "diagnose_every")
         require(0 <= (self.temperature or 0) <= 1, f"temperature: expected in [0, 1], got {self.temperature}")
 
 

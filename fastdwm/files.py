@@ -1,6 +1,7 @@
 """Files that somebody else wrote, read with distrust; files and folders of our own, written whole or not at all."""
 
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -80,17 +81,71 @@ def write_atomically(path: Path, content: bytes) -> None:
 
     An OSError names the file; what was there before stays, and no part of the new takes up space.
     """
-    scratch = path.with_name(f".{path.name}.tmp")
+    with replacing(path, path.with_name(f".{path.name}.tmp")) as scratch, scratch.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def replacing(path: Path, scratch: Path) -> Iterator[Path]:
+    """What is written to `scratch`, a file beside `path`, takes the place of `path` at the end, or is gone."""
     try:
-        with scratch.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield scratch
         os.replace(scratch, path)
-    except OSError as error:
+    except BaseException as error:
         with suppress(OSError):
             scratch.unlink()
-        raise _naming(error, path) from None
+        if isinstance(error, OSError):
+            raise _naming(error, path) from None
+        raise
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write an object with one line per key, atomically. NaN and infinity become null, other types text."""
+    lines = [f"{json.dumps(key)}: {json.dumps(strict(item), allow_nan=False)}" for key, item in value.items()]
+    write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+
+
+def strict(value: Any) -> Any:
+    """`value` in JSON's own types."""
+    if isinstance(value, dict):
+        return {str(key): strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int | None) else str(value)
+
+
+def prepare_folder(folder: Path) -> None:
+    """Create the folder of a command's output; InputError unless files can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"out: cannot write to {folder}: {error.strerror}") from None
+
+
+@contextmanager
+def reserved(folder: Path) -> Iterator[None]:
+    """Nobody else works in the folder meanwhile; InputError if somebody does. Ends with the process at the latest."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        taken = _lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB) is False
+        require(not taken, f"out: {folder} is in use by a command that runs; wait for it, or give another --out")
+        yield
+    finally:
+        os.close(handle)
+
+
+def sha256_of(*paths: Path) -> str:
+    """SHA-256 of the files' contents, one after another, in hexadecimal."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def replace_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
@@ -139,10 +194,12 @@ def _cleaning(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _lock(handle: int, kind: int) -> bool:
-    """Whether the lock was granted; not every file system has locks."""
+def _lock(handle: int, kind: int) -> bool | None:
+    """Whether the lock was granted; none on a file system without locks."""
     try:
         fcntl.flock(handle, kind)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        return None
     return True

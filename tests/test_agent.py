@@ -13,7 +13,7 @@ from fastdwm import Agent, Bundle, ITPOConfig, shipped_bundle
 from fastdwm.config import DiffusionConfig, ReBRACConfig, RewardConfig
 from fastdwm.data.dataset import EnvSpec
 from fastdwm.errors import InputError
-from fastdwm.measure.simulate import Protocol, run_episodes
+from fastdwm.measure.simulate import run_episodes
 from fastdwm.models.diffusion import denoiser_shapes
 from fastdwm.models.nets import init_mlp
 from fastdwm.models.rebrac import init_critics, init_policy
@@ -243,9 +243,8 @@ def test_with_reset_never_another_batch_needs_another_agent(bundle):
 
 def test_an_evaluation_gives_every_episode_a_policy_of_its_own(bundle):
     """So there `never`, the paper's, is as `episode`."""
-    protocol = Protocol(max_steps=5, horizon=2, discount=0.9)
     runs = [
-        run_episodes(Agent.of(bundle, replace(CONFIG, reset=reset)), bundle.env, [1, 2], protocol)
+        run_episodes(Agent.of(bundle, replace(CONFIG, reset=reset)), bundle.env, [1, 2], max_steps=5)
         for reset in ("never", "episode")
     ]
     for never, episode in zip(*(run.episodes for run in runs), strict=True):
@@ -263,10 +262,10 @@ class Watched(Agent):
         return super().act(obs)
 
 
-def test_the_readmes_vector_environment_starts_every_episode_at_the_base_policy(bundle):
+def test_the_example_of_a_vector_environment_starts_every_episode_at_the_base_policy(bundle):
     gymnasium = pytest.importorskip("gymnasium")
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    (code,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "make_vec" in block]
+    page = (Path(__file__).parent.parent / "fastdwm" / "usage.md").read_text()
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "make_vec" in block]
     agent = Watched.of(bundle, CONFIG)
     agent.seen = []
     exec(code, {"agent": agent, "gymnasium": gymnasium})

@@ -1,7 +1,6 @@
 """python -m fastdwm.eval as a user meets it: exit codes, one-line errors, quick help, and the files it leaves."""
 
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -16,8 +15,7 @@ from fastdwm.config import DiffusionConfig, EvalConfig, ITPOConfig, ReBRACConfig
 from fastdwm.data.dataset import EnvSpec
 from fastdwm.errors import InputError
 from fastdwm.eval import __main__ as eval
-from fastdwm.measure import record
-from fastdwm.measure import simulate as evaluate
+from fastdwm.measure import latency, record
 from fastdwm.models.diffusion import denoiser_shapes
 from fastdwm.models.rebrac import critic_shapes, policy_shapes
 from fastdwm.models.reward import reward_shapes
@@ -91,7 +89,7 @@ def test_evaluation_leaves_table_json_and_picture(bundle, tmp_path, capsys):
 
 def test_a_deadline_is_reported(bundle, tmp_path, capsys, monkeypatch):
     # Nothing here is about how one episode alone decides.
-    monkeypatch.setattr(evaluate, "LATENCY_BUDGET_S", 0.1)
+    monkeypatch.setattr(latency, "BUDGET_S", 0.1)
     itpo = ITPOConfig(horizon=2, particles=2, inner_lr=0.1, inner_steps=4)
     for deadline_ms, missed in ((1e-3, 12), (1e5, 0)):
         out = tmp_path / str(missed)
@@ -102,9 +100,9 @@ def test_a_deadline_is_reported(bundle, tmp_path, capsys, monkeypatch):
         stdout = capsys.readouterr().out
         numbers = json.loads(next(out.glob("*.json")).read_text())["summary"]["itpo"]
         assert numbers["diagnostics"]["inner_steps"] == (0 if missed else 4)
-        latency = numbers["batch_latency"]
-        assert latency["missed"] == (latency["calls"] if missed else 0)
-        assert f"{latency['missed']} of {latency['calls']}" in stdout
+        batch = numbers["batch_latency"]
+        assert batch["missed"] == (batch["calls"] if missed else 0)
+        assert f"{batch['missed']} of {batch['calls']}" in stdout
         assert "inner steps per decision" in stdout
 
 
@@ -243,27 +241,13 @@ def test_exit_codes(error, code, line, capsys, monkeypatch):
 def test_progress_for_a_log_file_estimates_the_time_left(capsys, monkeypatch):
     clock = iter([0.0, 1.0, 30.0, 60.0])
     monkeypatch.setattr(command.time, "perf_counter", lambda: next(clock))
-    with command.progress() as report:
+    with command.progress() as on_progress:
         for done in (0, 10, 300, 600):
-            report("ITPO", done, 600)
+            on_progress("ITPO", done, 600)
     assert capsys.readouterr().err.splitlines() == [
         "ITPO: 300/600, 0:30 elapsed, 0:30 left",
         "ITPO: 600/600, 1:00 elapsed, 0:00 left",
     ]
-
-
-def test_json_has_no_nan(tmp_path):
-    record.write_json(tmp_path / "a.json", {"x": [1.0, float("nan"), float("inf")], "folder": tmp_path})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"x": [1.0, None, None], "folder": str(tmp_path)}
-
-
-def test_json_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "a.json"
-    path.write_text("old")
-    monkeypatch.setattr(os, "replace", lambda *paths: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        record.write_json(path, {"x": 1})
-    assert path.read_text() == "old"
 
 
 def test_intervals_are_left_out_for_one_episode():

@@ -6,19 +6,21 @@ import gymnasium
 import numpy as np
 import pytest
 
+from fastdwm.envs import EnvSpec
 from fastdwm.errors import InputError
+from fastdwm.eval.compare import Evaluation
 from fastdwm.eval.plot import check_video, collected_reward, side_by_side
-from fastdwm.eval.summary import latency_ms, mean_diagnostics, summary
-from fastdwm.measure import simulate as evaluate
+from fastdwm.eval.summary import mean_diagnostics, summary
+from fastdwm.measure import latency
+from fastdwm.measure.latency import UNTIMED_DECISIONS, decision_latency, latency_ms
 from fastdwm.measure.simulate import (
     Episode,
-    Evaluation,
-    Protocol,
+    Predictions,
     Run,
-    decision_latency,
     realised_return,
     run_episodes,
 )
+from fastdwm.tasks import get_task
 
 
 class Walk(gymnasium.Env):
@@ -80,18 +82,18 @@ class Counter:
         return 1000 + obs[:, 0]
 
 
-PROTOCOL = Protocol(max_steps=50, horizon=2, discount=0.5, diagnose_every=1)
+PREDICTED = {"max_steps": 50, "predictions": Predictions(horizon=2, discount=0.5, diagnose_every=1)}
 
 
 def test_episodes_end_by_themselves():
-    episodes = run_episodes(Counter(), WalkSpec(), [0, 3, 4], PROTOCOL).episodes
+    episodes = run_episodes(Counter(), WalkSpec(), [0, 3, 4], **PREDICTED).episodes
     assert [episode.length for episode in episodes] == [2, 5, 6]
     assert [episode.terminated for episode in episodes] == [True, False, True]
 
 
 def test_rewards_by_hand():
     # start at 2: action 0.2 + 1 -> 3.2; action 0.32 + 2 -> 5.52; ...
-    episode = run_episodes(Counter(), WalkSpec(), [2], PROTOCOL).episodes[0]
+    episode = run_episodes(Counter(), WalkSpec(), [2], **PREDICTED).episodes[0]
     assert episode.rewards[:2] == pytest.approx([3.2, 5.52])
     assert episode.total == pytest.approx(sum(episode.rewards))
 
@@ -99,8 +101,8 @@ def test_rewards_by_hand():
 @pytest.mark.parametrize("seed", [0, 1, 3, 4])
 def test_an_episode_is_the_same_alone_as_in_a_batch(seed):
     seeds = [0, 1, 3, 4, 6]
-    together = run_episodes(Counter(), WalkSpec(), seeds, PROTOCOL).episodes[seeds.index(seed)]
-    alone = run_episodes(Counter(), WalkSpec(), [seed], PROTOCOL).episodes[0]
+    together = run_episodes(Counter(), WalkSpec(), seeds, **PREDICTED).episodes[seeds.index(seed)]
+    alone = run_episodes(Counter(), WalkSpec(), [seed], **PREDICTED).episodes[0]
     np.testing.assert_array_equal(together.actions, alone.actions)
     together.actions = alone.actions = []
     assert together == alone
@@ -108,25 +110,62 @@ def test_an_episode_is_the_same_alone_as_in_a_batch(seed):
 
 def test_finished_episodes_leave_the_batch():
     batches = []
-    run = run_episodes(Counter(batches), WalkSpec(), [0, 3, 4], PROTOCOL)
+    run = run_episodes(Counter(batches), WalkSpec(), [0, 3, 4], **PREDICTED)
     assert batches == [3, 3, 2, 2, 2, 1]
     assert [size for size, _ in run.act_calls] == batches
 
 
 def test_step_limit_cuts_without_terminating():
-    episodes = run_episodes(Counter(), WalkSpec(), [0, 4], Protocol(3, 2, 0.5)).episodes
+    episodes = run_episodes(Counter(), WalkSpec(), [0, 4], max_steps=3).episodes
     assert [(episode.length, episode.terminated) for episode in episodes] == [(2, True), (3, False)]
 
 
+def test_episodes_last_as_long_as_the_simulator_lets_them():
+    class Idle:
+        """All that is asked of an agent whose predictions nobody wants."""
+
+        discarded = np.zeros(2, int)
+
+        def act(self, obs):
+            return np.zeros((len(obs), 3), np.float32)
+
+        def reset(self):
+            pass
+
+        def keep(self, mask):
+            pass
+
+    episodes = run_episodes(Idle(), EnvSpec("Hopper-v5", {}, 3), [0, 1]).episodes
+    assert [(episode.length, episode.terminated) for episode in episodes] == [(3, False)] * 2
+
+
+def test_episodes_without_any_limit_are_refused():
+    with pytest.raises(InputError, match="max_steps: expected a number"):
+        run_episodes(Counter(), WalkSpec(), [0])
+
+
+def test_the_record_of_an_episode_has_its_score():
+    episode = Episode(7, rewards=[1000.0, 500.0], terminated=True, discarded=1)
+    task = get_task("hopper-medium")
+    assert episode.record(task) == {
+        "seed": 7,
+        "score_pct": task.score_pct(1500.0),
+        "return": 1500.0,
+        "length": 2,
+        "terminated": True,
+        "discarded": 1,
+    }
+
+
 def test_discarded_updates_are_those_of_each_episode():
-    episodes = run_episodes(Counter(), WalkSpec(), [0, 4], PROTOCOL).episodes
+    episodes = run_episodes(Counter(), WalkSpec(), [0, 4], **PREDICTED).episodes
     # half of the decisions, by the toy agent
     assert [episode.discarded for episode in episodes] == [1, 3]
 
 
 def test_progress_ends_complete_and_shrinks_what_is_left():
     reports = []
-    run_episodes(Counter(), WalkSpec(), [0, 4], Protocol(10, 2, 0.5), lambda *report: reports.append(report))
+    run_episodes(Counter(), WalkSpec(), [0, 4], max_steps=10, on_progress=lambda *counts: reports.append(counts))
     # 20 decisions at most; the first episode ends after 2, the second after 6
     assert reports == [(2, 20), (4, 12), (5, 12), (6, 12), (7, 12), (8, 8)]
 
@@ -135,19 +174,19 @@ def test_non_finite_action_never_reaches_the_simulator():
     agent, spec = Counter(), WalkSpec()
     agent.act = lambda obs: np.full(obs.shape, np.nan)
     with pytest.raises(AssertionError):
-        run_episodes(agent, spec, [4], PROTOCOL)
+        run_episodes(agent, spec, [4], **PREDICTED)
     assert spec.made[0].left == 6
 
 
 def test_diagnostics_every_second_decision():
-    protocol = Protocol(50, 2, 0.5, diagnose_every=2)
-    episode = run_episodes(Counter(), WalkSpec(), [4], protocol).episodes[0]
+    predictions = Predictions(2, 0.5, diagnose_every=2)
+    episode = run_episodes(Counter(), WalkSpec(), [4], max_steps=50, predictions=predictions).episodes[0]
     assert [record["decision"] for record in episode.diagnostics] == [0, 2, 4]
     assert [record["predicted_return"] for record in episode.diagnostics] == [100, 300, 500]
 
 
 def test_prediction_meets_what_followed():
-    episode = run_episodes(Counter(), WalkSpec(), [4], PROTOCOL).episodes[0]
+    episode = run_episodes(Counter(), WalkSpec(), [4], **PREDICTED).episodes[0]
     r = episode.rewards
     # the observation two decisions later is the reward before it (the toy's only coordinate)
     assert episode.diagnostics[1]["realised_return"] == pytest.approx(r[1] + 0.5 * r[2] + 0.25 * (1000 + r[2]))
@@ -158,7 +197,7 @@ def test_prediction_meets_what_followed():
 def test_policy_without_diagnosis_has_none():
     agent = Counter()
     agent.diagnose = dict
-    assert run_episodes(agent, WalkSpec(), [4], PROTOCOL).episodes[0].diagnostics == []
+    assert run_episodes(agent, WalkSpec(), [4], **PREDICTED).episodes[0].diagnostics == []
 
 
 @pytest.mark.parametrize(
@@ -175,13 +214,13 @@ def test_policy_without_diagnosis_has_none():
 )
 def test_realised_return_by_hand(start, terminated, expected):
     episode = Episode(seed=0, rewards=[1.0, 2.0, 3.0, 4.0], terminated=terminated)
-    protocol = Protocol(max_steps=4, horizon=2, discount=0.5, reward_scale=10.0)
-    assert realised_return(episode, start, {2: 1000.0, 3: 1000.0}, protocol) == expected
+    predictions = Predictions(horizon=2, discount=0.5, reward_scale=10.0)
+    assert realised_return(episode, start, {2: 1000.0, 3: 1000.0}, predictions) == expected
 
 
 def test_realised_return_without_horizon_is_the_value():
     episode = Episode(seed=0, rewards=[1.0])
-    assert realised_return(episode, 0, {0: 7.0}, Protocol(1, 0, 0.5)) == 7.0
+    assert realised_return(episode, 0, {0: 7.0}, Predictions(0, 0.5)) == 7.0
 
 
 def test_latency_of_one_episode_cycles_through_the_observations():
@@ -189,7 +228,7 @@ def test_latency_of_one_episode_cycles_through_the_observations():
     act = agent.act
     agent.act = lambda obs: (seen.append(float(obs[0])), act(obs))[1]
     times = decision_latency(agent, [np.array([1.0]), np.array([2.0])])
-    assert len(times) == evaluate.LATENCY_DECISIONS
+    assert len(times) == latency.TIMED_DECISIONS
     assert seen[:4] == [1.0, 2.0, 1.0, 2.0]
 
 
@@ -202,7 +241,7 @@ def test_each_pass_through_the_observations_is_an_episode_of_its_own():
 
 
 def test_latency_stops_when_decisions_are_slow(monkeypatch):
-    monkeypatch.setattr(evaluate, "LATENCY_BUDGET_S", 1e-9)
+    monkeypatch.setattr(latency, "BUDGET_S", 1e-9)
     assert len(decision_latency(Counter(), [np.array([1.0])])) == 1
 
 
@@ -257,7 +296,7 @@ def test_video_without_renderer_is_an_input_error():
 
 
 def test_the_warm_up_of_every_process_is_dropped():
-    warm, cold = [(2, 0.001)] * 5, [(2, 1.0)] * evaluate.WARM_UP
+    warm, cold = [(2, 0.001)] * 5, [(2, 1.0)] * UNTIMED_DECISIONS
     run = Run([], cold + warm + cold + warm, processes=[0, len(cold + warm)])
     assert run.batch_latency_s() == [0.001] * 10
     assert Run([], cold[:3]).batch_latency_s() == [1.0] * 3

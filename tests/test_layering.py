@@ -24,8 +24,7 @@ ORDER = (
     {"isolation"},
     {"agent"},
     {"measure"},
-    {"train", "eval"},
-    {"report", "study"},
+    {"train", "eval", "report", "study"},
 )
 
 

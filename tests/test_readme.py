@@ -18,6 +18,7 @@ from fastdwm import command
 ROOT = Path(__file__).parent.parent
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 COMMAND = re.compile(r"python -m fastdwm\.(\w+)([^`\n&|;]*)")
+PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 EXAMPLES = {"TASK": "hopper-medium", "BUNDLE": "hopper-medium"}
 
 
@@ -62,8 +63,9 @@ def test_every_relative_link_and_picture_is_in_git(tracked):
     assert not dead
 
 
-def test_the_readme_leads_to_the_results():
-    assert Path("bench/results/README.md") in pages()
+@pytest.mark.parametrize("folder", ["bench", "bench/results", "profiles", "fastdwm/itpo", "fastdwm/train"])
+def test_the_readme_leads_to_the_pages_of_the_folders(folder):
+    assert Path(folder, "README.md") in pages()
 
 
 @pytest.mark.parametrize("page", pages(), ids=str)
@@ -76,6 +78,17 @@ def test_every_command_parses(page):
             parse(module, text)
         else:
             importlib.import_module(f"fastdwm.{module}.__main__")
+
+
+def test_the_python_examples_run_in_the_order_in_which_one_reads_them():
+    names = {}
+    for page in ("README.md", "fastdwm/usage.md"):
+        examples = PYTHON.findall((ROOT / page).read_text())
+        assert examples
+        for code in examples:
+            exec(code.replace('make("Hopper-v5")', 'make("Hopper-v5", max_episode_steps=30)'), names)
+    assert [episode.length for episode in names["run"].episodes] == [50, 50]
+    assert names["agent"].deadline is not None
 
 
 STAND_IN = """#!{python}

@@ -17,12 +17,14 @@ from fastdwm.bundle import STATISTICS, Bundle
 from fastdwm.config import DeterministicConfig, DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig
 from fastdwm.data.dataset import EnvSpec
 from fastdwm.errors import InputError
+from fastdwm.files import reserved
 from fastdwm.models.diffusion import denoiser_shapes
 from fastdwm.models.meanflow import meanflow_shapes
 from fastdwm.models.mlp import deterministic_shapes
 from fastdwm.models.rebrac import critic_shapes, policy_shapes
 from fastdwm.models.reward import reward_shapes
-from fastdwm.study import cells as study
+from fastdwm.study import __main__ as study
+from fastdwm.study import cells
 from fastdwm.study.grid import StudyConfig
 from fastdwm.tasks import get_task
 
@@ -280,6 +282,15 @@ def test_what_the_bundle_cannot_do_is_told_before_anything_runs(samplers, messag
     assert not list((tmp_path / "out").rglob("*.json"))
 
 
+def test_a_second_study_in_the_same_folder_is_told_in_one_line(bundle, tmp_path):
+    with reserved(tmp_path):
+        done = run(bundle, tmp_path, *TINY, *SHORT)
+    assert (done.returncode, done.stdout) == (2, "")
+    last = "is in use by a command that runs; wait for it, or give another --out"
+    assert done.stderr.splitlines() == [f"error: out: {tmp_path} {last}"]
+    assert read_cells(tmp_path) == {}
+
+
 def test_wrong_input_exits_with_2(bundle, tmp_path):
     done = run(bundle, tmp_path, "--samplers", "diffusion:9")
     assert (done.returncode, done.stdout) == (2, "")
@@ -302,14 +313,13 @@ def test_more_episodes_than_run_at_once_change_nothing(bundle, tmp_path, monkeyp
     loaded = Bundle.load(bundle)
     for at_once in (2, 10):
         (tmp_path / str(at_once)).mkdir()
-        plan = study.plan(loaded, bundle, config, grid.episodes, config.seed, tmp_path / str(at_once))
-        cell = grid.cells(study.held_samplers(loaded))[1]
-        monkeypatch.setattr(study, "AT_ONCE", at_once)
-        monkeypatch.setattr(study, "_study", plan)
-        monkeypatch.setattr(study, "_shares", shares := [0.0])
-        study.run_cell(cell, 0)
+        plan = cells.plan(loaded, bundle, config, grid.episodes, config.seed, tmp_path / str(at_once))
+        cell = grid.cells(cells.held_samplers(loaded))[1]
+        monkeypatch.setattr(cells, "AT_ONCE", at_once)
+        shares = []
+        cells.run_cell(plan, cell, shares.append)
         records.append(json.loads(plan.path(cell).read_text()))
-        assert shares == [1.0]
+        assert shares[-1] == 1.0 and shares == sorted(shares)
     assert [record["batch_latency"]["size"] for record in records] == [2, 5]
     split, whole = (record["episodes"] for record in records)
     assert [e["seed"] for e in split] == [e["seed"] for e in whole] == list(range(20000, 20005))

@@ -193,7 +193,7 @@ def test_bad_input_is_one_line_exit_2_and_loses_nothing(trained, dataset, tmp_pa
 def test_unwritable_folder_is_bad_input(dataset, tmp_path):
     (tmp_path / "file").write_text("")
     result = run(dataset, tmp_path / "file" / "run", cache=tmp_path)
-    assert result.returncode == 2 and result.stderr.count("\n") == 1 and "out: cannot use" in result.stderr
+    assert result.returncode == 2 and result.stderr.count("\n") == 1 and "out: cannot write to" in result.stderr
 
 
 UNUSABLE = {

@@ -25,6 +25,7 @@ from fastdwm.data.hdf5 import one_line_errors, read_json, require_file
 from fastdwm.data.recordings import Arrays, read_d4rl, read_minari
 from fastdwm.envs import EnvSpec, read_spec
 from fastdwm.errors import InputError, first_line
+from fastdwm.files import replacing
 from fastdwm.tasks import TASKS, Task
 
 CACHE_FORMAT = 2  # raise it whenever the meaning of a cached array changes
@@ -242,13 +243,11 @@ def _through_cache(files: list[Path], variant: bool, read: Callable[[], Arrays])
     except (OSError, SafetensorError):
         pass  # absent or damaged: read the source again
     arrays = read()
-    draft = cache.with_suffix(f".{os.getpid()}")
     try:
         root.mkdir(parents=True, exist_ok=True)
-        save_file(arrays, draft)
-        os.replace(draft, cache)
+        # The process id keeps apart those that read the same data at once.
+        with replacing(cache, cache.with_suffix(f".{os.getpid()}")) as draft:
+            save_file(arrays, draft)
     except (OSError, SafetensorError) as error:
         print(f"fastdwm: next load will be slow, no cache in {root}: {first_line(error)}", file=sys.stderr)
-        with suppress(OSError):
-            draft.unlink()
     return arrays

@@ -4,7 +4,6 @@ Heavy packages are imported inside the functions: --help answers before torch, n
 """
 
 import dataclasses
-import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from fastdwm import command
 from fastdwm.config import EvalConfig, ITPOConfig, require
 from fastdwm.envs import departures
-from fastdwm.measure.record import circumstances, interval, latency, prepare_output, spread, write_json
+from fastdwm.files import sha256_of, write_json
+from fastdwm.measure.record import circumstances, prepare_output
 from fastdwm.tasks import Task, get_task
 
 if TYPE_CHECKING:
     from fastdwm.bundle import Bundle
-    from fastdwm.measure.simulate import Evaluation
+    from fastdwm.eval.compare import Evaluation
 
 
 def presets() -> dict[str, EvalConfig]:
@@ -47,33 +47,33 @@ def main(task_name: str, config: EvalConfig) -> None:
     bundle = Bundle.load(folder, config.trust_env)
     require(bundle.task == task.name, f"bundle: expected one for {task.name}, {folder} is for {bundle.task}")
     from fastdwm.eval import plot
+    from fastdwm.eval.compare import compare
     from fastdwm.eval.summary import summary
-    from fastdwm.measure.simulate import compare
+    from fastdwm.eval.tables import print_table
 
     if config.video:
         plot.check_video(bundle.env)
-    with command.progress() as report:
-        evaluation = compare(bundle, config, report)
+    with command.progress() as on_progress:
+        evaluation = compare(bundle, config, on_progress)
     numbers = summary(evaluation, task.score_pct, config.deadline_ms)
-    record = stem.with_suffix(".json")
+    path = stem.with_suffix(".json")
     # The file first, so that nothing that fails later loses it; the table also where there is no room for a file.
     try:
-        write_json(record, describe(task, config, bundle, folder, evaluation, numbers))
+        write_json(path, evaluation_record(task, config, bundle, folder, evaluation, numbers))
     finally:
         print_table(task, evaluation.seeds, numbers, departures(bundle.env, task))
-    print(record)
+    print(path)
     if config.plot:
         print(plot.save_plot(evaluation, stem.with_suffix(".png"), title=task.name))
     if config.video:
         print(plot.save_video(bundle.env, evaluation, stem))
 
 
-def describe(
+def evaluation_record(
     task: Task, config: EvalConfig, bundle: "Bundle", folder: Path, evaluation: "Evaluation", numbers: dict[str, Any]
 ) -> dict[str, Any]:
     """The whole evaluation as JSON values."""
-    weights = hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
-    provenance = {"folder": folder, "weights_sha256": weights}
+    provenance = {"folder": folder, "weights_sha256": sha256_of(folder / "weights.safetensors")}
     provenance |= {
         name: getattr(bundle, name) for name in ("dataset", "reward_scale", "discount", "report", "versions")
     }
@@ -87,95 +87,15 @@ def describe(
         "env_departures": departures(bundle.env, task),
         "bundle": provenance,
         "episodes": {
-            policy: [describe_episode(episode, task) for episode in run.episodes]
+            policy: [
+                episode.record(task) | {"diagnostics": episode.diagnostics, "rewards": episode.rewards}
+                for episode in run.episodes
+            ]
             for policy, run in evaluation.runs.items()
         },
         "act_calls": {policy: run.act_calls for policy, run in evaluation.runs.items()},
         "alone_latency_s": evaluation.alone_latency_s,
     }
-
-
-def describe_episode(episode: Any, task: Task) -> dict[str, Any]:
-    """One evaluate.Episode as JSON values."""
-    return {
-        "seed": episode.seed,
-        "score_pct": task.score_pct(episode.total),
-        "return": episode.total,
-        "length": episode.length,
-        "terminated": episode.terminated,
-        "discarded": episode.discarded,
-        "diagnostics": episode.diagnostics,
-        "rewards": episode.rewards,
-    }
-
-
-def print_table(task: Task, seeds: list[int], numbers: dict[str, Any], departures: list[str]) -> None:
-    """The result on stdout, both policies side by side.
-
-    departures: how the simulator differs from the task's, in words.
-    """
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console.width = 100
-    table = Table(
-        title=f"{task.name}, episodes per policy: {len(seeds)}, environment seeds: {seeds[0]} to {seeds[-1]}",
-        caption="± standard deviation over episodes; [ ] 95 % bootstrap interval; difference by seed;"
-        " p99 of 2,000 decisions or more" + foreign(departures),
-    )
-    for name in ("", "base policy", "ITPO", "ITPO - base"):
-        table.add_column(name, justify="right" if name else "left")
-    for row in table_rows(numbers):
-        table.add_row(*row)
-    console.print(table)
-
-
-def foreign(departures: list[str]) -> str:
-    """A warning for a table whose simulator is not the task's."""
-    return f"\nnot the task's own simulator: {', '.join(departures)}" if departures else ""
-
-
-def table_rows(numbers: dict[str, Any]) -> list[list[str]]:
-    """Label, base policy, ITPO, difference."""
-    policies, gap = [numbers["base"], numbers["itpo"]], numbers["difference"]
-    iqm = [interval(policy["score_pct"]["iqm"]) for policy in policies]
-    lost = [f"{policy['discarded']} of {policy['decisions']}" for policy in policies]
-    alone, batch = (
-        [latency(policy[name]["p50_ms"], policy[name]["p99_ms"]) for policy in policies]
-        for name in ("alone_latency", "batch_latency")
-    )
-    return [
-        ["score", *(spread(policy["score_pct"]) for policy in policies), interval(gap["score_pct"], "+")],
-        ["interquartile mean", *iqm, ""],
-        ["return", *(spread(policy["return"]) for policy in policies), interval(gap["return"], "+")],
-        ["length in steps", *(spread(policy["length"]) for policy in policies), interval(gap["length"], "+")],
-        ["ms to decide, p50 / p99", *alone, ""],
-        [f"ms to decide for {numbers['base']['batch_size']}", *batch, ""],
-        ["discarded updates", *lost, ""],
-        *deadline_rows(policies),
-    ]
-
-
-def deadline_rows(policies: list[dict[str, Any]]) -> list[list[str]]:
-    """What a deadline did; nothing without one."""
-    if "missed" not in policies[0]["alone_latency"]:
-        return []
-
-    def missed(latency: dict[str, Any]) -> str:
-        return f"{latency['missed']} of {latency['calls']}"
-
-    steps = f"{policies[1]['diagnostics'].get('inner_steps', 0):.2f}"
-    return [
-        ["inner steps per decision", "", steps, ""],
-        ["missed deadlines, deciding alone", *(missed(policy["alone_latency"]) for policy in policies), ""],
-        [
-            f"missed deadlines, {policies[0]['batch_size']} at once",
-            *(missed(policy["batch_latency"]) for policy in policies),
-            "",
-        ],
-    ]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ import numpy as np
 
 from fastdwm.envs import EnvSpec
 from fastdwm.errors import InputError
-from fastdwm.measure.simulate import TITLES, Episode, Evaluation
+from fastdwm.eval.compare import TITLES, Evaluation
+from fastdwm.measure.simulate import Episode
 
 # Readable in black and white: line style and hatching differ, not only the shade.
 STYLES = {

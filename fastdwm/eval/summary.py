@@ -5,8 +5,10 @@ from dataclasses import asdict
 
 import numpy as np
 
+from fastdwm.eval.compare import Evaluation
 from fastdwm.measure import statistics
-from fastdwm.measure.simulate import LATENCY_DECISIONS, Episode, Evaluation, Run
+from fastdwm.measure.latency import latency_ms
+from fastdwm.measure.simulate import Episode, Run
 
 
 def summary(
@@ -26,7 +28,7 @@ def summary(
             "batch_latency": latency_ms(run.batch_latency_s(), deadline_ms),
             "alone_latency": latency_ms(evaluation.alone_latency_s[policy], deadline_ms),
             "env_s": run.env_s,
-            "decisions": sum(episode.length for episode in run.episodes),
+            "decisions": run.decisions,
             "discarded": sum(episode.discarded for episode in run.episodes),
             "diagnostics": mean_diagnostics(run.episodes),
         }
@@ -43,17 +45,6 @@ def _samples(run: Run, score_pct: Callable[[float], float]) -> dict[str, list[fl
         "return": [episode.total for episode in run.episodes],
         "length": [float(episode.length) for episode in run.episodes],
     }
-
-
-def latency_ms(seconds: Sequence[float], deadline_ms: float | None = None) -> dict[str, float | None]:
-    """Number of calls, median and 99th percentile of their duration in ms; with a deadline the calls that missed it.
-
-    Of fewer than LATENCY_DECISIONS calls the 99th percentile is None: it would be the luck of a few.
-    """
-    ms = np.asarray(seconds) * 1e3
-    p99 = float(np.percentile(ms, 99)) if len(ms) >= LATENCY_DECISIONS else None
-    missed = {} if deadline_ms is None else {"missed": int((ms > deadline_ms).sum())}
-    return {"calls": len(ms), "p50_ms": float(np.median(ms)), "p99_ms": p99, **missed}
 
 
 def mean_diagnostics(episodes: Sequence[Episode]) -> dict[str, float]:

@@ -4,9 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastdwm.command import StageProgress, unwatched
 from fastdwm.data.dataset import Transitions
 from fastdwm.envs import EnvSpec
-from fastdwm.measure.simulate import Progress, Protocol, run_episodes, unwatched
+from fastdwm.measure.simulate import run_episodes
 from fastdwm.models.nets import Params, map_params
 from fastdwm.models.policy import mlp_policy
 from fastdwm.models.rebrac import q_values
@@ -140,7 +141,7 @@ def fresh_episodes(
     seeds: list[int],
     max_steps: int,
     action_noise: float,
-    on_progress: Progress = unwatched,
+    on_progress: StageProgress = unwatched,
 ) -> Transitions:
     """Episodes of the policy, simulated now: data that no model has seen, at the states that planning meets.
 
@@ -200,9 +201,6 @@ class BasePolicy:
     def keep(self, mask: np.ndarray) -> None:
         """Nothing to drop."""
 
-    def diagnose(self) -> dict:
-        return {}
-
 
 @torch.no_grad()
 def policy_report(
@@ -217,8 +215,7 @@ def policy_report(
         map_params(lambda value: value.detach().cpu(), p) for p in (policy_params, critic_params)
     )
     agent = BasePolicy(cpu_policy)
-    protocol = Protocol(min(task.max_episode_steps, env.max_episode_steps or task.max_episode_steps), 0, discount)
-    episodes = run_episodes(agent, env, seeds, protocol).episodes
+    episodes = run_episodes(agent, env, seeds, max_steps=task.max_episode_steps).episodes
     discounted = [task.reward_scale * discount ** np.arange(e.length) @ np.asarray(e.rewards) for e in episodes]
     scores = [task.score_pct(episode.total) for episode in episodes]
     value = q_values(cpu_critics, agent.first_obs, mlp_policy(cpu_policy, agent.first_obs)).amin(0)

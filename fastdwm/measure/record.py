@@ -1,28 +1,19 @@
-"""What a command leaves behind: JSON files with their circumstances, and numbers as they stand in a table."""
+"""What a command leaves behind: how and where it was made, and numbers as they stand in a table."""
 
-import json
-import math
 import os
 import platform
 import shlex
 import sys
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fastdwm.errors import InputError
-from fastdwm.files import write_atomically
+from fastdwm.files import prepare_folder
 
 
 def prepare_output(folder: Path, task: str) -> Path:
     """OUT/TASK-TIME, without a suffix; creates the folder, raises InputError unless files can be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f"out: cannot write to {folder}: {error.strerror}") from None
+    prepare_folder(folder)
     # The process id keeps apart what a script starts at once.
     return folder / f"{task}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
 
@@ -46,23 +37,6 @@ def machine(device: str) -> dict[str, Any]:
     accelerator = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
     cpu = {"cpu": platform.processor() or platform.machine(), "cpu_count": os.cpu_count()}
     return {**cpu, "threads": torch.get_num_threads(), "accelerator": accelerator, "system": platform.system()}
-
-
-def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Write `record` with one line per key; the file appears complete or not at all. NaN and infinity become null."""
-    lines = [f"{json.dumps(key)}: {json.dumps(strict(value), allow_nan=False)}" for key, value in record.items()]
-    write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
-
-
-def strict(value: Any) -> Any:
-    """`value` in JSON's own types."""
-    if isinstance(value, dict):
-        return {str(key): strict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [strict(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, str | int | None) else str(value)
 
 
 def spread(summary: dict[str, Any]) -> str:

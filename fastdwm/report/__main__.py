@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from fastdwm import command
 from fastdwm.config import require, require_choices
 from fastdwm.envs import departures
-from fastdwm.measure.record import circumstances, prepare_output, write_json
+from fastdwm.files import write_json
+from fastdwm.measure.record import circumstances, prepare_output
 from fastdwm.tasks import TASKS, get_task
 
 if TYPE_CHECKING:
@@ -128,7 +129,9 @@ def check_simulator(bundle: "Bundle") -> None:
         pass
 
 
-def held_out(bundle: "Bundle", config: ReportConfig, report: command.Report) -> tuple["Transitions", "np.ndarray", str]:
+def held_out(
+    bundle: "Bundle", config: ReportConfig, report: command.Progress
+) -> tuple["Transitions", "np.ndarray", str]:
     """Transitions, which of their rows no model has seen (N,), and what these rows are, in words."""
     import numpy as np
 
@@ -180,7 +183,7 @@ def trained_on(description: dict[str, Any], transitions: "Transitions") -> tuple
 
 
 def measure(
-    bundle: "Bundle", transitions: "Transitions", rows: "np.ndarray", config: ReportConfig, report: command.Report
+    bundle: "Bundle", transitions: "Transitions", rows: "np.ndarray", config: ReportConfig, report: command.Progress
 ) -> dict[str, Any]:
     """All numbers of the report, ready for JSON: `samplers` by name, the `reward` model that they share, and the share
     of states that the gradients had to leave out (`left_out`)."""
@@ -208,7 +211,7 @@ def measure(
 
 
 def compare_gradients(
-    bundle: "Bundle", transitions: "Transitions", rows: "np.ndarray", config: ReportConfig, report: command.Report
+    bundle: "Bundle", transitions: "Transitions", rows: "np.ndarray", config: ReportConfig, report: command.Progress
 ) -> tuple[dict[str, dict], dict[str, list], dict[str, float]]:
     """`gradients.jacobian_report` by sampler, `return_report` by sampler and with the reward model in the simulator
     ("reward"), and the share of states that each had to leave out."""

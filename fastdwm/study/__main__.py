@@ -1,9 +1,133 @@
-"""python -m fastdwm.study TASK. What worker processes unpickle lives in `cells`: they cannot import a `__main__`."""
+"""python -m fastdwm.study TASK: what each world model gains, and what a decision costs with it.
 
+Every finished cell of the grid is a file of its own, so a study that was stopped goes on with the same command.
+Heavy packages are imported inside the functions: --help answers before torch, numpy and the simulator are loaded.
+"""
+
+import dataclasses
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastdwm import command
-from fastdwm.study.cells import main, parse
+from fastdwm.config import require
+from fastdwm.envs import departures
+from fastdwm.files import prepare_folder, reserved, write_json
+from fastdwm.measure.record import circumstances
+from fastdwm.study.grid import BASE, Cell, Grid, StudyConfig
+from fastdwm.tasks import Task, get_task
+
+if TYPE_CHECKING:
+    from fastdwm.bundle import Bundle
+    from fastdwm.study.cells import Study
+
+
+def main(task_name: str, config: StudyConfig) -> None:
+    """Run ITPO with every world model over a grid of settings, and the base policy, on the same tuning seeds; then the
+    base policy and the best cell on the seeds of evaluations, which nothing was chosen on.
+
+    The table, what the one-step models keep of the gain and the confirmation go to stdout; study.md, .csv, .png, .json
+    and one file per cell to the folder of the study; progress to stderr. The same command takes up a study that was
+    stopped.
+    """
+    task = get_task(task_name)
+    out = config.out or Path("results", f"study-{task.name}")
+    for folder in (out / "cells", *([out / "confirmation"] if config.confirm else [])):
+        prepare_folder(folder)
+    with reserved(out):
+        grid = config.resolved()
+        command.set_up_torch(config.threads, config.device)
+        run_study(*load(task, config), grid, config, out)
+
+
+def load(task: Task, config: StudyConfig) -> tuple["Bundle", Path]:
+    """The bundle and its folder; InputError for one of another task."""
+    from fastdwm.bundle import Bundle, shipped_bundle
+
+    weights = config.bundle or shipped_bundle(task.name)
+    bundle = Bundle.load(weights, config.trust_env)
+    require(bundle.task == task.name, f"bundle: expected one for {task.name}, {weights} is for {bundle.task}")
+    return bundle, weights
+
+
+def run_study(bundle: "Bundle", weights: Path, grid: Grid, config: StudyConfig, out: Path) -> None:
+    """Run what is missing of the study, choose, confirm, and leave the results."""
+    from fastdwm.study import tradeoff
+    from fastdwm.study.cells import finished, held_samplers, measure_latencies, plan, read
+    from fastdwm.study.pool import run_cells
+
+    held = held_samplers(bundle)
+    cells = grid.cells(held)
+    check(cells, bundle, config)
+    study = plan(bundle, weights, config, grid.episodes, config.seed, out / "cells")
+    again = plan(bundle, weights, config, grid.episodes, config.confirm_seed, out / "confirmation")
+    finished(study), finished(again)
+    with command.progress() as on_progress:
+        run_cells(study, cells, on_progress)
+        measure_latencies(study, cells, on_progress)
+        records = read(study, cells)
+        rows = tradeoff.summarise(records, study.identity)
+        chosen = tradeoff.best(cells, rows)
+        if config.confirm:
+            run_cells(again, [BASE, chosen], on_progress)
+    found = tradeoff.confirmation(read(again, [BASE, chosen]), chosen) if config.confirm else None
+    conclude(study, grid, rows, tradeoff.verdict(records, rows, grid.centre(held)), found, out)
+
+
+def check(cells: list[Cell], bundle: "Bundle", config: StudyConfig) -> None:
+    """Raise InputError, before anything runs, for what a world model cannot do, such as so many network calls."""
+    for cell in cells:
+        bundle.world(sampler=cell.world_model, sample_steps=cell.sample_steps or None)
+        cell.itpo(config.itpo)
+
+
+def conclude(
+    study: "Study", grid: Grid, rows: list[dict], verdict: list[str], confirmation: dict[str, Any] | None, out: Path
+) -> None:
+    """Write the table as Markdown and CSV, the picture and study.json; print the table and what follows from it."""
+    from fastdwm.study import tables, tradeoff
+
+    here = circumstances(study.config.device)
+    foreign = departures(study.bundle.env, get_task(study.bundle.task))
+    title = f"{study.bundle.task}, {len(study.seeds)} episodes per cell"
+    title += f", not the task's own simulator: {', '.join(foreign)}" if foreign else ""
+    sentences = verdict + ([tables.confirmed(confirmation)] if confirmation else [])
+    summary = {
+        "task": study.bundle.task,
+        **here,
+        "verdict": verdict,
+        "confirmation": confirmation,
+        "config": dataclasses.asdict(study.config),
+        "grid": dataclasses.asdict(grid),
+        "seeds": study.seeds,
+        "identity": study.identity,
+        "env": dataclasses.asdict(study.bundle.env),
+        "env_departures": foreign,
+        "cells": rows,
+    }
+    write_json(out / "study.json", summary)
+    tradeoff.write_csv(rows, out / "study.csv")
+    tradeoff.save_plot(rows, out / "study.png", title)
+    title = f"{title}, environment seeds {study.identity['seeds']}"
+    tables.write_markdown(rows, out / "study.md", title, sentences, here)
+    tables.print_table(rows, title)
+    print("\n".join(sentences))
+    for kind in ("md", "csv", "png", "json"):
+        print(out / f"study.{kind}")
+
+
+def parse(argv: list[str]) -> tuple[str, StudyConfig]:
+    """Task and settings; raises as `command.parse`. There is no preset: the grids take that part."""
+    import tyro
+
+    task = tyro.conf.arg(metavar="TASK", help="task, for example hopper-medium")
+    fields = [
+        ("task", Annotated[str, tyro.conf.Positional, task]),
+        ("config", Annotated[StudyConfig, tyro.conf.arg(name="")], StudyConfig()),
+    ]
+    parsed = command.read(fields, "python -m fastdwm.study", main.__doc__ or "", argv)
+    return parsed.task, parsed.config
+
 
 if __name__ == "__main__":
     command.finish(lambda: main(*parse(sys.argv[1:])))

@@ -6,7 +6,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from fastdwm.config import SAMPLERS, ITPOConfig, require, require_choices, require_positive
+from fastdwm.checks import require, require_positive
+from fastdwm.config import SAMPLERS, EpisodesConfig, ITPOConfig
 
 AXES = ("samplers", "horizons", "particles", "inner_steps", "inner_lrs")
 # What a cell says of the settings of a decision; the others are the same for all cells.
@@ -169,11 +170,9 @@ GRIDS = {
 
 
 @dataclass(frozen=True)
-class StudyConfig:
+class StudyConfig(EpisodesConfig):
     """Every cell of a grid on the same tuning seeds, and the best one once more on seeds that it was not chosen on."""
 
-    bundle: Path | None = None
-    """folder of trained weights; none: the one shipped for the task"""
     grid: Literal["default", "quick", "paper"] = "default"
     """default: one axis at a time, half an hour on two CPU cores; quick: minutes; paper: all combinations, for a GPU"""
     samplers: tuple[str, ...] | None = None
@@ -201,28 +200,17 @@ class StudyConfig:
     """run the base policy and the cell with the best interquartile mean also on the seeds of evaluations"""
     confirm_seed: int = 10_000
     """environment seed of the first episode of that confirmation"""
-    max_steps: int | None = None
-    """cut episodes after this many steps; none: the environment's own limit"""
     latency_decisions: int = 2_000
     """decisions of one episode alone to be timed in each cell, in at most 20 s; fewer than 2000 give no p99"""
     out: Path | None = None
     """folder of the study, where a study that was stopped goes on; none: results/study-TASK"""
     workers: int = 2
     """processes, each with a cell of its own; latencies are measured afterwards, with nothing else running"""
-    threads: int = 1
-    """CPU threads of torch in each process"""
-    device: str = "cpu"
-    """where the imagination runs: cpu, cuda or cuda:N"""
-    backend: Literal["auto", "reference", "fused"] = "auto"
-    """how: plain torch and autograd, or the fused operators with their hand-derived gradients; auto is fused"""
-    trust_env: bool = False
-    """build whatever simulator the bundle names, with any settings: this may run code that came with it"""
 
     def __post_init__(self) -> None:
-        require_choices(self)
-        for name in ("seed", "confirm_seed"):
-            require(getattr(self, name) >= 0, f"{name}: expected a number >= 0, got {getattr(self, name)}")
-        require_positive(self, "episodes", "max_steps", "latency_decisions", "workers", "threads")
+        super().__post_init__()
+        require(self.confirm_seed >= 0, f"confirm_seed: expected a number >= 0, got {self.confirm_seed}")
+        require_positive(self, "episodes", "latency_decisions")
         for name in AXES:
             require(getattr(self, name) != (), f"{name}: expected at least one value")
         for name, least in (("horizons", 0), ("particles", 1), ("inner_steps", 1)):

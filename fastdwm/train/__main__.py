@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fastdwm import command
 from fastdwm.config import DeterministicConfig, DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig, TrainConfig
 from fastdwm.errors import InputError
-from fastdwm.files import write_atomically
+from fastdwm.files import prepare_folder, write_atomically
 from fastdwm.tasks import Task, get_task
 
 if TYPE_CHECKING:
@@ -81,10 +80,8 @@ def open_folder(folder: Path, task: Task, config: TrainConfig) -> dict[str, Any]
     """
     identity = {"task": task.name} | {name: dataclasses.asdict(config)[name] for name in IDENTITY}
     identity = json.loads(json.dumps(identity, default=str))
+    prepare_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
         saved = read_identity(folder) or identity
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"out: cannot use the folder {folder}: {error}") from None

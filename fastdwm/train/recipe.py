@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastdwm.bundle import Bundle, package_versions
-from fastdwm.command import Report
+from fastdwm.command import Progress
 from fastdwm.config import DiffusionConfig, MeanFlowConfig, RewardConfig, TrainConfig, require
 from fastdwm.data import dataset as data
 from fastdwm.data.dataset import Transitions
@@ -86,7 +86,7 @@ def train(
     transitions: Transitions,
     config: TrainConfig,
     folder: Path,
-    on_progress: Report,
+    on_progress: Progress,
     on_line: OnLine | None = None,
 ) -> Bundle:
     """Train all parts, or what is left of them in `folder`, measure them and return the bundle.

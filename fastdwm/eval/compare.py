@@ -1,0 +1,108 @@
+"""Base policy and ITPO on the same environment seeds, the episodes shared by processes."""
+
+from concurrent.futures import ProcessPoolExecutor, wait
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import accumulate
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastdwm.agent import Agent
+from fastdwm.bundle import Bundle
+from fastdwm.command import Progress, StageProgress
+from fastdwm.config import EvalConfig
+from fastdwm.measure.latency import decision_latency
+from fastdwm.measure.simulate import Predictions, Run, run_episodes
+
+TITLES = {"base": "base policy", "itpo": "ITPO"}
+
+
+@dataclass
+class Evaluation:
+    """Base policy and ITPO on the same environment seeds."""
+
+    seeds: list[int]
+    runs: dict[str, Run]
+    """by policy: base, itpo"""
+    alone_latency_s: dict[str, list[float]]
+    """by policy: seconds per decision of one episode deciding alone"""
+
+
+def compare(bundle: Bundle, config: EvalConfig, on_progress: Progress) -> Evaluation:
+    """Evaluate the bundle's base policy, then ITPO, on the environment seeds config.seed + i.
+
+    on_progress: of the decisions of each stage.   Raises InputError without a limit on the length of an episode.
+    """
+    seeds = [config.seed + i for i in range(config.episodes)]
+    configs = {"base": replace(config, itpo=replace(config.itpo, inner_steps=0)), "itpo": config}
+    # Compiles the CPU kernels if no run before has: here, where it shows, and once for all processes.
+    on_progress("preparation (the first run compiles)", 0, 1)
+    make_agent(bundle, replace(config, deadline_ms=None), config.seed)
+    on_progress("preparation (the first run compiles)", 1, 1)
+    runs = {
+        policy: run_shared(bundle, configs[policy], seeds, partial(on_progress, title))
+        for policy, title in TITLES.items()
+    }
+    alone = {}
+    for policy, title in TITLES.items():
+        agent = make_agent(bundle, configs[policy], config.seed)
+        # Both policies are timed on the same states, those of the base policy.
+        on_decision = partial(on_progress, f"{title}, one episode alone")
+        alone[policy] = decision_latency(agent, runs["base"].observations, on_decision)
+    return Evaluation(seeds, runs, alone)
+
+
+def make_agent(bundle: Bundle, config: EvalConfig, seed: int, n_episodes: int = 1) -> Agent:
+    """The agent that the settings describe; with a deadline, warmed up for `n_episodes` at once."""
+    settings = {name: getattr(config, name) for name in ("device", "backend", "temperature", "deadline_ms")}
+    world = dict(world=config.sampler, world_steps=config.sample_steps)
+    agent = Agent.of(bundle, config.itpo, seed=seed, **world, **settings)
+    if agent.deadline is not None:
+        agent.warm_up(bundle.statistics["obs_mean"].repeat(n_episodes, 1))
+    return agent
+
+
+def run_shared(bundle: Bundle, config: EvalConfig, seeds: list[int], on_progress: StageProgress) -> Run:
+    """Episodes of the seeds, which are consecutive, by config.workers processes with a share of them each."""
+    shares = [share.tolist() for share in np.array_split(seeds, min(config.workers, len(seeds)))]
+    if len(shares) == 1:
+        return run_seeds(bundle, config, seeds, on_progress)
+    context = get_context("spawn")
+    with context.Manager() as manager, ProcessPoolExecutor(len(shares), mp_context=context) as pool:
+        counts = manager.dict()
+        futures = [pool.submit(run_share, bundle, config, share, counts) for share in shares]
+        while wait(futures, timeout=0.5).not_done:
+            if len(counts) == len(shares):
+                on_progress(*map(sum, zip(*counts.values(), strict=True)))
+        runs = [future.result() for future in futures]
+    shared = Run(
+        episodes=[episode for run in runs for episode in run.episodes],
+        act_calls=[call for run in runs for call in run.act_calls],
+        env_s=sum(run.env_s for run in runs),
+        observations=runs[0].observations,
+        processes=list(accumulate([len(run.act_calls) for run in runs[:-1]], initial=0)),
+    )
+    on_progress(shared.decisions, shared.decisions)
+    return shared
+
+
+def run_share(bundle: Bundle, config: EvalConfig, seeds: list[int], counts: Any) -> Run:
+    """One process's share.   counts: shared dictionary for (decisions made, decisions at most), by the first seed."""
+    torch.set_num_threads(config.threads)
+
+    def on_progress(done: int, total: int) -> None:
+        counts[seeds[0]] = done, total
+
+    return run_seeds(bundle, config, seeds, on_progress)
+
+
+def run_seeds(bundle: Bundle, config: EvalConfig, seeds: list[int], on_progress: StageProgress) -> Run:
+    """Episodes of the seeds, consecutive ones: with the first for the agent's, each has the noise it has alone."""
+    agent = make_agent(bundle, config, seeds[0], len(seeds))
+    predictions = Predictions(config.itpo.horizon, bundle.discount, bundle.reward_scale, config.diagnose_every)
+    return run_episodes(
+        agent, bundle.env, seeds, max_steps=config.max_steps, predictions=predictions, on_progress=on_progress
+    )

@@ -1,0 +1,75 @@
+"""The table of an evaluation on stdout."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fastdwm.measure.record import interval, latency, spread
+from fastdwm.tasks import Task
+
+
+def print_table(task: Task, seeds: list[int], numbers: dict[str, Any], departures: list[str]) -> None:
+    """The result on stdout, both policies side by side.
+
+    departures: how the simulator differs from the task's, in words.
+    """
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = 100
+    table = Table(
+        title=f"{task.name}, episodes per policy: {len(seeds)}, environment seeds: {seeds[0]} to {seeds[-1]}",
+        caption="± standard deviation over episodes; [ ] 95 % bootstrap interval; difference by seed;"
+        " p99 of 2,000 decisions or more" + foreign(departures),
+    )
+    for name in ("", "base policy", "ITPO", "ITPO - base"):
+        table.add_column(name, justify="right" if name else "left")
+    for row in table_rows(numbers):
+        table.add_row(*row)
+    console.print(table)
+
+
+def foreign(departures: list[str]) -> str:
+    """A warning for a table whose simulator is not the task's."""
+    return f"\nnot the task's own simulator: {', '.join(departures)}" if departures else ""
+
+
+def table_rows(numbers: dict[str, Any]) -> list[list[str]]:
+    """Label, base policy, ITPO, difference."""
+    policies, gap = [numbers["base"], numbers["itpo"]], numbers["difference"]
+    iqm = [interval(policy["score_pct"]["iqm"]) for policy in policies]
+    lost = [f"{policy['discarded']} of {policy['decisions']}" for policy in policies]
+    alone, batch = (
+        [latency(policy[name]["p50_ms"], policy[name]["p99_ms"]) for policy in policies]
+        for name in ("alone_latency", "batch_latency")
+    )
+    return [
+        ["score", *(spread(policy["score_pct"]) for policy in policies), interval(gap["score_pct"], "+")],
+        ["interquartile mean", *iqm, ""],
+        ["return", *(spread(policy["return"]) for policy in policies), interval(gap["return"], "+")],
+        ["length in steps", *(spread(policy["length"]) for policy in policies), interval(gap["length"], "+")],
+        ["ms to decide, p50 / p99", *alone, ""],
+        [f"ms to decide for {numbers['base']['batch_size']}", *batch, ""],
+        ["discarded updates", *lost, ""],
+        *deadline_rows(policies),
+    ]
+
+
+def deadline_rows(policies: list[dict[str, Any]]) -> list[list[str]]:
+    """What a deadline did; nothing without one."""
+    if "missed" not in policies[0]["alone_latency"]:
+        return []
+
+    def missed(latency: dict[str, Any]) -> str:
+        return f"{latency['missed']} of {latency['calls']}"
+
+    steps = f"{policies[1]['diagnostics'].get('inner_steps', 0):.2f}"
+    return [
+        ["inner steps per decision", "", steps, ""],
+        ["missed deadlines, deciding alone", *(missed(policy["alone_latency"]) for policy in policies), ""],
+        [
+            f"missed deadlines, {policies[0]['batch_size']} at once",
+            *(missed(policy["batch_latency"]) for policy in policies),
+            "",
+        ],
+    ]

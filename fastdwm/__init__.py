@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fastdwm.bundle import Bundle, shipped_bundle
     from fastdwm.config import ITPOConfig
     from fastdwm.errors import InputError
+    from fastdwm.measure.simulate import run_episodes
 
 __version__ = "0.1.0"
 
@@ -22,9 +23,10 @@ _HOMES = {
     "Bundle": "fastdwm.bundle",
     "ITPOConfig": "fastdwm.config",
     "InputError": "fastdwm.errors",
+    "run_episodes": "fastdwm.measure.simulate",
     "shipped_bundle": "fastdwm.bundle",
 }
-__all__ = ["Agent", "Bundle", "ITPOConfig", "InputError", "shipped_bundle"]
+__all__ = ["Agent", "Bundle", "ITPOConfig", "InputError", "run_episodes", "shipped_bundle"]
 
 
 def __getattr__(name: str) -> Any:

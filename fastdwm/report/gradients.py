@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastdwm.command import StageProgress, unwatched
 from fastdwm.config import ITPOConfig, require
 from fastdwm.envs import EnvSpec
 from fastdwm.itpo.decision import ReferenceObjective
-from fastdwm.measure.simulate import Progress, unwatched
 from fastdwm.models.nets import Params
 from fastdwm.models.policy import Policy, mlp_policy
 from fastdwm.models.world import World
@@ -214,7 +214,7 @@ def jacobian_report(
     action: Tensor,
     particles: int,
     generator: torch.Generator,
-    on_progress: Progress = unwatched,
+    on_progress: StageProgress = unwatched,
 ) -> dict[str, dict]:
     """For each world, the `summary` of each of `blocks`: mean Jacobian over the particles against the simulator's.
 
@@ -246,7 +246,7 @@ def return_report(
     obs: Tensor,
     particles: int,
     generator: torch.Generator,
-    on_progress: Progress = unwatched,
+    on_progress: StageProgress = unwatched,
 ) -> dict[str, list[dict]]:
     """For each world and H in HORIZONS, the `summary` of its dJ/dpsi against that of the `simulated` world.
 

@@ -165,7 +165,7 @@ def test_help_shows_every_field_with_its_text():
         (["hopper-medium", "--bundle", "/nowhere"], "/nowhere"),
         (["hopper-medium", "--deadline-ms", "0"], "deadline_ms: expected a positive number, got 0.0"),
         (["hopper-medium", "--temperature", "1.5"], "temperature: expected in [0, 1], got 1.5"),
-        (["hopper-medium", "--sampler", "meanflow", "--sample-steps", "3"], "sample_steps: expected one of 1, 2, 4"),
+        (["hopper-medium", "--world", "meanflow", "--world-steps", "3"], "sample_steps: expected one of 1, 2, 4"),
     ],
     ids=["task", "episodes", "inner-lr", "bundle", "deadline", "temperature", "sample-steps"],
 )

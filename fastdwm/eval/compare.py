@@ -57,8 +57,9 @@ def compare(bundle: Bundle, config: EvalConfig, on_progress: Progress) -> Evalua
 
 def make_agent(bundle: Bundle, config: EvalConfig, seed: int, n_episodes: int = 1) -> Agent:
     """The agent that the settings describe; with a deadline, warmed up for `n_episodes` at once."""
-    names = ("device", "backend", "sampler", "sample_steps", "temperature", "deadline_ms")
-    agent = Agent(bundle, config.itpo, seed=seed, **{name: getattr(config, name) for name in names})
+    settings = {name: getattr(config, name) for name in ("device", "backend", "temperature", "deadline_ms")}
+    world = {"sampler": config.world, "sample_steps": config.world_steps}
+    agent = Agent(bundle, config.itpo, seed=seed, **world, **settings)
     if agent.deadline is not None:
         agent.warm_up(n_episodes)
     return agent

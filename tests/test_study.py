@@ -297,14 +297,6 @@ def test_wrong_input_exits_with_2(bundle, tmp_path):
     assert done.stderr.splitlines() == ["error: sample_steps: expected 1 to 2 for diffusion, got 9"]
 
 
-def test_help_loads_nothing_heavy():
-    argv = [sys.executable, "-X", "importtime", "-m", "fastdwm.study", "--help"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
-    loaded = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
-    assert done.returncode == 0 and "--grid {default,quick,paper}" in done.stdout
-    assert "tyro" in loaded and not loaded & {"torch", "numpy", "gymnasium", "mujoco", "scipy", "rich", "matplotlib"}
-
-
 def test_more_episodes_than_run_at_once_change_nothing(bundle, tmp_path, monkeypatch):
     # So large a step that other noise would change a return by more than the tolerance below.
     axes = {"worlds": ("diffusion",), "horizons": (2,), "particles": (2,), "inner_steps": (1,)}

@@ -293,9 +293,9 @@ class EvalConfig(EpisodesConfig):
 
     episodes: int = 10
     """episodes per policy, all adapted in parallel"""
-    sampler: Literal["diffusion", "meanflow", "mlp"] = "diffusion"
-    """world model of the imagination: K-step diffusion, one-step MeanFlow, or the deterministic baseline"""
-    sample_steps: int | None = None
+    world: str = "diffusion"
+    """world model of the imagination, of those that the bundle holds: diffusion, meanflow, or mlp, plain regression"""
+    world_steps: int | None = None
     """network calls per imagined transition, of diffusion at most its K, of meanflow 1, 2 or 4; none: the bundle's"""
     temperature: float | None = None
     """scale of meanflow's noise (tau), 0: deterministic; none: the bundle's"""
@@ -312,7 +312,7 @@ class EvalConfig(EpisodesConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_positive(self, "episodes", "sample_steps", "deadline_ms", "diagnose_every")
+        require_positive(self, "episodes", "world_steps", "deadline_ms", "diagnose_every")
         require(0 <= (self.temperature or 0) <= 1, f"temperature: expected in [0, 1], got {self.temperature}")
 
 

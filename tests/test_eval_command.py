@@ -4,12 +4,10 @@ import json
 import resource
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 
-from fastdwm import command
 from fastdwm.bundle import STATISTICS, Bundle
 from fastdwm.config import DiffusionConfig, EvalConfig, ITPOConfig, ReBRACConfig, RewardConfig
 from fastdwm.data.dataset import EnvSpec
@@ -21,17 +19,11 @@ from fastdwm.models.rebrac import critic_shapes, policy_shapes
 from fastdwm.models.reward import reward_shapes
 from fastdwm.tasks import get_task
 
-PRESETS = {"default": EvalConfig(), "paper": EvalConfig(itpo=ITPOConfig(particles=4096))}
 
-
-def run(*args, python_flags=()):
+def run(*args):
     """The finished process."""
-    argv = [sys.executable, *python_flags, "-m", "fastdwm.eval", *map(str, args)]
+    argv = [sys.executable, "-m", "fastdwm.eval", *map(str, args)]
     return subprocess.run(argv, capture_output=True, text=True, timeout=120)
-
-
-def parse(*argv):
-    return command.parse(PRESETS, "prog", "", list(argv))
 
 
 @pytest.fixture
@@ -130,32 +122,6 @@ def test_bundle_of_another_task_is_an_input_error(bundle, tmp_path):
         eval.main("walker2d-medium", EvalConfig(bundle, out=tmp_path / "out"))
 
 
-def test_help_is_quick():
-    durations = []
-    for _ in range(3):
-        start = time.perf_counter()
-        assert run("--help").returncode == 0
-        durations.append(time.perf_counter() - start)
-    # the best of three, for the machine may be busy with something else
-    assert min(durations) < 1.0
-
-
-def test_help_loads_nothing_heavy():
-    trace = run("--help", python_flags=["-X", "importtime"]).stderr
-    loaded = {
-        line.split("|")[-1].strip().split(".")[0] for line in trace.splitlines() if line.startswith("import time")
-    }
-    assert "tyro" in loaded
-    assert not loaded & {"torch", "numpy", "gymnasium", "mujoco", "scipy", "rich", "matplotlib"}
-
-
-def test_help_shows_every_field_with_its_text():
-    text = " ".join(run("--help").stdout.replace("│", " ").split())
-    assert "--itpo.horizon" in text
-    assert "imagined transitions per rollout (H)" in text
-    assert "--preset {default,paper}" in text
-
-
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -165,7 +131,7 @@ def test_help_shows_every_field_with_its_text():
         (["hopper-medium", "--bundle", "/nowhere"], "/nowhere"),
         (["hopper-medium", "--deadline-ms", "0"], "deadline_ms: expected a positive number, got 0.0"),
         (["hopper-medium", "--temperature", "1.5"], "temperature: expected in [0, 1], got 1.5"),
-        (["hopper-medium", "--sampler", "meanflow", "--sample-steps", "3"], "sample_steps: expected one of 1, 2, 4"),
+        (["hopper-medium", "--world", "meanflow", "--world-steps", "3"], "sample_steps: expected one of 1, 2, 4"),
     ],
     ids=["task", "episodes", "inner-lr", "bundle", "deadline", "temperature", "sample-steps"],
 )
@@ -185,69 +151,10 @@ def test_unwritable_folder_is_told_before_the_run(tmp_path):
     assert done.stderr.splitlines() == [f"error: out: cannot write to {tmp_path}/file/results: Not a directory"]
 
 
-def test_unknown_device_is_an_input_error():
-    with pytest.raises(InputError, match="device: cannot use 'abacus'"):
-        command.set_up_torch(None, "abacus")
-
-
 def test_unknown_option_exits_with_2():
     done = run("hopper-medium", "--epsodes", "3")
     assert done.returncode == 2
     assert "--episodes" in done.stderr
-
-
-def test_flags_override_the_preset():
-    task, config = parse("hopper-medium", "--itpo.horizon", "3", "--preset", "paper")
-    assert task == "hopper-medium"
-    assert (config.itpo.particles, config.itpo.horizon) == (4096, 3)
-
-
-def test_first_preset_is_the_default():
-    assert parse("hopper-medium")[1] == PRESETS["default"]
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--preset", "fast"], "--preset.*'paper'"),
-        (["--nonsense", "3"], "Unrecognized options: --nonsense, 3"),
-        (["--episodes", "x"], "--episodes.*'x'"),
-        (["--itpo.optimiser", "foo"], "'foo'.*'sgd', 'adam'"),
-    ],
-    ids=["preset", "unknown", "unparsable", "choice"],
-)
-def test_what_does_not_parse_is_told_in_one_line(flags, message):
-    with pytest.raises(InputError, match=message) as error:
-        parse("hopper-medium", *flags)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "line"),
-    [(InputError("two\nlines"), 2, "error: two lines"), (KeyboardInterrupt(), 130, "interrupted")],
-    ids=["input-error", "ctrl-c"],
-)
-def test_exit_codes(error, code, line, capsys, monkeypatch):
-    def main(task, config):
-        raise error
-
-    monkeypatch.setattr(sys, "argv", ["prog", "hopper-medium"])
-    with pytest.raises(SystemExit) as stop:
-        command.run(main, lambda: PRESETS, "prog")
-    assert stop.value.code == code
-    assert capsys.readouterr().err.splitlines() == [line]
-
-
-def test_progress_for_a_log_file_estimates_the_time_left(capsys, monkeypatch):
-    clock = iter([0.0, 1.0, 30.0, 60.0])
-    monkeypatch.setattr(command.time, "perf_counter", lambda: next(clock))
-    with command.progress() as on_progress:
-        for done in (0, 10, 300, 600):
-            on_progress("ITPO", done, 600)
-    assert capsys.readouterr().err.splitlines() == [
-        "ITPO: 300/600, 0:30 elapsed, 0:30 left",
-        "ITPO: 600/600, 1:00 elapsed, 0:00 left",
-    ]
 
 
 def test_intervals_are_left_out_for_one_episode():

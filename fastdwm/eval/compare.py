@@ -58,7 +58,7 @@ def compare(bundle: Bundle, config: EvalConfig, on_progress: Progress) -> Evalua
 def make_agent(bundle: Bundle, config: EvalConfig, seed: int, n_episodes: int = 1) -> Agent:
     """The agent that the settings describe; with a deadline, warmed up for `n_episodes` at once."""
     settings = {name: getattr(config, name) for name in ("device", "backend", "temperature", "deadline_ms")}
-    world = dict(world=config.sampler, world_steps=config.sample_steps)
+    world = dict(world=config.world, world_steps=config.world_steps)
     agent = Agent.of(bundle, config.itpo, seed=seed, **world, **settings)
     if agent.deadline is not None:
         agent.warm_up(bundle.statistics["obs_mean"].repeat(n_episodes, 1))

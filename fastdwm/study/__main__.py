@@ -53,10 +53,10 @@ def load(task: Task, config: StudyConfig) -> tuple["Bundle", Path]:
 def run_study(bundle: "Bundle", weights: Path, grid: Grid, config: StudyConfig, out: Path) -> None:
     """Run what is missing of the study, choose, confirm, and leave the results."""
     from fastdwm.study import tradeoff
-    from fastdwm.study.cells import finished, held_samplers, measure_latencies, plan, read
+    from fastdwm.study.cells import finished, held_worlds, measure_latencies, plan, read
     from fastdwm.study.pool import run_cells
 
-    held = held_samplers(bundle)
+    held = held_worlds(bundle)
     cells = grid.cells(held)
     check(cells, bundle, config)
     study = plan(bundle, weights, config, grid.episodes, config.seed, out / "cells")
@@ -77,7 +77,8 @@ def run_study(bundle: "Bundle", weights: Path, grid: Grid, config: StudyConfig, 
 def check(cells: list[Cell], bundle: "Bundle", config: StudyConfig) -> None:
     """Raise InputError, before anything runs, for what a world model cannot do, such as so many network calls."""
     for cell in cells:
-        bundle.world(sampler=cell.world_model, sample_steps=cell.sample_steps or None)
+        if cell.imagines:
+            bundle.world(sampler=cell.world, sample_steps=cell.world_steps)
         cell.itpo(config.itpo)
 
 

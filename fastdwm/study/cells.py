@@ -21,7 +21,7 @@ from fastdwm.study.grid import BASE, Cell, StudyConfig
 from fastdwm.tasks import get_task
 
 # Increase when the meaning of a cell's file changes.
-FORMAT = 2
+FORMAT = 3
 # Episodes that a process runs in lockstep: more save nothing on a CPU, and need memory for each one's particles.
 AT_ONCE = 10
 
@@ -45,20 +45,17 @@ class Study:
         return self.folder / f"{cell.name}.json"
 
     def agent(self, cell: Cell, seed: int) -> Agent:
-        # Cells that do not imagine have no network calls.
-        world = {"world": cell.world_model, "world_steps": cell.sample_steps or None}
+        # A cell that does not imagine may have any world model.
+        world = cell.world if cell.imagines else self.bundle.samplers[0]
+        settings = {"world": world, "world_steps": cell.world_steps or None}
         where = {"device": self.config.device, "backend": self.config.backend}
-        return Agent.of(self.bundle, cell.itpo(self.config.itpo), seed=seed, **world, **where)
+        return Agent.of(self.bundle, cell.itpo(self.config.itpo), seed=seed, **settings, **where)
 
 
-def held_samplers(bundle: Bundle) -> dict[str, int]:
+def held_worlds(bundle: Bundle) -> dict[str, int]:
     """Network calls per imagined transition, unless asked otherwise, of each world model in the bundle."""
-    calls = {
-        "diffusion": lambda: bundle.dynamics_config.denoise_steps,
-        "meanflow": lambda: bundle.meanflow_config.sample_steps,
-        "mlp": lambda: 1,
-    }
-    return {name: calls[name]() for name in bundle.samplers}
+    # A world model is a reverse chain, which has a row of coefficients for each network call.
+    return {name: len(bundle.world(sampler=name).dynamics.chain()[2]) for name in bundle.samplers}
 
 
 def plan(bundle: Bundle, weights: Path, config: StudyConfig, episodes: int, first_seed: int, folder: Path) -> Study:

@@ -1,0 +1,118 @@
+"""What the commands share: quick help, presets and flags, exit codes, one-line errors, progress."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from fastdwm import command
+from fastdwm.config import EvalConfig, ITPOConfig
+from fastdwm.errors import InputError
+
+PRESETS = {"default": EvalConfig(), "paper": EvalConfig(itpo=ITPOConfig(particles=4096))}
+
+
+HEAVY = {"torch", "numpy", "gymnasium", "mujoco", "scipy", "rich", "matplotlib"}
+
+
+def show_help(name, *python_flags):
+    """The finished process."""
+    argv = [sys.executable, *python_flags, "-m", f"fastdwm.{name}", "--help"]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60)
+
+
+def parse(*argv):
+    return command.parse(PRESETS, "prog", "", list(argv))
+
+
+@pytest.mark.parametrize("name", ["eval", "report", "study", "train"])
+def test_help_loads_nothing_heavy(name):
+    done = show_help(name, "-X", "importtime")
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time")]
+    loaded = {line.split("|")[-1].strip().split(".")[0] for line in lines}
+    assert done.returncode == 0 and "tyro" in loaded and not loaded & HEAVY
+
+
+def test_help_is_quick():
+    durations = []
+    for _ in range(3):
+        start = time.perf_counter()
+        assert show_help("eval").returncode == 0
+        durations.append(time.perf_counter() - start)
+    # the best of three, for the machine may be busy with something else
+    assert min(durations) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "texts"),
+    [
+        ("eval", ["--itpo.horizon", "imagined transitions per rollout (H)", "--preset {default,paper}"]),
+        ("report", ["BUNDLE", "--jacobian-states"]),
+        ("study", ["--grid {default,quick,paper}"]),
+        ("train", ["--preset {cpu,paper}", "--rebrac.updates"]),
+    ],
+    ids=["eval", "report", "study", "train"],
+)
+def test_help_shows_every_field_with_its_text(name, texts):
+    said = " ".join(show_help(name).stdout.replace("│", " ").split())
+    assert not [text for text in texts if text not in said]
+
+
+def test_unknown_device_is_an_input_error():
+    with pytest.raises(InputError, match="device: cannot use 'abacus'"):
+        command.set_up_torch(None, "abacus")
+
+
+def test_flags_override_the_preset():
+    task, config = parse("hopper-medium", "--itpo.horizon", "3", "--preset", "paper")
+    assert task == "hopper-medium"
+    assert (config.itpo.particles, config.itpo.horizon) == (4096, 3)
+
+
+def test_first_preset_is_the_default():
+    assert parse("hopper-medium")[1] == PRESETS["default"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--preset", "fast"], "--preset.*'paper'"),
+        (["--nonsense", "3"], "Unrecognized options: --nonsense, 3"),
+        (["--episodes", "x"], "--episodes.*'x'"),
+        (["--itpo.optimiser", "foo"], "'foo'.*'sgd', 'adam'"),
+    ],
+    ids=["preset", "unknown", "unparsable", "choice"],
+)
+def test_what_does_not_parse_is_told_in_one_line(flags, message):
+    with pytest.raises(InputError, match=message) as error:
+        parse("hopper-medium", *flags)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [(InputError("two\nlines"), 2, "error: two lines"), (KeyboardInterrupt(), 130, "interrupted")],
+    ids=["input-error", "ctrl-c"],
+)
+def test_exit_codes(error, code, line, capsys, monkeypatch):
+    def main(task, config):
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["prog", "hopper-medium"])
+    with pytest.raises(SystemExit) as stop:
+        command.run(main, lambda: PRESETS, "prog")
+    assert stop.value.code == code
+    assert capsys.readouterr().err.splitlines() == [line]
+
+
+def test_progress_for_a_log_file_estimates_the_time_left(capsys, monkeypatch):
+    clock = iter([0.0, 1.0, 30.0, 60.0])
+    monkeypatch.setattr(command.time, "perf_counter", lambda: next(clock))
+    with command.progress() as on_progress:
+        for done in (0, 10, 300, 600):
+            on_progress("ITPO", done, 600)
+    assert capsys.readouterr().err.splitlines() == [
+        "ITPO: 300/600, 0:30 elapsed, 0:30 left",
+        "ITPO: 600/600, 1:00 elapsed, 0:00 left",
+    ]

@@ -190,10 +190,8 @@ def test_a_model_that_diverges_in_one_episode_is_discarded_there_alone():
 
     obs = observations(1, 2)[0]
     obs[1, 0] = 5.0
-    agent = Agent(policy(), World(Diverging(gain()), reward, value, 0.9), CONFIG)
-    actions, base = (
-        agent.act(obs),
-        Agent(policy(), World(Linear(gain()), reward, value, 0.9), replace(CONFIG, inner_steps=0)),
-    )
+    worlds = World(Diverging(gain()), reward, value, 0.9), World(Linear(gain()), reward, value, 0.9)
+    agent, base = Agent(policy(), worlds[0], CONFIG), Agent(policy(), worlds[1], replace(CONFIG, inner_steps=0))
+    actions = agent.act(obs)
     assert agent.discarded.tolist() == [0, 1]
     np.testing.assert_array_equal(actions[1], base.act(obs)[1])

@@ -9,7 +9,7 @@ from models import ACTION_DIM, OBS_DIM, make_noise, make_obs, make_policies, mak
 from test_agent import CONFIG, make_bundle, observations
 from test_own_policy import Gated
 
-from fastdwm import Agent, InputError, ITPOConfig, Policy, imagined_return
+from fastdwm import Agent, Bundle, InputError, ITPOConfig, Policy, imagined_return, shipped_bundle
 from fastdwm.itpo.decision import ReferenceObjective
 from fastdwm.itpo.fused import FusedObjective
 
@@ -47,23 +47,24 @@ def test_the_default_spelled_out_is_the_default(kind, horizon):
     torch.testing.assert_close(own.value(*given), expected.value(*given), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("world_model", ["diffusion"])
-def test_the_default_spelled_out_is_the_default_on_the_compiled_path(world_model):
-    bundle, obs = make_bundle(), torch.randn(4, 11)
-    policy, world = Policy.mlp(bundle.policy), bundle.world(sampler=world_model)
-    base = policy.base.repeat(4, 1)
-    noise = torch.randn(5, world.dynamics.noise_steps, 4, 3, 11)
-    own, expected = (FusedObjective(policy, world, CONFIG, score) for score in (default, None))
-    for ours, theirs in zip(
-        own.gradient(base, base, obs, noise), expected.gradient(base, base, obs, noise), strict=True
-    ):
+@pytest.mark.parametrize("world", ["diffusion", "meanflow", "mlp"])
+def test_the_default_spelled_out_is_the_default_on_compiled_kernels(world):
+    bundle, obs = Bundle.load(shipped_bundle("hopper-medium")), torch.randn(4, 11)
+    agent = Agent.of(bundle, CONFIG, world=world)
+    base, noise = agent.policy.base.repeat(4, 1), torch.randn(5, agent.world.dynamics.noise_steps, 4, 3, 11)
+    own = FusedObjective(agent.policy, agent.world, CONFIG, default)
+    results = (objective.gradient(base, base, obs, noise) for objective in (own, agent.objective))
+    for ours, theirs in zip(*results, strict=True):
         scale = theirs.abs().max()
         torch.testing.assert_close(ours / scale, theirs / scale, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "score", [spread, lambda world, states, actions: actions[0].sum((1, 2))], ids=["spread", "actions"]
-)
+def first_actions(world, states, actions):
+    """Nothing that follows the first action counts."""
+    return actions[0].sum((1, 2))
+
+
+@pytest.mark.parametrize("score", [spread, first_actions])
 def test_any_score_has_its_gradient_on_both_paths(score):
     world, given = make_world(), arguments(3)
     returns, grads = FusedObjective(POLICY, world, ITPOConfig(), score).gradient(*given)

@@ -13,24 +13,48 @@ if TYPE_CHECKING:
     from fastdwm.agent import Agent
     from fastdwm.bundle import Bundle, shipped_bundle
     from fastdwm.config import ITPOConfig
+    from fastdwm.envs import EnvSpec
     from fastdwm.errors import InputError
+    from fastdwm.itpo.rollout import imagined_return
     from fastdwm.measure.simulate import run_episodes
+    from fastdwm.models.policy import Policy
+    from fastdwm.models.world import Dynamics, World
+    from fastdwm.tasks import Task
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Agent": "fastdwm.agent",
-    "Bundle": "fastdwm.bundle",
-    "ITPOConfig": "fastdwm.config",
-    "InputError": "fastdwm.errors",
-    "run_episodes": "fastdwm.measure.simulate",
-    "shipped_bundle": "fastdwm.bundle",
+    "Agent": "agent",
+    "Bundle": "bundle",
+    "Dynamics": "models.world",
+    "EnvSpec": "envs",
+    "ITPOConfig": "config",
+    "InputError": "errors",
+    "Policy": "models.policy",
+    "Task": "tasks",
+    "World": "models.world",
+    "imagined_return": "itpo.rollout",
+    "run_episodes": "measure.simulate",
+    "shipped_bundle": "bundle",
 }
-__all__ = ["Agent", "Bundle", "ITPOConfig", "InputError", "run_episodes", "shipped_bundle"]
+__all__ = [
+    "Agent",
+    "Bundle",
+    "Dynamics",
+    "EnvSpec",
+    "ITPOConfig",
+    "InputError",
+    "Policy",
+    "Task",
+    "World",
+    "imagined_return",
+    "run_episodes",
+    "shipped_bundle",
+]
 
 
 def __getattr__(name: str) -> Any:
     """Import the public names when they are used: the commands answer --help before torch is imported."""
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        return getattr(import_module(f"fastdwm.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,205 @@
+"""A policy of the user's own: any module, adapted; known ones converted and fused."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from test_agent import ACTION_DIM, CONFIG, OBS_DIM, make_bundle, observations
+from torch import nn
+
+from fastdwm import Agent, InputError, Policy
+from fastdwm.itpo.decision import ReferenceObjective
+from fastdwm.kernels.layout import Layout
+
+
+def sequential(*between):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(OBS_DIM, 24), nn.ReLU(), *between, nn.Linear(24, ACTION_DIM), nn.Tanh())
+
+
+class Gated(nn.Module):
+    """Nothing that is recognised: a gate, a layer norm, constant buffers and a parameter that nothing uses."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.gate, self.body = nn.Linear(OBS_DIM, 16), nn.Linear(OBS_DIM, 16)
+        self.norm, self.out = nn.LayerNorm(16), nn.Linear(16, ACTION_DIM)
+        self.unused = nn.Parameter(torch.ones(3))
+        self.register_buffer("mean", torch.full((OBS_DIM,), 0.1))
+        self.register_buffer("count", torch.tensor(7))
+
+    def forward(self, obs):
+        obs = (obs - self.mean).clamp(-5, 5)
+        return torch.tanh(self.out(self.norm(self.gate(obs).sigmoid() * self.body(obs))))
+
+
+def world():
+    return make_bundle().world()
+
+
+@pytest.mark.parametrize("make", [sequential, lambda: Gated().eval()], ids=["sequential", "module"])
+def test_actions_are_the_modules_own(make):
+    module, obs = make(), torch.randn(4, OBS_DIM)
+    policy = Policy.of(module)
+    actions = policy.act(policy.base.repeat(4, 1), obs)
+    torch.testing.assert_close(actions, module(obs).detach(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [sequential, lambda: Gated().eval()], ids=["sequential", "module"])
+def test_every_copy_has_its_own_parameters_and_gradient(make):
+    """The copies in float64 against one module at a time."""
+    policy, obs = Policy.of(make()), torch.randn(3, 5, OBS_DIM).double()
+    flat = policy.base.double() + 0.1 * torch.randn(3, policy.layout.width).double()
+    flat[:, policy.layout.n_params :] = 0
+    leaf, upstream = flat.clone().requires_grad_(), torch.randn(3, 5, ACTION_DIM).double()
+    actions = policy.apply(policy.layout.views(leaf), obs)
+    (grads,) = torch.autograd.grad((actions * upstream).sum(), leaf)
+    for b in range(3):
+        module = make().double()
+        module.load_state_dict(policy.parameters(flat[b]), strict=False)
+        expected = module(obs[b])
+        torch.testing.assert_close(actions[b], expected, rtol=1e-12, atol=1e-12)
+        own = dict(module.named_parameters())
+        expected = torch.autograd.grad((expected * upstream[b]).sum(), own.values(), materialize_grads=True)
+        for theirs, ours in zip(expected, policy.parameters(grads[b]).values(), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_a_known_module_runs_fused_and_like_the_reference():
+    module = sequential(nn.Linear(24, 16), nn.ReLU(), nn.Sequential(nn.Linear(16, 24), nn.ReLU()))
+    agents = [Agent(module, world(), CONFIG, backend=backend) for backend in ("auto", "reference")]
+    assert [agent.backend for agent in agents] == ["fused", "reference"]
+    for obs in observations(3, 2):
+        first, second = (agent.act(obs) for agent in agents)
+        np.testing.assert_allclose(first, second, atol=1e-5)
+    with torch.no_grad():
+        assert np.abs(first - module(torch.tensor(obs)).numpy()).max() > 1e-4
+
+
+def test_any_module_adapts_on_the_reference_path_and_stays_as_it_is():
+    module = Gated().eval()
+    before = copy.deepcopy(module.state_dict())
+    agent = Agent(module, world(), CONFIG)
+    assert agent.backend == "reference"
+    for obs in observations(3, 2):
+        agent.act(obs)
+    diagnosis = agent.diagnose()
+    assert (diagnosis["policy_distance"] > 1e-4).all() and (agent.discarded == 0).all()
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in module.parameters())
+
+
+@pytest.mark.parametrize("make", [sequential, lambda: Gated().eval()], ids=["sequential", "module"])
+def test_the_adapted_parameters_come_back_under_the_modules_names(make):
+    module, obs = make(), observations(1, 2)[0]
+    agent = Agent(module, world(), CONFIG)
+    base = agent.policy_parameters()
+    assert all(torch.equal(base[name], value) for name, value in module.named_parameters())
+    actions = agent.act(obs)
+    for i in range(2):
+        module.load_state_dict(agent.policy_parameters(i), strict=False)
+        torch.testing.assert_close(module(torch.tensor(obs[i : i + 1])).detach().numpy(), actions[i : i + 1])
+
+
+def hooked():
+    module = sequential()
+    module[0].register_forward_hook(lambda module, given, result: 0.5 * result)
+    return module
+
+
+def shared():
+    layer = nn.Linear(OBS_DIM, OBS_DIM)
+    return nn.Sequential(layer, nn.ReLU(), layer, nn.ReLU(), nn.Linear(OBS_DIM, ACTION_DIM), nn.Tanh())
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        sequential(nn.Linear(24, 24), nn.ELU()),
+        nn.Sequential(nn.Linear(OBS_DIM, 8, bias=False), nn.ReLU(), nn.Linear(8, ACTION_DIM), nn.Tanh()),
+        nn.Sequential(nn.Linear(OBS_DIM, ACTION_DIM), nn.Tanh()),
+        hooked(),
+        shared(),
+    ],
+    ids=["elu", "no bias", "no hidden layer", "hook", "shared layer"],
+)
+def test_what_is_not_quite_the_known_kind_is_not_converted(module):
+    policy, obs = Policy.of(module), torch.randn(4, OBS_DIM)
+    assert not policy.fused and type(policy.layout) is Layout
+    torch.testing.assert_close(policy.act(policy.base.repeat(4, 1), obs), module(obs).detach(), rtol=1e-6, atol=1e-6)
+
+
+class InPlace(Gated):
+    def forward(self, obs):
+        out = torch.zeros(len(obs), ACTION_DIM)
+        out[:] = self.out(self.body(obs))
+        return out
+
+
+class Branching(Gated):
+    def forward(self, obs):
+        action = self.out(self.body(obs))
+        return action if action.sum() > 0 else -action
+
+
+class OneNumber(Gated):
+    def forward(self, obs):
+        return self.out(self.body(obs)).sum()
+
+
+@pytest.mark.parametrize("module", [InPlace, Branching, OneNumber])
+def test_a_module_that_cannot_be_copied_says_so_in_one_line(module):
+    agent = Agent(module().eval(), world(), CONFIG)
+    with pytest.raises(InputError, match=r"^policy: expected [^\n]+$"):
+        agent.act(observations(1, 2)[0])
+    assert agent.episodes is None
+
+
+def test_a_module_that_training_would_change_is_refused():
+    with pytest.raises(InputError, match=r"evaluation mode.* buffer 1.running_mean: call its eval\(\) first"):
+        Policy.of(nn.Sequential(nn.Linear(OBS_DIM, 8), nn.BatchNorm1d(8), nn.Linear(8, ACTION_DIM)))
+    with pytest.raises(InputError, match="a module with parameters to adapt, got Tanh"):
+        Policy.of(nn.Tanh())
+
+
+def test_fused_is_refused_with_the_reason():
+    with pytest.raises(InputError, match="backend: fused is not possible: the policy is no ReLU MLP"):
+        Agent(Gated().eval(), world(), CONFIG, backend="fused")
+
+
+@pytest.mark.parametrize("make", [sequential, lambda: Gated().eval()], ids=["sequential", "module"])
+def test_a_module_of_another_dtype_made_in_inference_mode_is_adapted_in_float32(make):
+    with torch.inference_mode():
+        module = make().double()
+    agent = Agent(module, world(), CONFIG)
+    assert agent.act(observations(1, 2)[0]).dtype == np.float32
+    assert (agent.diagnose()["policy_distance"] > 1e-4).all()
+
+
+def test_a_function_and_a_layout_are_a_policy():
+    """A linear one, without any module."""
+    layout = Layout({"gain": (OBS_DIM, ACTION_DIM)})
+    base = layout.pack({"gain": 0.1 * torch.randn(1, OBS_DIM, ACTION_DIM)})
+    policy = Policy(lambda params, obs: (obs @ params["gain"]).tanh(), layout, base)
+    agent = Agent(policy, world(), CONFIG)
+    agent.act(observations(1, 2)[0])
+    assert agent.backend == "reference" and (agent.diagnose()["policy_distance"] > 1e-4).all()
+    with pytest.raises(ValueError, match=r"expected shape \(11,\) or \(B, 11\), got \(2, 12\)"):
+        agent.act(np.zeros((2, OBS_DIM + 1)))
+
+
+def test_the_converted_policy_has_the_modules_gradient_of_the_return():
+    """An MLP by `Policy.mlp`'s operators and, unrecognised, by vmap: the same gradient of J."""
+    module, obs = sequential(), torch.randn(2, OBS_DIM)
+    converted, general = Policy.of(module), Policy.of(nn.Sequential(module, nn.Identity()))
+    assert converted.fused and not general.fused
+    noise, gradients = torch.randn(2, 3, 2, 3, OBS_DIM), []
+    for policy in (converted, general):
+        base = policy.base.repeat(2, 1)
+        _, grads = ReferenceObjective(policy, world(), CONFIG).gradient(base, base, obs, noise)
+        gradients.append(list(policy.parameters(grads[0]).values()))
+    for ours, theirs in zip(*gradients, strict=True):
+        assert theirs.abs().max() > 1e-6
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)

@@ -103,13 +103,16 @@ def rollout_models(policy: Policy, dynamics: ChainDynamics, precision: str) -> R
 
 def default_return(world: World, config: ITPOConfig, precision: str) -> Return:
     """Reward, critics and settings of the default objective, packed."""
-    limits, obs_std = world.limits, world.dynamics.obs_std
+    obs_std = world.dynamics.obs_std
+    index = torch.tensor([limit.index for limit in world.limits], dtype=torch.int64, device=obs_std.device)
     return Return(
         reward=pack_frozen_mlp(world.reward.params, precision=precision),
         critics=pack_frozen_mlp(world.critic.params, reduce=config.terminal_value, precision=precision),
         discount=world.discount,
-        limits=tuple((limit.index, limit.low, limit.high) for limit in limits),
+        index=index,
+        low=obs_std.new_tensor([limit.low for limit in world.limits]),
+        high=obs_std.new_tensor([limit.high for limit in world.limits]),
+        width=config.termination_temperature * obs_std[index],
         termination=config.termination,
-        width=tuple(config.termination_temperature * float(obs_std[limit.index]) for limit in limits),
         anchor_coef=config.anchor_coef,
     )

@@ -2,10 +2,9 @@
 
 Forward, for j = 0..H-1:  a_j = pi(s_j),  s_{j+1} = s_j + m + d y(s_j, a_j, z_j),  W_{j+1} = W_j g c(s_{j+1}), W_0 = 1,
   J = 1/M sum_m [ sum_j W_j (r(s_j, a_j) - l |a_j - pi_0(s_j)|^2) + W_H Q(s_H, pi(s_H)) ].
-Backward, with lam_j = dJ/ds_j at fixed parameters and V_j the return from step j on per unit of weight:
-  V_H = Q,  lam_H = W_H (Q_s + Pi_s' Q_a),
-  lam_{j+1} += W_j g V_{j+1} c'(s_{j+1})                                       (soft termination only)
-  p_j = W_j r_a + F_a' lam_{j+1},   lam_j = W_j r_s + F_s' lam_{j+1} + Pi_s' p_j,   V_j = r_j + g c(s_{j+1}) V_{j+1}
+Backward, with lam_j = dJ/ds_j at fixed parameters and R_j = sum_{i>=j} W_i r_i + W_H Q what is still to come:
+  lam_H = W_H (Q_s + Pi_s' Q_a),   p_j = W_j r_a + F_a' lam_{j+1},   lam_j = W_j r_s + F_s' lam_{j+1} + Pi_s' p_j,
+  lam_j += R_j c'(s_j) / c(s_j) for j > 0                                      (soft termination only)
 and dJ/dpsi = sum_j Pi_psi(j)' p_j, one product over the rows of all steps.  Source: [ITPO] v1, Eq. 2-3.
 
 Only policy and sampler are serial (`ops.Rollout`): its backward pass needs of everything else just the gradient of step
@@ -53,17 +52,19 @@ class Return:
     """The objective that is differentiated by hand: frozen models, and settings.
 
     reward: of (normalised obs, action).   critics: of (obs, action).
-    limits: (index, low, high) of the bounded coordinates.
-    termination: "none", "mask" or "soft" with sigmoids of `width` (one for each limit).
+    index, low, high: (L,), the coordinates that are bounded, and how.
+    termination: "none", "mask" or "soft" with sigmoids of `width` (L,).
     anchor_coef: weight l of the squared distance from the base policy's action.
     """
 
     reward: FrozenMLP
     critics: FrozenMLP
     discount: float
-    limits: tuple[tuple[int, float, float], ...] = ()
+    index: Tensor
+    low: Tensor
+    high: Tensor
+    width: Tensor
     termination: str = "none"
-    width: tuple[float, ...] = ()
     anchor_coef: float = 0.0
 
 
@@ -115,24 +116,19 @@ def imagine(
 
 def survival(returns: Return, states: Tensor) -> Tensor:
     """c (..., N) of states (..., N, S): 1, or 0 beyond a limit, or the product of sigmoids of the distances to them."""
-    alive = torch.ones_like(states[..., 0])
+    if returns.termination == "none":
+        return torch.ones_like(states[..., 0])
+    x, low, high, width = states[..., returns.index], returns.low, returns.high, returns.width
     if returns.termination == "mask":
-        for index, low, high in returns.limits:
-            alive *= (states[..., index] > low) & (states[..., index] < high)
-    elif returns.termination == "soft":
-        for (index, low, high), width in zip(returns.limits, returns.width, strict=True):
-            x = states[..., index]
-            alive *= torch.sigmoid((x - low) / width) * torch.sigmoid((high - x) / width)
-    return alive
+        return ((x > low) & (x < high)).all(-1).to(states.dtype)
+    return (torch.sigmoid((x - low) / width) * torch.sigmoid((high - x) / width)).prod(-1)
 
 
-def survival_gradient(returns: Return, states: Tensor, alive: Tensor) -> Tensor:
-    """dc/ds (..., N, S) of the soft termination: d log sigmoid(x) = sigmoid(-x)."""
-    slope = torch.zeros_like(states)
-    for (index, low, high), width in zip(returns.limits, returns.width, strict=True):
-        x = states[..., index]
-        slope[..., index] += (torch.sigmoid((low - x) / width) - torch.sigmoid((x - high) / width)) / width
-    return slope * alive.unsqueeze(-1)
+def log_survival_gradient(returns: Return, states: Tensor) -> Tensor:
+    """d log c / ds (..., N, S) of the soft termination: d log sigmoid(x) = sigmoid(-x)."""
+    x, low, high, width = states[..., returns.index], returns.low, returns.high, returns.width
+    slope = (torch.sigmoid((low - x) / width) - torch.sigmoid((x - high) / width)) / width
+    return torch.zeros_like(states).index_add_(-1, returns.index, slope)
 
 
 def inputs(models: RolloutModels, run: Imagined) -> tuple[Tensor, Tensor]:
@@ -200,11 +196,10 @@ def backward(
 def add_survival(
     returns: Return, run: Imagined, weights: Tensor, rewards: Tensor, terminal: Tensor, of_states: Tensor
 ) -> None:
-    """Add W_j g V_{j+1} c'(s_{j+1}) to the gradient of the states (H + 1, N, S)."""
-    slopes, to_go = survival_gradient(returns, run.states[1:], run.survival), terminal
-    for j in range(run.horizon - 1, -1, -1):
-        of_states[j + 1] += slopes[j] * (weights[j] * returns.discount * to_go).unsqueeze(1)
-        to_go = rewards[j] + returns.discount * run.survival[j] * to_go
+    """Add R_j c'(s_j) / c(s_j) to the gradient of the states (H + 1, N, S), j > 0."""
+    earned = weights * torch.cat([rewards, terminal.unsqueeze(0)])
+    to_come = earned.flip(0).cumsum(0).flip(0)[1:]
+    of_states[1:] += log_survival_gradient(returns, run.states[1:]) * to_come.unsqueeze(-1)
 
 
 def add_anchor(

@@ -26,17 +26,17 @@ from fastdwm.kernels.launch import PRECISIONS
 
 Row = dict[str, Any]
 
-SAMPLERS = {"diffusion": 10, "meanflow": 1}
+WORLDS = {"diffusion": 10, "meanflow": 1}
 """network calls of each"""
 
 
 def replays(device: str, count: int) -> Iterator[Row]:
-    """For each sampler and precision: how many of `count` results differ from the first in any bit."""
-    for sampler, steps in SAMPLERS.items():
-        problem = Problem(Size(M=64, K=steps, sampler=sampler, device=device))
-        what = {"sampler": sampler, "replays": count}
+    """For each world model and precision: how many of `count` results differ from the first in any bit."""
+    for world, steps in WORLDS.items():
+        problem = Problem(Size(M=64, K=steps, world=world, device=device))
+        what = {"world": world, "replays": count}
         for precision in PRECISIONS if device == "cuda" else ("ieee",):
-            objective = FusedObjective(problem.world, problem.layout, problem.config, precision)
+            objective = FusedObjective(problem.policy, problem.world, problem.config, precision=precision)
             call = partial(objective.gradient, *problem.arguments)
             different = differing(capture(call) if device == "cuda" else call, count)
             yield {"operation": "rollout gradient", **what, "precision": precision, "different": different}
@@ -54,7 +54,7 @@ def differing(call: Callable, count: int) -> int:
 
 def decision(problem: Problem) -> Callable:
     """The first decision of a new episode, always with the same noise."""
-    agent = Agent.of(problem.bundle, problem.config, device=problem.size.device, world=problem.size.sampler)
+    agent = Agent.of(problem.bundle, problem.config, device=problem.size.device, world=problem.size.world)
     obs = np.random.default_rng(0).normal(size=(problem.size.B, OBS_DIM)).astype(np.float32)
 
     def call():

@@ -38,7 +38,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def test_rollout_sweep(size, precision, problem, race):
-    objective = FusedObjective(problem.world, problem.layout, problem.config, precision)
+    objective = FusedObjective(problem.policy, problem.world, problem.config, precision=precision)
     race(
         "rollout gradient",
         size,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ from problems import ACTION_DIM, OBS_DIM, Problem
 
 from fastdwm.models.nets import map_params
 from fastdwm.models.rebrac import ReBRAC
+from fastdwm.models.reward import reward_objective
+from fastdwm.models.table import WORLD_MODELS
 from fastdwm.train.fit import Batches, CapturedUpdates, ModelTrainer, eager
-from fastdwm.train.recipe import CRITIC_COLUMNS, MODEL_COLUMNS, dynamics_objective, meanflow_objective, reward_objective
+from fastdwm.train.recipe import CRITIC_COLUMNS, MODEL_COLUMNS
 
 N_DATA = 100_000
 
@@ -38,25 +41,20 @@ def rebrac(problem: Problem) -> Part:
     return Part(trainer, batches_of(problem, CRITIC_COLUMNS), config.batch_size, "critics")
 
 
-def dynamics(problem: Problem) -> Part:
-    bundle = problem.bundle
-    loss = dynamics_objective(bundle.dynamics_config, fresh(problem, bundle.statistics))
-    return model(problem, bundle.dynamics, loss, bundle.dynamics_config, MODEL_COLUMNS)
-
-
-def meanflow(problem: Problem) -> Part:
-    bundle = problem.bundle
-    loss = meanflow_objective(bundle.meanflow_config, fresh(problem, bundle.statistics))
-    return model(problem, bundle.meanflow, loss, bundle.meanflow_config, MODEL_COLUMNS)
+def world_model(name: str, problem: Problem) -> Part:
+    trained = problem.bundle.worlds[name]
+    loss = WORLD_MODELS[name].loss(trained.config, fresh(problem, problem.bundle.statistics))
+    return model(problem, trained.params, loss, trained.config, MODEL_COLUMNS)
 
 
 def reward(problem: Problem) -> Part:
     bundle = problem.bundle
-    loss = reward_objective(bundle.reward_config, fresh(problem, bundle.statistics))
+    loss = reward_objective(fresh(problem, bundle.statistics))
     return model(problem, bundle.reward, loss, bundle.reward_config, ("obs", "action", "reward"))
 
 
-PARTS = {part.__name__: part for part in (rebrac, dynamics, meanflow, reward)}
+WORLDS = ("diffusion", "meanflow")
+PARTS = {"rebrac": rebrac, **{name: partial(world_model, name) for name in WORLDS}, "reward": reward}
 
 
 def model(problem: Problem, params: dict, loss: Callable, config: Any, columns: tuple[str, ...]) -> Part:

@@ -20,7 +20,7 @@ try:
 except ImportError:
     nvtx = None
 
-from fastdwm import Agent, Bundle, ITPOConfig, shipped_bundle
+from fastdwm import Agent, Bundle, ITPOConfig
 from fastdwm.itpo import decision
 from fastdwm.itpo.decision import ReferenceObjective
 from fastdwm.itpo.fused import FusedObjective
@@ -107,7 +107,7 @@ def simulator(bundle: Bundle):
     except ImportError as error:
         print(f"{error}: decisions are made in random observations")
         return Still(bundle)
-    return bundle.env.make()
+    return bundle.task.env.make()
 
 
 def run(agent: Agent, env, steps: int, seed: int) -> None:
@@ -175,7 +175,7 @@ def rows(profile: torch.profiler.profile, cuda: bool) -> list[dict]:
 def main() -> None:
     arguments = parse()
     torch.set_num_threads(arguments.threads)
-    bundle = Bundle.load(arguments.bundle or shipped_bundle(arguments.task))
+    bundle = Bundle.load(arguments.bundle or arguments.task)
     config = ITPOConfig(horizon=arguments.horizon, particles=arguments.particles)
     agent = Agent.of(bundle, config, seed=arguments.seed, device=arguments.device, backend=arguments.backend)
     add_ranges()
@@ -198,7 +198,7 @@ def main() -> None:
     content = {"title": f"profile of {arguments.steps} decisions", "rows": rows(profile, cuda)}
     (arguments.out / "profile.json").write_text(json.dumps(content, indent=1))
     table(profile, arguments.steps, cuda)
-    trace = arguments.out / f"profile-{bundle.task}-{arguments.backend}-{datetime.now():%Y%m%d-%H%M%S}.json"
+    trace = arguments.out / f"profile-{bundle.task.name}-{arguments.backend}-{datetime.now():%Y%m%d-%H%M%S}.json"
     profile.export_chrome_trace(str(trace))
     print(f"trace for chrome://tracing or ui.perfetto.dev: {trace}")
 

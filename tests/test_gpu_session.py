@@ -127,15 +127,13 @@ def test_long_runs_write_their_rows(run, count, tmp_path):
     assert done.returncode == 0, done.stderr
     rows = json.loads(file.read_text())["rows"]
     if run == "replays":
-        assert {(row["operation"], row["sampler"]) for row in rows} == {
-            (operation, sampler)
-            for operation in ("rollout gradient", "decision")
-            for sampler in ("diffusion", "meanflow")
+        assert {(row["operation"], row["world"]) for row in rows} == {
+            (operation, world) for operation in ("rollout gradient", "decision") for world in ("diffusion", "meanflow")
         }
         assert all(row["different"] == 0 and row["replays"] == count for row in rows)
     else:
         assert [row["operation"] for row in rows] == [
-            f"{p} updates" for p in ("rebrac", "dynamics", "meanflow", "reward")
+            f"{p} updates" for p in ("rebrac", "diffusion", "meanflow", "reward")
         ]
         assert all(row["finite"] and row["updates_per_s"] > 0 for row in rows)
 

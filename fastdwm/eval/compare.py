@@ -102,7 +102,7 @@ def run_share(bundle: Bundle, config: EvalConfig, seeds: list[int], counts: Any)
 def run_seeds(bundle: Bundle, config: EvalConfig, seeds: list[int], on_progress: StageProgress) -> Run:
     """Episodes of the seeds, consecutive ones: with the first for the agent's, each has the noise it has alone."""
     agent = make_agent(bundle, config, seeds[0], len(seeds))
-    predictions = Predictions(config.itpo.horizon, bundle.discount, bundle.reward_scale, config.diagnose_every)
+    predictions = Predictions(config.itpo.horizon, bundle.discount, bundle.task.reward_scale, config.diagnose_every)
     return run_episodes(
-        agent, bundle.env, seeds, max_steps=config.max_steps, predictions=predictions, on_progress=on_progress
+        agent, bundle.task.env, seeds, max_steps=config.max_steps, predictions=predictions, on_progress=on_progress
     )

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastdwm import command
 from fastdwm.config import require
-from fastdwm.envs import departures
 from fastdwm.files import prepare_folder, reserved, write_json
 from fastdwm.measure.record import circumstances
+from fastdwm.shipped import shipped_folder
 from fastdwm.study.grid import BASE, Cell, Grid, StudyConfig
 from fastdwm.tasks import Task, get_task
 
@@ -42,11 +42,12 @@ def main(task_name: str, config: StudyConfig) -> None:
 
 def load(task: Task, config: StudyConfig) -> tuple["Bundle", Path]:
     """The bundle and its folder; InputError for one of another task."""
-    from fastdwm.bundle import Bundle, shipped_bundle
+    from fastdwm.bundle import Bundle
 
-    weights = config.bundle or shipped_bundle(task.name)
+    weights = config.bundle or shipped_folder(task.name)
     bundle = Bundle.load(weights, config.trust_env)
-    require(bundle.task == task.name, f"bundle: expected one for {task.name}, {weights} is for {bundle.task}")
+    came = bundle.task.name
+    require(came == task.name, f"bundle: expected one for {task.name}, {weights} is for {came}")
     return bundle, weights
 
 
@@ -78,7 +79,7 @@ def check(cells: list[Cell], bundle: "Bundle", config: StudyConfig) -> None:
     """Raise InputError, before anything runs, for what a world model cannot do, such as so many network calls."""
     for cell in cells:
         if cell.imagines:
-            bundle.world(sampler=cell.world, sample_steps=cell.world_steps)
+            bundle.world(cell.world, steps=cell.world_steps)
         cell.itpo(config.itpo)
 
 
@@ -89,12 +90,12 @@ def conclude(
     from fastdwm.study import tables, tradeoff
 
     here = circumstances(study.config.device)
-    foreign = departures(study.bundle.env, get_task(study.bundle.task))
-    title = f"{study.bundle.task}, {len(study.seeds)} episodes per cell"
+    foreign = study.bundle.task.departures()
+    title = f"{study.bundle.task.name}, {len(study.seeds)} episodes per cell"
     title += f", not the task's own simulator: {', '.join(foreign)}" if foreign else ""
     sentences = verdict + ([tables.confirmed(confirmation)] if confirmation else [])
     summary = {
-        "task": study.bundle.task,
+        "task": study.bundle.task.name,
         **here,
         "verdict": verdict,
         "confirmation": confirmation,
@@ -102,7 +103,7 @@ def conclude(
         "grid": dataclasses.asdict(grid),
         "seeds": study.seeds,
         "identity": study.identity,
-        "env": dataclasses.asdict(study.bundle.env),
+        "env": dataclasses.asdict(study.bundle.task.env),
         "env_departures": foreign,
         "cells": rows,
     }

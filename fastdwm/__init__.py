@@ -1,8 +1,8 @@
 """Inference-time policy optimisation through differentiable world models.
 
-from fastdwm import Agent, Bundle, ITPOConfig, shipped_bundle
+from fastdwm import Agent, Bundle, ITPOConfig
 
-agent = Agent(Bundle.load(shipped_bundle("hopper-medium")), ITPOConfig())
+agent = Agent(Bundle.load("hopper-medium"), ITPOConfig())
 action = agent.act(obs)
 """
 
@@ -11,22 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastdwm.agent import Agent
-    from fastdwm.bundle import Bundle, shipped_bundle
+    from fastdwm.bundle import Bundle
     from fastdwm.config import ITPOConfig
+    from fastdwm.envs import EnvSpec
     from fastdwm.errors import InputError
     from fastdwm.measure.simulate import run_episodes
+    from fastdwm.tasks import Task
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Agent": "fastdwm.agent",
     "Bundle": "fastdwm.bundle",
+    "EnvSpec": "fastdwm.envs",
     "ITPOConfig": "fastdwm.config",
     "InputError": "fastdwm.errors",
     "run_episodes": "fastdwm.measure.simulate",
-    "shipped_bundle": "fastdwm.bundle",
+    "Task": "fastdwm.tasks",
 }
-__all__ = ["Agent", "Bundle", "ITPOConfig", "InputError", "run_episodes", "shipped_bundle"]
+__all__ = ["Agent", "Bundle", "EnvSpec", "ITPOConfig", "InputError", "Task", "run_episodes"]
 
 
 def __getattr__(name: str) -> Any:

@@ -47,14 +47,14 @@ class Agent:
         seed: int = 0,
         device: str = "cpu",
         backend: str = "auto",
-        sampler: str = "diffusion",
-        sample_steps: int | None = None,
+        world: str = "diffusion",
+        world_steps: int | None = None,
         temperature: float | None = None,
         deadline_ms: float | None = None,
     ):
         """backend: "reference" imagines in plain torch with autograd, "fused" with the fused operators and their
         hand-derived gradients; "auto" is fused. Both return the same actions up to rounding.
-        sampler: the world model, "diffusion", "meanflow" or "mlp", with its settings as in `Bundle.world`.
+        world: the world model, "diffusion", "meanflow" or "mlp", with its settings as in `Bundle.world`.
         deadline_ms: limit of one call of `act`, all its episodes together: inner steps that would end later are left
         out, see `warm_up`. `deadline.missed` of `deadline.decisions` took longer all the same.
         Raises InputError for what the bundle does not hold, a value out of range, or a held-out test that could tell
@@ -64,13 +64,13 @@ class Agent:
         self.deadline = None if deadline_ms is None else Deadline(deadline_ms / 1e3)
         with own_modes(self.device), torch.device("cpu"):
             self.bundle = own_bundle(bundle)
-            settings = dict(sampler=sampler, sample_steps=sample_steps, temperature=temperature)
-            self.world = self.bundle.world(self.device, **settings)
+            settings = dict(steps=world_steps, temperature=temperature)
+            self.world = self.bundle.world(world, device=self.device, **settings)
             self.adaptation = self._adaptation(backend)
         random = config.horizon > 0 and self.world.dynamics.stochastic
         require(
             config.held_out_particles == 0 or random,
-            "held_out_particles: expected 0 where nothing is random (sampler mlp, temperature 0 or horizon 0), "
+            "held_out_particles: expected 0 where nothing is random (world mlp, temperature 0 or horizon 0), "
             f"got {config.held_out_particles}",
         )
         self.layout, self.base_policy = self.adaptation.layout, self.adaptation.base_policy

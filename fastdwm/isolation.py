@@ -45,7 +45,8 @@ def own_bundle(bundle: Bundle) -> Bundle:
         return value.detach().clone() if value.is_inference() else value.detach()
 
     networks = [item.name for item in fields(bundle) if _holds_tensors(getattr(bundle, item.name))]
-    return replace(bundle, **{name: map_params(own, getattr(bundle, name)) for name in networks})
+    worlds = {name: replace(model, params=map_params(own, model.params)) for name, model in bundle.worlds.items()}
+    return replace(bundle, worlds=worlds, **{name: map_params(own, getattr(bundle, name)) for name in networks})
 
 
 def _holds_tensors(value: Any) -> bool:

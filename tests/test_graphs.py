@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_agent import CONFIG, make_bundle
+from test_agent import CONFIG
+from toy_bundles import make_bundle
 
 from fastdwm.itpo.deadline import LEARNING, Deadline
 from fastdwm.itpo.decision import Adapted, decide
@@ -27,8 +28,8 @@ def make_episodes(device, n_episodes=3, config=CONFIG, deadline=None, seed=3):
     bundle = make_bundle()
     params = {name: value.unsqueeze(0).to(device) for name, value in bundle.policy.items()}
     layout = Layout.of(params)
-    objective = FusedObjective(bundle.world(device), layout, config, "ieee")
-    shape = (bundle.dynamics_config.denoise_steps, bundle.obs_dim)
+    objective = FusedObjective(bundle.world(device=device), layout, config, "ieee")
+    shape = (bundle.worlds["diffusion"].config.denoise_steps, bundle.obs_dim)
     shared = Adaptation(layout, layout.pack(params), objective, config, shape, seed, deadline)
     return CapturedEpisodes(shared, n_episodes)
 

@@ -12,50 +12,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toy_bundles import ALL, make_bundle
 
-from fastdwm.bundle import STATISTICS, Bundle
-from fastdwm.config import DeterministicConfig, DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig
-from fastdwm.data.dataset import EnvSpec
+from fastdwm.bundle import Bundle
 from fastdwm.errors import InputError
 from fastdwm.files import reserved
-from fastdwm.models.diffusion import denoiser_shapes
-from fastdwm.models.meanflow import meanflow_shapes
-from fastdwm.models.mlp import deterministic_shapes
-from fastdwm.models.rebrac import critic_shapes, policy_shapes
-from fastdwm.models.reward import reward_shapes
 from fastdwm.study import __main__ as study
 from fastdwm.study import cells
 from fastdwm.study.grid import StudyConfig
-from fastdwm.tasks import get_task
 
 TINY = ("--worlds", "diffusion", "meanflow", "--horizons", "2", "--particles", "2", "--inner-steps", "1")
 SHORT = ("--episodes", "2", "--max-steps", "15", "--inner-lrs", "0.1", "--workers", "1", "--backend", "reference")
 SHORT += ("--latency-decisions", "50")
 
 
-def save_bundle(folder, seed=0, **missing):
-    """An untrained bundle for hopper-medium, so small that a decision takes milliseconds; returns its folder."""
-    generator = torch.Generator().manual_seed(seed)
-    rebrac = ReBRACConfig(hidden=(16, 16, 16)).for_task(get_task("hopper-medium"))
-    dynamics, reward = DiffusionConfig(hidden=(16,), denoise_steps=2), RewardConfig(hidden=(16,))
-    meanflow, mlp = MeanFlowConfig(hidden=(16,), time_features=4), DeterministicConfig(hidden=(16,))
-
-    def draw(shapes):
-        return {name: 0.1 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-
-    parts = {
-        "policy": draw(policy_shapes(11, 3, rebrac.hidden)),
-        "critics": draw(critic_shapes(11, 3, rebrac.hidden)),
-        "dynamics": draw(denoiser_shapes(11, 3, dynamics)),
-        "reward": draw(reward_shapes(11, 3, reward)),
-        "meanflow": draw(meanflow_shapes(11, 3, meanflow)),
-        "deterministic": draw(deterministic_shapes(11, 3, mlp)),
-        "statistics": {name: torch.ones(11) for name in STATISTICS},
-    }
-    configs = {"rebrac": rebrac, "dynamics": dynamics, "reward": reward, "meanflow": meanflow, "deterministic": mlp}
-    about = {"task": "hopper-medium", "env": EnvSpec("Hopper-v5", {}, None), "dataset": {"id": "none"}}
-    values = about | parts | {f"{name}_config": config for name, config in configs.items()}
-    Bundle(**(values | missing), reward_scale=1.0, report={}, versions={}).save(folder)
+def save_bundle(folder, *worlds, seed=0):
+    """An untrained bundle for hopper-medium; returns its folder."""
+    make_bundle(*(worlds or ALL), seed=seed, settings={"diffusion": {"denoise_steps": 2}}).save(folder)
     return folder
 
 
@@ -247,7 +220,7 @@ def test_a_foreign_file_among_the_cells_is_an_input_error(bundle, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--worlds", ":2"], "worlds: expected NAME or NAME:CALLS.*got ':2'"),
+        (["--worlds", "a b"], "worlds: expected NAME or NAME:CALLS, such as meanflow:2, got 'a b'"),
         (["--worlds", "meanflow:x"], "got 'meanflow:x'"),
         (["--worlds"], "worlds: expected at least one value"),
         (["--grid", "huge"], "--grid.*'paper'"),
@@ -268,14 +241,15 @@ def test_wrong_flags_are_told_in_one_line(flags, message):
 @pytest.mark.parametrize(
     ("worlds", "message"),
     [
+        (("gan",), "worlds: the bundle holds diffusion, meanflow, got 'gan'"),
         (("diffusion", "mlp"), "worlds: the bundle holds diffusion, meanflow, got 'mlp'"),
-        (("diffusion:3",), "sample_steps: expected 1 to 2 for diffusion, got 3"),
-        (("meanflow:3",), "sample_steps: .*got 3"),
+        (("diffusion:3",), "world_steps: expected 1 to 2 for diffusion, got 3"),
+        (("meanflow:3",), "world_steps: .*got 3"),
     ],
-    ids=["lacking", "diffusion-calls", "meanflow-calls"],
+    ids=["unknown", "lacking", "diffusion-calls", "meanflow-calls"],
 )
 def test_what_the_bundle_cannot_do_is_told_before_anything_runs(worlds, message, tmp_path):
-    folder = save_bundle(tmp_path / "bundle", deterministic=None, deterministic_config=None)
+    folder = save_bundle(tmp_path / "bundle", "diffusion", "meanflow")
     config = StudyConfig(folder, worlds=worlds, out=tmp_path / "out", threads=torch.get_num_threads())
     with pytest.raises(InputError, match=message):
         study.main("hopper-medium", config)
@@ -294,7 +268,7 @@ def test_a_second_study_in_the_same_folder_is_told_in_one_line(bundle, tmp_path)
 def test_wrong_input_exits_with_2(bundle, tmp_path):
     done = run(bundle, tmp_path, "--worlds", "diffusion:9")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines() == ["error: sample_steps: expected 1 to 2 for diffusion, got 9"]
+    assert done.stderr.splitlines() == ["error: world_steps: expected 1 to 2 for diffusion, got 9"]
 
 
 def test_more_episodes_than_run_at_once_change_nothing(bundle, tmp_path, monkeypatch):
@@ -305,7 +279,7 @@ def test_more_episodes_than_run_at_once_change_nothing(bundle, tmp_path, monkeyp
     loaded = Bundle.load(bundle)
     for at_once in (2, 10):
         (tmp_path / str(at_once)).mkdir()
-        plan = cells.plan(loaded, bundle, config, grid.episodes, config.seed, tmp_path / str(at_once))
+        plan = cells.plan(loaded, config, grid.episodes, config.seed, tmp_path / str(at_once))
         cell = grid.cells(cells.held_worlds(loaded))[1]
         monkeypatch.setattr(cells, "AT_ONCE", at_once)
         shares = []

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
 from fastdwm.config import EvalConfig, ITPOConfig, require
-from fastdwm.envs import departures
-from fastdwm.files import sha256_of, write_json
+from fastdwm.files import write_json
 from fastdwm.measure.record import circumstances, prepare_output
-from fastdwm.tasks import Task, get_task
+from fastdwm.shipped import shipped_folder
+from fastdwm.tasks import get_task
 
 if TYPE_CHECKING:
     from fastdwm.bundle import Bundle
@@ -41,50 +41,51 @@ def main(task_name: str, config: EvalConfig) -> None:
         # MuJoCo reads it when it is imported, which has not happened yet.
         os.environ.setdefault("MUJOCO_GL", "egl")
     command.set_up_torch(config.threads, config.device)
-    from fastdwm.bundle import Bundle, shipped_bundle
+    from fastdwm.bundle import Bundle
 
-    folder = config.bundle or shipped_bundle(task.name)
+    folder = config.bundle or shipped_folder(task.name)
     bundle = Bundle.load(folder, config.trust_env)
-    require(bundle.task == task.name, f"bundle: expected one for {task.name}, {folder} is for {bundle.task}")
+    came = bundle.task.name
+    require(came == task.name, f"bundle: expected one for {task.name}, {folder} is for {came}")
+    task = bundle.task
     from fastdwm.eval import plot
     from fastdwm.eval.compare import compare
     from fastdwm.eval.summary import summary
     from fastdwm.eval.tables import print_table
 
     if config.video:
-        plot.check_video(bundle.env)
+        plot.check_video(task.env)
     with command.progress() as on_progress:
         evaluation = compare(bundle, config, on_progress)
     numbers = summary(evaluation, task.score_pct, config.deadline_ms)
     path = stem.with_suffix(".json")
     # The file first, so that nothing that fails later loses it; the table also where there is no room for a file.
     try:
-        write_json(path, evaluation_record(task, config, bundle, folder, evaluation, numbers))
+        write_json(path, evaluation_record(config, bundle, folder, evaluation, numbers))
     finally:
-        print_table(task, evaluation.seeds, numbers, departures(bundle.env, task))
+        print_table(task, evaluation.seeds, numbers, task.departures())
     print(path)
     if config.plot:
         print(plot.save_plot(evaluation, stem.with_suffix(".png"), title=task.name))
     if config.video:
-        print(plot.save_video(bundle.env, evaluation, stem))
+        print(plot.save_video(task.env, evaluation, stem))
 
 
 def evaluation_record(
-    task: Task, config: EvalConfig, bundle: "Bundle", folder: Path, evaluation: "Evaluation", numbers: dict[str, Any]
+    config: EvalConfig, bundle: "Bundle", folder: Path, evaluation: "Evaluation", numbers: dict[str, Any]
 ) -> dict[str, Any]:
     """The whole evaluation as JSON values."""
-    provenance = {"folder": folder, "weights_sha256": sha256_of(folder / "weights.safetensors")}
-    provenance |= {
-        name: getattr(bundle, name) for name in ("dataset", "reward_scale", "discount", "report", "versions")
-    }
+    task = bundle.task
+    provenance = {"folder": folder, "weights_sha256": bundle.fingerprint, "reward_scale": task.reward_scale}
+    provenance |= {name: getattr(bundle, name) for name in ("dataset", "discount", "report", "versions")}
     return {
         "task": task.name,
         **circumstances(config.device),
         "summary": numbers,
         "config": dataclasses.asdict(config),
         "seeds": evaluation.seeds,
-        "env": dataclasses.asdict(bundle.env),
-        "env_departures": departures(bundle.env, task),
+        "env": dataclasses.asdict(task.env),
+        "env_departures": task.departures(),
         "bundle": provenance,
         "episodes": {
             policy: [

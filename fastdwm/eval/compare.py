@@ -58,7 +58,7 @@ def compare(bundle: Bundle, config: EvalConfig, on_progress: Progress) -> Evalua
 def make_agent(bundle: Bundle, config: EvalConfig, seed: int, n_episodes: int = 1) -> Agent:
     """The agent that the settings describe; with a deadline, warmed up for `n_episodes` at once."""
     settings = {name: getattr(config, name) for name in ("device", "backend", "temperature", "deadline_ms")}
-    world = {"sampler": config.world, "sample_steps": config.world_steps}
+    world = {"world": config.world, "world_steps": config.world_steps}
     agent = Agent(bundle, config.itpo, seed=seed, **world, **settings)
     if agent.deadline is not None:
         agent.warm_up(n_episodes)
@@ -102,7 +102,7 @@ def run_share(bundle: Bundle, config: EvalConfig, seeds: list[int], counts: Any)
 def run_seeds(bundle: Bundle, config: EvalConfig, seeds: list[int], on_progress: StageProgress) -> Run:
     """Episodes of the seeds, consecutive ones: with the first for the agent's, each has the noise it has alone."""
     agent = make_agent(bundle, config, seeds[0], len(seeds))
-    predictions = Predictions(config.itpo.horizon, bundle.discount, bundle.reward_scale, config.diagnose_every)
+    predictions = Predictions(config.itpo.horizon, bundle.discount, bundle.task.reward_scale, config.diagnose_every)
     return run_episodes(
-        agent, bundle.env, seeds, max_steps=config.max_steps, predictions=predictions, on_progress=on_progress
+        agent, bundle.task.env, seeds, max_steps=config.max_steps, predictions=predictions, on_progress=on_progress
     )

@@ -14,7 +14,7 @@ from fastdwm.tasks import Limit
 
 
 class Dynamics(Protocol):
-    """A transition model to imagine with: `Diffusion`, `MeanFlow` or `Deterministic`."""
+    """A transition model to imagine with: `Diffusion`, `MeanFlow` or `MLPDynamics`."""
 
     obs_mean: Tensor
     obs_std: Tensor

@@ -214,7 +214,7 @@ def policy_report(
         map_params(lambda value: value.detach().cpu(), p) for p in (policy_params, critic_params)
     )
     agent = BasePolicy(cpu_policy)
-    episodes = run_episodes(agent, env, seeds, max_steps=task.max_episode_steps).episodes
+    episodes = run_episodes(agent, env, seeds, max_steps=task.env.max_episode_steps).episodes
     discounted = [task.reward_scale * discount ** np.arange(e.length) @ np.asarray(e.rewards) for e in episodes]
     scores = [task.score_pct(episode.total) for episode in episodes]
     value = critics(cpu_critics, agent.first_obs, policy(cpu_policy, agent.first_obs)).amin(0)

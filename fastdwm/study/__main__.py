@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastdwm import command
 from fastdwm.config import require
-from fastdwm.envs import departures
 from fastdwm.files import prepare_folder, reserved, write_json
 from fastdwm.measure.record import circumstances
+from fastdwm.shipped import shipped_folder
 from fastdwm.study.grid import BASE, Cell, Grid, StudyConfig
 from fastdwm.tasks import Task, get_task
 
@@ -37,20 +37,21 @@ def main(task_name: str, config: StudyConfig) -> None:
     with reserved(out):
         grid = config.resolved()
         command.set_up_torch(config.threads, config.device)
-        run_study(*load(task, config), grid, config, out)
+        run_study(load(task, config), grid, config, out)
 
 
-def load(task: Task, config: StudyConfig) -> tuple["Bundle", Path]:
-    """The bundle and its folder; InputError for one of another task."""
-    from fastdwm.bundle import Bundle, shipped_bundle
+def load(task: Task, config: StudyConfig) -> "Bundle":
+    """The bundle; InputError for one of another task."""
+    from fastdwm.bundle import Bundle
 
-    weights = config.bundle or shipped_bundle(task.name)
-    bundle = Bundle.load(weights, config.trust_env)
-    require(bundle.task == task.name, f"bundle: expected one for {task.name}, {weights} is for {bundle.task}")
-    return bundle, weights
+    folder = config.bundle or shipped_folder(task.name)
+    bundle = Bundle.load(folder, config.trust_env)
+    came = bundle.task.name
+    require(came == task.name, f"bundle: expected one for {task.name}, {folder} is for {came}")
+    return bundle
 
 
-def run_study(bundle: "Bundle", weights: Path, grid: Grid, config: StudyConfig, out: Path) -> None:
+def run_study(bundle: "Bundle", grid: Grid, config: StudyConfig, out: Path) -> None:
     """Run what is missing of the study, choose, confirm, and leave the results."""
     from fastdwm.study import tradeoff
     from fastdwm.study.cells import finished, held_worlds, measure_latencies, plan, read
@@ -59,8 +60,8 @@ def run_study(bundle: "Bundle", weights: Path, grid: Grid, config: StudyConfig, 
     held = held_worlds(bundle)
     cells = grid.cells(held)
     check(cells, bundle, config)
-    study = plan(bundle, weights, config, grid.episodes, config.seed, out / "cells")
-    again = plan(bundle, weights, config, grid.episodes, config.confirm_seed, out / "confirmation")
+    study = plan(bundle, config, grid.episodes, config.seed, out / "cells")
+    again = plan(bundle, config, grid.episodes, config.confirm_seed, out / "confirmation")
     finished(study), finished(again)
     with command.progress() as on_progress:
         run_cells(study, cells, on_progress)
@@ -78,7 +79,7 @@ def check(cells: list[Cell], bundle: "Bundle", config: StudyConfig) -> None:
     """Raise InputError, before anything runs, for what a world model cannot do, such as so many network calls."""
     for cell in cells:
         if cell.imagines:
-            bundle.world(sampler=cell.world, sample_steps=cell.world_steps)
+            bundle.world(cell.world, steps=cell.world_steps)
         cell.itpo(config.itpo)
 
 
@@ -89,12 +90,12 @@ def conclude(
     from fastdwm.study import tables, tradeoff
 
     here = circumstances(study.config.device)
-    foreign = departures(study.bundle.env, get_task(study.bundle.task))
-    title = f"{study.bundle.task}, {len(study.seeds)} episodes per cell"
+    foreign = study.bundle.task.departures()
+    title = f"{study.bundle.task.name}, {len(study.seeds)} episodes per cell"
     title += f", not the task's own simulator: {', '.join(foreign)}" if foreign else ""
     sentences = verdict + ([tables.confirmed(confirmation)] if confirmation else [])
     summary = {
-        "task": study.bundle.task,
+        "task": study.bundle.task.name,
         **here,
         "verdict": verdict,
         "confirmation": confirmation,
@@ -102,7 +103,7 @@ def conclude(
         "grid": dataclasses.asdict(grid),
         "seeds": study.seeds,
         "identity": study.identity,
-        "env": dataclasses.asdict(study.bundle.env),
+        "env": dataclasses.asdict(study.bundle.task.env),
         "env_departures": foreign,
         "cells": rows,
     }

@@ -13,12 +13,12 @@ from fastdwm.agent import Agent
 from fastdwm.bundle import Bundle
 from fastdwm.command import Progress
 from fastdwm.errors import InputError
-from fastdwm.files import sha256_of, write_json
+from fastdwm.files import write_json
 from fastdwm.measure.latency import TIMED_DECISIONS, UNTIMED_DECISIONS, decision_latency, latency_ms
 from fastdwm.measure.record import circumstances
 from fastdwm.measure.simulate import Run, run_episodes, step_limit
+from fastdwm.models.table import network_calls
 from fastdwm.study.grid import BASE, Cell, StudyConfig
-from fastdwm.tasks import get_task
 
 # Increase when the meaning of a cell's file changes.
 FORMAT = 3
@@ -46,27 +46,29 @@ class Study:
 
     def agent(self, cell: Cell, seed: int) -> Agent:
         # A cell that does not imagine may have any world model.
-        world = cell.world if cell.imagines else self.bundle.samplers[0]
-        settings = {"sampler": world, "sample_steps": cell.world_steps or None}
+        world = cell.world if cell.imagines else next(iter(self.bundle.worlds))
+        settings = {"world": world, "world_steps": cell.world_steps or None}
         where = {"device": self.config.device, "backend": self.config.backend}
         return Agent(self.bundle, cell.itpo(self.config.itpo), seed=seed, **settings, **where)
 
 
 def held_worlds(bundle: Bundle) -> dict[str, int]:
     """Network calls per imagined transition, unless asked otherwise, of each world model in the bundle."""
-    # A world model is a reverse chain, which has a row of coefficients for each network call.
-    return {name: len(bundle.world(sampler=name).dynamics.chain()[2]) for name in bundle.samplers}
+    return {name: network_calls(bundle.world(name).dynamics) for name in bundle.worlds}
 
 
-def plan(bundle: Bundle, weights: Path, config: StudyConfig, episodes: int, first_seed: int, folder: Path) -> Study:
+def plan(bundle: Bundle, config: StudyConfig, episodes: int, first_seed: int, folder: Path) -> Study:
     """The study, with what its cells must share; raises InputError without a limit on the length of an episode."""
     seeds = [first_seed + i for i in range(episodes)]
-    max_steps = step_limit(bundle.env, config.max_steps)
+    max_steps = step_limit(bundle.task.env, config.max_steps)
     here = circumstances(config.device)
     identity = {
         "format": FORMAT,
-        "task": bundle.task,
-        "bundle": sha256_of(weights / "weights.safetensors", weights / "bundle.json"),
+        "task": bundle.task.name,
+        "bundle": bundle.fingerprint,
+        "discount": bundle.discount,
+        **{f"task.{name}": value for name, value in bundle.task.record().items() if name != "name"},
+        **{f"worlds.{name}": json.loads(json.dumps(dataclasses.asdict(x.config))) for name, x in bundle.worlds.items()},
         "seeds": f"{seeds[0]} to {seeds[-1]}",
         "max_steps": max_steps,
         "latency_decisions": config.latency_decisions,
@@ -117,19 +119,18 @@ def run_cell(study: Study, cell: Cell, on_share: Callable[[float], None]) -> Non
     for seeds in batches:
         # As in an evaluation, the first seed stands for the whole batch: each episode has the noise of its own seed.
         agent, limit = study.agent(cell, seeds[0]), {"max_steps": study.max_steps}
-        runs.append(run_episodes(agent, study.bundle.env, seeds, **limit, on_progress=on_progress))
+        runs.append(run_episodes(agent, study.bundle.task.env, seeds, **limit, on_progress=on_progress))
     write_json(study.path(cell), cell_record(study, cell, runs) | {"wall_s": perf_counter() - start})
 
 
 def cell_record(study: Study, cell: Cell, runs: Sequence[Run]) -> Record:
     """The file of a cell, before its latency is known."""
-    task = get_task(study.bundle.task)
     batch = latency_ms(runs[0].batch_latency_s()) | {"size": runs[0].batch_size}
     record = {"cell": dataclasses.asdict(cell), "identity": study.identity, "batch_latency": batch}
     if cell == BASE:
         # The states that every cell's latency is measured on.
         record["observations"] = [obs.tolist() for obs in runs[0].observations[: UNTIMED_DECISIONS + TIMED_DECISIONS]]
-    return record | {"episodes": [episode.record(task) for run in runs for episode in run.episodes]}
+    return record | {"episodes": [episode.record(study.bundle.task) for run in runs for episode in run.episodes]}
 
 
 def measure_latencies(study: Study, cells: list[Cell], on_progress: Progress) -> None:

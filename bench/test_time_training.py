@@ -6,7 +6,7 @@ from peers import tried
 from problems import Size
 from trainers import PARTS
 
-from fastdwm.train.fit import WARM_UP
+from fastdwm.train.fit import EAGER_UPDATES
 
 PEERS = {"cpu": ("reference",), "cuda": ("reference", "reference graph")}
 
@@ -25,7 +25,7 @@ def test_update(name, size, peer, problem, race):
     update = part.update(captured=peer == "reference graph")
     before = part.trainer.networks[part.network]["w0"].detach().clone()
     # Captured updates are eager before they are captured.
-    losses = [tried(name, update, once=True) for _ in range(2 * WARM_UP)][-1]
+    losses = [tried(name, update, once=True) for _ in range(2 * EAGER_UPDATES)][-1]
     after = part.trainer.networks[part.network]["w0"].detach()
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert torch.isfinite(after).all() and not torch.equal(before, after)

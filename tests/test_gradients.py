@@ -20,10 +20,10 @@ from fastdwm.report.gradients import (
     Simulator,
     blocks,
     compare,
-    jacobian_report,
+    compare_jacobians,
+    compare_returns,
     model_jacobians,
     return_gradients,
-    return_report,
     simulated_world,
     summary,
     uncut,
@@ -71,7 +71,7 @@ def actions(n, seed=11):
 
 
 def jacobians(model, truth):
-    report = jacobian_report(
+    report = compare_jacobians(
         {"model": model.world()}, Differences(truth.simulate), make_obs(8), actions(8), 2, generator()
     )
     return report["model"]
@@ -79,7 +79,7 @@ def jacobians(model, truth):
 
 def returns(model, truth):
     simulated = simulated_world(model.world(), Differences(truth.simulate))
-    return return_report({"model": model.world()}, simulated, one_policy(), make_obs(12), 2, generator())["model"]
+    return compare_returns({"model": model.world()}, simulated, one_policy(), make_obs(12), 2, generator())["model"]
 
 
 def test_both_jacobians_of_a_linear_function_are_its_matrix(matrix):

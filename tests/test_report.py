@@ -16,7 +16,7 @@ from toy_bundles import ALL, make_bundle
 
 from fastdwm.data.dataset import EnvSpec, Transitions, load
 from fastdwm.errors import InputError
-from fastdwm.measure import model_errors as quality
+from fastdwm.measure import model_errors
 from fastdwm.models.world import World
 from fastdwm.report import __main__ as report
 from fastdwm.report.__main__ import ReportConfig
@@ -47,7 +47,7 @@ def folder(bundle, tmp_path):
 
 def write_dataset(path, bundle, n_episodes):
     """A D4RL file of short episodes of the bundle's policy."""
-    made = quality.fresh_episodes(bundle.policy, HOPPER, list(range(n_episodes)), 20, 0.5)
+    made = model_errors.fresh_episodes(bundle.policy, HOPPER, list(range(n_episodes)), 20, 0.5)
     names = {"obs": "observations", "next_obs": "next_observations", "action": "actions", "reward": "rewards"}
     names |= {"terminated": "terminals", "truncated": "timeouts"}
     with h5py.File(path, "w") as file:
@@ -94,7 +94,7 @@ def test_simulator_without_state_is_refused_at_once(bundle, tmp_path):
 
 
 def test_fresh_episodes_are_episodes(bundle):
-    made = quality.fresh_episodes(bundle.policy, HOPPER, [7, 8], 15, 0.3)
+    made = model_errors.fresh_episodes(bundle.policy, HOPPER, [7, 8], 15, 0.3)
     ends = made.episode_ends
     assert made.n_episodes == 2 and made.truncated[ends].sum() + made.terminated[ends].sum() == 2
     inside = np.setdiff1d(np.arange(made.n), ends)
@@ -103,9 +103,9 @@ def test_fresh_episodes_are_episodes(bundle):
     assert not made.next_action[ends].any() and np.abs(made.action).max() <= 1
     with HOPPER.make() as env:
         np.testing.assert_allclose(made.obs[ends[0] + 1], env.reset(seed=8)[0], rtol=1e-6)
-    short = quality.fresh_episodes(bundle.policy, EnvSpec("Hopper-v5", {}, 10), [7, 8], 15, 0.3)
+    short = model_errors.fresh_episodes(bundle.policy, EnvSpec("Hopper-v5", {}, 10), [7, 8], 15, 0.3)
     assert short.episode_ends.tolist() == [9, 19]
-    again = quality.fresh_episodes(bundle.policy, HOPPER, [8], 15, 0.3)
+    again = model_errors.fresh_episodes(bundle.policy, HOPPER, [8], 15, 0.3)
     np.testing.assert_array_equal(again.obs, made.obs[ends[0] + 1 :])
 
 
@@ -207,7 +207,7 @@ def random_walk():
 
 def measured(std, transitions, reward_scale=1.0):
     world = World(Gaussian(std), lambda obs, action: reward_scale * obs[..., 0], {}, 0.9)
-    return quality.model_report(world, transitions, np.ones(transitions.n, bool), reward_scale=reward_scale)
+    return model_errors.measure_errors(world, transitions, np.ones(transitions.n, bool), reward_scale=reward_scale)
 
 
 def test_a_calibrated_model_covers_what_it_says(random_walk):

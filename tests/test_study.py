@@ -220,7 +220,7 @@ def test_a_foreign_file_among_the_cells_is_an_input_error(bundle, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--worlds", ":2"], "worlds: expected NAME or NAME:CALLS.*got ':2'"),
+        (["--worlds", "a b"], "worlds: expected NAME or NAME:CALLS, such as meanflow:2, got 'a b'"),
         (["--worlds", "meanflow:x"], "got 'meanflow:x'"),
         (["--worlds"], "worlds: expected at least one value"),
         (["--grid", "huge"], "--grid.*'paper'"),
@@ -279,7 +279,7 @@ def test_more_episodes_than_run_at_once_change_nothing(bundle, tmp_path, monkeyp
     loaded = Bundle.load(bundle)
     for at_once in (2, 10):
         (tmp_path / str(at_once)).mkdir()
-        plan = cells.plan(loaded, bundle, config, grid.episodes, config.seed, tmp_path / str(at_once))
+        plan = cells.plan(loaded, config, grid.episodes, config.seed, tmp_path / str(at_once))
         cell = grid.cells(cells.held_worlds(loaded))[1]
         monkeypatch.setattr(cells, "AT_ONCE", at_once)
         shares = []

@@ -20,7 +20,7 @@ TENSORS = ("params", "first", "second", "count")
 NOISE, HELD_OUT = 0, 1
 """streams of the noise: that of the gradients, and that of the acceptance test"""
 
-WARM_UP = 3
+EAGER_DECISIONS = 3
 """eager runs before the capture: kernels are compiled and libraries initialised in them"""
 
 
@@ -66,7 +66,7 @@ class CapturedEpisodes:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(WARM_UP):
+            for _ in range(EAGER_DECISIONS):
                 self._run(n_steps)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()

@@ -1,4 +1,4 @@
-"""What a perfect network would show in a sampler's place: the part of a missing spread that is the sampler's own."""
+"""What a perfect network would show: the part of a missing spread that the way of sampling loses by itself."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ def chain_std(schedule: Schedule, std: Tensor) -> Tensor:
 
 
 def spread_to_error(bundle: Bundle, world: str, error: Sequence[float]) -> float | None:
-    """`quality.calibration`'s ratio if the network were perfect and all of the error were noise of the simulator.
+    """`model_errors.calibration`'s ratio if the network were perfect and all of the error were noise of the simulator.
 
     error: (S,) RMSE of the mean of each coordinate, normalised, taken for the true std.   None for no error at all, or
     another model.

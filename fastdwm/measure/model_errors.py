@@ -22,7 +22,7 @@ LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @torch.no_grad()
-def model_report(
+def measure_errors(
     world: World, transitions: Transitions, held_out: np.ndarray, seed: int = 0, reward_scale: float = 1.0
 ) -> dict:
     """Errors of the world model and the reward model on held-out episodes, ready for JSON.
@@ -100,7 +100,8 @@ def calibration(world: World, transitions: Transitions, rows: np.ndarray, genera
     """Whether the spread of CALIBRATION_SAMPLES samples tells how wrong their mean is.
 
     spread_to_error: std of the samples over the RMSE of their mean, both in standard deviations of the change; 1 is
-    calibrated, less is overconfident, be it for the model or its sampler, whose part `ideal.spread_to_error` tells.
+    calibrated, less is overconfident, be it for the model or for the way it samples, whose part `ideal.spread_to_error`
+    tells.
     error_normalised: (S,) that RMSE of each coordinate.   coverage: for each of `levels`, the share of recorded
     coordinates inside the central interval that holds this share of the samples; the level itself is calibrated.
     A deterministic model has spread 0 (up to rounding) and covers nothing.
@@ -203,7 +204,7 @@ class BasePolicy:
 
 
 @torch.no_grad()
-def policy_report(
+def measure_policy(
     policy_params: Params, critic_params: Params, env: EnvSpec, task: Task, discount: float, seeds: list[int]
 ) -> dict[str, float]:
     """Real episodes of the base policy: score, and the critic's value of the first state against what came of it.

@@ -84,16 +84,16 @@ def main(name: str, config: ReportConfig) -> None:
     stem = prepare_output(config.out, f"{bundle.task.name}-models")
     if config.gradients:
         check_simulator(bundle)
-    with command.progress() as report:
-        transitions, rows, source = held_out(bundle, config, report)
-        numbers = measure(bundle, transitions, rows, config, report)
-    record = stem.with_suffix(".json")
+    with command.progress() as on_progress:
+        transitions, rows, source = held_out(bundle, config, on_progress)
+        measurements = measure(bundle, transitions, rows, config, on_progress)
+    path = stem.with_suffix(".json")
     try:
-        write_json(record, describe(config, bundle, folder, source, numbers))
+        write_json(path, report_record(config, bundle, folder, source, measurements))
     finally:
-        print_tables(bundle.task.name, source, numbers)
-    print(record)
-    print(save_model_plot(numbers, stem.with_suffix(".png"), f"{bundle.task.name}, {source}"))
+        print_tables(bundle.task.name, source, measurements)
+    print(path)
+    print(save_model_plot(measurements, stem.with_suffix(".png"), f"{bundle.task.name}, {source}"))
 
 
 def with_seed(config: ReportConfig, bundle: "Bundle") -> ReportConfig:
@@ -115,18 +115,18 @@ def check_simulator(bundle: "Bundle") -> None:
 
 
 def held_out(
-    bundle: "Bundle", config: ReportConfig, report: command.Progress
+    bundle: "Bundle", config: ReportConfig, on_progress: command.Progress
 ) -> tuple["Transitions", "np.ndarray", str]:
     """Transitions, which of their rows no model has seen (N,), and what these rows are, in words."""
     import numpy as np
 
     from fastdwm.data import dataset as data
-    from fastdwm.measure import model_errors as quality
+    from fastdwm.measure import model_errors
 
     if config.dataset is None:
         seeds = [config.seed + i for i in range(config.episodes)]
-        fresh = partial(quality.fresh_episodes, bundle.policy, bundle.task.env, seeds)
-        transitions = fresh(config.max_steps, config.action_noise, partial(report, "fresh episodes"))
+        fresh = partial(model_errors.fresh_episodes, bundle.policy, bundle.task.env, seeds)
+        transitions = fresh(config.max_steps, config.action_noise, partial(on_progress, "fresh episodes"))
         source = f"{config.episodes} fresh episodes of the base policy with action noise {config.action_noise:g}"
         return transitions, np.ones(transitions.n, bool), f"{source}, {transitions.n} transitions"
     transitions = data.load(bundle.task, config.dataset, config.trust_env)
@@ -152,15 +152,15 @@ def trained_on(description: dict[str, Any], transitions: "Transitions") -> tuple
     Bundles before the fingerprint say only how much data they saw and how good it was; raises InputError in doubt.
     """
     fingerprint, name = description.get("fingerprint"), description.get("id")
-    numbers = {"transitions": transitions.n, "episodes": transitions.n_episodes}
-    numbers["mean_return"] = float(transitions.episode_returns().mean())
-    told = [description.get(key) for key in numbers]
+    facts = {"transitions": transitions.n, "episodes": transitions.n_episodes}
+    facts["mean_return"] = float(transitions.episode_returns().mean())
+    told = [description.get(key) for key in facts]
     complete = all(isinstance(value, int | float) for value in told)
     require(bool(fingerprint) or complete, f"dataset: the bundle does not say what {name} was: cannot tell what is new")
     if fingerprint:
         seen, how = fingerprint == transitions.fingerprint, "told by the content"
     else:
-        seen = all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(told, numbers.values(), strict=True))
+        seen = all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(told, facts.values(), strict=True))
         how = "told by number of transitions and episodes and mean return"
     changed = not seen and os.path.abspath(str(name)) == os.path.abspath(transitions.source)
     require(not changed, f"dataset: {name} is not what the bundle was trained on: cannot tell what is new")
@@ -168,37 +168,44 @@ def trained_on(description: dict[str, Any], transitions: "Transitions") -> tuple
 
 
 def measure(
-    bundle: "Bundle", transitions: "Transitions", rows: "np.ndarray", config: ReportConfig, report: command.Progress
+    bundle: "Bundle",
+    transitions: "Transitions",
+    rows: "np.ndarray",
+    config: ReportConfig,
+    on_progress: command.Progress,
 ) -> dict[str, Any]:
-    """All numbers of the report, ready for JSON: `worlds` by name, the `reward` model that they share, and the share
+    """All that was measured, ready for JSON: `worlds` by name, the `reward` model that they share, and the share
     of states that the gradients had to leave out (`left_out`)."""
-    from fastdwm.measure import ideal
-    from fastdwm.measure import model_errors as quality
+    from fastdwm.measure import ideal, model_errors
     from fastdwm.models.table import network_calls
 
     worlds: dict[str, dict] = {}
-    report("prediction errors", 0, len(bundle.worlds))
+    on_progress("prediction errors", 0, len(bundle.worlds))
     for i, name in enumerate(bundle.worlds):
         world = bundle.world(name)
-        errors = quality.model_report(world, transitions, rows, config.seed, bundle.task.reward_scale)
+        errors = model_errors.measure_errors(world, transitions, rows, config.seed, bundle.task.reward_scale)
         found = errors["calibration"]
         found["perfect_spread_to_error"] = ideal.spread_to_error(bundle, name, found["error_normalised"])
         worlds[name] = {"network_calls": network_calls(world.dynamics), **errors}
-        report("prediction errors", i + 1, len(bundle.worlds))
+        on_progress("prediction errors", i + 1, len(bundle.worlds))
     one_step = worlds[next(iter(bundle.worlds))]["one_step"]
-    numbers = {"worlds": worlds, "reward": {name: one_step[name] for name in ("reward_rmse", "reward_rmse_se")}}
+    measurements = {"worlds": worlds, "reward": {name: one_step[name] for name in ("reward_rmse", "reward_rmse_se")}}
     if config.gradients:
-        jacobians, returns, numbers["left_out"] = compare_gradients(bundle, transitions, rows, config, report)
-        numbers["reward"] |= {"jacobian": next(iter(jacobians.values())), "return_gradient": returns["reward"]}
+        jacobians, returns, measurements["left_out"] = compare_gradients(bundle, transitions, rows, config, on_progress)
+        measurements["reward"] |= {"jacobian": next(iter(jacobians.values())), "return_gradient": returns["reward"]}
         for name, result in worlds.items():
             result |= {"jacobian": jacobians[name], "return_gradient": returns[name]}
-    return numbers
+    return measurements
 
 
 def compare_gradients(
-    bundle: "Bundle", transitions: "Transitions", rows: "np.ndarray", config: ReportConfig, report: command.Progress
+    bundle: "Bundle",
+    transitions: "Transitions",
+    rows: "np.ndarray",
+    config: ReportConfig,
+    on_progress: command.Progress,
 ) -> tuple[dict[str, dict], dict[str, list], dict[str, float]]:
-    """`gradients.jacobian_report` and `return_report` by world model, the latter also with the reward model in
+    """`gradients.compare_jacobians` and `compare_returns` by world model, the latter also with the reward model in
     the simulator ("reward"), and the share of states that each had to leave out."""
     import numpy as np
     import torch
@@ -218,23 +225,23 @@ def compare_gradients(
         source = gradients.Differences(simulator)
         obs, action = (states(x, config.jacobian_states) for x in (transitions.obs, transitions.action))
         uncut = gradients.uncut(obs)
-        on_progress = partial(report, "Jacobians of the simulator")
+        on_state = partial(on_progress, "Jacobians of the simulator")
         sample = (config.particles, generator)
-        jacobians = gradients.jacobian_report(worlds, source, obs[uncut], action[uncut], *sample, on_progress)
+        jacobians = gradients.compare_jacobians(worlds, source, obs[uncut], action[uncut], *sample, on_state)
         starts = states(transitions.obs, config.return_states)
         good = gradients.uncut_trajectory(source, params, starts)
         require(bool(uncut.any() and good.any()), "gradients: no held-out state shows its velocities in full")
         truth = gradients.simulated_world(next(iter(worlds.values())), source)
         # The reward model in the simulator: what of the error is its part.
         mixed = {"reward": dataclasses.replace(truth, reward=next(iter(worlds.values())).reward)}
-        on_progress = partial(report, "gradients of the return")
-        returns = gradients.return_report(worlds | mixed, truth, params, starts[good], *sample, on_progress)
+        on_state = partial(on_progress, "gradients of the return")
+        returns = gradients.compare_returns(worlds | mixed, truth, params, starts[good], *sample, on_state)
     shares = {"jacobian": 1 - float(uncut.double().mean()), "return_gradient": 1 - float(good.double().mean())}
     return jacobians, returns, shares
 
 
-def describe(
-    config: ReportConfig, bundle: "Bundle", folder: Path, source: str, numbers: dict[str, Any]
+def report_record(
+    config: ReportConfig, bundle: "Bundle", folder: Path, source: str, measurements: dict[str, Any]
 ) -> dict[str, Any]:
     """The whole report as JSON values."""
     task = bundle.task
@@ -244,7 +251,7 @@ def describe(
         "task": task.name,
         **circumstances("cpu"),
         "held_out": source,
-        **numbers,
+        **measurements,
         "config": dataclasses.asdict(config),
         "env": dataclasses.asdict(task.env),
         "env_departures": task.departures(),

@@ -207,7 +207,7 @@ def summary(compared: Tensor) -> dict[str, Any]:
     return result
 
 
-def jacobian_report(
+def compare_jacobians(
     worlds: dict[str, World],
     source: Differences,
     obs: Tensor,
@@ -239,7 +239,7 @@ def jacobian_report(
     return result
 
 
-def return_report(
+def compare_returns(
     worlds: dict[str, World],
     simulated: World,
     params: Params,

@@ -11,20 +11,20 @@ STYLES = {
 }
 
 
-def save_model_plot(numbers: dict[str, Any], path: Path, title: str) -> Path:
-    """PNG of the numbers of `report.measure`: open-loop error, reliability and, where measured, gradient agreement."""
+def save_model_plot(measurements: dict[str, Any], path: Path, title: str) -> Path:
+    """PNG of what was measured: open-loop error, reliability and, where measured, gradient agreement."""
     from matplotlib.figure import Figure
 
-    with_gradients = "left_out" in numbers
+    with_gradients = "left_out" in measurements
     # A bare Figure draws without a display and leaves pyplot's global state alone.
     figure = Figure(figsize=(10, 8 if with_gradients else 4), layout="constrained")
     figure.suptitle(title, fontsize="medium")
     axes = figure.subplots(2 if with_gradients else 1, 2, squeeze=False)
-    draw_open_loop(axes[0, 0], numbers["worlds"])
-    draw_reliability(axes[0, 1], numbers["worlds"])
+    draw_open_loop(axes[0, 0], measurements["worlds"])
+    draw_reliability(axes[0, 1], measurements["worlds"])
     if with_gradients:
-        draw_agreement(axes[1, 0], numbers["worlds"], "cosine", "cosine with the simulator's gradient")
-        draw_agreement(axes[1, 1], numbers["worlds"], "relative_error", "relative error (log scale)")
+        draw_agreement(axes[1, 0], measurements["worlds"], "cosine", "cosine with the simulator's gradient")
+        draw_agreement(axes[1, 1], measurements["worlds"], "relative_error", "relative error (log scale)")
         axes[1, 1].set_yscale("log")
     figure.savefig(path, dpi=150)
     return path

@@ -9,7 +9,7 @@ JACOBIANS = {
 REWARD_JACOBIANS = {"reward_by_action": "d reward / d action", "reward_by_state": "d reward / d state"}
 
 
-def print_tables(task: str, source: str, numbers: dict[str, Any]) -> None:
+def print_tables(task: str, source: str, measurements: dict[str, Any]) -> None:
     """The result on stdout: one column per world model, then the reward model."""
     from rich.console import Console
     from rich.table import Table
@@ -17,13 +17,13 @@ def print_tables(task: str, source: str, numbers: dict[str, Any]) -> None:
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
         console.width = 120
-    worlds = list(numbers["worlds"].values())
-    table = Table(title=f"{task}: {source}", caption=caption(numbers))
-    for name in ("", *numbers["worlds"]):
+    worlds = list(measurements["worlds"].values())
+    table = Table(title=f"{task}: {source}", caption=caption(measurements))
+    for name in ("", *measurements["worlds"]):
         table.add_column(name, justify="right" if name else "left")
     sections = (
         [prediction_rows, calibration_rows, gradient_rows]
-        if "left_out" in numbers
+        if "left_out" in measurements
         else [prediction_rows, calibration_rows]
     )
     for rows in sections:
@@ -32,17 +32,17 @@ def print_tables(task: str, source: str, numbers: dict[str, Any]) -> None:
         table.add_section()
     console.print(table)
     table = Table("reward model", "", title="the reward model, shared by the world models")
-    for row in reward_rows(numbers["reward"]):
+    for row in reward_rows(measurements["reward"]):
         table.add_row(*row)
     console.print(table)
 
 
-def caption(numbers: dict[str, Any]) -> str:
+def caption(measurements: dict[str, Any]) -> str:
     """What the columns do not say."""
     text = "std: standard deviation over the data; ± standard error"
-    if "left_out" not in numbers:
+    if "left_out" not in measurements:
         return text
-    shares = (f"{100 * share:.0f} %" for share in numbers["left_out"].values())
+    shares = (f"{100 * share:.0f} %" for share in measurements["left_out"].values())
     return (
         f"{text}; gradients against finite differences of the simulator: median [quartiles] over states;"
         f" states left out because the observation cuts their velocities: {' and '.join(shares)}"

@@ -37,21 +37,21 @@ def main(task_name: str, config: StudyConfig) -> None:
     with reserved(out):
         grid = config.resolved()
         command.set_up_torch(config.threads, config.device)
-        run_study(*load(task, config), grid, config, out)
+        run_study(load(task, config), grid, config, out)
 
 
-def load(task: Task, config: StudyConfig) -> tuple["Bundle", Path]:
-    """The bundle and its folder; InputError for one of another task."""
+def load(task: Task, config: StudyConfig) -> "Bundle":
+    """The bundle; InputError for one of another task."""
     from fastdwm.bundle import Bundle
 
-    weights = config.bundle or shipped_folder(task.name)
-    bundle = Bundle.load(weights, config.trust_env)
+    folder = config.bundle or shipped_folder(task.name)
+    bundle = Bundle.load(folder, config.trust_env)
     came = bundle.task.name
-    require(came == task.name, f"bundle: expected one for {task.name}, {weights} is for {came}")
-    return bundle, weights
+    require(came == task.name, f"bundle: expected one for {task.name}, {folder} is for {came}")
+    return bundle
 
 
-def run_study(bundle: "Bundle", weights: Path, grid: Grid, config: StudyConfig, out: Path) -> None:
+def run_study(bundle: "Bundle", grid: Grid, config: StudyConfig, out: Path) -> None:
     """Run what is missing of the study, choose, confirm, and leave the results."""
     from fastdwm.study import tradeoff
     from fastdwm.study.cells import finished, held_worlds, measure_latencies, plan, read
@@ -60,8 +60,8 @@ def run_study(bundle: "Bundle", weights: Path, grid: Grid, config: StudyConfig, 
     held = held_worlds(bundle)
     cells = grid.cells(held)
     check(cells, bundle, config)
-    study = plan(bundle, weights, config, grid.episodes, config.seed, out / "cells")
-    again = plan(bundle, weights, config, grid.episodes, config.confirm_seed, out / "confirmation")
+    study = plan(bundle, config, grid.episodes, config.seed, out / "cells")
+    again = plan(bundle, config, grid.episodes, config.confirm_seed, out / "confirmation")
     finished(study), finished(again)
     with command.progress() as on_progress:
         run_cells(study, cells, on_progress)

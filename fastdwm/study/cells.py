@@ -54,11 +54,10 @@ class Study:
 
 def held_worlds(bundle: Bundle) -> dict[str, int]:
     """Network calls per imagined transition, unless asked otherwise, of each world model in the bundle."""
-    # A world model is a reverse chain, which has a row of coefficients for each network call.
     return {name: network_calls(bundle.world(name).dynamics) for name in bundle.worlds}
 
 
-def plan(bundle: Bundle, weights: Path, config: StudyConfig, episodes: int, first_seed: int, folder: Path) -> Study:
+def plan(bundle: Bundle, config: StudyConfig, episodes: int, first_seed: int, folder: Path) -> Study:
     """The study, with what its cells must share; raises InputError without a limit on the length of an episode."""
     seeds = [first_seed + i for i in range(episodes)]
     max_steps = step_limit(bundle.task.env, config.max_steps)
@@ -67,6 +66,7 @@ def plan(bundle: Bundle, weights: Path, config: StudyConfig, episodes: int, firs
         "format": FORMAT,
         "task": bundle.task.name,
         "bundle": bundle.fingerprint,
+        "discount": bundle.discount,
         **{f"task.{name}": value for name, value in bundle.task.record().items() if name != "name"},
         **{f"worlds.{name}": json.loads(json.dumps(dataclasses.asdict(x.config))) for name, x in bundle.worlds.items()},
         "seeds": f"{seeds[0]} to {seeds[-1]}",
@@ -125,13 +125,12 @@ def run_cell(study: Study, cell: Cell, on_share: Callable[[float], None]) -> Non
 
 def cell_record(study: Study, cell: Cell, runs: Sequence[Run]) -> Record:
     """The file of a cell, before its latency is known."""
-    task = study.bundle.task
     batch = latency_ms(runs[0].batch_latency_s()) | {"size": runs[0].batch_size}
     record = {"cell": dataclasses.asdict(cell), "identity": study.identity, "batch_latency": batch}
     if cell == BASE:
         # The states that every cell's latency is measured on.
         record["observations"] = [obs.tolist() for obs in runs[0].observations[: UNTIMED_DECISIONS + TIMED_DECISIONS]]
-    return record | {"episodes": [episode.record(task) for run in runs for episode in run.episodes]}
+    return record | {"episodes": [episode.record(study.bundle.task) for run in runs for episode in run.episodes]}
 
 
 def measure_latencies(study: Study, cells: list[Cell], on_progress: Progress) -> None:

@@ -123,8 +123,8 @@ class Grid:
 def parse_world(text: str) -> tuple[str, int | None]:
     """World model and network calls per imagined transition of `meanflow:2`; none: the bundle's, as in `meanflow`."""
     name, colon, calls = text.partition(":")
-    valid = name and (calls.isdecimal() and int(calls) > 0 if colon else True)
-    require(valid, f"worlds: expected NAME or NAME:CALLS, got {text!r}")
+    valid = name.isidentifier() and (calls.isdecimal() and int(calls) > 0 if colon else True)
+    require(valid, f"worlds: expected NAME or NAME:CALLS, such as meanflow:2, got {text!r}")
     return name, int(calls) if colon else None
 
 

@@ -20,7 +20,7 @@ from fastdwm.errors import InputError
 from fastdwm.files import write_atomically
 from fastdwm.models.nets import Loss, Params, adam, cosine, map_params, move_towards, set_lr
 
-WARM_UP = 3
+EAGER_UPDATES = 3
 """eager updates before a capture: they initialise libraries and the optimisers' state"""
 
 OnLine = Callable[[str, dict[str, float]], None]
@@ -162,7 +162,7 @@ def eager(trainer: Trainer, batches: Batches, batch_size: int) -> Callable[[], d
 
 
 class CapturedUpdates:
-    """The same on a GPU: each kind of update is captured as a CUDA graph after WARM_UP eager ones, batch included."""
+    """The same on a GPU: each kind of update is captured as a CUDA graph after EAGER_UPDATES eager ones, batch included."""
 
     def __init__(self, trainer: Trainer, batches: Batches, batch_size: int):
         self.trainer, self.batches, self.batch_size = trainer, batches, batch_size
@@ -172,7 +172,7 @@ class CapturedUpdates:
     def __call__(self) -> dict[str, Tensor]:
         kind = self.trainer.advance()
         runs = self.eager_runs[kind] = self.eager_runs.get(kind, 0) + 1
-        if runs <= WARM_UP:
+        if runs <= EAGER_UPDATES:
             return self.step(kind)
         if kind not in self.graphs:
             graph = torch.cuda.CUDAGraph()

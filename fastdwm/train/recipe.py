@@ -120,7 +120,7 @@ def train(
         versions=package_versions(),
     )
     errors = {
-        name: model_errors.model_report(bundle.world(name), transitions, held_out, config.seed, task.reward_scale)
+        name: model_errors.measure_errors(bundle.world(name), transitions, held_out, config.seed, task.reward_scale)
         for name in bundle.worlds
     }
     return dataclasses.replace(bundle, report=bundle.report | {"errors": errors})
@@ -215,7 +215,7 @@ def train_rebrac(run: Offline) -> tuple[Params, Params, Metrics]:
     def measure(n_updates: int) -> dict[str, float]:
         if not seeds or n_updates // period == (n_updates - run.config.log_every) // period:
             return {}
-        return model_errors.policy_report(policy, critics, run.transitions.env, run.task, config.discount, seeds)
+        return model_errors.measure_policy(policy, critics, run.transitions.env, run.task, config.discount, seeds)
 
     batches = run.batches(CRITIC_COLUMNS, run.transitions.critic_rows)
     lines = run.fit("rebrac", trainer, batches, config.batch_size, config.updates, measure=measure)

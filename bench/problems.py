@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fastdwm import Bundle, ITPOConfig
+from fastdwm.bundle import TrainedModel
 from fastdwm.config import DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig
-from fastdwm.data.dataset import EnvSpec
 from fastdwm.itpo.decision import ReferenceObjective
 from fastdwm.itpo.fused import FusedObjective
 from fastdwm.models.diffusion import denoiser_shapes
@@ -36,7 +36,7 @@ class Size:
     K: int = 10
     H: int = 5
     D: int = 256
-    sampler: str = "diffusion"
+    world: str = "diffusion"
     device: str = "cpu"
 
     @property
@@ -45,7 +45,7 @@ class Size:
 
     def __str__(self) -> str:
         axes = [f"{name}{getattr(self, name)}" for name in AXES]
-        return "-".join([self.sampler, *axes, self.device])
+        return "-".join([self.world, *axes, self.device])
 
     @property
     def shape(self) -> dict[str, str | int]:
@@ -60,14 +60,14 @@ DEFAULT = {
     "cpu": (
         *TARGETS[:3],
         Size(M=256),
-        Size(K=1, sampler="meanflow"),
-        Size(M=64, K=1, sampler="meanflow"),
+        Size(K=1, world="meanflow"),
+        Size(M=64, K=1, world="meanflow"),
         Size(H=1),
         Size(K=5),
     ),
     "cuda": (
         Size(M=64),
-        Size(M=64, K=1, sampler="meanflow"),
+        Size(M=64, K=1, world="meanflow"),
         Size(M=64, K=5),
         Size(M=16),
         Size(M=256),
@@ -84,7 +84,7 @@ def sizes(device: str, full: bool) -> list[Size]:
         return [replace(size, device=device) for size in DEFAULT[device]]
     every = [Size(*values, device=device) for values in product(*AXES.values())]
     # A diffusion chain of one call costs what MeanFlow does.
-    every = [replace(size, sampler="meanflow") if size.K == 1 else size for size in every]
+    every = [replace(size, world="meanflow") if size.K == 1 else size for size in every]
     return [size for size in every if size.rows <= MAX_ROWS[device]]
 
 
@@ -101,36 +101,33 @@ class Problem:
     @cached_property
     def bundle(self) -> Bundle:
         """Networks as training initialises them, but for a policy that acts."""
-        hidden = (self.size.D,) * HIDDEN_LAYERS
-        dims = OBS_DIM, ACTION_DIM
-        dynamics = DiffusionConfig(hidden=hidden, denoise_steps=self.size.K)
-        meanflow = MeanFlowConfig(hidden=hidden)
-        reward = RewardConfig(hidden=hidden)
+        hidden, task = (self.size.D,) * HIDDEN_LAYERS, get_task(TASK)
+        dims = task.obs_dim, task.action_dim
+        diffusion = DiffusionConfig(hidden=hidden, denoise_steps=self.size.K)
+        meanflow, reward = MeanFlowConfig(hidden=hidden), RewardConfig(hidden=hidden)
         policy = init_policy(*dims, hidden, generator(0))
         policy[f"w{HIDDEN_LAYERS}"] *= 300
         scales = {"obs_mean": 0.1, "obs_std": 1.5, "delta_mean": 0.0, "delta_std": 0.3}
         return Bundle(
-            task=TASK,
-            env=EnvSpec("Hopper-v5", {}, 1000),
+            task=task,
             dataset={"id": "made up"},
-            reward_scale=1.0,
             policy=policy,
             critics=init_critics(*dims, hidden, generator(1)),
-            dynamics=init_mlp(denoiser_shapes(*dims, dynamics), generator(2)),
             reward=init_mlp(reward_shapes(*dims, reward), generator(3)),
+            worlds={
+                "diffusion": TrainedModel(diffusion, init_mlp(denoiser_shapes(*dims, diffusion), generator(2))),
+                "meanflow": TrainedModel(meanflow, init_mlp(meanflow_shapes(*dims, meanflow), generator(7))),
+            },
             statistics={name: torch.full((OBS_DIM,), x) for name, x in scales.items()},
-            rebrac_config=ReBRACConfig(hidden=hidden).for_task(get_task(TASK)),
-            dynamics_config=dynamics,
+            rebrac_config=ReBRACConfig(hidden=hidden).for_task(task),
             reward_config=reward,
-            meanflow=init_mlp(meanflow_shapes(*dims, meanflow), generator(7)),
-            meanflow_config=meanflow,
             report={},
             versions={},
         )
 
     @cached_property
     def world(self):
-        return self.bundle.world(self.size.device, sampler=self.size.sampler)
+        return self.bundle.world(self.size.world, device=self.size.device)
 
     @cached_property
     def policy(self) -> Policy:

@@ -19,11 +19,11 @@ shown() {
 evaluation() {
     local page=$scratch/evaluation.txt eval=(-m fastdwm.eval "$task" --out "$scratch")
     rm -f "$page"
-    for sampler in diffusion meanflow mlp; do
-        shown "$page" "${eval[@]}" --episodes 50 --sampler "$sampler" "$@"
+    for world in diffusion meanflow mlp; do
+        shown "$page" "${eval[@]}" --episodes 50 --world "$world" "$@"
     done
     shown "$page" "${eval[@]}" --episodes 10 --backend reference "$@"
-    shown "$page" "${eval[@]}" --sampler meanflow --episodes 1 --deadline-ms 5 --itpo.inner-steps 8 \
+    shown "$page" "${eval[@]}" --world meanflow --episodes 1 --deadline-ms 5 --itpo.inner-steps 8 \
         --itpo.inner-lr 2.5e-6 "$@"
     mv "$page" "$results/$task-evaluation.txt"
 }
@@ -35,7 +35,7 @@ study() {
 
 # What the defaults were chosen from: the axes, then every other setting of a decision at their centre.
 settings() {
-    local study=(-m fastdwm.study "$task" --samplers diffusion) page=$scratch/settings.md
+    local study=(-m fastdwm.study "$task" --worlds diffusion) page=$scratch/settings.md
     local centre=(--horizons 8 --particles 2 --inner-steps 1 --inner-lrs 2e-5 --no-confirm)
     local far=(--horizons 8 --particles 2 --inner-steps 1 --inner-lrs 2e-5 1e-4 5e-4 --no-confirm)
     local adam=(--horizons 8 --particles 2 --inner-steps 1 --inner-lrs 1e-5 1e-6 1e-7 --no-confirm)

@@ -17,7 +17,7 @@ def one_transition(size: Size) -> Size:
 
 
 def one_call(size: Size) -> Size:
-    return replace(one_transition(size), K=10, sampler="diffusion")
+    return replace(one_transition(size), K=10, world="diffusion")
 
 
 RACES = {

@@ -21,7 +21,7 @@ def agent_of(problem: Problem, peer: str) -> Agent:
     """An agent of this backend, its decisions captured as a CUDA graph or made one operator after the other."""
     backend, *graph = peer.split()
     size = problem.size
-    agent = Agent.of(problem.bundle, problem.config, device=size.device, backend=backend, world=size.sampler)
+    agent = Agent.of(problem.bundle, problem.config, device=size.device, backend=backend, world=size.world)
     kind = CapturedEpisodes if graph else Episodes
     agent.episodes = tried(peer, lambda: kind(agent.adaptation, size.B, OBS_DIM), once=True)
     agent.discarded = np.zeros(size.B, dtype=np.int64)

@@ -7,10 +7,12 @@ import torch
 from peers import tried
 from problems import ACTION_DIM, OBS_DIM, Problem, Size
 
+from fastdwm.models.diffusion import diffusion_objective
 from fastdwm.models.nets import map_params
 from fastdwm.models.rebrac import ReBRAC
+from fastdwm.models.reward import reward_objective
 from fastdwm.train.fit import WARM_UP, Batches, CapturedUpdates, ModelTrainer, eager
-from fastdwm.train.recipe import CRITIC_COLUMNS, dynamics_objective, reward_objective
+from fastdwm.train.recipe import CRITIC_COLUMNS
 
 N_DATA = 100_000
 
@@ -21,7 +23,7 @@ def width_alone(size: Size) -> Size:
     return Size(D=size.D, device=size.device)
 
 
-UPDATES = ("test_rebrac_update", "test_dynamics_update", "test_reward_update")
+UPDATES = ("test_rebrac_update", "test_diffusion_update", "test_reward_update")
 RACES = {name: (width_alone, PEERS) for name in UPDATES}
 
 
@@ -62,16 +64,16 @@ def test_rebrac_update(size, peer, problem, race):
     run(race, problem, peer, "rebrac update with policy step", trainer, CRITIC_COLUMNS, config.batch_size, "critics")
 
 
-def test_dynamics_update(size, peer, problem, race):
-    config, statistics = problem.bundle.dynamics_config, fresh(problem, problem.bundle.statistics)
-    loss = dynamics_objective(config, statistics)
-    params = fresh(problem, problem.bundle.dynamics)
+def test_diffusion_update(size, peer, problem, race):
+    model, statistics = problem.bundle.worlds["diffusion"], fresh(problem, problem.bundle.statistics)
+    config, params = model.config, fresh(problem, model.params)
+    loss = diffusion_objective(config, statistics)
     trainer = ModelTrainer(params, loss, config, device_generator(problem), config.ema_rate)
-    run(race, problem, peer, "dynamics update", trainer, ("obs", "action", "next_obs"), config.batch_size, "raw")
+    run(race, problem, peer, "diffusion update", trainer, ("obs", "action", "next_obs"), config.batch_size, "raw")
 
 
 def test_reward_update(size, peer, problem, race):
     config, statistics = problem.bundle.reward_config, fresh(problem, problem.bundle.statistics)
     params = fresh(problem, problem.bundle.reward)
-    trainer = ModelTrainer(params, reward_objective(config, statistics), config, device_generator(problem))
+    trainer = ModelTrainer(params, reward_objective(statistics), config, device_generator(problem))
     run(race, problem, peer, "reward update", trainer, ("obs", "action", "reward"), config.batch_size, "raw")

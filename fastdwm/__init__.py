@@ -1,8 +1,8 @@
 """Inference-time policy optimisation through differentiable world models.
 
-from fastdwm import Agent, Bundle, ITPOConfig, shipped_bundle
+from fastdwm import Agent, Bundle, ITPOConfig
 
-agent = Agent.of(Bundle.load(shipped_bundle("hopper-medium")), ITPOConfig())
+agent = Agent.of(Bundle.load("hopper-medium"), ITPOConfig())
 action = agent.act(obs)
 """
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastdwm.agent import Agent
-    from fastdwm.bundle import Bundle, shipped_bundle
+    from fastdwm.bundle import Bundle
     from fastdwm.config import ITPOConfig
     from fastdwm.envs import EnvSpec
     from fastdwm.errors import InputError
@@ -35,7 +35,6 @@ _HOMES = {
     "World": "models.world",
     "imagined_return": "itpo.rollout",
     "run_episodes": "measure.simulate",
-    "shipped_bundle": "bundle",
 }
 __all__ = [
     "Agent",
@@ -49,7 +48,6 @@ __all__ = [
     "World",
     "imagined_return",
     "run_episodes",
-    "shipped_bundle",
 ]
 
 

@@ -97,7 +97,7 @@ class Agent:
         with own_modes(torch.device(device)), torch.device("cpu"):
             bundle = own_bundle(bundle)
             policy = Policy.mlp(bundle.policy)
-            model = bundle.world(device, sampler=world, sample_steps=world_steps, temperature=temperature)
+            model = bundle.world(world, steps=world_steps, temperature=temperature, device=device)
         return cls(policy, model, config, device=device, **settings)
 
     @property

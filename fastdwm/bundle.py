@@ -4,11 +4,10 @@ The JSON says what the numbers are (task, data, environment, architecture, train
 tensors are the numbers. Loading trusts neither: every name, shape and value is checked, and nothing is unpickled.
 """
 
-import dataclasses
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
@@ -20,23 +19,19 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from fastdwm.checks import require
-from fastdwm.config import SAMPLERS, DeterministicConfig, DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig
-from fastdwm.envs import EnvSpec
+from fastdwm.config import ReBRACConfig, RewardConfig
 from fastdwm.errors import InputError
 from fastdwm.files import read_bytes, replace_folder
 from fastdwm.header import FORMAT, Header, read_header
-from fastdwm.models.diffusion import build_diffusion, denoiser_shapes
-from fastdwm.models.meanflow import build_meanflow, meanflow_shapes
-from fastdwm.models.mlp import build_deterministic, deterministic_shapes
 from fastdwm.models.nets import Params
 from fastdwm.models.rebrac import Critics, critic_shapes, policy_shapes
 from fastdwm.models.reward import RewardModel, reward_shapes
-from fastdwm.models.world import ChainDynamics, World
-from fastdwm.tasks import get_task
+from fastdwm.models.table import WORLD_MODELS
+from fastdwm.models.world import World
+from fastdwm.shipped import find_bundle
+from fastdwm.tasks import Task
 
 STATISTICS = ("obs_mean", "obs_std", "delta_mean", "delta_std")
-OPTIONAL = ("meanflow", "deterministic")
-"""groups of tensors that a bundle may lack"""
 
 MAX_FILE_BYTES = 2**30
 MAX_WEIGHT = 1e4
@@ -48,154 +43,122 @@ PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "minari")
 
 
 @dataclass(frozen=True)
+class TrainedModel:
+    """A world model as it was trained: its settings, a class of `WORLD_MODELS`, and its parameters."""
+
+    config: Any
+    params: Params
+
+
+@dataclass(frozen=True)
 class Bundle:
     """Weights and their description; float32 tensors on the CPU.
 
-    policy, critics, dynamics, reward: network parameters.   statistics: obs_mean, obs_std, delta_mean, delta_std (S,).
-    meanflow, deterministic: parameters of the other world models, none in a bundle without them.
-    dataset: id, transitions, episodes, mean return.   report: whatever was measured on the models, as JSON.
+    task: what it was trained for, with the simulator that its data were recorded in.
+    dataset: id, transitions, episodes, mean return.   policy, critics, reward: network parameters.
+    worlds: the world models by name.   statistics: obs_mean, obs_std, delta_mean, delta_std (S,).
+    rebrac_config: of policy and critics, without gaps.   report: whatever was measured on the models, as JSON.
     """
 
-    task: str
-    env: EnvSpec
+    task: Task
     dataset: dict[str, Any]
-    reward_scale: float
     policy: Params
     critics: Params
-    dynamics: Params
     reward: Params
+    worlds: dict[str, TrainedModel]
     statistics: dict[str, Tensor]
     rebrac_config: ReBRACConfig
-    dynamics_config: DiffusionConfig
     reward_config: RewardConfig
     report: dict[str, Any]
     versions: dict[str, str]
-    meanflow: Params | None = None
-    meanflow_config: MeanFlowConfig | None = None
-    deterministic: Params | None = None
-    deterministic_config: DeterministicConfig | None = None
 
     @property
     def obs_dim(self) -> int:
-        return self.policy["w0"].shape[0]
+        return self.task.obs_dim
 
     @property
     def action_dim(self) -> int:
-        return self.policy[f"b{len(self.rebrac_config.hidden)}"].shape[0]
+        return self.task.action_dim
 
     @property
     def discount(self) -> float:
         return self.rebrac_config.discount
 
-    @property
-    def _optional(self) -> tuple[str, ...]:
-        return tuple(name for name in OPTIONAL if getattr(self, name) is not None)
-
-    @property
-    def samplers(self) -> tuple[str, ...]:
-        """The world models that it holds, as `--sampler` names them."""
-        held = {"diffusion": self.dynamics, "meanflow": self.meanflow, "mlp": self.deterministic}
-        return tuple(name for name in SAMPLERS if held[name] is not None)
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights as they are saved: equal for equal weights, whatever is said about them."""
+        return sha256(self._weights()).hexdigest()
 
     def world(
         self,
+        name: str = "diffusion",
+        *,
+        steps: int | None = None,
+        temperature: float | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        *,
-        sampler: str = "diffusion",
-        sample_steps: int | None = None,
-        temperature: float | None = None,
     ) -> World:
         """The frozen models to imagine with.
 
-        sample_steps: network calls per transition, of diffusion 1 to its K, of meanflow 1, 2 or 4; none: the bundle's.
+        steps: network calls per transition, of diffusion 1 to its K, of meanflow 1, 2 or 4; none: the bundle's.
         temperature: of meanflow's noise, in [0, 1]; none: the bundle's.
-        Raises InputError for a sampler that the bundle does not hold, or what the sampler does not have.
+        Raises InputError for a world model that the bundle does not hold, or for what this one does not have.
         """
-        held = ", ".join(self.samplers)
-        require(sampler in self.samplers, f"sampler: the bundle holds {held}, got {sampler!r}")
+        require(name in self.worlds, f"world: the bundle holds {', '.join(self.worlds)}, got {name!r}")
 
         def place(params: Params) -> Params:
             return {name: value.to(device, dtype) for name, value in params.items()}
 
-        dynamics = self._dynamics(sampler, sample_steps, temperature, place, dtype)
-        reward = RewardModel(place(self.reward), dynamics.obs_mean, dynamics.obs_std)
-        limits = get_task(self.task).env.limits
-        return World(dynamics, reward, Critics(place(self.critics)), self.discount, limits)
+        model, statistics = self.worlds[name], place(self.statistics)
+        build = WORLD_MODELS[name].build
+        dynamics = build(place(model.params), statistics, model.config, dtype, steps, temperature)
+        reward = RewardModel(place(self.reward), statistics["obs_mean"], statistics["obs_std"])
+        return World(dynamics, reward, Critics(place(self.critics)), self.discount, self.task.limits)
 
-    def _dynamics(
-        self,
-        sampler: str,
-        steps: int | None,
-        temperature: float | None,
-        place: Callable[[Params], Params],
-        dtype: torch.dtype,
-    ) -> ChainDynamics:
-        statistics = place(self.statistics)
-        if sampler == "meanflow":
-            asked = {"sample_steps": steps, "temperature": temperature}
-            asked = {name: value for name, value in asked.items() if value is not None}
-            config = dataclasses.replace(self.meanflow_config, **asked)
-            return build_meanflow(place(self.meanflow), statistics, config, dtype)
-        require(temperature is None, f"temperature: expected none for {sampler}, got {temperature}")
-        if sampler == "mlp":
-            require(steps in (None, 1), f"sample_steps: expected 1 for mlp, got {steps}")
-            return build_deterministic(place(self.deterministic), statistics, dtype)
-        most = self.dynamics_config.denoise_steps
-        require(steps is None or 1 <= steps <= most, f"sample_steps: expected 1 to {most} for diffusion, got {steps}")
-        return build_diffusion(place(self.dynamics), statistics, self.dynamics_config, dtype, steps)
-
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Write the folder; a reader sees the old bundle or the new one, never a mixture."""
+        weights = self._weights()
         header = {
             "format": FORMAT,
-            "task": self.task,
-            "env": dataclasses.asdict(self.env),
+            "task": self.task.record(),
             "dataset": self.dataset,
-            "reward_scale": self.reward_scale,
-            "obs_dim": self.obs_dim,
-            "action_dim": self.action_dim,
-            "rebrac": dataclasses.asdict(self.rebrac_config),
-            "dynamics": dataclasses.asdict(self.dynamics_config),
-            "reward": dataclasses.asdict(self.reward_config),
-            **{name: dataclasses.asdict(getattr(self, f"{name}_config")) for name in self._optional},
+            "rebrac": asdict(self.rebrac_config),
+            "reward": asdict(self.reward_config),
+            "worlds": {name: asdict(model.config) for name, model in self.worlds.items()},
             "report": self.report,
             "versions": self.versions,
+            "weights_sha256": sha256(weights).hexdigest(),
         }
-        names = ("policy", "critics", "dynamics", "reward", "statistics", *self._optional)
-        groups = {name: getattr(self, name) for name in names}
-        tensors = {f"{g}.{name}": t.detach().contiguous() for g, params in groups.items() for name, t in params.items()}
-        weights = safetensors.torch.save(tensors)
-        header["weights_sha256"] = sha256(weights).hexdigest()
         description = json.dumps(header, indent=2) + "\n"
-        replace_folder(folder, {"weights.safetensors": weights, "bundle.json": description.encode()})
+        replace_folder(Path(folder), {"weights.safetensors": weights, "bundle.json": description.encode()})
+
+    def _weights(self) -> bytes:
+        """The content of weights.safetensors."""
+        groups = {name: getattr(self, name) for name in ("policy", "critics", "reward", "statistics")}
+        groups |= {name: model.params for name, model in self.worlds.items()}
+        return safetensors.torch.save(
+            {
+                f"{group}.{name}": t.detach().contiguous()
+                for group, params in groups.items()
+                for name, t in params.items()
+            }
+        )
 
     @classmethod
-    def load(cls, folder: Path | str, trust_env: bool = False) -> "Bundle":
-        """Read a bundle; whoever wrote it can neither run code nor take memory beyond what the weights need.
+    def load(cls, name_or_folder: Path | str, trust_env: bool = False) -> "Bundle":
+        """Read a bundle: a folder, or one of those that the package holds, by name; a folder that exists comes first.
 
+        Whoever wrote it can neither run code nor take memory beyond what the weights need.
         trust_env: take the simulator that it names, whatever it is; without, only those that `envs` knows.
         Raises InputError for a file that is missing, damaged or not a regular one, a setting of the wrong type or out
         of its range, or a tensor that is missing, superfluous, of the wrong shape or dtype, not finite or absurd.
         """
-        folder = Path(folder)
+        folder = find_bundle(name_or_folder)
         header = read_header(folder / "bundle.json", trust_env)
         groups = _read_tensors(folder / "weights.safetensors", _shapes(header), header.weights_sha256)
-        configs = {f"{name}_config": config for name, config in header.configs.items()}
-        return cls(task=header.task.name, env=header.env, **groups, **configs, **header.rest)
-
-
-def shipped_bundle(task: str) -> Path:
-    """Folder of the bundle that the package holds for the task; InputError if it has none."""
-    root = Path(__file__).parent / "bundles"
-    folder = root / get_task(task).name
-    if not folder.is_dir():
-        names = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir())) if root.is_dir() else "none"
-        raise InputError(
-            f"no bundle is shipped for {task} (shipped: {names}); "
-            f"train one with 'python -m fastdwm.train {task}' or give the folder of one"
-        )
-    return folder
+        worlds = {name: TrainedModel(config, groups.pop(name)) for name, config in header.worlds.items()}
+        configs = {"rebrac_config": header.rebrac, "reward_config": header.reward}
+        return cls(task=header.task, worlds=worlds, **groups, **configs, **header.rest)
 
 
 def package_versions() -> dict[str, str]:
@@ -211,16 +174,14 @@ def package_versions() -> dict[str, str]:
 
 def _shapes(header: Header) -> dict[str, dict[str, tuple]]:
     """Of the tensors that the description calls for, by group."""
-    sizes, configs = (header.task.env.obs_dim, header.task.env.action_dim), header.configs
-    shapes = {
-        "policy": policy_shapes(*sizes, configs["rebrac"].hidden),
-        "critics": critic_shapes(*sizes, configs["rebrac"].hidden),
-        "dynamics": denoiser_shapes(*sizes, configs["dynamics"]),
-        "reward": reward_shapes(*sizes, configs["reward"]),
-        "statistics": dict.fromkeys(STATISTICS, (header.task.env.obs_dim,)),
+    sizes = header.task.obs_dim, header.task.action_dim
+    return {
+        "policy": policy_shapes(*sizes, header.rebrac.hidden),
+        "critics": critic_shapes(*sizes, header.rebrac.hidden),
+        "reward": reward_shapes(*sizes, header.reward),
+        "statistics": dict.fromkeys(STATISTICS, (header.task.obs_dim,)),
+        **{name: WORLD_MODELS[name].shapes(*sizes, config) for name, config in header.worlds.items()},
     }
-    optional = {"meanflow": meanflow_shapes, "deterministic": deterministic_shapes}
-    return shapes | {name: optional[name](*sizes, configs[name]) for name in optional if name in configs}
 
 
 def _read_tensors(path: Path, shapes: dict[str, dict[str, tuple]], digest: str | None) -> dict[str, Params]:

@@ -6,7 +6,7 @@ that `--help` answers before torch is imported.
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from fastdwm.checks import require, require_at_most, require_choices, require_positive, require_widths
 from fastdwm.tasks import Task
@@ -106,16 +106,14 @@ class MeanFlowConfig:
     """transitions per gradient step"""
     lr: float = 3e-4
     """Adam step size, decayed to zero by a cosine"""
-    target: Literal["x", "u", "g"] = "x"
-    """what the network predicts: the clean target, the average velocity (as the MeanFlow paper), or noise minus it"""
+    target: Literal["x", "u"] = "x"
+    """what the network predicts: the clean target, or the average velocity (as the MeanFlow paper)"""
     objective: Literal["imf", "mf"] = "imf"
     """direction of the derivative in the loss: the predicted velocity (improved MeanFlow) or that of the noise drawn"""
     time_law: Literal["uniform", "logit_normal"] = "uniform"
     """law of the two flow times in training; logit_normal, the MeanFlow paper's, is sigmoid(-0.4 + N(0, 1))"""
     equal_share: float = 0.5
     """share of the batch with two equal times, which is plain flow matching"""
-    adaptive_power: float = 0.0
-    """power by which rows with a large error are weighted down; 0: not at all"""
     tilt: Literal["none", "policy", "value"] = "policy"
     """weights of the transitions: equal, large near the policy's actions, or by the outcome's value against the mean"""
     policy_tilt: float | None = None
@@ -130,7 +128,7 @@ class MeanFlowConfig:
     """bound of the global gradient norm"""
     ema_rate: float = 0.005
     """fraction by which the sampled (averaged) weights follow the trained ones"""
-    sample_steps: Literal[1, 2, 4] = 1
+    steps: Literal[1, 2, 4] = 1
     """network calls per imagined transition"""
     temperature: float = 1.0
     """scale of the noise that a sample starts from (tau); 0: deterministic"""
@@ -139,14 +137,13 @@ class MeanFlowConfig:
         require_choices(self)
         require_positive(self, "updates", "batch_size", "lr", "grad_clip")
         require_at_most(self, 1e9, "updates", "batch_size", "grad_clip")
-        require_at_most(self, 1e3, "lr", "time_features", "adaptive_power")
+        require_at_most(self, 1e3, "lr", "time_features")
         require_at_most(self, 1e6, "policy_tilt")
         require(-1e6 <= self.value_tilt <= 1e6, f"value_tilt: expected in [-1e6, 1e6], got {self.value_tilt}")
         for name in ("equal_share", "temperature"):
             require(0 <= getattr(self, name) <= 1, f"{name}: expected a number in [0, 1], got {getattr(self, name)}")
-        for name in ("adaptive_power", "policy_tilt"):
-            value = getattr(self, name)
-            require(value is None or value >= 0, f"{name}: expected a number >= 0, got {value}")
+        kappa = self.policy_tilt
+        require(kappa is None or kappa >= 0, f"policy_tilt: expected a number >= 0, got {kappa}")
         features = self.time_features
         require(features > 0 and features % 4 == 0, f"time_features: expected a multiple of 4, got {features}")
         require(0 < self.ema_rate <= 1, f"ema_rate: expected a number in (0, 1], got {self.ema_rate}")
@@ -158,8 +155,8 @@ class MeanFlowConfig:
 
 
 @dataclass(frozen=True)
-class DeterministicConfig:
-    """Regression of the next observation: the plain baseline of the world model."""
+class MLPConfig:
+    """Regression of the next observation: the plain baseline of the world models."""
 
     updates: int = 200_000
     """gradient steps"""
@@ -254,7 +251,6 @@ class ITPOConfig:
 
 
 BACKENDS = ("auto", "reference", "fused")
-SAMPLERS = ("diffusion", "meanflow", "mlp")
 
 
 @dataclass(frozen=True)
@@ -267,9 +263,9 @@ class EvalConfig:
     """episodes per policy, all adapted in parallel"""
     seed: int = 10_000
     """environment seed of the first episode; episode i uses seed + i"""
-    sampler: Literal["diffusion", "meanflow", "mlp"] = "diffusion"
-    """world model of the imagination: K-step diffusion, one-step MeanFlow, or the deterministic baseline"""
-    sample_steps: int | None = None
+    world: str = "diffusion"
+    """world model of the imagination, of those that the bundle holds: diffusion, meanflow, or mlp, plain regression"""
+    world_steps: int | None = None
     """network calls per imagined transition, of diffusion at most its K, of meanflow 1, 2 or 4; none: the bundle's"""
     temperature: float | None = None
     """scale of meanflow's noise (tau), 0: deterministic; none: the bundle's"""
@@ -301,7 +297,7 @@ class EvalConfig:
     def __post_init__(self) -> None:
         require_choices(self)
         require(self.seed >= 0, f"seed: expected a number >= 0, got {self.seed}")
-        require_positive(self, "episodes", "sample_steps", "deadline_ms", "max_steps", "diagnose_every")
+        require_positive(self, "episodes", "world_steps", "deadline_ms", "max_steps", "diagnose_every")
         require_positive(self, "threads", "workers")
         require(0 <= (self.temperature or 0) <= 1, f"temperature: expected in [0, 1], got {self.temperature}")
 
@@ -320,11 +316,11 @@ class TrainConfig:
     """share of the episodes kept from the models for their report"""
     rebrac: ReBRACConfig = field(default_factory=ReBRACConfig)
     """policy and critics"""
-    dynamics: DiffusionConfig = field(default_factory=DiffusionConfig)
-    """world model"""
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    """world model by diffusion"""
     meanflow: MeanFlowConfig = field(default_factory=MeanFlowConfig)
     """one-step world model"""
-    deterministic: DeterministicConfig = field(default_factory=DeterministicConfig)
+    mlp: MLPConfig = field(default_factory=MLPConfig)
     """plain regression as a world model, the baseline"""
     reward: RewardConfig = field(default_factory=RewardConfig)
     """reward model"""
@@ -349,3 +345,7 @@ class TrainConfig:
         require(0 < self.holdout < 1, f"holdout: expected a share in (0, 1), got {self.holdout}")
         require_positive(self, "log_every", "save_every", "threads")
         require(self.eval_episodes >= 0, f"eval_episodes: expected a number >= 0, got {self.eval_episodes}")
+
+    def world(self, name: str, kind: type) -> Any:
+        """Settings of a world model: the field of its name, or `kind`'s defaults where there is none."""
+        return getattr(self, name, None) or kind()

@@ -1,20 +1,19 @@
 """Simulators: how to build one, and which of those that a file names are built without the user's word.
 
 Gymnasium imports the module before the colon of an id, and reads any path given as `xml_file`: whoever writes a bundle
-or a dataset would run code, or change physics and reward in silence. Files may therefore name the simulators of the
-task's own family, with the settings below; anything else needs --trust-env. gymnasium is imported where it is used.
+or a dataset would run code, or change physics and reward in silence. Files may therefore name the simulators of a few
+families, with the settings below; anything else needs --trust-env. gymnasium is imported where it is used.
 """
 
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from reprlib import repr as shorten
 from typing import Any
 
 from fastdwm.checks import require
 from fastdwm.errors import InputError, first_line
-from fastdwm.tasks import Task
 
 MAX_EPISODE_STEPS = 100_000
 MAX_MAZE_CELLS = 50
@@ -26,8 +25,16 @@ class EnvSpec:
     """How to build a simulator. Every field is plain JSON: `EnvSpec(**json.loads(json.dumps(asdict(spec))))`."""
 
     id: str
-    kwargs: dict[str, Any]
-    max_episode_steps: int | None  # none: the cap registered for `id`
+    """as Gymnasium registers it, `module:id` for one that importing the module registers"""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """arguments of its constructor"""
+    max_episode_steps: int | None = None
+    """cap of an episode; none: the one registered for `id`"""
+
+    @property
+    def family(self) -> str:
+        """Its id without version: Hopper, AntMaze_UMaze."""
+        return self.id.rsplit("-", 1)[0]
 
     def make(self, render_mode: str | None = None) -> Any:
         """A new gymnasium.Env with flat observations, a goal dict becoming (achieved_goal, observation).
@@ -113,22 +120,38 @@ SETTINGS: dict[str, dict[str, Setting]] = {
 """by family, the part of an id before version and maze"""
 
 
-def known_ids(task: Task) -> list[str]:
-    """The simulators that a file may name for the task."""
-    name = task.env.env_id.rsplit("-", 1)[0]
-    if name.startswith("AntMaze"):
-        return [f"{name}{goals}-v4" for goals in ("", "_Diverse_G", "_Diverse_GR")]
-    return [f"{name}-v{version}" for version in (4, 5)]
+FAMILIES = {
+    "Hopper": (11, 3),
+    "Walker2d": (17, 6),
+    "HalfCheetah": (17, 6),
+    **dict.fromkeys(("AntMaze_UMaze", "AntMaze_Medium", "AntMaze_Large"), (29, 8)),
+}
+"""Sizes of observation and action of what is built without the user's word."""
 
 
-def _settings(task: Task) -> dict[str, Setting]:
-    return SETTINGS[task.env.env_id.rsplit("-", 1)[0].split("_")[0]]
+def known_ids(family: str) -> list[str]:
+    """The simulators of one of FAMILIES; none for a family that is not among them."""
+    if family not in FAMILIES:
+        return []
+    if family.startswith("AntMaze"):
+        return [f"{family}{goals}-v4" for goals in ("", "_Diverse_G", "_Diverse_GR")]
+    return [f"{family}-v{version}" for version in (4, 5)]
 
 
-def read_spec(values: Any, task: Task, trust_env: bool) -> EnvSpec:
-    """The simulator that a file names for the task, from JSON values.
+def family_of(spec: EnvSpec) -> str | None:
+    """The one of FAMILIES that the simulator is of, or none."""
+    return next((family for family in FAMILIES if spec.id in known_ids(family)), None)
 
-    trust_env: the user vouches for it, whatever it is.   Raises InputError for what is not on the lists above.
+
+def _settings(family: str) -> dict[str, Setting]:
+    return SETTINGS[family.split("_")[0]]
+
+
+def read_spec(values: Any, trust_env: bool = False, own: EnvSpec | None = None) -> EnvSpec:
+    """The simulator that a file names, from JSON values.
+
+    own: only its family will do; none: any of FAMILIES.   trust_env: the user vouches for it, whatever it is.
+    Raises InputError for what is not on the lists above.
     """
     expected = {"id": str, "kwargs": dict, "max_episode_steps": int | None}
     right = isinstance(values, dict) and values.keys() == expected.keys()
@@ -144,29 +167,34 @@ def read_spec(values: Any, task: Task, trust_env: bool) -> EnvSpec:
     kwargs = {name: value for name, value in values["kwargs"].items() if name != "render_mode"}
     spec = EnvSpec(values["id"], kwargs, steps)
     if not trust_env:
-        _check(spec, task)
+        _check(spec, own)
     return spec
 
 
-def _check(spec: EnvSpec, task: Task) -> None:
+def _check(spec: EnvSpec, own: EnvSpec | None) -> None:
     """Raise InputError for a simulator or an argument of it that is not on the lists."""
     way_out = "--trust-env builds it all the same, and may run code that came with the file"
-    ids, settings = known_ids(task), _settings(task)
-    require(spec.id in ids, f"env: expected one of {', '.join(ids)} for {task.name}, got {shorten(spec.id)}; {way_out}")
+    ids = [id for family in ([own.family] if own else FAMILIES) for id in known_ids(family)]
+    require(spec.id in ids, f"env: expected one of {', '.join(ids)}, got {shorten(spec.id)}; {way_out}")
+    settings = _settings(family_of(spec))
     for name, value in spec.kwargs.items():
         allowed = name in settings and settings[name].allowed(value)
         require(allowed, f"env: {spec.id} with {shorten(name)} = {shorten(value)} is not known; {way_out}")
 
 
-def departures(spec: EnvSpec, task: Task) -> list[str]:
-    """How a simulator differs from the task's own, in words; empty if scores mean what they should."""
-    known = spec.id in known_ids(task)
-    defaults = {name: setting.default for name, setting in _settings(task).items()} if known else {}
-    own, has = defaults | dict(task.env.kwargs), defaults | spec.kwargs
-    found = [] if spec.id in (task.env.env_id, task.env.d4rl_env_id) else [f"id {shorten(spec.id)}"]
-    for name in sorted(own.keys() | has.keys()):
-        if name not in has or name not in own or own[name] != has[name]:
+def departures(spec: EnvSpec, own: EnvSpec, *same: EnvSpec) -> list[str]:
+    """How a simulator differs from a task's `own`, in words; empty if scores mean what they should.
+
+    same: simulators that are as good as `own`.
+    """
+    family = family_of(own)
+    known = family is not None and family_of(spec) == family
+    defaults = {name: setting.default for name, setting in _settings(family).items()} if known else {}
+    expected, has = defaults | own.kwargs, defaults | spec.kwargs
+    found = [] if spec.id in {other.id for other in (own, *same)} else [f"id {shorten(spec.id)}"]
+    for name in sorted(expected.keys() | has.keys()):
+        if name not in has or name not in expected or expected[name] != has[name]:
             found.append(f"{name} = {shorten(has.get(name))}")
-    if (spec.max_episode_steps or math.inf) < task.max_episode_steps:
+    if (spec.max_episode_steps or math.inf) < (own.max_episode_steps or math.inf):
         found.append(f"max_episode_steps = {spec.max_episode_steps}")
     return found

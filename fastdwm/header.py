@@ -6,38 +6,28 @@ from reprlib import repr as shorten
 from typing import Any
 
 from fastdwm.checks import conforms, from_json, require
-from fastdwm.config import DeterministicConfig, DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig
-from fastdwm.envs import EnvSpec, read_spec
+from fastdwm.config import ReBRACConfig, RewardConfig
 from fastdwm.errors import InputError
 from fastdwm.files import read_json
-from fastdwm.tasks import Task, get_task
+from fastdwm.models.table import WORLD_MODELS
+from fastdwm.tasks import Task, read_task
 
-FORMAT = 1
+FORMAT = 2
 MAX_BYTES = 4 * 2**20
-MAX_SCALE = 1e6
-"""of rewards, either way"""
 
-CONFIGS = {
-    "rebrac": ReBRACConfig,
-    "dynamics": DiffusionConfig,
-    "reward": RewardConfig,
-    "meanflow": MeanFlowConfig,
-    "deterministic": DeterministicConfig,
-}
-OPTIONAL = ("meanflow", "deterministic", "weights_sha256")
-KEYS = dict.fromkeys(CONFIGS, dict) | {
+KEYS = {
     "format": int,
-    "task": str,
-    "env": dict,
+    "task": dict,
     "dataset": dict,
-    "reward_scale": float,
-    "obs_dim": int,
-    "action_dim": int,
+    "rebrac": dict,
+    "reward": dict,
+    "worlds": dict,
     "report": dict,
     "versions": dict,
     "weights_sha256": str,
 }
 """types of all values, of which OPTIONAL may be missing"""
+OPTIONAL = ("weights_sha256",)
 
 # What the commands read of the parts that are free otherwise.
 FACTS = {
@@ -51,32 +41,35 @@ class Header:
     """What a bundle.json says, checked."""
 
     task: Task
-    env: EnvSpec
-    configs: dict[str, Any]
-    """those of CONFIGS that the bundle has"""
+    rebrac: ReBRACConfig
+    reward: RewardConfig
+    worlds: dict[str, Any]
+    """settings of the world models that the bundle holds, by name"""
     rest: dict[str, Any]
-    """dataset, reward_scale, report, versions"""
+    """dataset, report, versions"""
     weights_sha256: str | None
-    """none: a bundle of an early version"""
+    """none: not stated"""
 
 
 def read_header(path: Path, trust_env: bool) -> Header:
     """Read and check a bundle.json; InputError, in one line, for anything that is not as a bundle is saved."""
     values = read_json(path, MAX_BYTES)
     came = values.get("format") if isinstance(values, dict) else type(values).__name__
-    known = isinstance(values, dict) and type(came) is int and came == FORMAT
+    old = type(came) is int and came == 1
+    require(not old, f"{path}: format 1, of fastdwm 0.1.0, is no longer read: train it anew, or load it with 0.1.0")
+    known = type(came) is int and came == FORMAT
     require(known, f"{path}: expected bundle format {FORMAT}, got {shorten(came)}")
     try:
         _check_keys(values)
-        task = get_task(values["task"])
-        _check_facts(values, task)
-        configs = {name: _read_config(name, values[name]) for name in CONFIGS if name in values}
-        configs["rebrac"] = configs["rebrac"].for_task(task)
-        env = read_spec(values["env"], task, trust_env)
+        _check_facts(values)
+        task = _named("task", lambda: read_task(values["task"], trust_env))
+        rebrac = _read_config("rebrac", ReBRACConfig, values["rebrac"]).for_task(task)
+        reward = _read_config("reward", RewardConfig, values["reward"])
+        worlds = _read_worlds(values["worlds"])
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    rest = {name: values[name] for name in ("dataset", "reward_scale", "report", "versions")}
-    return Header(task, env, configs, rest, values.get("weights_sha256"))
+    rest = {name: values[name] for name in ("dataset", "report", "versions")}
+    return Header(task, rebrac, reward, worlds, rest, values.get("weights_sha256"))
 
 
 def _check_keys(values: dict[str, Any]) -> None:
@@ -87,13 +80,8 @@ def _check_keys(values: dict[str, Any]) -> None:
         require(right, f"{name}: expected {KEYS[name].__name__}, got {shorten(values.get(name))}")
 
 
-def _check_facts(values: dict[str, Any], task: Task) -> None:
-    """Raise InputError for sizes that are not the task's, and for numbers that the commands could not use."""
-    for name, expected in (("obs_dim", task.env.obs_dim), ("action_dim", task.env.action_dim)):
-        require(values[name] == expected, f"{name}: task {task.name} has {expected}, got {shorten(values[name])}")
-    scale = values["reward_scale"]
-    fits = 1 / MAX_SCALE <= scale <= MAX_SCALE
-    require(fits, f"reward_scale: expected {1 / MAX_SCALE:g} to {MAX_SCALE:g}, got {shorten(scale)}")
+def _check_facts(values: dict[str, Any]) -> None:
+    """Raise InputError for numbers that the commands could not use."""
     for part, kinds in FACTS.items():
         for name, kind in kinds.items():
             value = values[part].get(name, kind())
@@ -105,8 +93,23 @@ def _check_facts(values: dict[str, Any], task: Task) -> None:
     require(named, f"versions: expected text, got {shorten(values['versions'])}")
 
 
-def _read_config(name: str, values: dict[str, Any]) -> Any:
+def _read_worlds(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings by world model, in the order of the table."""
+    require(bool(values), f"worlds: expected at least one of {', '.join(WORLD_MODELS)}")
+    for name, settings in values.items():
+        require(name in WORLD_MODELS, f"worlds: expected some of {', '.join(WORLD_MODELS)}, got {shorten(name)}")
+        require(isinstance(settings, dict), f"{name}: expected dict, got {shorten(settings)}")
+    models = {name: model for name, model in WORLD_MODELS.items() if name in values}
+    return {name: _read_config(name, model.config, values[name]) for name, model in models.items()}
+
+
+def _read_config(name: str, kind: type, values: dict[str, Any]) -> Any:
+    return _named(name, lambda: from_json(kind, values))
+
+
+def _named(name: str, read: Any) -> Any:
+    """What read() returns; its InputError names the part."""
     try:
-        return from_json(CONFIGS[name], values)
+        return read()
     except InputError as error:
         raise InputError(f"{name}: {error}") from None

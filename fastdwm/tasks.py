@@ -1,16 +1,27 @@
 """The 24 D4RL tasks of the paper as data: simulator, dataset ids, reference scores, ReBRAC settings, healthy region.
 
+A task is a value: a bundle carries its own, which need not be one of the 24.
 Sources: scores, observation sizes and episode caps from D4RL's infos; ReBRAC settings from CORL's configs (those of
 [ReBRAC] 2305.09836); healthy regions from Gymnasium's MuJoCo environments. Pure data: imports no numpy, no torch.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+import re
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from math import inf
+from reprlib import repr as shorten
 from typing import Any
 
+from fastdwm import envs
+from fastdwm.checks import conforms, from_json, require, require_at_most, require_positive
+from fastdwm.envs import FAMILIES, EnvSpec, family_of, read_spec
 from fastdwm.errors import InputError
+
+MAX_SCALE = 1e6
+"""of rewards, either way"""
+MAX_BOUND = 1e9
+"""of returns and of the healthy region"""
 
 
 @dataclass(frozen=True)
@@ -23,46 +34,38 @@ class Limit:
 
 
 @dataclass(frozen=True)
-class Environment:
-    """A simulator and the scale of its score."""
+class Task:
+    """What is to be done, and how it is scored and learnt. Raises InputError for values that cannot be."""
 
     name: str
-    """first part of the task's name"""
-    env_id: str
-    """current Gymnasium id, used where a dataset does not say what it was recorded in"""
-    d4rl_env_id: str
-    """Gymnasium id that repeats the physics and rewards of D4RL's own files"""
+    """as typed on the command line, without D4RL's version: letters, digits, `.`, `_` and `-`"""
+    env: EnvSpec
+    """the simulator; in a bundle the one that its data were recorded in"""
     obs_dim: int
     """size of an observation (S)"""
     action_dim: int
     """size of an action (A), every coordinate in [-1, 1]"""
-    ref_min_score: float
+    ref_min_score: float = 0.0
     """return that scores 0 (a random policy)"""
-    ref_max_score: float
+    ref_max_score: float = 100.0
     """return that scores 100 (an expert)"""
     limits: tuple[Limit, ...] = ()
     """the healthy region: leaving it terminates the episode; empty: nothing an observation shows terminates it"""
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-    """arguments of the simulator that the score's definition demands; they override the dataset's own"""
+    discount: float = 0.99
+    """gamma"""
+    reward_scale: float = 1.0
+    """factor on every reward before it is learnt from"""
     ends_at_success: bool = False
     """an episode ends, terminated, at its first positive reward, wherever its recording went on"""
-
-
-@dataclass(frozen=True)
-class Task:
-    """One row of the paper's tables."""
-
-    name: str
-    """as typed on the command line, without D4RL's version"""
-    env: Environment
-    """simulator and score"""
-    d4rl_id: str
+    d4rl_env: EnvSpec | None = None
+    """simulator that repeats the physics and rewards of D4RL's own files; none: `env`"""
+    d4rl_id: str | None = None
     """name of the D4RL dataset behind the paper's numbers"""
-    minari_id: str | None
+    minari_id: str | None = None
     """nearest dataset on the public Minari server, none where there is no such dataset"""
-    actor_bc_coef: float
+    actor_bc_coef: float = 0.01
     """weight of the behaviour-cloning term in the actor loss (b1)"""
-    critic_bc_coef: float
+    critic_bc_coef: float = 0.01
     """weight of the next-action penalty in the critic target (b2)"""
     actor_lr: float = 1e-3
     """Adam step size of the policy"""
@@ -70,27 +73,96 @@ class Task:
     """Adam step size of the critics"""
     batch_size: int = 1024
     """transitions per update"""
-    discount: float = 0.99
-    """gamma"""
-    reward_scale: float = 1.0
-    """factor on every reward before it is learnt from"""
-    max_episode_steps: int = 1000
-    """cap of an evaluation episode"""
+
+    def __post_init__(self) -> None:
+        # It becomes part of the names of files.
+        named = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name) is not None
+        require(named, f"name: expected letters, digits, '.', '_' and '-', got {shorten(self.name)}")
+        require_positive(self, "obs_dim", "action_dim", "actor_lr", "critic_lr", "batch_size")
+        require_at_most(self, 1e5, "obs_dim", "action_dim")
+        require_at_most(self, 1e9, "actor_lr", "critic_lr", "batch_size", "actor_bc_coef", "critic_bc_coef")
+        require(0 < self.discount < 1, f"discount: expected in (0, 1), got {self.discount}")
+        fits = 1 / MAX_SCALE <= self.reward_scale <= MAX_SCALE
+        require(fits, f"reward_scale: expected {1 / MAX_SCALE:g} to {MAX_SCALE:g}, got {shorten(self.reward_scale)}")
+        low, high = self.ref_min_score, self.ref_max_score
+        apart = -MAX_BOUND <= low < high <= MAX_BOUND
+        require(apart, f"ref_max_score: expected more than ref_min_score, got {shorten(high)} and {shorten(low)}")
+        require(len(self.limits) <= self.obs_dim, f"limits: expected at most {self.obs_dim}, got {len(self.limits)}")
+        for limit in self.limits:
+            sane = all(abs(bound) <= MAX_BOUND or abs(bound) == inf for bound in (limit.low, limit.high))
+            inside = 0 <= limit.index < self.obs_dim and limit.low < limit.high
+            right = sane and inside
+            require(right, f"limits: expected low < high of a coordinate below {self.obs_dim}, got {shorten(limit)}")
 
     def score_pct(self, episode_return: float) -> float:
         """D4RL's normalised score of an undiscounted, unscaled return: 0 = random, 100 = expert."""
-        low, high = self.env.ref_min_score, self.env.ref_max_score
-        return 100.0 * (episode_return - low) / (high - low)
+        return 100.0 * (episode_return - self.ref_min_score) / (self.ref_max_score - self.ref_min_score)
+
+    def record(self) -> dict[str, Any]:
+        """The task as JSON values, which `read_task` reads; an infinite bound is null."""
+        limits = [
+            {name: value if math.isfinite(value) else None for name, value in asdict(limit).items()}
+            for limit in self.limits
+        ]
+        return asdict(self) | {"limits": limits}
+
+    def departures(self) -> list[str]:
+        """How it differs from the one of TASKS that bears its name, in words; empty if scores mean what they should.
+
+        Empty too for a name that is not among them: nobody expects anything of it.
+        """
+        own = TASKS.get(self.name)
+        if own is None:
+            return []
+        names = ("ref_min_score", "ref_max_score", "limits", "discount", "reward_scale")
+        found = [name for name in names if getattr(self, name) != getattr(own, name)]
+        return envs.departures(self.env, own.env, own.d4rl_env) + [
+            f"{name} = {shorten(getattr(self, name))}" for name in found
+        ]
+
+
+def read_task(values: dict[str, Any], trust_env: bool = False) -> Task:
+    """A task from JSON values, as `Task.record` gives them.
+
+    trust_env: take the simulator that it names, whatever it is; without, only those that `envs` knows, of the family
+    that the task of TASKS with this name has.   Raises InputError for anything else.
+    """
+    name = values.get("name")
+    known = TASKS.get(name) if isinstance(name, str) else None
+    own = known and known.env
+    parts = {"limits": _read_limits, "env": lambda value: read_spec(value, trust_env, own)}
+    parts["d4rl_env"] = lambda value: None if value is None else read_spec(value, trust_env, own)
+    task = from_json(Task, values | {name: read(values[name]) for name, read in parts.items() if name in values})
+    sizes = (known.obs_dim, known.action_dim) if known else FAMILIES.get(family_of(task.env))
+    for name, size in zip(("obs_dim", "action_dim"), sizes or (), strict=False):
+        came = getattr(task, name)
+        require(came == size, f"{name}: {known.name if known else task.env.id} has {size}, got {shorten(came)}")
+    return task
+
+
+def _read_limits(values: Any) -> Any:
+    """Limits from JSON values; anything else as it is, for `from_json` to refuse."""
+    kinds = {"index": int, "low": float | None, "high": float | None}
+
+    def read(value: Any) -> Any:
+        right = isinstance(value, dict) and value.keys() == kinds.keys()
+        if not right or not all(conforms(value[name], kind) for name, kind in kinds.items()):
+            return value
+        low, high = value["low"], value["high"]
+        return Limit(value["index"], -inf if low is None else low, inf if high is None else high)
+
+    return [read(value) for value in values] if isinstance(values, list) else values
 
 
 # Gymnasium also bounds the state that follows the torso's height by 100; the paper's public baselines do too.
 _HOPPER = (Limit(0, low=0.7), Limit(1, -0.2, 0.2), *(Limit(index, -100.0, 100.0) for index in range(2, 11)))
 _WALKER2D = (Limit(0, 0.8, 2.0), Limit(1, -1.0, 1.0))
 
+# Name, simulator without version, sizes, reference scores, healthy region.
 _MUJOCO = (
-    Environment("halfcheetah", "HalfCheetah-v5", "HalfCheetah-v4", 17, 6, -280.178953, 12135.0),
-    Environment("hopper", "Hopper-v5", "Hopper-v4", 11, 3, -20.272305, 3234.3, _HOPPER),
-    Environment("walker2d", "Walker2d-v5", "Walker2d-v4", 17, 6, 1.629008, 4592.3, _WALKER2D),
+    ("halfcheetah", "HalfCheetah", 17, 6, -280.178953, 12135.0, ()),
+    ("hopper", "Hopper", 11, 3, -20.272305, 3234.3, _HOPPER),
+    ("walker2d", "Walker2d", 17, 6, 1.629008, 4592.3, _WALKER2D),
 )
 
 _LEVELS = ("random", "medium", "expert", "medium-expert", "medium-replay", "full-replay")
@@ -125,35 +197,43 @@ def _mujoco_tasks() -> list[Task]:
     """The 18 Gym-MuJoCo tasks; only `medium` and `expert` have counterparts on the public Minari server."""
     return [
         Task(
-            name=f"{env.name}-{level}",
-            env=env,
-            d4rl_id=f"{env.name}-{level}-v2",
-            minari_id=f"mujoco/{env.name}/{level}-v0" if level in ("medium", "expert") else None,
+            f"{robot}-{level}",
+            # The current version, used where a dataset does not say what it was recorded in.
+            EnvSpec(f"{family}-v5", {}, 1000),
+            *sizes_scores_limits,
+            d4rl_env=EnvSpec(f"{family}-v4", {}, 1000),
+            d4rl_id=f"{robot}-{level}-v2",
+            minari_id=f"mujoco/{robot}/{level}-v0" if level in ("medium", "expert") else None,
             actor_bc_coef=actor_bc_coef,
             critic_bc_coef=critic_bc_coef,
         )
-        for env in _MUJOCO
-        for level, (actor_bc_coef, critic_bc_coef) in zip(_LEVELS, _MUJOCO_COEFS[env.name], strict=True)
+        for robot, family, *sizes_scores_limits in _MUJOCO
+        for level, (actor_bc_coef, critic_bc_coef) in zip(_LEVELS, _MUJOCO_COEFS[robot], strict=True)
     ]
 
 
-def _antmaze(maze: str) -> Environment:
+def _antmaze(maze: str) -> EnvSpec:
     """AntMaze in one of _MAZES; the observation is the ant's position, then its other 27 numbers.
 
     v4, not v5: the public datasets were recorded in it, and v5 observes 78 contact forces more. The score is the
     share of episodes that reach the goal, so an episode ends there instead of collecting one reward per step.
     """
     cells = [[int(cell) if cell in "01" else cell for cell in row] for row in _MAZES[maze].split()]
-    env_id, kwargs = f"AntMaze_{maze}-v4", {"maze_map": cells, "continuing_task": False}
-    return Environment("antmaze", env_id, env_id, 29, 8, 0.0, 1.0, kwargs=kwargs, ends_at_success=True)
+    steps = 700 if maze == "UMaze" else 1000
+    return EnvSpec(f"AntMaze_{maze}-v4", {"maze_map": cells, "continuing_task": False}, steps)
 
 
 def _antmaze_tasks() -> list[Task]:
     """The 6 AntMaze tasks."""
     return [
         Task(
-            name=f"antmaze-{level}",
-            env=_antmaze(maze),
+            f"antmaze-{level}",
+            _antmaze(maze),
+            *(29, 8, 0.0, 1.0),
+            discount=0.999,
+            reward_scale=100.0,
+            ends_at_success=True,
+            d4rl_env=_antmaze(maze),
             d4rl_id=f"antmaze-{level}-v2",
             minari_id=f"D4RL/antmaze/{level}-v1",
             actor_bc_coef=actor_bc_coef,
@@ -161,9 +241,6 @@ def _antmaze_tasks() -> list[Task]:
             actor_lr=3e-4,
             critic_lr=5e-5,
             batch_size=256,
-            discount=0.999,
-            reward_scale=100.0,
-            max_episode_steps=700 if maze == "UMaze" else 1000,
         )
         for level, (maze, actor_bc_coef, critic_bc_coef) in _ANTMAZE.items()
     ]

@@ -13,7 +13,7 @@ from pathlib import Path
 import nvtx
 import torch
 
-from fastdwm import Agent, Bundle, ITPOConfig, shipped_bundle
+from fastdwm import Agent, Bundle, ITPOConfig
 from fastdwm.itpo import decision
 from fastdwm.itpo.decision import ReferenceObjective
 from fastdwm.itpo.fused import FusedObjective
@@ -124,11 +124,11 @@ def table(profile: torch.profiler.profile, steps: int) -> None:
 def main() -> None:
     arguments = parse()
     torch.set_num_threads(arguments.threads)
-    bundle = Bundle.load(arguments.bundle or shipped_bundle(arguments.task))
+    bundle = Bundle.load(arguments.bundle or arguments.task)
     config = ITPOConfig(horizon=arguments.horizon, particles=arguments.particles)
     agent = Agent.of(bundle, config, seed=arguments.seed, device=arguments.device, backend=arguments.backend)
     add_ranges()
-    with bundle.env.make() as env:
+    with bundle.task.env.make() as env:
         run(agent, env, WARM_UP, arguments.seed)
         if arguments.external:
             run(agent, env, arguments.steps, arguments.seed)
@@ -137,7 +137,7 @@ def main() -> None:
             run(agent, env, arguments.steps, arguments.seed)
     table(profile, arguments.steps)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    trace = arguments.out / f"profile-{bundle.task}-{arguments.backend}-{datetime.now():%Y%m%d-%H%M%S}.json"
+    trace = arguments.out / f"profile-{bundle.task.name}-{arguments.backend}-{datetime.now():%Y%m%d-%H%M%S}.json"
     profile.export_chrome_trace(str(trace))
     print(f"trace for chrome://tracing or ui.perfetto.dev: {trace}")
 

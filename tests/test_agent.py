@@ -8,50 +8,13 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from models import HIDDEN, generator
+from toy_bundles import ACTION_DIM, ALL, OBS_DIM, make_bundle
 
-from fastdwm import Agent, Bundle, ITPOConfig, shipped_bundle
-from fastdwm.config import DiffusionConfig, ReBRACConfig, RewardConfig
-from fastdwm.data.dataset import EnvSpec
+from fastdwm import Agent, ITPOConfig
 from fastdwm.errors import InputError
 from fastdwm.measure.simulate import Protocol, run_episodes
-from fastdwm.models.diffusion import denoiser_shapes
-from fastdwm.models.nets import init_mlp
-from fastdwm.models.rebrac import init_critics, init_policy
-from fastdwm.models.reward import reward_shapes
-from fastdwm.tasks import get_task
 
-OBS_DIM, ACTION_DIM = 11, 3
 CONFIG = ITPOConfig(horizon=2, particles=3, inner_lr=1e-2)
-
-
-def make_bundle(obs_dim=OBS_DIM, action_dim=ACTION_DIM):
-    """Random networks of the sizes that a bundle describes."""
-    rebrac = ReBRACConfig(hidden=HIDDEN).for_task(get_task("hopper-medium"))
-    dynamics = DiffusionConfig(hidden=HIDDEN, denoise_steps=3, time_features=4)
-    reward = RewardConfig(hidden=HIDDEN)
-    policy = init_policy(obs_dim, action_dim, HIDDEN, generator(0))
-    # A freshly initialised policy hardly acts at all; a trained one does.
-    policy["w2"] *= 300
-    return Bundle(
-        task="hopper-medium",
-        env=EnvSpec("Hopper-v5", {}, 1000),
-        dataset={"id": "made up"},
-        reward_scale=1.0,
-        policy=policy,
-        critics=init_critics(obs_dim, action_dim, HIDDEN, generator(1)),
-        dynamics=init_mlp(denoiser_shapes(obs_dim, action_dim, dynamics), generator(2)),
-        reward=init_mlp(reward_shapes(obs_dim, action_dim, reward), generator(3)),
-        statistics={
-            name: torch.full((obs_dim,), x)
-            for name, x in {"obs_mean": 0.1, "obs_std": 1.5, "delta_mean": 0.0, "delta_std": 0.3}.items()
-        },
-        rebrac_config=rebrac,
-        dynamics_config=dynamics,
-        reward_config=reward,
-        report={},
-        versions={},
-    )
 
 
 @pytest.fixture(scope="module")
@@ -163,8 +126,9 @@ def test_wrong_mask_raises(bundle):
 
 
 def test_exploding_world_is_discarded_counted_and_never_executed(bundle):
-    exploding = {name: value * 1e30 for name, value in bundle.dynamics.items()}
-    agent = Agent.of(replace(bundle, dynamics=exploding), CONFIG)
+    model = bundle.worlds["diffusion"]
+    exploding = replace(model, params={name: value * 1e30 for name, value in model.params.items()})
+    agent = Agent.of(replace(bundle, worlds={"diffusion": exploding}), CONFIG)
     obs = observations(2, 2)
     base = Agent.of(bundle, replace(CONFIG, inner_steps=0))
     for o in obs:
@@ -227,11 +191,11 @@ def test_horizon_zero_has_no_noise_to_shift(bundle):
 def test_held_out_test_without_noise_is_refused(bundle):
     config = replace(CONFIG, held_out_particles=2)
     Agent.of(bundle, config)
-    shipped = Bundle.load(shipped_bundle("hopper-medium"))
-    Agent.of(shipped, config, world="meanflow")
+    full = make_bundle(*ALL)
+    Agent.of(full, config, world="meanflow")
     for world, horizon in (({}, 0), ({"world": "mlp"}, 2), ({"world": "meanflow", "temperature": 0.0}, 2)):
         with pytest.raises(InputError, match="held_out_particles: expected 0 where nothing is random .*, got 2"):
-            Agent.of(shipped, replace(config, horizon=horizon), **world)
+            Agent.of(full, replace(config, horizon=horizon), **world)
 
 
 def test_with_reset_never_another_batch_needs_another_agent(bundle):
@@ -246,7 +210,7 @@ def test_an_evaluation_gives_every_episode_a_policy_of_its_own(bundle):
     """So there `never`, the paper's, is as `episode`."""
     protocol = Protocol(max_steps=5, horizon=2, discount=0.9)
     runs = [
-        run_episodes(Agent.of(bundle, replace(CONFIG, reset=reset)), bundle.env, [1, 2], protocol)
+        run_episodes(Agent.of(bundle, replace(CONFIG, reset=reset)), bundle.task.env, [1, 2], protocol)
         for reset in ("never", "episode")
     ]
     for never, episode in zip(*(run.episodes for run in runs), strict=True):

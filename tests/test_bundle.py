@@ -4,15 +4,17 @@ import fcntl
 import json
 import math
 import os
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_agent import make_bundle
+from toy_bundles import make_bundle
 
-from fastdwm import Bundle, InputError, shipped_bundle
+from fastdwm import Bundle, InputError
+from fastdwm.tasks import get_task
 
-GROUPS = ("policy", "critics", "dynamics", "reward", "statistics")
+GROUPS = ("policy", "critics", "reward", "statistics")
 
 
 @pytest.fixture
@@ -26,8 +28,10 @@ def test_round_trip_is_exact(folder):
     for group in GROUPS:
         a, b = getattr(before, group), getattr(after, group)
         assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-    assert after.rebrac_config == before.rebrac_config and after.dynamics_config == before.dynamics_config
-    assert after.env == before.env and (after.obs_dim, after.action_dim) == (11, 3)
+    (a,), (b,) = before.worlds.values(), after.worlds.values()
+    assert a.config == b.config and all(torch.equal(a.params[name], b.params[name]) for name in a.params)
+    assert after.rebrac_config == before.rebrac_config and after.reward_config == before.reward_config
+    assert after.task == before.task and after.fingerprint == before.fingerprint
 
 
 def test_saving_again_replaces_the_folder_and_leaves_nothing_else(folder):
@@ -55,6 +59,8 @@ def truncate(folder, name):
     (folder / name).write_bytes(content[: len(content) // 2])
 
 
+SMALL = replace(get_task("hopper-medium"), obs_dim=4, action_dim=2, limits=())
+
 DAMAGE = {
     "tensor policy.w1 is missing": lambda f: edit_tensors(f, lambda t: t.pop("policy.w1")),
     "tensor policy.extra is not part": lambda f: edit_tensors(f, lambda t: t.update({"policy.extra": torch.ones(1)})),
@@ -62,17 +68,23 @@ DAMAGE = {
         f, lambda t: t.update({"critics.w0": torch.ones(2, 14, 17)})
     ),
     "reward.b0: expected float32": lambda f: edit_tensors(f, lambda t: t.update({"reward.b0": torch.ones(16).half()})),
-    "dynamics.w0: expected finite": lambda f: edit_tensors(f, lambda t: t["dynamics.w0"].fill_(torch.nan)),
+    "diffusion.w0: expected finite": lambda f: edit_tensors(f, lambda t: t["diffusion.w0"].fill_(torch.nan)),
     "statistics.obs_std is missing": lambda f: edit_tensors(f, lambda t: t.pop("statistics.obs_std")),
     "expected a safetensors file": lambda f: truncate(f, "weights.safetensors"),
     "bundle.json: expected JSON": lambda f: truncate(f, "bundle.json"),
     "weights.safetensors: no such file": lambda f: (f / "weights.safetensors").unlink(),
     "bundle.json: no such file": lambda f: (f / "bundle.json").unlink(),
-    "expected bundle format 1, got 99": lambda f: edit_header(f, lambda h: h.update(format=99)),
-    "not a bundle description": lambda f: edit_header(f, lambda h: h.pop("env")),
-    "unknown task 'hopper-mediun'": lambda f: edit_header(f, lambda h: h.update(task="hopper-mediun")),
+    "expected bundle format 2, got 99": lambda f: edit_header(f, lambda h: h.update(format=99)),
+    "not a bundle description": lambda f: edit_header(f, lambda h: h.pop("report")),
+    "bundle.json: format 1, of fastdwm 0.1.0, is no longer read": lambda f: edit_header(
+        f, lambda h: h.update(format=1)
+    ),
+    "worlds: expected some of diffusion, meanflow, mlp, got 'gan'": lambda f: edit_header(
+        f, lambda h: h["worlds"].update(gan={})
+    ),
+    "worlds: expected at least one of diffusion": lambda f: edit_header(f, lambda h: h.update(worlds={})),
     "discount: expected": lambda f: edit_header(f, lambda h: h["rebrac"].update(discount=2.0)),
-    "obs_dim: task hopper-medium has 11": lambda f: make_bundle(4, 2).save(f),
+    "task: obs_dim: hopper-medium has 11, got 4": lambda f: make_bundle(task=SMALL).save(f),
 }
 
 
@@ -86,7 +98,7 @@ def test_damage_is_named_in_one_line(folder, message):
 
 def test_a_task_without_a_shipped_bundle_says_what_to_do():
     with pytest.raises(InputError, match="python -m fastdwm.train walker2d-random"):
-        shipped_bundle("walker2d-random")
+        Bundle.load("walker2d-random")
 
 
 @pytest.mark.parametrize("position", [0.2, 0.5, 0.999])
@@ -112,7 +124,7 @@ def scale(folder, name, factor):
     edit_header(folder, lambda h: h.pop("weights_sha256"))
 
 
-@pytest.mark.parametrize("name", ["policy.w1", "critics.w0", "dynamics.b0", "statistics.obs_mean"])
+@pytest.mark.parametrize("name", ["policy.w1", "critics.w0", "diffusion.b0", "statistics.obs_mean"])
 def test_finite_numbers_that_no_training_gives_are_refused(folder, name):
     edit_tensors(folder, lambda tensors: tensors[name].fill_(2e6))
     edit_header(folder, lambda h: h.pop("weights_sha256"))
@@ -128,26 +140,32 @@ def test_a_standard_deviation_is_positive_and_not_tiny(folder, factor):
 
 
 VALUES = {
-    "dynamics: denoise_steps: expected at most 1000": lambda h: h["dynamics"].update(denoise_steps=10**9),
-    "dynamics: denoise_steps: expected int, got True": lambda h: h["dynamics"].update(denoise_steps=True),
-    "dynamics: denoise_steps: expected int, got '3'": lambda h: h["dynamics"].update(denoise_steps="3"),
-    "dynamics: denoise_steps: expected int, got 3.0": lambda h: h["dynamics"].update(denoise_steps=3.0),
-    "dynamics: denoise_steps is missing": lambda h: h["dynamics"].pop("denoise_steps"),
-    "dynamics: 'depth' is not a setting": lambda h: h["dynamics"].update(depth=3),
-    "dynamics: target: expected .*'eps', 'x0'.*, got 'v'": lambda h: h["dynamics"].update(target="v"),
+    "diffusion: denoise_steps: expected at most 1000": lambda h: h["worlds"]["diffusion"].update(denoise_steps=10**9),
+    "diffusion: denoise_steps: expected int, got True": lambda h: h["worlds"]["diffusion"].update(denoise_steps=True),
+    "diffusion: denoise_steps: expected int, got '3'": lambda h: h["worlds"]["diffusion"].update(denoise_steps="3"),
+    "diffusion: denoise_steps: expected int, got 3.0": lambda h: h["worlds"]["diffusion"].update(denoise_steps=3.0),
+    "diffusion: denoise_steps is missing": lambda h: h["worlds"]["diffusion"].pop("denoise_steps"),
+    "diffusion: 'depth' is not a setting": lambda h: h["worlds"]["diffusion"].update(depth=3),
+    "diffusion: target: expected .*'eps', 'x0'.*, got 'v'": lambda h: h["worlds"]["diffusion"].update(target="v"),
     "rebrac: hidden: expected at most 16 widths up to 8192": lambda h: h["rebrac"].update(hidden=[8193]),
     "reward: hidden: expected at most 16 widths": lambda h: h["reward"].update(hidden=[4] * 17),
     "hidden: expected tuple.*, got 16": lambda h: h["reward"].update(hidden=16),
-    "reward_scale: expected 1e-06 to 1e.06, got 0": lambda h: h.update(reward_scale=0.0),
-    "expected finite numbers, got NaN": lambda h: h.update(reward_scale=math.nan),
+    "task: reward_scale: expected 1e-06 to 1e.06, got 0": lambda h: h["task"].update(reward_scale=0.0),
+    "expected finite numbers, got NaN": lambda h: h["task"].update(reward_scale=math.nan),
+    "task: name: expected letters, digits": lambda h: h["task"].update(name="../hopper"),
+    "task: limits: expected low < high of a coordinate below 11": lambda h: h["task"]["limits"][0].update(index=11),
+    "task: limits: expected tuple": lambda h: h["task"]["limits"][0].update(low="0"),
+    "task: ref_max_score: expected more than ref_min_score": lambda h: h["task"].update(ref_max_score=-1e3),
+    "task: discount: expected in ": lambda h: h["task"].update(discount=1.5),
+    "task: 'depth' is not a setting": lambda h: h["task"].update(depth=1),
     "expected finite numbers, got Infinity": lambda h: h["report"].update(x=math.inf),
-    "obs_dim: expected int, got '11'": lambda h: h.update(obs_dim="11"),
+    "task: obs_dim: expected int, got '11'": lambda h: h["task"].update(obs_dim="11"),
     "report: expected dict, got": lambda h: h.update(report=[]),
     "report: seed: expected int": lambda h: h["report"].update(seed=-1),
     "versions: expected text": lambda h: h["versions"].update(torch=2),
     "not a bundle description: 'more' is unknown": lambda h: h.update(more=1),
-    "env: expected id, kwargs, max_episode_steps": lambda h: h["env"].update(more=1),
-    "env: kwargs: expected dict": lambda h: h["env"].update(kwargs=31),
+    "task: env: expected id, kwargs, max_episode_steps": lambda h: h["task"]["env"].update(more=1),
+    "task: env: kwargs: expected dict": lambda h: h["task"]["env"].update(kwargs=31),
     "expected printable text": lambda h: h["dataset"].update(id="\x1b[2J"),
 }  # fmt: skip
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from test_agent import CONFIG, make_bundle, observations
+from test_agent import CONFIG, observations
+from toy_bundles import make_bundle
 
 from fastdwm import Agent
 from fastdwm.config import ITPOConfig

@@ -8,20 +8,14 @@ import sys
 import time
 
 import pytest
-import torch
+from toy_bundles import make_bundle
 
 from fastdwm import command
-from fastdwm.bundle import STATISTICS, Bundle
-from fastdwm.config import DiffusionConfig, EvalConfig, ITPOConfig, ReBRACConfig, RewardConfig
-from fastdwm.data.dataset import EnvSpec
+from fastdwm.config import EvalConfig, ITPOConfig
 from fastdwm.errors import InputError
 from fastdwm.eval import __main__ as eval
 from fastdwm.measure import record
 from fastdwm.measure import simulate as evaluate
-from fastdwm.models.diffusion import denoiser_shapes
-from fastdwm.models.rebrac import critic_shapes, policy_shapes
-from fastdwm.models.reward import reward_shapes
-from fastdwm.tasks import get_task
 
 PRESETS = {"default": EvalConfig(), "paper": EvalConfig(itpo=ITPOConfig(particles=4096))}
 
@@ -39,29 +33,7 @@ def parse(*argv):
 @pytest.fixture
 def bundle(tmp_path):
     """Folder of an untrained bundle for hopper-medium, so small that a decision takes milliseconds."""
-    generator = torch.Generator().manual_seed(0)
-    rebrac = ReBRACConfig(hidden=(16, 16, 16)).for_task(get_task("hopper-medium"))
-    dynamics, reward = DiffusionConfig(hidden=(16,), denoise_steps=2), RewardConfig(hidden=(16,))
-
-    def draw(shapes):
-        return {name: 0.1 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-
-    Bundle(
-        task="hopper-medium",
-        env=EnvSpec("Hopper-v5", {}, None),
-        dataset={"id": "none"},
-        reward_scale=1.0,
-        policy=draw(policy_shapes(11, 3, rebrac.hidden)),
-        critics=draw(critic_shapes(11, 3, rebrac.hidden)),
-        dynamics=draw(denoiser_shapes(11, 3, dynamics)),
-        reward=draw(reward_shapes(11, 3, reward)),
-        statistics={name: torch.ones(11) for name in STATISTICS},
-        rebrac_config=rebrac,
-        dynamics_config=dynamics,
-        reward_config=reward,
-        report={},
-        versions={},
-    ).save(tmp_path / "bundle")
+    make_bundle().save(tmp_path / "bundle")
     return tmp_path / "bundle"
 
 
@@ -167,9 +139,9 @@ def test_help_shows_every_field_with_its_text():
         (["hopper-medium", "--bundle", "/nowhere"], "/nowhere"),
         (["hopper-medium", "--deadline-ms", "0"], "deadline_ms: expected a positive number, got 0.0"),
         (["hopper-medium", "--temperature", "1.5"], "temperature: expected in [0, 1], got 1.5"),
-        (["hopper-medium", "--sampler", "meanflow", "--sample-steps", "3"], "sample_steps: expected one of 1, 2, 4"),
+        (["hopper-medium", "--world", "meanflow", "--world-steps", "3"], "world_steps: expected 1, 2 or 4"),
     ],
-    ids=["task", "episodes", "inner-lr", "bundle", "deadline", "temperature", "sample-steps"],
+    ids=["task", "episodes", "inner-lr", "bundle", "deadline", "temperature", "world-steps"],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(args, message, tmp_path):
     done = run(*args, "--out", tmp_path)

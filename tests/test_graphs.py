@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_agent import CONFIG, make_bundle
+from test_agent import CONFIG
+from toy_bundles import make_bundle
 
 from fastdwm.itpo.adapted import Adapted
 from fastdwm.itpo.deadline import LEARNING, Deadline
@@ -26,7 +27,7 @@ def device(request):
 
 def make_episodes(device, n_episodes=3, config=CONFIG, deadline=None, seed=3):
     bundle = make_bundle()
-    policy, world = Policy.mlp(bundle.policy).to(device), bundle.world(device)
+    policy, world = Policy.mlp(bundle.policy).to(device), bundle.world(device=device)
     objective = FusedObjective(policy, world, config, precision="ieee")
     shared = Adaptation(policy, objective, config, world.dynamics.noise_steps, seed, deadline)
     return CapturedEpisodes(shared, n_episodes, bundle.obs_dim)

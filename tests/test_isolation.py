@@ -10,7 +10,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_agent import CONFIG, make_bundle, observations
+from test_agent import CONFIG, observations
+from toy_bundles import make_bundle
 
 from fastdwm import Agent
 

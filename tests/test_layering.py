@@ -15,11 +15,13 @@ ROOT = Path(__file__).parent.parent
 # Folders and the modules beside them: each imports only from itself and from what stands before it.
 ORDER = (
     {"kernels", "errors"},
-    {"checks", "tasks"},
-    {"config", "files", "envs"},
-    {"command", "header"},
+    {"checks"},
+    {"envs"},
+    {"tasks", "shipped"},
+    {"config", "files"},
+    {"command"},
     {"data", "models"},
-    {"itpo"},
+    {"itpo", "header"},
     {"bundle"},
     {"isolation"},
     {"agent"},

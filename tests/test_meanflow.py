@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from models import ACTION_DIM, HIDDEN, OBS_DIM, double, generator
 from torch.func import jacrev
 
-from fastdwm.config import DeterministicConfig, MeanFlowConfig
+from fastdwm.config import MeanFlowConfig, MLPConfig
 from fastdwm.errors import InputError
 from fastdwm.kernels.reverse_chain import meanflow_step, pack_chain, reverse_chain
 from fastdwm.models.meanflow import (
@@ -22,10 +22,10 @@ from fastdwm.models.meanflow import (
     time_features,
     total_derivative,
 )
-from fastdwm.models.mlp import build_deterministic, deterministic_loss, deterministic_shapes
+from fastdwm.models.mlp import build_mlp, mlp_loss, mlp_world_shapes
 from fastdwm.models.nets import init_mlp, mlp
 
-TARGETS = ("x", "u", "g")
+TARGETS = ("x", "u")
 STATISTICS = {
     "obs_mean": torch.linspace(-0.5, 0.5, OBS_DIM),
     "obs_std": torch.linspace(0.5, 2.0, OBS_DIM),
@@ -99,7 +99,7 @@ class GaussianFlow(MeanFlow):
         sin_t, sin_gap, cos_t, cos_gap = features.split(1, -1)
         t = torch.atan2(sin_t, cos_t)
         u = exact_velocity(z, t - torch.atan2(sin_gap, cos_gap), t, mean_of(obs, action))
-        return {"x": z - t * u, "u": u, "g": z - u}[self.target]
+        return {"x": z - t * u, "u": u}[self.target]
 
 
 EXACT = {name: type(name, (GaussianFlow,), {"target": name}) for name in TARGETS}
@@ -142,7 +142,7 @@ def test_loss_of_the_exact_flow_is_that_of_its_velocity(target, objective):
 @pytest.mark.parametrize("steps", [1, 2, 4])
 @pytest.mark.parametrize("target", TARGETS)
 def test_any_number_of_steps_composes_to_the_exact_flow(target, steps):
-    config = make_config(target=target, sample_steps=steps)
+    config = make_config(target=target, steps=steps)
     model = make_model(config, EXACT[target])
     obs, action, noise = make_rows()
     m = mean_of((obs - model.obs_mean) / model.obs_std, action)
@@ -213,16 +213,6 @@ def test_equal_rows_skip_the_derivative(monkeypatch):
     )
 
 
-def test_adaptive_weights_divide_by_a_power_of_the_squared_error():
-    config = make_config(target="u", equal_share=1.0, adaptive_power=0.5)
-    model = make_model(config)
-    batch, clean, noise = make_batch(model, 1)
-    times = make_times(config, 1)
-    plain = meanflow_loss(model, replace(config, adaptive_power=0.0), batch, *times, noise)
-    adaptive = meanflow_loss(model, config, batch, *times, noise)
-    torch.testing.assert_close(adaptive, plain / (OBS_DIM * plain + 0.01).sqrt())
-
-
 def test_weights_multiply_the_rows_and_ones_change_nothing():
     config = make_config()
     model = make_model(config)
@@ -285,8 +275,8 @@ def test_one_step_of_x_is_the_network_to_the_bit():
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
 @pytest.mark.parametrize("target", TARGETS)
-def test_reverse_chain_gives_the_samplers_numbers(target, steps):
-    model = make_model(make_config(target=target, sample_steps=steps, temperature=0.7))
+def test_reverse_chain_gives_the_models_numbers(target, steps):
+    model = make_model(make_config(target=target, steps=steps, temperature=0.7))
     obs, action, noise = make_rows()
     weights = pack_chain(*model.chain(), OBS_DIM, ACTION_DIM)
     bank = model.chain_noise(noise.reshape(1, 1, 3, 4, OBS_DIM)).reshape(steps, -1, OBS_DIM)
@@ -306,7 +296,7 @@ def test_one_step_of_x_is_the_meanflow_step_operator():
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_temperature_scales_the_noise(steps):
-    hot, warm, cold = (make_model(make_config(sample_steps=steps, temperature=tau)) for tau in (1.0, 0.5, 0.0))
+    hot, warm, cold = (make_model(make_config(steps=steps, temperature=tau)) for tau in (1.0, 0.5, 0.0))
     obs, action, noise = make_rows()
     noise = noise.unsqueeze(0)
     assert torch.equal(warm.next_obs(obs, action, noise), hot.next_obs(obs, action, 0.5 * noise))
@@ -340,7 +330,7 @@ def test_time_features_are_slow():
 @pytest.mark.parametrize(
     "field",
     [
-        {"sample_steps": 3},
+        {"steps": 3},
         {"temperature": 1.1},
         {"temperature": -0.1},
         {"tilt": "sideways"},
@@ -353,14 +343,14 @@ def test_bad_settings_are_refused(field):
         MeanFlowConfig(**field)
 
 
-def make_deterministic():
-    config = DeterministicConfig(hidden=HIDDEN)
-    params = double(init_mlp(deterministic_shapes(OBS_DIM, ACTION_DIM, config), generator()))
-    return build_deterministic(params, STATISTICS, torch.float64)
+def make_mlp():
+    config = MLPConfig(hidden=HIDDEN)
+    params = double(init_mlp(mlp_world_shapes(OBS_DIM, ACTION_DIM, config), generator()))
+    return build_mlp(params, STATISTICS, config, torch.float64)
 
 
-def test_deterministic_model_is_a_chain_that_ignores_its_noise():
-    model = make_deterministic()
+def test_plain_regression_is_a_chain_that_ignores_its_noise():
+    model = make_mlp()
     obs, action, noise = make_rows()
     expected = model.next_obs(obs, action, noise.unsqueeze(0))
     assert torch.equal(model.next_obs(obs, action, 2 * noise.unsqueeze(0)), expected)
@@ -369,11 +359,11 @@ def test_deterministic_model_is_a_chain_that_ignores_its_noise():
     torch.testing.assert_close(obs + model.delta_mean + model.delta_std * y, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_deterministic_loss_is_zero_for_the_right_answer_only():
-    model = make_deterministic()
+def test_the_loss_of_plain_regression_is_zero_for_the_right_answer_only():
+    model = make_mlp()
     obs, action, noise = make_rows()
     right = {"obs": obs, "action": action, "next_obs": model.next_obs(obs, action, noise.unsqueeze(0))}
-    assert deterministic_loss(model, right) < 1e-25
+    assert mlp_loss(model, right) < 1e-25
     wrong = right | {"next_obs": right["next_obs"] + 2 * model.delta_std}
-    assert deterministic_loss(model, wrong) == pytest.approx(4.0)
-    assert deterministic_loss(model, wrong, torch.full((12,), 0.5)) == pytest.approx(2.0)
+    assert mlp_loss(model, wrong) == pytest.approx(4.0)
+    assert mlp_loss(model, wrong, torch.full((12,), 0.5)) == pytest.approx(2.0)

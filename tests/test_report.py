@@ -12,22 +12,16 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from toy_bundles import ALL, make_bundle
 
-from fastdwm.bundle import STATISTICS, Bundle
-from fastdwm.config import DeterministicConfig, DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig
 from fastdwm.data.dataset import EnvSpec, Transitions, load
 from fastdwm.errors import InputError
 from fastdwm.measure import model_errors as quality
-from fastdwm.models.diffusion import denoiser_shapes
-from fastdwm.models.meanflow import meanflow_shapes
-from fastdwm.models.mlp import deterministic_shapes
-from fastdwm.models.rebrac import critic_shapes, policy_shapes
-from fastdwm.models.reward import reward_shapes
 from fastdwm.models.world import World
 from fastdwm.report import __main__ as report
 from fastdwm.report.__main__ import ReportConfig
 from fastdwm.tasks import get_task
-from fastdwm.train.recipe import describe
+from fastdwm.train.recipe import dataset_record
 
 HOPPER = EnvSpec("Hopper-v5", {}, None)
 SMALL = {"episodes": 2, "max_steps": 30, "jacobian_states": 4, "return_states": 4, "particles": 2}
@@ -39,37 +33,10 @@ def run(*args, python_flags=()):
     return subprocess.run(argv, capture_output=True, text=True, timeout=120)
 
 
-def draw(shapes, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return {name: 0.1 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-
-
 @pytest.fixture
 def bundle():
-    """An untrained bundle for hopper-medium with all three samplers."""
-    rebrac = ReBRACConfig(hidden=(16, 16, 16)).for_task(get_task("hopper-medium"))
-    dynamics, reward = DiffusionConfig(hidden=(16,), denoise_steps=2), RewardConfig(hidden=(16,))
-    meanflow, deterministic = MeanFlowConfig(hidden=(16,)), DeterministicConfig(hidden=(16,))
-    return Bundle(
-        task="hopper-medium",
-        env=HOPPER,
-        dataset={"id": "none"},
-        reward_scale=1.0,
-        policy=draw(policy_shapes(11, 3, rebrac.hidden)),
-        critics=draw(critic_shapes(11, 3, rebrac.hidden)),
-        dynamics=draw(denoiser_shapes(11, 3, dynamics)),
-        reward=draw(reward_shapes(11, 3, reward)),
-        statistics={name: torch.ones(11) for name in STATISTICS},
-        rebrac_config=rebrac,
-        dynamics_config=dynamics,
-        reward_config=reward,
-        report={"seed": 3},
-        versions={},
-        meanflow=draw(meanflow_shapes(11, 3, meanflow)),
-        meanflow_config=meanflow,
-        deterministic=draw(deterministic_shapes(11, 3, deterministic)),
-        deterministic_config=deterministic,
-    )
+    """An untrained bundle for hopper-medium with all world models."""
+    return make_bundle(*ALL, settings={"diffusion": {"denoise_steps": 2}}, report={"seed": 3})
 
 
 @pytest.fixture
@@ -95,17 +62,17 @@ def test_report_leaves_tables_json_and_picture(folder, tmp_path, capsys):
     (path,), (picture,) = (tmp_path / "out").glob("hopper-medium-models-*.json"), (tmp_path / "out").glob("*.png")
     assert stdout.splitlines()[-2:] == [str(path), str(picture)]
     record = json.loads(path.read_text())
-    assert list(record["samplers"]) == ["diffusion", "meanflow", "mlp"]
-    assert [sampler["network_calls"] for sampler in record["samplers"].values()] == [2, 1, 1]
+    assert list(record["worlds"]) == ["diffusion", "meanflow", "mlp"]
+    assert [world["network_calls"] for world in record["worlds"].values()] == [2, 1, 1]
     assert {"python", "torch", "mujoco", "gymnasium"} <= record["versions"].keys()
     assert record["config"]["seed"] == 40_000 and record["command"]
-    for sampler in record["samplers"].values():
-        assert f"{sampler['one_step']['obs_rmse']:.4f}" in stdout
-        assert [line["H"] for line in sampler["return_gradient"]] == [1, 3, 5]
-        assert sampler["jacobian"]["next_obs_by_action"]["states"] == 4
-        assert 0 <= sampler["return_gradient"][0]["relative_error"]["low"]
-    # What a perfect network would show with the same sampler: K = 2 steps show little, one of MeanFlow everything.
-    perfect = {name: x["calibration"]["perfect_spread_to_error"] for name, x in record["samplers"].items()}
+    for world in record["worlds"].values():
+        assert f"{world['one_step']['obs_rmse']:.4f}" in stdout
+        assert [line["H"] for line in world["return_gradient"]] == [1, 3, 5]
+        assert world["jacobian"]["next_obs_by_action"]["states"] == 4
+        assert 0 <= world["return_gradient"][0]["relative_error"]["low"]
+    # What a perfect network would show with the same sampling: K = 2 steps show little, one of MeanFlow everything.
+    perfect = {name: x["calibration"]["perfect_spread_to_error"] for name, x in record["worlds"].items()}
     assert 0 < perfect["diffusion"] < 1 and (perfect["meanflow"], perfect["mlp"]) == (1, 0)
     assert re.search(f"of a perfect network.* {perfect['diffusion']:.2f} .* 1.00 .* 0.00 ", stdout)
     assert f"{record['reward']['reward_rmse']:.4f}" in stdout
@@ -115,12 +82,12 @@ def test_report_leaves_tables_json_and_picture(folder, tmp_path, capsys):
 def test_gradients_can_be_left_out(folder, tmp_path, capsys):
     report.main(str(folder), ReportConfig(out=tmp_path / "out", gradients=False, **SMALL))
     record = json.loads(next((tmp_path / "out").glob("*.json")).read_text())
-    assert "jacobian" not in record["samplers"]["mlp"] and "calibration" in record["samplers"]["mlp"]
+    assert "jacobian" not in record["worlds"]["mlp"] and "calibration" in record["worlds"]["mlp"]
     assert "d return" not in capsys.readouterr().out
 
 
 def test_simulator_without_state_is_refused_at_once(bundle, tmp_path):
-    hidden = dataclasses.replace(bundle, env=EnvSpec("CartPole-v1", {}, None))
+    hidden = dataclasses.replace(bundle, task=dataclasses.replace(bundle.task, env=EnvSpec("CartPole-v1", {}, None)))
     hidden.save(tmp_path / "bundle")
     with pytest.raises(InputError, match="CartPole-v1 cannot be set .*--no-gradients"):
         report.main(str(tmp_path / "bundle"), ReportConfig(out=tmp_path, trust_env=True, **SMALL))
@@ -148,7 +115,7 @@ def dataset(bundle, tmp_path, monkeypatch):
     monkeypatch.setenv("FASTDWM_CACHE", str(tmp_path / "cache"))
     write_dataset(tmp_path / "hopper.hdf5", bundle, 6)
     task = get_task("hopper-medium")
-    seen = describe(load(task, str(tmp_path / "hopper.hdf5")), task)
+    seen = dataset_record(load(task, str(tmp_path / "hopper.hdf5")), task)
     return tmp_path / "hopper.hdf5", dataclasses.replace(bundle, dataset=seen)
 
 
@@ -308,7 +275,7 @@ def test_gradients_of_the_shipped_models_point_where_the_simulators_do(tmp_path)
     done = run("models", "hopper-medium", "--out", tmp_path, *sizes)
     assert done.returncode == 0, done.stderr
     record = json.loads(next(tmp_path.glob("*.json")).read_text())
-    for sampler in record["samplers"].values():
-        assert sampler["jacobian"]["next_obs_by_action"]["cosine"]["median"] > 0.99
-        assert all(line["cosine"]["median"] > 0.9 for line in sampler["return_gradient"])
+    for world in record["worlds"].values():
+        assert world["jacobian"]["next_obs_by_action"]["cosine"]["median"] > 0.99
+        assert all(line["cosine"]["median"] > 0.9 for line in world["return_gradient"])
     assert re.search(r"gradients of the return: \d+/\d+, .* left", done.stderr)

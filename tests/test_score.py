@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from models import ACTION_DIM, OBS_DIM, make_noise, make_obs, make_policies, make_policy, make_world
-from test_agent import CONFIG, make_bundle, observations
+from test_agent import CONFIG, observations
 from test_own_policy import Gated
+from toy_bundles import make_bundle
 
-from fastdwm import Agent, Bundle, InputError, ITPOConfig, Policy, imagined_return, shipped_bundle
+from fastdwm import Agent, Bundle, InputError, ITPOConfig, Policy, imagined_return
 from fastdwm.itpo.decision import ReferenceObjective
 from fastdwm.itpo.fused import FusedObjective
 
@@ -49,7 +50,7 @@ def test_the_default_spelled_out_is_the_default(kind, horizon):
 
 @pytest.mark.parametrize("world", ["diffusion", "meanflow", "mlp"])
 def test_the_default_spelled_out_is_the_default_on_compiled_kernels(world):
-    bundle, obs = Bundle.load(shipped_bundle("hopper-medium")), torch.randn(4, 11)
+    bundle, obs = Bundle.load("hopper-medium"), torch.randn(4, 11)
     agent = Agent.of(bundle, CONFIG, world=world)
     base, noise = agent.policy.base.repeat(4, 1), torch.randn(5, agent.world.dynamics.noise_steps, 4, 3, 11)
     own = FusedObjective(agent.policy, agent.world, CONFIG, default)

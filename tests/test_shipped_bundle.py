@@ -9,33 +9,34 @@ import numpy as np
 import pytest
 import torch
 
-from fastdwm import Agent, Bundle, ITPOConfig, shipped_bundle
+from fastdwm import Agent, Bundle, ITPOConfig
+from fastdwm.shipped import shipped_folder
 from fastdwm.tasks import get_task
 
 
 @pytest.fixture(scope="module")
 def bundle():
-    return Bundle.load(shipped_bundle("hopper-medium"))
+    return Bundle.load("hopper-medium")
 
 
 def test_it_is_small_and_says_where_it_comes_from(bundle):
-    files = list(shipped_bundle("hopper-medium").iterdir())
+    files = list(shipped_folder("hopper-medium").iterdir())
     assert sorted(path.name for path in files) == ["bundle.json", "weights.safetensors"]
     assert sum(path.stat().st_size for path in files) < 4 * 2**20
-    assert bundle.dataset["transitions"] >= 1_000_000 and bundle.env.id == "Hopper-v5"
+    assert bundle.dataset["transitions"] >= 1_000_000 and bundle.task.env.id == "Hopper-v5"
     assert bundle.versions["mujoco"].split(".")[:2] < ["3", "5"]
 
 
-@pytest.mark.parametrize("sampler", ["diffusion", "meanflow", "mlp"])
-def test_its_world_models_predict_the_simulator(bundle, sampler):
+@pytest.mark.parametrize("world", ["diffusion", "meanflow", "mlp"])
+def test_its_world_models_predict_the_simulator(bundle, world):
     # A model that predicts no change at all would be off by about one standard deviation of the change.
-    env, agent = bundle.env.make(), Agent.of(bundle, ITPOConfig(inner_steps=0))
+    env, agent = bundle.task.env.make(), Agent.of(bundle, ITPOConfig(inner_steps=0))
     visited, actions = [env.reset(seed=5)[0]], []
     for _ in range(100):
         actions.append(agent.act(visited[-1]))
         visited.append(env.step(actions[-1])[0])
     states, action = torch.tensor(np.array(visited)).float(), torch.tensor(np.array(actions))
-    dynamics = bundle.world(sampler=sampler).dynamics
+    dynamics = bundle.world(world).dynamics
     noise = torch.randn(dynamics.noise_steps, *states[:-1].shape, generator=torch.Generator().manual_seed(0))
     error = (dynamics.next_obs(states[:-1], action, noise) - states[1:]) / dynamics.delta_std
     still = (states[:-1] - states[1:]) / dynamics.delta_std
@@ -43,7 +44,7 @@ def test_its_world_models_predict_the_simulator(bundle, sampler):
 
 
 def test_the_library_example_runs(bundle):
-    env = bundle.env.make()
+    env = bundle.task.env.make()
     obs, _ = env.reset(seed=0)
     agent = Agent.of(bundle, ITPOConfig())
     total = 0.0
@@ -54,7 +55,7 @@ def test_the_library_example_runs(bundle):
 
 
 def test_one_decision_raises_the_imagined_return(bundle):
-    env = bundle.env.make()
+    env = bundle.task.env.make()
     obs = np.stack([env.reset(seed=seed)[0] for seed in range(4)])
     agent = Agent.of(bundle, ITPOConfig(inner_lr=1e-5))
     agent.act(obs)
@@ -64,7 +65,7 @@ def test_one_decision_raises_the_imagined_return(bundle):
 
 @pytest.mark.slow
 def test_reference_and_fused_backends_act_alike(bundle):
-    env = bundle.env.make()
+    env = bundle.task.env.make()
     obs, _ = env.reset(seed=1)
     agents = [Agent.of(bundle, ITPOConfig(), backend=backend) for backend in ("reference", "fused")]
     for _ in range(10):

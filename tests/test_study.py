@@ -12,48 +12,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toy_bundles import ALL, make_bundle
 
-from fastdwm.bundle import STATISTICS, Bundle
-from fastdwm.config import DeterministicConfig, DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig
-from fastdwm.data.dataset import EnvSpec
+from fastdwm.bundle import Bundle
 from fastdwm.errors import InputError
-from fastdwm.models.diffusion import denoiser_shapes
-from fastdwm.models.meanflow import meanflow_shapes
-from fastdwm.models.mlp import deterministic_shapes
-from fastdwm.models.rebrac import critic_shapes, policy_shapes
-from fastdwm.models.reward import reward_shapes
 from fastdwm.study import cells as study
 from fastdwm.study.grid import StudyConfig
-from fastdwm.tasks import get_task
 
-TINY = ("--samplers", "diffusion", "meanflow", "--horizons", "2", "--particles", "2", "--inner-steps", "1")
+TINY = ("--worlds", "diffusion", "meanflow", "--horizons", "2", "--particles", "2", "--inner-steps", "1")
 SHORT = ("--episodes", "2", "--max-steps", "15", "--inner-lrs", "0.1", "--workers", "1", "--backend", "reference")
 SHORT += ("--latency-decisions", "50")
 
 
-def save_bundle(folder, seed=0, **missing):
-    """An untrained bundle for hopper-medium, so small that a decision takes milliseconds; returns its folder."""
-    generator = torch.Generator().manual_seed(seed)
-    rebrac = ReBRACConfig(hidden=(16, 16, 16)).for_task(get_task("hopper-medium"))
-    dynamics, reward = DiffusionConfig(hidden=(16,), denoise_steps=2), RewardConfig(hidden=(16,))
-    meanflow, mlp = MeanFlowConfig(hidden=(16,), time_features=4), DeterministicConfig(hidden=(16,))
-
-    def draw(shapes):
-        return {name: 0.1 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-
-    parts = {
-        "policy": draw(policy_shapes(11, 3, rebrac.hidden)),
-        "critics": draw(critic_shapes(11, 3, rebrac.hidden)),
-        "dynamics": draw(denoiser_shapes(11, 3, dynamics)),
-        "reward": draw(reward_shapes(11, 3, reward)),
-        "meanflow": draw(meanflow_shapes(11, 3, meanflow)),
-        "deterministic": draw(deterministic_shapes(11, 3, mlp)),
-        "statistics": {name: torch.ones(11) for name in STATISTICS},
-    }
-    configs = {"rebrac": rebrac, "dynamics": dynamics, "reward": reward, "meanflow": meanflow, "deterministic": mlp}
-    about = {"task": "hopper-medium", "env": EnvSpec("Hopper-v5", {}, None), "dataset": {"id": "none"}}
-    values = about | parts | {f"{name}_config": config for name, config in configs.items()}
-    Bundle(**(values | missing), reward_scale=1.0, report={}, versions={}).save(folder)
+def save_bundle(folder, *worlds, seed=0):
+    """An untrained bundle for hopper-medium; returns its folder."""
+    make_bundle(*(worlds or ALL), seed=seed, settings={"diffusion": {"denoise_steps": 2}}).save(folder)
     return folder
 
 
@@ -94,10 +67,10 @@ def test_a_study_leaves_table_csv_picture_and_json(finished):
     with (out / "study.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["latency_p50_ms"]) for row in rows] == sorted(float(row["latency_p50_ms"]) for row in rows)
-    by_sampler = {row["sampler"]: row for row in rows}
-    assert by_sampler.keys() == {"base", "diffusion", "meanflow"}
-    axes = ("sample_steps", "horizon", "particles", "inner_steps", "inner_lr", "episodes", "latency_calls")
-    assert [by_sampler["diffusion"][name] for name in axes] == ["2", "2", "2", "1", "0.1", "2", "50"]
+    by_world = {row["world"]: row for row in rows}
+    assert by_world.keys() == {"base", "diffusion", "meanflow"}
+    axes = ("world_steps", "horizon", "particles", "inner_steps", "inner_lr", "episodes", "latency_calls")
+    assert [by_world["diffusion"][name] for name in axes] == ["2", "2", "2", "1", "0.1", "2", "50"]
     assert {"score_low", "score_iqm", "difference_high", "latency_p99_ms", "front", "bundle"} <= rows[0].keys()
     summary = json.loads((out / "study.json").read_text())
     assert summary["seeds"] == [20000, 20001] and "fastdwm.study hopper-medium" in summary["command"]
@@ -186,7 +159,7 @@ def gone(pid):
 def test_a_killed_study_goes_on_where_it_was(bundle, tmp_path):
     out = tmp_path / "out"
     # The longest cell comes first, so that the kill meets the second one in its middle.
-    flags = ("--samplers", "diffusion", "--horizons", "8", "7", "6", "--particles", "200", "--inner-steps", "1")
+    flags = ("--worlds", "diffusion", "--horizons", "8", "7", "6", "--particles", "200", "--inner-steps", "1")
     flags += ("--episodes", "2", "--max-steps", "60", "--workers", "1", "--backend", "reference")
     flags += ("--latency-decisions", "10")
     process = subprocess.Popen(arguments(bundle, out, *flags), stderr=subprocess.DEVNULL)
@@ -245,9 +218,9 @@ def test_a_foreign_file_among_the_cells_is_an_input_error(bundle, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--samplers", "gan"], "samplers: expected NAME or NAME:CALLS.*got 'gan'"),
-        (["--samplers", "meanflow:x"], "got 'meanflow:x'"),
-        (["--samplers"], "samplers: expected at least one value"),
+        (["--worlds", "a b"], "worlds: expected NAME or NAME:CALLS, such as meanflow:2, got 'a b'"),
+        (["--worlds", "meanflow:x"], "got 'meanflow:x'"),
+        (["--worlds"], "worlds: expected at least one value"),
         (["--grid", "huge"], "--grid.*'paper'"),
         (["--horizons", "-1"], r"horizons: expected numbers >= 0, got \[-1\]"),
         (["--inner-steps", "0"], r"inner_steps: expected numbers >= 1, got \[0\]"),
@@ -255,7 +228,7 @@ def test_a_foreign_file_among_the_cells_is_an_input_error(bundle, tmp_path):
         (["--inner-lrs", "1e-5", "0"], r"inner_lrs: expected positive numbers, got \[1e-05, 0.0\]"),
         (["--itpo.horizon", "3"], "itpo.horizon: an axis of the study, expected as horizons, got 3"),
     ],
-    ids=["sampler", "calls", "none", "grid", "horizon", "inner-steps", "workers", "inner-lrs", "itpo"],
+    ids=["world", "calls", "none", "grid", "horizon", "inner-steps", "workers", "inner-lrs", "itpo"],
 )
 def test_wrong_flags_are_told_in_one_line(flags, message):
     with pytest.raises(InputError, match=message) as error:
@@ -264,26 +237,27 @@ def test_wrong_flags_are_told_in_one_line(flags, message):
 
 
 @pytest.mark.parametrize(
-    ("samplers", "message"),
+    ("worlds", "message"),
     [
-        (("diffusion", "mlp"), "samplers: the bundle holds diffusion, meanflow, got 'mlp'"),
-        (("diffusion:3",), "sample_steps: expected 1 to 2 for diffusion, got 3"),
-        (("meanflow:3",), "sample_steps: .*got 3"),
+        (("gan",), "worlds: the bundle holds diffusion, meanflow, got 'gan'"),
+        (("diffusion", "mlp"), "worlds: the bundle holds diffusion, meanflow, got 'mlp'"),
+        (("diffusion:3",), "world_steps: expected 1 to 2 for diffusion, got 3"),
+        (("meanflow:3",), "world_steps: .*got 3"),
     ],
-    ids=["lacking", "diffusion-calls", "meanflow-calls"],
+    ids=["unknown", "lacking", "diffusion-calls", "meanflow-calls"],
 )
-def test_what_the_bundle_cannot_do_is_told_before_anything_runs(samplers, message, tmp_path):
-    folder = save_bundle(tmp_path / "bundle", deterministic=None, deterministic_config=None)
-    config = StudyConfig(folder, samplers=samplers, out=tmp_path / "out", threads=torch.get_num_threads())
+def test_what_the_bundle_cannot_do_is_told_before_anything_runs(worlds, message, tmp_path):
+    folder = save_bundle(tmp_path / "bundle", "diffusion", "meanflow")
+    config = StudyConfig(folder, worlds=worlds, out=tmp_path / "out", threads=torch.get_num_threads())
     with pytest.raises(InputError, match=message):
         study.main("hopper-medium", config)
     assert not list((tmp_path / "out").rglob("*.json"))
 
 
 def test_wrong_input_exits_with_2(bundle, tmp_path):
-    done = run(bundle, tmp_path, "--samplers", "diffusion:9")
+    done = run(bundle, tmp_path, "--worlds", "diffusion:9")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines() == ["error: sample_steps: expected 1 to 2 for diffusion, got 9"]
+    assert done.stderr.splitlines() == ["error: world_steps: expected 1 to 2 for diffusion, got 9"]
 
 
 def test_help_loads_nothing_heavy():
@@ -296,14 +270,14 @@ def test_help_loads_nothing_heavy():
 
 def test_more_episodes_than_run_at_once_change_nothing(bundle, tmp_path, monkeypatch):
     # So large a step that other noise would change a return by more than the tolerance below.
-    axes = {"samplers": ("diffusion",), "horizons": (2,), "particles": (2,), "inner_steps": (1,)}
+    axes = {"worlds": ("diffusion",), "horizons": (2,), "particles": (2,), "inner_steps": (1,)}
     config = StudyConfig(bundle, **axes, inner_lrs=(0.1,), episodes=5, max_steps=15, backend="reference")
     grid, records = config.resolved(), []
     loaded = Bundle.load(bundle)
     for at_once in (2, 10):
         (tmp_path / str(at_once)).mkdir()
-        plan = study.plan(loaded, bundle, config, grid.episodes, config.seed, tmp_path / str(at_once))
-        cell = grid.cells(study.held_samplers(loaded))[1]
+        plan = study.plan(loaded, config, grid.episodes, config.seed, tmp_path / str(at_once))
+        cell = grid.cells(study.held_worlds(loaded))[1]
         monkeypatch.setattr(study, "AT_ONCE", at_once)
         monkeypatch.setattr(study, "_study", plan)
         monkeypatch.setattr(study, "_shares", shares := [0.0])

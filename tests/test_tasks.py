@@ -44,7 +44,7 @@ def test_score_is_linear_between_the_reference_returns():
 def test_training_settings_are_those_of_the_table(name, settings):
     task = get_task(name)
     coefs = (task.actor_bc_coef, task.critic_bc_coef, task.actor_lr, task.critic_lr)
-    assert (*coefs, task.batch_size, task.discount, task.reward_scale, task.max_episode_steps) == settings
+    assert (*coefs, task.batch_size, task.discount, task.reward_scale, task.env.max_episode_steps) == settings
 
 
 @pytest.mark.parametrize(
@@ -61,11 +61,11 @@ def test_dataset_ids(name, minari_id, d4rl_id):
 
 
 def test_healthy_regions():
-    hopper = get_task("hopper-medium").env.limits
+    hopper = get_task("hopper-medium").limits
     assert hopper[:3] == (Limit(0, 0.7, math.inf), Limit(1, -0.2, 0.2), Limit(2, -100, 100))
     assert [limit.index for limit in hopper] == list(range(11))
-    assert get_task("walker2d-medium").env.limits == (Limit(0, 0.8, 2.0), Limit(1, -1.0, 1.0))
-    assert get_task("halfcheetah-medium").env.limits == get_task("antmaze-umaze").env.limits == ()
+    assert get_task("walker2d-medium").limits == (Limit(0, 0.8, 2.0), Limit(1, -1.0, 1.0))
+    assert get_task("halfcheetah-medium").limits == get_task("antmaze-umaze").limits == ()
 
 
 def test_mazes_are_closed_rectangles_with_one_start_and_one_goal():

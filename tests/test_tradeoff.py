@@ -14,7 +14,7 @@ from fastdwm.study.tradeoff import best, confirmation, gain_kept, pareto_front, 
 
 HELD = {"diffusion": 5, "meanflow": 1, "mlp": 1}
 GRID = Grid(
-    samplers=("diffusion", "mlp"),
+    worlds=("diffusion", "mlp"),
     horizons=(8, 3, 0),
     particles=(2, 16),
     inner_steps=(1, 2),
@@ -30,7 +30,7 @@ DIFFUSION, MEANFLOW = Cell("diffusion", 5, 8, 2, 1, 0.1), Cell("meanflow", 1, 8,
 def test_a_star_changes_one_axis_at_a_time():
     cells = GRID.cells(HELD)
     assert cells[0] == BASE and len(cells) == len(set(cells))
-    points = [(cell.horizon, cell.particles, cell.inner_steps) for cell in cells if cell.sampler == "mlp"]
+    points = [(cell.horizon, cell.particles, cell.inner_steps) for cell in cells if cell.world == "mlp"]
     assert points == [(8, 2, 1), (3, 2, 1), (8, 16, 1), (8, 2, 2)]
     # Without imagination all world models are the same cell.
     assert [cell for cell in cells if cell.horizon == 0] == [BASE, Cell("critic", 0, 0, 1, 1, 0.4)]
@@ -49,7 +49,7 @@ def test_several_inner_steps_share_the_step_size():
 
 def test_step_sizes_are_an_axis():
     cells = dataclasses.replace(GRID, horizons=(8,), particles=(2,), inner_lrs=(0.4, 0.1)).cells(HELD)
-    steps = [(cell.inner_steps, cell.inner_lr) for cell in cells if cell.sampler == "mlp"]
+    steps = [(cell.inner_steps, cell.inner_lr) for cell in cells if cell.world == "mlp"]
     assert steps == [(1, 0.4), (2, 0.2), (1, 0.1)]
 
 
@@ -70,8 +70,8 @@ def test_a_study_chooses_on_tuning_seeds_alone():
 
 
 def test_the_bundles_own_number_of_calls_is_no_second_cell():
-    grid = dataclasses.replace(GRID, samplers=("diffusion", "diffusion:5", "diffusion:1"))
-    assert [cell.sample_steps for cell in grid.centre(HELD)] == [5, 1]
+    grid = dataclasses.replace(GRID, worlds=("diffusion", "diffusion:5", "diffusion:1"))
+    assert [cell.world_steps for cell in grid.centre(HELD)] == [5, 1]
 
 
 def test_every_cell_has_its_own_file_name():
@@ -124,7 +124,7 @@ RECORDS = {
 
 
 def test_rows_hold_falls_differences_and_the_front():
-    rows = {row["sampler"]: row for row in summarise(RECORDS, IDENTITY)}
+    rows = {row["world"]: row for row in summarise(RECORDS, IDENTITY)}
     assert list(rows) == ["base", "meanflow", "diffusion"]
     assert [row["front"] for row in rows.values()] == [True, True, True]
     assert [row["terminated"] for row in rows.values()] == [1, 0, 0]

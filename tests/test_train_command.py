@@ -26,9 +26,9 @@ from fastdwm.train.recipe import split
 
 SMALL = [
     "--rebrac.updates=60", "--rebrac.batch-size=32", "--rebrac.hidden", "16", "16",
-    "--dynamics.updates=60", "--dynamics.batch-size=32", "--dynamics.hidden", "16", "16",
+    "--diffusion.updates=60", "--diffusion.batch-size=32", "--diffusion.hidden", "16", "16",
     "--meanflow.updates=60", "--meanflow.batch-size=32", "--meanflow.hidden", "16", "16",
-    "--deterministic.updates=60", "--deterministic.batch-size=32", "--deterministic.hidden", "16", "16",
+    "--mlp.updates=60", "--mlp.batch-size=32", "--mlp.hidden", "16", "16",
     "--reward.updates=60", "--reward.batch-size=32", "--reward.hidden", "16", "16",
     "--log-every=20", "--save-every=20", "--eval-episodes=1", "--threads=1",
 ]  # fmt: skip
@@ -80,11 +80,11 @@ def test_a_run_ends_with_a_bundle_its_report_and_metrics(trained, dataset):
     bundle = Bundle.load(out / "bundle")
     assert bundle.dataset["id"].endswith(dataset.name) and bundle.dataset["transitions"] == 800
     assert bundle.dataset["fingerprint"] == load(get_task("hopper-medium"), str(dataset)).fingerprint
-    assert bundle.env.id == "Hopper-v4"
+    assert bundle.task.env.id == "Hopper-v4"
     report = bundle.report
     assert report["training"]["rebrac"]["update"] == 60 and report["training"]["rebrac"]["score_pct"] > -5
-    assert [line["h"] for line in report["models"]["open_loop"]] == list(range(1, 11))
-    assert report["models"]["one_step"]["reward_rmse"] < 2
+    assert [line["h"] for line in report["errors"]["diffusion"]["open_loop"]] == list(range(1, 11))
+    assert report["errors"]["diffusion"]["one_step"]["reward_rmse"] < 2
     lines = [json.loads(line) for line in (out / "rebrac.jsonl").read_text().splitlines()]
     assert [line["update"] for line in lines] == [20, 40, 60]
     assert {"critic_loss", "q_mean", "actor_loss", "bc_distance", "q_start", "discounted_return"} <= lines[-1].keys()
@@ -102,7 +102,7 @@ def test_same_seed_same_weights_other_seed_other_weights(trained, dataset, tmp_p
 def test_killed_run_resumes_to_the_same_weights(trained, dataset, tmp_path):
     out = tmp_path / "killed"
     env = os.environ | {"FASTDWM_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    for part in ("dynamics", "rebrac"):
+    for part in ("rebrac", "diffusion"):
         process = subprocess.Popen(command(dataset, out), env=env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
         while not (out / f"{part}.safetensors").exists() and process.poll() is None and time.monotonic() < deadline:
@@ -125,17 +125,17 @@ def test_training_on_a_gpu_captures_its_updates(dataset, tmp_path):
         pytest.skip("no CUDA device")
     result = run(dataset, tmp_path / "run", "--device=cuda", cache=tmp_path)
     assert result.returncode == 0, result.stderr
-    lines = [json.loads(line) for line in (tmp_path / "run" / "dynamics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "diffusion.jsonl").read_text().splitlines()]
     assert lines[-1]["loss"] < lines[0]["loss"]
     Bundle.load(tmp_path / "run" / "bundle")
 
 
 def test_models_learn_the_toy_dynamics(dataset, tmp_path):
     # s' - s is the first action times 0.1 in every coordinate and r = s_0: a mean predictor scores 1 and 1.
-    flags = ("--dynamics.updates=600", "--reward.updates=600", "--dynamics.lr=3e-3", "--reward.lr=3e-3")
+    flags = ("--diffusion.updates=600", "--reward.updates=600", "--diffusion.lr=3e-3", "--reward.lr=3e-3")
     result = run(dataset, tmp_path / "run", *flags, cache=tmp_path)
     assert result.returncode == 0, result.stderr
-    errors = Bundle.load(tmp_path / "run" / "bundle").report["models"]["one_step"]
+    errors = Bundle.load(tmp_path / "run" / "bundle").report["errors"]["diffusion"]["one_step"]
     assert errors["obs_rmse_normalised"] < 0.5
     assert errors["reward_rmse"] < 0.4
 
@@ -153,20 +153,20 @@ def test_a_run_killed_before_it_had_written_its_settings_goes_on(trained, datase
 @pytest.mark.parametrize("content", ["", "null", "[1]", '{"task": "hop'])
 def test_damaged_settings_beside_a_checkpoint_are_bad_input(dataset, tmp_path, content):
     (tmp_path / "config.json").write_text(content)
-    (tmp_path / "dynamics.safetensors").touch()
+    (tmp_path / "diffusion.safetensors").touch()
     result = run(dataset, tmp_path, cache=tmp_path)
     assert result.returncode == 2 and result.stderr.count("\n") == 1 and "out: cannot use" in result.stderr
 
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(trained, dataset, tmp_path):
     out, start = tmp_path / "run", dict(cache=tmp_path)
-    # A file may have as much as a checkpoint of the world model needs, and not that of policy and critics.
-    most = sum((trained[0] / f"{part}.safetensors").stat().st_size for part in ("dynamics", "rebrac")) // 2
+    # A file may have as much as a checkpoint of the reward model needs, and not that of policy and critics.
+    most = sum((trained[0] / f"{part}.safetensors").stat().st_size for part in ("reward", "rebrac")) // 2
     result = run(dataset, out, **start, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)))
     assert result.returncode == 1
     last = result.stderr.splitlines()[-1]
     assert last.startswith(f"error: cannot write {out}/rebrac.safetensors: File too large; make room")
-    assert "Traceback" not in result.stderr and (out / "dynamics.safetensors").exists()
+    assert "Traceback" not in result.stderr and (out / "reward.safetensors").exists()
     assert run(dataset, out, **start).returncode == 0
     assert weights(out) == weights(trained[0])
 
@@ -174,7 +174,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(trained,
 BAD = {
     "rebrac.updates: the run in": ("--rebrac.updates=80",),
     "seed: the run in": ("--seed=3",),
-    "lr: expected a positive number, got -1": ("--dynamics.lr=-1",),
+    "lr: expected a positive number, got -1": ("--diffusion.lr=-1",),
     "holdout: expected a share in (0, 1), got 1.5": ("--holdout=1.5",),
     "device: cannot use 'cuda:9'": ("--device=cuda:9",),
 }

@@ -144,9 +144,9 @@ def load(task: Task, dataset: str | None = None, trust_env: bool = False) -> Tra
             read = partial(read_minari, folder, source)
         for file in files:
             require_file(file, source)
-        to_success = task.env.ends_at_success
+        to_success = task.ends_at_success
         arrays = _through_cache(files, to_success, lambda: read(ends_at_success=to_success))
-    for name, size in (("obs", task.env.obs_dim), ("action", task.env.action_dim)):
+    for name, size in (("obs", task.obs_dim), ("action", task.action_dim)):
         got = arrays[name].shape[1]
         require(got == size, f"{source}: expected {name} of size {size} for {task.name}, got {got}")
     return Transitions(**arrays, source=source, env=env)
@@ -154,26 +154,27 @@ def load(task: Task, dataset: str | None = None, trust_env: bool = False) -> Tra
 
 def _d4rl_env(path: Path, task: Task) -> EnvSpec:
     """The simulator of a D4RL file, which only its name can contradict: halfcheetah and walker2d have equal sizes."""
-    others = {other.env.name for other in TASKS.values()} - {task.env.name}
-    wrong = [name for name in others if name in path.stem.lower() and task.env.name not in path.stem.lower()]
-    require(not wrong, f"{path}: expected data of {task.env.name} for {task.name}, got a file named after {wrong}")
+    own = task.name.split("-")[0]
+    others = {other.split("-")[0] for other in TASKS} - {own}
+    wrong = [name for name in others if name in path.stem.lower() and own not in path.stem.lower()]
+    require(not wrong, f"{path}: expected data of {own} for {task.name}, got a file named after {wrong}")
     frame = "its frame is not the simulator's (start and goal differ, medium and large are mirrored in y)"
-    require(not task.env.ends_at_success, f"{path}: a D4RL AntMaze file cannot be used: {frame}; give a Minari id")
-    return EnvSpec(task.env.d4rl_env_id, dict(task.env.kwargs), task.max_episode_steps)
+    require(not task.ends_at_success, f"{path}: a D4RL AntMaze file cannot be used: {frame}; give a Minari id")
+    return task.d4rl_env or task.env
 
 
 def _minari_env(folder: Path, source: str, task: Task, trust_env: bool) -> EnvSpec:
     """The simulator a Minari dataset was recorded in, or the task's own where it does not say; raises InputError."""
-    own = {"id": task.env.env_id, "kwargs": {}, "max_episode_steps": task.max_episode_steps}
+    own = {"id": task.env.id, "kwargs": {}, "max_episode_steps": task.env.max_episode_steps}
     recorded = read_json(folder / "metadata.json", source).get("env_spec")
-    spec, family = json.loads(recorded) if recorded else own, task.env.env_id.rsplit("-", 1)[0]
+    spec, family = json.loads(recorded) if recorded else own, task.env.family
     known = trust_env or spec["id"].startswith(family)
     require(known, f"expected data of {family} for {task.name}, got {spec['id']} in {folder}")
     maze, own_maze = spec["kwargs"].get("maze_map"), task.env.kwargs.get("maze_map")
     same = maze is None or own_maze is None or _same_frame(maze, own_maze)
     require(same, f"{source}: expected data of the maze of {task.name}, got those of a maze with other walls or goal")
     values = {name: spec[name] for name in own} | {"kwargs": {**spec["kwargs"], **task.env.kwargs}}
-    return read_spec(values, task, trust_env)
+    return read_spec(values, trust_env, task.env)
 
 
 def _same_frame(maze: list[list], own: list[list]) -> bool:

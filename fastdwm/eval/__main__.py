@@ -4,15 +4,14 @@ Heavy packages are imported inside the functions: --help answers before torch, n
 """
 
 import dataclasses
-import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
 from fastdwm.config import EvalConfig, ITPOConfig, require
-from fastdwm.envs import departures
 from fastdwm.measure.record import circumstances, interval, latency, prepare_output, spread, write_json
+from fastdwm.shipped import shipped_folder
 from fastdwm.tasks import Task, get_task
 
 if TYPE_CHECKING:
@@ -41,50 +40,50 @@ def main(task_name: str, config: EvalConfig) -> None:
         # MuJoCo reads it when it is imported, which has not happened yet.
         os.environ.setdefault("MUJOCO_GL", "egl")
     command.set_up_torch(config.threads, config.device)
-    from fastdwm.bundle import Bundle, shipped_bundle
+    from fastdwm.bundle import Bundle
 
-    folder = config.bundle or shipped_bundle(task.name)
+    folder = config.bundle or shipped_folder(task.name)
     bundle = Bundle.load(folder, config.trust_env)
-    require(bundle.task == task.name, f"bundle: expected one for {task.name}, {folder} is for {bundle.task}")
+    came = bundle.task.name
+    require(came == task.name, f"bundle: expected one for {task.name}, {folder} is for {came}")
+    task = bundle.task
     from fastdwm.eval import plot
     from fastdwm.eval.summary import summary
     from fastdwm.measure.simulate import compare
 
     if config.video:
-        plot.check_video(bundle.env)
+        plot.check_video(task.env)
     with command.progress() as report:
         evaluation = compare(bundle, config, report)
     numbers = summary(evaluation, task.score_pct, config.deadline_ms)
     record = stem.with_suffix(".json")
     # The file first, so that nothing that fails later loses it; the table also where there is no room for a file.
     try:
-        write_json(record, describe(task, config, bundle, folder, evaluation, numbers))
+        write_json(record, describe(config, bundle, folder, evaluation, numbers))
     finally:
-        print_table(task, evaluation.seeds, numbers, departures(bundle.env, task))
+        print_table(task, evaluation.seeds, numbers, task.departures())
     print(record)
     if config.plot:
         print(plot.save_plot(evaluation, stem.with_suffix(".png"), title=task.name))
     if config.video:
-        print(plot.save_video(bundle.env, evaluation, stem))
+        print(plot.save_video(task.env, evaluation, stem))
 
 
 def describe(
-    task: Task, config: EvalConfig, bundle: "Bundle", folder: Path, evaluation: "Evaluation", numbers: dict[str, Any]
+    config: EvalConfig, bundle: "Bundle", folder: Path, evaluation: "Evaluation", numbers: dict[str, Any]
 ) -> dict[str, Any]:
     """The whole evaluation as JSON values."""
-    weights = hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
-    provenance = {"folder": folder, "weights_sha256": weights}
-    provenance |= {
-        name: getattr(bundle, name) for name in ("dataset", "reward_scale", "discount", "report", "versions")
-    }
+    task = bundle.task
+    provenance = {"folder": folder, "weights_sha256": bundle.fingerprint, "reward_scale": task.reward_scale}
+    provenance |= {name: getattr(bundle, name) for name in ("dataset", "discount", "report", "versions")}
     return {
         "task": task.name,
         **circumstances(config.device),
         "summary": numbers,
         "config": dataclasses.asdict(config),
         "seeds": evaluation.seeds,
-        "env": dataclasses.asdict(bundle.env),
-        "env_departures": departures(bundle.env, task),
+        "env": dataclasses.asdict(task.env),
+        "env_departures": task.departures(),
         "bundle": provenance,
         "episodes": {
             policy: [describe_episode(episode, task) for episode in run.episodes]

@@ -25,16 +25,18 @@ def chain_std(schedule: Schedule, std: Tensor) -> Tensor:
     return variance.sqrt()
 
 
-def spread_to_error(bundle: Bundle, sampler: str, error: Sequence[float]) -> float | None:
+def spread_to_error(bundle: Bundle, world: str, error: Sequence[float]) -> float | None:
     """`quality.calibration`'s ratio if the network were perfect and all of the error were noise of the simulator.
 
-    error: (S,) RMSE of the mean of each coordinate, normalised, taken for the true std.   None for no error at all.
+    error: (S,) RMSE of the mean of each coordinate, normalised, taken for the true std.   None for no error at all, or
+    another model.
     A perfect MeanFlow has the noise's own spread times the temperature, a perfect regression none.
     """
     true_std = torch.tensor(error, dtype=torch.float64)
     if not true_std.any():
         return None
-    if sampler == "diffusion":
-        sampled = chain_std(vp_schedule(bundle.dynamics_config.denoise_steps), true_std)
+    config = bundle.worlds[world].config
+    if world == "diffusion":
+        sampled = chain_std(vp_schedule(config.denoise_steps), true_std)
         return float(sampled.norm() / true_std.norm())
-    return bundle.meanflow_config.temperature if sampler == "meanflow" else 0.0
+    return {"meanflow": lambda: config.temperature, "mlp": lambda: 0.0}.get(world, lambda: None)()

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fastdwm.data.dataset import Transitions
 from fastdwm.envs import EnvSpec
-from fastdwm.measure.simulate import Progress, Protocol, run_episodes, unwatched
+from fastdwm.measure.simulate import Progress, Protocol, run_episodes, step_limit, unwatched
 from fastdwm.models.nets import Params, map_params
 from fastdwm.models.policy import mlp_policy
 from fastdwm.models.rebrac import q_values
@@ -217,7 +217,7 @@ def policy_report(
         map_params(lambda value: value.detach().cpu(), p) for p in (policy_params, critic_params)
     )
     agent = BasePolicy(cpu_policy)
-    protocol = Protocol(min(task.max_episode_steps, env.max_episode_steps or task.max_episode_steps), 0, discount)
+    protocol = Protocol(step_limit(env, task.env.max_episode_steps), 0, discount)
     episodes = run_episodes(agent, env, seeds, protocol).episodes
     discounted = [task.reward_scale * discount ** np.arange(e.length) @ np.asarray(e.rewards) for e in episodes]
     scores = [task.score_pct(episode.total) for episode in episodes]

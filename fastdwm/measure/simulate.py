@@ -246,8 +246,10 @@ def compare(bundle: Bundle, config: EvalConfig, on_progress: Callable[[str, int,
     on_progress(stage, done, at most): decisions of the named stage.
     """
     seeds = [config.seed + i for i in range(config.episodes)]
-    max_steps = step_limit(bundle.env, config.max_steps)
-    protocol = Protocol(max_steps, config.itpo.horizon, bundle.discount, bundle.reward_scale, config.diagnose_every)
+    max_steps = step_limit(bundle.task.env, config.max_steps)
+    protocol = Protocol(
+        max_steps, config.itpo.horizon, bundle.discount, bundle.task.reward_scale, config.diagnose_every
+    )
     policies = {"base": replace(config.itpo, inner_steps=0), "itpo": config.itpo}
     # Compiles the CPU kernels if no run before has: here, where it shows, and once for all processes.
     on_progress("preparation (the first run compiles)", 0, 1)
@@ -272,9 +274,8 @@ def compare(bundle: Bundle, config: EvalConfig, on_progress: Callable[[str, int,
 
 def make_agent(bundle: Bundle, config: EvalConfig, seed: int, n_episodes: int = 1) -> Agent:
     """The agent that the settings describe; with a deadline, warmed up for `n_episodes` at once."""
-    settings = {name: getattr(config, name) for name in ("device", "backend", "temperature", "deadline_ms")}
-    world = dict(world=config.sampler, world_steps=config.sample_steps)
-    agent = Agent.of(bundle, config.itpo, seed=seed, **world, **settings)
+    names = ("device", "backend", "world", "world_steps", "temperature", "deadline_ms")
+    agent = Agent.of(bundle, config.itpo, seed=seed, **{name: getattr(config, name) for name in names})
     if agent.deadline is not None:
         agent.warm_up(bundle.statistics["obs_mean"].repeat(n_episodes, 1))
     return agent
@@ -285,7 +286,7 @@ def run_shared(bundle: Bundle, config: EvalConfig, seeds: list[int], protocol: P
     shares = [share.tolist() for share in np.array_split(seeds, min(config.workers, len(seeds)))]
     if len(shares) == 1:
         agent = make_agent(bundle, config, seeds[0], len(seeds))
-        return run_episodes(agent, bundle.env, seeds, protocol, on_progress)
+        return run_episodes(agent, bundle.task.env, seeds, protocol, on_progress)
     context = get_context("spawn")
     with context.Manager() as manager, ProcessPoolExecutor(len(shares), mp_context=context) as pool:
         counts = manager.dict()
@@ -314,4 +315,4 @@ def run_share(bundle: Bundle, config: EvalConfig, seeds: list[int], protocol: Pr
     def report(done: int, total: int) -> None:
         counts[seeds[0]] = done, total
 
-    return run_episodes(make_agent(bundle, config, seeds[0], len(seeds)), bundle.env, seeds, protocol, report)
+    return run_episodes(make_agent(bundle, config, seeds[0], len(seeds)), bundle.task.env, seeds, protocol, report)

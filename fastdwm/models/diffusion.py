@@ -7,14 +7,15 @@ step; neither samples the data distribution, so the standard DDPM posterior is u
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastdwm.checks import require
 from fastdwm.config import DiffusionConfig
-from fastdwm.models.nets import Params, mlp, mlp_shapes
+from fastdwm.models.nets import Loss, Params, mlp, mlp_shapes
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def reverse_coefficients(schedule: Schedule, target: str) -> Tensor:
     """(K, 3) float64 rows (c_y, c_out, sigma): y_{k-1} = c_y y_k + c_out net(y_k, k, c) + sigma z, sigma_1 = 0.
 
     eps:  (y_k - beta_k / sqrt(1 - abar_k) eps) / sqrt(alpha_k);   x0: the posterior mean given x0 and y_k.
-    Both network targets give the same affine step, so samplers and kernels know only these three numbers.
+    Both network targets give the same affine step, so models and kernels know only these three numbers.
     """
     beta, abar, abar_prev = schedule.beta, schedule.abar, schedule.abar_prev
     alpha = 1 - beta
@@ -132,7 +133,7 @@ class Diffusion:
         return obs + self.delta_mean + self.delta_std * y
 
     def chain(self) -> tuple[Params, Tensor, Tensor]:
-        """Parameters, embedding and coefficients of this sampler, for `pack_chain`."""
+        """Parameters, embedding and coefficients of this chain, for `pack_chain`."""
         return self.params, self.embedding, self.coefficients
 
     def chain_noise(self, noise: Tensor) -> Tensor:
@@ -145,13 +146,17 @@ def build_diffusion(
     statistics: dict[str, Tensor],
     config: DiffusionConfig,
     dtype: torch.dtype = torch.float32,
-    sample_steps: int | None = None,
+    steps: int | None = None,
+    temperature: float | None = None,
 ) -> Diffusion:
-    """Assemble the sampler from denoiser parameters and the statistics obs_mean, obs_std, delta_mean, delta_std.
+    """Assemble the model from denoiser parameters and the statistics obs_mean, obs_std, delta_mean, delta_std.
 
-    sample_steps: network calls, at most those trained for (K); none: K.
+    steps: network calls, at most those trained for (K); none: K.   Raises InputError for others, or a temperature.
     """
-    schedule, index = respace(vp_schedule(config.denoise_steps), sample_steps or config.denoise_steps)
+    most = config.denoise_steps
+    require(temperature is None, f"temperature: expected none for diffusion, got {temperature}")
+    require(steps is None or 1 <= steps <= most, f"world_steps: expected 1 to {most} for diffusion, got {steps}")
+    schedule, index = respace(vp_schedule(most), steps or most)
     device = statistics["obs_mean"].device
     return Diffusion(
         params=params,
@@ -179,3 +184,16 @@ def diffusion_loss(
     noisy = abar.sqrt() * clean + (1 - abar).sqrt() * noise
     output = model.predict(noisy, index, condition, batch["action"])
     return F.mse_loss(output, noise if config.target == "eps" else clean)
+
+
+def diffusion_objective(config: DiffusionConfig, statistics: dict[str, Tensor]) -> Loss:
+    """`diffusion_loss` at random diffusion steps with random noise."""
+
+    def loss(params: Params, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        obs = batch["obs"]
+        index = torch.randint(config.denoise_steps, (len(obs),), generator=generator, device=obs.device)
+        noise = torch.randn(obs.shape, generator=generator, device=obs.device)
+        return diffusion_loss(replace(model, params=params), config, batch, index, noise)
+
+    model = build_diffusion({}, statistics, config)
+    return loss

@@ -12,22 +12,21 @@ As in diffusion.py the model lives in normalised units, y = (delta - delta_mean)
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastdwm.checks import require
 from fastdwm.config import MeanFlowConfig
-from fastdwm.models.nets import Params, mlp, mlp_shapes
+from fastdwm.models.nets import Loss, Params, mlp, mlp_shapes
 
 Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 """u(z, r, t) (N, S) of z (N, S) and times r, t (N,)"""
 
 T_FLOOR = 0.05
 """times below it count as this much where u = (z - x) / t would be divided by zero"""
-ADAPTIVE_OFFSET = 0.01
-"""squared error below which adaptive weights level off, as [MF]"""
 
 
 def time_features(r: Tensor, t: Tensor, features: int) -> Tensor:
@@ -46,11 +45,11 @@ def sampling_times(steps: int) -> tuple[Tensor, Tensor]:
 def sampling_coefficients(steps: int, target: str) -> Tensor:
     """(n, 3) float64 rows (c_y, c_out, 0): z_r = c_y z_t + c_out net(z_t, r, t, c), the diffusion's reverse step.
 
-    x: (r / t, 1 - r / t).   u: (1, r - t).   g: (1 - t + r, t - r).
-    One step of x or g is (0, 1, 0): the sample is the network's output, one plain MLP call.
+    x: (r / t, 1 - r / t).   u: (1, r - t).
+    One step of x is (0, 1, 0): the sample is the network's output, one plain MLP call.
     """
     r, t = sampling_times(steps)
-    c_y, c_out = {"x": (r / t, 1 - r / t), "u": (torch.ones_like(t), r - t), "g": (1 - t + r, t - r)}[target]
+    c_y, c_out = (r / t, 1 - r / t) if target == "x" else (torch.ones_like(t), r - t)
     return torch.stack([c_y, c_out, torch.zeros_like(t)], 1)
 
 
@@ -102,7 +101,7 @@ class MeanFlow:
         return obs + self.delta_mean + self.delta_std * y
 
     def chain(self) -> tuple[Params, Tensor, Tensor]:
-        """Parameters, embedding and coefficients of the reverse chain that this sampler is, for `pack_chain`."""
+        """Parameters, embedding and coefficients of the reverse chain that it is, for `pack_chain`."""
         return self.params, self.embedding, self.coefficients
 
     def chain_noise(self, noise: Tensor) -> Tensor:
@@ -117,14 +116,26 @@ class MeanFlow:
 
 
 def build_meanflow(
-    params: Params, statistics: dict[str, Tensor], config: MeanFlowConfig, dtype: torch.dtype = torch.float32
+    params: Params,
+    statistics: dict[str, Tensor],
+    config: MeanFlowConfig,
+    dtype: torch.dtype = torch.float32,
+    steps: int | None = None,
+    temperature: float | None = None,
 ) -> MeanFlow:
-    """Assemble the sampler from network parameters and the statistics obs_mean, obs_std, delta_mean, delta_std."""
+    """Assemble the model from network parameters and the statistics obs_mean, obs_std, delta_mean, delta_std.
+
+    steps: network calls, 1, 2 or 4.   temperature: scale of the noise, in [0, 1].   None: the configuration's.
+    Raises InputError for other values.
+    """
+    require(steps in (None, 1, 2, 4), f"world_steps: expected 1, 2 or 4 for meanflow, got {steps}")
+    asked = {"steps": steps, "temperature": temperature}
+    config = replace(config, **{name: value for name, value in asked.items() if value is not None})
     device = statistics["obs_mean"].device
-    embedding = time_features(*sampling_times(config.sample_steps), config.time_features)
+    embedding = time_features(*sampling_times(config.steps), config.time_features)
     return MeanFlow(
         params=params,
-        coefficients=sampling_coefficients(config.sample_steps, config.target).to(device, dtype),
+        coefficients=sampling_coefficients(config.steps, config.target).to(device, dtype),
         embedding=embedding.to(device, dtype),
         temperature=config.temperature,
         **{name: statistics[name].to(device, dtype) for name in ("obs_mean", "obs_std", "delta_mean", "delta_std")},
@@ -155,7 +166,7 @@ def average_velocity(model: MeanFlow, config: MeanFlowConfig, obs: Tensor, actio
         output = model.predict(z, time_features(r, t, config.time_features), obs, action)
         if config.target == "x":
             return (z - output) / t.clamp(min=T_FLOOR).unsqueeze(-1)
-        return output if config.target == "u" else z - output
+        return output
 
     return u
 
@@ -199,10 +210,18 @@ def meanflow_loss(
     error = average_velocity(model, config, condition, action)(z, r, t) + correction - velocity
     if config.target == "x":
         error = error * t.clamp(min=T_FLOOR).unsqueeze(-1)
-    rows = error.square().mean(-1) * adaptive_weights(error, config.adaptive_power)
+    rows = error.square().mean(-1)
     return (rows if weights is None else rows * weights).mean()
 
 
-def adaptive_weights(error: Tensor, power: float) -> Tensor:
-    """(N,) weights (|error|^2 + ADAPTIVE_OFFSET)^-power without gradient, as [MF]; exactly 1 for power 0."""
-    return (error.detach().square().sum(-1) + ADAPTIVE_OFFSET) ** -power
+def meanflow_objective(config: MeanFlowConfig, statistics: dict[str, Tensor]) -> Loss:
+    """`meanflow_loss` at random times with random noise, weighted if the batch has weights."""
+
+    def loss(params: Params, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        obs = batch["obs"]
+        r, t = draw_times(config, len(obs), generator)
+        noise = torch.randn(obs.shape, generator=generator, device=obs.device)
+        return meanflow_loss(replace(model, params=params), config, batch, r, t, noise, batch.get("weight"))
+
+    model = build_meanflow({}, statistics, config)
+    return loss

@@ -1,4 +1,4 @@
-"""Deterministic model of the transition: the baseline that a sampler of the same size must beat.
+"""Plain regression of the transition: the baseline that a generative model of the same size must beat.
 
 A plain MLP predicts the normalised change of the observation from (normalised obs, action), one call as MeanFlow.
 """
@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdwm.config import DeterministicConfig
-from fastdwm.models.nets import Params, mlp, mlp_shapes
+from fastdwm.checks import require
+from fastdwm.config import MLPConfig
+from fastdwm.models.nets import Loss, Params, mlp, mlp_shapes
 
 
 @dataclass(frozen=True)
-class Deterministic:
+class MLPDynamics:
     """A transition model ready to imagine with, interchangeable with `diffusion.Diffusion`; it ignores its noise.
 
     params: MLP (S + A -> S) with SiLU.   obs_mean, obs_std, delta_mean, delta_std (S,).
@@ -56,21 +57,31 @@ class Deterministic:
         return noise
 
 
-def build_deterministic(
-    params: Params, statistics: dict[str, Tensor], dtype: torch.dtype = torch.float32
-) -> Deterministic:
-    """Assemble the model from parameters and the statistics obs_mean, obs_std, delta_mean, delta_std."""
-    return Deterministic(
+def build_mlp(
+    params: Params,
+    statistics: dict[str, Tensor],
+    config: MLPConfig,
+    dtype: torch.dtype = torch.float32,
+    steps: int | None = None,
+    temperature: float | None = None,
+) -> MLPDynamics:
+    """Assemble the model from parameters and the statistics obs_mean, obs_std, delta_mean, delta_std.
+
+    Raises InputError for other network calls (`steps`) than 1, and for a temperature.
+    """
+    require(steps in (None, 1), f"world_steps: expected 1 for mlp, got {steps}")
+    require(temperature is None, f"temperature: expected none for mlp, got {temperature}")
+    return MLPDynamics(
         params, *(statistics[name].to(dtype) for name in ("obs_mean", "obs_std", "delta_mean", "delta_std"))
     )
 
 
-def deterministic_shapes(obs_dim: int, action_dim: int, config: DeterministicConfig) -> dict[str, tuple]:
+def mlp_world_shapes(obs_dim: int, action_dim: int, config: MLPConfig) -> dict[str, tuple]:
     """Parameter shapes of the network: (obs, action) -> change."""
     return mlp_shapes((obs_dim + action_dim, *config.hidden, obs_dim))
 
 
-def deterministic_loss(model: Deterministic, batch: dict[str, Tensor], weights: Tensor | None = None) -> Tensor:
+def mlp_loss(model: MLPDynamics, batch: dict[str, Tensor], weights: Tensor | None = None) -> Tensor:
     """Mean squared error of the normalised change.
 
     batch: obs, next_obs (N, S), action (N, A), raw units.   weights: (N,), see tilt.py; none: all one.
@@ -79,3 +90,12 @@ def deterministic_loss(model: Deterministic, batch: dict[str, Tensor], weights: 
     condition = (batch["obs"] - model.obs_mean) / model.obs_std
     rows = (model.predict(condition, batch["action"]) - change).square().mean(-1)
     return (rows if weights is None else rows * weights).mean()
+
+
+def mlp_objective(config: MLPConfig, statistics: dict[str, Tensor]) -> Loss:
+    """`mlp_loss` of parameters and a batch, weighted if the batch has weights; draws nothing."""
+
+    def loss(params: Params, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        return mlp_loss(build_mlp(params, statistics, config), batch, batch.get("weight"))
+
+    return loss

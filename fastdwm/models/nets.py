@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Params = dict[str, Tensor]
+Loss = Callable[[Params, dict[str, Tensor], torch.Generator], Tensor]
+"""scalar loss of parameters and a batch, float32 columns (N,) or (N, d) by name, with what randomness it draws"""
 
 
 def n_layers(params: Params) -> int:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastdwm.config import RewardConfig
-from fastdwm.models.nets import Params, mlp, mlp_shapes
+from fastdwm.models.nets import Loss, Params, mlp, mlp_shapes
 
 
 @dataclass(frozen=True)
@@ -32,3 +32,12 @@ def reward_shapes(obs_dim: int, action_dim: int, config: RewardConfig) -> dict[s
 def reward_loss(model: RewardModel, batch: dict[str, Tensor]) -> Tensor:
     """Mean squared error on the batch's obs (N, S), action (N, A), reward (N,)."""
     return F.mse_loss(model(batch["obs"], batch["action"]), batch["reward"])
+
+
+def reward_objective(statistics: dict[str, Tensor]) -> Loss:
+    """`reward_loss` of parameters and a batch; draws nothing."""
+
+    def loss(params: Params, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        return reward_loss(RewardModel(params, statistics["obs_mean"], statistics["obs_std"]), batch)
+
+    return loss

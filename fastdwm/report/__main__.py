@@ -4,7 +4,6 @@ Heavy packages are imported inside the functions: --help answers before torch, n
 """
 
 import dataclasses
-import hashlib
 import math
 import os
 import sys
@@ -15,9 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastdwm import command
 from fastdwm.config import require, require_choices
-from fastdwm.envs import departures
 from fastdwm.measure.record import circumstances, prepare_output, write_json
-from fastdwm.tasks import TASKS, get_task
+from fastdwm.shipped import find_bundle
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +80,7 @@ def main(name: str, config: ReportConfig) -> None:
 
     bundle = Bundle.load(folder, config.trust_env)
     config = with_seed(config, bundle)
-    stem = prepare_output(config.out, f"{bundle.task}-models")
+    stem = prepare_output(config.out, f"{bundle.task.name}-models")
     if config.gradients:
         check_simulator(bundle)
     with command.progress() as report:
@@ -92,22 +90,9 @@ def main(name: str, config: ReportConfig) -> None:
     try:
         write_json(record, describe(config, bundle, folder, source, numbers))
     finally:
-        print_tables(bundle.task, source, numbers)
+        print_tables(bundle.task.name, source, numbers)
     print(record)
-    print(save_model_plot(numbers, stem.with_suffix(".png"), f"{bundle.task}, {source}"))
-
-
-def find_bundle(name: str) -> Path:
-    """The folder of that name, or that of the bundle shipped for the task of that name; InputError for neither."""
-    folder = Path(name)
-    if (folder / "bundle.json").is_file() or (folder.exists() and name not in TASKS):
-        return folder
-    require("/" not in name, f"bundle: {name}: no such folder")
-    # An unknown name is told before torch is loaded.
-    get_task(name)
-    from fastdwm.bundle import shipped_bundle
-
-    return shipped_bundle(name)
+    print(save_model_plot(numbers, stem.with_suffix(".png"), f"{bundle.task.name}, {source}"))
 
 
 def with_seed(config: ReportConfig, bundle: "Bundle") -> ReportConfig:
@@ -124,7 +109,7 @@ def check_simulator(bundle: "Bundle") -> None:
     """Raise InputError unless the simulator can give gradients, before anything takes long."""
     from fastdwm.report.gradients import Simulator
 
-    with Simulator(bundle.env):
+    with Simulator(bundle.task.env):
         pass
 
 
@@ -137,11 +122,11 @@ def held_out(bundle: "Bundle", config: ReportConfig, report: command.Report) -> 
 
     if config.dataset is None:
         seeds = [config.seed + i for i in range(config.episodes)]
-        fresh = partial(quality.fresh_episodes, bundle.policy, bundle.env, seeds)
+        fresh = partial(quality.fresh_episodes, bundle.policy, bundle.task.env, seeds)
         transitions = fresh(config.max_steps, config.action_noise, partial(report, "fresh episodes"))
         source = f"{config.episodes} fresh episodes of the base policy with action noise {config.action_noise:g}"
         return transitions, np.ones(transitions.n, bool), f"{source}, {transitions.n} transitions"
-    transitions = data.load(get_task(bundle.task), config.dataset, config.trust_env)
+    transitions = data.load(bundle.task, config.dataset, config.trust_env)
     seen, how = trained_on(bundle.dataset, transitions)
     if not seen:
         source = f"{transitions.n_episodes} episodes of {transitions.source} (trained on {bundle.dataset.get('id')}"
@@ -182,43 +167,43 @@ def trained_on(description: dict[str, Any], transitions: "Transitions") -> tuple
 def measure(
     bundle: "Bundle", transitions: "Transitions", rows: "np.ndarray", config: ReportConfig, report: command.Report
 ) -> dict[str, Any]:
-    """All numbers of the report, ready for JSON: `samplers` by name, the `reward` model that they share, and the share
+    """All numbers of the report, ready for JSON: `worlds` by name, the `reward` model that they share, and the share
     of states that the gradients had to leave out (`left_out`)."""
     from fastdwm.measure import ideal
     from fastdwm.measure import model_errors as quality
+    from fastdwm.models.table import network_calls
 
-    samplers: dict[str, dict] = {}
-    report("prediction errors", 0, len(bundle.samplers))
-    for i, sampler in enumerate(bundle.samplers):
-        world = bundle.world(sampler=sampler)
-        errors = quality.model_report(world, transitions, rows, config.seed, bundle.reward_scale)
+    worlds: dict[str, dict] = {}
+    report("prediction errors", 0, len(bundle.worlds))
+    for i, name in enumerate(bundle.worlds):
+        world = bundle.world(name)
+        errors = quality.model_report(world, transitions, rows, config.seed, bundle.task.reward_scale)
         found = errors["calibration"]
-        found["perfect_spread_to_error"] = ideal.spread_to_error(bundle, sampler, found["error_normalised"])
-        # A sampler is a reverse chain, which has a row of coefficients for each network call.
-        samplers[sampler] = {"network_calls": len(world.dynamics.chain()[2]), **errors}
-        report("prediction errors", i + 1, len(bundle.samplers))
-    one_step = samplers[bundle.samplers[0]]["one_step"]
-    numbers = {"samplers": samplers, "reward": {name: one_step[name] for name in ("reward_rmse", "reward_rmse_se")}}
+        found["perfect_spread_to_error"] = ideal.spread_to_error(bundle, name, found["error_normalised"])
+        worlds[name] = {"network_calls": network_calls(world.dynamics), **errors}
+        report("prediction errors", i + 1, len(bundle.worlds))
+    one_step = worlds[next(iter(bundle.worlds))]["one_step"]
+    numbers = {"worlds": worlds, "reward": {name: one_step[name] for name in ("reward_rmse", "reward_rmse_se")}}
     if config.gradients:
         jacobians, returns, numbers["left_out"] = compare_gradients(bundle, transitions, rows, config, report)
-        numbers["reward"] |= {"jacobian": jacobians[bundle.samplers[0]], "return_gradient": returns["reward"]}
-        for sampler, result in samplers.items():
-            result |= {"jacobian": jacobians[sampler], "return_gradient": returns[sampler]}
+        numbers["reward"] |= {"jacobian": next(iter(jacobians.values())), "return_gradient": returns["reward"]}
+        for name, result in worlds.items():
+            result |= {"jacobian": jacobians[name], "return_gradient": returns[name]}
     return numbers
 
 
 def compare_gradients(
     bundle: "Bundle", transitions: "Transitions", rows: "np.ndarray", config: ReportConfig, report: command.Report
 ) -> tuple[dict[str, dict], dict[str, list], dict[str, float]]:
-    """`gradients.jacobian_report` by sampler, `return_report` by sampler and with the reward model in the simulator
-    ("reward"), and the share of states that each had to leave out."""
+    """`gradients.jacobian_report` and `return_report` by world model, the latter also with the reward model in
+    the simulator ("reward"), and the share of states that each had to leave out."""
     import numpy as np
     import torch
 
     from fastdwm.report import gradients
 
     # float64, as the simulator: rounding must not pass for an error of the models.
-    worlds = {sampler: bundle.world(dtype=torch.float64, sampler=sampler) for sampler in bundle.samplers}
+    worlds = {name: bundle.world(name, dtype=torch.float64) for name in bundle.worlds}
     params = {name: value.double() for name, value in bundle.policy.items()}
     generator = torch.Generator().manual_seed(config.seed)
     candidates = np.random.default_rng(config.seed).permutation(np.flatnonzero(rows & transitions.next_obs_known))
@@ -226,7 +211,7 @@ def compare_gradients(
     def states(column: "np.ndarray", count: int) -> "torch.Tensor":
         return torch.from_numpy(column[candidates[:count]]).double()
 
-    with gradients.Simulator(bundle.env, bundle.reward_scale) as simulator:
+    with gradients.Simulator(bundle.task.env, bundle.task.reward_scale) as simulator:
         source = gradients.Differences(simulator)
         obs, action = (states(x, config.jacobian_states) for x in (transitions.obs, transitions.action))
         uncut = gradients.uncut(obs)
@@ -236,9 +221,9 @@ def compare_gradients(
         starts = states(transitions.obs, config.return_states)
         good = gradients.uncut_trajectory(source, params, starts)
         require(bool(uncut.any() and good.any()), "gradients: no held-out state shows its velocities in full")
-        truth = gradients.simulated_world(worlds[bundle.samplers[0]], source)
+        truth = gradients.simulated_world(next(iter(worlds.values())), source)
         # The reward model in the simulator: what of the error is its part.
-        mixed = {"reward": dataclasses.replace(truth, reward=worlds[bundle.samplers[0]].reward)}
+        mixed = {"reward": dataclasses.replace(truth, reward=next(iter(worlds.values())).reward)}
         on_progress = partial(report, "gradients of the return")
         returns = gradients.return_report(worlds | mixed, truth, params, starts[good], *sample, on_progress)
     shares = {"jacobian": 1 - float(uncut.double().mean()), "return_gradient": 1 - float(good.double().mean())}
@@ -249,17 +234,17 @@ def describe(
     config: ReportConfig, bundle: "Bundle", folder: Path, source: str, numbers: dict[str, Any]
 ) -> dict[str, Any]:
     """The whole report as JSON values."""
-    weights = hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
-    provenance = {"folder": folder, "weights_sha256": weights}
-    provenance |= {name: getattr(bundle, name) for name in ("dataset", "reward_scale", "discount", "versions")}
+    task = bundle.task
+    provenance = {"folder": folder, "weights_sha256": bundle.fingerprint, "reward_scale": task.reward_scale}
+    provenance |= {name: getattr(bundle, name) for name in ("dataset", "discount", "versions")}
     return {
-        "task": bundle.task,
+        "task": task.name,
         **circumstances("cpu"),
         "held_out": source,
         **numbers,
         "config": dataclasses.asdict(config),
-        "env": dataclasses.asdict(bundle.env),
-        "env_departures": departures(bundle.env, get_task(bundle.task)),
+        "env": dataclasses.asdict(task.env),
+        "env_departures": task.departures(),
         "bundle": provenance,
     }
 
@@ -270,7 +255,7 @@ def parse(argv: list[str]) -> tuple[str, ReportConfig]:
 
     positional = tyro.conf.Positional
     kind = tyro.conf.arg(metavar="REPORT", help="what to report on: models")
-    bundle = tyro.conf.arg(metavar="BUNDLE", help="folder, or the task of a shipped bundle, for example hopper-medium")
+    bundle = tyro.conf.arg(metavar="BUNDLE", help="folder, or the name of a shipped bundle, for example hopper-medium")
     fields = [
         ("report", Annotated[Literal["models"], positional, kind]),
         ("bundle", Annotated[str, positional, bundle]),

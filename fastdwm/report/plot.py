@@ -1,4 +1,4 @@
-"""The picture of a model report: prediction, calibration and gradients of every sampler."""
+"""The picture of a model report: prediction, calibration and gradients of every world."""
 
 from pathlib import Path
 from typing import Any
@@ -20,29 +20,29 @@ def save_model_plot(numbers: dict[str, Any], path: Path, title: str) -> Path:
     figure = Figure(figsize=(10, 8 if with_gradients else 4), layout="constrained")
     figure.suptitle(title, fontsize="medium")
     axes = figure.subplots(2 if with_gradients else 1, 2, squeeze=False)
-    draw_open_loop(axes[0, 0], numbers["samplers"])
-    draw_reliability(axes[0, 1], numbers["samplers"])
+    draw_open_loop(axes[0, 0], numbers["worlds"])
+    draw_reliability(axes[0, 1], numbers["worlds"])
     if with_gradients:
-        draw_agreement(axes[1, 0], numbers["samplers"], "cosine", "cosine with the simulator's gradient")
-        draw_agreement(axes[1, 1], numbers["samplers"], "relative_error", "relative error (log scale)")
+        draw_agreement(axes[1, 0], numbers["worlds"], "cosine", "cosine with the simulator's gradient")
+        draw_agreement(axes[1, 1], numbers["worlds"], "relative_error", "relative error (log scale)")
         axes[1, 1].set_yscale("log")
     figure.savefig(path, dpi=150)
     return path
 
 
-def draw_open_loop(axes: Any, samplers: dict[str, dict]) -> None:
-    for name, sampler in samplers.items():
-        steps, errors = [[line[key] for line in sampler["open_loop"]] for key in ("h", "obs_rmse_normalised")]
+def draw_open_loop(axes: Any, worlds: dict[str, dict]) -> None:
+    for name, world in worlds.items():
+        steps, errors = [[line[key] for line in world["open_loop"]] for key in ("h", "obs_rmse_normalised")]
         axes.plot(steps, errors, label=name, **STYLES[name])
     axes.set(xlabel="imagined steps, recorded actions", ylabel="RMSE in std of the observation", ylim=(0, None))
     axes.set_title("open-loop error", fontsize="medium")
     axes.legend()
 
 
-def draw_reliability(axes: Any, samplers: dict[str, dict]) -> None:
+def draw_reliability(axes: Any, worlds: dict[str, dict]) -> None:
     axes.plot([0, 1], [0, 1], color="0.8", linewidth=4, label="calibrated")
-    for name, sampler in samplers.items():
-        found = sampler["calibration"]
+    for name, world in worlds.items():
+        found = world["calibration"]
         axes.plot(found["levels"], found["coverage"], label=name, **STYLES[name])
     axes.set(
         xlabel="central share of the samples", ylabel="share of recorded values inside", xlim=(0, 1), ylim=(-0.02, 1)
@@ -51,20 +51,20 @@ def draw_reliability(axes: Any, samplers: dict[str, dict]) -> None:
     axes.legend()
 
 
-def draw_agreement(axes: Any, samplers: dict[str, dict], measure: str, label: str) -> None:
+def draw_agreement(axes: Any, worlds: dict[str, dict], measure: str, label: str) -> None:
     """Median and quartiles of the cosine or the relative error: Jacobians, then the gradient of the return."""
-    first = next(iter(samplers.values()))
+    first = next(iter(worlds.values()))
     ticks = [
         "next obs\nby action",
         "change\nby state",
         *(f"return\nH = {line['H']}" for line in first["return_gradient"]),
     ]
-    for i, (name, sampler) in enumerate(samplers.items()):
-        parts = [sampler["jacobian"][part] for part in ("next_obs_by_action", "next_obs_by_state")]
-        found = [x[measure] for x in (*parts, *sampler["return_gradient"])]
+    for i, (name, world) in enumerate(worlds.items()):
+        parts = [world["jacobian"][part] for part in ("next_obs_by_action", "next_obs_by_state")]
+        found = [x[measure] for x in (*parts, *world["return_gradient"])]
         median, low, high = ([x[key] for x in found] for key in ("median", "low", "high"))
         bars = [[m - a for m, a in zip(median, low, strict=True)], [b - m for m, b in zip(median, high, strict=True)]]
-        x = [tick + 0.2 * (i - (len(samplers) - 1) / 2) for tick in range(len(ticks))]
+        x = [tick + 0.2 * (i - (len(worlds) - 1) / 2) for tick in range(len(ticks))]
         style = STYLES[name] | {"linestyle": "none"}
         axes.errorbar(x, median, yerr=bars, capsize=3, label=name, **style)
     axes.set(xticks=range(len(ticks)), xticklabels=ticks, ylabel=label)

@@ -1,4 +1,4 @@
-"""The tables of a model report: one column per sampler, and the reward model that they share."""
+"""The tables of a model report: one column per world model, and the reward model that they share."""
 
 from typing import Any
 
@@ -10,16 +10,16 @@ REWARD_JACOBIANS = {"reward_by_action": "d reward / d action", "reward_by_state"
 
 
 def print_tables(task: str, source: str, numbers: dict[str, Any]) -> None:
-    """The result on stdout: one column per sampler, then the reward model."""
+    """The result on stdout: one column per world model, then the reward model."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
         console.width = 120
-    samplers = list(numbers["samplers"].values())
+    worlds = list(numbers["worlds"].values())
     table = Table(title=f"{task}: {source}", caption=caption(numbers))
-    for name in ("", *numbers["samplers"]):
+    for name in ("", *numbers["worlds"]):
         table.add_column(name, justify="right" if name else "left")
     sections = (
         [prediction_rows, calibration_rows, gradient_rows]
@@ -27,11 +27,11 @@ def print_tables(task: str, source: str, numbers: dict[str, Any]) -> None:
         else [prediction_rows, calibration_rows]
     )
     for rows in sections:
-        for row in rows(samplers):
+        for row in rows(worlds):
             table.add_row(*row)
         table.add_section()
     console.print(table)
-    table = Table("reward model", "", title="the reward model, shared by the samplers")
+    table = Table("reward model", "", title="the reward model, shared by the world models")
     for row in reward_rows(numbers["reward"]):
         table.add_row(*row)
     console.print(table)
@@ -49,17 +49,15 @@ def caption(numbers: dict[str, Any]) -> str:
     )
 
 
-def prediction_rows(samplers: list[dict]) -> list[list[str]]:
-    """Label, one value per sampler."""
-    one_step = [sampler["one_step"] for sampler in samplers]
+def prediction_rows(worlds: list[dict]) -> list[list[str]]:
+    """Label, one value per world model."""
+    one_step = [world["one_step"] for world in worlds]
     rows = [
-        ["network calls per step", *(str(sampler["network_calls"]) for sampler in samplers)],
+        ["network calls per step", *(str(world["network_calls"]) for world in worlds)],
         ["one step: RMSE", *(f"{x['obs_rmse']:.4f} ± {x['obs_rmse_se']:.4f}" for x in one_step)],
         ["one step: in std of the change", *(f"{x['obs_rmse_normalised']:.4f}" for x in one_step)],
     ]
-    for h, *errors in zip(
-        *([e["h"] for e in samplers[0]["open_loop"]], *(s["open_loop"] for s in samplers)), strict=True
-    ):
+    for h, *errors in zip(*([e["h"] for e in worlds[0]["open_loop"]], *(s["open_loop"] for s in worlds)), strict=True):
         if h in (1, 5, 10):
             steps = f"{h} steps" if h > 1 else "1 step"
             values = (f"{error['obs_rmse_normalised']:.4f}" for error in errors)
@@ -67,9 +65,9 @@ def prediction_rows(samplers: list[dict]) -> list[list[str]]:
     return rows
 
 
-def calibration_rows(samplers: list[dict]) -> list[list[str]]:
-    """Label, one value per sampler."""
-    found = [sampler["calibration"] for sampler in samplers]
+def calibration_rows(worlds: list[dict]) -> list[list[str]]:
+    """Label, one value per world model."""
+    found = [world["calibration"] for world in worlds]
     measures = {
         "spread_to_error": "spread of samples / error of mean",
         "perfect_spread_to_error": "    the same of a perfect network, all error noise",
@@ -83,14 +81,14 @@ def calibration_rows(samplers: list[dict]) -> list[list[str]]:
     return rows
 
 
-def gradient_rows(samplers: list[dict]) -> list[list[str]]:
-    """Label, one value per sampler; cosine, then relative error."""
+def gradient_rows(worlds: list[dict]) -> list[list[str]]:
+    """Label, one value per world model; cosine, then relative error."""
     rows = []
     for part, label in JACOBIANS.items():
-        rows += pair(label, [sampler["jacobian"][part] for sampler in samplers])
-    for i, line in enumerate(samplers[0]["return_gradient"]):
+        rows += pair(label, [world["jacobian"][part] for world in worlds])
+    for i, line in enumerate(worlds[0]["return_gradient"]):
         label = f"d return / d policy, H = {line['H']}"
-        rows += pair(label, [sampler["return_gradient"][i] for sampler in samplers])
+        rows += pair(label, [world["return_gradient"][i] for world in worlds])
     return rows
 
 

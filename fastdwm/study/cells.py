@@ -5,7 +5,6 @@ Heavy packages are imported inside the functions: --help answers before torch, n
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import signal
@@ -18,9 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastdwm import command
 from fastdwm.config import EvalConfig, require
-from fastdwm.envs import departures
 from fastdwm.errors import InputError
 from fastdwm.measure.record import circumstances, prepare_output, write_json
+from fastdwm.shipped import shipped_folder
 from fastdwm.study.grid import BASE, Cell, Grid, StudyConfig
 from fastdwm.tasks import get_task
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from fastdwm.bundle import Bundle
 
 # Increase when the meaning of a cell's file changes.
-FORMAT = 2
+FORMAT = 3
 # Episodes that a process runs in lockstep: more save nothing on a CPU, and need memory for each one's particles.
 AT_ONCE = 10
 
@@ -56,10 +55,10 @@ class Study:
         from fastdwm.measure.simulate import make_agent
 
         # Cells that do not imagine have no such setting.
-        steps = cell.sample_steps or None
+        steps = cell.world_steps or None
         config = EvalConfig(
-            sampler=cell.world_model,
-            sample_steps=steps,
+            world=cell.world_model,
+            world_steps=steps,
             itpo=cell.itpo(self.config.itpo),
             device=self.config.device,
             backend=self.config.backend,
@@ -82,20 +81,21 @@ def main(task_name: str, config: StudyConfig) -> None:
         prepare_output(confirmed, task.name)
     grid = config.resolved()
     command.set_up_torch(config.threads, config.device)
-    from fastdwm.bundle import Bundle, shipped_bundle
+    from fastdwm.bundle import Bundle
     from fastdwm.study import tradeoff
 
-    weights = config.bundle or shipped_bundle(task.name)
+    weights = config.bundle or shipped_folder(task.name)
     bundle = Bundle.load(weights, config.trust_env)
-    require(bundle.task == task.name, f"bundle: expected one for {task.name}, {weights} is for {bundle.task}")
-    held = held_samplers(bundle)
+    came = bundle.task.name
+    require(came == task.name, f"bundle: expected one for {task.name}, {weights} is for {came}")
+    held = held_worlds(bundle)
     cells = grid.cells(held)
     for cell in cells:
         # Raises InputError for a number of network calls that the world model cannot do.
-        bundle.world(sampler=cell.world_model, sample_steps=cell.sample_steps or None)
+        bundle.world(cell.world_model, steps=cell.world_steps or None)
         cell.itpo(config.itpo)
-    study = plan(bundle, weights, config, grid.episodes, config.seed, folder)
-    again = plan(bundle, weights, config, grid.episodes, config.confirm_seed, confirmed)
+    study = plan(bundle, config, grid.episodes, config.seed, folder)
+    again = plan(bundle, config, grid.episodes, config.confirm_seed, confirmed)
     finished(study), finished(again)
     with command.progress() as report:
         run_cells(study, cells, report)
@@ -109,28 +109,26 @@ def main(task_name: str, config: StudyConfig) -> None:
     conclude(study, grid, rows, tradeoff.verdict(records, rows, grid.centre(held)), found, out)
 
 
-def held_samplers(bundle: "Bundle") -> dict[str, int]:
+def held_worlds(bundle: "Bundle") -> dict[str, int]:
     """Network calls per imagined transition, unless asked otherwise, of each world model in the bundle."""
-    calls = {
-        "diffusion": lambda: bundle.dynamics_config.denoise_steps,
-        "meanflow": lambda: bundle.meanflow_config.sample_steps,
-        "mlp": lambda: 1,
-    }
-    return {name: calls[name]() for name in bundle.samplers}
+    from fastdwm.models.table import network_calls
+
+    return {name: network_calls(bundle.world(name).dynamics) for name in bundle.worlds}
 
 
-def plan(bundle: "Bundle", weights: Path, config: StudyConfig, episodes: int, first_seed: int, folder: Path) -> Study:
+def plan(bundle: "Bundle", config: StudyConfig, episodes: int, first_seed: int, folder: Path) -> Study:
     """The study, with what its cells must share; raises InputError without a limit on the length of an episode."""
     from fastdwm.measure.simulate import step_limit
 
     seeds = [first_seed + i for i in range(episodes)]
-    max_steps = step_limit(bundle.env, config.max_steps)
-    files = (weights / "weights.safetensors", weights / "bundle.json")
+    max_steps = step_limit(bundle.task.env, config.max_steps)
     here = circumstances(config.device)
     identity = {
         "format": FORMAT,
-        "task": bundle.task,
-        "bundle": hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest(),
+        "task": bundle.task.name,
+        "bundle": bundle.fingerprint,
+        **{f"task.{name}": value for name, value in bundle.task.record().items() if name != "name"},
+        **{f"worlds.{name}": json.loads(json.dumps(dataclasses.asdict(x.config))) for name, x in bundle.worlds.items()},
         "seeds": f"{seeds[0]} to {seeds[-1]}",
         "max_steps": max_steps,
         "latency_decisions": config.latency_decisions,
@@ -237,7 +235,7 @@ def run_cell(cell: Cell, index: int) -> None:
 
     for seeds in batches:
         # As in an evaluation, the first seed stands for the whole batch: each episode has the noise of its own seed.
-        runs.append(run_episodes(study.agent(cell, seeds[0]), study.bundle.env, seeds, protocol, on_progress))
+        runs.append(run_episodes(study.agent(cell, seeds[0]), study.bundle.task.env, seeds, protocol, on_progress))
     write_json(study.path(cell), describe(study, cell, runs) | {"wall_s": perf_counter() - start})
 
 
@@ -246,7 +244,7 @@ def describe(study: Study, cell: Cell, runs: list[Any]) -> Record:
     from fastdwm.eval.summary import latency_ms
     from fastdwm.measure.simulate import LATENCY_DECISIONS, WARM_UP
 
-    task = get_task(study.bundle.task)
+    task = study.bundle.task
     episodes = [
         {
             "seed": episode.seed,
@@ -294,12 +292,12 @@ def conclude(
     from fastdwm.study import tradeoff
 
     here = circumstances(study.config.device)
-    foreign = departures(study.bundle.env, get_task(study.bundle.task))
-    title = f"{study.bundle.task}, {len(study.seeds)} episodes per cell"
+    foreign = study.bundle.task.departures()
+    title = f"{study.bundle.task.name}, {len(study.seeds)} episodes per cell"
     title += f", not the task's own simulator: {', '.join(foreign)}" if foreign else ""
     sentences = verdict + ([study_tables.confirmed(confirmation)] if confirmation else [])
     summary = {
-        "task": study.bundle.task,
+        "task": study.bundle.task.name,
         **here,
         "verdict": verdict,
         "confirmation": confirmation,
@@ -307,7 +305,7 @@ def conclude(
         "grid": dataclasses.asdict(grid),
         "seeds": study.seeds,
         "identity": study.identity,
-        "env": dataclasses.asdict(study.bundle.env),
+        "env": dataclasses.asdict(study.bundle.task.env),
         "env_departures": foreign,
         "cells": rows,
     }

@@ -6,9 +6,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from fastdwm.config import SAMPLERS, ITPOConfig, require, require_choices, require_positive
+from fastdwm.config import ITPOConfig, require, require_choices, require_positive
 
-AXES = ("samplers", "horizons", "particles", "inner_steps", "inner_lrs")
+AXES = ("worlds", "horizons", "particles", "inner_steps", "inner_lrs")
 # What a cell says of the settings of a decision; the others are the same for all cells.
 CELL_SETTINGS = ("horizon", "particles", "inner_steps", "inner_lr")
 
@@ -17,9 +17,9 @@ CELL_SETTINGS = ("horizon", "particles", "inner_steps", "inner_lr")
 class Cell:
     """One setting of the decision, run on all seeds of the study."""
 
-    sampler: str
+    world: str
     """world model; `base`: the base policy, `critic`: no imagination at all (H = 0)"""
-    sample_steps: int
+    world_steps: int
     """network calls per imagined transition (K)"""
     horizon: int
     """H"""
@@ -35,13 +35,13 @@ class Cell:
         """Stem of its file: every setting, nothing else."""
         if self == BASE:
             return "base"
-        axes = f"K{self.sample_steps}-H{self.horizon}-M{self.particles}-E{self.inner_steps}"
-        return f"{self.sampler}-{axes}-lr{self.inner_lr:.8g}"
+        axes = f"K{self.world_steps}-H{self.horizon}-M{self.particles}-E{self.inner_steps}"
+        return f"{self.world}-{axes}-lr{self.inner_lr:.8g}"
 
     @property
     def world_model(self) -> str:
-        """What `--sampler` calls it; cells that do not imagine use the one that every bundle holds."""
-        return self.sampler if self.sampler in SAMPLERS else "diffusion"
+        """What `--world` calls it; cells that do not imagine take the default."""
+        return "diffusion" if self.world in ("base", "critic") else self.world
 
     def itpo(self, common: ITPOConfig) -> ITPOConfig:
         """Its settings as the agent takes them, those that all cells share from `common`."""
@@ -58,7 +58,7 @@ class Cell:
         """
         if self == BASE:
             return 2.0
-        transition = 0.3 + 0.1 * self.particles + 0.035 * self.particles * self.sample_steps
+        transition = 0.3 + 0.1 * self.particles + 0.035 * self.particles * self.world_steps
         return 3.5 + self.inner_steps * (2.7 + self.horizon * transition)
 
 
@@ -69,8 +69,8 @@ BASE = Cell("base", 0, 0, 0, 0, 0.0)
 class Grid:
     """Axes and how they are combined. The first value of each axis is the centre of the grid."""
 
-    samplers: tuple[str, ...]
-    """NAME or NAME:CALLS, see `parse_sampler`"""
+    worlds: tuple[str, ...]
+    """NAME or NAME:CALLS, see `parse_world`"""
     horizons: tuple[int, ...]
     particles: tuple[int, ...]
     inner_steps: tuple[int, ...]
@@ -94,48 +94,48 @@ class Grid:
                 yield (*centre[:i], value, *centre[i + 1 :])
 
     def cells(self, held: Mapping[str, int]) -> list[Cell]:
-        """The base policy, then every sampler at every point, none twice.
+        """The base policy, then every world at every point, none twice.
 
         held: the network calls that the bundle gives each world model it holds.
         Raises InputError for a world model that it does not hold.
         """
         cells = {BASE: None}
-        for point, sampler in product(self.points(), self.samplers):
-            cells[self._cell(*point, *_resolve(sampler, held))] = None
+        for point, world in product(self.points(), self.worlds):
+            cells[self._cell(*point, *_resolve(world, held))] = None
         return list(cells)
 
     def centre(self, held: Mapping[str, int]) -> list[Cell]:
-        """The cells that differ in the world model alone, in the order of the samplers."""
+        """The cells that differ in the world model alone, in the order of the worlds."""
         point = self.horizons[0], self.particles[0], self.inner_steps[0], self.inner_lrs[0]
-        return list(dict.fromkeys(self._cell(*point, *_resolve(sampler, held)) for sampler in self.samplers))
+        return list(dict.fromkeys(self._cell(*point, *_resolve(world, held)) for world in self.worlds))
 
     def _cell(
-        self, horizon: int, particles: int, inner_steps: int, inner_lr: float, sampler: str, sample_steps: int
+        self, horizon: int, particles: int, inner_steps: int, inner_lr: float, world: str, world_steps: int
     ) -> Cell:
         lr = inner_lr / inner_steps if self.split_step else inner_lr
         if horizon == 0:
             # Nothing is imagined: neither the world model nor the number of particles matters.
             return Cell("critic", 0, 0, 1, inner_steps, lr)
-        return Cell(sampler, sample_steps, horizon, particles, inner_steps, lr)
+        return Cell(world, world_steps, horizon, particles, inner_steps, lr)
 
 
-def parse_sampler(text: str) -> tuple[str, int | None]:
+def parse_world(text: str) -> tuple[str, int | None]:
     """World model and network calls per imagined transition of `meanflow:2`; none: the bundle's, as in `meanflow`."""
     name, colon, calls = text.partition(":")
-    valid = name in SAMPLERS and (calls.isdecimal() and int(calls) > 0 if colon else True)
-    require(valid, f"samplers: expected NAME or NAME:CALLS with NAME one of {', '.join(SAMPLERS)}, got {text!r}")
+    valid = name.isidentifier() and (calls.isdecimal() and int(calls) > 0 if colon else True)
+    require(valid, f"worlds: expected NAME or NAME:CALLS, such as meanflow:2, got {text!r}")
     return name, int(calls) if colon else None
 
 
-def _resolve(sampler: str, held: Mapping[str, int]) -> tuple[str, int]:
-    name, calls = parse_sampler(sampler)
-    require(name in held, f"samplers: the bundle holds {', '.join(held)}, got {sampler!r}")
+def _resolve(world: str, held: Mapping[str, int]) -> tuple[str, int]:
+    name, calls = parse_world(world)
+    require(name in held, f"worlds: the bundle holds {', '.join(held)}, got {world!r}")
     return name, held[name] if calls is None else calls
 
 
 GRIDS = {
     "default": Grid(
-        samplers=("diffusion", "diffusion:1", "meanflow", "meanflow:2", "mlp"),
+        worlds=("diffusion", "diffusion:1", "meanflow", "meanflow:2", "mlp"),
         horizons=(8, 5, 3, 1, 0),
         particles=(2, 16),
         inner_steps=(1, 2),
@@ -145,7 +145,7 @@ GRIDS = {
         episodes=40,
     ),
     "quick": Grid(
-        samplers=("diffusion", "meanflow", "mlp"),
+        worlds=("diffusion", "meanflow", "mlp"),
         horizons=(8, 3),
         particles=(2,),
         inner_steps=(1,),
@@ -156,7 +156,7 @@ GRIDS = {
     ),
     # K = 10 and 5 where the bundle's diffusion model was trained with ten steps.
     "paper": Grid(
-        samplers=("diffusion", "diffusion:5", "meanflow", "mlp"),
+        worlds=("diffusion", "diffusion:5", "meanflow", "mlp"),
         horizons=(5, 3, 1),
         particles=(4096, 1024, 64),
         inner_steps=(1, 4),
@@ -176,7 +176,7 @@ class StudyConfig:
     """folder of trained weights; none: the one shipped for the task"""
     grid: Literal["default", "quick", "paper"] = "default"
     """default: one axis at a time, half an hour on two CPU cores; quick: minutes; paper: all combinations, for a GPU"""
-    samplers: tuple[str, ...] | None = None
+    worlds: tuple[str, ...] | None = None
     """world models, NAME or NAME:CALLS (network calls per imagined transition), as in `meanflow meanflow:2`; none: the
     grid's. Of this and the next four the first value is the centre of the grid"""
     horizons: tuple[int, ...] | None = None
@@ -233,8 +233,8 @@ class StudyConfig:
         for name, axis in zip(CELL_SETTINGS, AXES[1:], strict=True):
             value, default = getattr(self.itpo, name), getattr(ITPOConfig(), name)
             require(value == default, f"itpo.{name}: an axis of the study, expected as {axis}, got {value}")
-        for sampler in self.samplers or ():
-            parse_sampler(sampler)
+        for world in self.worlds or ():
+            parse_world(world)
 
     def resolved(self) -> Grid:
         """The named grid with whatever was given in its place."""

@@ -18,13 +18,13 @@ from fastdwm.study.grid import BASE, Cell
 
 Row = dict[str, Any]
 
-# Colours that the colour-blind tell apart; without colour, the marker tells the sampler.
+# Colours that the colour-blind tell apart; without colour, the marker tells the world.
 STYLES = {
     "base": {"color": "black", "marker": "X", "label": "base policy"},
     "critic": {"color": "tab:green", "marker": "D", "label": "critic alone (H = 0)"},
     "diffusion": {"color": "tab:blue", "marker": "o", "label": "diffusion"},
     "meanflow": {"color": "tab:orange", "marker": "s", "label": "MeanFlow"},
-    "mlp": {"color": "tab:purple", "marker": "^", "label": "deterministic MLP"},
+    "mlp": {"color": "tab:purple", "marker": "^", "label": "MLP"},
 }
 # World models that can do another number of network calls.
 MULTI_STEP = ("diffusion", "meanflow")
@@ -53,7 +53,7 @@ def _row(cell: Cell, record: Mapping[str, Any], base: Mapping[str, Any]) -> Row:
     return {
         "cell": cell.name,
         **asdict(cell),
-        "network_calls": cell.inner_steps * cell.horizon * cell.sample_steps,
+        "network_calls": cell.inner_steps * cell.horizon * cell.world_steps,
         "episodes": len(episodes),
         "score_mean": mean.value,
         "score_std": summary.std,
@@ -118,10 +118,10 @@ def verdict(records: Mapping[Cell, Mapping[str, Any]], rows: Sequence[Row], cent
     centre: cells that differ in the world model alone. The reference is the diffusion model with the most calls;
     without one, or with nothing beside it, there is nothing to say.
     """
-    diffusion = [cell for cell in centre if cell.sampler == "diffusion"]
+    diffusion = [cell for cell in centre if cell.world == "diffusion"]
     if not diffusion or len(centre) == 1:
         return []
-    reference = max(diffusion, key=lambda cell: cell.sample_steps)
+    reference = max(diffusion, key=lambda cell: cell.world_steps)
     by_name = {row["cell"]: row for row in rows}
     ours, base = by_name[reference.name], _scores(records[BASE])
     gain = _scores(records[reference]) - base
@@ -146,8 +146,8 @@ def verdict(records: Mapping[Cell, Mapping[str, Any]], rows: Sequence[Row], cent
 
 def title_of(row: Row) -> str:
     """World model and network calls."""
-    label = STYLES[row["sampler"]]["label"]
-    return f"{label} (K = {row['sample_steps']})" if row["sampler"] in MULTI_STEP else label
+    label = STYLES[row["world"]]["label"]
+    return f"{label} (K = {row['world_steps']})" if row["world"] in MULTI_STEP else label
 
 
 def best(cells: Sequence[Cell], rows: Sequence[Row]) -> Cell:
@@ -226,8 +226,8 @@ def draw_panel(axes: Any, rows: Sequence[Row], name: str) -> None:
     if name == "score_mean":
         steps = {"where": "post", "color": "0.6", "linestyle": "--", "linewidth": 1, "zorder": 1}
         axes.step(*_columns(front, name), **steps, label="Pareto front (filled)")
-    for sampler, style in STYLES.items():
-        own = [row for row in rows if row["sampler"] == sampler]
+    for world, style in STYLES.items():
+        own = [row for row in rows if row["world"] == world]
         if own:
             colour = {"color": style["color"], "linestyle": "none"}
             axes.errorbar(*_columns(own, name), _bars(own, name), **colour, elinewidth=0.8, capsize=2, zorder=2)
@@ -271,5 +271,5 @@ def _ends(prefix: str) -> tuple[str, str]:
 
 def _setting(row: Row) -> str:
     """What tells a point from others of its colour."""
-    calls = f"K{row['sample_steps']} " if row["sampler"] in MULTI_STEP else ""
+    calls = f"K{row['world_steps']} " if row["world"] in MULTI_STEP else ""
     return f"{calls}H{row['horizon']} M{row['particles']} E{row['inner_steps']}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
-from fastdwm.config import DeterministicConfig, DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig, TrainConfig
+from fastdwm.config import DiffusionConfig, MeanFlowConfig, MLPConfig, ReBRACConfig, RewardConfig, TrainConfig
 from fastdwm.errors import InputError
 from fastdwm.files import write_atomically
 from fastdwm.tasks import Task, get_task
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Settings that change the weights: a run is only resumed with the same ones.
 IDENTITY_FILE = "config.json"
-IDENTITY = ("dataset", "seed", "holdout", "rebrac", "dynamics", "meanflow", "deterministic", "reward")
+IDENTITY = ("dataset", "seed", "holdout", "rebrac", "diffusion", "meanflow", "mlp", "reward")
 
 
 def presets() -> dict[str, TrainConfig]:
@@ -40,9 +40,9 @@ def presets() -> dict[str, TrainConfig]:
             lr_decay=True,
             target_rate=0.01,
         ),
-        dynamics=DiffusionConfig(updates=60_000, batch_size=1024, lr=1e-3, denoise_steps=5, target="x0", hidden=width),
+        diffusion=DiffusionConfig(updates=60_000, batch_size=1024, lr=1e-3, denoise_steps=5, target="x0", hidden=width),
         meanflow=MeanFlowConfig(updates=60_000, batch_size=1024, lr=1e-3, hidden=width),
-        deterministic=DeterministicConfig(updates=60_000, batch_size=1024, lr=1e-3, hidden=width),
+        mlp=MLPConfig(updates=60_000, batch_size=1024, lr=1e-3, hidden=width),
         reward=RewardConfig(updates=40_000, batch_size=1024, lr=1e-3, hidden=width),
     )
     return {"cpu": cpu, "paper": TrainConfig()}
@@ -147,13 +147,14 @@ def print_report(bundle: Bundle) -> None:
     from rich.table import Table
 
     console, report = Console(), bundle.report
-    table = Table("part", "updates", "updates/s", "last metrics", title=f"{bundle.task}: training")
+    table = Table("part", "updates", "updates/s", "last metrics", title=f"{bundle.task.name}: training")
     for part, line in report["training"].items():
         shown = {k: v for k, v in line.items() if k not in ("update", "updates_per_s")}
         metrics = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
         table.add_row(part, f"{line['update']:,}", f"{line['updates_per_s']:.0f}", metrics)
     console.print(table)
-    errors = report["models"]["one_step"]
+    first = next(iter(report["errors"].values()))
+    errors = first["one_step"]
     table = Table("held-out error", "RMSE", "standard error", "normalised", title="one step")
     table.add_row(
         "next observation", f"{errors['obs_rmse']:.4f}", f"{errors['obs_rmse_se']:.4f}",
@@ -162,7 +163,7 @@ def print_report(bundle: Bundle) -> None:
     table.add_row("reward", f"{errors['reward_rmse']:.4f}", f"{errors['reward_rmse_se']:.4f}", "")
     console.print(table)
     table = Table("steps", "RMSE", "normalised", title="open loop, recorded actions")
-    for line in report["models"]["open_loop"]:
+    for line in first["open_loop"]:
         table.add_row(str(line["h"]), f"{line['obs_rmse']:.4f}", f"{line['obs_rmse_normalised']:.4f}")
     console.print(table)
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Hashable
 from pathlib import Path
 from time import perf_counter
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,12 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from fastdwm.config import DeterministicConfig, DiffusionConfig, MeanFlowConfig, RewardConfig
 from fastdwm.errors import InputError
 from fastdwm.files import write_atomically
-from fastdwm.models.nets import Params, adam, cosine, map_params, move_towards, set_lr
+from fastdwm.models.nets import Loss, Params, adam, cosine, map_params, move_towards, set_lr
 
-Loss = Callable[[Params, dict[str, Tensor], torch.Generator], Tensor]
 WARM_UP = 3
 """eager updates before a capture: they initialise libraries and the optimisers' state"""
 
@@ -53,7 +51,7 @@ class ModelTrainer:
         self,
         params: Params,
         loss: Loss,
-        config: DiffusionConfig | MeanFlowConfig | DeterministicConfig | RewardConfig,
+        config: Any,
         generator: torch.Generator,
         ema_rate: float = 1.0,
     ):

@@ -9,20 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastdwm.bundle import Bundle, package_versions
+from fastdwm.bundle import Bundle, TrainedModel, package_versions
+from fastdwm.checks import require
 from fastdwm.command import Report
-from fastdwm.config import DiffusionConfig, MeanFlowConfig, RewardConfig, TrainConfig, require
+from fastdwm.config import TrainConfig
 from fastdwm.data import dataset as data
 from fastdwm.data.dataset import Transitions
-from fastdwm.measure import model_errors as quality
-from fastdwm.models.diffusion import build_diffusion, denoiser_shapes, diffusion_loss
-from fastdwm.models.meanflow import build_meanflow, draw_times, meanflow_loss, meanflow_shapes
-from fastdwm.models.mlp import build_deterministic, deterministic_loss, deterministic_shapes
+from fastdwm.measure import model_errors
 from fastdwm.models.nets import Params, init_mlp, map_params
 from fastdwm.models.rebrac import ReBRAC, init_critics, init_policy
-from fastdwm.models.reward import RewardModel, reward_loss, reward_shapes
+from fastdwm.models.reward import RewardModel, reward_objective, reward_shapes
+from fastdwm.models.table import WORLD_MODELS
 from fastdwm.tasks import Task
-from fastdwm.train.fit import Batches, Loss, ModelTrainer, OnLine, fit
+from fastdwm.train.fit import Batches, ModelTrainer, OnLine, fit
 from fastdwm.train.tilt import Tilt, outcome_value, policy_score, tilt, value_score
 
 # Real episodes during training use other seeds than evaluation (10000...) and tuning (20000...).
@@ -30,7 +29,10 @@ EPISODE_SEED = 30_000
 MODEL_COLUMNS = ("obs", "action", "next_obs")
 CRITIC_COLUMNS = ("obs", "action", "reward", "next_obs", "next_action", "terminated")
 
-Trained = tuple[dict[str, Params], dict[str, float]]
+# Which random numbers a part draws: another part more or less changes nothing for the others.
+STREAMS = {"diffusion": 0, "reward": 1, "rebrac": 2, "mlp": 3, "meanflow": 4, "baseline": 5}
+
+Metrics = dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,16 +56,17 @@ class Offline:
         """Sizes of observation and action."""
         return self.transitions.obs.shape[1], self.transitions.action.shape[1]
 
-    def generators(self, part: int) -> tuple[torch.Generator, torch.Generator]:
+    def generators(self, part: str) -> tuple[torch.Generator, torch.Generator]:
         """Initialisation (CPU) and training (device) randomness of a part; parts do not share any."""
-        seed = 1_000 * self.config.seed + 10 * part
+        streams = STREAMS | {name: len(STREAMS) + i for i, name in enumerate(WORLD_MODELS) if name not in STREAMS}
+        seed = 1_000 * self.config.seed + 10 * streams[part]
         return (
             torch.Generator().manual_seed(seed),
             torch.Generator(self.config.device).manual_seed(seed + 1),
         )
 
     @property
-    def dynamics_rows(self) -> np.ndarray:
+    def world_rows(self) -> np.ndarray:
         """(N,) bool: rows that a world model learns from."""
         return self.model_rows & self.transitions.model_rows
 
@@ -98,33 +101,29 @@ def train(
     hooks = dict(log_every=config.log_every, save_every=config.save_every, on_progress=on_progress, on_line=on_line)
     run = Offline(task, transitions, config, train_rows, statistics, partial(fit, folder=folder, **hooks))
     training = {}
-    # MeanFlow comes last: its tilt reads the policy.
-    for part in (train_dynamics, train_deterministic, train_reward, train_rebrac, train_meanflow):
-        networks, metrics = part(run)
-        run.networks.update({name: map_params(lambda value: value.detach().cpu(), p) for name, p in networks.items()})
-        training[part.__name__.removeprefix("train_")] = metrics
+    # The policy comes before the world models: a tilt reads it.
+    run.networks["reward"], training["reward"] = train_reward(run)
+    run.networks["policy"], run.networks["critics"], training["rebrac"] = train_rebrac(run)
+    worlds = {}
+    for name in WORLD_MODELS:
+        params, training[name] = train_world(run, name)
+        worlds[name] = TrainedModel(config.world(name, WORLD_MODELS[name].config), params)
     bundle = Bundle(
-        task=task.name,
-        env=transitions.env,
-        dataset=describe(transitions, task),
-        reward_scale=task.reward_scale,
+        task=dataclasses.replace(task, env=transitions.env),
+        dataset=dataset_record(transitions, task),
         **run.networks,
+        worlds=worlds,
         statistics=statistics,
         rebrac_config=config.rebrac,
-        dynamics_config=config.dynamics,
         reward_config=config.reward,
-        meanflow_config=config.meanflow,
-        deterministic_config=config.deterministic,
         report={"seed": config.seed, "holdout": config.holdout, "training": training},
         versions=package_versions(),
     )
-    reports = {
-        sampler: quality.model_report(
-            bundle.world(sampler=sampler), transitions, held_out, config.seed, task.reward_scale
-        )
-        for sampler in bundle.samplers
+    errors = {
+        name: model_errors.model_report(bundle.world(name), transitions, held_out, config.seed, task.reward_scale)
+        for name in bundle.worlds
     }
-    return dataclasses.replace(bundle, report=bundle.report | {"models": reports["diffusion"], "samplers": reports})
+    return dataclasses.replace(bundle, report=bundle.report | {"errors": errors})
 
 
 def split(transitions: Transitions, config: TrainConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -143,84 +142,30 @@ def split(transitions: Transitions, config: TrainConfig) -> tuple[np.ndarray, np
     return train_rows, held_out
 
 
-def train_dynamics(run: Offline) -> Trained:
-    """The diffusion model; what is kept is the moving average of its weights."""
-    config = run.config.dynamics
-    init, generator = run.generators(0)
-    params = run.place(init_mlp(denoiser_shapes(*run.dims, config), init))
-    loss = dynamics_objective(config, run.place(run.statistics))
-    trainer = ModelTrainer(params, loss, config, generator, config.ema_rate)
-    batches = run.batches(MODEL_COLUMNS, run.dynamics_rows)
-    lines = run.fit("dynamics", trainer, batches, config.batch_size, config.updates)
-    return {"dynamics": trainer.networks["averaged"]}, lines[-1]
-
-
-def dynamics_objective(config: DiffusionConfig, statistics: dict[str, Tensor]) -> Loss:
-    """`diffusion_loss` at random diffusion steps with random noise."""
-
-    def loss(params: Params, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        obs = batch["obs"]
-        index = torch.randint(config.denoise_steps, (len(obs),), generator=generator, device=obs.device)
-        noise = torch.randn(obs.shape, generator=generator, device=obs.device)
-        return diffusion_loss(dataclasses.replace(model, params=params), config, batch, index, noise)
-
-    model = build_diffusion({}, statistics, config)
-    return loss
-
-
-def train_deterministic(run: Offline) -> Trained:
-    """The baseline; what is kept is the moving average of its weights, as for the samplers."""
-    config = run.config.deterministic
-    init, generator = run.generators(3)
-    params = run.place(init_mlp(deterministic_shapes(*run.dims, config), init))
-    loss = deterministic_objective(run.place(run.statistics))
-    trainer = ModelTrainer(params, loss, config, generator, config.ema_rate)
-    batches = run.batches(MODEL_COLUMNS, run.dynamics_rows)
-    lines = run.fit("deterministic", trainer, batches, config.batch_size, config.updates)
-    return {"deterministic": trainer.networks["averaged"]}, lines[-1]
-
-
-def deterministic_objective(statistics: dict[str, Tensor]) -> Loss:
-    """`deterministic_loss`; draws nothing."""
-
-    def loss(params: Params, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        return deterministic_loss(build_deterministic(params, statistics), batch)
-
-    return loss
-
-
-def train_meanflow(run: Offline) -> Trained:
-    """The one-step model under its tilt; what is kept is the moving average of its weights."""
-    config = run.config.meanflow
-    init, generator = run.generators(4)
-    params = run.place(init_mlp(meanflow_shapes(*run.dims, config), init))
-    loss = meanflow_objective(config, run.place(run.statistics))
-    trainer = ModelTrainer(params, loss, config, generator, config.ema_rate)
-    tilted = model_tilt(run)
+def train_world(run: Offline, name: str) -> tuple[Params, Metrics]:
+    """A world model, under its tilt if it has one; what is kept is the moving average of its weights."""
+    model = WORLD_MODELS[name]
+    config = run.config.world(name, model.config)
+    init, generator = run.generators(name)
+    params = run.place(init_mlp(model.shapes(*run.dims, config), init))
+    loss = model.loss(config, run.place(run.statistics))
+    trainer = ModelTrainer(params, loss, config, generator, getattr(config, "ema_rate", 1.0))
+    tilted = model_tilt(run, config)
     extra = {} if tilted is None else {"weight": tilted.weights}
-    batches = run.batches(MODEL_COLUMNS, run.dynamics_rows, **extra)
-    lines = run.fit("meanflow", trainer, batches, config.batch_size, config.updates)
-    return {"meanflow": trainer.networks["averaged"]}, lines[-1] | ({} if tilted is None else tilted.metrics())
+    batches = run.batches(MODEL_COLUMNS, run.world_rows, **extra)
+    lines = run.fit(name, trainer, batches, config.batch_size, config.updates)
+    return kept(trainer.networks["averaged"]), lines[-1] | ({} if tilted is None else tilted.metrics())
 
 
-def meanflow_objective(config: MeanFlowConfig, statistics: dict[str, Tensor]) -> Loss:
-    """`meanflow_loss` at random times with random noise, weighted if the batch has weights."""
-
-    def loss(params: Params, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        obs = batch["obs"]
-        r, t = draw_times(config, len(obs), generator)
-        noise = torch.randn(obs.shape, generator=generator, device=obs.device)
-        model = dataclasses.replace(frame, params=params)
-        return meanflow_loss(model, config, batch, r, t, noise, batch.get("weight"))
-
-    frame = build_meanflow({}, statistics, config)
-    return loss
+def kept(params: Params) -> Params:
+    """What a bundle holds of trained parameters."""
+    return map_params(lambda value: value.detach().cpu(), params)
 
 
-def model_tilt(run: Offline) -> Tilt | None:
-    """Weights of the rows that the world model learns from, by the trained policy (and critics)."""
-    config, rows = run.config.meanflow, run.dynamics_rows
-    if config.tilt == "none":
+def model_tilt(run: Offline, config: Any) -> Tilt | None:
+    """Weights of the rows that a world model learns from, by the trained policy (and critics); none without a tilt."""
+    rows = run.world_rows
+    if getattr(config, "tilt", "none") == "none":
         return None
     columns = (*MODEL_COLUMNS, "terminated")
     obs, action, next_obs, terminated = (
@@ -238,38 +183,29 @@ def model_tilt(run: Offline) -> Tilt | None:
 def train_baseline(run: Offline, value: Tensor) -> RewardModel:
     """Regression of the outcome's value on observation and action, by a network like the reward's."""
     config, statistics = run.config.reward, run.place(run.statistics)
-    init, generator = run.generators(5)
+    init, generator = run.generators("baseline")
     params = run.place(init_mlp(reward_shapes(*run.dims, config), init))
-    trainer = ModelTrainer(params, reward_objective(config, statistics), config, generator)
-    batches = run.batches(("obs", "action"), run.dynamics_rows, reward=value)
+    trainer = ModelTrainer(params, reward_objective(statistics), config, generator)
+    batches = run.batches(("obs", "action"), run.world_rows, reward=value)
     run.fit("baseline", trainer, batches, config.batch_size, config.updates)
     return RewardModel(trainer.networks["averaged"], statistics["obs_mean"], statistics["obs_std"])
 
 
-def train_reward(run: Offline) -> Trained:
+def train_reward(run: Offline) -> tuple[Params, Metrics]:
     """The reward model."""
     config = run.config.reward
-    init, generator = run.generators(1)
+    init, generator = run.generators("reward")
     params = run.place(init_mlp(reward_shapes(*run.dims, config), init))
-    trainer = ModelTrainer(params, reward_objective(config, run.place(run.statistics)), config, generator)
+    trainer = ModelTrainer(params, reward_objective(run.place(run.statistics)), config, generator)
     batches = run.batches(("obs", "action", "reward"), run.model_rows)
     lines = run.fit("reward", trainer, batches, config.batch_size, config.updates)
-    return {"reward": trainer.networks["averaged"]}, lines[-1]
+    return kept(trainer.networks["averaged"]), lines[-1]
 
 
-def reward_objective(config: RewardConfig, statistics: dict[str, Tensor]) -> Loss:
-    """`reward_loss`; draws nothing."""
-
-    def loss(params: Params, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        return reward_loss(RewardModel(params, statistics["obs_mean"], statistics["obs_std"]), batch)
-
-    return loss
-
-
-def train_rebrac(run: Offline) -> Trained:
-    """Policy and critics, with real episodes of the policy at each tenth of the training if asked for."""
+def train_rebrac(run: Offline) -> tuple[Params, Params, Metrics]:
+    """Policy, critics and their metrics, with real episodes at each tenth of the training if asked for."""
     config = run.config.rebrac
-    init, generator = run.generators(2)
+    init, generator = run.generators("rebrac")
     policy = run.place(init_policy(*run.dims, config.hidden, init))
     critics = run.place(init_critics(*run.dims, config.hidden, init))
     trainer = ReBRAC(policy, critics, config, generator)
@@ -279,14 +215,14 @@ def train_rebrac(run: Offline) -> Trained:
     def measure(n_updates: int) -> dict[str, float]:
         if not seeds or n_updates // period == (n_updates - run.config.log_every) // period:
             return {}
-        return quality.policy_report(policy, critics, run.transitions.env, run.task, config.discount, seeds)
+        return model_errors.policy_report(policy, critics, run.transitions.env, run.task, config.discount, seeds)
 
     batches = run.batches(CRITIC_COLUMNS, run.transitions.critic_rows)
     lines = run.fit("rebrac", trainer, batches, config.batch_size, config.updates, measure=measure)
-    return {"policy": policy, "critics": critics}, lines[-1]
+    return kept(policy), kept(critics), lines[-1]
 
 
-def describe(transitions: Transitions, task: Task) -> dict[str, Any]:
+def dataset_record(transitions: Transitions, task: Task) -> dict[str, Any]:
     """The dataset, for the bundle: what it is and how good its behaviour was."""
     returns = transitions.episode_returns()
     return {

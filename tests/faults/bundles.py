@@ -7,20 +7,14 @@ import random
 import shutil
 import socket
 import struct
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 import torch
 from safetensors.torch import load, save
+from toy_bundles import ALL, make_bundle
 
-from fastdwm.bundle import Bundle
-from fastdwm.config import DeterministicConfig, DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig
-from fastdwm.envs import EnvSpec
-from fastdwm.models.diffusion import denoiser_shapes
-from fastdwm.models.meanflow import meanflow_shapes
-from fastdwm.models.mlp import deterministic_shapes
-from fastdwm.models.rebrac import critic_shapes, policy_shapes
-from fastdwm.models.reward import reward_shapes
 from fastdwm.tasks import get_task
 
 FILES = ("bundle.json", "weights.safetensors")
@@ -41,36 +35,13 @@ KWARGS = (
 
 def save_base(folder: Path) -> None:
     """An untrained bundle for hopper-medium with all world models."""
-    rebrac = ReBRACConfig(hidden=(16, 16)).for_task(get_task("hopper-medium"))
-    dynamics, reward = DiffusionConfig(hidden=(16,), denoise_steps=2, time_features=4), RewardConfig(hidden=(16,))
-    meanflow, mlp = MeanFlowConfig(hidden=(16,), time_features=4), DeterministicConfig(hidden=(16,))
-    shapes = {
-        "policy": policy_shapes(11, 3, rebrac.hidden),
-        "critics": critic_shapes(11, 3, rebrac.hidden),
-        "dynamics": denoiser_shapes(11, 3, dynamics),
-        "reward": reward_shapes(11, 3, reward),
-        "meanflow": meanflow_shapes(11, 3, meanflow),
-        "deterministic": deterministic_shapes(11, 3, mlp),
-    }
-    generator = torch.Generator().manual_seed(0)
-    parts = {
-        group: {name: 0.3 * torch.randn(shape, generator=generator) for name, shape in names.items()}
-        for group, names in shapes.items()
-    }
-    Bundle(
-        task="hopper-medium",
-        env=EnvSpec("Hopper-v5", {"reset_noise_scale": 0.005}, 1000),
+    hopper = get_task("hopper-medium")
+    make_bundle(
+        *ALL,
+        task=replace(hopper, env=replace(hopper.env, kwargs={"reset_noise_scale": 0.005})),
         dataset={"id": "toy/two-v0", "transitions": 5, "episodes": 2, "mean_return": 7.5},
-        reward_scale=1.0,
-        statistics={name: torch.ones(11) for name in ("obs_mean", "obs_std", "delta_mean", "delta_std")},
-        rebrac_config=rebrac,
-        dynamics_config=dynamics,
-        reward_config=reward,
-        meanflow_config=meanflow,
-        deterministic_config=mlp,
         report={"seed": 0, "holdout": 0.05, "training": {"rebrac": {"update": 60}}},
         versions={"torch": "2.13.0"},
-        **parts,
     ).save(folder)
 
 
@@ -141,7 +112,7 @@ def move_value(rng: random.Random, folder: Path) -> bool:
 def env(rng: random.Random, folder: Path) -> bool:
     """A simulator that is not on the list, or with a setting that has no business there."""
     header = json.loads((folder / FILES[0]).read_text())
-    spec, kind = header["env"], rng.randrange(3)
+    spec, kind = header["task"]["env"], rng.randrange(3)
     if kind == 0:
         spec["id"] = rng.choice(IDS)
     elif kind == 1:

@@ -6,7 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from fastdwm.config import DeterministicConfig, DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig, TrainConfig
+from fastdwm.config import DiffusionConfig, MeanFlowConfig, MLPConfig, ReBRACConfig, RewardConfig, TrainConfig
 from fastdwm.train import __main__ as command
 
 PATHS = {"os.rename": 2, "os.mkdir": 1, "os.remove": 1, "os.rmdir": 1, "shutil.rmtree": 1}
@@ -17,10 +17,10 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 def tiny() -> TrainConfig:
     """A few updates of every part, each saved often."""
     config = {"updates": 4, "batch_size": 8, "hidden": (8,)}
-    models = {"dynamics": DiffusionConfig, "meanflow": MeanFlowConfig, "deterministic": DeterministicConfig}
+    models = {"diffusion": DiffusionConfig, "meanflow": MeanFlowConfig, "mlp": MLPConfig}
     parts = {name: kind(**config) for name, kind in models.items()}
     rebrac = ReBRACConfig(**config | {"hidden": (8, 8)})
-    parts["dynamics"] = replace(parts["dynamics"], denoise_steps=2)
+    parts["diffusion"] = replace(parts["diffusion"], denoise_steps=2)
     config = TrainConfig(rebrac=rebrac, reward=RewardConfig(**config), **parts, log_every=2, save_every=2)
     return replace(config, eval_episodes=0, threads=1)
 

@@ -25,12 +25,12 @@ MEMORY = 4 * 2**30
 def use_bundle(path: Path) -> str | None:
     """Load a bundle, decide once with each world model, and take a step; returns what is wrong with the actions."""
     bundle = Bundle.load(path / "bundle")
-    for sampler in bundle.samplers:
-        agent = Agent.of(bundle, ITPOConfig(horizon=2, particles=2), backend="reference", world=sampler)
+    for world in bundle.worlds:
+        agent = Agent.of(bundle, ITPOConfig(horizon=2, particles=2), backend="reference", world=world)
         action = agent.act(np.linspace(-1, 1, bundle.obs_dim, dtype=np.float32))
         if not (np.isfinite(action).all() and np.abs(action).max() <= 1):
-            return f"{sampler}: acts {action}"
-    with bundle.env.make() as env:
+            return f"{world}: acts {action}"
+    with bundle.task.env.make() as env:
         env.reset(seed=0)
         env.step(action)
     return None

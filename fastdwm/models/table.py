@@ -1,0 +1,48 @@
+"""The world models by name: whoever trains, saves, loads or compares them goes through this table.
+
+A new one is a file with its functions and a row here. For flags of its own it also needs a field in `TrainConfig`;
+without one it is trained with its configuration's defaults.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from fastdwm.config import DiffusionConfig, MeanFlowConfig, MLPConfig
+from fastdwm.models.diffusion import build_diffusion, denoiser_shapes, diffusion_objective
+from fastdwm.models.meanflow import build_meanflow, meanflow_objective, meanflow_shapes
+from fastdwm.models.mlp import build_mlp, mlp_objective, mlp_world_shapes
+from fastdwm.models.nets import Loss
+
+
+@dataclass(frozen=True)
+class WorldModel:
+    """What makes a transition model a world model of this package."""
+
+    config: type
+    """dataclass of its settings: plain JSON values, and those of a fit: updates, batch_size, lr, grad_clip, and
+    ema_rate if what is kept is the moving average of the weights"""
+    shapes: Callable[[int, int, Any], dict[str, tuple]]
+    """parameter shapes (w0, b0, w1, ...) by name, from the sizes S and A and the configuration"""
+    build: Callable[..., Any]
+    """build(params, statistics, config, dtype, steps, temperature): the `Dynamics`, on the statistics' device.
+
+    statistics: obs_mean, obs_std, delta_mean, delta_std (S,).   steps, temperature: network calls per transition and
+    scale of the noise; none: as the configuration says. Raises InputError for what the model does not have."""
+    loss: Callable[[Any, dict[str, Tensor]], Loss]
+    """loss(config, statistics): what training minimises; its batch has obs, next_obs (N, S) and action (N, A), raw
+    units, and weight (N,) with a tilt"""
+
+
+WORLD_MODELS: dict[str, WorldModel] = {
+    "diffusion": WorldModel(DiffusionConfig, denoiser_shapes, build_diffusion, diffusion_objective),
+    "meanflow": WorldModel(MeanFlowConfig, meanflow_shapes, build_meanflow, meanflow_objective),
+    "mlp": WorldModel(MLPConfig, mlp_world_shapes, build_mlp, mlp_objective),
+}
+
+
+def network_calls(dynamics: Any) -> int:
+    """Network calls per transition: the length of its reverse chain; 1 for a model that is none."""
+    return len(dynamics.chain()[2]) if hasattr(dynamics, "chain") else 1

@@ -1,0 +1,32 @@
+"""The bundles that the package holds: found by name, before torch is loaded."""
+
+from pathlib import Path
+
+from fastdwm.errors import InputError
+
+ROOT = Path(__file__).parent / "bundles"
+
+
+def shipped() -> list[str]:
+    """Their names, which are those of their tasks."""
+    return sorted(path.name for path in ROOT.iterdir() if path.is_dir()) if ROOT.is_dir() else []
+
+
+def shipped_folder(name: str) -> Path:
+    """The folder of a shipped bundle; InputError, with the names of those that there are, for another name."""
+    if name in shipped():
+        return ROOT / name
+    raise InputError(
+        f"no bundle is shipped for {name} (shipped: {', '.join(shipped()) or 'none'}); "
+        f"train one with 'python -m fastdwm.train {name}' or give the folder of one"
+    )
+
+
+def find_bundle(name_or_folder: Path | str) -> Path:
+    """The folder if there is one of that name, else that of the shipped bundle; InputError for neither."""
+    folder = Path(name_or_folder)
+    if folder.exists() or folder.is_symlink():
+        return folder
+    if len(folder.parts) > 1:
+        raise InputError(f"bundle: {folder}: no such folder")
+    return shipped_folder(str(name_or_folder))

@@ -1,0 +1,66 @@
+"""All world models of a bundle through disk, agent and both backends."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from test_agent import CONFIG, observations
+from toy_bundles import ALL, make_bundle
+
+from fastdwm import Agent, Bundle, InputError
+
+
+def make_full(steps=1, tau=1.0):
+    """The random bundle with all three world models."""
+    return make_bundle(*ALL, settings={"meanflow": {"steps": steps, "temperature": tau}})
+
+
+@pytest.mark.parametrize(
+    "world,steps,tau",
+    [("meanflow", 1, 1.0), ("meanflow", 2, 0.5), ("meanflow", 4, 0.0), ("mlp", 1, 1.0), ("diffusion", 1, 1.0)],
+)
+def test_saved_world_models_adapt_alike_on_both_backends(tmp_path, world, steps, tau):
+    make_full(steps, tau).save(tmp_path / "b")
+    bundle = Bundle.load(tmp_path / "b")
+    assert tuple(bundle.worlds) == ALL
+    agents = [Agent.of(bundle, CONFIG, backend=b, world=world) for b in ("reference", "fused")]
+    base = Agent.of(bundle, dataclasses.replace(CONFIG, inner_steps=0))
+    for obs in observations(3, 2):
+        a, b = (agent.act(obs) for agent in agents)
+        np.testing.assert_allclose(a, b, atol=1e-5)
+        assert np.abs(a - base.act(obs)).max() > 1e-5
+
+
+@pytest.mark.parametrize("world,steps,tau", [("meanflow", 2, 0.5), ("meanflow", 4, 0.0), ("diffusion", 2, None)])
+def test_settings_of_a_world_override_the_bundles_on_both_backends(world, steps, tau):
+    bundle, asked = make_full(), {"world": world, "world_steps": steps, "temperature": tau}
+    agents = [Agent.of(bundle, CONFIG, backend=b, **asked) for b in ("reference", "fused")]
+    plain = Agent.of(bundle, CONFIG, world=world)
+    for obs in observations(3, 2):
+        a, b = (agent.act(obs) for agent in agents)
+        np.testing.assert_allclose(a, b, atol=1e-5)
+        assert np.abs(a - plain.act(obs)).max() > 1e-5
+    if world == "meanflow":
+        own, obs = Agent.of(make_full(steps, tau), CONFIG, world=world), observations(1, 2)[0]
+        assert np.array_equal(own.act(obs), Agent.of(bundle, CONFIG, **asked).act(obs))
+
+
+@pytest.mark.parametrize(
+    "world,steps,tau,message",
+    [
+        ("meanflow", 3, None, "world_steps: expected 1, 2 or 4 for meanflow, got 3"),
+        ("meanflow", None, 1.5, r"temperature: expected a number in \[0, 1\], got 1.5"),
+        ("diffusion", 4, None, "world_steps: expected 1 to 3 for diffusion, got 4"),
+        ("diffusion", 0, None, "world_steps: expected 1 to 3 for diffusion, got 0"),
+        ("mlp", 2, None, "world_steps: expected 1 for mlp, got 2"),
+        ("mlp", None, 0.5, "temperature: expected none for mlp, got 0.5"),
+    ],
+)
+def test_settings_that_the_world_model_lacks(world, steps, tau, message):
+    with pytest.raises(InputError, match=message):
+        Agent.of(make_full(), world=world, world_steps=steps, temperature=tau)
+
+
+def test_a_bundle_without_the_world_model_says_what_it_holds():
+    with pytest.raises(InputError, match="world: the bundle holds diffusion, got 'meanflow'"):
+        Agent.of(make_bundle(), world="meanflow")

@@ -1,0 +1,58 @@
+"""Small bundles with random networks, whose decisions take milliseconds."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from models import HIDDEN, generator
+
+from fastdwm import Bundle, Task
+from fastdwm.bundle import TrainedModel
+from fastdwm.config import DiffusionConfig, MeanFlowConfig, MLPConfig, ReBRACConfig, RewardConfig
+from fastdwm.models.nets import init_mlp
+from fastdwm.models.rebrac import init_critics, init_policy
+from fastdwm.models.reward import reward_shapes
+from fastdwm.models.table import WORLD_MODELS
+from fastdwm.tasks import get_task
+
+OBS_DIM, ACTION_DIM = 11, 3
+ALL = ("diffusion", "meanflow", "mlp")
+CONFIGS = {
+    "diffusion": DiffusionConfig(hidden=HIDDEN, denoise_steps=3, time_features=4),
+    "meanflow": MeanFlowConfig(hidden=HIDDEN, time_features=4),
+    "mlp": MLPConfig(hidden=HIDDEN),
+}
+STATISTICS = {"obs_mean": 0.1, "obs_std": 1.5, "delta_mean": 0.0, "delta_std": 0.3}
+
+
+def make_bundle(*worlds: str, task: Task | None = None, seed: int = 0, settings: Any = None, **changes: Any) -> Bundle:
+    """Networks as training initialises them, for hopper-medium, with the diffusion model or with the given ones.
+
+    settings: of the world models, by name, in the place of those above.   changes: other fields of the bundle.
+    """
+    task = task or get_task("hopper-medium")
+    rebrac, reward = ReBRACConfig(hidden=HIDDEN).for_task(task), RewardConfig(hidden=HIDDEN)
+    sizes = task.obs_dim, task.action_dim
+    policy = init_policy(*sizes, HIDDEN, generator(seed))
+    # A freshly initialised policy hardly acts at all; a trained one does.
+    policy["w2"] *= 300
+    models = {}
+    for i, name in enumerate(worlds or ("diffusion",)):
+        config = replace(CONFIGS[name], **(settings or {}).get(name, {}))
+        models[name] = TrainedModel(
+            config, init_mlp(WORLD_MODELS[name].shapes(*sizes, config), generator(seed + 10 + i))
+        )
+    values = {
+        "task": task,
+        "dataset": {"id": "made up"},
+        "policy": policy,
+        "critics": init_critics(*sizes, HIDDEN, generator(seed + 1)),
+        "reward": init_mlp(reward_shapes(*sizes, reward), generator(seed + 3)),
+        "worlds": models,
+        "statistics": {name: torch.full((task.obs_dim,), x) for name, x in STATISTICS.items()},
+        "rebrac_config": rebrac,
+        "reward_config": reward,
+        "report": {},
+        "versions": {},
+    }
+    return Bundle(**(values | changes))

@@ -50,7 +50,9 @@ class EnvSpec:
                 gymnasium.register_envs(gymnasium_robotics)
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*is out of date")  # the version is the dataset's choice
-                env = gymnasium.make(self.id, self.max_episode_steps, render_mode=render_mode, **self.kwargs)
+                # Not everyone's simulator takes a mode.
+                mode = {} if render_mode is None else {"render_mode": render_mode}
+                env = gymnasium.make(self.id, self.max_episode_steps, **mode, **self.kwargs)
         except Exception as error:  # a constructor raises what it likes
             raise InputError(f"cannot build the simulator {self.id}: {first_line(error)}") from error
         if isinstance(env.observation_space, gymnasium.spaces.Dict):

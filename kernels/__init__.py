@@ -2,7 +2,7 @@
 triton and numba, nothing else.
 
 reverse_step   one reverse-diffusion step of the frozen denoiser
-reverse_chain  all K of them, one launch; with K = 1 the one-step sampler
+reverse_chain  all K of them, one launch; with K = 1 one network call
 policy         the policy of every episode on its own particles, with weight gradients
 frozen_mlp     reward model and critics
 update         the optimiser step of all policies

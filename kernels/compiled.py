@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -86,7 +87,7 @@ def run(function: Callable, n_items: int, cost: int, *args, smallest: int = TALL
 
     cost: multiply-adds of one item.   smallest: items that a thread takes at least; rows, by default, fill a tile.
     """
-    args = [value.numpy() if isinstance(value, Tensor) else value for value in args]
+    args = [as_array(value) for value in args]
     n_threads = torch.get_num_threads()
     n_parts = min(n_items // smallest, n_items * cost // MIN_PRODUCTS, 4 * n_threads)
     if n_threads == 1 or n_parts <= 1:
@@ -107,6 +108,13 @@ def run(function: Callable, n_items: int, cost: int, *args, smallest: int = TALL
     work()
     for other in running:
         other.cancel() or other.result()
+
+
+def as_array(value: Any) -> Any:
+    """A tensor's memory as numba takes it; tuples of them likewise."""
+    if isinstance(value, tuple):
+        return tuple([as_array(item) for item in value])
+    return value.numpy() if isinstance(value, Tensor) else value
 
 
 @lru_cache

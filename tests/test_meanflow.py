@@ -11,7 +11,7 @@ from torch.func import jacrev
 
 from fastdwm.config import MeanFlowConfig, MLPConfig
 from fastdwm.errors import InputError
-from fastdwm.kernels.reverse_chain import meanflow_step, pack_chain, reverse_chain
+from fastdwm.kernels.reverse_chain import pack_chain, reverse_chain
 from fastdwm.models.meanflow import (
     MeanFlow,
     average_velocity,
@@ -285,11 +285,11 @@ def test_reverse_chain_gives_the_models_numbers(target, steps):
     torch.testing.assert_close(obs + model.delta_mean + model.delta_std * y, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_one_step_of_x_is_the_meanflow_step_operator():
+def test_one_step_of_x_is_a_chain_of_one_step():
     model = make_model(make_config())
     obs, action, noise = make_rows()
     weights = pack_chain(model.params, model.embedding, torch.tensor([[0.0, 1.0, 0.0]]).double(), OBS_DIM, ACTION_DIM)
-    y = meanflow_step(weights, (obs - model.obs_mean) / model.obs_std, action, noise)
+    y = reverse_chain(weights, (obs - model.obs_mean) / model.obs_std, action, noise.unsqueeze(0))
     expected = model.next_obs(obs, action, noise.unsqueeze(0))
     torch.testing.assert_close(obs + model.delta_mean + model.delta_std * y, expected, rtol=1e-12, atol=1e-12)
 

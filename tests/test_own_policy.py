@@ -5,8 +5,9 @@ import copy
 import numpy as np
 import pytest
 import torch
-from test_agent import ACTION_DIM, CONFIG, OBS_DIM, make_bundle, observations
+from test_agent import CONFIG, observations
 from torch import nn
+from toy_bundles import ACTION_DIM, OBS_DIM, make_bundle
 
 from fastdwm import Agent, InputError, Policy
 from fastdwm.itpo.decision import ReferenceObjective

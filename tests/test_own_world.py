@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_agent import CONFIG, OBS_DIM, make_bundle, observations
+from test_agent import CONFIG, observations
 from torch import Tensor, nn
+from toy_bundles import OBS_DIM, make_bundle
 
 from fastdwm import Agent, InputError, Policy, World
 from fastdwm.models.rebrac import Critics

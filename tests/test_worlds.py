@@ -41,10 +41,8 @@ def test_settings_of_a_world_override_the_bundles_on_both_backends(world, steps,
         np.testing.assert_allclose(a, b, atol=1e-5)
         assert np.abs(a - plain.act(obs)).max() > 1e-5
     if world == "meanflow":
-        own = Agent.of(make_full(steps, tau), CONFIG, world=world)
-        assert np.array_equal(
-            own.act(observations(1, 2)[0]), Agent.of(bundle, CONFIG, **asked).act(observations(1, 2)[0])
-        )
+        own, obs = Agent.of(make_full(steps, tau), CONFIG, world=world), observations(1, 2)[0]
+        assert np.array_equal(own.act(obs), Agent.of(bundle, CONFIG, **asked).act(obs))
 
 
 @pytest.mark.parametrize(

@@ -29,14 +29,6 @@ def reverse_chain(weights: ChainWeights, obs: Tensor, action: Tensor, noise: Ten
         return _forward(weights)(weights, obs, action, noise, False)[0]
 
 
-def meanflow_step(weights: ChainWeights, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
-    """net(noise, obs, action): the one-step sampler, a chain packed with K = 1 and coefficients (0, 1, 0).
-
-    noise: (N, S); everything else as in `reverse_chain`.
-    """
-    return reverse_chain(weights, obs, action, noise.unsqueeze(0))
-
-
 class ReverseChainFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, weights, obs, action, noise):

@@ -42,41 +42,21 @@ def show(low, high, first, particles, state, seen):
             seen[row // particles, first + row % particles, k] = state[row, k]
 
 
-POLICY = SIZE, LAYERS, MATRIX, STACK, MATRIX, MATRIX
-CHAIN = LAYERS, ROW, MATRIX, MATRIX, MATRIX
-POLICY_VJP = SIZE, LAYERS, MATRIX, MATRIX, MATRIX
-CHAIN_VJP = LAYERS, ROW, MATRIX, MATRIX
+POLICY = types.Tuple((LAYERS, MATRIX, STACK, MATRIX, MATRIX))
+CHAIN = types.Tuple((LAYERS, ROW, MATRIX, MATRIX, MATRIX))
+POLICY_VJP = types.Tuple((LAYERS, MATRIX, MATRIX, MATRIX))
+CHAIN_VJP = types.Tuple((LAYERS, ROW, MATRIX, MATRIX))
+PAIR = types.UniTuple(MATRIX, 2)
 
 
-@kernel(*POLICY, *CHAIN, MATRIX, STACKS, STACK, MATRIX, MATRIX, STACK, STACK)
-def rollout_forward(
-    start,
-    stop,
-    particles,
-    layers,
-    flat,
-    seen,
-    outputs,
-    slopes,
-    chain_layers,
-    chain_flat,
-    w_cond,
-    table,
-    coefficients,
-    scales,
-    noise,
-    chain_slopes,
-    x,
-    y,
-    states,
-    actions,
-):
+@kernel(SIZE, POLICY, CHAIN, MATRIX, STACKS, STACK, PAIR, STACK, STACK)
+def rollout_forward(start, stop, particles, policy, chain, scales, noise, chain_slopes, scratch, states, actions):
     """states (H + 1, N, S), the first of which is given, and actions (H + 1, N, A).
 
-    noise: (H, K, N, S).   chain_slopes: (H, K, .), or fewer steps if nobody will read them.   x (N, S + A) and y (N, S)
-    are scratch.
+    policy, chain: arguments of their own kernels.   noise: (H, K, N, S).   chain_slopes: (H, K, .), or fewer steps if
+    nobody will read them.   scratch: (N, S + A), (N, S).
     """
-    horizon = len(noise)
+    (layers, flat, seen, outputs, slopes), (x, y), horizon = policy, scratch, len(noise)
     for low in range(start, stop, ROW_BLOCK):
         high = min(low + ROW_BLOCK, stop)
         for j in range(horizon + 1):
@@ -87,37 +67,19 @@ def rollout_forward(
             if j < horizon:
                 condition(low, high, scales, state, action, x)
                 saved = chain_slopes[min(j, len(chain_slopes) - 1)]
-                chain_forward(low, high, chain_layers, chain_flat, w_cond, table, coefficients, x, noise[j], saved, y)
+                chain_forward(low, high, *chain, x, noise[j], saved, y)
                 for row in range(low, high):
                     for k in range(state.shape[1]):
                         states[j + 1, row, k] = state[row, k] + (scales[2, k] + scales[3, k] * y[row, k])
 
 
-@kernel(*POLICY_VJP, *CHAIN_VJP, MATRIX, STACK, STACK, MATRIX, MATRIX, MATRIX, MATRIX)
-def rollout_backward(
-    start,
-    stop,
-    particles,
-    layers,
-    flat_t,
-    slopes,
-    dz,
-    chain_layers,
-    chain_flat_t,
-    w_cond_t,
-    coefficients,
-    scales,
-    chain_slopes,
-    direct,
-    lam,
-    p,
-    ds,
-    dx,
-):
+@kernel(SIZE, POLICY_VJP, CHAIN_VJP, MATRIX, STACK, STACK, types.UniTuple(MATRIX, 4))
+def rollout_backward(start, stop, particles, policy, chain, scales, chain_slopes, direct, scratch):
     """dz of all layers and steps, for the policies' weight gradients, from direct (H + 1, N, S + A).
 
-    lam and ds (N, S), p (N, A) and dx (N, S + A) are scratch.
+    policy, chain: arguments of their own kernels.   scratch: (N, S), (N, A), (N, S), (N, S + A).
     """
+    (layers, flat_t, slopes, dz), (lam, p, ds, dx) = policy, scratch
     horizon, obs_dim = len(direct) - 1, lam.shape[1]
     for low in range(start, stop, ROW_BLOCK):
         high = min(low + ROW_BLOCK, stop)
@@ -128,7 +90,7 @@ def rollout_backward(
                 for row in range(low, high):
                     for k in range(obs_dim):
                         ds[row, k] = lam[row, k] * scales[3, k]
-                chain_backward(low, high, chain_layers, chain_flat_t, w_cond_t, coefficients, chain_slopes[j], ds, dx)
+                chain_backward(low, high, *chain, chain_slopes[j], ds, dx)
                 for row in range(low, high):
                     for k in range(obs_dim):
                         lam[row, k] += dx[row, k] / scales[1, k] + direct[j, row, k]

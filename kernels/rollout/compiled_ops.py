@@ -105,16 +105,16 @@ class Rollout:
         states, actions = obs.new_empty(n_steps, n_rows, self.obs_dim), obs.new_empty(n_steps, n_rows, action_dim)
         states[0].view(len(obs), self.particles, -1)[:] = obs.unsqueeze(1)
         scratch = obs.new_empty(n_rows, self.obs_dim + action_dim), obs.new_empty(n_rows, self.obs_dim)
-        policy = self.particles, tape.layers, tape.flat, tape.states, tape.outputs, tape.slopes
-        chain = (*self.models.chain.for_cpu.forward, self.models.scales, self.noise, self.slopes)
-        run(rollout_forward, n_rows, self.cost, *policy, *chain, *scratch, states, actions)
+        policy = tape.layers, tape.flat, tape.states, tape.outputs, tape.slopes
+        parts = self.particles, policy, self.models.chain.for_cpu.forward, self.models.scales
+        run(rollout_forward, n_rows, self.cost, *parts, self.noise, self.slopes, scratch, states, actions)
         return states, actions
 
     def backward(self, direct: Tensor) -> Tensor:
         tape, widths = self.policy, (self.obs_dim, direct.shape[2] - self.obs_dim, self.obs_dim, direct.shape[2])
         tape.transpose()
-        scratch = [direct.new_empty(self.n_rows, width) for width in widths]
-        policy = self.particles, tape.layers, tape.flat_t, tape.slopes, tape.dz
-        chain = (*self.models.chain.for_cpu.backward, self.models.scales, self.slopes)
-        run(rollout_backward, self.n_rows, self.cost, *policy, *chain, direct, *scratch)
+        scratch = tuple(direct.new_empty(self.n_rows, width) for width in widths)
+        policy = tape.layers, tape.flat_t, tape.slopes, tape.dz
+        parts = self.particles, policy, self.models.chain.for_cpu.backward, self.models.scales
+        run(rollout_backward, self.n_rows, self.cost, *parts, self.slopes, direct, scratch)
         return tape.weight_gradient()

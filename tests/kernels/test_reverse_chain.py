@@ -7,7 +7,7 @@ import torch
 from denoisers import Problem, make_problem
 from numerics import BOUND, EPS, assert_close, row_error
 
-from fastdwm.kernels.reverse_chain import meanflow_step, pack_chain, reverse_chain
+from fastdwm.kernels.reverse_chain import pack_chain, reverse_chain
 from fastdwm.kernels.reverse_chain.reference import reverse_chain_backward_reference, reverse_chain_reference
 from fastdwm.models.nets import map_params, mlp
 
@@ -35,14 +35,14 @@ def test_forward_is_the_diffusion_sampler(case):
     assert_close(operator(problem, dtype=torch.float64)[0], problem.truth()[0], 2.0**-52)
 
 
-def test_meanflow_step_is_one_network_call():
+def test_a_chain_of_one_step_is_one_network_call():
     problem = make_problem(steps=1)
     problem = replace(problem, coefficients=torch.tensor([[0.0, 1.0, 0.0]]).double())
     features = problem.embedding.expand(len(problem.obs), -1)
     inputs = torch.cat([problem.noise[0], problem.obs, problem.action, features], 1)
     expected = mlp(map_params(torch.Tensor.double, problem.params), inputs.double(), torch.nn.functional.silu)
     weights = problem.weights()
-    assert_close(meanflow_step(weights, problem.obs, problem.action, problem.noise[0]), expected, EPS["ieee"])
+    assert_close(reverse_chain(weights, problem.obs, problem.action, problem.noise), expected, EPS["ieee"])
 
 
 # Rung 2: the hand-derived VJP.

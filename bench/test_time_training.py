@@ -11,7 +11,7 @@ from fastdwm.models.diffusion import diffusion_objective
 from fastdwm.models.nets import map_params
 from fastdwm.models.rebrac import ReBRAC
 from fastdwm.models.reward import reward_objective
-from fastdwm.train.fit import WARM_UP, Batches, CapturedUpdates, ModelTrainer, eager
+from fastdwm.train.fit import EAGER_UPDATES, Batches, CapturedUpdates, ModelTrainer, eager
 from fastdwm.train.recipe import CRITIC_COLUMNS
 
 N_DATA = 100_000
@@ -33,7 +33,7 @@ def run(race, problem: Problem, peer: str, operation: str, trainer, columns: tup
     update = updates_of(trainer, batches_of(problem, columns), rows)
     before = trainer.networks[network]["w0"].detach().clone()
     # Captured updates are eager before they are captured.
-    losses = [tried(operation, update, once=True) for _ in range(2 * WARM_UP)][-1]
+    losses = [tried(operation, update, once=True) for _ in range(2 * EAGER_UPDATES)][-1]
     after = trainer.networks[network]["w0"].detach()
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert torch.isfinite(after).all() and not torch.equal(before, after)
@@ -68,7 +68,7 @@ def test_diffusion_update(size, peer, problem, race):
     model, statistics = problem.bundle.worlds["diffusion"], fresh(problem, problem.bundle.statistics)
     config, params = model.config, fresh(problem, model.params)
     loss = diffusion_objective(config, statistics)
-    trainer = ModelTrainer(params, loss, config, device_generator(problem), config.ema_rate)
+    trainer = ModelTrainer(params, loss, config, device_generator(problem))
     run(race, problem, peer, "diffusion update", trainer, ("obs", "action", "next_obs"), config.batch_size, "raw")
 
 

@@ -11,6 +11,7 @@ import pytest
 from toy_bundles import make_bundle
 
 from fastdwm import command
+from fastdwm.bundle import Bundle, pack_tensors
 from fastdwm.config import EvalConfig, ITPOConfig
 from fastdwm.errors import InputError
 from fastdwm.eval import __main__ as eval
@@ -90,6 +91,21 @@ def test_a_full_disk_loses_no_table(bundle, tmp_path):
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"error: cannot write {tmp_path}/out/hopper-medium-") and "File too large" in last
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_checkpoint_takes_the_place_of_the_bundles_policy(bundle, tmp_path):
+    other = make_bundle(seed=5)
+    (tmp_path / "policy.safetensors").write_bytes(pack_tensors({"policy": other.policy, "critics": other.critics}))
+    settings = {"episodes": 1, "max_steps": 20, "itpo": ITPOConfig(horizon=1, particles=1), "backend": "reference"}
+    rewards = []
+    for i, checkpoint in enumerate((None, tmp_path / "policy.safetensors")):
+        out = tmp_path / str(i)
+        eval.main("hopper-medium", EvalConfig(bundle, checkpoint, out=out, **settings))
+        record = json.loads(next(out.glob("*.json")).read_text())
+        rewards.append(record["episodes"]["base"][0]["rewards"])
+        used = Bundle.load(bundle) if checkpoint is None else Bundle.load(bundle).with_policy(checkpoint)
+        assert record["bundle"]["weights_sha256"] == used.fingerprint
+    assert rewards[0] != rewards[1]
 
 
 def test_step_size_zero_repeats_the_base_policy(bundle, tmp_path):

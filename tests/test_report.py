@@ -207,7 +207,7 @@ def random_walk():
 
 def measured(std, transitions, reward_scale=1.0):
     world = World(Gaussian(std), lambda obs, action: reward_scale * obs[..., 0], {}, 0.9)
-    return quality.model_report(world, transitions, np.ones(transitions.n, bool), reward_scale=reward_scale)
+    return quality.world_errors(world, transitions, np.ones(transitions.n, bool), reward_scale=reward_scale)
 
 
 def test_a_calibrated_model_covers_what_it_says(random_walk):

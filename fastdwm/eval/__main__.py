@@ -47,6 +47,7 @@ def main(task_name: str, config: EvalConfig) -> None:
     came = bundle.task.name
     require(came == task.name, f"bundle: expected one for {task.name}, {folder} is for {came}")
     task = bundle.task
+    bundle = bundle if config.checkpoint is None else bundle.with_policy(config.checkpoint)
     from fastdwm.eval import plot
     from fastdwm.eval.summary import summary
     from fastdwm.measure.simulate import compare

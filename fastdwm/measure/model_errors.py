@@ -20,7 +20,7 @@ LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @torch.no_grad()
-def model_report(
+def world_errors(
     world: World, transitions: Transitions, held_out: np.ndarray, seed: int = 0, reward_scale: float = 1.0
 ) -> dict:
     """Errors of the world model and the reward model on held-out episodes, ready for JSON.
@@ -204,7 +204,7 @@ class BasePolicy:
 
 
 @torch.no_grad()
-def policy_report(
+def policy_quality(
     policy_params: Params, critic_params: Params, env: EnvSpec, task: Task, discount: float, seeds: list[int]
 ) -> dict[str, float]:
     """Real episodes of the base policy: score, and the critic's value of the first state against what came of it.

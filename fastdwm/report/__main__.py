@@ -177,7 +177,7 @@ def measure(
     report("prediction errors", 0, len(bundle.worlds))
     for i, name in enumerate(bundle.worlds):
         world = bundle.world(name)
-        errors = quality.model_report(world, transitions, rows, config.seed, bundle.task.reward_scale)
+        errors = quality.world_errors(world, transitions, rows, config.seed, bundle.task.reward_scale)
         found = errors["calibration"]
         found["perfect_spread_to_error"] = ideal.spread_to_error(bundle, name, found["error_normalised"])
         worlds[name] = {"network_calls": network_calls(world.dynamics), **errors}

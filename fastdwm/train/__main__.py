@@ -70,7 +70,7 @@ def main(task_name: str, config: TrainConfig) -> None:
     with command.progress() as on_progress:
         bundle = train(task, transitions, config, folder, on_progress, on_line)
     bundle.save(folder / "bundle")
-    print_report(bundle)
+    print_summary(bundle)
     print(f"bundle: {folder / 'bundle'}")
 
 
@@ -141,7 +141,7 @@ def event_writer(folder: Path) -> Callable[[str, dict[str, float]], None]:
     return write
 
 
-def print_report(bundle: Bundle) -> None:
+def print_summary(bundle: Bundle) -> None:
     """Tables of what was trained and of the models' errors on held-out episodes."""
     from rich.console import Console
     from rich.table import Table

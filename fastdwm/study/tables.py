@@ -5,10 +5,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastdwm.files import write_atomically
 from fastdwm.measure.record import interval, latency, spread
 from fastdwm.study.grid import BASE
 from fastdwm.study.tradeoff import Row, estimate, title_of
-from fastdwm.train.fit import write_atomically
 
 COLUMNS = ("", "world model", "H", "M", "E", "step size", "score", "IQM", "score - base", "falls", "ms, p50 / p99")
 CAPTION = (

@@ -18,9 +18,10 @@ from fastdwm.tasks import Task, get_task
 if TYPE_CHECKING:
     from fastdwm.bundle import Bundle
 
-# Settings that change the weights: a run is only resumed with the same ones.
+# A run is only resumed with the same settings, but for those that leave the weights as they are.
 IDENTITY_FILE = "config.json"
-IDENTITY = ("dataset", "seed", "holdout", "rebrac", "diffusion", "meanflow", "mlp", "reward")
+FREE = ("out", "log_every", "save_every", "keep_checkpoints", "eval_episodes", "tensorboard", "threads", "device")
+FREE += ("trust_env",)
 
 
 def presets() -> dict[str, TrainConfig]:
@@ -79,7 +80,9 @@ def open_folder(folder: Path, task: Task, config: TrainConfig) -> dict[str, Any]
 
     Raises InputError for a folder that cannot be written, or that holds a run with other settings.
     """
-    identity = {"task": task.name} | {name: dataclasses.asdict(config)[name] for name in IDENTITY}
+    identity = {"task": task.name} | {
+        name: value for name, value in dataclasses.asdict(config).items() if name not in FREE
+    }
     identity = json.loads(json.dumps(identity, default=str))
     try:
         folder.mkdir(parents=True, exist_ok=True)

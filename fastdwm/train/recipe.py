@@ -15,7 +15,7 @@ from fastdwm.config import TrainConfig
 from fastdwm.data import dataset as data
 from fastdwm.data.dataset import Transitions
 from fastdwm.files import write_atomically
-from fastdwm.measure.model_errors import policy_quality, world_errors
+from fastdwm.measure.model_errors import measure_errors, measure_policy
 from fastdwm.models.nets import Params, init_mlp, map_params
 from fastdwm.models.rebrac import ReBRAC, init_critics, init_policy
 from fastdwm.models.reward import RewardModel, reward_objective, reward_shapes
@@ -116,10 +116,14 @@ def train(
         report={"seed": config.seed, "holdout": config.holdout, "training": training},
         versions=package_versions(),
     )
-    errors = {
-        name: world_errors(bundle.world(name), transitions, held_out, config.seed, task.reward_scale) for name in worlds
-    }
+    errors = held_out_errors(bundle, transitions, held_out, config.seed)
     return dataclasses.replace(bundle, report=bundle.report | {"errors": errors})
+
+
+def held_out_errors(bundle: Bundle, transitions: Transitions, held_out: np.ndarray, seed: int) -> dict[str, dict]:
+    """`measure_errors` by world model."""
+    settings = bundle.statistics, seed, bundle.task.reward_scale
+    return {name: measure_errors(bundle.world(name), transitions, held_out, *settings) for name in bundle.worlds}
 
 
 def split(transitions: Transitions, config: TrainConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -213,7 +217,7 @@ def train_rebrac(run: Offline) -> tuple[Params, Params, Metrics]:
     def measure(n_updates: int) -> Metrics:
         if not seeds or n_updates // period == (n_updates - run.config.log_every) // period:
             return {}
-        return policy_quality(policy, critics, run.transitions.env, run.task, config.discount, seeds)
+        return measure_policy(policy, critics, run.transitions.env, run.task, config.discount, seeds)
 
     def keep(n_updates: int) -> None:
         if n_updates in moments:

@@ -162,7 +162,7 @@ def eager(trainer: Trainer, batches: Batches, batch_size: int) -> Callable[[], d
 
 
 class CapturedUpdates:
-    """The same on a GPU: after EAGER_UPDATES eager ones, each kind of update is a captured graph, batch included."""
+    """The same on a GPU: each kind of update is captured as a CUDA graph, batch included, after EAGER_UPDATES."""
 
     def __init__(self, trainer: Trainer, batches: Batches, batch_size: int):
         self.trainer, self.batches, self.batch_size = trainer, batches, batch_size

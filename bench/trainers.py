@@ -58,9 +58,7 @@ PARTS = {"rebrac": rebrac, **{name: partial(world_model, name) for name in WORLD
 
 
 def model(problem: Problem, params: dict, loss: Callable, config: Any, columns: tuple[str, ...]) -> Part:
-    averaging = getattr(config, "ema_rate", None)
-    options = () if averaging is None else (averaging,)
-    trainer = ModelTrainer(fresh(problem, params), loss, config, device_generator(problem), *options)
+    trainer = ModelTrainer(fresh(problem, params), loss, config, device_generator(problem))
     return Part(trainer, batches_of(problem, columns), config.batch_size, "raw")
 
 

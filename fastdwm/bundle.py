@@ -6,7 +6,7 @@ tensors are the numbers. Loading trusts neither: every name, shape and value is 
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from importlib import metadata
@@ -135,14 +135,16 @@ class Bundle:
     def _weights(self) -> bytes:
         """The content of weights.safetensors."""
         groups = {name: getattr(self, name) for name in ("policy", "critics", "reward", "statistics")}
-        groups |= {name: model.params for name, model in self.worlds.items()}
-        return safetensors.torch.save(
-            {
-                f"{group}.{name}": t.detach().contiguous()
-                for group, params in groups.items()
-                for name, t in params.items()
-            }
-        )
+        return pack_tensors(groups | {name: model.params for name, model in self.worlds.items()})
+
+    def with_policy(self, path: Path | str) -> "Bundle":
+        """The bundle with policy and critics from a file that `train --keep-checkpoints` left, or `pack_tensors` made.
+
+        Raises InputError as `load` does, for a file with other tensors than this bundle's policy and critics.
+        """
+        sizes = self.task.obs_dim, self.task.action_dim, self.rebrac_config.hidden
+        shapes = {"policy": policy_shapes(*sizes), "critics": critic_shapes(*sizes)}
+        return replace(self, **_read_tensors(Path(path), shapes, None))
 
     @classmethod
     def load(cls, name_or_folder: Path | str, trust_env: bool = False) -> "Bundle":
@@ -159,6 +161,12 @@ class Bundle:
         worlds = {name: TrainedModel(config, groups.pop(name)) for name, config in header.worlds.items()}
         configs = {"rebrac_config": header.rebrac, "reward_config": header.reward}
         return cls(task=header.task, worlds=worlds, **groups, **configs, **header.rest)
+
+
+def pack_tensors(groups: dict[str, Params]) -> bytes:
+    """A safetensors file with GROUP.NAME for every tensor; equal tensors make equal files."""
+    named = {f"{group}.{name}": tensor for group, params in groups.items() for name, tensor in params.items()}
+    return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in named.items()})
 
 
 def package_versions() -> dict[str, str]:

@@ -63,8 +63,8 @@ class ReBRACConfig:
 
 
 @dataclass(frozen=True)
-class DiffusionConfig:
-    """Conditional diffusion model of the next observation."""
+class FitConfig:
+    """How a network is fitted."""
 
     updates: int = 200_000
     """gradient steps"""
@@ -72,40 +72,54 @@ class DiffusionConfig:
     """transitions per gradient step"""
     lr: float = 3e-4
     """Adam step size, decayed to zero by a cosine"""
-    denoise_steps: int = 10
-    """network calls per imagined transition (K)"""
-    target: Literal["eps", "x0"] = "eps"
-    """what the network predicts: the noise (as the paper) or the clean target"""
     hidden: tuple[int, ...] = (512, 512, 512)
-    """hidden widths of the denoiser"""
-    time_features: int = 16
-    """sinusoidal features of the diffusion step, an even number"""
+    """hidden widths"""
     grad_clip: float = 1.0
     """bound of the global gradient norm"""
-    ema_rate: float = 0.005
-    """fraction by which the sampled (averaged) weights follow the trained ones"""
 
     def __post_init__(self) -> None:
         require_choices(self)
-        require_positive(self, "updates", "batch_size", "lr", "denoise_steps", "grad_clip")
+        require_positive(self, "updates", "batch_size", "lr", "grad_clip")
         require_at_most(self, 1e9, "updates", "batch_size", "grad_clip")
-        require_at_most(self, 1e3, "lr", "denoise_steps", "time_features")
-        features = self.time_features
-        require(features > 0 and features % 2 == 0, f"time_features: expected an even number > 0, got {features}")
-        require(0 < self.ema_rate <= 1, f"ema_rate: expected a number in (0, 1], got {self.ema_rate}")
+        require_at_most(self, 1e3, "lr")
         require_widths(self.hidden)
 
 
 @dataclass(frozen=True)
-class MeanFlowConfig:
+class WorldConfig(FitConfig):
+    """How a world model is fitted: what is kept is a moving average of the weights."""
+
+    ema_rate: float = 0.005
+    """fraction by which the averaged weights follow the trained ones"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.ema_rate <= 1, f"ema_rate: expected a number in (0, 1], got {self.ema_rate}")
+
+
+@dataclass(frozen=True)
+class DiffusionConfig(WorldConfig):
+    """Conditional diffusion model of the next observation."""
+
+    denoise_steps: int = 10
+    """network calls per imagined transition (K)"""
+    target: Literal["eps", "x0"] = "eps"
+    """what the network predicts: the noise (as the paper) or the clean target"""
+    time_features: int = 16
+    """sinusoidal features of the diffusion step, an even number"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(self, "denoise_steps")
+        require_at_most(self, 1e3, "denoise_steps", "time_features")
+        features = self.time_features
+        require(features > 0 and features % 2 == 0, f"time_features: expected an even number > 0, got {features}")
+
+
+@dataclass(frozen=True)
+class MeanFlowConfig(WorldConfig):
     """Conditional one-step MeanFlow model of the next observation."""
 
-    updates: int = 200_000
-    """gradient steps"""
-    batch_size: int = 2048
-    """transitions per gradient step"""
-    lr: float = 3e-4
-    """Adam step size, decayed to zero by a cosine"""
     target: Literal["x", "u"] = "x"
     """what the network predicts: the clean target, or the average velocity (as the MeanFlow paper)"""
     objective: Literal["imf", "mf"] = "imf"
@@ -120,24 +134,16 @@ class MeanFlowConfig:
     """strength of the policy tilt (kappa); none: the largest with an effective sample size of half the data"""
     value_tilt: float = -0.5
     """strength of the value tilt (beta), negative is pessimistic"""
-    hidden: tuple[int, ...] = (512, 512, 512)
-    """hidden widths"""
     time_features: int = 16
     """sinusoidal features of the two flow times, a multiple of four"""
-    grad_clip: float = 1.0
-    """bound of the global gradient norm"""
-    ema_rate: float = 0.005
-    """fraction by which the sampled (averaged) weights follow the trained ones"""
     steps: Literal[1, 2, 4] = 1
     """network calls per imagined transition"""
     temperature: float = 1.0
     """scale of the noise that a sample starts from (tau); 0: deterministic"""
 
     def __post_init__(self) -> None:
-        require_choices(self)
-        require_positive(self, "updates", "batch_size", "lr", "grad_clip")
-        require_at_most(self, 1e9, "updates", "batch_size", "grad_clip")
-        require_at_most(self, 1e3, "lr", "time_features")
+        super().__post_init__()
+        require_at_most(self, 1e3, "time_features")
         require_at_most(self, 1e6, "policy_tilt")
         require(-1e6 <= self.value_tilt <= 1e6, f"value_tilt: expected in [-1e6, 1e6], got {self.value_tilt}")
         for name in ("equal_share", "temperature"):
@@ -146,8 +152,6 @@ class MeanFlowConfig:
         require(kappa is None or kappa >= 0, f"policy_tilt: expected a number >= 0, got {kappa}")
         features = self.time_features
         require(features > 0 and features % 4 == 0, f"time_features: expected a multiple of 4, got {features}")
-        require(0 < self.ema_rate <= 1, f"ema_rate: expected a number in (0, 1], got {self.ema_rate}")
-        require_widths(self.hidden)
 
     def equal_rows(self, batch_size: int) -> int:
         """Rows of a batch, its first ones, whose two times are equal: a fixed number, so that the split is static."""
@@ -155,52 +159,13 @@ class MeanFlowConfig:
 
 
 @dataclass(frozen=True)
-class MLPConfig:
+class MLPConfig(WorldConfig):
     """Regression of the next observation: the plain baseline of the world models."""
-
-    updates: int = 200_000
-    """gradient steps"""
-    batch_size: int = 2048
-    """transitions per gradient step"""
-    lr: float = 3e-4
-    """Adam step size, decayed to zero by a cosine"""
-    hidden: tuple[int, ...] = (512, 512, 512)
-    """hidden widths"""
-    grad_clip: float = 1.0
-    """bound of the global gradient norm"""
-    ema_rate: float = 0.005
-    """fraction by which the averaged weights follow the trained ones"""
-
-    def __post_init__(self) -> None:
-        require_choices(self)
-        require_positive(self, "updates", "batch_size", "lr", "grad_clip")
-        require_at_most(self, 1e9, "updates", "batch_size", "grad_clip")
-        require_at_most(self, 1e3, "lr")
-        require(0 < self.ema_rate <= 1, f"ema_rate: expected a number in (0, 1], got {self.ema_rate}")
-        require_widths(self.hidden)
 
 
 @dataclass(frozen=True)
-class RewardConfig:
+class RewardConfig(FitConfig):
     """Regression of the reward on observation and action."""
-
-    updates: int = 200_000
-    """gradient steps"""
-    batch_size: int = 2048
-    """transitions per gradient step"""
-    lr: float = 3e-4
-    """Adam step size, decayed to zero by a cosine"""
-    hidden: tuple[int, ...] = (512, 512, 512)
-    """hidden widths"""
-    grad_clip: float = 1.0
-    """bound of the global gradient norm"""
-
-    def __post_init__(self) -> None:
-        require_choices(self)
-        require_positive(self, "updates", "batch_size", "lr", "grad_clip")
-        require_at_most(self, 1e9, "updates", "batch_size", "grad_clip")
-        require_at_most(self, 1e3, "lr")
-        require_widths(self.hidden)
 
 
 @dataclass(frozen=True)
@@ -287,6 +252,8 @@ class EpisodesConfig:
 class EvalConfig(EpisodesConfig):
     """Base policy and ITPO side by side on the same environment seeds."""
 
+    checkpoint: Path | None = None
+    """policy and critics of another moment of the training, kept by `train --keep-checkpoints`; none: the bundle's"""
     episodes: int = 10
     """episodes per policy, all adapted in parallel"""
     world: str = "diffusion"
@@ -338,6 +305,9 @@ class TrainConfig:
     """updates between two lines of metrics"""
     save_every: int = 5000
     """updates between two checkpoints"""
+    keep_checkpoints: int = 0
+    """policies to keep, with their critics, evenly spaced over their training: policy-UPDATE.safetensors in the run's
+    folder, for `eval --checkpoint`"""
     eval_episodes: int = 5
     """real episodes of the policy at each tenth of its training, only to be logged; 0: none"""
     tensorboard: bool = False
@@ -354,7 +324,8 @@ class TrainConfig:
         require(self.seed >= 0, f"seed: expected a number >= 0, got {self.seed}")
         require(0 < self.holdout < 1, f"holdout: expected a share in (0, 1), got {self.holdout}")
         require_positive(self, "log_every", "save_every", "threads")
-        require(self.eval_episodes >= 0, f"eval_episodes: expected a number >= 0, got {self.eval_episodes}")
+        for name in ("eval_episodes", "keep_checkpoints"):
+            require(getattr(self, name) >= 0, f"{name}: expected a number >= 0, got {getattr(self, name)}")
 
     def world(self, name: str, kind: type) -> Any:
         """Settings of a world model: the field of its name, or `kind`'s defaults where there is none."""

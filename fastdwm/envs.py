@@ -43,6 +43,8 @@ class EnvSpec:
         """
         import gymnasium
 
+        # A simulator that draws nothing need not know the argument.
+        kwargs = self.kwargs if render_mode is None else {**self.kwargs, "render_mode": render_mode}
         try:
             if self.id.startswith("AntMaze"):
                 import gymnasium_robotics
@@ -50,9 +52,7 @@ class EnvSpec:
                 gymnasium.register_envs(gymnasium_robotics)
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*is out of date")  # the version is the dataset's choice
-                # Not everyone's simulator takes a mode.
-                mode = {} if render_mode is None else {"render_mode": render_mode}
-                env = gymnasium.make(self.id, self.max_episode_steps, **mode, **self.kwargs)
+                env = gymnasium.make(self.id, self.max_episode_steps, **kwargs)
         except Exception as error:  # a constructor raises what it likes
             raise InputError(f"cannot build the simulator {self.id}: {first_line(error)}") from error
         if isinstance(env.observation_space, gymnasium.spaces.Dict):
@@ -176,7 +176,7 @@ def read_spec(values: Any, trust_env: bool = False, own: EnvSpec | None = None) 
 def _check(spec: EnvSpec, own: EnvSpec | None) -> None:
     """Raise InputError for a simulator or an argument of it that is not on the lists."""
     way_out = "--trust-env builds it all the same, and may run code that came with the file"
-    ids = [id for family in ([own.family] if own else FAMILIES) for id in known_ids(family)]
+    ids = [id for family in ([own.family] if own and own.family in FAMILIES else FAMILIES) for id in known_ids(family)]
     require(spec.id in ids, f"env: expected one of {', '.join(ids)}, got {shorten(spec.id)}; {way_out}")
     settings = _settings(family_of(spec))
     for name, value in spec.kwargs.items():

@@ -33,6 +33,12 @@ class Limit:
     high: float = inf
 
 
+def require_name(name: str) -> None:
+    """Raise InputError unless a task can be called so: it becomes part of the names of files."""
+    named = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) is not None
+    require(named, f"name: expected letters, digits, '.', '_' and '-', got {shorten(name)}")
+
+
 @dataclass(frozen=True)
 class Task:
     """What is to be done, and how it is scored and learnt. Raises InputError for values that cannot be."""
@@ -75,9 +81,7 @@ class Task:
     """transitions per update"""
 
     def __post_init__(self) -> None:
-        # It becomes part of the names of files.
-        named = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name) is not None
-        require(named, f"name: expected letters, digits, '.', '_' and '-', got {shorten(self.name)}")
+        require_name(self.name)
         require_positive(self, "obs_dim", "action_dim", "actor_lr", "critic_lr", "batch_size")
         require_at_most(self, 1e5, "obs_dim", "action_dim")
         require_at_most(self, 1e9, "actor_lr", "critic_lr", "batch_size", "actor_bc_coef", "critic_bc_coef")
@@ -247,6 +251,14 @@ def _antmaze_tasks() -> list[Task]:
 
 
 TASKS: dict[str, Task] = {task.name: task for task in (*_mujoco_tasks(), *_antmaze_tasks())}
+
+
+def check_name(name: str, has_bundle: bool) -> None:
+    """Raise InputError for the name of an unknown task, unless a bundle brings the task along."""
+    if has_bundle:
+        require_name(name)
+    else:
+        get_task(name)
 
 
 def get_task(name: str) -> Task:

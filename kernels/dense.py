@@ -13,7 +13,7 @@ from itertools import accumulate
 import triton
 import triton.language as tl
 
-from fastdwm.kernels.layout import Layout
+from fastdwm.kernels.layout import MLPLayout
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Net:
 
     @classmethod
     @cache
-    def of(cls, layout: Layout) -> "Net":
+    def of(cls, layout: MLPLayout) -> "Net":
         first = {
             kind: tuple(start for name, start in layout.offsets.items() if name.rstrip("0123456789") == kind)
             for kind in ("w", "b", "scale", "shift")

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from toy_bundles import make_bundle
 
 from fastdwm import Bundle, InputError
+from fastdwm.bundle import pack_tensors
 from fastdwm.tasks import get_task
 
 GROUPS = ("policy", "critics", "reward", "statistics")
@@ -99,6 +100,38 @@ def test_damage_is_named_in_one_line(folder, message):
 def test_a_task_without_a_shipped_bundle_says_what_to_do():
     with pytest.raises(InputError, match="python -m fastdwm.train walker2d-random"):
         Bundle.load("walker2d-random")
+
+
+def policy_file(folder, *left_out, **changes):
+    """The policy and the critics of another bundle as a checkpoint, some tensors left out or changed."""
+    other = make_bundle(seed=5)
+    groups = {"policy": other.policy | changes, "critics": other.critics}
+    path = folder.parent / "policy-20.safetensors"
+    path.write_bytes(pack_tensors({name: group for name, group in groups.items() if name not in left_out}))
+    return path, other
+
+
+def test_a_bundle_takes_the_policy_of_a_checkpoint(folder):
+    bundle = Bundle.load(folder)
+    path, other = policy_file(folder)
+    changed = bundle.with_policy(path)
+    assert all(torch.equal(changed.policy[name], value) for name, value in other.policy.items())
+    assert all(torch.equal(changed.critics[name], value) for name, value in other.critics.items())
+    assert changed.reward is bundle.reward and changed.fingerprint != bundle.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("left_out", "changes", "message"),
+    [
+        (("critics",), {}, "policy-20.safetensors: tensor critics.b0 is missing"),
+        ((), {"w9": torch.ones(1)}, "tensor policy.w9 is not part of this architecture"),
+        ((), {"w0": torch.ones(11, 17)}, r"policy.w0: expected float32 \(11, 16\), got torch.float32 \(11, 17\)"),
+        ((), {"b0": torch.full((16,), torch.nan)}, "policy.b0: expected finite values"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_told_in_one_line(folder, left_out, changes, message):
+    with pytest.raises(InputError, match=message):
+        Bundle.load(folder).with_policy(policy_file(folder, *left_out, **changes)[0])
 
 
 @pytest.mark.parametrize("position", [0.2, 0.5, 0.999])

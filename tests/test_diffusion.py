@@ -1,4 +1,4 @@
-"""The diffusion sampler against the distributions that it must reproduce."""
+"""The diffusion model against the distributions that it must reproduce."""
 
 import math
 
@@ -79,7 +79,7 @@ def test_any_number_of_levels_ends_in_noise_and_visits_none_twice(total, steps):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
-def test_a_sampler_with_fewer_steps_still_samples_the_point(steps):
+def test_a_chain_with_fewer_steps_still_samples_the_point(steps):
     # A network that is right at every level: zero weights, the point as the last bias.
     config = DiffusionConfig(denoise_steps=5, target="x0", hidden=(4,), time_features=2)
     params = {name: torch.zeros(shape).double() for name, shape in denoiser_shapes(3, 2, config).items()}

@@ -4,14 +4,17 @@ import json
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from toy_bundles import make_bundle
 
+from fastdwm.bundle import Bundle, pack_tensors
 from fastdwm.config import EvalConfig, ITPOConfig
 from fastdwm.errors import InputError
 from fastdwm.eval import __main__ as eval
 from fastdwm.measure import latency, record
+from fastdwm.tasks import get_task
 
 
 def run(*args):
@@ -82,6 +85,21 @@ def test_a_full_disk_loses_no_table(bundle, tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_checkpoint_takes_the_place_of_the_bundles_policy(bundle, tmp_path):
+    other = make_bundle(seed=5)
+    (tmp_path / "policy.safetensors").write_bytes(pack_tensors({"policy": other.policy, "critics": other.critics}))
+    settings = {"episodes": 1, "max_steps": 20, "itpo": ITPOConfig(horizon=1, particles=1), "backend": "reference"}
+    rewards = []
+    for i, checkpoint in enumerate((None, tmp_path / "policy.safetensors")):
+        out = tmp_path / str(i)
+        eval.main("hopper-medium", EvalConfig(bundle, checkpoint=checkpoint, out=out, **settings))
+        record = json.loads(next(out.glob("*.json")).read_text())
+        rewards.append(record["episodes"]["base"][0]["rewards"])
+        used = Bundle.load(bundle) if checkpoint is None else Bundle.load(bundle).with_policy(checkpoint)
+        assert record["bundle"]["weights_sha256"] == used.fingerprint
+    assert rewards[0] != rewards[1]
+
+
 def test_step_size_zero_repeats_the_base_policy(bundle, tmp_path):
     itpo = ITPOConfig(horizon=1, particles=2, inner_lr=0.0)
     eval.main("hopper-medium", EvalConfig(bundle, episodes=2, max_steps=30, itpo=itpo, out=tmp_path / "out"))
@@ -140,3 +158,13 @@ def test_two_evaluations_at_once_write_two_files(tmp_path):
     command = [sys.executable, "-c", code, str(tmp_path)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert len({process.communicate()[0] for process in both}) == 2
+
+
+def test_a_task_of_ones_own_comes_with_its_bundle(tmp_path):
+    task = replace(get_task("hopper-medium"), name="my-hopper")
+    make_bundle(task=task).save(tmp_path / "bundle")
+    settings = {"episodes": 1, "max_steps": 5, "out": tmp_path / "out"}
+    eval.main("my-hopper", EvalConfig(tmp_path / "bundle", **settings))
+    assert json.loads(next((tmp_path / "out").glob("my-hopper-*.json")).read_text())["task"] == "my-hopper"
+    with pytest.raises(InputError, match="unknown task 'my-hopper'"):
+        eval.main("my-hopper", EvalConfig(**settings))

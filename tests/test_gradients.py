@@ -40,8 +40,6 @@ class Linear:
 
     def __init__(self, matrix):
         self.matrix = matrix
-        self.obs_std = torch.linspace(0.5, 2.0, OBS_DIM, dtype=torch.float64)
-        self.delta_std = torch.linspace(0.1, 0.4, OBS_DIM, dtype=torch.float64)
 
     def simulate(self, obs, action):
         return self.matrix.numpy() @ np.append(obs, action)
@@ -62,6 +60,12 @@ def matrix():
     return 0.5 * torch.randn(shape, generator=generator(3), dtype=torch.float64)
 
 
+UNITS = {
+    "obs_std": torch.linspace(0.5, 2.0, OBS_DIM, dtype=torch.float64),
+    "delta_std": torch.linspace(0.1, 0.4, OBS_DIM, dtype=torch.float64),
+}
+
+
 def one_policy(seed=5):
     return map_params(lambda value: value[0], make_policies(1, seed))
 
@@ -72,7 +76,7 @@ def actions(n, seed=11):
 
 def jacobians(model, truth):
     report = compare_jacobians(
-        {"model": model.world()}, Differences(truth.simulate), make_obs(8), actions(8), 2, generator()
+        {"model": model.world()}, Differences(truth.simulate), make_obs(8), actions(8), UNITS, 2, generator()
     )
     return report["model"]
 

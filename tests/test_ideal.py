@@ -1,4 +1,4 @@
-"""How much of a true spread the reverse chain itself loses: closed form against the sampler and against Bayes."""
+"""How much of a true spread the reverse chain itself loses: closed form against the model and against Bayes."""
 
 from dataclasses import dataclass
 
@@ -33,7 +33,7 @@ def exact(schedule, target, std):
 
 @pytest.mark.parametrize("target", ["x0", "eps"])
 @pytest.mark.parametrize("std", STDS)
-def test_closed_form_is_the_spread_of_the_samplers_own_samples(std, target):
+def test_closed_form_is_the_spread_of_the_models_own_samples(std, target):
     n, schedule = 100_000, vp_schedule(5)
     noise = torch.randn(5, n, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     samples = exact(schedule, target, std).next_obs(torch.zeros(n, 1, dtype=torch.float64), torch.zeros(n, 1), noise)

@@ -1,4 +1,4 @@
-"""The MeanFlow model against a flow with a closed form, its loss against finite differences, its sampler as a chain."""
+"""The MeanFlow model against a flow with a closed form, its loss against finite differences, its steps as a chain."""
 
 import math
 from dataclasses import replace

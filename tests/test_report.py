@@ -188,7 +188,6 @@ class Gaussian:
     """A model of unit-variance noise around the observation; it samples with another std."""
 
     noise_steps = 1
-    obs_std = delta_std = torch.ones(20)
 
     def __init__(self, std):
         self.std = std
@@ -207,7 +206,8 @@ def random_walk():
 
 def measured(std, transitions, reward_scale=1.0):
     world = World(Gaussian(std), lambda obs, action: reward_scale * obs[..., 0], {}, 0.9)
-    return model_errors.measure_errors(world, transitions, np.ones(transitions.n, bool), reward_scale=reward_scale)
+    every, units = np.ones(transitions.n, bool), dict.fromkeys(("obs_std", "delta_std"), torch.ones(20))
+    return model_errors.measure_errors(world, transitions, every, units, reward_scale=reward_scale)
 
 
 def test_a_calibrated_model_covers_what_it_says(random_walk):

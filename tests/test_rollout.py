@@ -33,7 +33,7 @@ def objective(vector: Tensor, like, world, obs, noise, config) -> Tensor:
 
 
 def reverse_step(dynamics, y: Tensor, k: int, obs: Tensor, action: Tensor, z: Tensor) -> Tensor:
-    """One reverse step h_k written out from the DDPM posterior, k = K..1 (eps model), independent of the sampler."""
+    """One reverse step h_k written out from the DDPM posterior, k = K..1 (eps model), independent of the model."""
     steps = dynamics.noise_steps
     alpha = [math.exp(-0.1 / steps - 0.5 * 9.9 * (2 * j - 1) / steps**2) for j in range(1, steps + 1)]
     abar, abar_prev = math.prod(alpha[:k]), math.prod(alpha[: k - 1])
@@ -43,7 +43,7 @@ def reverse_step(dynamics, y: Tensor, k: int, obs: Tensor, action: Tensor, z: Te
     return (y - beta / math.sqrt(1 - abar) * eps) / math.sqrt(alpha[k - 1]) + sigma * z
 
 
-def sampler_jacobians(dynamics, obs: Tensor, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def model_jacobians(dynamics, obs: Tensor, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """next_obs, F_a (S, A) and F_s (S, S) by the recursion A_{k-1} = dh/du A_k + dh/da over the reverse steps."""
     steps = dynamics.noise_steps
     y, A, B = noise[0], torch.zeros(OBS_DIM, ACTION_DIM).double(), torch.zeros(OBS_DIM, OBS_DIM).double()
@@ -79,7 +79,7 @@ def forward_sensitivity_gradient(params, world, obs: Tensor, noise: Tensor) -> t
         a, D = act(vector, s), pi_s @ G + pi_psi
         r_s, r_a = jacrev(reward, (0, 1))(s, a)
         total, gradient = total + g**j * reward(s, a), gradient + g**j * (r_s @ G + r_a @ D)
-        s, F_a, F_s = sampler_jacobians(world.dynamics, s, a, pack)
+        s, F_a, F_s = model_jacobians(world.dynamics, s, a, pack)
         G = F_s @ G + F_a @ D
     pi_psi, pi_s = jacrev(act, (0, 1))(vector, s)
     a, D = act(vector, s), pi_s @ G + pi_psi
@@ -119,12 +119,12 @@ def test_gradient_equals_central_differences():
 
 
 @pytest.mark.parametrize("target", ["eps", "x0"])
-def test_sampler_jacobians_equal_jacrev(target):
+def test_model_jacobians_equal_jacrev(target):
     dynamics, obs, action = make_dynamics(target), make_obs(1)[0], torch.tensor([0.3, -0.6]).double()
     noise = make_noise(1, 4, 1, 1)[0, :, 0, 0]
     F_s, F_a = jacrev(lambda s, a: dynamics.next_obs(s, a, noise), (0, 1))(obs, action)
     if target == "eps":
-        expected_next, expected_a, expected_s = sampler_jacobians(dynamics, obs, action, noise)
+        expected_next, expected_a, expected_s = model_jacobians(dynamics, obs, action, noise)
         torch.testing.assert_close(dynamics.next_obs(obs, action, noise), expected_next, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(F_a, expected_a, rtol=1e-10, atol=1e-12)
         torch.testing.assert_close(F_s, expected_s, rtol=1e-10, atol=1e-12)

@@ -119,6 +119,22 @@ def test_killed_run_resumes_to_the_same_weights(trained, dataset, tmp_path):
     assert updates == [20, 40, 60]
 
 
+def test_kept_checkpoints_are_the_policies_of_their_moments(dataset, tmp_path):
+    # With constant step sizes, a run of 20 updates ends where another is after 20.
+    for name, flags in (("long", ["--keep-checkpoints=3"]), ("short", ["--rebrac.updates=20"])):
+        result = run(dataset, tmp_path / name, "--rebrac.no-lr-decay", *flags, cache=tmp_path)
+        assert result.returncode == 0, result.stderr
+    bundle, expected = (Bundle.load(tmp_path / name / "bundle") for name in ("long", "short"))
+    kept = sorted((tmp_path / "long").glob("policy-*"))
+    assert [path.name for path in kept] == [f"policy-{n}.safetensors" for n in (20, 40, 60)]
+    assert bundle.with_policy(kept[-1]).fingerprint == bundle.fingerprint
+    early = bundle.with_policy(kept[0])
+    for a, b in ((early.policy, expected.policy), (early.critics, expected.critics)):
+        assert all(torch.equal(a[name], b[name]) for name in b)
+    assert not torch.equal(early.policy["w0"], bundle.policy["w0"])
+    assert not list((tmp_path / "short").glob("policy-*"))
+
+
 @pytest.mark.gpu
 def test_training_on_a_gpu_captures_its_updates(dataset, tmp_path):
     if not torch.cuda.is_available():

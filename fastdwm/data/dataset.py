@@ -157,7 +157,8 @@ def _d4rl_env(path: Path, task: Task) -> EnvSpec:
     """The simulator of a D4RL file, which only its name can contradict: halfcheetah and walker2d have equal sizes."""
     own = task.name.split("-")[0]
     others = {other.split("-")[0] for other in TASKS} - {own}
-    wrong = [name for name in others if name in path.stem.lower() and own not in path.stem.lower()]
+    named = path.stem.lower() if task.name in TASKS else ""
+    wrong = [name for name in others if name in named and own not in named]
     require(not wrong, f"{path}: expected data of {own} for {task.name}, got a file named after {wrong}")
     frame = "its frame is not the simulator's (start and goal differ, medium and large are mirrored in y)"
     require(not task.ends_at_success, f"{path}: a D4RL AntMaze file cannot be used: {frame}; give a Minari id")

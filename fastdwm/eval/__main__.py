@@ -13,7 +13,7 @@ from fastdwm.config import EvalConfig, ITPOConfig, require
 from fastdwm.files import write_json
 from fastdwm.measure.record import circumstances, prepare_output
 from fastdwm.shipped import shipped_folder
-from fastdwm.tasks import get_task
+from fastdwm.tasks import check_name
 
 if TYPE_CHECKING:
     from fastdwm.bundle import Bundle
@@ -35,19 +35,20 @@ def main(task_name: str, config: EvalConfig) -> None:
 
     The table goes to stdout, everything per episode to OUT/TASK-TIME.json, progress to stderr.
     """
-    task = get_task(task_name)
-    stem = prepare_output(config.out, task.name)
+    check_name(task_name, config.bundle is not None)
+    stem = prepare_output(config.out, task_name)
     if config.video and not os.environ.get("DISPLAY"):
         # MuJoCo reads it when it is imported, which has not happened yet.
         os.environ.setdefault("MUJOCO_GL", "egl")
     command.set_up_torch(config.threads, config.device)
     from fastdwm.bundle import Bundle
 
-    folder = config.bundle or shipped_folder(task.name)
+    folder = config.bundle or shipped_folder(task_name)
     bundle = Bundle.load(folder, config.trust_env)
     came = bundle.task.name
-    require(came == task.name, f"bundle: expected one for {task.name}, {folder} is for {came}")
+    require(came == task_name, f"bundle: expected one for {task_name}, {folder} is for {came}")
     task = bundle.task
+    bundle = bundle if config.checkpoint is None else bundle.with_policy(config.checkpoint)
     from fastdwm.eval import plot
     from fastdwm.eval.compare import compare
     from fastdwm.eval.summary import summary

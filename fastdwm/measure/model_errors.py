@@ -23,11 +23,17 @@ LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 @torch.no_grad()
 def measure_errors(
-    world: World, transitions: Transitions, held_out: np.ndarray, seed: int = 0, reward_scale: float = 1.0
+    world: World,
+    transitions: Transitions,
+    held_out: np.ndarray,
+    statistics: dict[str, Tensor],
+    seed: int = 0,
+    reward_scale: float = 1.0,
 ) -> dict:
     """Errors of the world model and the reward model on held-out episodes, ready for JSON.
 
-    held_out: (N,) bool, rows of whole episodes.   reward_scale: recorded rewards times this are what was learnt.
+    held_out: (N,) bool, rows of whole episodes.   statistics: obs_std, delta_std (S,), the units of what is normalised.
+    reward_scale: recorded rewards times this are what was learnt.
     All errors in raw units, that of the reward in the scaled unit, unless named `normalised`.
     Source: [ITPO] Figs. 2-3 report one-step errors on 1000 transitions without saying how; the definitions are ours.
     """
@@ -36,14 +42,19 @@ def measure_errors(
     rows = np.flatnonzero(held_out & transitions.next_obs_known)
     rows = rng.choice(rows, min(N_TRANSITIONS, len(rows)), replace=False)
     return {
-        "one_step": one_step_errors(world, transitions, rows, generator, reward_scale),
-        "open_loop": open_loop_errors(world, transitions, held_out, rng, generator),
-        "calibration": calibration(world, transitions, rows, generator),
+        "one_step": one_step_errors(world, transitions, rows, statistics["delta_std"], generator, reward_scale),
+        "open_loop": open_loop_errors(world, transitions, held_out, statistics["obs_std"], rng, generator),
+        "calibration": calibration(world, transitions, rows, statistics["delta_std"], generator),
     }
 
 
 def one_step_errors(
-    world: World, transitions: Transitions, rows: np.ndarray, generator: torch.Generator, reward_scale: float = 1.0
+    world: World,
+    transitions: Transitions,
+    rows: np.ndarray,
+    delta_std: Tensor,
+    generator: torch.Generator,
+    reward_scale: float = 1.0,
 ) -> dict:
     """RMSE of next observation and reward over the rows, with standard errors.
 
@@ -63,16 +74,21 @@ def one_step_errors(
         "samples": N_SAMPLES,
         "obs_rmse": _rms(per_row),
         "obs_rmse_se": float(per_row.std() / len(rows) ** 0.5),
-        "obs_rmse_normalised": _rms(error / dynamics.delta_std),
+        "obs_rmse_normalised": _rms(error / delta_std),
         "obs_mean_rmse": _rms(samples.mean(0) - next_obs),
-        "spread_normalised": _rms((samples - samples.mean(0)) / dynamics.delta_std),
+        "spread_normalised": _rms((samples - samples.mean(0)) / delta_std),
         "reward_rmse": _rms(reward_error),
         "reward_rmse_se": float(reward_error.std() / len(rows) ** 0.5),
     }
 
 
 def open_loop_errors(
-    world: World, transitions: Transitions, held_out: np.ndarray, rng: np.random.Generator, generator: torch.Generator
+    world: World,
+    transitions: Transitions,
+    held_out: np.ndarray,
+    obs_std: Tensor,
+    rng: np.random.Generator,
+    generator: torch.Generator,
 ) -> list[dict]:
     """Error after h = 1..HORIZON imagined steps with the recorded actions, one sample each.
 
@@ -91,12 +107,14 @@ def open_loop_errors(
         noise = torch.randn(world.dynamics.noise_steps, *state.shape, generator=generator)
         state = world.dynamics.next_obs(state, action, noise)
         error = state - next_obs
-        normalised = error / world.dynamics.obs_std
+        normalised = error / obs_std
         errors.append({"h": h, "obs_rmse": _rms(error), "obs_rmse_normalised": _rms(normalised)})
     return errors
 
 
-def calibration(world: World, transitions: Transitions, rows: np.ndarray, generator: torch.Generator) -> dict:
+def calibration(
+    world: World, transitions: Transitions, rows: np.ndarray, delta_std: Tensor, generator: torch.Generator
+) -> dict:
     """Whether the spread of CALIBRATION_SAMPLES samples tells how wrong their mean is.
 
     spread_to_error: std of the samples over the RMSE of their mean, both in standard deviations of the change; 1 is
@@ -110,8 +128,8 @@ def calibration(world: World, transitions: Transitions, rows: np.ndarray, genera
     dynamics, n = world.dynamics, CALIBRATION_SAMPLES
     noise = torch.randn(dynamics.noise_steps, n, *obs.shape, generator=generator)
     samples = dynamics.next_obs(obs.expand(n, -1, -1), action.expand(n, -1, -1), noise)
-    spread = _rms(samples.std(0) / dynamics.delta_std)
-    errors = (samples.mean(0) - next_obs) / dynamics.delta_std
+    spread = _rms(samples.std(0) / delta_std)
+    errors = (samples.mean(0) - next_obs) / delta_std
     error = _rms(errors)
     tails = (1 - np.array(LEVELS)) / 2
     # Weibull's quantiles of n samples cover a further sample as often as they say, the default ones less often.

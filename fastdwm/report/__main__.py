@@ -183,7 +183,9 @@ def measure(
     on_progress("prediction errors", 0, len(bundle.worlds))
     for i, name in enumerate(bundle.worlds):
         world = bundle.world(name)
-        errors = model_errors.measure_errors(world, transitions, rows, config.seed, bundle.task.reward_scale)
+        errors = model_errors.measure_errors(
+            world, transitions, rows, bundle.statistics, config.seed, bundle.task.reward_scale
+        )
         found = errors["calibration"]
         found["perfect_spread_to_error"] = ideal.spread_to_error(bundle, name, found["error_normalised"])
         worlds[name] = {"network_calls": network_calls(world.dynamics), **errors}
@@ -214,7 +216,9 @@ def compare_gradients(
 
     # float64, as the simulator: rounding must not pass for an error of the models.
     worlds = {name: bundle.world(name, dtype=torch.float64) for name in bundle.worlds}
-    params = {name: value.double() for name, value in bundle.policy.items()}
+    params, statistics = (
+        {name: value.double() for name, value in x.items()} for x in (bundle.policy, bundle.statistics)
+    )
     generator = torch.Generator().manual_seed(config.seed)
     candidates = np.random.default_rng(config.seed).permutation(np.flatnonzero(rows & transitions.next_obs_known))
 
@@ -227,7 +231,9 @@ def compare_gradients(
         uncut = gradients.uncut(obs)
         on_state = partial(on_progress, "Jacobians of the simulator")
         sample = (config.particles, generator)
-        jacobians = gradients.compare_jacobians(worlds, source, obs[uncut], action[uncut], *sample, on_state)
+        jacobians = gradients.compare_jacobians(
+            worlds, source, obs[uncut], action[uncut], statistics, *sample, on_state
+        )
         starts = states(transitions.obs, config.return_states)
         good = gradients.uncut_trajectory(source, params, starts)
         require(bool(uncut.any() and good.any()), "gradients: no held-out state shows its velocities in full")

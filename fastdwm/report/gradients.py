@@ -212,13 +212,15 @@ def compare_jacobians(
     source: Differences,
     obs: Tensor,
     action: Tensor,
+    statistics: dict[str, Tensor],
     particles: int,
     generator: torch.Generator,
     on_progress: StageProgress = unwatched,
 ) -> dict[str, dict]:
     """For each world, the `summary` of each of `blocks`: mean Jacobian over the particles against the simulator's.
 
-    obs: (N, S).   action: (N, A).   one_draw: the same of next_obs for one draw of the noise.
+    obs: (N, S).   action: (N, A).   statistics: obs_std, delta_std (S,), the units of the blocks.
+    one_draw: the same of next_obs for one draw of the noise.
     """
     rows = []
     for i, pair in enumerate(zip(obs.numpy(), action.numpy(), strict=True)):
@@ -227,11 +229,10 @@ def compare_jacobians(
     truth = torch.from_numpy(np.stack(rows)).to(obs)
     result = {}
     for name, world in worlds.items():
-        dynamics = world.dynamics
-        shape = (dynamics.noise_steps, particles, *obs.shape)
+        shape = (world.dynamics.noise_steps, particles, *obs.shape)
         jacobians = model_jacobians(world, obs, action, torch.randn(shape, generator=generator, dtype=obs.dtype))
         true, mean, one = (
-            blocks(x, dynamics.obs_std, dynamics.delta_std) for x in (truth, jacobians.mean(0), jacobians[0])
+            blocks(x, statistics["obs_std"], statistics["delta_std"]) for x in (truth, jacobians.mean(0), jacobians[0])
         )
         result[name] = {part: summary(compare(mean[part], true[part])) for part in true}
         drawn = ("next_obs_by_action", "next_obs_by_state")

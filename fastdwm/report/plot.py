@@ -1,14 +1,23 @@
-"""The picture of a model report: prediction, calibration and gradients of every world."""
+"""The picture of a model report: prediction, calibration and gradients of every world model."""
 
 from pathlib import Path
 from typing import Any
 
-# Readable in black and white: line style and marker differ, not only the shade.
-STYLES = {
-    "diffusion": {"color": "black", "linestyle": "-", "marker": "o"},
-    "meanflow": {"color": "0.35", "linestyle": "--", "marker": "s"},
-    "mlp": {"color": "0.6", "linestyle": ":", "marker": "^"},
-}
+from fastdwm.models.table import WORLD_MODELS
+
+# Of the world models in the order of the table. Readable in black and white: line style and marker differ, too.
+STYLES = (
+    {"color": "black", "linestyle": "-", "marker": "o"},
+    {"color": "0.35", "linestyle": "--", "marker": "s"},
+    {"color": "0.6", "linestyle": ":", "marker": "^"},
+    {"color": "0.2", "linestyle": "-.", "marker": "D"},
+    {"color": "0.5", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "v"},
+)
+
+
+def style_of(world: str) -> dict[str, Any]:
+    """Always the same for a world model, whatever else is drawn."""
+    return STYLES[list(WORLD_MODELS).index(world) % len(STYLES)]
 
 
 def save_model_plot(measurements: dict[str, Any], path: Path, title: str) -> Path:
@@ -33,7 +42,7 @@ def save_model_plot(measurements: dict[str, Any], path: Path, title: str) -> Pat
 def draw_open_loop(axes: Any, worlds: dict[str, dict]) -> None:
     for name, world in worlds.items():
         steps, errors = [[line[key] for line in world["open_loop"]] for key in ("h", "obs_rmse_normalised")]
-        axes.plot(steps, errors, label=name, **STYLES[name])
+        axes.plot(steps, errors, label=name, **style_of(name))
     axes.set(xlabel="imagined steps, recorded actions", ylabel="RMSE in std of the observation", ylim=(0, None))
     axes.set_title("open-loop error", fontsize="medium")
     axes.legend()
@@ -43,7 +52,7 @@ def draw_reliability(axes: Any, worlds: dict[str, dict]) -> None:
     axes.plot([0, 1], [0, 1], color="0.8", linewidth=4, label="calibrated")
     for name, world in worlds.items():
         found = world["calibration"]
-        axes.plot(found["levels"], found["coverage"], label=name, **STYLES[name])
+        axes.plot(found["levels"], found["coverage"], label=name, **style_of(name))
     axes.set(
         xlabel="central share of the samples", ylabel="share of recorded values inside", xlim=(0, 1), ylim=(-0.02, 1)
     )
@@ -65,7 +74,7 @@ def draw_agreement(axes: Any, worlds: dict[str, dict], measure: str, label: str)
         median, low, high = ([x[key] for x in found] for key in ("median", "low", "high"))
         bars = [[m - a for m, a in zip(median, low, strict=True)], [b - m for m, b in zip(median, high, strict=True)]]
         x = [tick + 0.2 * (i - (len(worlds) - 1) / 2) for tick in range(len(ticks))]
-        style = STYLES[name] | {"linestyle": "none"}
+        style = style_of(name) | {"linestyle": "none"}
         axes.errorbar(x, median, yerr=bars, capsize=3, label=name, **style)
     axes.set(xticks=range(len(ticks)), xticklabels=ticks, ylabel=label)
     axes.set_title("gradients against the simulator: median, quartiles over states", fontsize="medium")

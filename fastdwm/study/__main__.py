@@ -15,7 +15,7 @@ from fastdwm.files import prepare_folder, reserved, write_json
 from fastdwm.measure.record import circumstances
 from fastdwm.shipped import shipped_folder
 from fastdwm.study.grid import BASE, Cell, Grid, StudyConfig
-from fastdwm.tasks import Task, get_task
+from fastdwm.tasks import check_name
 
 if TYPE_CHECKING:
     from fastdwm.bundle import Bundle
@@ -30,24 +30,24 @@ def main(task_name: str, config: StudyConfig) -> None:
     and one file per cell to the folder of the study; progress to stderr. The same command takes up a study that was
     stopped.
     """
-    task = get_task(task_name)
-    out = config.out or Path("results", f"study-{task.name}")
+    check_name(task_name, config.bundle is not None)
+    out = config.out or Path("results", f"study-{task_name}")
     for folder in (out / "cells", *([out / "confirmation"] if config.confirm else [])):
         prepare_folder(folder)
     with reserved(out):
         grid = config.resolved()
         command.set_up_torch(config.threads, config.device)
-        run_study(load(task, config), grid, config, out)
+        run_study(load(task_name, config), grid, config, out)
 
 
-def load(task: Task, config: StudyConfig) -> "Bundle":
+def load(task_name: str, config: StudyConfig) -> "Bundle":
     """The bundle; InputError for one of another task."""
     from fastdwm.bundle import Bundle
 
-    folder = config.bundle or shipped_folder(task.name)
+    folder = config.bundle or shipped_folder(task_name)
     bundle = Bundle.load(folder, config.trust_env)
     came = bundle.task.name
-    require(came == task.name, f"bundle: expected one for {task.name}, {folder} is for {came}")
+    require(came == task_name, f"bundle: expected one for {task_name}, {folder} is for {came}")
     return bundle
 
 

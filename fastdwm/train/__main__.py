@@ -17,9 +17,10 @@ from fastdwm.tasks import Task, get_task
 if TYPE_CHECKING:
     from fastdwm.bundle import Bundle
 
-# Settings that change the weights: a run is only resumed with the same ones.
+# A run is only resumed with the same settings, but for those that leave the weights as they are.
 IDENTITY_FILE = "config.json"
-IDENTITY = ("dataset", "seed", "holdout", "rebrac", "diffusion", "meanflow", "mlp", "reward")
+FREE = ("out", "log_every", "save_every", "keep_checkpoints", "eval_episodes", "tensorboard", "threads", "device")
+FREE += ("trust_env",)
 
 
 def presets() -> dict[str, TrainConfig]:
@@ -69,7 +70,7 @@ def main(task_name: str, config: TrainConfig) -> None:
     with command.progress() as on_progress:
         bundle = train(task, transitions, config, folder, on_progress, on_line)
     bundle.save(folder / "bundle")
-    print_report(bundle)
+    print_summary(bundle)
     print(f"bundle: {folder / 'bundle'}")
 
 
@@ -78,7 +79,9 @@ def open_folder(folder: Path, task: Task, config: TrainConfig) -> dict[str, Any]
 
     Raises InputError for a folder that cannot be written, or that holds a run with other settings.
     """
-    identity = {"task": task.name} | {name: dataclasses.asdict(config)[name] for name in IDENTITY}
+    identity = {"task": task.name} | {
+        name: value for name, value in dataclasses.asdict(config).items() if name not in FREE
+    }
     identity = json.loads(json.dumps(identity, default=str))
     prepare_folder(folder)
     try:
@@ -138,7 +141,7 @@ def event_writer(folder: Path) -> Callable[[str, dict[str, float]], None]:
     return write
 
 
-def print_report(bundle: Bundle) -> None:
+def print_summary(bundle: Bundle) -> None:
     """Tables of what was trained and of the models' errors on held-out episodes."""
     from rich.console import Console
     from rich.table import Table

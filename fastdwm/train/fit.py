@@ -1,14 +1,15 @@
 """The loop shared by everything that is trained: batches in, metrics and checkpoints out, resumable at any moment.
 
-A `Trainer` is anything with `networks`, `optimisers`, `generator`, `n_updates` and `update(batch)`; those five are its
-whole state, so that one function saves and restores them all.
+The `networks`, `optimisers`, `generator` and `n_updates` of a `Trainer` are its whole state, so that one function saves
+and restores them all.
 """
 
 import json
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,12 +17,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from fastdwm.config import FitConfig
 from fastdwm.errors import InputError
 from fastdwm.files import write_atomically
 from fastdwm.models.nets import Loss, Params, adam, cosine, map_params, move_towards, set_lr
 
 EAGER_UPDATES = 3
-"""eager updates before a capture: they initialise libraries and the optimisers' state"""
+"""of each kind before a capture: they initialise libraries and the optimisers' state"""
 
 OnLine = Callable[[str, dict[str, float]], None]
 
@@ -51,14 +53,13 @@ class ModelTrainer:
         self,
         params: Params,
         loss: Loss,
-        config: Any,
+        config: FitConfig,
         generator: torch.Generator,
-        ema_rate: float = 1.0,
     ):
         """params: fresh parameters, owned by this object from now on.   loss(params, batch, generator) is a scalar.
-        generator: of the parameters' device.   ema_rate: 1 keeps the average equal to the raw weights."""
-        self.loss, self.config, self.generator, self.ema_rate = loss, config, generator, ema_rate
-        self.n_updates = 0
+        config: without an `ema_rate` the average equals the raw weights.   generator: of the parameters' device."""
+        self.loss, self.config, self.generator, self.n_updates = loss, config, generator, 0
+        self.ema_rate = getattr(config, "ema_rate", 1.0)
         self.networks = {"raw": params, "averaged": map_params(Tensor.clone, params)}
         for value in params.values():
             value.requires_grad_(True)
@@ -103,52 +104,79 @@ class Batches:
         return {name: rows[:, columns] for name, columns in self.slices.items()}
 
 
-def fit(
-    name: str,
-    trainer: Trainer,
-    batches: Batches,
-    batch_size: int,
-    updates: int,
-    folder: Path,
-    *,
-    log_every: int,
-    save_every: int,
-    on_progress: Callable[[str, int, int], None],
-    on_line: OnLine | None = None,
-    measure: Callable[[int], dict[str, float]] = lambda n_updates: {},
-) -> list[dict[str, float]]:
-    """Train up to `updates`, from the checkpoint in `folder` if there is one; returns all lines of metrics.
+@dataclass(frozen=True)
+class Loop:
+    """How every part of a run is trained: where its state goes, how often, and who is told."""
 
-    Writes <name>.safetensors (the whole state, atomically) every `save_every` updates and at the end, and appends the
-    mean of each scalar to <name>.jsonl every `log_every`. `measure(n_updates)` may add slow measurements to a line;
-    `on_line(name, line)` sees each.
-    """
-    checkpoint, log = folder / f"{name}.safetensors", folder / f"{name}.jsonl"
-    if checkpoint.exists():
-        restore(trainer, checkpoint)
-    lines = _rewind(log, trainer.n_updates)
-    updates_of = CapturedUpdates if batches.matrix.is_cuda else eager
-    update = updates_of(trainer, batches, batch_size)
-    window: dict[str, list[Tensor]] = {}
-    window_start = perf_counter()
-    while trainer.n_updates < updates:
-        for key, value in update().items():
-            window.setdefault(key, []).append(value)
-        n = trainer.n_updates
-        if n % log_every == 0 or n == updates:
-            means = {key: float(torch.stack(values).mean()) for key, values in window.items()}
-            speed = len(next(iter(window.values()))) / (perf_counter() - window_start)
-            lines.append({"update": n, **means, "updates_per_s": speed, **measure(n)})
-            with log.open("a") as file:
-                file.write(json.dumps(lines[-1]) + "\n")
-            if on_line is not None:
-                on_line(name, lines[-1])
-            window, window_start = {}, perf_counter()
-        if n % save_every == 0 or n == updates:
-            write_atomically(checkpoint, save(snapshot(trainer)))
-        if n % 20 == 0 or n == updates:
-            on_progress(name, n, updates)
-    return lines
+    folder: Path
+    log_every: int
+    save_every: int
+    on_progress: Callable[[str, int, int], None]
+    on_line: OnLine | None = None
+
+    def fit(
+        self,
+        name: str,
+        trainer: Trainer,
+        batches: Batches,
+        batch_size: int,
+        updates: int,
+        *,
+        measure: Callable[[int], dict[str, float]] = lambda n_updates: {},
+        after_update: Callable[[int], None] = lambda n_updates: None,
+    ) -> dict[str, float]:
+        """Train up to `updates`, from the checkpoint in the folder if there is one; returns the last line of metrics.
+
+        Writes <name>.safetensors (the whole state, atomically) every `save_every` updates and at the end, and appends
+        the mean of each scalar to <name>.jsonl every `log_every`. `measure(n_updates)` may add slow measurements to a
+        line; `on_line(name, line)` sees each; `after_update(n_updates)` comes before the state of the update is saved.
+        """
+        checkpoint = self.folder / f"{name}.safetensors"
+        if checkpoint.exists():
+            restore(trainer, checkpoint)
+        log = Log(name, self.folder, trainer.n_updates, self.on_line)
+        update = (CapturedUpdates if batches.matrix.is_cuda else eager)(trainer, batches, batch_size)
+        while trainer.n_updates < updates:
+            log.add(update())
+            n = trainer.n_updates
+            after_update(n)
+            if n % self.log_every == 0 or n == updates:
+                log.write(n, measure)
+            if n % self.save_every == 0 or n == updates:
+                write_atomically(checkpoint, save(snapshot(trainer)))
+            if n % 20 == 0 or n == updates:
+                self.on_progress(name, n, updates)
+        return log.lines[-1]
+
+
+class Log:
+    """The lines of metrics of one part: means of the scalars since the line before, and how fast the updates were."""
+
+    def __init__(self, name: str, folder: Path, n_updates: int, on_line: OnLine | None):
+        self.name, self.path, self.on_line = name, folder / f"{name}.jsonl", on_line
+        self.lines = _rewind(self.path, n_updates)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.window: dict[str, list[Tensor]] = {}
+        self.start = perf_counter()
+
+    def add(self, scalars: dict[str, Tensor]) -> None:
+        """Note the scalars of an update."""
+        for key, value in scalars.items():
+            self.window.setdefault(key, []).append(value)
+
+    def write(self, n_updates: int, measure: Callable[[int], dict[str, float]]) -> None:
+        """Append a line, with what `measure` finds, which does not count as time of the updates."""
+        means = {key: float(torch.stack(values).mean()) for key, values in self.window.items()}
+        speed = len(next(iter(self.window.values()))) / (perf_counter() - self.start)
+        line = {"update": n_updates, **means, "updates_per_s": speed, **measure(n_updates)}
+        self.lines.append(line)
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        if self.on_line is not None:
+            self.on_line(self.name, line)
+        self._begin()
 
 
 def eager(trainer: Trainer, batches: Batches, batch_size: int) -> Callable[[], dict[str, Tensor]]:
@@ -162,7 +190,7 @@ def eager(trainer: Trainer, batches: Batches, batch_size: int) -> Callable[[], d
 
 
 class CapturedUpdates:
-    """The same on a GPU: each kind of update is captured as a CUDA graph, batch included, after EAGER_UPDATES."""
+    """On a GPU: after EAGER_UPDATES eager ones a kind of update is captured as a CUDA graph, batch included."""
 
     def __init__(self, trainer: Trainer, batches: Batches, batch_size: int):
         self.trainer, self.batches, self.batch_size = trainer, batches, batch_size

@@ -1,7 +1,6 @@
 """Offline training of a whole bundle: world model, reward model, policy and critics, then their report."""
 
 import dataclasses
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastdwm.bundle import Bundle, TrainedModel, package_versions
+from fastdwm.bundle import Bundle, TrainedModel, pack_tensors, package_versions
 from fastdwm.checks import require
 from fastdwm.command import Progress
 from fastdwm.config import TrainConfig
 from fastdwm.data import dataset as data
 from fastdwm.data.dataset import Transitions
-from fastdwm.measure import model_errors
+from fastdwm.files import write_atomically
+from fastdwm.measure.model_errors import measure_errors, measure_policy
 from fastdwm.models.nets import Params, init_mlp, map_params
 from fastdwm.models.rebrac import ReBRAC, init_critics, init_policy
 from fastdwm.models.reward import RewardModel, reward_objective, reward_shapes
 from fastdwm.models.table import WORLD_MODELS
 from fastdwm.tasks import Task
-from fastdwm.train.fit import Batches, ModelTrainer, OnLine, fit
+from fastdwm.train.fit import Batches, Loop, ModelTrainer, OnLine
 from fastdwm.train.tilt import Tilt, outcome_value, policy_score, tilt, value_score
 
 # Real episodes during training use other seeds than evaluation (10000...) and tuning (20000...).
@@ -46,10 +46,9 @@ class Offline:
     """(N,) bool: rows of the episodes that the models may see"""
     statistics: dict[str, Tensor]
     """obs_mean, obs_std, delta_mean, delta_std (S,)"""
-    fit: Any
-    """`training.fit` with folder and hooks filled in"""
+    loop: Loop
     networks: dict[str, Params] = dataclasses.field(default_factory=dict)
-    """what is trained so far, on the CPU"""
+    """policy, critics and reward as far as they are trained, on the CPU"""
 
     @property
     def dims(self) -> tuple[int, int]:
@@ -98,16 +97,14 @@ def train(
     """
     train_rows, held_out = split(transitions, config)
     statistics = {k: torch.from_numpy(v) for k, v in data.statistics(transitions, train_rows).items()}
-    hooks = dict(log_every=config.log_every, save_every=config.save_every, on_progress=on_progress, on_line=on_line)
-    run = Offline(task, transitions, config, train_rows, statistics, partial(fit, folder=folder, **hooks))
-    training = {}
+    loop = Loop(folder, config.log_every, config.save_every, on_progress, on_line)
+    run, training = Offline(task, transitions, config, train_rows, statistics, loop), {}
     # The policy comes before the world models: a tilt reads it.
     run.networks["reward"], training["reward"] = train_reward(run)
     run.networks["policy"], run.networks["critics"], training["rebrac"] = train_rebrac(run)
     worlds = {}
     for name in WORLD_MODELS:
-        params, training[name] = train_world(run, name)
-        worlds[name] = TrainedModel(config.world(name, WORLD_MODELS[name].config), params)
+        worlds[name], training[name] = train_world(run, name)
     bundle = Bundle(
         task=dataclasses.replace(task, env=transitions.env),
         dataset=dataset_record(transitions, task),
@@ -119,11 +116,14 @@ def train(
         report={"seed": config.seed, "holdout": config.holdout, "training": training},
         versions=package_versions(),
     )
-    errors = {
-        name: model_errors.measure_errors(bundle.world(name), transitions, held_out, config.seed, task.reward_scale)
-        for name in bundle.worlds
-    }
+    errors = held_out_errors(bundle, transitions, held_out, config.seed)
     return dataclasses.replace(bundle, report=bundle.report | {"errors": errors})
+
+
+def held_out_errors(bundle: Bundle, transitions: Transitions, held_out: np.ndarray, seed: int) -> dict[str, dict]:
+    """`measure_errors` by world model."""
+    settings = bundle.statistics, seed, bundle.task.reward_scale
+    return {name: measure_errors(bundle.world(name), transitions, held_out, *settings) for name in bundle.worlds}
 
 
 def split(transitions: Transitions, config: TrainConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -142,19 +142,20 @@ def split(transitions: Transitions, config: TrainConfig) -> tuple[np.ndarray, np
     return train_rows, held_out
 
 
-def train_world(run: Offline, name: str) -> tuple[Params, Metrics]:
+def train_world(run: Offline, name: str) -> tuple[TrainedModel, Metrics]:
     """A world model, under its tilt if it has one; what is kept is the moving average of its weights."""
     model = WORLD_MODELS[name]
     config = run.config.world(name, model.config)
     init, generator = run.generators(name)
     params = run.place(init_mlp(model.shapes(*run.dims, config), init))
     loss = model.loss(config, run.place(run.statistics))
-    trainer = ModelTrainer(params, loss, config, generator, getattr(config, "ema_rate", 1.0))
+    trainer = ModelTrainer(params, loss, config, generator)
     tilted = model_tilt(run, config)
     extra = {} if tilted is None else {"weight": tilted.weights}
     batches = run.batches(MODEL_COLUMNS, run.world_rows, **extra)
-    lines = run.fit(name, trainer, batches, config.batch_size, config.updates)
-    return kept(trainer.networks["averaged"]), lines[-1] | ({} if tilted is None else tilted.metrics())
+    metrics = run.loop.fit(name, trainer, batches, config.batch_size, config.updates)
+    trained = TrainedModel(config, kept(trainer.networks["averaged"]))
+    return trained, metrics | ({} if tilted is None else tilted.metrics())
 
 
 def kept(params: Params) -> Params:
@@ -187,7 +188,7 @@ def train_baseline(run: Offline, value: Tensor) -> RewardModel:
     params = run.place(init_mlp(reward_shapes(*run.dims, config), init))
     trainer = ModelTrainer(params, reward_objective(statistics), config, generator)
     batches = run.batches(("obs", "action"), run.world_rows, reward=value)
-    run.fit("baseline", trainer, batches, config.batch_size, config.updates)
+    run.loop.fit("baseline", trainer, batches, config.batch_size, config.updates)
     return RewardModel(trainer.networks["averaged"], statistics["obs_mean"], statistics["obs_std"])
 
 
@@ -198,8 +199,8 @@ def train_reward(run: Offline) -> tuple[Params, Metrics]:
     params = run.place(init_mlp(reward_shapes(*run.dims, config), init))
     trainer = ModelTrainer(params, reward_objective(run.place(run.statistics)), config, generator)
     batches = run.batches(("obs", "action", "reward"), run.model_rows)
-    lines = run.fit("reward", trainer, batches, config.batch_size, config.updates)
-    return kept(trainer.networks["averaged"]), lines[-1]
+    metrics = run.loop.fit("reward", trainer, batches, config.batch_size, config.updates)
+    return kept(trainer.networks["averaged"]), metrics
 
 
 def train_rebrac(run: Offline) -> tuple[Params, Params, Metrics]:
@@ -211,15 +212,27 @@ def train_rebrac(run: Offline) -> tuple[Params, Params, Metrics]:
     trainer = ReBRAC(policy, critics, config, generator)
     seeds = [EPISODE_SEED + i for i in range(run.config.eval_episodes)]
     period = max(config.updates // 10, 1)
+    moments = kept_moments(config.updates, run.config.keep_checkpoints)
 
-    def measure(n_updates: int) -> dict[str, float]:
+    def measure(n_updates: int) -> Metrics:
         if not seeds or n_updates // period == (n_updates - run.config.log_every) // period:
             return {}
-        return model_errors.measure_policy(policy, critics, run.transitions.env, run.task, config.discount, seeds)
+        return measure_policy(policy, critics, run.transitions.env, run.task, config.discount, seeds)
+
+    def keep(n_updates: int) -> None:
+        if n_updates in moments:
+            content = pack_tensors({"policy": policy, "critics": critics})
+            write_atomically(run.loop.folder / f"policy-{n_updates}.safetensors", content)
 
     batches = run.batches(CRITIC_COLUMNS, run.transitions.critic_rows)
-    lines = run.fit("rebrac", trainer, batches, config.batch_size, config.updates, measure=measure)
-    return kept(policy), kept(critics), lines[-1]
+    hooks = {"measure": measure, "after_update": keep}
+    metrics = run.loop.fit("rebrac", trainer, batches, config.batch_size, config.updates, **hooks)
+    return kept(policy), kept(critics), metrics
+
+
+def kept_moments(updates: int, count: int) -> set[int]:
+    """The updates after which a policy is kept: `count` of them, evenly spaced, the last one among them."""
+    return {round(updates * (i + 1) / count) for i in range(count)}
 
 
 def dataset_record(transitions: Transitions, task: Task) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from fastdwm.kernels.aot import AotCase
 from fastdwm.kernels.dense import Net, dense, load_vector, tile_offsets
 from fastdwm.kernels.frozen_mlp.reference import NORM_EPS, FrozenMLP
 from fastdwm.kernels.launch import Launch, device_capability, mlp_launch, mlp_options, operand_dtype, pad_block, run
-from fastdwm.kernels.layout import Layout
+from fastdwm.kernels.layout import MLPLayout
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def frozen_mlp_bwd_kernel(grad_ptr, values_ptr, weights_ptr, flat_ptr, z_ptr, dz
     tl.store(dx_ptr + start * S + at, dx, mask=mask)
 
 
-def sizes(layout: Layout, rule: Rule, launch: Launch, kernel, save: bool = False) -> dict:
+def sizes(layout: MLPLayout, rule: Rule, launch: Launch, kernel, save: bool = False) -> dict:
     """Compile-time arguments of one of the kernels."""
     width = pad_block(max(layout.sizes[1:-1]))
     values = dict(
@@ -199,7 +199,7 @@ def rule_of(mlp: FrozenMLP) -> Rule:
     return Rule(mlp.activation, mlp.layout.layer_norm, mlp.reduce, len(mlp.copies), mlp.precision)
 
 
-def launch_for(layout: Layout, precision: str, capability: int) -> Launch:
+def launch_for(layout: MLPLayout, precision: str, capability: int) -> Launch:
     weights = "bf16" if precision == "bf16" else "fp32"
     return mlp_launch(max(layout.sizes[1:-1]), precision, weights, capability)
 
@@ -245,7 +245,7 @@ def frozen_mlp_bwd(mlp: FrozenMLP, values: Tensor, z: Tensor, grad: Tensor) -> T
     return dx[0] if parts == 1 else dx.sum(0)
 
 
-def aot_cases(layout: Layout, rule: Rule, capability: int) -> list[AotCase]:
+def aot_cases(layout: MLPLayout, rule: Rule, capability: int) -> list[AotCase]:
     """Forward without and with saving, and backward, for a network of this layout."""
     launch = launch_for(layout, rule.precision, capability)
     operand = "bf16" if rule.precision == "bf16" else "fp32"

@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastdwm.kernels.aot import AotCase
-from fastdwm.kernels.launch import cdiv
+from fastdwm.kernels.launch import cdiv, run
 from fastdwm.kernels.noise.reference import SMALLEST
 
 BLOCK = 256
@@ -54,7 +54,8 @@ def normal_fwd(seeds: Tensor, times: Tensor, n_rows: int, width: int, period: in
     if noise.numel():
         grid = (cdiv(n_rows * width, BLOCK), len(seeds))
         sizes = (n_rows, width, period, stream)
-        normal_fwd_kernel[grid](seeds, times, noise, *sizes, SMALLEST=SMALLEST, BLOCK=BLOCK, num_warps=NUM_WARPS)
+        arguments = (seeds, times, noise, *sizes)
+        run(normal_fwd_kernel, grid, *arguments, SMALLEST=SMALLEST, BLOCK=BLOCK, num_warps=NUM_WARPS)
     return noise
 
 

@@ -24,7 +24,7 @@ from fastdwm.kernels.launch import (
     pad_block,
     run,
 )
-from fastdwm.kernels.layout import Layout
+from fastdwm.kernels.layout import MLPLayout
 
 
 @triton.jit(do_not_specialize=["n_rows", "episode_rows"])
@@ -192,7 +192,7 @@ def policy_weight_bwd_kernel(x_ptr, hidden_ptr, dz_ptr, dz_out_ptr, dflat_ptr, n
     tl.store(dflat_ptr + padding, tl.zeros((16,), tl.float32), mask=(padding < NET.width) & (tile == 0))
 
 
-def sizes(layout: Layout, precision: str, launch: Launch, kernel) -> dict:
+def sizes(layout: MLPLayout, precision: str, launch: Launch, kernel) -> dict:
     """Compile-time arguments of the forward or backward kernel."""
     width = pad_block(max(layout.sizes[1:-1]))
     values = dict(
@@ -207,7 +207,7 @@ def sizes(layout: Layout, precision: str, launch: Launch, kernel) -> dict:
     return {name: value for name, value in values.items() if name in kernel.arg_names}
 
 
-def outer_sizes(layout: Layout, precision: str, launch: Launch) -> dict:
+def outer_sizes(layout: MLPLayout, precision: str, launch: Launch) -> dict:
     """Compile-time arguments of the weight kernel: square tiles, numbered through all layers."""
     block = launch.block_m
     tiles = [cdiv(d_in, block) * cdiv(d_out, block) for d_in, d_out in pairwise(layout.sizes)]
@@ -220,7 +220,7 @@ def episode_rows(buffer: Tensor) -> int:
     return buffer.stride(0) // buffer.shape[2]
 
 
-def policy_fwd(layout: Layout, flat: Tensor, x: Tensor, precision: str) -> tuple[Tensor, Tensor]:
+def policy_fwd(layout: MLPLayout, flat: Tensor, x: Tensor, precision: str) -> tuple[Tensor, Tensor]:
     """Actions (B, M, A) and hidden activations (B, M, sum of widths), newly allocated; one launch."""
     copies, n_rows, _ = x.shape
     action = x.new_empty(copies, n_rows, layout.sizes[-1])
@@ -229,7 +229,7 @@ def policy_fwd(layout: Layout, flat: Tensor, x: Tensor, precision: str) -> tuple
     return action, hidden
 
 
-def policy_fwd_into(layout: Layout, flat: Tensor, x: Tensor, hidden: Tensor, action: Tensor, precision: str) -> None:
+def policy_fwd_into(layout: MLPLayout, flat: Tensor, x: Tensor, hidden: Tensor, action: Tensor, precision: str) -> None:
     """The same into given views (B, M, ...), with x, of buffers (B, R, ...): one step of a rollout."""
     copies, n_rows, _ = x.shape
     launch = mlp_launch(max(layout.sizes[1:-1]), precision, "fp32", device_capability(x.device))
@@ -241,7 +241,7 @@ def policy_fwd_into(layout: Layout, flat: Tensor, x: Tensor, hidden: Tensor, act
 
 
 def policy_bwd(
-    layout: Layout, flat: Tensor, hidden: Tensor, action: Tensor, grad: Tensor, precision: str
+    layout: MLPLayout, flat: Tensor, hidden: Tensor, action: Tensor, grad: Tensor, precision: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Input gradient (B, M, S), layer gradients like hidden, and those of the last layer (B, M, A); one launch."""
     dz, dz_out = torch.empty_like(hidden), torch.empty_like(action, dtype=hidden.dtype)
@@ -249,7 +249,7 @@ def policy_bwd(
 
 
 def policy_bwd_into(
-    layout: Layout,
+    layout: MLPLayout,
     flat: Tensor,
     hidden: Tensor,
     action: Tensor,
@@ -270,7 +270,9 @@ def policy_bwd_into(
     return dx
 
 
-def policy_weight_bwd(layout: Layout, x: Tensor, hidden: Tensor, dz: Tensor, dz_out: Tensor, precision: str) -> Tensor:
+def policy_weight_bwd(
+    layout: MLPLayout, x: Tensor, hidden: Tensor, dz: Tensor, dz_out: Tensor, precision: str
+) -> Tensor:
     """Parameter gradients (B, layout.width) over all R rows of x (B, R, S), hidden, dz, dz_out; one launch."""
     copies, n_rows, _ = x.shape
     dflat = x.new_empty(copies, layout.width)
@@ -283,7 +285,7 @@ def policy_weight_bwd(layout: Layout, x: Tensor, hidden: Tensor, dz: Tensor, dz_
     return dflat
 
 
-def aot_cases(layout: Layout, precision: str, capability: int) -> list[AotCase]:
+def aot_cases(layout: MLPLayout, precision: str, capability: int) -> list[AotCase]:
     """The three kernels for a policy of this layout."""
     launch = mlp_launch(max(layout.sizes[1:-1]), precision, "fp32", capability)
     outer = outer_launch(precision)

@@ -11,7 +11,7 @@ from numerics import EPS, assert_close
 from torch import Tensor
 
 from fastdwm.kernels.launch import nearest_tf32, run
-from fastdwm.kernels.layout import Layout
+from fastdwm.kernels.layout import MLPLayout
 
 triton = pytest.importorskip("triton")
 
@@ -109,13 +109,13 @@ def test_tf32_operands_are_rounded_to_nearest(interpreted):
         torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
 
 
-def policy_hidden(layout: Layout, flat: Tensor, x: Tensor) -> Tensor:
+def policy_hidden(layout: MLPLayout, flat: Tensor, x: Tensor) -> Tensor:
     """Runs in the interpreter's process."""
     return policy_fwd(layout, flat, x, "tf32")[1]
 
 
 def test_both_operands_of_a_dense_layer_are_rounded(interpreted):
-    g, layout = torch.Generator().manual_seed(0), Layout((40, 48, 3))
+    g, layout = torch.Generator().manual_seed(0), MLPLayout((40, 48, 3))
     flat, x = torch.randn(1, layout.width, generator=g), torch.randn(1, 16, 40, generator=g)
     params = layout.views(flat)
     z = rounded_in_float64(x).double() @ rounded_in_float64(params["w0"]).double() + params["b0"].double()

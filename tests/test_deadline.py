@@ -114,6 +114,15 @@ def test_one_hiccup_anywhere_does_not_end_the_adaptation(at_once, where):
 
 
 @pytest.mark.parametrize("at_once", [False, True])
+def test_one_hiccup_among_the_first_steps_does_not_end_the_adaptation(at_once):
+    decisions = Decisions(limit_s=1.0, step_s=0.25)
+    for step_s in (0.25, 1.5, 0.25):
+        decisions.step_s = step_s
+        decisions.decide(1)
+    assert [decisions.decide(8, at_once) for _ in range(3)][-1] == 4
+
+
+@pytest.mark.parametrize("at_once", [False, True])
 def test_a_limit_that_is_too_short_is_not_tried_again_and_again(at_once):
     decisions = Decisions(limit_s=1.0, step_s=1.5)
     taken = [decisions.decide(3, at_once) for _ in range(100)]

@@ -15,8 +15,8 @@ class Deadline:
 
     What follows the last step (the action, its way to the host) is measured and reserved as well; what comes before the
     first (checks, noise) has passed when steps are handed out, and counts as used in every decision. A decision without
-    room for a single step forgets the slowest cost, so that one hiccup does not end the adaptation for good; the
-    LEARNING fastest stay, so that a limit that is too short is not tried and missed again and again.
+    room for a single step takes the slowest cost for the next slowest, so that one hiccup, be it among the first steps,
+    does not end the adaptation for good; a limit that is too short for the fastest is not tried again and again.
     """
 
     def __init__(self, limit_s: float, clock: Callable[[], float] = perf_counter):
@@ -71,7 +71,6 @@ class Deadline:
         return max(left // max(self._steps), 0)
 
     def _lighten(self, n_steps: int) -> None:
-        if n_steps == 0 and len(self._steps) > LEARNING:
-            self._steps.remove(max(self._steps))
-        if n_steps == 0 and len(self._rests) > LEARNING:
-            self._rests.remove(max(self._rests))
+        for costs in (self._steps, self._rests) if n_steps == 0 else ():
+            if len(costs) > 1:
+                costs[costs.index(max(costs))] = sorted(costs)[-2]

@@ -1,0 +1,279 @@
+"""A cell of the bench of base policies: one setting of the decision on one base policy, and its file.
+
+A file is named by what its numbers depend on (weights, settings, seeds, versions), so that a command that was killed
+goes on, commands share their cells, and what has changed is run anew. The code is not part of it: a record tells the
+commit. `fastdwm.study` runs a grid on one bundle and keeps no diagnostics, so the processes here are our own.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache
+from hashlib import sha256
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from fastdwm import command
+from fastdwm.checks import conforms, from_json, require
+from fastdwm.config import ITPOConfig
+from fastdwm.files import read_json, strict, write_json
+
+if TYPE_CHECKING:
+    from fastdwm.bundle import Bundle
+    from fastdwm.measure.simulate import Episode, Run
+
+# Increase when the meaning of a cell's file changes.
+FORMAT = 1
+DIAGNOSE_EVERY = 20
+MAX_LIST_BYTES = 2**20
+VERSIONS = ("torch", "mujoco", "gymnasium")
+
+Record = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class BasePolicy:
+    """A trained policy at one moment of its training; an entry of the list, paths from the list's folder."""
+
+    task: str
+    moment: str
+    bundle: str
+    """folder of the bundle"""
+    checkpoint: str | None = None
+    """policy and critics of an earlier moment, as `train --keep-checkpoints` leaves them; none: the bundle's own"""
+    critics: str | None = None
+    """such a file from a training on a tenth of the data, for the damage of that name; none: it is left out"""
+    dataset: str | None = None
+    """what damages are calibrated on; none: what the bundle says it was trained on"""
+
+    @property
+    def name(self) -> str:
+        """What it is called in flags and files."""
+        return f"{self.task}-{self.moment}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """Settings of the decision under a name."""
+
+    name: str
+    itpo: ITPOConfig
+
+
+BASE = Setting("base", ITPOConfig(inner_steps=0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """What is run: episodes on consecutive environment seeds, all in one batch."""
+
+    policy: BasePolicy
+    setting: Setting
+    world: str
+    """world model of the imagination"""
+    first_seed: int
+    episodes: int
+    max_steps: int | None = None
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of the episodes."""
+        return [self.first_seed + i for i in range(self.episodes)]
+
+
+def read_policies(path: Path) -> list[BasePolicy]:
+    """The list in a JSON file: objects with the fields of `BasePolicy`, in which task, moment and bundle are needed.
+
+    Raises InputError for anything else, or for two of one name.
+    """
+    entries = read_json(path, MAX_LIST_BYTES)
+    require(isinstance(entries, list) and entries, f"{path}: expected a list of base policies")
+    policies = []
+    for entry in entries:
+        require(isinstance(entry, dict), f"{path}: expected an object for each base policy, got {entry!r}")
+        optional = {name: None for name in ("checkpoint", "critics", "dataset")}
+        policies.append(_in_folder(from_json(BasePolicy, optional | entry), path.parent))
+    names = [policy.name for policy in policies]
+    for name in names:
+        require(
+            re.fullmatch(r"[\w.-]+", name) is not None,
+            f"{path}: expected letters, digits, '.', '_' and '-', got {name!r}",
+        )
+        require(names.count(name) == 1, f"{path}: {name} stands in it twice")
+    return policies
+
+
+def _in_folder(policy: BasePolicy, folder: Path) -> BasePolicy:
+    """The same with the paths of its files taken from the folder of the list."""
+    given = {name: getattr(policy, name) for name in ("bundle", "checkpoint", "critics")}
+    return dataclasses.replace(policy, **{name: str(folder / value) for name, value in given.items() if value})
+
+
+def read_settings(path: Path) -> list[Setting]:
+    """Named settings of a JSON file: {"NAME": {FIELD of ITPOConfig: value, ..}, ..}, the other fields as by default.
+
+    Raises InputError for anything else.
+    """
+    named = read_json(path, MAX_LIST_BYTES)
+    right = isinstance(named, dict) and all(isinstance(given, dict) for given in named.values())
+    require(right, f"{path}: expected an object of objects, settings by name")
+    kinds = {field.name: field.type for field in dataclasses.fields(ITPOConfig)}
+    for name, given in named.items():
+        for key, value in given.items():
+            require(key in kinds, f"{path}: {name}: ITPOConfig has no {key!r}")
+            require(conforms(value, kinds[key]), f"{path}: {name}: {key} cannot be {value!r}")
+    return [Setting(name, ITPOConfig(**given)) for name, given in named.items()]
+
+
+@cache
+def load(policy: BasePolicy) -> "Bundle":
+    """The bundle with the policy of that moment; InputError for one of another task."""
+    from fastdwm.bundle import Bundle
+
+    bundle = Bundle.load(policy.bundle)
+    came = bundle.task.name
+    require(came == policy.task, f"{policy.name}: expected a bundle for {policy.task}, {policy.bundle} is for {came}")
+    return bundle if policy.checkpoint is None else bundle.with_policy(policy.checkpoint)
+
+
+def identity(cell: Cell) -> Record:
+    """All that the numbers of a cell depend on but the code; of the base policy nothing that it does not use."""
+    from fastdwm.bundle import pack_tensors, package_versions
+
+    bundle, versions = load(cell.policy), package_versions()
+    groups, settings = {"policy": bundle.policy}, {"itpo": {"inner_steps": 0}}
+    if cell.setting.itpo.inner_steps > 0:
+        require(cell.world in bundle.worlds, f"world: {cell.policy.name} has {', '.join(bundle.worlds)}")
+        world = bundle.worlds[cell.world]
+        groups |= {"critics": bundle.critics, "reward": bundle.reward, "statistics": bundle.statistics}
+        groups |= {"world": world.params}
+        # A setting that is none changes nothing: one that is added later, and left so, gives the same cell.
+        given = {name: x for name, x in dataclasses.asdict(cell.setting.itpo).items() if x is not None}
+        settings = {"itpo": given, "discount": bundle.discount}
+        settings |= {"world": cell.world, "world_config": dataclasses.asdict(world.config)}
+    return strict({
+        "format": FORMAT,
+        "weights": sha256(pack_tensors(groups)).hexdigest(),
+        "task": bundle.task.record(),
+        "seeds": cell.seeds,
+        "max_steps": cell.max_steps,
+        **settings,
+        "versions": {name: versions[name] for name in VERSIONS},
+    })  # fmt: skip
+
+
+def path_of(cell: Cell, folder: Path) -> Path:
+    """The file of the cell."""
+    digest = sha256(json.dumps(identity(cell), sort_keys=True).encode()).hexdigest()
+    return folder / f"{cell.policy.name}-{digest[:16]}.json"
+
+
+def read(cell: Cell, folder: Path) -> Record | None:
+    """The record of the cell; none if it is not finished."""
+    path = path_of(cell, folder)
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def run_cell(cell: Cell, path: Path) -> None:
+    """All episodes of the cell in one batch; the file appears when the last one has ended."""
+    from provenance import git
+
+    from fastdwm.agent import Agent
+    from fastdwm.measure.simulate import Predictions, run_episodes
+
+    start, bundle, itpo = perf_counter(), load(cell.policy), cell.setting.itpo
+    # The base policy may have any world model.
+    world = cell.world if itpo.inner_steps > 0 else next(iter(bundle.worlds))
+    agent = Agent.of(bundle, itpo, world=world, seed=cell.first_seed)
+    predictions = Predictions(itpo.horizon, bundle.discount, bundle.task.reward_scale, DIAGNOSE_EVERY)
+    given = {"max_steps": cell.max_steps, "predictions": predictions}
+    run = run_episodes(agent, bundle.task.env, cell.seeds, **given)
+    record = {
+        "policy": dataclasses.asdict(cell.policy),
+        "setting": cell.setting.name,
+        "world": cell.world,
+        "identity": identity(cell),
+        "commit": git("describe", "--always", "--dirty", "--abbrev=10"),
+        "wall_s": perf_counter() - start,
+    }
+    write_json(path, record | summary(run, bundle))
+
+
+def summary(run: "Run", bundle: "Bundle") -> Record:
+    """What a cell's file says of its episodes.
+
+    ms_per_decision: time spent deciding over the decisions made, of episodes that decide together.
+    diagnostics: means over the run, and over each episode, of whatever the agent tells.
+    """
+    decided = sum(size for size, _ in run.act_calls), sum(seconds for _, seconds in run.act_calls)
+    return {
+        "ms_per_decision": 1e3 * decided[1] / decided[0],
+        "diagnostics": mean_diagnostics(run.episodes),
+        "episodes": [
+            episode.record(bundle.task) | {"diagnostics": mean_diagnostics([episode])} for episode in run.episodes
+        ],
+    }
+
+
+def mean_diagnostics(episodes: Iterable["Episode"]) -> dict[str, float]:
+    """Mean of every diagnostic over the decisions that have a finite one."""
+    values: dict[str, list[float]] = {}
+    for episode in episodes:
+        for diagnosis in episode.diagnostics:
+            for name, value in diagnosis.items():
+                if value is not None and abs(value) < float("inf"):
+                    values.setdefault(name, []).append(value)
+    return {name: sum(some) / len(some) for name, some in values.items() if name != "decision"}
+
+
+def run_cells(cells: Iterable[Cell], folder: Path, workers: int, on_progress: Callable[[int, int], None]) -> None:
+    """Run the cells that are not finished, in so many processes of one thread; raises what the first that fails does.
+
+    on_progress(finished, all of them).
+    """
+    by_path = {path_of(cell, folder): cell for cell in cells}
+    todo = {path: cell for path, cell in by_path.items() if not path.exists()}
+    if not todo:
+        return
+    _compile(todo.values())
+    on_progress(len(by_path) - len(todo), len(by_path))
+    pool = ProcessPoolExecutor(min(workers, len(todo)), get_context("spawn"), initializer=_start_worker)
+    try:
+        futures = {pool.submit(run_cell, cell, path): cell for path, cell in todo.items()}
+        for count, future in enumerate(as_completed(futures), len(by_path) - len(todo) + 1):
+            if error := future.exception():
+                error.add_note(f"cell: {futures[future]}")
+                raise error
+            on_progress(count, len(by_path))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _compile(cells: Iterable[Cell]) -> None:
+    """Compile the CPU kernels if no run before has: once for all processes."""
+    from fastdwm.agent import Agent
+
+    for cell in cells:
+        if cell.setting.itpo.inner_steps > 0:
+            Agent.of(load(cell.policy), cell.setting.itpo, world=cell.world)
+            return
+
+
+def _start_worker() -> None:
+    command.set_up_torch(1, "cpu")
+    # A worker that is interrupted leaves no half-written file and has nothing to say; the parent does.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed command leaves no process behind that would slow down the one that takes it up."""
+    parent_process().join()
+    os._exit(1)

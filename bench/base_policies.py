@@ -1,0 +1,190 @@
+"""python bench/base_policies.py STAGE LIST.json: what ITPO gains or costs on base policies from poor to saturated.
+
+LIST.json: an array of base policies, an object each; paths are taken from the folder of the list:
+
+    {"task": "walker2d-medium-replay",           as the bundle has it
+     "moment": "early",                          early, middle, last: any word; TASK-MOMENT names the base policy
+     "bundle": "walker2d-medium-replay/bundle",
+     "checkpoint": "walker2d-medium-replay/policy-10000.safetensors",    null or absent: the bundle's own policy
+     "critics": "tenth/policy-90000.safetensors",                        optional, for `damage`
+     "dataset": "deepope/walker2d/medium-replay-v0"}                     optional, for `damage`
+
+tune: every step size of SGD, and none, on tuning seeds.   run: the base policy, the default, the first version's
+default, the settings of --settings and what `tune` chose.   show: page and picture of whatever has been run.
+damage: base policy and both defaults with models that are damaged on purpose.   Trainings: see bench/README.md.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from base_cells import BASE, BasePolicy, Cell, Setting, read, read_policies, read_settings, run_cells
+
+from fastdwm import command
+from fastdwm.checks import require, require_choices, require_positive
+from fastdwm.config import ITPOConfig
+from fastdwm.files import prepare_folder, reserved, write_json
+
+FIRST_SEED = {"evaluation": 10_000, "tuning": 20_000}
+STEPS = (2e-6, 5e-6, 1e-5, 2e-5, 5e-5)
+"""of SGD, that tuning tries"""
+Stage = Literal["tune", "run", "show", "damage"]
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchConfig:
+    """Base policies, settings and seeds of the bench."""
+
+    out: Path = Path("results/base-policies")
+    """folder of the finished cells, one file each, which all stages share"""
+    pages: Path = Path("bench/results")
+    """folder of the page, the JSON and the picture"""
+    settings: Path | None = None
+    """JSON of more settings to compare: {"NAME": {FIELD of ITPOConfig: value}}"""
+    only: tuple[str, ...] = ()
+    """base policies, TASK-MOMENT; none: all of the list"""
+    world: Literal["diffusion", "meanflow", "mlp"] = "diffusion"
+    """world model of the imagination; `damage` takes diffusion and, where there is one, MeanFlow"""
+    seeds: Literal["evaluation", "tuning"] = "evaluation"
+    """environment seeds of `run`, `show` and `damage`: 10000 and following, or 20000, those of `tune`"""
+    episodes: int = 20
+    """episodes of a cell of `run` and `damage`"""
+    tuning_episodes: int = 8
+    """episodes of a cell of `tune`"""
+    max_steps: int | None = None
+    """cut episodes after this many steps; none: the environment's own limit"""
+    workers: int = 2
+    """processes, of one thread each"""
+
+    def __post_init__(self) -> None:
+        require_choices(self)
+        require_positive(self, "episodes", "tuning_episodes", "max_steps", "workers")
+
+
+def sgd(step: float) -> Setting:
+    """The first version's rule with this step size."""
+    return Setting(f"{step:g}", ITPOConfig(optimiser="sgd", inner_lr=step))
+
+
+def compared(config: BenchConfig) -> list[Setting]:
+    """What every base policy is run with."""
+    more = [] if config.settings is None else read_settings(config.settings)
+    known = [BASE, Setting("default", ITPOConfig()), dataclasses.replace(sgd(2e-5), name="first")]
+    for setting in more:
+        require(setting.name not in ("base", "default", "first", "tuned"), f"settings: {setting.name} is taken")
+    return known + more
+
+
+def cell_of(policy: BasePolicy, setting: Setting, config: BenchConfig, world: str | None = None) -> Cell:
+    """The cell on the seeds that the settings ask for."""
+    seeds = {"first_seed": FIRST_SEED[config.seeds], "episodes": config.episodes, "max_steps": config.max_steps}
+    return Cell(policy, setting, world or config.world, **seeds)
+
+
+def tuning_cells(policy: BasePolicy, config: BenchConfig) -> list[Cell]:
+    """No step and all step sizes of SGD on tuning seeds."""
+    tuning = dataclasses.replace(config, seeds="tuning", episodes=config.tuning_episodes)
+    return [cell_of(policy, setting, tuning) for setting in (BASE, *map(sgd, STEPS))]
+
+
+def tuned(policy: BasePolicy, config: BenchConfig) -> Setting | None:
+    """The setting of the best mean score on tuning seeds, no step if nothing beats it; none before `tune` has ended."""
+    from base_page import scores
+
+    best, most = None, -float("inf")
+    for cell in tuning_cells(policy, config):
+        record = read(cell, config.out)
+        if record is None:
+            return None
+        mean = sum(scores(record)) / len(cell.seeds)
+        best, most = (cell.setting, mean) if mean > most else (best, most)
+    return best
+
+
+def evaluation_cells(policy: BasePolicy, config: BenchConfig) -> dict[str, Cell]:
+    """What stands in the table, by setting; the tuned one only if it is known."""
+    cells = {setting.name: cell_of(policy, setting, config) for setting in compared(config)}
+    chosen = tuned(policy, config)
+    return cells | ({} if chosen is None else {"tuned": cell_of(policy, chosen, config)})
+
+
+def run_all(cells: list[Cell], config: BenchConfig, stage: str) -> None:
+    """Run what is missing; nobody else runs cells in the folder meanwhile."""
+    with reserved(config.out), command.progress() as on_progress:
+        run_cells(cells, config.out, config.workers, lambda done, total: on_progress(f"{stage}, cells", done, total))
+
+
+def tune(policies: list[BasePolicy], config: BenchConfig) -> None:
+    """Run the tuning cells and say what they chose."""
+    run_all([cell for policy in policies for cell in tuning_cells(policy, config)], config, "tune")
+    for policy in policies:
+        print(f"{policy.name}: {tuned(policy, config).name}")
+
+
+def run(policies: list[BasePolicy], config: BenchConfig) -> None:
+    """Run the cells of the table."""
+    run_all([cell for policy in policies for cell in evaluation_cells(policy, config).values()], config, "run")
+
+
+def show(policies: list[BasePolicy], config: BenchConfig) -> None:
+    """Write the page, the JSON and the picture, and print the table and the verdict."""
+    import base_page as page
+
+    rows = []
+    for policy in policies:
+        records = {name: read(cell, config.out) for name, cell in evaluation_cells(policy, config).items()}
+        if records["base"] is not None:
+            chosen = tuned(policy, config)
+            rows.append(page.summarise(policy.task, policy.moment, records, chosen and chosen.name))
+    require(bool(rows), f"show: no base policy has been run yet with these settings in {config.out}; `run` does")
+    prepare_folder(config.pages)
+    made, found, stem = page.circumstances(), page.verdict(rows), config.pages / stem_of(config)
+    title = f"{len(rows)} base policies, {config.world}, {config.episodes} episodes each on {config.seeds} seeds"
+    body = (page.markdown(page.table(rows)), page.CAPTION, "\n".join(page.sentences(found)))
+    commits = sorted({commit for row in rows for commit in row["commits"]})
+    page.write_page(stem.with_suffix(".md"), title, body, made, commits)
+    write_json(stem.with_suffix(".json"), {**made, "title": title, "verdict": found, "base_policies": rows})
+    page.save_plot(rows, stem.with_suffix(".png"), title)
+    print(body[0], body[2], *(stem.with_suffix(kind) for kind in (".md", ".json", ".png")), sep="\n")
+
+
+def stem_of(config: BenchConfig) -> str:
+    """Name of the files of a page: those of the main one are plain."""
+    marks = [config.world] if config.world != "diffusion" else []
+    marks += [config.seeds] if config.seeds != "evaluation" else []
+    return "-".join(["base-policies", *marks])
+
+
+STAGES: dict[str, Callable[[list[BasePolicy], BenchConfig], None]] = {"tune": tune, "run": run, "show": show}
+
+
+def main(stage: str, path: Path, config: BenchConfig) -> None:
+    """What ITPO gains or costs on a list of base policies, beside its first version and SGD tuned for each of them."""
+    policies = read_policies(path)
+    known = {policy.name: policy for policy in policies}
+    for name in config.only:
+        require(name in known, f"only: {path} has no {name}")
+    prepare_folder(config.out)
+    command.set_up_torch(1, "cpu")
+    STAGES[stage]([known[name] for name in config.only] or policies, config)
+
+
+def parse(argv: list[str]) -> tuple[str, Path, BenchConfig]:
+    """Stage, list and settings; raises as `command.parse`."""
+    import tyro
+
+    stage = tyro.conf.arg(metavar="STAGE", help="tune, run, show or damage")
+    listed = tyro.conf.arg(metavar="LIST.json", help="the base policies")
+    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = [
+        ("stage", Annotated[Stage, tyro.conf.Positional, stage]),
+        ("path", Annotated[Path, tyro.conf.Positional, listed]),
+        ("config", Annotated[BenchConfig, tyro.conf.arg(name="")], BenchConfig()),
+    ]
+    parsed = command.read(fields, "python bench/base_policies.py", main.__doc__ or "", argv)
+    return parsed.stage, parsed.path, parsed.config
+
+
+if __name__ == "__main__":
+    command.finish(lambda: main(*parse(sys.argv[1:])))

@@ -1,10 +1,12 @@
 """A cell of the bench of base policies: one setting of the decision on one base policy, and its file.
 
 A file is named by what its numbers depend on (weights, settings, seeds, versions), so that a command that was killed
-goes on, commands share their cells, and what has changed is run anew. The code is not part of it: a record tells the
-commit. `fastdwm.study` runs a grid on one bundle and keeps no diagnostics, so the processes here are our own.
+goes on, commands share their cells, and what has changed is run anew. The code is not part of it, for most changes of
+code change no number: a record tells which it was. `fastdwm.study` runs a grid on one bundle and keeps no diagnostics,
+so the processes here are our own.
 """
 
+import ast
 import dataclasses
 import json
 import os
@@ -20,6 +22,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+import fastdwm
 from fastdwm import command
 from fastdwm.checks import conforms, from_json, require
 from fastdwm.config import ITPOConfig
@@ -181,6 +184,21 @@ def read(cell: Cell, folder: Path) -> Record | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
+def code() -> str:
+    """What the rule's code says, whatever its layout and comments: a digest of fastdwm/itpo and the configuration."""
+    root = Path(fastdwm.__file__).parent
+    trees = (ast.parse(path.read_text()) for path in (root / "config.py", *sorted((root / "itpo").glob("*.py"))))
+    return sha256("".join(map(ast.dump, trees)).encode()).hexdigest()[:16]
+
+
+def forget(cells: Iterable[Cell], folder: Path) -> None:
+    """Remove the files of those cells that ran with other code than this."""
+    for cell in cells:
+        record = read(cell, folder)
+        if record is not None and record["code"] != code():
+            path_of(cell, folder).unlink()
+
+
 def run_cell(cell: Cell, path: Path) -> None:
     """All episodes of the cell in one batch; the file appears when the last one has ended."""
     from provenance import git
@@ -201,6 +219,7 @@ def run_cell(cell: Cell, path: Path) -> None:
         "world": cell.world,
         "identity": identity(cell),
         "commit": git("describe", "--always", "--dirty", "--abbrev=10"),
+        "code": code(),
         "wall_s": perf_counter() - start,
     }
     write_json(path, record | summary(run, bundle))

@@ -1,13 +1,15 @@
 """What the bench of base policies says: its rows, the table and verdict as a page, and the picture."""
 
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from base_cells import BasePolicy, code
 
-from fastdwm.files import write_atomically
+from fastdwm.files import write_atomically, write_json
 from fastdwm.measure import record
 from fastdwm.measure.record import interval
 from fastdwm.measure.statistics import paired_difference
@@ -18,8 +20,9 @@ Record = dict[str, Any]
 MARGIN = -1.0
 """points of score that the lower end of an interval may lie below zero to count as never worse"""
 
-COLOURS = {"default": ("#0072b2", "o", "default"), "first": ("#d55e00", "s", "first version's default")}
-"""Okabe and Ito's blue and vermilion, which every reader can tell apart; so do the markers"""
+STYLES = {"default": ("#0072b2", "o", -0.3), "first": ("#d55e00", "s", 0.3)}
+"""colour, marker, points to the side: Okabe and Ito's blue and vermilion, which every reader can tell apart, and bars
+that do not cover each other"""
 
 TITLES = {"default": "default", "first": "first version's default", "tuned": "tuned SGD"}
 CAPTION = (
@@ -38,24 +41,23 @@ def difference(record: Record | None, base: Record) -> Record | None:
     return None if record is None else vars(paired_difference(scores(record), scores(base)))
 
 
-def summarise(task: str, moment: str, records: dict[str, Record | None], tuned: str | None) -> Row:
+def summarise(policy: BasePolicy, records: dict[str, Record | None]) -> Row:
     """The row of one base policy.
 
-    records: finished cells by setting: base, which has to be there, and others.   tuned: what tuning chose.
+    records: by setting, none where it is not finished: the base policy's, which has to be there, and others.
     """
-    done = {name: record for name, record in records.items() if record is not None}
-    others = {name: record for name, record in records.items() if name != "base"}
+    done = {name: one for name, one in records.items() if one is not None}
     return {
-        "task": task,
-        "moment": moment,
+        "task": policy.task,
+        "moment": policy.moment,
         "episodes": len(done["base"]["episodes"]),
         "base_score": float(np.mean(scores(done["base"]))),
-        "differences": {name: difference(record, done["base"]) for name, record in others.items()},
-        "tuned_setting": tuned,
-        "falls": {name: sum(e["terminated"] for e in record["episodes"]) for name, record in done.items()},
-        "ms_per_decision": {name: record["ms_per_decision"] for name, record in done.items()},
-        "diagnostics": {name: record["diagnostics"] for name, record in done.items()},
-        "commits": sorted({str(record["commit"]) for record in done.values()}),
+        "differences": {name: difference(one, done["base"]) for name, one in records.items() if name != "base"},
+        "falls": {name: sum(episode["terminated"] for episode in one["episodes"]) for name, one in done.items()},
+        "ms_per_decision": {name: one["ms_per_decision"] for name, one in done.items()},
+        "diagnostics": {name: one["diagnostics"] for name, one in done.items() if one["diagnostics"]},
+        "commits": sorted({str(one["commit"]) for one in done.values()}),
+        "other_code": [name for name, one in done.items() if name != "base" and one["code"] != code()],
     }
 
 
@@ -90,7 +92,7 @@ def never_worse(estimate: Record) -> bool:
     return estimate["low"] is not None and estimate["low"] >= MARGIN
 
 
-def sentences(found: dict[str, Record]) -> list[str]:
+def sentences(found: dict[str, Record]) -> str:
     """The verdict in words, a line of a list for each setting."""
     lines = []
     for name, one in found.items():
@@ -99,25 +101,40 @@ def sentences(found: dict[str, Record]) -> list[str]:
             f"- {TITLES.get(name, name)}: lower end >= {MARGIN:g} in {one['never_worse']} of {one['base_policies']}; "
             f"mean gain {one['mean_gain']:+.1f}{share if name != 'tuned' else ''}."
         )
-    return lines
+    return "\n".join(lines)
 
 
-def table(rows: Sequence[Row]) -> list[list[str]]:
-    """Header and rows of the table, one text per column."""
+def table(rows: Sequence[Row]) -> str:
+    """The rows in Markdown."""
     names = names_of(rows)
     head = ["task", "moment", "base", *(f"{TITLES.get(name, name)} - base" for name in names), "tuned SGD's step"]
-    lines = []
+    lines = [head]
     for row in rows:
-        found = [row["differences"].get(name) for name in names]
-        told = ["-" if one is None else interval(one, "+") for one in found]
-        lines.append([row["task"], row["moment"], f"{row['base_score']:.1f}", *told, row["tuned_setting"] or "-"])
-    return [head, *lines]
+        known = [row["task"], row["moment"], f"{row['base_score']:.1f}"]
+        lines.append([*known, *told(row, names), row["tuned_setting"] or "-"])
+    return markdown(lines)
+
+
+def told(row: Row, names: Sequence[str]) -> list[str]:
+    """The row's differences as they stand in a table."""
+    found = (row["differences"].get(name) for name in names)
+    return ["-" if one is None else interval(one, "+") for one in found]
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:
     """A table whose first line is its header."""
     head, *rest = lines
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rest))
+
+
+def made_with(rows: Sequence[Row], made: Record) -> str:
+    """One paragraph: when, with which packages and with which code."""
+    versions = ", ".join(f"{name} {made['versions'][name]}" for name in ("python", "torch", "mujoco", "gymnasium"))
+    commits = sorted({commit for row in rows for commit in row["commits"]})
+    stale = Counter(name for row in rows for name in row["other_code"])
+    warning = ", ".join(f"{TITLES.get(name, name)} {count} times" for name, count in stale.items())
+    note = f" The code of the rule has changed since these ran: {warning}." if warning else ""
+    return f"{made['time']}, {versions}, run at commit {', '.join(commits)}.{note}"
 
 
 def circumstances() -> Record:
@@ -127,11 +144,13 @@ def circumstances() -> Record:
     return made | {"command": shlex.join(["python", *words])}
 
 
-def write_page(path: Path, title: str, body: Sequence[str], made: Record, commits: Sequence[str]) -> None:
-    """The page: title, command, circumstances, then the body's paragraphs."""
-    versions = ", ".join(f"{name} {made['versions'][name]}" for name in ("python", "torch", "mujoco", "gymnasium"))
-    how = f"```bash\n{made['command']}\n```", f"{made['time']}, {versions}; run at commit {', '.join(commits)}."
-    write_atomically(path, ("\n\n".join((f"# {title}", *how, *body)) + "\n").encode())
+def write(stem: Path, title: str, body: Sequence[str], rows: Sequence[Row], found: Record | None = None) -> None:
+    """The page and the JSON beside it; prints the page's body and the files."""
+    made = circumstances()
+    parts = (f"# {title}", f"```bash\n{made['command']}\n```", made_with(rows, made), *body)
+    write_atomically(stem.with_suffix(".md"), ("\n\n".join(parts) + "\n").encode())
+    write_json(stem.with_suffix(".json"), {**made, "title": title, "verdict": found, "rows": list(rows)})
+    print(*body, stem.with_suffix(".md"), stem.with_suffix(".json"), sep="\n")
 
 
 def save_plot(rows: Sequence[Row], path: Path, title: str) -> None:
@@ -142,20 +161,20 @@ def save_plot(rows: Sequence[Row], path: Path, title: str) -> None:
     axis = figure.subplots()
     axis.axhline(0, color="0.3", linewidth=1)
     axis.axhline(MARGIN, color="0.3", linewidth=0.8, linestyle=":")
-    for name, (colour, marker, label) in COLOURS.items():
-        here = [(row["base_score"], row["differences"][name]) for row in rows if row["differences"].get(name)]
+    for name, (colour, marker, aside) in STYLES.items():
+        here = [(row["base_score"] + aside, row["differences"][name]) for row in rows if row["differences"].get(name)]
         if not here:
             continue
-        y = np.array([one["value"] for _, one in here])
-        ends = np.array(
-            [(one["low"], one["high"]) if one["low"] is not None else (one["value"],) * 2 for _, one in here]
-        )
+        # Of one episode there is no interval.
+        ends = [[one["value"] if one[end] is None else one[end] for end in ("value", "low", "high")] for _, one in here]
+        y, low, high = np.array(ends).T
         # Percentile intervals hold the mean up to rounding; a bar cannot have a negative length.
-        bars = np.maximum([y - ends[:, 0], ends[:, 1] - y], 0)
-        style = {"fmt": marker, "color": colour, "markersize": 5, "capsize": 2, "linewidth": 1, "alpha": 0.9}
-        axis.errorbar([x for x, _ in here], y, yerr=bars, label=label, **style)
+        bars = np.maximum([y - low, high - y], 0)
+        style = {"fmt": marker, "color": colour, "markersize": 5, "capsize": 2, "linewidth": 1}
+        axis.errorbar([x for x, _ in here], y, yerr=bars, label=TITLES[name], **style)
     axis.set(xlabel="base policy's score (% of expert)", ylabel="difference to the base policy, with 95 % interval")
     axis.set_title(title, fontsize="medium", loc="left")
     axis.grid(True, linewidth=0.3)
-    axis.legend(loc="best")
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(loc="best")
     figure.savefig(path, dpi=150)

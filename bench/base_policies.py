@@ -16,16 +16,16 @@ damage: base policy and both defaults with models that are damaged on purpose.  
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from base_cells import BASE, BasePolicy, Cell, Setting, read, read_policies, read_settings, run_cells
+from base_cells import BASE, BasePolicy, Cell, Setting, forget, read, read_policies, read_settings, run_cells
 
 from fastdwm import command
 from fastdwm.checks import require, require_choices, require_positive
 from fastdwm.config import ITPOConfig
-from fastdwm.files import prepare_folder, reserved, write_json
+from fastdwm.files import prepare_folder, reserved
 
 FIRST_SEED = {"evaluation": 10_000, "tuning": 20_000}
 STEPS = (2e-6, 5e-6, 1e-5, 2e-5, 5e-5)
@@ -46,7 +46,7 @@ class BenchConfig:
     only: tuple[str, ...] = ()
     """base policies, TASK-MOMENT; none: all of the list"""
     world: Literal["diffusion", "meanflow", "mlp"] = "diffusion"
-    """world model of the imagination; `damage` takes diffusion and, where there is one, MeanFlow"""
+    """world model of the imagination; `damage` takes diffusion and, where there is one, meanflow"""
     seeds: Literal["evaluation", "tuning"] = "evaluation"
     """environment seeds of `run`, `show` and `damage`: 10000 and following, or 20000, those of `tune`"""
     episodes: int = 20
@@ -55,6 +55,8 @@ class BenchConfig:
     """episodes of a cell of `tune`"""
     max_steps: int | None = None
     """cut episodes after this many steps; none: the environment's own limit"""
+    again: tuple[str, ...] = ()
+    """settings, such as default, whose cells are run anew where the rule's code is no longer the one they ran with"""
     workers: int = 2
     """processes, of one thread each"""
 
@@ -110,26 +112,30 @@ def evaluation_cells(policy: BasePolicy, config: BenchConfig) -> dict[str, Cell]
     return cells | ({} if chosen is None else {"tuned": cell_of(policy, chosen, config)})
 
 
-def run_all(cells: list[Cell], config: BenchConfig, stage: str) -> None:
-    """Run what is missing; nobody else runs cells in the folder meanwhile."""
+def run_all(cells: list[tuple[str, Cell]], config: BenchConfig, stage: str) -> None:
+    """Run what is missing of the cells, by setting; nobody else runs cells in the folder meanwhile."""
     with reserved(config.out), command.progress() as on_progress:
-        run_cells(cells, config.out, config.workers, lambda done, total: on_progress(f"{stage}, cells", done, total))
+        forget([cell for name, cell in cells if name in config.again], config.out)
+        given = [cell for _, cell in cells], config.out, config.workers
+        run_cells(*given, lambda done, total: on_progress(f"{stage}, cells", done, total))
 
 
 def tune(policies: list[BasePolicy], config: BenchConfig) -> None:
     """Run the tuning cells and say what they chose."""
-    run_all([cell for policy in policies for cell in tuning_cells(policy, config)], config, "tune")
+    cells = [("tuned", cell) for policy in policies for cell in tuning_cells(policy, config)]
+    run_all(cells, config, "tune")
     for policy in policies:
         print(f"{policy.name}: {tuned(policy, config).name}")
 
 
 def run(policies: list[BasePolicy], config: BenchConfig) -> None:
     """Run the cells of the table."""
-    run_all([cell for policy in policies for cell in evaluation_cells(policy, config).values()], config, "run")
+    cells = [item for policy in policies for item in evaluation_cells(policy, config).items()]
+    run_all(cells, config, "run")
 
 
 def show(policies: list[BasePolicy], config: BenchConfig) -> None:
-    """Write the page, the JSON and the picture, and print the table and the verdict."""
+    """Write page, JSON and picture, and print the table and the verdict."""
     import base_page as page
 
     rows = []
@@ -137,27 +143,48 @@ def show(policies: list[BasePolicy], config: BenchConfig) -> None:
         records = {name: read(cell, config.out) for name, cell in evaluation_cells(policy, config).items()}
         if records["base"] is not None:
             chosen = tuned(policy, config)
-            rows.append(page.summarise(policy.task, policy.moment, records, chosen and chosen.name))
+            rows.append(page.summarise(policy, records) | {"tuned_setting": chosen and chosen.name})
     require(bool(rows), f"show: no base policy has been run yet with these settings in {config.out}; `run` does")
-    prepare_folder(config.pages)
-    made, found, stem = page.circumstances(), page.verdict(rows), config.pages / stem_of(config)
+    found, stem = page.verdict(rows), pages(config, "base-policies")
     title = f"{len(rows)} base policies, {config.world}, {config.episodes} episodes each on {config.seeds} seeds"
-    body = (page.markdown(page.table(rows)), page.CAPTION, "\n".join(page.sentences(found)))
-    commits = sorted({commit for row in rows for commit in row["commits"]})
-    page.write_page(stem.with_suffix(".md"), title, body, made, commits)
-    write_json(stem.with_suffix(".json"), {**made, "title": title, "verdict": found, "base_policies": rows})
+    page.write(stem, title, (page.table(rows), page.CAPTION, page.sentences(found)), rows, found)
     page.save_plot(rows, stem.with_suffix(".png"), title)
-    print(body[0], body[2], *(stem.with_suffix(kind) for kind in (".md", ".json", ".png")), sep="\n")
+    print(stem.with_suffix(".png"))
 
 
-def stem_of(config: BenchConfig) -> str:
-    """Name of the files of a page: those of the main one are plain."""
-    marks = [config.world] if config.world != "diffusion" else []
+def damage(policies: list[BasePolicy], config: BenchConfig) -> None:
+    """Damage the models of each base policy in every way, run the cells, write page and JSON, and print the table."""
+    import base_damage
+    import base_page as page
+
+    with command.progress() as on_progress:
+        cases = base_damage.cases(policies, config.out / "damaged", partial(on_progress, "damaged bundles"))
+    _, *settings = compared(config)
+    # The base policy does not know of the damage.
+    cells = {
+        case: {"base": cell_of(case.undamaged, BASE, config)}
+        | {setting.name: cell_of(case.policy, setting, config, case.world) for setting in settings}
+        for case in cases
+    }
+    run_all([item for some in cells.values() for item in some.items()], config, "damage")
+    rows = []
+    for case in cases:
+        records = {name: read(cell, config.out) for name, cell in cells[case].items()}
+        rows.append(page.summarise(case.undamaged, records) | case.described())
+    title = f"Damaged models, {config.episodes} episodes each on {config.seeds} seeds"
+    body = base_damage.table(rows), base_damage.CAPTION
+    page.write(pages(config, "damaged-models"), title, body, rows)
+
+
+def pages(config: BenchConfig, name: str) -> Path:
+    """What the files of a page are called, without their suffix: of the plain one its name."""
+    prepare_folder(config.pages)
+    marks = [config.world] if config.world != "diffusion" and name == "base-policies" else []
     marks += [config.seeds] if config.seeds != "evaluation" else []
-    return "-".join(["base-policies", *marks])
+    return config.pages / "-".join([name, *marks])
 
 
-STAGES: dict[str, Callable[[list[BasePolicy], BenchConfig], None]] = {"tune": tune, "run": run, "show": show}
+STAGES = {"tune": tune, "run": run, "show": show, "damage": damage}
 
 
 def main(stage: str, path: Path, config: BenchConfig) -> None:

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # bench/results.sh WHAT [FLAG...]: makes files of bench/results anew, see bench/results/README.md. WHAT: evaluation, study,
-# settings, models or benchmark. The flags go on to every command. Wants a machine that does nothing else: latencies.
-# A study that was stopped goes on with the same command; SCRATCH is where, RESULTS where the files go.
+# settings, models, benchmark, base-policies LIST.json or damaged-models LIST.json (bench/README.md). The flags go on to
+# every command. Wants a machine that does nothing else: latencies. What was stopped goes on with the same command, but for
+# evaluation, models and benchmark; SCRATCH is where, RESULTS where the files go.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
@@ -77,15 +78,25 @@ benchmark() {
     mv "$scratch/cpu.md" "$results/cpu-epyc.md"
 }
 
+base-policies() {
+    for stage in tune run show; do
+        "$python" bench/base_policies.py "$stage" "$@" --out "$scratch/base-policies" --pages "$results"
+    done
+}
+
+damaged-models() {
+    "$python" bench/base_policies.py damage "$@" --out "$scratch/base-policies" --pages "$results"
+}
+
 what=${1:-}
 case $what in
-evaluation | study | settings | models | benchmark)
+evaluation | study | settings | models | benchmark | base-policies | damaged-models)
     shift
     mkdir -p "$scratch" "$results"
     "$what" "$@"
     ;;
 *)
-    echo "usage: bench/results.sh evaluation|study|settings|models|benchmark [FLAG...]" >&2
+    echo "usage: bench/results.sh evaluation|study|settings|models|benchmark|base-policies|damaged-models [FLAG...]" >&2
     exit 2
     ;;
 esac

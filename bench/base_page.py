@@ -56,7 +56,7 @@ def summarise(policy: BasePolicy, records: dict[str, Record | None]) -> Row:
         "falls": {name: sum(episode["terminated"] for episode in one["episodes"]) for name, one in done.items()},
         "ms_per_decision": {name: one["ms_per_decision"] for name, one in done.items()},
         "diagnostics": {name: one["diagnostics"] for name, one in done.items() if one["diagnostics"]},
-        "commits": sorted({str(one["commit"]) for one in done.values()}),
+        "commits": sorted({one["commit"] for one in done.values() if one["commit"]}),
         "other_code": [name for name, one in done.items() if name != "base" and one["code"] != code()],
     }
 
@@ -105,14 +105,14 @@ def sentences(found: dict[str, Record]) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows in Markdown."""
+    """The rows in Markdown; as columns where there are more settings than rows."""
     names = names_of(rows)
     head = ["task", "moment", "base", *(f"{TITLES.get(name, name)} - base" for name in names), "tuned SGD's step"]
     lines = [head]
     for row in rows:
         known = [row["task"], row["moment"], f"{row['base_score']:.1f}"]
         lines.append([*known, *told(row, names), row["tuned_setting"] or "-"])
-    return markdown(lines)
+    return markdown(list(zip(*lines, strict=True)) if len(names) > len(rows) else lines)
 
 
 def told(row: Row, names: Sequence[str]) -> list[str]:
@@ -131,10 +131,11 @@ def made_with(rows: Sequence[Row], made: Record) -> str:
     """One paragraph: when, with which packages and with which code."""
     versions = ", ".join(f"{name} {made['versions'][name]}" for name in ("python", "torch", "mujoco", "gymnasium"))
     commits = sorted({commit for row in rows for commit in row["commits"]})
+    ran = f", run at commit {', '.join(commits)}" if commits else ""
     stale = Counter(name for row in rows for name in row["other_code"])
     warning = ", ".join(f"{TITLES.get(name, name)} {count} times" for name, count in stale.items())
     note = f" The code of the rule has changed since these ran: {warning}." if warning else ""
-    return f"{made['time']}, {versions}, run at commit {', '.join(commits)}.{note}"
+    return f"{made['time']}, {versions}{ran}.{note}"
 
 
 def circumstances() -> Record:

@@ -28,7 +28,7 @@ from fastdwm.config import ITPOConfig
 from fastdwm.files import prepare_folder, reserved
 
 FIRST_SEED = {"evaluation": 10_000, "tuning": 20_000}
-STEPS = (2e-6, 5e-6, 1e-5, 2e-5, 5e-5)
+STEPS = (2e-6, 5e-6, 1e-5, 2e-5)
 """of SGD, that tuning tries"""
 Stage = Literal["tune", "run", "show", "damage"]
 

@@ -39,7 +39,7 @@ def gradient(problem: Problem, threads: int) -> Callable:
         return jax.tree.map(lambda t: jax.device_put(np.asarray(t.cpu()), device), tree)
 
     world, layout = problem.world, problem.policy.layout
-    params, _, obs, noise = problem.arguments
+    params, obs, noise = problem.arguments
     models = place(
         {
             "dynamics": {k: getattr(world.dynamics, k) for k in STATISTICS} | {"params": world.dynamics.params},
@@ -101,7 +101,7 @@ def next_obs(dynamics: dict, obs, action, noise):
 
 
 def imagined_return(policies: dict, models: dict, discount: float, obs, noise):
-    """As `fastdwm.itpo.rollout.imagined_return` without termination and anchor."""
+    """As `fastdwm.itpo.rollout.imagined_return` without termination."""
     dynamics = models["dynamics"]
     state = jnp.repeat(obs[:, None], noise.shape[3], 1)
 

@@ -12,13 +12,13 @@ from fastdwm.itpo.rollout import imagined_return
 def gradient_peer(name: str, problem: Problem, threads: int) -> Callable:
     """A function without arguments: J (B,) and its gradient (B, P) by the peer of this name."""
     if name == "reference":
-        return lambda: problem.reference.gradient(*problem.arguments)
+        return lambda: problem.reference.gradient(*problem.arguments)[:2]
     if name == "fused":
-        return lambda: problem.fused.gradient(*problem.arguments)
+        return lambda: problem.fused.gradient(*problem.arguments)[:2]
     if name == "reference graph":
-        return captured(lambda: problem.reference.gradient(*problem.arguments))
+        return captured(lambda: problem.reference.gradient(*problem.arguments)[:2])
     if name == "fused graph":
-        return captured(lambda: problem.fused.gradient(*problem.arguments))
+        return captured(lambda: problem.fused.gradient(*problem.arguments)[:2])
     if name == "compile":
         return compiled(problem)
     jax_twin = pytest.importorskip("jax_twin", reason="the JAX twin needs jax (extra: peers)", exc_type=ImportError)
@@ -33,7 +33,7 @@ def compiled(problem: Problem) -> Callable:
     mode = "reduce-overhead" if problem.size.device == "cuda" else "default"
     torch.compiler.reset()
     forward = torch.compile(imagined_return, mode=mode, dynamic=False)
-    (params, _, obs, noise), policy = problem.arguments, problem.policy
+    (params, obs, noise), policy = problem.arguments, problem.policy
 
     def call():
         torch.compiler.cudagraph_mark_step_begin()

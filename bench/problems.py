@@ -10,8 +10,8 @@ from torch import Tensor
 from fastdwm import Bundle, ITPOConfig
 from fastdwm.bundle import TrainedModel
 from fastdwm.config import DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig
-from fastdwm.itpo.decision import ReferenceObjective
 from fastdwm.itpo.fused import FusedObjective
+from fastdwm.itpo.objective import ReferenceObjective
 from fastdwm.models.diffusion import denoiser_shapes
 from fastdwm.models.meanflow import meanflow_shapes
 from fastdwm.models.nets import init_mlp
@@ -136,16 +136,16 @@ class Problem:
     @cached_property
     def config(self) -> ITPOConfig:
         """A step that moves the action visibly, always from the base policy: decisions stay alike however many."""
-        return ITPOConfig(horizon=self.size.H, particles=self.size.M, inner_lr=1e-3, reset="decision")
+        return ITPOConfig(horizon=self.size.H, particles=self.size.M, optimiser="sgd", inner_lr=1e-3, reset="decision")
 
     @cached_property
-    def arguments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """params, base (B, P), obs (B, S), noise (H, K, B, M, S) of an objective."""
+    def arguments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """params (B, P), obs (B, S), noise (H, K, B, M, S) of an objective."""
         size = self.size
         base = self.policy.base.repeat(size.B, 1)
         params = base + 0.01 * self.normal(4, *base.shape)
         noise = self.normal(5, size.H, size.K, size.B, size.M, OBS_DIM)
-        return params, base, self.normal(6, size.B, OBS_DIM), noise
+        return params, self.normal(6, size.B, OBS_DIM), noise
 
     def normal(self, seed: int, *shape: int) -> Tensor:
         return torch.randn(shape, generator=generator(seed)).to(self.size.device)

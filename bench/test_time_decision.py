@@ -24,7 +24,7 @@ def agent_of(problem: Problem, peer: str) -> Agent:
     agent = Agent.of(problem.bundle, problem.config, device=size.device, backend=backend, world=size.world)
     kind = CapturedEpisodes if graph else Episodes
     agent.episodes = tried(peer, lambda: kind(agent.adaptation, size.B, OBS_DIM), once=True)
-    agent.discarded = np.zeros(size.B, dtype=np.int64)
+    agent._forget_counts(size.B)
     return agent
 
 

@@ -43,8 +43,8 @@ def test_rollout_sweep(size, precision, problem, race):
         "rollout gradient",
         size,
         f"fused graph {precision}",
-        captured(lambda: objective.gradient(*problem.arguments)),
-        lambda: problem.reference.gradient(*problem.arguments),
+        captured(lambda: objective.gradient(*problem.arguments)[:2]),
+        lambda: problem.reference.gradient(*problem.arguments)[:2],
         precision,
     )
 

@@ -1,5 +1,6 @@
 """The agent a user holds: observations in, actions of the policies that it adapts on the way out."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,19 @@ from torch import Tensor, nn
 from fastdwm.bundle import Bundle
 from fastdwm.checks import require
 from fastdwm.config import BACKENDS, ITPOConfig
+from fastdwm.errors import InputError
 from fastdwm.isolation import isolated, own_bundle, own_modes, own_rows
 from fastdwm.itpo.deadline import LEARNING, Deadline
-from fastdwm.itpo.decision import Decision, Objective, ReferenceObjective
+from fastdwm.itpo.decision import Decision
 from fastdwm.itpo.episodes import Adaptation, Episodes
 from fastdwm.itpo.forks import THREADS
 from fastdwm.itpo.fused import FusedObjective, obstacles
 from fastdwm.itpo.graphs import CapturedEpisodes
+from fastdwm.itpo.guard import REASONS
+from fastdwm.itpo.objective import Objective, ReferenceObjective
 from fastdwm.itpo.rollout import Score
 from fastdwm.kernels.layout import MLPLayout, Params
+from fastdwm.kernels.trust import CRITIC_ERROR, LOG_SLOPE, MODEL_ERROR
 from fastdwm.models.policy import Policy
 from fastdwm.models.world import World, is_random, terminal_value
 
@@ -50,6 +55,7 @@ class Agent:
         device: str = "cpu",
         backend: str = "auto",
         deadline_ms: float | None = None,
+        reward_scale: float = 1.0,
     ):
         """policy: what is adapted; a module as `Policy.of` takes it. Copied: yours stays as it is.
         world: what imagination runs in, float32 tensors on `device`; they are yours, and never changed.
@@ -59,10 +65,14 @@ class Agent:
         Both return the same actions up to rounding.
         deadline_ms: limit of one call of `act`, all its episodes together: inner steps that would end later are left
         out, see `warm_up`. `deadline.missed` of `deadline.decisions` took longer all the same.
-        Raises InputError for parts that a backend asked for cannot run, a value out of range, or a held-out test that
-        could tell nothing: without noise, the unused particles are the used ones."""
+        reward_scale: factor from the environment's rewards to those that the critic was trained on.
+        Raises InputError for parts that a backend asked for cannot run, a value out of range, a guard without a reward
+        model or a critic, or a held-out test that could tell nothing: without noise, the unused particles are the used
+        ones."""
         require(deadline_ms is None or deadline_ms > 0, f"deadline_ms: expected a positive number, got {deadline_ms}")
+        config = replace(config, guard=_guard(config, world, score))
         self.config, self.world, self.seed, self.device = config, world, seed, torch.device(device)
+        self.reward_scale = reward_scale
         self.deadline = None if deadline_ms is None else Deadline(deadline_ms / 1e3)
         with own_modes(self.device), torch.device("cpu"):
             policy = Policy.of(policy) if isinstance(policy, nn.Module) else policy
@@ -74,8 +84,18 @@ class Agent:
         self.adaptation = Adaptation(self.policy, self.objective, config, steps, seed, self.deadline)
         self.episodes: Episodes | CapturedEpisodes | None = None
         self._captured: CapturedEpisodes | None = None
-        self.discarded = np.zeros(0, dtype=np.int64)
+        self._forget_counts(0)
         self._last: tuple[Tensor, Decision] | None = None
+
+    def _forget_counts(self, n_episodes: int) -> None:
+        self.discarded = np.zeros(n_episodes, dtype=np.int64)
+        self.drawn_back = {reason: self.discarded.copy() for reason in REASONS[1:]}
+
+    def _count(self, decision: Decision) -> None:
+        self.discarded += decision.discarded.cpu().numpy()
+        reasons = decision.guarded.reason.cpu().numpy()
+        for i, reason in enumerate(REASONS[1:]):
+            self.drawn_back[reason] += reasons == i + 1
 
     @classmethod
     def of(
@@ -98,7 +118,7 @@ class Agent:
             bundle = own_bundle(bundle)
             policy = Policy.mlp(bundle.policy)
             model = bundle.world(world, steps=world_steps, temperature=temperature, device=device)
-        return cls(policy, model, config, device=device, **settings)
+        return cls(policy, model, config, device=device, **({"reward_scale": bundle.task.reward_scale} | settings))
 
     @property
     def obs_dim(self) -> int | None:
@@ -136,10 +156,14 @@ class Agent:
             self.deadline.decisions = self.deadline.missed = 0
 
     @isolated
-    def act(self, obs: np.ndarray | Tensor) -> np.ndarray:
+    def act(self, obs: np.ndarray | Tensor, reward: float | np.ndarray | Tensor | None = None) -> np.ndarray:
         """Actions for one observation or for one of each episode.
 
         obs: (S,) or (B, S), raw units, finite.   Returns float32 (A,) or (B, A) in [-1, 1].
+        reward: what the action before earned in the environment, a number or (B,); the trust in the models rests on it
+        rather than on the reward model's opinion. None, or NaN for an episode: unknown; read by the guard alone.
+        `drawn_back[reason]` (B,) counts the decisions in which a policy was drawn back toward the base policy: for its
+        `distance`, or since the `critic` or the `world` model has proved wrong. So does `discarded` what was undone.
         Raises ValueError for another shape or a value that is not finite; the agent is as before then.
         Raises InputError for a policy, a world or a score that computes something of another shape than it should.
         Raises FloatingPointError rather than return an action that is not finite, which damaged weights of the base
@@ -150,11 +174,13 @@ class Agent:
             self.deadline.start()
         obs = self._check(obs)
         rows = obs.reshape(-1, obs.shape[-1])
+        reward = None if reward is None else self._check_reward(reward, len(rows))
         episodes = self._begin(*rows.shape) if self.episodes is None else self.episodes
-        decision = episodes.decide(rows)
+        decision = episodes.decide(rows, reward)
         if self.episodes is None:
-            self.episodes, self.discarded = episodes, np.zeros(len(rows), dtype=np.int64)
-        self.discarded += decision.discarded.cpu().numpy()
+            self.episodes = episodes
+            self._forget_counts(len(rows))
+        self._count(decision)
         self._last = (rows, decision)
         actions = decision.action.detach().cpu().numpy().reshape(*obs.shape[:-1], -1)
         if not np.isfinite(actions).all():
@@ -177,6 +203,13 @@ class Agent:
             raise ValueError("obs: expected finite values, got NaN or infinity")
         return obs
 
+    def _check_reward(self, reward: float | np.ndarray | Tensor, n_episodes: int) -> Tensor:
+        reward = torch.as_tensor(reward, dtype=torch.float32, device=self.device)
+        if reward.shape not in ((), (n_episodes,)) or reward.isinf().any():
+            came = tuple(reward.shape)
+            raise ValueError(f"reward: expected a number for each of {n_episodes} episodes, none infinite, got {came}")
+        return (reward * self.reward_scale).expand(n_episodes)
+
     @isolated
     def reset(self, mask: np.ndarray | None = None) -> None:
         """Start new episodes where mask (B,) holds: their policies are the base policy again.
@@ -194,7 +227,7 @@ class Agent:
             return
         if mask is None:
             self.episodes, self._last = None, None
-            self.discarded = np.zeros(0, dtype=np.int64)
+            self._forget_counts(0)
         elif self.episodes is not None:
             self.episodes.restart(mask)
 
@@ -204,6 +237,7 @@ class Agent:
         mask = self._mask(mask)
         self.episodes.keep(mask)
         self.discarded = self.discarded[mask.numpy()]
+        self.drawn_back = {reason: count[mask.numpy()] for reason, count in self.drawn_back.items()}
         self._last = None
 
     def _mask(self, mask: np.ndarray) -> Tensor:
@@ -217,13 +251,15 @@ class Agent:
     def diagnose(self) -> dict[str, np.ndarray]:
         """About the last decision, each (B,): the imagined return before and after it on the same noise, the gradient
         norm, the distance of the adapted parameters and of its action from the base policy's, the share of the update
-        that was kept and the inner steps taken. Costs one more rollout. Empty for the base policy and before the first
+        that was kept and the inner steps taken; with the optimiser trust, the trust, the running slope of the return
+        and errors of critic and world model that it rests on, and the root mean square distance of the action from the
+        base policy's before the guard. Costs one more rollout. Empty for the base policy and before the first
         decision."""
         if self._last is None or self.config.inner_steps == 0:
             return {}
         rows, decision = self._last
         base, params = self.episodes.base, self.episodes.params
-        after = self.objective.value(params, base, rows, self.episodes.noise[0].contiguous())
+        after = self.objective.value(params, rows, self.episodes.noise[0].contiguous())
         values = {
             "objective_before": decision.objective,
             "objective_after": after,
@@ -233,6 +269,11 @@ class Agent:
             "update_scale": decision.update_scale,
             "inner_steps": decision.inner_steps,
         }
+        if self.config.optimiser == "trust":
+            evidence = self.episodes.evidence
+            values |= {"trust": decision.guarded.trust, "distance": decision.guarded.distance}
+            values |= {"slope": evidence[:, LOG_SLOPE].exp()}
+            values |= {"critic_error": evidence[:, CRITIC_ERROR], "model_error": evidence[:, MODEL_ERROR]}
         return {name: value.detach().cpu().numpy() for name, value in values.items()}
 
     @isolated
@@ -248,6 +289,18 @@ class Agent:
         `module.load_state_dict(agent.policy_parameters(), strict=False)`. The base policy's between episodes."""
         params = self.policy.base if self.episodes is None else self.episodes.params
         return self.policy.parameters(params[0 if self.episodes is None else episode])
+
+
+def _guard(config: ITPOConfig, world: World, score: Score | None) -> str:
+    """The guard's setting, on or off; raises InputError where it is to be on and cannot."""
+    lacking = [name for name in ("reward", "critic") if getattr(world, name, None) is None]
+    if config.optimiser != "trust":
+        return config.guard
+    possible = score is None and not lacking
+    if config.guard == "on" and not possible:
+        came = "a score of your own" if score is not None else f"a world without a {lacking[0]}"
+        raise InputError(f"guard: expected a world with a reward and a critic, and no score, got {came}")
+    return "on" if config.guard != "off" and possible else "off"
 
 
 def _check_settings(config: ITPOConfig, world: World) -> None:

@@ -168,9 +168,13 @@ class RewardConfig(FitConfig):
     """Regression of the reward on observation and action."""
 
 
+TRUST_SETTINGS = ("radius", "speed", "leash", "doubt")
+STEP_SETTINGS = ("inner_lr", "grad_clip", "anchor_coef")
+
+
 @dataclass(frozen=True)
 class ITPOConfig:
-    """Inference-time policy optimisation: what happens inside one decision; defaults tuned on hopper-medium."""
+    """Inference-time policy optimisation: what happens inside one decision."""
 
     horizon: int = 8
     """imagined transitions per rollout (H); 0 optimises the critic alone"""
@@ -178,12 +182,25 @@ class ITPOConfig:
     """imagined rollouts per real state (M)"""
     inner_steps: int = 1
     """policy updates per decision (E); 0 returns the base policy's action"""
-    inner_lr: float = 2e-5
-    """step size of the adapted policy (alpha); 0 returns the base policy's action"""
-    optimiser: Literal["sgd", "adam"] = "sgd"
-    """how the gradient of the imagined return becomes a policy update"""
+    optimiser: Literal["trust", "sgd", "adam"] = "trust"
+    """how the gradient of the imagined return becomes a policy update: measured in actions and as far as the models
+    have proved right, or by a step size of the parameters (sgd, as the paper, and adam)"""
+    radius: float | None = None
+    """trust: distance from the base policy's actions at which the anchor outweighs the usual slope of the return, where
+    the models are trusted; none: 1"""
+    speed: float | None = None
+    """trust: what an inner step gains, as a share of what the radius would at the usual slope; none: 0.012"""
+    leash: float | None = None
+    """trust: bound of the root mean square distance of an action from the base policy's; none: 0.4"""
+    doubt: float | None = None
+    """trust: error of the models, in actions' worth of return, at which the trust has fallen to a half; none: 1.5"""
+    guard: Literal["auto", "on", "off"] = "auto"
+    """trust: whether the trust is earned by what came true, for which the world needs a reward and a critic; off: the
+    models are trusted; auto: on where it can be, that is without a score of your own"""
+    inner_lr: float | None = None
+    """sgd, adam: step size of the adapted policy (alpha), 0 returns the base policy's action; none: 2e-5"""
     grad_clip: float | None = None
-    """bound of each episode's gradient norm; none: no clipping"""
+    """sgd, adam: bound of each episode's gradient norm; none: no clipping"""
     terminal_value: Literal["min", "mean", "first"] = "min"
     """value of the last imagined state: from both critics, or from the first alone"""
     termination: Literal["none", "mask", "soft"] = "none"
@@ -197,7 +214,7 @@ class ITPOConfig:
     """what the noise is drawn for: every decision, every inner step, or every absolute time t + j (as the paper), so
     that a decision has that of the one before but for its last imagined step"""
     anchor_coef: float = 0.0
-    """penalty on the squared distance of the imagined actions from the base policy's"""
+    """sgd, adam: penalty on the squared distance of the imagined actions from the base policy's"""
     trust_region: float | None = None
     """bound on how far a decision may move any coordinate of the current action; updates are halved until it holds"""
     held_out_particles: int = 0
@@ -206,8 +223,22 @@ class ITPOConfig:
     def __post_init__(self) -> None:
         require_choices(self)
         for name in ("horizon", "inner_steps", "inner_lr", "anchor_coef", "held_out_particles"):
-            require(getattr(self, name) >= 0, f"{name}: expected a number >= 0, got {getattr(self, name)}")
-        require_positive(self, "particles", "termination_temperature", "grad_clip", "trust_region")
+            value = getattr(self, name)
+            require(value is None or value >= 0, f"{name}: expected a number >= 0, got {value}")
+        require_positive(self, "particles", "termination_temperature", "grad_clip", "trust_region", *TRUST_SETTINGS)
+        theirs, owner = (STEP_SETTINGS, "sgd or adam") if self.optimiser == "trust" else (TRUST_SETTINGS, "trust")
+        for name in (*theirs, "guard") if owner == "trust" else theirs:
+            default = ITPOConfig.__dataclass_fields__[name].default
+            expected = "none" if default is None else default
+            ours = getattr(self, name) == default
+            require(
+                ours, f"{name}: expected {expected} with the optimiser {self.optimiser}, it is a setting of {owner}"
+            )
+
+    @property
+    def adapts(self) -> bool:
+        """Whether a decision can leave the base policy at all."""
+        return self.inner_steps > 0 and self.inner_lr != 0
 
     @property
     def noise_banks(self) -> int:

@@ -6,8 +6,10 @@ reverse_chain  all K of them, one launch; with K = 1 one network call
 policy         the policy of every episode on its own particles, with weight gradients
 frozen_mlp     reward model and critics
 update         the optimiser step of all policies
+trust          how far a policy may go, and what a decision teaches of that
 rollout        the imagined return and its gradient, composed of the others
 
 Every operator runs on a CPU, in any dtype, by its reference, which is derived by hand and needs no autograd tape. The
-chain and the whole rollout in float32 run by kernels that numba compiles (`compiled.py`), without a fallback.
+chain and the whole rollout in float32 run by kernels that numba compiles (`compiled.py`), without a fallback; the trust
+by such kernels where numba is installed.
 """

@@ -19,14 +19,18 @@ def check_tensor(
     Raises ValueError on a wrong shape, stride or device, TypeError on a wrong dtype; both name the argument, what was
     expected and what came.
     """
-    got = tuple(value.shape)
-    if len(got) != len(shape) or any(want not in (None, size) for want, size in zip(shape, got, strict=True)):
+    got = value.shape
+    # A whole shape is compared at once: a decision makes some fifty of these checks.
+    if got != shape and (
+        len(got) != len(shape) or any(want not in (None, n) for want, n in zip(shape, got, strict=True))
+    ):
+        got = tuple(got)
         expected = ", ".join("any" if size is None else str(size) for size in shape)
         raise ValueError(f"{name}: expected shape ({expected}), got {got}")
     if value.dtype != dtype:
         raise TypeError(f"{name}: expected {dtype}, got {value.dtype}")
     if not value.is_contiguous():
-        raise ValueError(f"{name}: expected contiguous memory, got strides {value.stride()} for shape {got}")
+        raise ValueError(f"{name}: expected contiguous memory, got strides {value.stride()} for shape {tuple(got)}")
     if device is not None and value.device != device:
         raise ValueError(f"{name}: expected a tensor on {device}, got one on {value.device}")
 

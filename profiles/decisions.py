@@ -21,8 +21,7 @@ except ImportError:
     nvtx = None
 
 from fastdwm import Agent, Bundle, ITPOConfig
-from fastdwm.itpo import decision
-from fastdwm.itpo.decision import ReferenceObjective
+from fastdwm.itpo import decision, objective, steps
 from fastdwm.itpo.fused import FusedObjective
 from fastdwm.kernels.rollout import imagine
 
@@ -68,12 +67,12 @@ def add_ranges() -> None:
     """Decision, inner step, rollout forward, gradient (forward and VJP) and update."""
     wrap(Agent, "act", "decision")
     wrap(decision, "inner_step", "inner step")
-    wrap(decision, "ascend", "update")
-    for objective in (ReferenceObjective, FusedObjective):
-        wrap(objective, "gradient", "gradient")
-        wrap(objective, "value", "rollout value")
+    wrap(steps, "ascend", "update")
+    for kind in (objective.ReferenceObjective, FusedObjective):
+        wrap(kind, "gradient", "gradient")
+        wrap(kind, "value", "rollout value")
     # Of the two paths, the eager one leaves its VJP to autograd and the fused one to its operators.
-    wrap(decision, "imagined_return", "rollout forward")
+    wrap(objective, "imagine", "rollout forward")
     wrap(torch.autograd, "grad", "VJP")
     wrap(imagine, "imagine", "rollout forward")
     wrap(imagine, "backward", "VJP")

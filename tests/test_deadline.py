@@ -1,8 +1,10 @@
 """Inner steps within a time limit: by a clock in our hands, and in the agent."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from test_agent import CONFIG, observations
+from test_agent import CONFIG, RULES, observations
 from toy_bundles import make_bundle
 
 from fastdwm import Agent
@@ -134,9 +136,9 @@ def act_in_turn(agent, obs):
     return np.stack([agent.act(o) for o in obs])
 
 
-def test_a_deadline_far_away_changes_nothing():
-    bundle, obs = make_bundle(), observations(4, 2)
-    config = ITPOConfig(horizon=2, particles=3, inner_lr=1e-2, inner_steps=3)
+@RULES
+def test_a_deadline_far_away_changes_nothing(config):
+    bundle, obs, config = make_bundle(), observations(4, 2), replace(config, inner_steps=3)
     limited = Agent.of(bundle, config, deadline_ms=1e6)
     limited.warm_up(obs[0])
     assert np.array_equal(act_in_turn(Agent.of(bundle, config), obs), act_in_turn(limited, obs))
@@ -144,9 +146,10 @@ def test_a_deadline_far_away_changes_nothing():
     assert (limited.diagnose()["inner_steps"] == 3).all()
 
 
-def test_without_time_for_a_step_the_base_policy_acts():
+@RULES
+def test_without_time_for_a_step_the_base_policy_acts(config):
     bundle, obs = make_bundle(), observations(4, 2)
-    agent = Agent.of(bundle, CONFIG, deadline_ms=1e-3)
+    agent = Agent.of(bundle, config, deadline_ms=1e-3)
     agent.warm_up(obs[0])
     base = Agent.of(bundle, ITPOConfig(inner_steps=0))
     assert np.array_equal(act_in_turn(base, obs), act_in_turn(agent, obs))
@@ -155,7 +158,7 @@ def test_without_time_for_a_step_the_base_policy_acts():
 
 
 def test_warm_up_within_an_episode_leaves_it_alone():
-    bundle, obs = make_bundle(), observations(3, 1)
+    bundle, obs = make_bundle(), observations(5, 1)
     plain, warmed = Agent.of(bundle, CONFIG), Agent.of(bundle, CONFIG)
     warmed.act(obs[0])
     warmed.warm_up(obs[1])

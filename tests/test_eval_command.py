@@ -16,6 +16,8 @@ from fastdwm.eval import __main__ as eval
 from fastdwm.measure import latency, record
 from fastdwm.tasks import get_task
 
+SGD = ("--itpo.optimiser", "sgd")
+
 
 def run(*args):
     """The finished process."""
@@ -31,7 +33,7 @@ def bundle(tmp_path):
 
 
 def test_evaluation_leaves_table_json_and_picture(bundle, tmp_path, capsys):
-    itpo = ITPOConfig(horizon=2, particles=2, inner_lr=0.1)
+    itpo = ITPOConfig(horizon=2, particles=2, optimiser="sgd", inner_lr=0.1)
     out = tmp_path / "out"
     eval.main("hopper-medium", EvalConfig(bundle, episodes=2, max_steps=12, itpo=itpo, out=out, plot=True))
     stdout = capsys.readouterr().out
@@ -57,7 +59,7 @@ def test_evaluation_leaves_table_json_and_picture(bundle, tmp_path, capsys):
 def test_a_deadline_is_reported(bundle, tmp_path, capsys, monkeypatch):
     # Nothing here is about how one episode alone decides.
     monkeypatch.setattr(latency, "BUDGET_S", 0.1)
-    itpo = ITPOConfig(horizon=2, particles=2, inner_lr=0.1, inner_steps=4)
+    itpo = ITPOConfig(horizon=2, particles=2, optimiser="sgd", inner_lr=0.1, inner_steps=4)
     for deadline_ms, missed in ((1e-3, 12), (1e5, 0)):
         out = tmp_path / str(missed)
         eval.main(
@@ -101,7 +103,7 @@ def test_a_checkpoint_takes_the_place_of_the_bundles_policy(bundle, tmp_path):
 
 
 def test_step_size_zero_repeats_the_base_policy(bundle, tmp_path):
-    itpo = ITPOConfig(horizon=1, particles=2, inner_lr=0.0)
+    itpo = ITPOConfig(horizon=1, particles=2, optimiser="sgd", inner_lr=0.0)
     eval.main("hopper-medium", EvalConfig(bundle, episodes=2, max_steps=30, itpo=itpo, out=tmp_path / "out"))
     episodes = json.loads(next((tmp_path / "out").glob("*.json")).read_text())["episodes"]
     assert [e["rewards"] for e in episodes["base"]] == [e["rewards"] for e in episodes["itpo"]]
@@ -117,13 +119,21 @@ def test_bundle_of_another_task_is_an_input_error(bundle, tmp_path):
     [
         (["hoper-medium"], "hopper-medium"),
         (["hopper-medium", "--episodes", "0"], "episodes: expected a positive number, got 0"),
-        (["hopper-medium", "--itpo.inner-lr", "-1"], "inner_lr: expected a number >= 0, got -1.0"),
+        (["hopper-medium", *SGD, "--itpo.inner-lr", "-1"], "inner_lr: expected a number >= 0, got -1.0"),
+        (["hopper-medium", "--itpo.radius", "0"], "radius: expected a positive number, got 0.0"),
+        (["hopper-medium", "--itpo.speed", "-0.1"], "speed: expected a positive number, got -0.1"),
+        (["hopper-medium", "--itpo.leash", "0"], "leash: expected a positive number, got 0.0"),
+        (["hopper-medium", "--itpo.doubt", "-1"], "doubt: expected a positive number, got -1.0"),
+        (["hopper-medium", "--itpo.inner-lr", "1e-5"], "inner_lr: expected none with the optimiser trust"),
+        (["hopper-medium", "--itpo.anchor-coef", "1"], "anchor_coef: expected 0.0 with the optimiser trust"),
+        (["hopper-medium", *SGD, "--itpo.radius", "0.5"], "radius: expected none with the optimiser sgd"),
+        (["hopper-medium", *SGD, "--itpo.guard", "on"], "guard: expected auto with the optimiser sgd"),
         (["hopper-medium", "--bundle", "/nowhere"], "/nowhere"),
         (["hopper-medium", "--deadline-ms", "0"], "deadline_ms: expected a positive number, got 0.0"),
         (["hopper-medium", "--temperature", "1.5"], "temperature: expected in [0, 1], got 1.5"),
         (["hopper-medium", "--world", "meanflow", "--world-steps", "3"], "world_steps: expected 1, 2 or 4"),
     ],
-    ids=["task", "episodes", "inner-lr", "bundle", "deadline", "temperature", "world-steps"],
+    ids=lambda value: "-".join(text.lstrip("-") for text in value[1:]) if isinstance(value, list) else "",
 )
 def test_wrong_input_is_one_line_and_exit_code_2(args, message, tmp_path):
     done = run(*args, "--out", tmp_path)

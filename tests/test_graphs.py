@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_agent import CONFIG
+from test_agent import CONFIG, RULES, SGD
 from toy_bundles import make_bundle
 
 from fastdwm.itpo.adapted import Adapted
@@ -13,6 +13,7 @@ from fastdwm.itpo.decision import decide
 from fastdwm.itpo.episodes import Adaptation
 from fastdwm.itpo.fused import FusedObjective
 from fastdwm.itpo.graphs import CapturedEpisodes
+from fastdwm.kernels.trust.reference import CAUTION
 from fastdwm.models.policy import Policy
 
 DEVICES = ["cpu", *(pytest.param(device, marks=pytest.mark.gpu) for device in ("cuda", "cuda:1"))]
@@ -37,48 +38,67 @@ def observations(n_decisions, n_episodes, device):
     return torch.randn(n_decisions, n_episodes, 11, generator=torch.Generator().manual_seed(0)).to(device)
 
 
-def test_three_inputs_in_a_row_match_the_eager_decision(device):
-    captured, obs = make_episodes(device), observations(3, 3, device)
-    state = Adapted.start(captured.base, CONFIG)
+@RULES
+def test_inputs_in_a_row_match_the_eager_decision(device, config):
+    captured, obs = make_episodes(device, config=config), observations(5, 3, device)
+    state = Adapted.start(captured.base, config)
     kept = []
     for o in obs:
         decision = captured.decide(o)
         noise = captured.noise.contiguous()
         shared = captured.shared
-        state, expected = decide(shared.policy, state, captured.base, shared.objective, o, noise, None, CONFIG)
+        state, expected = decide(shared.policy, state, captured.base, shared.objective, o, noise, None, config)
         torch.testing.assert_close(decision.action, expected.action, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(decision.objective, expected.objective, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(captured.params, state.params, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(captured.evidence, state.evidence, rtol=1e-4, atol=1e-5, equal_nan=True)
         kept.append((decision.action, decision.action.clone(), captured.noise))
+    assert not torch.equal(captured.params, captured.base)
     # Results survive the next replays, and every replay drew other noise.
     assert all(torch.equal(result, copy) for result, copy, _ in kept)
     assert not torch.equal(kept[0][2], kept[1][2])
 
 
 def test_the_seed_repeats_the_noise(device):
-    obs = observations(2, 3, device)
+    obs = observations(4, 3, device)
     first, second = (
         [episodes.decide(o).action for o in obs] for episodes in (make_episodes(device), make_episodes(device))
     )
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_episodes_that_leave_or_restart_do_not_disturb_the_others(device):
-    changing, untouched, obs = make_episodes(device), make_episodes(device), observations(4, 3, device)
+@RULES
+def test_episodes_that_leave_or_restart_do_not_disturb_the_others(device, config):
+    changing, untouched = (make_episodes(device, config=config) for _ in range(2))
+    obs = observations(7, 3, device)
     expected = [untouched.decide(o).action[1] for o in obs]
-    actions = [changing.decide(obs[0]).action[1]]
+    actions = [changing.decide(o).action[1] for o in obs[:4]]
     changing.keep(torch.tensor([False, True, True]))
-    actions.append(changing.decide(obs[1, 1:]).action[0])
+    actions.append(changing.decide(obs[4, 1:]).action[0])
+    assert not torch.equal(changing.params[1], changing.base[1])
     changing.restart(torch.tensor([False, True]))
-    assert torch.equal(changing.params[1], changing.base[1])
-    actions.append(changing.decide(obs[2, 1:]).action[0])
+    assert torch.equal(changing.params[1], changing.base[1]) and not torch.equal(changing.params[0], changing.base[0])
+    actions.append(changing.decide(obs[5, 1:]).action[0])
     changing.keep(torch.tensor([True, False]))
-    actions.append(changing.decide(obs[3, 1:2]).action[0])
+    actions.append(changing.decide(obs[6, 1:2]).action[0])
     torch.testing.assert_close(torch.stack(actions), torch.stack(expected), rtol=0, atol=0)
 
 
+def test_rewards_reach_the_episodes_that_are_left(device):
+    """A reward that contradicts the models costs the trust of its own episode, in whatever slot it is."""
+    episodes, obs = make_episodes(device), observations(4 * CAUTION + 3, 3, device)
+    for o in obs[:-3]:
+        episodes.decide(o)
+    episodes.keep(torch.tensor([False, True, True]))
+    unknown = torch.tensor([torch.nan, 100.0], device=device)
+    for o in obs[-3:]:
+        trust = episodes.decide(o[1:], unknown).guarded.trust
+    assert trust[0] > 0.9 and trust[1] < 0.1
+    assert (episodes.decide(obs[0, 1:]).guarded.trust[0] - trust[0]).abs() < 0.1
+
+
 def test_renewed_episodes_are_as_new(device):
-    episodes, obs = make_episodes(device), observations(2, 3, device)
+    episodes, obs = make_episodes(device), observations(4, 3, device)
     expected = [episodes.decide(o).action for o in obs]
     episodes.keep(torch.tensor([False, True, True]))
     episodes.renew()
@@ -86,7 +106,7 @@ def test_renewed_episodes_are_as_new(device):
     assert all(torch.equal(episodes.decide(o).action, action) for o, action in zip(obs, expected, strict=True))
 
 
-def played(shares, device, config, n_decisions=3):
+def played(shares, device, config, n_decisions=4):
     """Actions (decisions, 4, A) of four episodes in shares of consecutive slots; the first leaves after a decision."""
     obs, parts = observations(n_decisions, 4, device), []
     for first, n in shares:
@@ -103,9 +123,10 @@ def played(shares, device, config, n_decisions=3):
     return torch.cat([torch.stack(part) for part in parts], 1)
 
 
+@pytest.mark.parametrize("config", [CONFIG, replace(SGD, inner_lr=1e-3)], ids=["trust", "sgd"])
 @pytest.mark.parametrize("noise", ["decision", "step", "time"])
-def test_episodes_are_the_same_in_any_split(device, noise):
-    config = replace(CONFIG, noise=noise, inner_steps=2, held_out_particles=2, inner_lr=1e-3)
+def test_episodes_are_the_same_in_any_split(device, noise, config):
+    config = replace(config, noise=noise, inner_steps=2, held_out_particles=2)
     whole = played([(0, 4)], device, config)
     assert torch.equal(whole, played([(0, 2), (2, 2)], device, config))
     assert torch.equal(whole, played([(0, 1), (1, 3)], device, config))

@@ -8,10 +8,11 @@ from models import make_noise, make_obs, make_policies, make_policy, make_world
 
 from fastdwm.config import ITPOConfig
 from fastdwm.itpo.adapted import Adapted
-from fastdwm.itpo.decision import ReferenceObjective, decide, shorten
+from fastdwm.itpo.decision import decide, shorten
+from fastdwm.itpo.objective import ReferenceObjective
 
 B, H, K, M = 3, 2, 4, 4
-CONFIG = ITPOConfig(horizon=H, particles=M, inner_lr=1e-2)
+CONFIG = ITPOConfig(horizon=H, particles=M, optimiser="sgd", inner_lr=1e-2)
 POLICY = make_policy()
 LAYOUT = POLICY.layout
 
@@ -36,8 +37,8 @@ def decision(config=CONFIG, noise=None, held_out=None, state=None):
 
 def gradient(config=CONFIG):
     """J (B,) and the packed gradient (B, P) at the base policies on the default noise."""
-    base, noise = base_policies(), make_noise(H, K, B, M)
-    return ReferenceObjective(POLICY, make_world(), config).gradient(base, base, make_obs(B), noise)
+    noise = make_noise(H, K, B, M)
+    return ReferenceObjective(POLICY, make_world(), config).gradient(base_policies(), make_obs(B), noise)[:2]
 
 
 def test_sgd_step_is_the_gradient_times_the_step_size():
@@ -71,8 +72,7 @@ def test_adam_equals_torch_adam_in_each_episode():
     leaf = base_policies().requires_grad_(True)
     optimiser = torch.optim.Adam([leaf], 1e-3, maximize=True)
     for _ in range(3):
-        params = leaf.detach()
-        leaf.grad = objective.gradient(params, params, make_obs(B), make_noise(H, K, B, M))[1]
+        leaf.grad = objective.gradient(leaf.detach(), make_obs(B), make_noise(H, K, B, M)).grads
         optimiser.step()
     torch.testing.assert_close(state.params, leaf.detach(), rtol=1e-7, atol=1e-9)
 
@@ -138,7 +138,7 @@ def test_update_that_lowers_the_held_out_return_is_refused():
     state, result = decision(config, held_out=held_out.unsqueeze(0))
     free, _ = decision(replace(config, held_out_particles=0))
     objective = ReferenceObjective(POLICY, make_world(), config)
-    gain = objective.value(free.params, base, obs, held_out) - objective.value(base, base, obs, held_out)
+    gain = objective.value(free.params, obs, held_out) - objective.value(base, obs, held_out)
     assert (gain < 0).any() and (gain > 0).any()
     for b in range(B):
         expected = free.params if gain[b] >= 0 else base
@@ -175,9 +175,9 @@ def test_non_finite_gradient_of_a_finite_return_is_discarded():
     # An infinite last bias still gives a finite action, tanh(inf) = 1: only the gradient betrays it.
     class Exploding(ReferenceObjective):
         def gradient(self, *arguments):
-            returns, grads = super().gradient(*arguments)
-            grads[1, LAYOUT.offsets["b2"]] = torch.inf
-            return returns, grads
+            found = super().gradient(*arguments)
+            found.grads[1, LAYOUT.offsets["b2"]] = torch.inf
+            return found
 
     base, noise = base_policies(), make_noise(H, K, B, M)
     objective = Exploding(POLICY, make_world(), CONFIG)

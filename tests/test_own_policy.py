@@ -5,12 +5,12 @@ import copy
 import numpy as np
 import pytest
 import torch
-from test_agent import CONFIG, observations
+from test_agent import CONFIG, RULES, SGD, observations
 from torch import nn
 from toy_bundles import ACTION_DIM, OBS_DIM, make_bundle
 
 from fastdwm import Agent, InputError, Policy
-from fastdwm.itpo.decision import ReferenceObjective
+from fastdwm.itpo.objective import ReferenceObjective
 from fastdwm.kernels.layout import Layout
 
 
@@ -68,23 +68,25 @@ def test_every_copy_has_its_own_parameters_and_gradient(make):
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
-def test_a_known_module_runs_fused_and_like_the_reference():
+@RULES
+def test_a_known_module_runs_fused_and_like_the_reference(config):
     module = sequential(nn.Linear(24, 16), nn.ReLU(), nn.Sequential(nn.Linear(16, 24), nn.ReLU()))
-    agents = [Agent(module, world(), CONFIG, backend=backend) for backend in ("auto", "reference")]
+    agents = [Agent(module, world(), config, backend=backend) for backend in ("auto", "reference")]
     assert [agent.backend for agent in agents] == ["fused", "reference"]
-    for obs in observations(3, 2):
+    for obs in observations(5, 2):
         first, second = (agent.act(obs) for agent in agents)
         np.testing.assert_allclose(first, second, atol=1e-5)
     with torch.no_grad():
         assert np.abs(first - module(torch.tensor(obs)).numpy()).max() > 1e-4
 
 
-def test_any_module_adapts_on_the_reference_path_and_stays_as_it_is():
+@RULES
+def test_any_module_adapts_on_the_reference_path_and_stays_as_it_is(config):
     module = Gated().eval()
     before = copy.deepcopy(module.state_dict())
-    agent = Agent(module, world(), CONFIG)
+    agent = Agent(module, world(), config)
     assert agent.backend == "reference"
-    for obs in observations(3, 2):
+    for obs in observations(5, 2):
         agent.act(obs)
     diagnosis = agent.diagnose()
     assert (diagnosis["policy_distance"] > 1e-4).all() and (agent.discarded == 0).all()
@@ -95,7 +97,7 @@ def test_any_module_adapts_on_the_reference_path_and_stays_as_it_is():
 @pytest.mark.parametrize("make", [sequential, lambda: Gated().eval()], ids=["sequential", "module"])
 def test_the_adapted_parameters_come_back_under_the_modules_names(make):
     module, obs = make(), observations(1, 2)[0]
-    agent = Agent(module, world(), CONFIG)
+    agent = Agent(module, world(), SGD)
     base = agent.policy_parameters()
     assert all(torch.equal(base[name], value) for name, value in module.named_parameters())
     actions = agent.act(obs)
@@ -174,7 +176,7 @@ def test_fused_is_refused_with_the_reason():
 def test_a_module_of_another_dtype_made_in_inference_mode_is_adapted_in_float32(make):
     with torch.inference_mode():
         module = make().double()
-    agent = Agent(module, world(), CONFIG)
+    agent = Agent(module, world(), SGD)
     assert agent.act(observations(1, 2)[0]).dtype == np.float32
     assert (agent.diagnose()["policy_distance"] > 1e-4).all()
 
@@ -184,7 +186,7 @@ def test_a_function_and_a_layout_are_a_policy():
     layout = Layout({"gain": (OBS_DIM, ACTION_DIM)})
     base = layout.pack({"gain": 0.1 * torch.randn(1, OBS_DIM, ACTION_DIM)})
     policy = Policy(lambda params, obs: (obs @ params["gain"]).tanh(), layout, base)
-    agent = Agent(policy, world(), CONFIG)
+    agent = Agent(policy, world(), SGD)
     agent.act(observations(1, 2)[0])
     assert agent.backend == "reference" and (agent.diagnose()["policy_distance"] > 1e-4).all()
     with pytest.raises(ValueError, match=r"expected shape \(11,\) or \(B, 11\), got \(2, 12\)"):
@@ -199,7 +201,7 @@ def test_the_converted_policy_has_the_modules_gradient_of_the_return():
     noise, gradients = torch.randn(2, 3, 2, 3, OBS_DIM), []
     for policy in (converted, general):
         base = policy.base.repeat(2, 1)
-        _, grads = ReferenceObjective(policy, world(), CONFIG).gradient(base, base, obs, noise)
+        grads = ReferenceObjective(policy, world(), CONFIG).gradient(base, obs, noise).grads
         gradients.append(list(policy.parameters(grads[0]).values()))
     for ours, theirs in zip(*gradients, strict=True):
         assert theirs.abs().max() > 1e-6

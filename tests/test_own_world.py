@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_agent import CONFIG, observations
+from test_agent import CONFIG, RULES, SGD, observations
 from torch import Tensor, nn
 from toy_bundles import OBS_DIM, make_bundle
 
@@ -61,7 +61,7 @@ def policy():
 def test_the_gradient_is_that_of_the_closed_form():
     """J = r(s, a) + g 10 (s_1 + a G_1): one decision moves the action as its derivative says."""
     world = World(Linear(gain()), reward, value, 0.9)
-    agent = Agent(policy(), world, replace(CONFIG, horizon=1, particles=1, inner_lr=1e-4))
+    agent = Agent(policy(), world, replace(SGD, horizon=1, particles=1, inner_lr=1e-4))
     obs = observations(1, 2)[0]
     agent.act(obs)
     start = policy()
@@ -74,11 +74,12 @@ def test_the_gradient_is_that_of_the_closed_form():
     torch.testing.assert_close(torch.tensor(agent.diagnose()["objective_before"]), returns.detach())
 
 
+@RULES
 @pytest.mark.parametrize("dynamics", [lambda: Linear(gain()), Learned])
 @pytest.mark.parametrize("noise", ["decision", "step", "time"])
-def test_any_model_runs_on_the_reference_path(dynamics, noise):
+def test_any_model_runs_on_the_reference_path(dynamics, noise, config):
     world = World(dynamics(), reward, value, 0.9)
-    agent = Agent(policy(), world, replace(CONFIG, noise=noise, inner_steps=2))
+    agent = Agent(policy(), world, replace(config, noise=noise, inner_steps=2))
     assert agent.backend == "reference"
     for obs in observations(4, 2):
         agent.act(obs)
@@ -87,7 +88,7 @@ def test_any_model_runs_on_the_reference_path(dynamics, noise):
 
 def test_the_users_tensors_are_left_alone():
     dynamics = Learned()
-    agent = Agent(policy(), World(dynamics, reward, value, 0.9), CONFIG)
+    agent = Agent(policy(), World(dynamics, reward, value, 0.9), SGD)
     agent.act(observations(1, 2)[0])
     assert agent.world.dynamics is dynamics
     assert all(p.requires_grad and p.grad is None for p in dynamics.parameters())
@@ -116,7 +117,7 @@ def test_a_model_with_a_chain_runs_fused_and_alike():
     world = replace(world, dynamics=Halved(world.dynamics))
     agents = [Agent(policy(), world, CONFIG, backend=backend) for backend in ("auto", "reference")]
     assert [agent.backend for agent in agents] == ["fused", "reference"]
-    for obs in observations(3, 2):
+    for obs in observations(5, 2):
         first, second = (agent.act(obs) for agent in agents)
         np.testing.assert_allclose(first, second, atol=1e-5)
 
@@ -125,7 +126,7 @@ def test_an_agent_of_parts_is_the_agent_of_their_bundle():
     bundle = make_bundle()
     whole, parts = Agent.of(bundle, CONFIG), Agent(Policy.mlp(bundle.policy), bundle.world(), CONFIG)
     assert whole.backend == parts.backend == "fused"
-    for obs in observations(3, 2):
+    for obs in observations(5, 2):
         np.testing.assert_array_equal(whole.act(obs), parts.act(obs))
 
 

@@ -57,7 +57,7 @@ def test_the_library_example_runs(bundle):
 def test_one_decision_raises_the_imagined_return(bundle):
     env = bundle.task.env.make()
     obs = np.stack([env.reset(seed=seed)[0] for seed in range(4)])
-    agent = Agent.of(bundle, ITPOConfig(inner_lr=1e-5))
+    agent = Agent.of(bundle, ITPOConfig(optimiser="sgd", inner_lr=1e-5))
     agent.act(obs)
     diagnosis = agent.diagnose()
     assert (diagnosis["objective_after"] > diagnosis["objective_before"]).all()

@@ -15,14 +15,16 @@ import torch
 from toy_bundles import ALL, make_bundle
 
 from fastdwm.bundle import Bundle
+from fastdwm.config import ITPOConfig
 from fastdwm.errors import InputError
 from fastdwm.files import reserved
 from fastdwm.study import __main__ as study
 from fastdwm.study import cells
 from fastdwm.study.grid import StudyConfig
 
+SGD = ("--itpo.optimiser", "sgd")
 TINY = ("--worlds", "diffusion", "meanflow", "--horizons", "2", "--particles", "2", "--inner-steps", "1")
-SHORT = ("--episodes", "2", "--max-steps", "15", "--inner-lrs", "0.1", "--workers", "1", "--backend", "reference")
+SHORT = ("--episodes", "2", "--max-steps", "15", "--inner-lrs", "0.1", *SGD, "--workers", "1", "--backend", "reference")
 SHORT += ("--latency-decisions", "50")
 
 
@@ -227,10 +229,15 @@ def test_a_foreign_file_among_the_cells_is_an_input_error(bundle, tmp_path):
         (["--horizons", "-1"], r"horizons: expected numbers >= 0, got \[-1\]"),
         (["--inner-steps", "0"], r"inner_steps: expected numbers >= 1, got \[0\]"),
         (["--workers", "0"], "workers: expected a positive number, got 0"),
-        (["--inner-lrs", "1e-5", "0"], r"inner_lrs: expected positive numbers, got \[1e-05, 0.0\]"),
+        ([*SGD, "--inner-lrs", "1e-5", "0"], r"inner_lrs: expected positive numbers, got \[1e-05, 0.0\]"),
+        (["--radii", "-1"], r"radii: expected positive numbers, got \[-1.0\]"),
+        (["--inner-lrs", "1e-5"], r"inner_lrs: expected none with the optimiser trust, got \[1e-05\]"),
+        ([*SGD, "--radii", "1"], r"radii: expected none with the optimiser sgd, got \[1.0\]"),
+        (["--grid", "paper", "--itpo.leash", "1"], "leash: expected none with the optimiser sgd"),
+        (["--itpo.radius", "3"], "itpo.radius: an axis of the study, expected as radii, got 3"),
         (["--itpo.horizon", "3"], "itpo.horizon: an axis of the study, expected as horizons, got 3"),
     ],
-    ids=["world", "calls", "none", "grid", "horizon", "inner-steps", "workers", "inner-lrs", "itpo"],
+    ids=lambda value: "-".join(text.lstrip("-") for text in value) if isinstance(value, list) else "",
 )
 def test_wrong_flags_are_told_in_one_line(flags, message):
     with pytest.raises(InputError, match=message) as error:
@@ -274,7 +281,8 @@ def test_wrong_input_exits_with_2(bundle, tmp_path):
 def test_more_episodes_than_run_at_once_change_nothing(bundle, tmp_path, monkeypatch):
     # So large a step that other noise would change a return by more than the tolerance below.
     axes = {"worlds": ("diffusion",), "horizons": (2,), "particles": (2,), "inner_steps": (1,)}
-    config = StudyConfig(bundle, **axes, inner_lrs=(0.1,), episodes=5, max_steps=15, backend="reference")
+    axes |= {"itpo": ITPOConfig(optimiser="sgd"), "backend": "reference"}
+    config = StudyConfig(bundle, **axes, inner_lrs=(0.1,), episodes=5, max_steps=15)
     grid, records = config.resolved(), []
     loaded = Bundle.load(bundle)
     for at_once in (2, 10):

@@ -28,13 +28,14 @@ GRID = Grid(
     horizons=(8, 3, 0),
     particles=(2, 16),
     inner_steps=(1, 2),
+    radii=(None,),
     inner_lrs=(0.4,),
     split_step=True,
     design="star",
     episodes=3,
 )
 IDENTITY = {"bundle": "abc", "device": "cpu", "backend": "auto", "versions.torch": "1.0", "seeds": "0 to 2"}
-DIFFUSION, MEANFLOW = Cell("diffusion", 5, 8, 2, 1, 0.1), Cell("meanflow", 1, 8, 2, 1, 0.1)
+DIFFUSION, MEANFLOW = Cell("diffusion", 5, 8, 2, 1, inner_lr=0.1), Cell("meanflow", 1, 8, 2, 1, inner_lr=0.1)
 
 
 def test_a_star_changes_one_axis_at_a_time():
@@ -43,7 +44,7 @@ def test_a_star_changes_one_axis_at_a_time():
     points = [(cell.horizon, cell.particles, cell.inner_steps) for cell in cells if cell.world == "mlp"]
     assert points == [(8, 2, 1), (3, 2, 1), (8, 16, 1), (8, 2, 2)]
     # Without imagination all world models are the same cell.
-    assert [cell for cell in cells if cell.horizon == 0] == [BASE, Cell("critic", 0, 0, 1, 1, 0.4)]
+    assert [cell for cell in cells if cell.horizon == 0] == [BASE, Cell("critic", 0, 0, 1, 1, inner_lr=0.4)]
 
 
 def test_a_product_has_every_combination():
@@ -63,9 +64,37 @@ def test_step_sizes_are_an_axis():
     assert steps == [(1, 0.4), (2, 0.2), (1, 0.1)]
 
 
+def test_radii_are_an_axis_of_their_own_and_not_divided():
+    grid = dataclasses.replace(GRID, horizons=(8,), particles=(2,), radii=(1.0, 0.5), inner_lrs=(None,))
+    steps = [(cell.inner_steps, cell.radius, cell.inner_lr) for cell in grid.cells(HELD) if cell.world == "mlp"]
+    assert steps == [(1, 1.0, None), (2, 1.0, None), (1, 0.5, None)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "optimiser", "radii", "inner_lrs"),
+    [
+        ({}, "trust", (1.0,), (None,)),
+        ({"radii": (1.0, 0.3)}, "trust", (1.0, 0.3), (None,)),
+        ({"itpo": ITPOConfig(optimiser="sgd")}, "sgd", (None,), (2e-5,)),
+        ({"itpo": ITPOConfig(optimiser="adam"), "inner_lrs": (1e-6,)}, "adam", (None,), (1e-6,)),
+        ({"grid": "paper"}, "sgd", (None,), (5e-5,)),
+        ({"grid": "paper", "inner_lrs": (1e-4,)}, "sgd", (None,), (1e-4,)),
+        ({"grid": "paper", "radii": (0.5,)}, "trust", (0.5,), (None,)),
+    ],
+    ids=str,
+)
+def test_the_rule_decides_which_axis_its_strength_is(settings, optimiser, radii, inner_lrs):
+    config = StudyConfig(**settings)
+    grid = config.resolved()
+    assert (config.flags()["itpo.optimiser"], grid.radii, grid.inner_lrs) == (optimiser, radii, inner_lrs)
+    decisions = [cell.itpo(config.common) for cell in grid.cells(HELD)]
+    assert {decision.optimiser for decision in decisions} == {optimiser}
+    assert {decision.radius for decision in decisions[1:]} == set(radii)
+
+
 def test_all_cells_share_the_settings_that_are_no_axis():
-    common = ITPOConfig(trust_region=0.1, reset="decision")
-    assert DIFFUSION.itpo(common) == ITPOConfig(8, 2, 1, 0.1, trust_region=0.1, reset="decision")
+    common = ITPOConfig(trust_region=0.1, reset="decision", optimiser="sgd")
+    assert DIFFUSION.itpo(common) == dataclasses.replace(common, horizon=8, particles=2, inner_steps=1, inner_lr=0.1)
     assert BASE.itpo(common) == dataclasses.replace(common, inner_steps=0)
 
 
@@ -85,14 +114,14 @@ def test_the_bundles_own_number_of_calls_is_no_second_cell():
 
 
 def test_every_cell_has_its_own_file_name():
-    for grid in GRIDS.values():
-        cells = grid.cells(HELD)
+    for name in GRIDS:
+        cells = StudyConfig(grid=name).resolved().cells(HELD)
         assert len({cell.name for cell in cells}) == len(cells)
 
 
 def test_axes_replace_those_of_the_named_grid():
     grid = StudyConfig(grid="quick", horizons=(4, 2), episodes=7).resolved()
-    assert grid == dataclasses.replace(GRIDS["quick"], horizons=(4, 2), episodes=7)
+    assert grid == dataclasses.replace(StudyConfig(grid="quick").resolved(), horizons=(4, 2), episodes=7)
 
 
 def test_pareto_front_of_hand_made_points():
@@ -167,7 +196,7 @@ def test_confirmation_pairs_the_seeds():
     found = confirmation(RECORDS, MEANFLOW)
     assert found["difference"]["value"] == pytest.approx((2 + 2 + 29) / 3) and found["seeds"] == [0, 1, 2]
     assert confirmed(found) == (
-        "Best by interquartile mean: MeanFlow (K = 1), H = 8, M = 2, E = 1, step size 0.1. On seeds 0 to 2, which "
+        "Best by interquartile mean: MeanFlow (K = 1), H = 8, M = 2, E = 1, strength 0.1. On seeds 0 to 2, which "
         "nothing was chosen on: score 85.0 ± 13.9, base policy 74.0 ± 29.5, difference +11.0 [2.0, 29.0]."
     )
 

@@ -26,7 +26,7 @@ def presets() -> dict[str, EvalConfig]:
     Neither is Algorithm 1 to the letter, which has one critic (terminal_value="first"), never returns to the base
     policy (reset="never") and indexes its noise by the absolute time t + j (noise="time").
     """
-    paper = ITPOConfig(horizon=5, particles=4096, inner_steps=1, inner_lr=5e-5)
+    paper = ITPOConfig(horizon=5, particles=4096, inner_steps=1, optimiser="sgd", inner_lr=5e-5)
     return {"default": EvalConfig(), "paper": EvalConfig(itpo=paper)}
 
 

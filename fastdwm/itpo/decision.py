@@ -6,66 +6,28 @@ them all. Whatever goes wrong in one episode is undone in that episode alone.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from fastdwm.config import ITPOConfig
-from fastdwm.itpo.adapted import Adapted, ascend
-from fastdwm.itpo.rollout import Score, imagined_return, require_plain
-from fastdwm.models.nets import Params
+from fastdwm.itpo.adapted import Adapted
+from fastdwm.itpo.guard import Guarded, hold, learn
+from fastdwm.itpo.objective import Objective
+from fastdwm.itpo.steps import Step, take_step
+from fastdwm.itpo.trust import interrupted, settings_of
+from fastdwm.kernels.trust import Weights, weigh
 from fastdwm.models.policy import Policy
-from fastdwm.models.world import World
 
 BACKTRACK_HALVINGS = 10
 """an update that leaves the trust region even at 2^-10 of its length is dropped"""
-
-
-class Objective(Protocol):
-    """The imagined return J and the way up it; B policies (B, P), obs (B, S), noise (H, K, B, M, S)."""
-
-    def value(self, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor) -> Tensor:
-        """J (B,)."""
-
-    def gradient(self, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """J (B,) and its gradient (B, P) with respect to each episode's parameters."""
-
-
-@dataclass(frozen=True)
-class ReferenceObjective:
-    """`imagined_return`, differentiated by autograd: the truth that faster objectives are checked against."""
-
-    policy: Policy
-    world: World
-    config: ITPOConfig
-    score: Score | None = None
-
-    def __post_init__(self) -> None:
-        require_plain(self.config, self.score)
-
-    @torch.no_grad()
-    def value(self, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor) -> Tensor:
-        return self._return(self.policy.layout.views(params), base, obs, noise)
-
-    @torch.enable_grad()
-    def gradient(self, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        layout = self.policy.layout
-        leaves = {name: value.detach().requires_grad_(True) for name, value in layout.views(params).items()}
-        returns = self._return(leaves, base, obs, noise)
-        grads = torch.autograd.grad(returns.sum(), list(leaves.values()), materialize_grads=True)
-        return returns.detach(), layout.pack(dict(zip(leaves, grads, strict=True)))
-
-    def _return(self, params: Params, base: Tensor, obs: Tensor, noise: Tensor) -> Tensor:
-        given = self.policy, params, self.world, obs, noise, self.config
-        return imagined_return(*given, base=self.policy.layout.views(base), score=self.score)
 
 
 @dataclass(frozen=True)
 class Decision:
     """What one decision did, per episode (B,): the action (B, A), J and the gradient norm at the first inner step,
     the share of the last update that survived the trust region and the held-out check, the inner steps that were taken
-    (float), and whether they were discarded."""
+    (float), whether they were discarded, and what the guard did."""
 
     action: Tensor
     objective: Tensor
@@ -73,6 +35,7 @@ class Decision:
     update_scale: Tensor
     inner_steps: Tensor
     discarded: Tensor
+    guarded: Guarded
 
 
 def shorten(
@@ -100,33 +63,31 @@ def shorten(
 def inner_step(
     policy: Policy,
     state: Adapted,
-    base: Tensor,
+    base_action: Tensor | None,
+    weights: Weights | None,
     objective: Objective,
     obs: Tensor,
     noise: Tensor,
     held_out: Tensor | None,
     action: Tensor | None,
     config: ITPOConfig,
-) -> tuple[Adapted, Tensor, Tensor, Tensor]:
-    """One policy update; returns the new state, and per episode J and the gradient norm before it, and the share kept.
+) -> tuple[Step, Tensor]:
+    """One policy update, and per episode the share of it that was kept.
 
+    base_action: (B, A), which an anchor needs.   weights: as in `take_step`.
     noise, held_out: (H, K, B, M, S), one bank of those in `decide`.   action: (B, A) that the decision started from,
     for the trust region.   Everything else as in `decide`.
     """
-    scale = torch.ones_like(obs[:, 0])
-    returns, grads = objective.gradient(state.params, base, obs, noise)
-    norm = grads.norm(dim=1)
-    factor = None if config.grad_clip is None else (config.grad_clip / norm.clamp(min=1e-12)).clamp(max=1)
-    proposal = ascend(state, grads, factor, config)
+    taken, scale = take_step(state, base_action, weights, objective, obs, noise, config), torch.ones_like(obs[:, 0])
+    proposal = taken.state
     if config.trust_region is not None:
         params, scale = shorten(policy, state.params, proposal.params, obs, action, config.trust_region)
         proposal = replace(proposal, params=params)
     if held_out is not None:
-        after = objective.value(proposal.params, base, obs, held_out)
-        better = after >= objective.value(state.params, base, obs, held_out)
+        better = objective.value(proposal.params, obs, held_out) >= objective.value(state.params, obs, held_out)
         scale = torch.where(better, scale, 0)
         proposal = proposal.where(better, state)
-    return proposal, returns, norm, scale
+    return replace(taken, state=proposal), scale
 
 
 def decide(
@@ -149,23 +110,33 @@ def decide(
     An episode whose objective, gradient or action is not finite discards the whole decision's update: it keeps the
     parameters from before and executes the base policy's action.
     """
-    start = state
-    unknown = torch.full_like(obs[:, 0], torch.nan)
-    first_return, first_norm, scale = unknown, unknown, torch.ones_like(unknown)
-    finite = torch.ones_like(unknown, dtype=torch.bool)
+    start, first, scale = state, None, torch.full_like(obs[:, 0], torch.nan)
+    finite = torch.ones_like(scale, dtype=torch.bool)
     action = None if config.trust_region is None else policy.act(state.params, obs)
+    learns = config.optimiser == "trust" and config.adapts
+    base_action = policy.act(base, obs) if learns or config.anchor_coef else None
+    weights = None
+    if learns:
+        settings, imagined = settings_of(config), noise.shape[1] + 1
+        weights = weigh(state.evidence, settings, imagined, imagined * base_action.shape[1])
     n_steps = 0
     for i in range(config.inner_steps) if steps is None else steps:
         n_steps += 1
         banks = noise[i % len(noise)], None if held_out is None else held_out[i]
-        state, returns, norm, scale = inner_step(policy, state, base, objective, obs, *banks, action, config)
-        finite &= returns.isfinite() & norm.isfinite()
-        if i == 0:
-            first_return, first_norm = returns, norm
+        taken, scale = inner_step(policy, state, base_action, weights, objective, obs, *banks, action, config)
+        state, first = taken.state, first or taken
+        finite &= taken.found.returns.isfinite() & taken.norm.isfinite()
     action = policy.act(state.params, obs)
+    if weights is None:
+        guarded = Guarded.not_at_all(scale)
+    else:
+        action, guarded = hold(action, base_action, weights.trust, state.evidence, settings)
+        evidence = learn(state.evidence, first, objective, obs, action, base_action, settings)
+        state = replace(state, evidence=evidence)
     finite &= action.isfinite().all(1)
     # On a GPU a copy of the parameters costs less than the synchronisation that would tell whether it is needed.
     if obs.is_cuda or not finite.all():
-        action = torch.where(finite.unsqueeze(1), action, policy.act(base, obs))
-        state = state.where(finite, start)
-    return state, Decision(action, first_return, first_norm, scale, torch.full_like(scale, n_steps), ~finite)
+        action = torch.where(finite.unsqueeze(1), action, policy.act(base, obs) if base_action is None else base_action)
+        state = state.where(finite, replace(start, evidence=interrupted(start.evidence)))
+    found = (scale * torch.nan, scale * torch.nan) if first is None else (first.found.returns, first.norm)
+    return state, Decision(action, *found, scale, torch.full_like(scale, n_steps), ~finite, guarded)

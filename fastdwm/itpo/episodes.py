@@ -1,6 +1,6 @@
 """Episodes in progress: each with its own adapted policy and its own stream of noise, one decision at a time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -8,7 +8,9 @@ from torch import Tensor
 from fastdwm.config import ITPOConfig
 from fastdwm.itpo.adapted import Adapted
 from fastdwm.itpo.deadline import Deadline
-from fastdwm.itpo.decision import Decision, Objective, decide
+from fastdwm.itpo.decision import Decision, decide
+from fastdwm.itpo.objective import Objective
+from fastdwm.itpo.trust import told
 from fastdwm.models.policy import Policy
 
 
@@ -29,6 +31,11 @@ class Adaptation:
     def start(self, base: Tensor) -> Adapted:
         """Unadapted policies, base (B, P)."""
         return Adapted.start(base, self.config)
+
+    def begin(self, state: Adapted, base: Tensor, reward: Tensor | None) -> Adapted:
+        """What a decision starts from; reward: (B,) that the last action earned, NaN or none where nobody said."""
+        state = state.again(base, self.config) if self.config.reset == "decision" else state
+        return replace(state, evidence=told(state.evidence, reward))
 
 
 class Episodes:
@@ -56,15 +63,22 @@ class Episodes:
         """Adapted parameters (B, P)."""
         return self.adapted.params
 
-    def decide(self, obs: Tensor) -> Decision:
-        """Adapt and act in obs (B, S)."""
+    @property
+    def evidence(self) -> Tensor:
+        """What the trust rests on, (B, 7)."""
+        return self.adapted.evidence
+
+    def decide(self, obs: Tensor, reward: Tensor | None = None) -> Decision:
+        """Adapt and act in obs (B, S); reward as in `Adaptation.begin`."""
         shared, config = self.shared, self.shared.config
-        state = shared.start(self.base) if config.reset == "decision" else self.adapted
+        state = shared.begin(self.adapted, self.base, reward)
         self.noise = self._noise()
         held_out = self._draw(config.inner_steps, config.horizon, config.held_out_particles)
         steps = shared.deadline and shared.deadline.steps(config.inner_steps)
         given = shared.objective, obs, self.noise, held_out, config, steps
-        self.adapted, decision = decide(shared.policy, state, self.base, *given)
+        # All read the same row, which stays in the cache; by the product of B matrices, as their copies act.
+        base = shared.policy.base.expand(len(self), -1) if shared.policy.fused else self.base
+        self.adapted, decision = decide(shared.policy, state, base, *given)
         return decision
 
     def _noise(self) -> Tensor:

@@ -11,8 +11,11 @@ from fastdwm.itpo.rollout import Score, require_plain, scored
 from fastdwm.kernels.frozen_mlp import pack_frozen_mlp
 from fastdwm.kernels.reverse_step import pack_chain
 from fastdwm.kernels.rollout import (
+    Anchor,
+    Gradient,
     Return,
     RolloutModels,
+    outcome,
     rollout_gradient,
     rollout_value,
     score_gradient,
@@ -47,7 +50,7 @@ def _packable(reward: object, dynamics: ChainDynamics) -> bool:
 
 
 class FusedObjective:
-    """J of B policies and its gradient, a `decision.Objective`. Packs the frozen models once."""
+    """J of B policies and its gradient, an `objective.Objective`. Packs the frozen models once."""
 
     def __init__(
         self,
@@ -66,6 +69,7 @@ class FusedObjective:
         if found := obstacles(policy, world, score):
             raise InputError(f"backend: fused is not possible: {'; '.join(found)}")
         precision = precision or ("bf16" if world.dynamics.obs_mean.is_cuda else "ieee")
+        self.discount = world.discount
         self.chain_noise = world.dynamics.chain_noise
         self.models = rollout_models(policy, world.dynamics, precision)
         self.returns = default_return(world, config, precision) if score is None else None
@@ -75,17 +79,20 @@ class FusedObjective:
         except ImportError as error:
             raise InputError(str(error)) from error
 
-    def value(self, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor) -> Tensor:
+    def value(self, params: Tensor, obs: Tensor, noise: Tensor) -> Tensor:
         noise = self.chain_noise(noise)
         if self.score is None:
-            return rollout_value(self.models, self.returns, params, base, obs, noise)
+            return rollout_value(self.models, self.returns, params, obs, noise)
         return score_value(self.models, self.score, params, obs, noise)
 
-    def gradient(self, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def gradient(self, params: Tensor, obs: Tensor, noise: Tensor, anchor: Anchor | None = None) -> Gradient:
         noise = self.chain_noise(noise)
         if self.score is None:
-            return rollout_gradient(self.models, self.returns, params, base, obs, noise)
-        return score_gradient(self.models, self.score, params, obs, noise)
+            return rollout_gradient(self.models, self.returns, params, obs, noise, anchor)
+        return score_gradient(self.models, self.score, params, obs, noise, anchor)
+
+    def outcome(self, obs: Tensor, action: Tensor, base_action: Tensor) -> tuple[Tensor, Tensor]:
+        return outcome(self.models, self.returns, obs, action, base_action)
 
 
 def rollout_models(policy: Policy, dynamics: ChainDynamics, precision: str) -> RolloutModels:
@@ -114,5 +121,4 @@ def default_return(world: World, config: ITPOConfig, precision: str) -> Return:
         high=obs_std.new_tensor([limit.high for limit in world.limits]),
         width=config.termination_temperature * obs_std[index],
         termination=config.termination,
-        anchor_coef=config.anchor_coef,
     )

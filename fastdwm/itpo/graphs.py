@@ -5,17 +5,15 @@ in, one replay, one copy out. A graph has a fixed number of inner steps: with a 
 """
 
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastdwm.itpo.adapted import Adapted
+from fastdwm.itpo.adapted import TENSORS, Adapted
 from fastdwm.itpo.decision import Decision, decide
 from fastdwm.itpo.episodes import Adaptation
 from fastdwm.kernels.noise import normal
-
-TENSORS = ("params", "first", "second", "count")
-"""of `Adapted`"""
 
 NOISE, HELD_OUT = 0, 1
 """streams of the noise: that of the gradients, and that of the acceptance test"""
@@ -39,6 +37,7 @@ class CapturedEpisodes:
         start = shared.start(self._base)
         self._state = replace(start, **{name: getattr(start, name).clone() for name in TENSORS})
         self._obs = self._base.new_zeros(n_episodes, obs_dim)
+        self._reward = torch.full_like(self._obs[:, 0], torch.nan)
         self._slots = torch.arange(n_episodes, device=device)
         self._seeds = shared.seed + self._slots
         self._time = torch.zeros_like(self._seeds)
@@ -78,7 +77,7 @@ class CapturedEpisodes:
     def _run(self, n_steps: int) -> tuple[Decision, Tensor]:
         """One decision of all slots on the static buffers: what a graph holds."""
         shared, config = self.shared, self.shared.config
-        state = shared.start(self._base) if config.reset == "decision" else self._state
+        state = shared.begin(self._state, self._base, self._reward)
         noise = self._draw(config.noise_banks, config.particles, NOISE)
         held_out = self._draw(config.inner_steps, config.held_out_particles, HELD_OUT)
         self._time += 1
@@ -132,19 +131,29 @@ class CapturedEpisodes:
         return self._state.params[self._slots]
 
     @property
+    def evidence(self) -> Tensor:
+        return self._state.evidence[self._slots]
+
+    @property
     def noise(self) -> Tensor:
         return self._outputs[1][:, :, :, self._slots]
 
-    def decide(self, obs: Tensor) -> Decision:
-        """Adapt and act in obs (B, S); the result is the caller's to keep."""
+    def decide(self, obs: Tensor, reward: Tensor | None = None) -> Decision:
+        """Adapt and act in obs (B, S), reward as in `Adaptation.begin`; the result is the caller's to keep."""
         self._obs[self._slots] = obs
+        self._reward[self._slots] = torch.full_like(obs[:, 0], torch.nan) if reward is None else reward
         deadline, most = self.shared.deadline, self.shared.config.inner_steps
         if deadline is None:
             self._replay(most)
         else:
             deadline.at_once(most, self._replay_and_wait)
-        decision = self._outputs[0]
-        return Decision(**{field.name: getattr(decision, field.name)[self._slots] for field in fields(Decision)})
+        return self._of_slots(self._outputs[0])
+
+    def _of_slots(self, found: Any) -> Any:
+        """A copy of a dataclass of tensors with the rows of the episodes that are left."""
+        values = {field.name: getattr(found, field.name) for field in fields(found)}
+        rows = {k: v[self._slots] if isinstance(v, Tensor) else self._of_slots(v) for k, v in values.items()}
+        return type(found)(**rows)
 
     def restart(self, mask: Tensor) -> None:
         """The policies of the episodes in mask (B,) are the base policy again; the noise goes on."""

@@ -23,14 +23,12 @@ def imagined_return(
     noise: Tensor,
     config: ITPOConfig = ITPOConfig(),
     *,
-    base: Params | None = None,
     score: Score | None = None,
 ) -> Tensor:
     """J of B policies, each in its own real state: mean over M imagined rollouts of H steps and a terminal value.
 
     params: B copies of the policy's parameters, (B, ...).   obs: (B, S) raw units.
     noise: (H, noise_steps, B, M, S) standard normal; its shape alone says how long and how often is imagined.
-    base: the unadapted policies' (B, ...), for the anchor penalty; none: those of `policy`.
     Returns (B,), in units of the reward that the critic was trained on; differentiable in `params`.
         J = 1/M sum_m [ sum_{j<H} g^j C_j r(s_j, pi(s_j)) + g^H C_H Q(s_H, pi(s_H)) ],   s_{j+1} = f(s_j, pi(s_j), z_j)
     with C_0 = 1 and C_{j+1} = C_j survival(s_{j+1}).
@@ -39,19 +37,18 @@ def imagined_return(
     Source: [ITPO] v1, Eq. 2-3. Deviation: the continuation C_j, which is 1 throughout with termination "none".
     """
     require_plain(config, score)
-    states, actions = imagine(policy, params, world, obs, noise)
-    if score is not None:
-        return scored(score, world, states, actions)
-    drift = None
-    if config.anchor_coef and len(noise):
-        base = policy.layout.views(policy.base.expand(len(obs), -1)) if base is None else base
-        drift = actions[:-1] - torch.stack([policy.apply(base, state) for state in states[:-1]])
-    return default_return(world, states, actions, drift, config)
+    states, actions = map(torch.stack, imagine(policy, params, world, obs, noise))
+    return scored_return(world, states, actions, config, score)
+
+
+def scored_return(world: World, states: Tensor, actions: Tensor, config: ITPOConfig, score: Score | None) -> Tensor:
+    """J (B,) of states (H + 1, B, M, S) and actions (H + 1, B, M, A), or the score in its place."""
+    return default_return(world, states, actions, config) if score is None else scored(score, world, states, actions)
 
 
 def require_plain(config: ITPOConfig, score: Score | None) -> None:
     """Raise InputError for settings of the default objective beside a score of one's own."""
-    for name in ("termination", "anchor_coef", "terminal_value") if score is not None else ():
+    for name in ("termination", "terminal_value") if score is not None else ():
         value, default = getattr(config, name), getattr(ITPOConfig, name)
         if value != default:
             raise InputError(f"{name}: expected {default} beside a score, which has its own objective, got {value}")
@@ -68,18 +65,20 @@ def scored(score: Score, world: World, states: Tensor, actions: Tensor) -> Tenso
     return values.to(states.dtype)
 
 
-def imagine(policy: Policy, params: Params, world: World, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """States (H + 1, B, M, S) and actions (H + 1, B, M, A) of B policies; the last action is that in the last state."""
+def imagine(
+    policy: Policy, params: Params, world: World, obs: Tensor, noise: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:
+    """H + 1 states (B, M, S) and actions (B, M, A) of B policies; the last action is that in the last state."""
     states = [obs.unsqueeze(1).expand(-1, noise.shape[3], -1)]
     actions = [policy.apply(params, states[0])]
     for z in noise:
         states.append(world.dynamics.next_obs(states[-1], actions[-1], z))
         actions.append(policy.apply(params, states[-1]))
-    return torch.stack(states), torch.stack(actions)
+    return states, actions
 
 
-def default_return(world: World, states: Tensor, actions: Tensor, drift: Tensor | None, config: ITPOConfig) -> Tensor:
-    """J (B,) of `imagined_return`; drift: a_j - pi_0(s_j), (H, B, M, A), none without an anchor."""
+def default_return(world: World, states: Tensor, actions: Tensor, config: ITPOConfig) -> Tensor:
+    """J (B,) of `imagined_return`."""
     weights = world.discount * survival(world, states[1:], config)
     weights = torch.cat([torch.ones_like(states[:1, ..., 0]), weights]).cumprod(0)
     total = weights[-1] * terminal_value(world, states[-1], actions[-1], config.terminal_value)
@@ -87,8 +86,6 @@ def default_return(world: World, states: Tensor, actions: Tensor, drift: Tensor 
         rewards = world.reward(states[:-1], actions[:-1])
         if rewards.shape != weights[:-1].shape:
             raise InputError(f"reward: expected shape {tuple(weights[:-1].shape)}, got {tuple(rewards.shape)}")
-        if drift is not None:
-            rewards = rewards - config.anchor_coef * drift.square().sum(-1)
         total = total + (weights[:-1] * rewards).sum(0)
     return total.mean(1)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from fastdwm.command import StageProgress, unwatched
 from fastdwm.config import ITPOConfig, require
 from fastdwm.envs import EnvSpec
-from fastdwm.itpo.decision import ReferenceObjective
+from fastdwm.itpo.objective import ReferenceObjective
 from fastdwm.models.nets import Params
 from fastdwm.models.policy import Policy, mlp_policy
 from fastdwm.models.world import World
@@ -277,7 +277,7 @@ def return_gradients(world: World, params: Params, obs: Tensor, noise: Tensor) -
     """
     policy = Policy.mlp(params)
     base = policy.base.expand(len(obs), -1)
-    return ReferenceObjective(policy, world, ITPOConfig()).gradient(base, base, obs, noise)[1]
+    return ReferenceObjective(policy, world, ITPOConfig()).gradient(base, obs, noise).grads
 
 
 def uncut(obs: Tensor) -> Tensor:

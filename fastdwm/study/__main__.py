@@ -80,7 +80,7 @@ def check(cells: list[Cell], bundle: "Bundle", config: StudyConfig) -> None:
     for cell in cells:
         if cell.imagines:
             bundle.world(cell.world, steps=cell.world_steps)
-        cell.itpo(config.itpo)
+        cell.itpo(config.common)
 
 
 def conclude(

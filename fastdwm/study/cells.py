@@ -21,7 +21,7 @@ from fastdwm.models.table import network_calls
 from fastdwm.study.grid import BASE, Cell, StudyConfig
 
 # Increase when the meaning of a cell's file changes.
-FORMAT = 3
+FORMAT = 4
 # Episodes that a process runs in lockstep: more save nothing on a CPU, and need memory for each one's particles.
 AT_ONCE = 10
 
@@ -49,7 +49,7 @@ class Study:
         world = cell.world if cell.imagines else next(iter(self.bundle.worlds))
         settings = {"world": world, "world_steps": cell.world_steps or None}
         where = {"device": self.config.device, "backend": self.config.backend}
-        return Agent.of(self.bundle, cell.itpo(self.config.itpo), seed=seed, **settings, **where)
+        return Agent.of(self.bundle, cell.itpo(self.config.common), seed=seed, **settings, **where)
 
 
 def held_worlds(bundle: Bundle) -> dict[str, int]:
@@ -72,7 +72,7 @@ def plan(bundle: Bundle, config: StudyConfig, episodes: int, first_seed: int, fo
         "seeds": f"{seeds[0]} to {seeds[-1]}",
         "max_steps": max_steps,
         "latency_decisions": config.latency_decisions,
-        **config.common(),
+        **config.flags(),
         "device": config.device,
         "backend": config.backend,
         **{f"versions.{name}": version for name, version in here["versions"].items()},

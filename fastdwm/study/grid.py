@@ -9,9 +9,9 @@ from typing import Any, Literal
 from fastdwm.checks import require, require_positive
 from fastdwm.config import EpisodesConfig, ITPOConfig
 
-AXES = ("worlds", "horizons", "particles", "inner_steps", "inner_lrs")
+AXES = ("worlds", "horizons", "particles", "inner_steps", "radii", "inner_lrs")
 # What a cell says of the settings of a decision; the others are the same for all cells.
-CELL_SETTINGS = ("horizon", "particles", "inner_steps", "inner_lr")
+CELL_SETTINGS = ("horizon", "particles", "inner_steps", "radius", "inner_lr")
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,10 @@ class Cell:
     """M"""
     inner_steps: int
     """E"""
-    inner_lr: float
-    """step size of each inner step"""
+    radius: float | None = None
+    """R, of the optimiser trust"""
+    inner_lr: float | None = None
+    """step size of each inner step, of the others"""
 
     @property
     def name(self) -> str:
@@ -37,7 +39,8 @@ class Cell:
         if self == BASE:
             return "base"
         axes = f"K{self.world_steps}-H{self.horizon}-M{self.particles}-E{self.inner_steps}"
-        return f"{self.world}-{axes}-lr{self.inner_lr:.8g}"
+        strength = f"lr{self.inner_lr:.8g}" if self.radius is None else f"R{self.radius:.8g}"
+        return f"{self.world}-{axes}-{strength}"
 
     @property
     def imagines(self) -> bool:
@@ -63,7 +66,7 @@ class Cell:
         return 3.5 + self.inner_steps * (2.7 + self.horizon * transition)
 
 
-BASE = Cell("base", 0, 0, 0, 0, 0.0)
+BASE = Cell("base", 0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -75,16 +78,19 @@ class Grid:
     horizons: tuple[int, ...]
     particles: tuple[int, ...]
     inner_steps: tuple[int, ...]
-    inner_lrs: tuple[float, ...]
-    """step sizes of E = 1"""
+    radii: tuple[float | None, ...]
+    """R of the optimiser trust; none alone with another"""
+    inner_lrs: tuple[float | None, ...]
+    """step sizes of E = 1 of sgd and adam; none alone with trust"""
     split_step: bool
-    """E inner steps take 1 / E of it each: with a policy that is carried on, what counts is how far it moves in all"""
+    """E inner steps of a step size take 1 / E of it each: with a policy that is carried on, what counts is how far it
+    moves in all"""
     design: Literal["star", "product"]
     episodes: int
 
-    def points(self) -> Iterator[tuple[int, int, int, float]]:
-        """(H, M, E, step size): the centre, then one axis at a time away from it (star), or all combinations."""
-        axes = (self.horizons, self.particles, self.inner_steps, self.inner_lrs)
+    def points(self) -> Iterator[tuple]:
+        """(H, M, E, R, step size): the centre, then one axis at a time away from it (star), or all combinations."""
+        axes = (self.horizons, self.particles, self.inner_steps, self.radii, self.inner_lrs)
         centre = tuple(axis[0] for axis in axes)
         if self.design == "product":
             yield from product(*axes)
@@ -102,22 +108,30 @@ class Grid:
         """
         cells = {BASE: None}
         for point, world in product(self.points(), self.worlds):
-            cells[self._cell(*point, *_resolve(world, held))] = None
+            cells[self._cell(*point, world, held)] = None
         return list(cells)
 
     def centre(self, held: Mapping[str, int]) -> list[Cell]:
         """The cells that differ in the world model alone, in the order of the worlds."""
-        point = self.horizons[0], self.particles[0], self.inner_steps[0], self.inner_lrs[0]
-        return list(dict.fromkeys(self._cell(*point, *_resolve(world, held)) for world in self.worlds))
+        point = next(self.points())
+        return list(dict.fromkeys(self._cell(*point, world, held) for world in self.worlds))
 
     def _cell(
-        self, horizon: int, particles: int, inner_steps: int, inner_lr: float, world: str, world_steps: int
+        self,
+        horizon: int,
+        particles: int,
+        inner_steps: int,
+        radius: float | None,
+        inner_lr: float | None,
+        world: str,
+        held: Mapping[str, int],
     ) -> Cell:
-        lr = inner_lr / inner_steps if self.split_step else inner_lr
+        name, calls = _resolve(world, held)
+        lr = inner_lr / inner_steps if self.split_step and inner_lr is not None else inner_lr
         if horizon == 0:
             # Nothing is imagined: neither the world model nor the number of particles matters.
-            return Cell("critic", 0, 0, 1, inner_steps, lr)
-        return Cell(world, world_steps, horizon, particles, inner_steps, lr)
+            return Cell("critic", 0, 0, 1, inner_steps, radius, lr)
+        return Cell(name, calls, horizon, particles, inner_steps, radius, lr)
 
 
 def parse_world(text: str) -> tuple[str, int | None]:
@@ -140,6 +154,7 @@ GRIDS = {
         horizons=(8, 5, 3, 1, 0),
         particles=(2, 16),
         inner_steps=(1, 2),
+        radii=(1.0,),
         inner_lrs=(2e-5,),
         split_step=True,
         design="star",
@@ -150,6 +165,7 @@ GRIDS = {
         horizons=(8, 3),
         particles=(2,),
         inner_steps=(1,),
+        radii=(1.0,),
         inner_lrs=(2e-5,),
         split_step=True,
         design="star",
@@ -161,6 +177,7 @@ GRIDS = {
         horizons=(5, 3, 1),
         particles=(4096, 1024, 64),
         inner_steps=(1, 4),
+        radii=(1.0,),
         inner_lrs=(5e-5,),
         split_step=False,
         design="product",
@@ -174,18 +191,21 @@ class StudyConfig(EpisodesConfig):
     """Every cell of a grid on the same tuning seeds, and the best one once more on seeds that it was not chosen on."""
 
     grid: Literal["default", "quick", "paper"] = "default"
-    """default: one axis at a time, half an hour on two CPU cores; quick: minutes; paper: all combinations, for a GPU"""
+    """default: one axis at a time, half an hour on two CPU cores; quick: minutes; paper: all combinations, for a GPU,
+    with the optimiser sgd unless radii are given"""
     worlds: tuple[str, ...] | None = None
     """world models, NAME or NAME:CALLS (network calls per imagined transition), as in `meanflow meanflow:2`; none: the
-    grid's. Of this and the next four the first value is the centre of the grid"""
+    grid's. Of this and the next five the first value is the centre of the grid"""
     horizons: tuple[int, ...] | None = None
     """imagined transitions per rollout (H), 0: the critic alone; none: the grid's"""
     particles: tuple[int, ...] | None = None
     """imagined rollouts per real state (M); none: the grid's"""
     inner_steps: tuple[int, ...] | None = None
     """policy updates per decision (E); none: the grid's"""
+    radii: tuple[float, ...] | None = None
+    """with the optimiser trust: how far the policy may go (R); none: the grid's"""
     inner_lrs: tuple[float, ...] | None = None
-    """step sizes at E = 1 (alpha), divided by E but in the grid `paper`; none: the grid's"""
+    """with sgd and adam: step sizes at E = 1 (alpha), divided by E but in the grid `paper`; none: the grid's"""
     itpo: ITPOConfig = field(default_factory=ITPOConfig)
     """settings of the decision that are no axis, the same in every cell; the axes have flags of their own"""
     design: Literal["star", "product"] | None = None
@@ -216,25 +236,41 @@ class StudyConfig(EpisodesConfig):
         for name, least in (("horizons", 0), ("particles", 1), ("inner_steps", 1)):
             values = getattr(self, name) or ()
             require(all(v >= least for v in values), f"{name}: expected numbers >= {least}, got {list(values)}")
-        rates = list(self.inner_lrs or ())
-        require(all(rate > 0 for rate in rates), f"inner_lrs: expected positive numbers, got {rates}")
+        for name in ("radii", "inner_lrs"):
+            values = list(getattr(self, name) or ())
+            require(all(value > 0 for value in values), f"{name}: expected positive numbers, got {values}")
         for name, axis in zip(CELL_SETTINGS, AXES[1:], strict=True):
             value, default = getattr(self.itpo, name), getattr(ITPOConfig(), name)
             require(value == default, f"itpo.{name}: an axis of the study, expected as {axis}, got {value}")
+        other, rule = self._other_axis, self.common.optimiser
+        came = getattr(self, other)
+        require(came is None, f"{other}: expected none with the optimiser {rule}, got {list(came or ())}")
         for world in self.worlds or ():
             parse_world(world)
+
+    @property
+    def common(self) -> ITPOConfig:
+        """The settings of the decision, but for the axes; raises InputError for those of another optimiser."""
+        papers = self.grid == "paper" and self.itpo.optimiser == "trust" and self.radii is None
+        return replace(self.itpo, optimiser="sgd") if papers else self.itpo
+
+    @property
+    def _other_axis(self) -> str:
+        """The axis that the optimiser does not have."""
+        return "inner_lrs" if self.common.optimiser == "trust" else "radii"
 
     def resolved(self) -> Grid:
         """The named grid with whatever was given in its place."""
         given = {name: getattr(self, name) for name in (*AXES, "design", "episodes")}
-        grid = replace(GRIDS[self.grid], **{name: value for name, value in given.items() if value is not None})
+        given = {name: value for name, value in given.items() if value is not None}
+        grid = replace(GRIDS[self.grid], **given, **{self._other_axis: (None,)})
         apart = abs(self.seed - self.confirm_seed) >= grid.episodes
         last = self.seed + grid.episodes - 1
         came = f"got {self.confirm_seed} beside {self.seed} to {last}"
         require(apart or not self.confirm, f"confirm_seed: expected seeds that no cell was chosen on, {came}")
         return grid
 
-    def common(self) -> dict[str, Any]:
+    def flags(self) -> dict[str, Any]:
         """The settings of the decision that all cells share, by the name of their flag."""
         names = [item.name for item in fields(ITPOConfig) if item.name not in CELL_SETTINGS]
-        return {f"itpo.{name}": getattr(self.itpo, name) for name in names}
+        return {f"itpo.{name}": getattr(self.common, name) for name in names}

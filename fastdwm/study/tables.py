@@ -10,9 +10,10 @@ from fastdwm.measure.record import interval, latency, spread
 from fastdwm.study.grid import BASE
 from fastdwm.study.tradeoff import Row, estimate, title_of
 
-COLUMNS = ("", "world model", "H", "M", "E", "step size", "score", "IQM", "score - base", "falls", "ms, p50 / p99")
+COLUMNS = ("", "world model", "H", "M", "E", "strength", "score", "IQM", "score - base", "falls", "ms, p50 / p99")
 CAPTION = (
-    "Pareto front: *; ± standard deviation; IQM: interquartile mean; [ ] 95 % bootstrap interval, difference by seed; "
+    "strength: radius R, or step size; Pareto front: *; ± standard deviation; "
+    "IQM: interquartile mean; [ ] 95 % bootstrap interval, difference by seed; "
     "falls: episodes ended early; ms: one decision"
 )
 
@@ -20,7 +21,7 @@ CAPTION = (
 def table_row(row: Row) -> list[str]:
     """The row as it stands in the table, one text per column."""
     is_base = row["cell"] == BASE.name
-    axes = (row["horizon"], row["particles"], row["inner_steps"], f"{row['inner_lr']:g}")
+    axes = row["horizon"], row["particles"], row["inner_steps"], strength(row)
     return [
         "*" if row["front"] else "",
         title_of(row),
@@ -31,6 +32,13 @@ def table_row(row: Row) -> list[str]:
         f"{row['terminated']} of {row['episodes']}",
         latency(row["latency_p50_ms"], row["latency_p99_ms"]),
     ]
+
+
+def strength(row: Row) -> str:
+    """R = 1, or 2e-05, a step size; nothing for the base policy."""
+    if row["radius"] is not None:
+        return f"R = {row['radius']:g}"
+    return "" if row["inner_lr"] is None else f"{row['inner_lr']:g}"
 
 
 def print_table(rows: Sequence[Row], title: str) -> None:
@@ -70,7 +78,7 @@ def confirmed(found: dict[str, Any]) -> str:
     setting = f"H = {found['horizon']}, M = {found['particles']}, E = {found['inner_steps']}"
     gain = interval(found["difference"], "+")
     return (
-        f"Best by interquartile mean: {title_of(found)}, {setting}, step size {found['inner_lr']:g}. "
+        f"Best by interquartile mean: {title_of(found)}, {setting}, strength {strength(found)}. "
         f"On seeds {found['seeds'][0]} to {found['seeds'][-1]}, which nothing was chosen on: "
         f"score {spread(found['chosen'])}, base policy {spread(found['base'])}, difference {gain}."
     )

@@ -73,19 +73,22 @@ def rollout_forward(start, stop, particles, policy, chain, scales, noise, chain_
                         states[j + 1, row, k] = state[row, k] + (scales[2, k] + scales[3, k] * y[row, k])
 
 
-@kernel(SIZE, POLICY_VJP, CHAIN_VJP, MATRIX, STACK, STACK, types.UniTuple(MATRIX, 4))
-def rollout_backward(start, stop, particles, policy, chain, scales, chain_slopes, direct, scratch):
-    """dz of all layers and steps, for the policies' weight gradients, from direct (H + 1, N, S + A).
+@kernel(SIZE, POLICY_VJP, CHAIN_VJP, MATRIX, STACK, STACK, STACK, types.UniTuple(MATRIX, 3))
+def rollout_backward(start, stop, particles, policy, chain, scales, chain_slopes, direct, slopes, scratch):
+    """dz of all layers and steps, for the policies' weight gradients, and slopes (H + 1, N, A) of the actions.
 
-    policy, chain: arguments of their own kernels.   scratch: (N, S), (N, A), (N, S), (N, S + A).
+    direct: (H + 1, N, S + A), gradient of each step's own terms.
+
+    policy, chain: arguments of their own kernels.   scratch: (N, S), (N, S), (N, S + A).
     """
-    (layers, flat_t, slopes, dz), (lam, p, ds, dx) = policy, scratch
+    (layers, flat_t, policy_slopes, dz), (lam, ds, dx) = policy, scratch
     horizon, obs_dim = len(direct) - 1, lam.shape[1]
     for low in range(start, stop, ROW_BLOCK):
         high = min(low + ROW_BLOCK, stop)
         lam[low:high] = direct[horizon, low:high, :obs_dim]
-        p[low:high] = direct[horizon, low:high, obs_dim:]
+        slopes[horizon, low:high] = direct[horizon, low:high, obs_dim:]
         for j in range(horizon, -1, -1):
+            p = slopes[j]
             if j < horizon:
                 for row in range(low, high):
                     for k in range(obs_dim):
@@ -97,7 +100,7 @@ def rollout_backward(start, stop, particles, policy, chain, scales, chain_slopes
                     for k in range(p.shape[1]):
                         p[row, k] = dx[row, obs_dim + k] + direct[j, row, obs_dim + k]
             rows = len(ds) if j else 0
-            policy_backward(low, high, layers, flat_t, slopes, p, dz, ds[:rows], j * particles, particles)
+            policy_backward(low, high, layers, flat_t, policy_slopes, p, dz, ds[:rows], j * particles, particles)
             if j:
                 for row in range(low, high):
                     for k in range(obs_dim):

@@ -10,7 +10,7 @@ from fastdwm.kernels.layout import MLPLayout
 from fastdwm.kernels.memory import recycled
 from fastdwm.kernels.policy.compiled import policy_backward, policy_forward, policy_weight_gradient
 from fastdwm.kernels.rollout.compiled import rollout_backward, rollout_forward
-from fastdwm.kernels.rollout.imagine import RolloutModels
+from fastdwm.kernels.rollout.models import RolloutModels
 
 
 def scalar_value(mlp: FrozenMLP, x: Tensor) -> Tensor:
@@ -110,11 +110,12 @@ class Rollout:
         run(rollout_forward, n_rows, self.cost, *parts, self.noise, self.slopes, scratch, states, actions)
         return states, actions
 
-    def backward(self, direct: Tensor) -> Tensor:
-        tape, widths = self.policy, (self.obs_dim, direct.shape[2] - self.obs_dim, self.obs_dim, direct.shape[2])
+    def backward(self, direct: Tensor) -> tuple[Tensor, Tensor]:
+        tape, widths = self.policy, (self.obs_dim, self.obs_dim, direct.shape[2])
         tape.transpose()
         scratch = tuple(direct.new_empty(self.n_rows, width) for width in widths)
+        slopes = direct.new_empty(*direct.shape[:2], direct.shape[2] - self.obs_dim)
         policy = tape.layers, tape.flat_t, tape.slopes, tape.dz
         parts = self.particles, policy, self.models.chain.for_cpu.backward, self.models.scales
-        run(rollout_backward, self.n_rows, self.cost, *parts, self.slopes, direct, scratch)
-        return tape.weight_gradient()
+        run(rollout_backward, self.n_rows, self.cost, *parts, self.slopes, direct, slopes, scratch)
+        return tape.weight_gradient(), slopes

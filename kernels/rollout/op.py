@@ -8,34 +8,41 @@ from torch import Tensor
 from fastdwm.kernels.contract import check_tensor
 from fastdwm.kernels.reverse_chain.op import on_compiled
 from fastdwm.kernels.rollout import imagine, score
-from fastdwm.kernels.rollout.imagine import Return, RolloutModels
+from fastdwm.kernels.rollout.gradient import Anchor, Gradient
+from fastdwm.kernels.rollout.imagine import Return
+from fastdwm.kernels.rollout.models import RolloutModels
 from fastdwm.kernels.rollout.score import Score
 
 
 @torch.no_grad()
-def rollout_value(
-    models: RolloutModels, returns: Return, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor
-) -> Tensor:
+def rollout_value(models: RolloutModels, returns: Return, params: Tensor, obs: Tensor, noise: Tensor) -> Tensor:
     """J (B,) of B policies, each in its own state: mean over M imagined rollouts of H steps and a terminal value.
 
-    params, base: flat policy parameters (B, P); base is read with an anchor penalty only.   obs: (B, S), raw units.
+    params: flat policy parameters (B, P).   obs: (B, S), raw units.
     noise: (H, K, B, M, S), standard normal.   All contiguous, of the models' dtype and device.
     Raises ValueError on a wrong shape, stride or device, TypeError on a wrong dtype.
     """
-    check(models, obs, noise, params=params, base=base)
-    return imagine.value(ops_of(models), models, returns, params, base, obs, noise)
+    check(models, obs, noise, params)
+    return imagine.value(ops_of(models), models, returns, params, obs, noise)
 
 
 @torch.no_grad()
 def rollout_gradient(
-    models: RolloutModels, returns: Return, params: Tensor, base: Tensor, obs: Tensor, noise: Tensor
-) -> tuple[Tensor, Tensor]:
-    """J (B,) and its gradient (B, P) with respect to every policy parameter; arguments as in `rollout_value`.
+    models: RolloutModels,
+    returns: Return,
+    params: Tensor,
+    obs: Tensor,
+    noise: Tensor,
+    anchor: Anchor | None = None,
+) -> Gradient:
+    """J and its gradient with respect to every policy parameter, with an anchor that of J less its penalty.
+
+    Other arguments as in `rollout_value`.
 
     Derived by hand, without an autograd tape: the results carry no gradients.
     """
-    check(models, obs, noise, params=params, base=base)
-    return imagine.gradient(ops_of(models), models, returns, params, base, obs, noise)
+    check(models, obs, noise, params, anchor)
+    return imagine.gradient(ops_of(models), models, returns, params, obs, noise, anchor)
 
 
 @torch.no_grad()
@@ -44,17 +51,33 @@ def score_value(models: RolloutModels, scored: Score, params: Tensor, obs: Tenso
 
     scored: (B,) of states (H + 1, B, M, S) and actions (H + 1, B, M, A), the last of which nothing follows.
     """
-    check(models, obs, noise, params=params)
+    check(models, obs, noise, params)
     return score.value(ops_of(models), models, scored, params, obs, noise)
 
 
 @torch.no_grad()
 def score_gradient(
-    models: RolloutModels, scored: Score, params: Tensor, obs: Tensor, noise: Tensor
+    models: RolloutModels,
+    scored: Score,
+    params: Tensor,
+    obs: Tensor,
+    noise: Tensor,
+    anchor: Anchor | None = None,
+) -> Gradient:
+    """As `rollout_gradient` of any score; only `scored` itself, plain torch, is differentiated by autograd."""
+    check(models, obs, noise, params, anchor)
+    return score.gradient(ops_of(models), models, scored, params, obs, noise, anchor)
+
+
+@torch.no_grad()
+def outcome(
+    models: RolloutModels, returns: Return, obs: Tensor, action: Tensor, last_action: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The score (B,) and its gradient (B, P); only `scored` itself, plain torch, is differentiated by autograd."""
-    check(models, obs, noise, params=params)
-    return score.gradient(ops_of(models), models, scored, params, obs, noise)
+    """Reward (B,) of action and terminal value (B,) of last_action (B, A), in states (B, S), raw units."""
+    ops = ops_of(models)
+    seen = torch.cat([(obs - models.obs_mean) / models.obs_std, action], 1)
+    rewards = ops.scalar_value(returns.reward, seen)
+    return rewards, ops.scalar_value(returns.critics, torch.cat([obs, last_action], 1))
 
 
 def ops_of(models: RolloutModels) -> ModuleType:
@@ -72,10 +95,12 @@ def ops_of(models: RolloutModels) -> ModuleType:
     return torch_ops
 
 
-def check(models: RolloutModels, obs: Tensor, noise: Tensor, **policies: Tensor) -> None:
+def check(models: RolloutModels, obs: Tensor, noise: Tensor, params: Tensor, anchor: Anchor | None = None) -> None:
     chain = models.chain
     check_tensor("obs", obs, (None, chain.obs_dim), chain.dtype, chain.device)
-    for name, flat in policies.items():
-        check_tensor(name, flat, (len(obs), models.policy.width), chain.dtype, chain.device)
+    check_tensor("params", params, (len(obs), models.policy.width), chain.dtype, chain.device)
+    if anchor is not None:
+        check_tensor("anchor", anchor.action, (len(obs), models.policy.sizes[-1]), chain.dtype, chain.device)
+        check_tensor("weight", anchor.weight, (len(obs),), chain.dtype, chain.device)
     shape = (None, chain.steps, len(obs), None, chain.obs_dim)
     check_tensor("noise", noise, shape, chain.dtype, chain.device)

@@ -10,7 +10,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from fastdwm.kernels.rollout.imagine import RolloutModels
+from fastdwm.kernels.rollout.gradient import Anchor, Gradient, backward
+from fastdwm.kernels.rollout.models import RolloutModels
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """(B,) of states (H + 1, B, M, S) and actions (H + 1, B, M, A)"""
@@ -23,15 +24,22 @@ def value(ops: ModuleType, models: RolloutModels, score: Score, params: Tensor, 
 
 
 def gradient(
-    ops: ModuleType, models: RolloutModels, score: Score, params: Tensor, obs: Tensor, noise: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The score (B,) and its gradient (B, P)."""
+    ops: ModuleType,
+    models: RolloutModels,
+    score: Score,
+    params: Tensor,
+    obs: Tensor,
+    noise: Tensor,
+    anchor: Anchor | None,
+) -> Gradient:
+    """The score and the way up."""
     rollout, *rows = imagine(ops, models, params, obs, noise, save=True)
     with torch.enable_grad():
         rows = [value.requires_grad_() for value in rows]
         values = score(*rows)
         direct = torch.autograd.grad(values.sum(), rows, materialize_grads=True)
-    return values.detach(), rollout.backward(torch.cat(direct, -1).flatten(1, 2))
+    direct = torch.cat(direct, -1).flatten(1, 2)
+    return backward(rollout, rows[1].detach().flatten(1, 2), noise, values.detach(), direct, anchor)
 
 
 def imagine(ops: ModuleType, models: RolloutModels, params: Tensor, obs: Tensor, noise: Tensor, save: bool):

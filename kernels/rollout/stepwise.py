@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdwm.kernels.rollout.imagine import RolloutModels
+from fastdwm.kernels.rollout.models import RolloutModels
 
 
 class Stepwise:
@@ -41,16 +41,19 @@ class Stepwise:
             actions.append(self.policy.forward(j + 1, state))
         return torch.stack(states).flatten(1, 2), torch.stack(actions).flatten(1, 2)
 
-    def backward(self, direct: Tensor) -> Tensor:
-        """Gradient (B, P) from that of the terms of each step, direct (H + 1, N, S + A): lam and p as in imagine.py."""
+    def backward(self, direct: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient (B, P), and all p (H + 1, N, A), from direct (H + 1, N, S + A), the gradient of each step's own
+        terms; lam and p as in imagine.py."""
         models, (horizon, _, n_policies, particles, obs_dim) = self.models, self.noise.shape
         lam, p = direct[horizon].split([obs_dim, direct.shape[2] - obs_dim], 1)
+        slopes = [p]
         for j in range(horizon, -1, -1):
             if j < horizon:
                 dobs, daction = self.chain_backward(models.chain, lam * models.delta_std, self.chains[j])
                 lam = lam + dobs / models.obs_std + direct[j, :, :obs_dim]
                 p = daction + direct[j, :, obs_dim:]
+                slopes.insert(0, p)
             ds = self.policy.backward(j, p.reshape(n_policies, particles, -1), need_dx=j > 0)
             if j > 0:
                 lam = lam + ds.flatten(0, 1)
-        return self.policy.weight_gradient()
+        return self.policy.weight_gradient(), torch.stack(slopes)

@@ -10,9 +10,19 @@ from fastdwm.kernels.update.reference import adam_reference, sgd_reference
 
 def copy_of(rows: Tensor) -> Tensor:
     """A copy to step in; on a CPU in recycled memory, for the pages of fresh memory cost more than the step itself."""
-    if rows.is_cuda or rows.dtype != torch.float32:
-        return rows.clone()
-    return recycled(*rows.shape).copy_(rows)
+    return rows.clone() if _fresh(rows) else recycled(*rows.shape).copy_(rows)
+
+
+def _fresh(rows: Tensor) -> bool:
+    """Whether memory is to be fresh: only that of a CPU in float32 is recycled."""
+    return rows.is_cuda or rows.dtype != torch.float32
+
+
+def stepped(params: Tensor, grads: Tensor, factor: Tensor) -> Tensor:
+    """params + factor grads in memory of its own, in one pass; arguments as in `sgd_ascent`, any device."""
+    _check({"params": params, "grads": grads}, {"factor": factor})
+    after = torch.empty_like(params) if _fresh(params) else recycled(*params.shape)
+    return torch.addcmul(params, grads, factor.unsqueeze(1), out=after)
 
 
 def sgd_ascent(params: Tensor, grads: Tensor, lr: float, *, factor: Tensor | None = None) -> None:

@@ -22,6 +22,7 @@ from fastdwm.kernels.policy import kernel as policy  # noqa: E402
 from fastdwm.kernels.reverse_chain import kernel as reverse_chain  # noqa: E402
 from fastdwm.kernels.reverse_step import kernel as reverse_step  # noqa: E402
 from fastdwm.kernels.reverse_step.weights import DenoiserShape  # noqa: E402
+from fastdwm.kernels.trust import kernel as trust  # noqa: E402
 from fastdwm.kernels.update import kernel as update  # noqa: E402
 
 pytestmark = [
@@ -94,6 +95,7 @@ OPERATORS = {
     "frozen_mlp": frozen_mlp_cases,
     "update": lambda capability: update.aot_cases(),
     "noise": lambda capability: noise.aot_cases(),
+    "trust": lambda capability: trust.aot_cases(),
 }
 
 CASES = [(case, capability) for cases in OPERATORS.values() for capability in (90, 80) for case in cases(capability)]

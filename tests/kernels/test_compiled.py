@@ -11,11 +11,11 @@ import torch
 from denoisers import make_problem
 from models import make_noise, make_obs, make_policies, make_world
 from numerics import EPS, assert_close, assert_within_twice
-from test_imagined_rollout import LAYOUT, LIMITS, POLICY, arguments, single_precision
+from test_imagined_rollout import ANCHORED, LAYOUT, LIMITS, POLICY, arguments, make_anchor, single_precision
 
 from fastdwm.config import ITPOConfig
-from fastdwm.itpo.decision import ReferenceObjective
 from fastdwm.itpo.fused import FusedObjective
+from fastdwm.itpo.objective import ReferenceObjective
 from fastdwm.kernels.frozen_mlp import pack_frozen_mlp
 from fastdwm.kernels.layout import MLPLayout
 from fastdwm.kernels.reverse_chain import reverse_chain
@@ -205,32 +205,27 @@ def test_the_least_copy_is_that_of_torch(values):
 
 
 # The whole rollout.
-@pytest.mark.parametrize("anchor_coef", [0.0, 0.7])
+@ANCHORED
 @pytest.mark.parametrize("termination", ["none", "mask", "soft"])
 @pytest.mark.parametrize("terminal_value", ["min", "mean"])
-def test_rollout_error_is_at_most_twice_that_of_autograd(terminal_value, termination, anchor_coef, threads):
-    world, given = make_world(limits=LIMITS), arguments(4, 3, 17)
-    config = ITPOConfig(
-        termination=termination,
-        anchor_coef=anchor_coef,
-        termination_temperature=0.5,
-        terminal_value=terminal_value,
-    )
-    single, rounded = single_precision(world), [x.float() for x in given]
+def test_rollout_error_is_at_most_twice_that_of_autograd(terminal_value, termination, anchored, threads):
+    world, given = make_world(limits=LIMITS), [x.float() for x in arguments(4, 3, 17)]
+    anchor, exact = (make_anchor(4, dtype) if anchored else None for dtype in (torch.float32, torch.float64))
+    config = ITPOConfig(termination=termination, termination_temperature=0.5, terminal_value=terminal_value)
+    single = single_precision(world)
     fused = FusedObjective(POLICY, single, config)
-    expected = ReferenceObjective(POLICY, world, config).gradient(*(x.double() for x in rounded))
-    eager = ReferenceObjective(POLICY, single, config).gradient(*rounded)
-    for ours, theirs, truth in zip(fused.gradient(*rounded), eager, expected, strict=True):
+    expected = ReferenceObjective(POLICY, world, config).gradient(*(x.double() for x in given), exact)
+    eager = ReferenceObjective(POLICY, single, config).gradient(*given, anchor)
+    for ours, theirs, truth in zip(fused.gradient(*given, anchor), eager, expected, strict=True):
         assert_within_twice(ours, theirs, truth, "ieee")
-    assert_within_twice(fused.value(*rounded), eager[0], expected[0], "ieee")
+    assert_within_twice(fused.value(*given), eager.returns, expected.returns, "ieee")
 
 
 @pytest.mark.parametrize("horizon", [0, 1])
 def test_short_rollouts(horizon):
     world, given = single_precision(make_world()), [x.float() for x in arguments(2, horizon, 5)]
     fused, reference = (kind(POLICY, world, ITPOConfig()) for kind in (FusedObjective, ReferenceObjective))
-    for ours, theirs in zip(fused.gradient(*given), reference.gradient(*given), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(fused.gradient(*given), reference.gradient(*given), rtol=1e-5, atol=1e-6)
 
 
 def test_results_survive_the_next_rollout_of_another_size():
@@ -239,7 +234,7 @@ def test_results_survive_the_next_rollout_of_another_size():
 
     def given(n, seed):
         base = LAYOUT.pack(make_policies(n, seed=seed)).float()
-        return base, base, make_obs(n).float() + seed, make_noise(2, 4, n, 3).float()
+        return base, make_obs(n).float() + seed, make_noise(2, 4, n, 3).float(), make_anchor(n, torch.float32)
 
     first = fused.gradient(*given(4, 5))
     kept = [x.clone() for x in first]

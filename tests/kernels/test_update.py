@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastdwm.config import ITPOConfig
 from fastdwm.itpo.adapted import Adapted, ascend
+from fastdwm.itpo.trust import no_evidence
 from fastdwm.kernels.update import adam_ascent, sgd_ascent
 
 pytest.importorskip("triton")
@@ -52,15 +53,16 @@ def step(name: str, state: dict[str, Tensor], lr: float, factor: Tensor | None =
         adam_ascent(*(state[key] for key in STATE), lr, factor=factor)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam"])
-def test_a_decision_steps_in_copies(name):
-    """`itpo.adapted.ascend`: the same step, and the state that it started from can be returned to."""
+@pytest.mark.parametrize(("name", "lr"), [("sgd", 0.03), ("adam", 0.03), ("trust", None)])
+def test_a_decision_steps_in_copies(name, lr):
+    """`itpo.adapted.ascend`: the same step, and the state that it started from can be returned to; with the trust the
+    factor is the whole step size."""
     state, factor = make_state(), torch.tensor([1.0, 0.25, 0.5], dtype=torch.float64)
-    before = Adapted(**{key: state[key] for key in STATE if key != "grads"})
+    before = Adapted(**{key: state[key] for key in STATE if key != "grads"}, evidence=no_evidence(factor))
     kept = {key: value.clone() for key, value in state.items()}
-    after = ascend(before, state["grads"], factor, ITPOConfig(optimiser=name, inner_lr=0.03))
+    after = ascend(before, state["grads"], factor, ITPOConfig(optimiser=name, inner_lr=lr))
     assert all(torch.equal(state[key], kept[key]) for key in STATE)
-    step(name, state, 0.03, factor)
+    step("sgd" if name == "trust" else name, state, lr or 1.0, factor)
     for key in ("params", "first", "second", "count"):
         assert torch.equal(getattr(after, key), state[key])
     assert not torch.equal(after.params, kept["params"])

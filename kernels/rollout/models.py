@@ -1,0 +1,31 @@
+"""What is rolled out."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from fastdwm.kernels.layout import MLPLayout
+from fastdwm.kernels.reverse_step.weights import ChainWeights
+
+
+@dataclass(frozen=True)
+class RolloutModels:
+    """What is rolled out; all tensors of one dtype and device.
+
+    policy: layout of the flat policy parameters.   chain: sampler of the normalised change.
+    obs_mean, obs_std, delta_mean, delta_std: (S,).
+    """
+
+    policy: MLPLayout
+    chain: ChainWeights
+    obs_mean: Tensor
+    obs_std: Tensor
+    delta_mean: Tensor
+    delta_std: Tensor
+
+    @cached_property
+    def scales(self) -> Tensor:
+        """obs_mean, obs_std, delta_mean, delta_std, (4, S)."""
+        return torch.stack([self.obs_mean, self.obs_std, self.delta_mean, self.delta_std])

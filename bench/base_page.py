@@ -20,6 +20,9 @@ Record = dict[str, Any]
 MARGIN = -1.0
 """points of score that the lower end of an interval may lie below zero to count as never worse"""
 
+LEAST_GAIN = 1.0
+"""points of score that tuned SGD has to gain on average for a share of it to say anything"""
+
 STYLES = {"default": ("#0072b2", "o", -0.3), "first": ("#d55e00", "s", 0.3)}
 """colour, marker, points to the side: Okabe and Ito's blue and vermilion, which every reader can tell apart, and bars
 that do not cover each other"""
@@ -69,7 +72,7 @@ def names_of(rows: Sequence[Row]) -> list[str]:
 def verdict(rows: Sequence[Row]) -> dict[str, Record]:
     """Of each setting: for how many base policies it is never worse, its mean gain, and that as a share of tuned SGD's.
 
-    The share is over the base policies that tuning has finished for, none where tuning gains nothing.
+    The share is over the base policies that tuning has finished for, none where tuning gains next to nothing.
     """
     found = {}
     for name in names_of(rows):
@@ -82,7 +85,7 @@ def verdict(rows: Sequence[Row]) -> dict[str, Record]:
             "base_policies": len(here),
             "never_worse": sum(never_worse(row["differences"][name]) for row in here),
             "mean_gain": float(np.mean([row["differences"][name]["value"] for row in here])),
-            "share_of_tuned": gain / best if best > 0 else None,
+            "share_of_tuned": gain / best if best >= LEAST_GAIN else None,
         }
     return found
 

@@ -94,16 +94,14 @@ def test_page_json_and_picture_tell_the_paired_differences(lab, finished):
         assert row["differences"]["bold"]["value"] != 0
         assert row["differences"].keys() == {"default", "first", "bold", "tuned"}
     text = (lab / "pages" / "base-policies.md").read_text()
-    assert text.count(f"| {TASK} |") == 2 and "base_policies.py show list.json" in text
+    assert text.count(f" {TASK} |") == 2 and "base_policies.py show list.json" in text
     assert "default: lower end >= -1 in" in text and str(lab) not in text
     assert (lab / "pages" / "base-policies.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_tuning_chooses_on_its_own_seeds_what_scores_best(lab, finished):
     for line, moment in zip(finished["tune"].stdout.splitlines(), ("early", "last"), strict=True):
-        found = {
-            name: records(lab, moment, name, 20_000) for name in ("base", *("2e-06 5e-06 1e-05 2e-05 5e-05".split()))
-        }
+        found = {name: records(lab, moment, name, 20_000) for name in ("base", *("2e-06 5e-06 1e-05 2e-05".split()))}
         means = {name: scores(record).mean() for name, (record,) in found.items()}
         assert line == f"{TASK}-{moment}: {max(means, key=means.get)}"
 

@@ -8,7 +8,6 @@ from numpy import float32
 from torch import Tensor
 
 from fastdwm.kernels.compiled import MATRIX, ROW, STACK, helper, kernel, run
-from fastdwm.kernels.trust import reference
 from fastdwm.kernels.trust.reference import (
     COUNT,
     CRITIC_ERROR,
@@ -16,16 +15,17 @@ from fastdwm.kernels.trust.reference import (
     MODEL_ERROR,
     RETURNS,
     REWARD,
-    SHARPNESS,
     SQUARE,
     VALUE,
     TrustSettings,
     Weights,
 )
 
-LEAST_TRUST, CLIP, TINY = (float32(getattr(reference, name)) for name in ("LEAST_TRUST", "CLIP", "TINY"))
-CAUTION, PRIOR = float32(reference.CAUTION), float32(reference.CAUTION * reference.START)
-SLOWEST = float32(1 / reference.MEMORY)
+BAKED = dict(MEMORY=50, SHARPNESS=6, LEAST_TRUST=0.1, CAUTION=20, START=2.0, CLIP=2.0, TINY=1e-12)
+"""the reference's constants once more: numba's cache on disk knows a kernel by the text of its own file alone"""
+LEAST_TRUST, CLIP, TINY = (float32(BAKED[name]) for name in ("LEAST_TRUST", "CLIP", "TINY"))
+CAUTION, PRIOR, SHARPNESS = float32(BAKED["CAUTION"]), float32(BAKED["CAUTION"] * BAKED["START"]), BAKED["SHARPNESS"]
+SLOWEST = float32(1 / BAKED["MEMORY"])
 LARGEST = float32(torch.finfo(torch.float32).max)
 ONE, TWO, HALF, ZERO = float32(1), float32(2), float32(0.5), float32(0)
 

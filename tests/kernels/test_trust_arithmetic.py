@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastdwm.kernels.trust import COLUMNS, CRITIC_ERROR, TrustSettings, clip, hold, observe, op, weigh
+from fastdwm.kernels.trust import COLUMNS, CRITIC_ERROR, TrustSettings, clip, hold, observe, op, reference, weigh
 from fastdwm.kernels.trust.reference import clip_reference, hold_reference, observe_reference, weigh_reference
 from fastdwm.kernels.update import stepped
 
@@ -85,6 +85,12 @@ def test_the_cpu_kernels_are_the_reference(seed, guarded):
 def test_the_triton_kernels_are_the_reference(interpreted, seed, guarded):
     problem, settings = make_problem(60, seed), SETTINGS._replace(guarded=guarded)
     assert_same(interpreted(decision, KERNELS, problem, settings), decision(REFERENCE, problem, settings))
+
+
+def test_the_cpu_kernels_repeat_the_constants_of_the_reference():
+    """By hand: a change has to change their file too, or kernels that were compiled before would go on with the old."""
+    compiled = pytest.importorskip("fastdwm.kernels.trust.compiled")
+    assert {name: getattr(reference, name) for name in compiled.BAKED} == compiled.BAKED
 
 
 def test_float64_runs_by_the_reference():

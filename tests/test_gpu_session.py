@@ -98,9 +98,9 @@ def test_endless():
 
 def test_a_step_out_of_time_keeps_what_it_measured(monkeypatch, tmp_path):
     (tmp_path / "test_slow.py").write_text(SLOW_BENCHMARKS)
-    monkeypatch.setattr(gpu, "TOTAL_S", gpu.GRACE_S + 8)
+    monkeypatch.setattr(gpu, "TOTAL_S", gpu.GRACE_S + 16)
     file = ("-m", "pytest", str(tmp_path / "test_slow.py"), "-c", os.devnull, "--benchmark-json=OUT/slow.json")
-    steps = gpu.Step("slow", 7, file), gpu.Step("next", 1, ("-c", "pass"))
+    steps = gpu.Step("slow", 15, file), gpu.Step("next", 1, ("-c", "pass"))
     assert session(monkeypatch, tmp_path, *steps).run() == 1
     rows = json.loads((tmp_path / "first.json").read_text())["rows"]
     assert [row["status"] for row in rows] == ["out of time", "ok"]

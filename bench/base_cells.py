@@ -185,9 +185,11 @@ def read(cell: Cell, folder: Path) -> Record | None:
 
 
 def code() -> str:
-    """What the rule's code says, whatever its layout and comments: a digest of fastdwm/itpo and the configuration."""
+    """What the rule's code says, whatever its layout and comments: a digest of the files that state it."""
     root = Path(fastdwm.__file__).parent
-    trees = (ast.parse(path.read_text()) for path in (root / "config.py", *sorted((root / "itpo").glob("*.py"))))
+    folders = (root / "itpo", root / "kernels" / "trust", root / "kernels" / "rollout")
+    files = [root / "config.py", *(path for folder in folders for path in sorted(folder.glob("*.py")))]
+    trees = (ast.parse(path.read_text()) for path in files)
     return sha256("".join(map(ast.dump, trees)).encode()).hexdigest()[:16]
 
 

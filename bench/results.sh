@@ -20,6 +20,7 @@ shown() {
 evaluation() {
     local page=$scratch/evaluation.txt eval=(-m fastdwm.eval "$task" --out "$scratch")
     rm -f "$page"
+    shown "$page" "${eval[@]}" "$@"
     for world in diffusion meanflow mlp; do
         shown "$page" "${eval[@]}" --episodes 50 --world "$world" "$@"
     done

@@ -4,7 +4,9 @@ Nothing ever moves in it and a reward is linear in the action, so that slopes, v
 the return to the action of step j is g^j w, and the value of the base policy that of its reward for ever.
 """
 
+import re
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from test_agent import observations
 from toy_bundles import ACTION_DIM, OBS_DIM, make_bundle
 
 from fastdwm import Agent, InputError, ITPOConfig, Policy, World
+from fastdwm.itpo.trust import DEFAULTS
 from fastdwm.kernels.trust.reference import CAUTION
 
 DISCOUNT, HORIZON, GAIN = 0.9, 2, torch.tensor([1.0, -2.0, 0.5])
@@ -313,3 +316,9 @@ def test_a_guard_needs_what_it_compares(lacking):
     with pytest.raises(InputError, match=f"^guard: expected a world with a reward and a critic, .*, got {came}$"):
         Agent(policy(), world, replace(CONFIG, guard="on"), score=score)
     assert Agent(policy(), Models().world(), replace(CONFIG, guard="on")).config.guard == "on"
+
+
+def test_the_help_tells_the_defaults_that_are_filled_in():
+    field = re.compile(r"^    (\w+): float \| None = None\n    \"{3}trust: [^\"]*none: ([\d.]+)\"{3}", re.M)
+    told = field.findall((Path(__file__).parent.parent / "fastdwm" / "config.py").read_text())
+    assert {name: float(value) for name, value in told} == DEFAULTS

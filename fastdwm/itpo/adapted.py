@@ -10,6 +10,7 @@ from fastdwm.itpo.trust import no_evidence
 from fastdwm.kernels.update import adam_ascent, copy_of, sgd_ascent, stepped
 
 DEFAULT_LR = 2e-5
+"""of SGD and Adam, where none is given"""
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,8 @@ TENSORS = tuple(field.name for field in fields(Adapted))
 def ascend(state: Adapted, grads: Tensor, factor: Tensor | None, config: ITPOConfig) -> Adapted:
     """The state after one step of the optimiser along factor (B,) times the gradient (B, P); `state` stays.
 
-    With the trust the factor is the whole step size.
-
-    The step may yet be undone: so in copies, where an operator works in place.
+    With the trust the factor is the whole step size. The step may yet be undone: so in copies, where an operator works
+    in place.
     """
     if config.optimiser == "trust":
         return replace(state, params=stepped(state.params, grads, factor))

@@ -25,6 +25,7 @@ from fastdwm.kernels.layout import MLPLayout, Params
 from fastdwm.kernels.trust import CRITIC_ERROR, LOG_SLOPE, MODEL_ERROR
 from fastdwm.models.policy import Policy
 from fastdwm.models.world import World, is_random, terminal_value
+from fastdwm.settings import Settings
 
 
 def make_objective(policy: Policy, world: World, config: ITPOConfig, score: Score | None, backend: str) -> Objective:
@@ -101,9 +102,9 @@ class Agent:
     def of(
         cls,
         bundle: Bundle,
-        config: ITPOConfig = ITPOConfig(),
+        config: ITPOConfig | None = None,
         *,
-        world: str = "diffusion",
+        world: str | None = None,
         world_steps: int | None = None,
         temperature: float | None = None,
         device: str = "cpu",
@@ -111,14 +112,17 @@ class Agent:
     ) -> "Agent":
         """The agent of a trained bundle.
 
-        world: which of its world models, with its settings as in `Bundle.world`.   settings: of `Agent`.
+        config, world, world_steps: how it decides, and in which of its world models, as in `Bundle.world`; none of
+        them: as the bundle was tuned, `Bundle.settings`.   settings: of `Agent`.
         Raises InputError for what the bundle does not hold, and as `Agent` does.
         """
+        tuned = config is None and world is None and world_steps is None
+        chosen = bundle.settings if tuned else Settings(config or ITPOConfig(), world, world_steps)
         with own_modes(torch.device(device)), torch.device("cpu"):
             bundle = own_bundle(bundle)
             policy = Policy.mlp(bundle.policy)
-            model = bundle.world(world, steps=world_steps, temperature=temperature, device=device)
-        return cls(policy, model, config, device=device, **({"reward_scale": bundle.task.reward_scale} | settings))
+            model = bundle.world(chosen.world, steps=chosen.world_steps, temperature=temperature, device=device)
+        return cls(policy, model, chosen.itpo, device=device, **({"reward_scale": bundle.task.reward_scale} | settings))
 
     @property
     def obs_dim(self) -> int | None:

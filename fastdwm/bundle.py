@@ -6,6 +6,7 @@ tensors are the numbers. Loading trusts neither: every name, shape and value is 
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -28,6 +29,7 @@ from fastdwm.models.rebrac import Critics, critic_shapes, policy_shapes
 from fastdwm.models.reward import RewardModel, reward_shapes
 from fastdwm.models.table import WORLD_MODELS
 from fastdwm.models.world import World
+from fastdwm.settings import Settings, read_settings
 from fastdwm.shipped import find_bundle
 from fastdwm.tasks import Task
 
@@ -52,12 +54,13 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class Bundle:
-    """Weights and their description; float32 tensors on the CPU.
+    """Weights and their description; float32 tensors on the CPU, stored in float16 where that holds them exactly.
 
     task: what it was trained for, with the simulator that its data were recorded in.
     dataset: id, transitions, episodes, mean return.   policy, critics, reward: network parameters.
     worlds: the world models by name.   statistics: obs_mean, obs_std, delta_mean, delta_std (S,).
     rebrac_config: of policy and critics, without gaps.   report: whatever was measured on the models, as JSON.
+    tuning: what `tune` chose for these weights, and from what, as JSON; none: nothing was chosen.
     """
 
     task: Task
@@ -71,6 +74,12 @@ class Bundle:
     reward_config: RewardConfig
     report: dict[str, Any]
     versions: dict[str, str]
+    tuning: dict[str, Any] | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """How its agents decide unless they are told otherwise: as it was tuned, or the defaults."""
+        return Settings() if self.tuning is None else read_settings(self.tuning["settings"])
 
     @property
     def obs_dim(self) -> int:
@@ -91,7 +100,7 @@ class Bundle:
 
     def world(
         self,
-        name: str = "diffusion",
+        name: str | None = None,
         *,
         steps: int | None = None,
         temperature: float | None = None,
@@ -100,10 +109,12 @@ class Bundle:
     ) -> World:
         """The frozen models to imagine with.
 
+        name: none: the first.
         steps: network calls per transition, of diffusion 1 to its K, of meanflow 1, 2 or 4; none: the bundle's.
         temperature: of meanflow's noise, in [0, 1]; none: the bundle's.
         Raises InputError for a world model that the bundle does not hold, or for what this one does not have.
         """
+        name = name or next(iter(self.worlds))
         require(name in self.worlds, f"world: the bundle holds {', '.join(self.worlds)}, got {name!r}")
 
         def place(params: Params) -> Params:
@@ -127,6 +138,7 @@ class Bundle:
             "worlds": {name: asdict(model.config) for name, model in self.worlds.items()},
             "report": self.report,
             "versions": self.versions,
+            **({} if self.tuning is None else {"tuning": self.tuning}),
             "weights_sha256": sha256(weights).hexdigest(),
         }
         description = json.dumps(header, indent=2) + "\n"
@@ -134,24 +146,37 @@ class Bundle:
 
     def _weights(self) -> bytes:
         """The content of weights.safetensors."""
-        groups = {name: getattr(self, name) for name in ("policy", "critics", "reward", "statistics")}
-        return pack_tensors(groups | {name: model.params for name, model in self.worlds.items()})
+        networks = {name: getattr(self, name) for name in ("policy", "critics", "reward")}
+        networks |= {name: model.params for name, model in self.worlds.items()}
+        if all(torch.equal(x, x.half().float()) for params in networks.values() for x in params.values()):
+            networks = _each(networks, Tensor.half)
+        return pack_tensors(networks | {"statistics": self.statistics})
+
+    def in_half(self) -> "Bundle":
+        """The bundle with all weights rounded to float16, which takes half the room on disk; not tuned."""
+        networks = {name: getattr(self, name) for name in ("policy", "critics", "reward")}
+        models = {name: model.params for name, model in self.worlds.items()}
+        rounded = _each(networks | models, lambda x: x.half().float())
+        worlds = {name: replace(model, params=rounded.pop(name)) for name, model in self.worlds.items()}
+        return replace(self, **rounded, worlds=worlds, tuning=None)
 
     def with_policy(self, path: Path | str) -> "Bundle":
         """The bundle with policy and critics from a file that `train --keep-checkpoints` left, or `pack_tensors` made.
 
-        Raises InputError as `load` does, for a file with other tensors than this bundle's policy and critics.
+        Not tuned: what was chosen was chosen for other weights.   Raises InputError as `load` does, for a file with
+        other tensors than this bundle's policy and critics.
         """
         sizes = self.task.obs_dim, self.task.action_dim, self.rebrac_config.hidden
         shapes = {"policy": policy_shapes(*sizes), "critics": critic_shapes(*sizes)}
-        return replace(self, **_read_tensors(Path(path), shapes, None))
+        return replace(self, **_read_tensors(Path(path), shapes, None), tuning=None)
 
     @classmethod
-    def load(cls, name_or_folder: Path | str, trust_env: bool = False) -> "Bundle":
+    def load(cls, name_or_folder: Path | str, trust_env: bool = False, *, tuned: bool = True) -> "Bundle":
         """Read a bundle: a folder, or one of those that the package holds, by name; a folder that exists comes first.
 
         Whoever wrote it can neither run code nor take memory beyond what the weights need.
         trust_env: take the simulator that it names, whatever it is; without, only those that `envs` knows.
+        tuned: without, what it was tuned to is left out, also where that was done on other weights.
         Raises InputError for a file that is missing, damaged or not a regular one, a setting of the wrong type or out
         of its range, or a tensor that is missing, superfluous, of the wrong shape or dtype, not finite or absurd.
         """
@@ -160,7 +185,19 @@ class Bundle:
         groups = _read_tensors(folder / "weights.safetensors", _shapes(header), header.weights_sha256)
         worlds = {name: TrainedModel(config, groups.pop(name)) for name, config in header.worlds.items()}
         configs = {"rebrac_config": header.rebrac, "reward_config": header.reward}
-        return cls(task=header.task, worlds=worlds, **groups, **configs, **header.rest)
+        bundle = cls(task=header.task, worlds=worlds, **groups, **configs, **header.rest)
+        if not tuned:
+            return replace(bundle, tuning=None)
+        tuned_for = bundle.tuning and bundle.tuning["weights_sha256"]
+        same = tuned_for in (None, bundle.fingerprint)
+        again = f"tune it again: python -m fastdwm.tune {bundle.task.name} --bundle {folder}"
+        require(same, f"{folder / 'bundle.json'}: tuning: it was done on other weights; {again}")
+        return bundle
+
+
+def _each(groups: dict[str, Params], change: Callable[[Tensor], Tensor]) -> dict[str, Params]:
+    """The groups with every tensor changed."""
+    return {group: {name: change(x) for name, x in params.items()} for group, params in groups.items()}
 
 
 def pack_tensors(groups: dict[str, Params]) -> bytes:
@@ -207,6 +244,7 @@ def _read_tensors(path: Path, shapes: dict[str, dict[str, tuple]], digest: str |
         raise InputError(f"{path}: tensor {missing[0]} is missing")
     if extra := sorted(tensors.keys() - expected.keys()):
         raise InputError(f"{path}: tensor {ascii(extra[0])[1:-1]} is not part of this architecture")
+    tensors = {name: value.float() if value.dtype == torch.float16 else value for name, value in tensors.items()}
     for name, shape in expected.items():
         most = MAX_STATISTIC if name.startswith("statistics.") else MAX_WEIGHT
         _check_tensor(f"{path}: {name}", tensors[name], shape, most)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fastdwm.checks import require, require_at_most, require_choices, require_positive, require_widths
+from fastdwm.settings import ITPOConfig
 from fastdwm.tasks import Task
 
 
@@ -168,84 +169,6 @@ class RewardConfig(FitConfig):
     """Regression of the reward on observation and action."""
 
 
-TRUST_SETTINGS = ("radius", "speed", "leash", "doubt")
-STEP_SETTINGS = ("inner_lr", "grad_clip", "anchor_coef")
-
-
-@dataclass(frozen=True)
-class ITPOConfig:
-    """Inference-time policy optimisation: what happens inside one decision."""
-
-    horizon: int = 8
-    """imagined transitions per rollout (H); 0 optimises the critic alone"""
-    particles: int = 2
-    """imagined rollouts per real state (M)"""
-    inner_steps: int = 1
-    """policy updates per decision (E); 0 returns the base policy's action"""
-    optimiser: Literal["trust", "sgd", "adam"] = "trust"
-    """how the gradient of the imagined return becomes a policy update: measured in actions and as far as the models
-    have proved right, or by a step size of the parameters (sgd, as the paper, and adam)"""
-    radius: float | None = None
-    """trust: distance from the base policy's actions at which the anchor outweighs the usual slope of the return, where
-    the models are trusted; none: 1"""
-    speed: float | None = None
-    """trust: what an inner step gains, as a share of what the radius would at the usual slope; none: 0.012"""
-    leash: float | None = None
-    """trust: bound of the root mean square distance of an action from the base policy's; none: 0.4"""
-    doubt: float | None = None
-    """trust: error of the models, in actions' worth of return, at which the trust has fallen to a half; none: 1.5"""
-    guard: Literal["auto", "on", "off"] = "auto"
-    """trust: whether the trust is earned by what came true, for which the world needs a reward and a critic; off: the
-    models are trusted; auto: on where it can be, that is without a score of your own"""
-    inner_lr: float | None = None
-    """sgd, adam: step size of the adapted policy (alpha), 0 returns the base policy's action; none: 2e-5"""
-    grad_clip: float | None = None
-    """sgd, adam: bound of each episode's gradient norm; none: no clipping"""
-    terminal_value: Literal["min", "mean", "first"] = "min"
-    """value of the last imagined state: from both critics, or from the first alone"""
-    termination: Literal["none", "mask", "soft"] = "none"
-    """imagined falls: ignored (as the paper), ending the rollout, or ending it by a differentiable probability"""
-    termination_temperature: float = 0.1
-    """width of the soft termination, in units of each limited coordinate's standard deviation"""
-    reset: Literal["decision", "episode", "never"] = "episode"
-    """when the adapted policy returns to the base policy; never: not even for a new episode (as the paper), which in an
-    evaluation is as `episode`, for it gives every episode a policy of its own"""
-    noise: Literal["decision", "step", "time"] = "decision"
-    """what the noise is drawn for: every decision, every inner step, or every absolute time t + j (as the paper), so
-    that a decision has that of the one before but for its last imagined step"""
-    anchor_coef: float = 0.0
-    """sgd, adam: penalty on the squared distance of the imagined actions from the base policy's"""
-    trust_region: float | None = None
-    """bound on how far a decision may move any coordinate of the current action; updates are halved until it holds"""
-    held_out_particles: int = 0
-    """keep an update only if the imagined return does not drop on this many particles of its own; 0: keep all"""
-
-    def __post_init__(self) -> None:
-        require_choices(self)
-        for name in ("horizon", "inner_steps", "inner_lr", "anchor_coef", "held_out_particles"):
-            value = getattr(self, name)
-            require(value is None or value >= 0, f"{name}: expected a number >= 0, got {value}")
-        require_positive(self, "particles", "termination_temperature", "grad_clip", "trust_region", *TRUST_SETTINGS)
-        theirs, owner = (STEP_SETTINGS, "sgd or adam") if self.optimiser == "trust" else (TRUST_SETTINGS, "trust")
-        for name in (*theirs, "guard") if owner == "trust" else theirs:
-            default = ITPOConfig.__dataclass_fields__[name].default
-            expected = "none" if default is None else default
-            ours = getattr(self, name) == default
-            require(
-                ours, f"{name}: expected {expected} with the optimiser {self.optimiser}, it is a setting of {owner}"
-            )
-
-    @property
-    def adapts(self) -> bool:
-        """Whether a decision can leave the base policy at all."""
-        return self.inner_steps > 0 and self.inner_lr != 0
-
-    @property
-    def noise_banks(self) -> int:
-        """Noise banks that one decision draws for its inner steps."""
-        return self.inner_steps if self.noise == "step" else min(self.inner_steps, 1)
-
-
 BACKENDS = ("auto", "reference", "fused")
 
 
@@ -287,8 +210,9 @@ class EvalConfig(EpisodesConfig):
     """policy and critics of another moment of the training, kept by `train --keep-checkpoints`; none: the bundle's"""
     episodes: int = 10
     """episodes per policy, all adapted in parallel"""
-    world: str = "diffusion"
-    """world model of the imagination, of those that the bundle holds: diffusion, meanflow, or mlp, plain regression"""
+    world: str | None = None
+    """world model of the imagination, of those that the bundle holds: diffusion, meanflow, or mlp, plain regression;
+    none: as the bundle was tuned, or the first of these"""
     world_steps: int | None = None
     """network calls per imagined transition, of diffusion at most its K, of meanflow 1, 2 or 4; none: the bundle's"""
     temperature: float | None = None
@@ -330,6 +254,10 @@ class TrainConfig:
     """one-step world model"""
     mlp: MLPConfig = field(default_factory=MLPConfig)
     """plain regression as a world model, the baseline"""
+    worlds: tuple[str, ...] = ("diffusion", "meanflow")
+    """world models to train: diffusion, meanflow, mlp"""
+    weights: Literal["float16", "float32"] = "float16"
+    """how the bundle holds them; the report is on what it holds"""
     reward: RewardConfig = field(default_factory=RewardConfig)
     """reward model"""
     log_every: int = 1000
@@ -354,6 +282,7 @@ class TrainConfig:
         require_choices(self)
         require(self.seed >= 0, f"seed: expected a number >= 0, got {self.seed}")
         require(0 < self.holdout < 1, f"holdout: expected a share in (0, 1), got {self.holdout}")
+        require(len(self.worlds) > 0, "worlds: expected at least one world model")
         require_positive(self, "log_every", "save_every", "threads")
         for name in ("eval_episodes", "keep_checkpoints"):
             require(getattr(self, name) >= 0, f"{name}: expected a number >= 0, got {getattr(self, name)}")

@@ -10,6 +10,7 @@ from fastdwm.config import ReBRACConfig, RewardConfig
 from fastdwm.errors import InputError
 from fastdwm.files import read_json
 from fastdwm.models.table import WORLD_MODELS
+from fastdwm.settings import Settings, read_settings
 from fastdwm.tasks import Task, read_task
 
 FORMAT = 2
@@ -24,10 +25,11 @@ KEYS = {
     "worlds": dict,
     "report": dict,
     "versions": dict,
+    "tuning": dict,
     "weights_sha256": str,
 }
 """types of all values, of which OPTIONAL may be missing"""
-OPTIONAL = ("weights_sha256",)
+OPTIONAL = ("tuning", "weights_sha256")
 
 # What the commands read of the parts that are free otherwise.
 FACTS = {
@@ -46,7 +48,9 @@ class Header:
     worlds: dict[str, Any]
     """settings of the world models that the bundle holds, by name"""
     rest: dict[str, Any]
-    """dataset, report, versions"""
+    """dataset, report, versions, and tuning, none where it was not tuned"""
+    settings: Settings
+    """how its agents decide unless they are told otherwise"""
     weights_sha256: str | None
     """none: not stated"""
 
@@ -66,10 +70,11 @@ def read_header(path: Path, trust_env: bool) -> Header:
         rebrac = _read_config("rebrac", ReBRACConfig, values["rebrac"]).for_task(task)
         reward = _read_config("reward", RewardConfig, values["reward"])
         worlds = _read_worlds(values["worlds"])
+        settings = _named("tuning", lambda: _read_tuning(values.get("tuning"), worlds))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    rest = {name: values[name] for name in ("dataset", "report", "versions")}
-    return Header(task, rebrac, reward, worlds, rest, values.get("weights_sha256"))
+    rest = {name: values.get(name) for name in ("dataset", "report", "versions", "tuning")}
+    return Header(task, rebrac, reward, worlds, rest, settings, values.get("weights_sha256"))
 
 
 def _check_keys(values: dict[str, Any]) -> None:
@@ -101,6 +106,19 @@ def _read_worlds(values: dict[str, Any]) -> dict[str, Any]:
         require(isinstance(settings, dict), f"{name}: expected dict, got {shorten(settings)}")
     models = {name: model for name, model in WORLD_MODELS.items() if name in values}
     return {name: _read_config(name, model.config, values[name]) for name, model in models.items()}
+
+
+def _read_tuning(values: dict[str, Any] | None, worlds: dict[str, Any]) -> Settings:
+    """The settings that the bundle was tuned to; the defaults for one that was not."""
+    if values is None:
+        return Settings()
+    for name, kind in {"settings": dict, "weights_sha256": str}.items():
+        came = values.get(name)
+        require(isinstance(came, kind), f"{name}: expected {kind.__name__}, got {shorten(came)}")
+    settings = read_settings(values["settings"])
+    held = settings.world is None or settings.world in worlds
+    require(held, f"world: the bundle holds {', '.join(worlds)}, got {shorten(settings.world)}")
+    return settings
 
 
 def _read_config(name: str, kind: type, values: dict[str, Any]) -> Any:

@@ -17,7 +17,7 @@ ORDER = (
     {"kernels", "errors"},
     {"checks"},
     {"envs"},
-    {"tasks", "shipped"},
+    {"tasks", "shipped", "settings"},
     {"config", "files"},
     {"command"},
     {"data", "models"},
@@ -26,7 +26,7 @@ ORDER = (
     {"isolation"},
     {"agent"},
     {"measure"},
-    {"train", "eval", "report", "study"},
+    {"train", "eval", "report", "study", "tune"},
 )
 
 

@@ -95,6 +95,8 @@ def train(
 
     config.rebrac: resolved for the task.   The policy learns from all episodes, the models from those not held out.
     """
+    for name in config.worlds:
+        require(name in WORLD_MODELS, f"worlds: expected some of {', '.join(WORLD_MODELS)}, got {name!r}")
     train_rows, held_out = split(transitions, config)
     statistics = {k: torch.from_numpy(v) for k, v in data.statistics(transitions, train_rows).items()}
     loop = Loop(folder, config.log_every, config.save_every, on_progress, on_line)
@@ -103,7 +105,7 @@ def train(
     run.networks["reward"], training["reward"] = train_reward(run)
     run.networks["policy"], run.networks["critics"], training["rebrac"] = train_rebrac(run)
     worlds = {}
-    for name in WORLD_MODELS:
+    for name in filter(config.worlds.__contains__, WORLD_MODELS):
         worlds[name], training[name] = train_world(run, name)
     bundle = Bundle(
         task=dataclasses.replace(task, env=transitions.env),
@@ -116,6 +118,7 @@ def train(
         report={"seed": config.seed, "holdout": config.holdout, "training": training},
         versions=package_versions(),
     )
+    bundle = bundle.in_half() if config.weights == "float16" else bundle
     errors = held_out_errors(bundle, transitions, held_out, config.seed)
     return dataclasses.replace(bundle, report=bundle.report | {"errors": errors})
 

@@ -24,14 +24,23 @@ PLAIN_PERIOD_S = 5.0
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def run(main: Callable[[str, Any], None], presets: Callable[[], Mapping[str, Any]], prog: str) -> NoReturn:
+# own(task, configuration of the first preset) -> where that preset starts for this task; none: where it does for all
+Own = Callable[[str, Any], Any]
+
+
+def run(
+    main: Callable[[str, Any], None],
+    presets: Callable[[], Mapping[str, Any]],
+    prog: str,
+    own: Own = lambda task, config: None,
+) -> NoReturn:
     """Parse the command line, call main(task, config) and leave the process.
 
     presets: builds the named configurations, of one dataclass; the first is the default.   prog: the name in --help.
     Exit code 0 on success, 2 for wrong input (one line on stderr), 130 on Ctrl-C, 1 for a full disk (one line too);
     anything else is a failed run and keeps its traceback and exit code 1.
     """
-    finish(lambda: main(*parse(presets(), prog, main.__doc__ or "", sys.argv[1:])))
+    finish(lambda: main(*parse(presets(), prog, main.__doc__ or "", sys.argv[1:], own)))
 
 
 def finish(action: Callable[[], None]) -> NoReturn:
@@ -58,8 +67,16 @@ def finish(action: Callable[[], None]) -> NoReturn:
     sys.exit(0)
 
 
-def parse(presets: Mapping[str, Any], prog: str, description: str, argv: list[str]) -> tuple[str, Any]:
+def parse(
+    presets: Mapping[str, Any],
+    prog: str,
+    description: str,
+    argv: list[str],
+    own: Own = lambda task, config: None,
+) -> tuple[str, Any]:
     """Task name and configuration given by `argv`: the preset's values, overridden by flags.
+
+    The first preset may depend on the task, and on what the flags say of where to look: then it is read again.
 
     Raises InputError for values that the configuration refuses, SystemExit(2) for unknown flags and values that do not
     parse (told on stderr), SystemExit(0) after --help.
@@ -79,6 +96,9 @@ def parse(presets: Mapping[str, Any], prog: str, description: str, argv: list[st
         ("config", Annotated[type(config), tyro.conf.arg(name="")], config),
     ]
     parsed = read(fields, prog, description, argv)
+    start = own(parsed.task, parsed.config) if parsed.preset == default else None
+    if start is not None:
+        return parse({**presets, default: start}, prog, description, argv)
     return parsed.task, parsed.config
 
 

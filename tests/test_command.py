@@ -47,12 +47,13 @@ def test_help_is_quick():
 @pytest.mark.parametrize(
     ("name", "texts"),
     [
-        ("eval", ["--itpo.horizon", "imagined transitions per rollout (H)", "--preset {default,paper}"]),
+        ("eval", ["--itpo.horizon", "imagined transitions per rollout (H)", "--preset {tuned,default,paper}"]),
         ("report", ["BUNDLE", "--jacobian-states"]),
         ("study", ["--grid {default,quick,paper}"]),
         ("train", ["--preset {cpu,paper}", "--rebrac.updates"]),
+        ("tune", ["--minutes", "tuning seeds"]),
     ],
-    ids=["eval", "report", "study", "train"],
+    ids=["eval", "report", "study", "train", "tune"],
 )
 def test_help_shows_every_field_with_its_text(name, texts):
     said = " ".join(show_help(name).stdout.replace("│", " ").split())

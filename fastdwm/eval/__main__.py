@@ -12,6 +12,7 @@ from fastdwm import command
 from fastdwm.config import EvalConfig, ITPOConfig, require
 from fastdwm.files import write_json
 from fastdwm.measure.record import circumstances, prepare_output
+from fastdwm.settings import Settings
 from fastdwm.shipped import shipped_folder
 from fastdwm.tasks import check_name
 
@@ -21,13 +22,30 @@ if TYPE_CHECKING:
 
 
 def presets() -> dict[str, EvalConfig]:
-    """`default`: what this project recommends on a CPU; `paper`: the settings reported for the paper, slow on a CPU.
+    """`tuned`: what the bundle was tuned to, the default where it was not; `default`: what this project recommends for
+    every task; `paper`: the settings reported for the paper, slow on a CPU.
 
-    Neither is Algorithm 1 to the letter, which has one critic (terminal_value="first"), never returns to the base
+    None is Algorithm 1 to the letter, which has one critic (terminal_value="first"), never returns to the base
     policy (reset="never") and indexes its noise by the absolute time t + j (noise="time").
     """
     paper = ITPOConfig(horizon=5, particles=4096, inner_steps=1, optimiser="sgd", inner_lr=5e-5)
-    return {"default": EvalConfig(), "paper": EvalConfig(itpo=paper)}
+    return {"tuned": EvalConfig(), "default": EvalConfig(), "paper": EvalConfig(itpo=paper)}
+
+
+def tuned(task_name: str, config: EvalConfig) -> EvalConfig | None:
+    """Where the preset `tuned` starts; none: from the default.
+
+    What a bundle was tuned to holds together: it is left alone where the flags ask for another world model, optimiser
+    or policy. Raises InputError for a bundle that cannot be read.
+    """
+    from fastdwm.header import read_header
+
+    if config.checkpoint or config.world or config.world_steps:
+        return None
+    check_name(task_name, config.bundle is not None)
+    own = read_header((config.bundle or shipped_folder(task_name)) / "bundle.json", config.trust_env).settings
+    same = own == Settings() or own.itpo.optimiser != config.itpo.optimiser
+    return None if same else EvalConfig(itpo=own.itpo, world=own.world, world_steps=own.world_steps)
 
 
 def main(task_name: str, config: EvalConfig) -> None:
@@ -47,7 +65,7 @@ def main(task_name: str, config: EvalConfig) -> None:
     bundle = Bundle.load(folder, config.trust_env)
     came = bundle.task.name
     require(came == task_name, f"bundle: expected one for {task_name}, {folder} is for {came}")
-    task = bundle.task
+    task, config = bundle.task, dataclasses.replace(config, world=config.world or next(iter(bundle.worlds)))
     bundle = bundle if config.checkpoint is None else bundle.with_policy(config.checkpoint)
     from fastdwm.eval import plot
     from fastdwm.eval.compare import compare
@@ -65,6 +83,7 @@ def main(task_name: str, config: EvalConfig) -> None:
         write_json(path, evaluation_record(config, bundle, folder, evaluation, numbers))
     finally:
         print_table(task, evaluation.seeds, numbers, task.departures())
+        print(f"settings: {Settings(config.itpo, config.world, config.world_steps).describe()}")
     print(path)
     if config.plot:
         print(plot.save_plot(evaluation, stem.with_suffix(".png"), title=task.name))
@@ -101,4 +120,4 @@ def evaluation_record(
 
 
 if __name__ == "__main__":
-    command.run(main, presets, "python -m fastdwm.eval")
+    command.run(main, presets, "python -m fastdwm.eval", tuned)

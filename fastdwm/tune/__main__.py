@@ -1,0 +1,181 @@
+"""python -m fastdwm.tune TASK: chooses on tuning seeds how a bundle's agent decides, and writes it into the bundle.
+
+Heavy packages are imported inside the functions: --help answers before torch, numpy and the simulator are loaded.
+"""
+
+import dataclasses
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastdwm import command
+from fastdwm.checks import require, require_positive
+from fastdwm.files import write_json
+from fastdwm.measure.record import circumstances, interval, prepare_output
+from fastdwm.settings import ITPOConfig, Settings
+from fastdwm.shipped import shipped_folder
+from fastdwm.tasks import check_name
+
+if TYPE_CHECKING:
+    from fastdwm.bundle import Bundle
+    from fastdwm.tune.halving import Trial
+
+
+@dataclasses.dataclass(frozen=True)
+class TuneConfig:
+    """What is tuned, on which seeds, for how long."""
+
+    bundle: Path | None = None
+    """folder of trained weights, into which the choice is written; none: the one shipped for the task"""
+    minutes: float = 10.0
+    """how long to search; more time means more episodes for the better candidates"""
+    episodes: int = 4
+    """of each candidate in the first round; every other round, of the better half, has twice as many in all"""
+    seed: int = 20_000
+    """environment seed of the first episode; episode i uses seed + i: tuning seeds, apart from those of evaluations"""
+    max_steps: int | None = None
+    """cut episodes after this many steps; none: the environment's own limit"""
+    write: bool = True
+    """write the choice into the bundle; without, it is only shown and left in OUT"""
+    out: Path = Path("results")
+    """folder of the JSON"""
+    threads: int = 1
+    """CPU threads of torch"""
+    device: str = "cpu"
+    """where the imagination runs: cpu, cuda or cuda:N"""
+    trust_env: bool = False
+    """build whatever simulator the bundle names, with any settings: this may run code that came with it"""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "minutes", "episodes", "max_steps", "threads")
+        require(self.seed >= 0, f"seed: expected a number >= 0, got {self.seed}")
+
+
+def main(task_name: str, config: TuneConfig) -> None:
+    """Choose the settings of a bundle's decisions by successive halving on tuning seeds, by interquartile mean, the
+    cheaper of those that are as good, and write the choice with the whole table into the bundle, where `eval` starts.
+
+    The table goes to stdout, with every episode's score to OUT/TASK-tune-TIME.json, progress to stderr.
+    """
+    check_name(task_name, config.bundle is not None)
+    stem = prepare_output(config.out, f"{task_name}-tune")
+    command.set_up_torch(config.threads, config.device)
+    from fastdwm.bundle import Bundle
+
+    folder = config.bundle or shipped_folder(task_name)
+    require(not config.write or os.access(folder, os.W_OK), f"bundle: cannot write to {folder}; --no-write tunes it")
+    bundle = Bundle.load(folder, config.trust_env, tuned=False)
+    came = bundle.task.name
+    require(came == task_name, f"bundle: expected one for {task_name}, {folder} is for {came}")
+    with command.progress() as on_progress:
+        base, finalists, trials = search(bundle, config, on_progress)
+    tuning = tuning_record(bundle, config, base, finalists, trials)
+    write_json(stem.with_suffix(".json"), {"task": task_name, "bundle": folder, **tuning})
+    print_table(bundle, base, trials, tuning)
+    print(stem.with_suffix(".json"))
+    if config.write:
+        dataclasses.replace(bundle, tuning=tuning).save(folder)
+        print(f"bundle: {folder}")
+
+
+def search(
+    bundle: "Bundle", config: TuneConfig, on_progress: command.Progress
+) -> tuple["Trial", list["Trial"], list["Trial"]]:
+    """The base policy's trial, those of the last round, and all that were run."""
+    from fastdwm.models.table import network_calls
+    from fastdwm.tune.grid import candidates
+    from fastdwm.tune.halving import Trial, halve
+
+    held = {name: network_calls(bundle.world(name).dynamics) for name in bundle.worlds}
+    trials = [Trial(settings) for settings in candidates(held)]
+    base = Trial(dataclasses.replace(trials[0].settings, itpo=ITPOConfig(inner_steps=0)))
+
+    def run(settings: Settings, seeds: list[int]) -> tuple[list[float], float]:
+        return run_seeds(bundle, settings, seeds, config)
+
+    def on_round(episodes: int, done: int, total: int) -> None:
+        on_progress(f"{episodes} episodes each, candidates", done, total)
+
+    rounds = config.seed, config.episodes, 60 * config.minutes
+    finalists = halve(base, trials, run, *rounds, on_round)
+    return base, finalists, [trial for trial in trials if trial.scores]
+
+
+def run_seeds(bundle: "Bundle", settings: Settings, seeds: list[int], config: TuneConfig) -> tuple[list[float], float]:
+    """Scores of the seeds' episodes, all at once, and seconds per decision."""
+    from fastdwm.agent import Agent
+    from fastdwm.measure.simulate import run_episodes
+
+    where = {"device": config.device, "seed": seeds[0]}
+    agent = Agent.of(bundle, settings.itpo, world=settings.world, world_steps=settings.world_steps, **where)
+    run = run_episodes(agent, bundle.task.env, seeds, max_steps=config.max_steps)
+    scores = [bundle.task.score_pct(episode.total) for episode in run.episodes]
+    return scores, sum(seconds for _, seconds in run.act_calls) / run.decisions
+
+
+def tuning_record(
+    bundle: "Bundle", config: TuneConfig, base: "Trial", finalists: list["Trial"], trials: list["Trial"]
+) -> dict[str, Any]:
+    """What was chosen, for which weights, and from what, as JSON values."""
+    from fastdwm.tune.halving import choose
+
+    chosen = choose(base, finalists)
+    last = config.seed + len(base.scores) - 1
+    return {
+        "settings": chosen.settings.record(),
+        "weights_sha256": bundle.fingerprint,
+        "seeds": f"{config.seed} to {last}",
+        "verdict": verdict(base, chosen),
+        "max_steps": config.max_steps,
+        "minutes": config.minutes,
+        "table": [trial.record(base) for trial in (base, *trials)],
+        **circumstances(config.device),
+    }
+
+
+def verdict(base: "Trial", chosen: "Trial") -> str:
+    """The choice in a sentence."""
+    n = len(chosen.scores)
+    if chosen is base:
+        return f"nothing beats the base policy on {n} tuning seeds, so do not adapt it (E = 0)"
+    difference = interval(chosen.record(base)["difference"], "+")
+    return f"{chosen.settings.describe()}: {difference} against the base policy on {n} tuning seeds"
+
+
+def print_table(bundle: "Bundle", base: "Trial", trials: list["Trial"], tuning: dict[str, Any]) -> None:
+    """All candidates, those of most episodes first, and the choice."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = 125
+    caption = "IQM: interquartile mean; score - base: by seed, with 95 % interval; ms: a decision, of several at once"
+    table = Table(title=f"{bundle.task.name}, tuning seeds {tuning['seeds']}", caption=caption)
+    for name in ("settings", "episodes", "IQM", "score - base", "ms"):
+        table.add_column(name, justify="left" if name == "settings" else "right")
+    for trial in (base, *sorted(trials, key=lambda trial: (-len(trial.scores), -trial.iqm))):
+        line = trial.record(base)
+        difference = "" if trial is base else interval(line["difference"], "+")
+        name = "base policy" if trial is base else trial.settings.describe()
+        table.add_row(name, str(line["episodes"]), f"{trial.iqm:.1f}", difference, f"{line['decision_ms']:.2f}")
+    console.print(table)
+    print(tuning["verdict"])
+
+
+def parse(argv: list[str]) -> tuple[str, TuneConfig]:
+    """Task and settings; raises as `command.parse`."""
+    import tyro
+
+    task = tyro.conf.arg(metavar="TASK", help="task, for example hopper-medium")
+    fields = [
+        ("task", Annotated[str, tyro.conf.Positional, task]),
+        ("config", Annotated[TuneConfig, tyro.conf.arg(name="")], TuneConfig()),
+    ]
+    parsed = command.read(fields, "python -m fastdwm.tune", main.__doc__ or "", argv)
+    return parsed.task, parsed.config
+
+
+if __name__ == "__main__":
+    command.finish(lambda: main(*parse(sys.argv[1:])))

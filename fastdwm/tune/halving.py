@@ -1,0 +1,110 @@
+"""Successive halving: all candidates on a few episodes, the better half of them on as many again, and so on.
+
+[Successive halving] Jamieson and Talwalkar, arXiv 1502.07943. Deviation: the base policy and the default stay to the
+end, whatever their scores, because they are what the choice is compared with.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from fastdwm.measure import statistics
+from fastdwm.settings import Settings
+
+TIE = 0.1
+"""score: what is nearer than this is as good, and the cheaper is chosen"""
+FIRST_SHARE = 0.5
+"""of the time, after which the first round leaves out the candidates that it has not come to"""
+
+# run(settings, environment seeds): scores in the order of the seeds, and seconds per decision of an episode
+Run = Callable[[Settings, list[int]], tuple[list[float], float]]
+
+
+@dataclass
+class Trial:
+    """Settings, and what came of them on the first so many tuning seeds."""
+
+    settings: Settings
+    scores: list[float] = field(default_factory=list)
+    decision_s: float = 0.0
+    """seconds of a decision, in one of the episodes that decide at once"""
+    spent_s: float = 0.0
+
+    @property
+    def iqm(self) -> float:
+        """Interquartile mean of the scores."""
+        return float(statistics.interquartile_mean(np.array(self.scores)))
+
+    def go_on(self, run: Run, seeds: list[int]) -> None:
+        """Run the seeds that it has not had yet."""
+        start = perf_counter()
+        scores, self.decision_s = run(self.settings, seeds[len(self.scores) :])
+        self.scores += scores
+        self.spent_s += perf_counter() - start
+
+    def record(self, base: "Trial") -> dict[str, Any]:
+        """The line of the table, as JSON values; the difference is paired by seed, over the seeds it has had."""
+        n = len(self.scores)
+        difference = statistics.paired_difference(self.scores, base.scores[:n])
+        return {
+            "settings": self.settings.record(),
+            "episodes": n,
+            "score_iqm": self.iqm,
+            "score_mean": float(np.mean(self.scores)),
+            "difference": {name: getattr(difference, name) for name in ("value", "low", "high")},
+            "decision_ms": 1e3 * self.decision_s,
+            "scores": self.scores,
+        }
+
+
+def halve(
+    base: Trial,
+    trials: list[Trial],
+    run: Run,
+    first_seed: int,
+    episodes: int,
+    budget_s: float,
+    on_round: Callable[[int, int, int], None],
+) -> list[Trial]:
+    """Run rounds until one candidate is left beside the default, or the time would not do for another.
+
+    trials: the candidates, the default first.   episodes: of each in the first round; every other round doubles them.
+    on_round(episodes of each, trials done, trials in this round).   Even without time there is a first round, of base
+    policy and default.   Returns those of the last round.
+    """
+    start, alive, total = perf_counter(), list(trials), episodes
+    while True:
+        seeds = [first_seed + i for i in range(total)]
+        run_round([base, *alive], run, seeds, start + FIRST_SHARE * budget_s, on_round)
+        # The first round may have left some out.
+        alive = [trial for trial in alive if len(trial.scores) == total]
+        left = budget_s - (perf_counter() - start)
+        default, *others = alive
+        better = sorted(others, key=lambda trial: -trial.iqm)[: len(alive) // 2 - 1]
+        # Twice the episodes take as long again as all of a trial's so far.
+        if not better or sum(trial.spent_s for trial in (base, default, *better)) > left:
+            return alive
+        alive, total = [default, *better], 2 * total
+
+
+def run_round(
+    trials: list[Trial], run: Run, seeds: list[int], until_s: float, on_round: Callable[[int, int, int], None]
+) -> None:
+    """All trials on the seeds; in the first round only those that are begun before `until_s`."""
+    on_round(len(seeds), 0, len(trials))
+    for i, trial in enumerate(trials):
+        first = not trial.scores
+        if first and i > 1 and perf_counter() > until_s:
+            break
+        trial.go_on(run, seeds)
+        on_round(len(seeds), i + 1, len(trials))
+    on_round(len(seeds), len(trials), len(trials))
+
+
+def choose(base: Trial, finalists: list[Trial]) -> Trial:
+    """The best interquartile mean, the cheaper of those that are as good; the base policy where nothing beats it."""
+    best = max(trial.iqm for trial in (base, *finalists))
+    return min((trial for trial in (base, *finalists) if trial.iqm >= best - TIE), key=lambda trial: trial.decision_s)

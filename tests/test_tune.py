@@ -1,0 +1,218 @@
+"""python -m fastdwm.tune, and what its choice means for evaluations: as a user meets it, and the search by itself."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from toy_bundles import make_bundle
+
+from fastdwm import Agent, Bundle, InputError, ITPOConfig
+from fastdwm.settings import Settings
+from fastdwm.tune.grid import candidates
+from fastdwm.tune.halving import Trial, choose, halve
+
+FEW = ("--minutes", "0.02", "--episodes", "2", "--max-steps", "15")
+
+
+def run(module, *args):
+    """The finished process."""
+    argv = [sys.executable, "-m", f"fastdwm.{module}", *map(str, args)]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Of an untrained bundle for hopper-medium with two world models."""
+    make_bundle("diffusion", "meanflow").save(tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def settle(folder, settings, **changes):
+    """Give the bundle these settings as if it had been tuned to them."""
+    bundle = Bundle.load(folder, tuned=False)
+    tuning = {"settings": settings.record(), "weights_sha256": bundle.fingerprint} | changes
+    replace(bundle, tuning=tuning).save(folder)
+
+
+def evaluated(folder, tmp_path, *flags):
+    """Settings of a decision, and world model, that an evaluation ran with."""
+    out = tmp_path / f"eval-{len(list(tmp_path.iterdir()))}"
+    short = ("--episodes", 1, "--max-steps", 3, "--bundle", folder, "--out", out)
+    done = run("eval", "hopper-medium", *short, *flags)
+    assert done.returncode == 0, done.stderr
+    config = json.loads(next(out.glob("*.json")).read_text())["config"]
+    return config["itpo"], config["world"], config["world_steps"]
+
+
+def test_the_choice_and_its_table_are_in_the_bundle(folder, tmp_path):
+    before = Bundle.load(folder).fingerprint
+    done = run("tune", "hopper-medium", "--bundle", folder, "--out", tmp_path / "out", *FEW)
+    assert done.returncode == 0, done.stderr
+    bundle = Bundle.load(folder)
+    tuning = bundle.tuning
+    assert bundle.fingerprint == before == tuning["weights_sha256"]
+    assert tuning["verdict"] in done.stdout
+    assert tuning["seeds"].startswith("20000 to ")
+    assert len(tuning["table"]) >= 2
+    base, default, *_ = tuning["table"]
+    assert base["settings"]["itpo"]["inner_steps"] == 0
+    assert default["settings"] == Settings(ITPOConfig(), "diffusion", 3).record()
+    assert len(base["scores"]) == base["episodes"] >= 2
+    (left,) = (tmp_path / "out").glob("*.json")
+    assert json.loads(left.read_text())["table"] == tuning["table"]
+
+
+def test_a_bundle_stays_as_it_is_without_write(folder, tmp_path):
+    before = (folder / "bundle.json").read_bytes()
+    assert run("tune", "hopper-medium", "--bundle", folder, "--out", tmp_path, "--no-write", *FEW).returncode == 0
+    assert (folder / "bundle.json").read_bytes() == before
+
+
+def test_an_evaluation_starts_from_what_the_bundle_was_tuned_to(folder, tmp_path):
+    tuned = Settings(ITPOConfig(horizon=2, radius=0.5), "meanflow", 2)
+    settle(folder, tuned)
+    itpo = json.loads(json.dumps(tuned.record()["itpo"]))
+    assert evaluated(folder, tmp_path) == (itpo, "meanflow", 2)
+    # A flag changes one setting, the default's value included.
+    assert evaluated(folder, tmp_path, "--itpo.horizon", 8) == (itpo | {"horizon": 8}, "meanflow", 2)
+    default = json.loads(json.dumps(Settings().record()["itpo"]))
+    for flags in (("--preset", "default"), ("--world", "diffusion")):
+        assert evaluated(folder, tmp_path, *flags) == (default, "diffusion", None)
+
+
+def test_an_agent_decides_as_its_bundle_was_tuned_unless_told_otherwise(folder):
+    settle(folder, Settings(ITPOConfig(horizon=2, particles=1), "meanflow", 2))
+    bundle = Bundle.load(folder)
+    agent = Agent.of(bundle)
+    assert (agent.config.horizon, agent.config.particles) == (2, 1)
+    assert agent.world.dynamics.noise_steps == bundle.world("meanflow", steps=2).dynamics.noise_steps
+    assert Agent.of(bundle, ITPOConfig()).config.horizon == ITPOConfig().horizon
+
+
+def test_a_choice_for_other_weights_is_refused_until_tuned_again(folder, tmp_path):
+    settle(folder, Settings(ITPOConfig(horizon=2)), weights_sha256="0" * 64)
+    done = run("eval", "hopper-medium", "--bundle", folder, "--out", tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "tuning: it was done on other weights; tune it again: python -m fastdwm.tune hopper-medium" in done.stderr
+    assert run("tune", "hopper-medium", "--bundle", folder, "--out", tmp_path, *FEW).returncode == 0
+    Bundle.load(folder)
+
+
+def test_another_policy_is_not_tuned(folder, tmp_path):
+    from fastdwm.bundle import pack_tensors
+
+    settle(folder, Settings(ITPOConfig(horizon=2)))
+    other = make_bundle(seed=5)
+    path = tmp_path / "policy.safetensors"
+    path.write_bytes(pack_tensors({"policy": other.policy, "critics": other.critics}))
+    assert Bundle.load(folder).with_policy(path).settings == Settings()
+    assert evaluated(folder, tmp_path, "--checkpoint", path)[0]["horizon"] == ITPOConfig().horizon
+
+
+@pytest.mark.parametrize(
+    ("tuning", "message"),
+    [
+        ({}, "tuning: settings: expected dict"),
+        ({"settings": Settings().record()}, "tuning: weights_sha256: expected str"),
+        ({"settings": {"itpo": {}}, "weights_sha256": ""}, "tuning: anchor_coef is missing"),
+        ({"settings": Settings(world="mlp").record(), "weights_sha256": ""}, "tuning: world: the bundle holds"),
+        ({"settings": Settings().record() | {"lr": 1}, "weights_sha256": ""}, "tuning: 'lr' is not a setting"),
+    ],
+)
+def test_a_damaged_choice_is_named(folder, tuning, message):
+    path = folder / "bundle.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tuning": tuning}))
+    with pytest.raises(InputError, match=message):
+        Bundle.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["hoper-medium"], "unknown task"),
+        (["hopper-medium", "--minutes", "0"], "minutes: expected a positive number, got 0.0"),
+        (["hopper-medium", "--episodes", "-1"], "episodes: expected a positive number, got -1"),
+        (["hopper-medium", "--bundle", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(args, message, tmp_path):
+    done = run("tune", *args, "--out", tmp_path)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert done.stderr.startswith("error: ") and message in done.stderr
+
+
+# The search by itself, with scores that are known.
+
+
+def search(scores, noise=0.0, budget_s=100.0, costs=None):
+    """The choice, and all trials, where candidate i scores scores[i] (the base policy is first) on average."""
+    trials = [Trial(Settings(world=str(i))) for i in range(len(scores))]
+    seen = []
+
+    def run(settings, seeds):
+        i = int(settings.world)
+        seen.append((i, tuple(seeds)))
+        # The same disturbance for every candidate but in sign, as odd seeds are hard for half of them.
+        return [scores[i] + noise * (-1) ** (seed + i) for seed in seeds], (costs or [1.0] * len(scores))[i]
+
+    base, *others = trials
+    finalists = halve(base, others, run, 20_000, 4, budget_s, lambda *_: None)
+    return choose(base, finalists), base, others, seen
+
+
+def test_halving_finds_the_best_and_spends_most_on_the_better():
+    chosen, base, others, seen = search([10.0, 11, 12, 13, 20, 14, 15, 16, 17], noise=1.0)
+    assert chosen is others[3]
+    counts = [len(trial.scores) for trial in others]
+    # 8 candidates with 4 episodes, 4 with 8, 2 with 16: the default (first) and the base policy always.
+    assert sorted(counts) == [4, 4, 4, 4, 8, 8, 16, 16] and counts[0] == counts[3] == len(base.scores) == 16
+    # Nobody runs a seed twice, and all run the same ones.
+    assert len(seen) == len(set(seen))
+    assert {seed for _, seeds in seen for seed in seeds} == set(range(20_000, 20_016))
+
+
+def test_the_base_policy_is_recommended_where_nothing_beats_it():
+    chosen, base, *_ = search([10.0, 8, 9, 7])
+    assert chosen is base
+
+
+def test_of_equals_the_cheaper_is_chosen():
+    chosen, _, others, _ = search([10.0, 12.0, 12.05, 11.0], costs=[0.1, 3.0, 2.0, 1.0])
+    assert chosen is others[1]
+    chosen, _, others, _ = search([10.0, 12.05, 12.0, 11.0], costs=[0.1, 3.0, 2.0, 1.0])
+    assert chosen is others[1]
+
+
+def test_without_time_the_default_is_compared_with_the_base_policy():
+    chosen, base, others, _ = search([10.0, 11, 12, 13], budget_s=0.0)
+    assert chosen is others[0]
+    assert [len(trial.scores) for trial in (base, *others)] == [4, 4, 0, 0]
+
+
+def test_candidates_start_with_the_default_and_differ():
+    found = candidates({"diffusion": 5, "meanflow": 1, "mlp": 1})
+    assert found[0] == Settings(ITPOConfig(), "diffusion", 5)
+    assert len({str(settings) for settings in found}) == len(found)
+    assert {settings.world for settings in found} == {"diffusion", "meanflow"}
+    assert all(settings.itpo.inner_steps > 0 for settings in found)
+
+
+# Weights in float16.
+
+
+def test_weights_that_float16_holds_take_half_the_room(tmp_path):
+    bundle = make_bundle("diffusion", "meanflow")
+    bundle.save(tmp_path / "full")
+    rounded = bundle.in_half()
+    rounded.save(tmp_path / "half")
+    sizes = [(tmp_path / name / "weights.safetensors").stat().st_size for name in ("full", "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    loaded = Bundle.load(tmp_path / "half")
+    assert loaded.fingerprint == rounded.fingerprint != bundle.fingerprint
+    for name, value in loaded.policy.items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, bundle.policy[name].half().float())
+    assert torch.equal(loaded.statistics["obs_mean"], bundle.statistics["obs_mean"])

@@ -269,6 +269,8 @@ class TrainConfig:
     folder, for `eval --checkpoint`"""
     eval_episodes: int = 5
     """real episodes of the policy at each tenth of its training, only to be logged; 0: none"""
+    fqe_updates: int = 5000
+    """updates of fitted Q evaluation, which tells in the report what the critics should have said; 0: none"""
     tensorboard: bool = False
     """write the metrics as TensorBoard events too (needs the package tensorboard)"""
     threads: int | None = None
@@ -284,7 +286,7 @@ class TrainConfig:
         require(0 < self.holdout < 1, f"holdout: expected a share in (0, 1), got {self.holdout}")
         require(len(self.worlds) > 0, "worlds: expected at least one world model")
         require_positive(self, "log_every", "save_every", "threads")
-        for name in ("eval_episodes", "keep_checkpoints"):
+        for name in ("eval_episodes", "fqe_updates", "keep_checkpoints"):
             require(getattr(self, name) >= 0, f"{name}: expected a number >= 0, got {getattr(self, name)}")
 
     def world(self, name: str, kind: type) -> Any:

@@ -112,6 +112,7 @@ def test_minari_episodes_end_as_recorded():
     assert_columns(data, **EXPECTED, **RECORDED)
     assert (data.n, data.n_episodes, data.source) == (5, 2, "toy/two-v0")
     assert (data.episode_ends.tolist(), data.episode_returns().tolist()) == ([2, 4], [6.0, 9.0])
+    assert data.discounted_returns(0.5).tolist() == [1 + 2 / 2 + 3 / 4, 4 + 5 / 2]
 
 
 def test_a_d4rl_file_does_not_know_what_follows_an_episode(d4rl):

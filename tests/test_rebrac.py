@@ -11,6 +11,7 @@ from models import generator
 from fastdwm.config import ReBRACConfig
 from fastdwm.models.rebrac import ReBRAC, actor_loss, critic_loss, critic_target, init_critics, init_policy, q_values
 from fastdwm.tasks import get_task
+from fastdwm.train.fqe import FQE, action_values
 
 CONFIG = ReBRACConfig(actor_bc_coef=0.5, critic_bc_coef=0.1, discount=0.9, batch_size=2, actor_lr=1e-3, critic_lr=1e-3)
 
@@ -162,3 +163,24 @@ def test_decayed_step_sizes_follow_a_cosine():
         shares.append(decaying.optimisers["policy"].param_groups[0]["lr"] / config.actor_lr)
     half = math.sqrt(0.5)
     assert shares == pytest.approx([1.0, (1 + half) / 2, 0.5, (1 - half) / 2])
+
+
+def test_fitted_q_evaluation_finds_the_value_of_a_policy_that_the_critics_had_wrong():
+    # One state that stays: every action is worth reward / (1 - discount) = 2, whatever the critics say at first.
+    config = ReBRACConfig(hidden=(16, 16), target_rate=0.5, discount=0.5, critic_lr=1e-2, batch_size=8)
+    config = config.for_task(get_task("hopper-medium"))
+    policy = init_policy(3, 2, (16, 16), torch.Generator().manual_seed(0))
+    critics = init_critics(3, 2, (16, 16), torch.Generator().manual_seed(1))
+    obs = torch.ones(8, 3)
+    batch = {"obs": obs, "next_obs": obs, "action": torch.zeros(8, 2), "next_action": torch.ones(8, 2)}
+    batch |= {"reward": torch.ones(8), "terminated": torch.zeros(8)}
+    trainer = FQE(policy, critics, config, 400, torch.Generator())
+    assert abs(action_values(policy, critics, obs).mean() - 2) > 1
+    for _ in range(400):
+        trainer.step(batch, trainer.advance())
+    assert abs(action_values(policy, trainer.networks["critics"], obs).mean() - 2) < 0.1
+    ending = batch | {"terminated": torch.ones(8)}
+    trainer = FQE(policy, critics, config, 400, torch.Generator())
+    for _ in range(400):
+        trainer.step(ending, trainer.advance())
+    assert abs(action_values(policy, trainer.networks["critics"], obs).mean() - 1) < 0.1

@@ -30,7 +30,7 @@ SMALL = [
     "--meanflow.updates=60", "--meanflow.batch-size=32", "--meanflow.hidden", "16", "16",
     "--mlp.updates=60", "--mlp.batch-size=32", "--mlp.hidden", "16", "16",
     "--reward.updates=60", "--reward.batch-size=32", "--reward.hidden", "16", "16",
-    "--log-every=20", "--save-every=20", "--eval-episodes=1", "--threads=1",
+    "--fqe-updates=40", "--log-every=20", "--save-every=20", "--eval-episodes=1", "--threads=1",
 ]  # fmt: skip
 
 
@@ -84,6 +84,8 @@ def test_a_run_ends_with_a_bundle_its_report_and_metrics(trained, dataset):
     report = bundle.report
     assert report["training"]["rebrac"]["update"] == 60 and report["training"]["rebrac"]["score_pct"] > -5
     assert [line["h"] for line in report["errors"]["diffusion"]["open_loop"]] == list(range(1, 11))
+    critic = report["critic"]
+    assert critic.keys() == {"critics", "fqe", "data"} and critic["critics"] != critic["fqe"]
     assert report["errors"]["diffusion"]["one_step"]["reward_rmse"] < 2
     lines = [json.loads(line) for line in (out / "rebrac.jsonl").read_text().splitlines()]
     assert [line["update"] for line in lines] == [20, 40, 60]

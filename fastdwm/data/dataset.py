@@ -90,6 +90,12 @@ class Transitions:
         starts = np.append(0, self.episode_ends[:-1] + 1)
         return np.add.reduceat(self.reward.astype(np.float64), starts)
 
+    def discounted_returns(self, discount: float) -> np.ndarray:
+        """(E,) float64: sum of discount^t rewards per episode, unscaled; its end counts nothing."""
+        starts = np.append(0, self.episode_ends[:-1] + 1)
+        step = np.arange(self.n) - np.repeat(starts, np.diff(starts, append=self.n))
+        return np.add.reduceat(self.reward * discount**step, starts)
+
     def split_episodes(self, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Two complementary (N,) bool masks of whole episodes: for training, and a random `share` held out.
 

@@ -22,6 +22,12 @@ IDENTITY_FILE = "config.json"
 FREE = ("out", "log_every", "save_every", "keep_checkpoints", "eval_episodes", "tensorboard", "threads", "device")
 FREE += ("trust_env",)
 
+VALUES = {
+    "critics": "the critics",
+    "fqe": "fitted Q evaluation",
+    "data": "the data's own episodes (discounted return)",
+}
+
 
 # How strongly the policy is held to the data's actions, by what recorded them, for one coordinate: the more alike these
 # policies were, the less the data tell of other actions. From fastdwm/train/README.md.
@@ -169,6 +175,11 @@ def print_summary(bundle: Bundle) -> None:
         metrics = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
         table.add_row(part, f"{line['update']:,}", f"{line['updates_per_s']:.0f}", metrics)
     console.print(table)
+    if report["critic"]:
+        table = Table("by", "value", title="value of the policy in the data's first states")
+        for name, value in report["critic"].items():
+            table.add_row(VALUES[name], f"{value:.1f}")
+        console.print(table)
     first = next(iter(report["errors"].values()))
     errors = first["one_step"]
     table = Table("held-out error", "RMSE", "standard error", "normalised", title="one step")

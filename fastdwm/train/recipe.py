@@ -22,6 +22,7 @@ from fastdwm.models.reward import RewardModel, reward_objective, reward_shapes
 from fastdwm.models.table import WORLD_MODELS
 from fastdwm.tasks import Task
 from fastdwm.train.fit import Batches, Loop, ModelTrainer, OnLine
+from fastdwm.train.fqe import FQE, action_values
 from fastdwm.train.tilt import Tilt, outcome_value, policy_score, tilt, value_score
 
 # Real episodes during training use other seeds than evaluation (10000...) and tuning (20000...).
@@ -30,7 +31,7 @@ MODEL_COLUMNS = ("obs", "action", "next_obs")
 CRITIC_COLUMNS = ("obs", "action", "reward", "next_obs", "next_action", "terminated")
 
 # Which random numbers a part draws: another part more or less changes nothing for the others.
-STREAMS = {"diffusion": 0, "reward": 1, "rebrac": 2, "mlp": 3, "meanflow": 4, "baseline": 5}
+STREAMS = {"diffusion": 0, "reward": 1, "rebrac": 2, "mlp": 3, "meanflow": 4, "baseline": 5, "fqe": 6}
 
 Metrics = dict[str, float]
 
@@ -104,6 +105,7 @@ def train(
     # The policy comes before the world models: a tilt reads it.
     run.networks["reward"], training["reward"] = train_reward(run)
     run.networks["policy"], run.networks["critics"], training["rebrac"] = train_rebrac(run)
+    critic = check_critics(run)
     worlds = {}
     for name in filter(config.worlds.__contains__, WORLD_MODELS):
         worlds[name], training[name] = train_world(run, name)
@@ -115,7 +117,7 @@ def train(
         statistics=statistics,
         rebrac_config=config.rebrac,
         reward_config=config.reward,
-        report={"seed": config.seed, "holdout": config.holdout, "training": training},
+        report={"seed": config.seed, "holdout": config.holdout, "training": training, "critic": critic},
         versions=package_versions(),
     )
     bundle = bundle.in_half() if config.weights == "float16" else bundle
@@ -231,6 +233,29 @@ def train_rebrac(run: Offline) -> tuple[Params, Params, Metrics]:
     hooks = {"measure": measure, "after_update": keep}
     metrics = run.loop.fit("rebrac", trainer, batches, config.batch_size, config.updates, **hooks)
     return kept(policy), kept(critics), metrics
+
+
+def check_critics(run: Offline) -> Metrics:
+    """Value of the policy in the data's first states, by the critics that ITPO climbs (the smaller) and by fitted Q
+    evaluation (their mean).
+
+    data: mean discounted return of the data's own episodes, which the policy should exceed.   {} without updates.
+    """
+    config, updates = run.config.rebrac, run.config.fqe_updates
+    if updates == 0:
+        return {}
+    policy, critics = (run.place(run.networks[name]) for name in ("policy", "critics"))
+    trainer = FQE(policy, critics, config, updates, run.generators("fqe")[1])
+    batches = run.batches(CRITIC_COLUMNS, run.transitions.critic_rows)
+    run.loop.fit("fqe", trainer, batches, config.batch_size, updates)
+    first = np.append(0, run.transitions.episode_ends[:-1] + 1)
+    obs = torch.from_numpy(run.transitions.obs[first]).to(run.config.device)
+    values = {
+        "critics": float(action_values(policy, critics, obs).amin(0).mean()),
+        "fqe": float(action_values(policy, trainer.networks["critics"], obs).mean()),
+    }
+    returns = run.transitions.discounted_returns(config.discount) * run.task.reward_scale
+    return values | {"data": float(returns.mean())}
 
 
 def kept_moments(updates: int, count: int) -> set[int]:

@@ -1,0 +1,51 @@
+"""Fitted Q evaluation of the trained policy: what its critics should have said, from the data alone.
+
+[FQE] Le, Voloshin and Yue, arXiv 1903.08738. The critics that ITPO climbs carry ReBRAC's penalty, the smallest of two
+and a policy that was still moving; here all three are gone. Deviation: it starts from those critics, not anew, so that
+few updates show how far they were off.
+"""
+
+import torch
+from torch import Tensor
+
+from fastdwm.config import ReBRACConfig
+from fastdwm.models.nets import Params, adam, cosine, map_params, move_towards, set_lr
+from fastdwm.models.policy import mlp_policy
+from fastdwm.models.rebrac import critic_loss, q_values
+
+
+class FQE:
+    """A `fit.Trainer`: each critic learns the value of the frozen policy by itself."""
+
+    def __init__(self, policy: Params, critics: Params, config: ReBRACConfig, updates: int, generator: torch.Generator):
+        """policy, critics: trained, copied.   config: of their training.   generator: of their device."""
+        self.policy, self.config, self.updates, self.generator, self.n_updates = policy, config, updates, generator, 0
+        copy = map_params(lambda value: value.detach().clone(), critics)
+        self.networks = {"critics": copy, "target": map_params(Tensor.clone, copy)}
+        for value in copy.values():
+            value.requires_grad_(True)
+        self.optimisers = {"critics": adam(copy, config.critic_lr)}
+
+    def advance(self) -> None:
+        """Count an update and set its step size; all steps are of one kind."""
+        set_lr(self.optimisers["critics"], self.config.critic_lr * cosine(self.n_updates, self.updates))
+        self.n_updates += 1
+
+    def step(self, batch: dict[str, Tensor], kind: None = None) -> dict[str, Tensor]:
+        """One regression step; the batch as ReBRAC's.   y_i = r + discount (1 - terminated) Q_i(s', pi(s'))."""
+        critics, target = self.networks["critics"], self.networks["target"]
+        with torch.no_grad():
+            value = q_values(target, batch["next_obs"], mlp_policy(self.policy, batch["next_obs"]))
+            y = batch["reward"] + self.config.discount * (1 - batch["terminated"]) * value
+        loss, q_mean = critic_loss(critics, batch, y)
+        for value, grad in zip(critics.values(), torch.autograd.grad(loss, list(critics.values())), strict=True):
+            value.grad = grad
+        self.optimisers["critics"].step()
+        move_towards(target, critics, self.config.target_rate)
+        return {"critic_loss": loss.detach(), "q_mean": q_mean}
+
+
+def action_values(policy: Params, critics: Params, obs: Tensor) -> Tensor:
+    """Values (Q, N) of the policy's actions in observations (N, S)."""
+    with torch.no_grad():
+        return q_values(critics, obs, mlp_policy(policy, obs))

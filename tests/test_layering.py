@@ -26,7 +26,7 @@ ORDER = (
     {"isolation"},
     {"agent"},
     {"measure"},
-    {"train", "eval", "report", "study", "tune"},
+    {"collect", "train", "tune", "eval", "report", "study"},
 )
 
 

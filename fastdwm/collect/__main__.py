@@ -1,0 +1,180 @@
+"""python -m fastdwm.collect ENV --policy FILE --out ID: a local Minari dataset from policies run in a simulator.
+
+Chunks of finished episodes are files in a hidden folder beside the dataset, so a collection that was stopped goes on
+with the same command. Heavy packages are imported inside the functions: --help answers before they are loaded.
+"""
+
+import shlex
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastdwm import command
+from fastdwm.checks import require
+from fastdwm.collect.settings import CollectConfig, datasets_root, read_env, split_share
+from fastdwm.errors import InputError
+from fastdwm.files import prepare_folder, read_json, reserved, write_json
+from fastdwm.tasks import TASKS, Task
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fastdwm.collect.episodes import Recorder
+
+IDENTITY_FILE = "collection.json"
+MAX_IDENTITY_BYTES = 2**20
+PACKAGES = ("gymnasium", "minari", "mujoco", "numpy", "onnxruntime")
+
+
+def main(env_name: str, config: CollectConfig) -> None:
+    """Record policies in a simulator as a local Minari dataset, for `fastdwm.train --dataset`.
+
+    Killed at any moment, the same command goes on where the last finished episodes were saved.
+    """
+    path = datasets_root() / config.out
+    require(not path.exists(), f"out: {config.out} exists in {datasets_root()} and stays as it is; give another --out")
+    recorder, env = prepare(env_name, config)
+    identity = identify(recorder, config)
+    folder = path.with_name(f".{path.name}.collect")
+    prepare_folder(folder)
+    with reserved(folder):
+        check_identity(folder, identity)
+        returns = collect(recorder, env, config, folder, about(env_name, recorder, config, identity))
+        shutil.rmtree(folder)
+    print_summary(path, returns, scored_as(recorder))
+
+
+def prepare(env_name: str, config: CollectConfig) -> tuple["Recorder", Any]:
+    """What is to be recorded, checked, and a simulator; InputError for what does not fit together."""
+    import numpy as np
+    from gymnasium.spaces import Box
+
+    from fastdwm.collect.behaviour import read_behaviour
+    from fastdwm.collect.episodes import Recorder
+
+    spec = read_env(env_name, config.env_kwargs, config.trust_env)
+    env = spec.make()
+    spaces = env.observation_space, env.action_space
+    flat = all(isinstance(space, Box) and len(space.shape) == 1 for space in spaces)
+    require(flat, f"env: expected flat observations and actions, {spec.id} has {' and '.join(map(str, spaces))}")
+    unit = np.all(spaces[1].low == -1) and np.all(spaces[1].high == 1)
+    require(bool(unit), f"env: expected actions in [-1, 1], {spec.id} has {spaces[1]}")
+    sizes = spaces[0].shape[0], spaces[1].shape[0]
+    names = [split_share(text)[0] for text in config.policy]
+    behaviours = tuple(read_behaviour(name, spec, sizes, config.trust_env) for name in names)
+    drawn = all(behaviour.draws for behaviour in behaviours)
+    require(not (drawn and config.noise), "noise: expected 0, every policy draws its actions itself")
+    return Recorder(spec, behaviours, config.noise, config.seed), env
+
+
+def shares_of(config: CollectConfig) -> list[float]:
+    return [split_share(text)[1] for text in config.policy]
+
+
+def identify(recorder: "Recorder", config: CollectConfig) -> dict[str, Any]:
+    """All that the dataset's content depends on."""
+    from importlib import metadata
+
+    return {
+        "env": asdict(recorder.env),
+        "policies": [
+            f"{behaviour.name} {behaviour.sha256 or ''} x {share:g}".replace("  ", " ")
+            for behaviour, share in zip(recorder.behaviours, shares_of(config), strict=True)
+        ],
+        "transitions": config.transitions,
+        "shares": config.shares,
+        "noise": config.noise,
+        "seed": config.seed,
+        "versions": [f"{dist.name} {dist.version}" for name in PACKAGES for dist in metadata.distributions(name=name)],
+    }
+
+
+def check_identity(folder: Path, identity: dict[str, Any]) -> None:
+    """Raise InputError if the folder holds chunks of another collection; else note whose it is."""
+    path = folder / IDENTITY_FILE
+    # Without a finished chunk there is nothing to lose: a first attempt must not pin the settings of the next.
+    if path.exists() and any(folder.glob("*.npz")):
+        saved = read_json(path, MAX_IDENTITY_BYTES)
+        for name, came in identity.items():
+            was = saved.get(name) if isinstance(saved, dict) else None
+            if was != came:
+                ways = f"resume it unchanged, give another --out, or delete {folder}"
+                raise InputError(f"{name}: the collection in {folder} has {was}, got {came}; {ways}")
+    write_json(path, identity)
+
+
+def collect(
+    recorder: "Recorder", env: Any, config: CollectConfig, folder: Path, described: dict[str, Any]
+) -> "np.ndarray":
+    """Record what is missing and make the dataset; returns lengths and returns of its episodes, (episodes, 2)."""
+    from fastdwm.collect.episodes import plan
+    from fastdwm.collect.pool import record_chunks
+    from fastdwm.collect.recording import write_dataset
+
+    portions = plan(shares_of(config), config.transitions, config.shares == "episodes")
+    chunks = [chunk for portion in portions for chunk in portion.chunks]
+    with command.progress() as on_progress:
+        record_chunks(chunks, recorder, folder, config.workers, lambda *done: on_progress("transitions", *done))
+    return write_dataset(config.out, env, portions, folder, described)
+
+
+def scored_as(recorder: "Recorder") -> Task | None:
+    """A task whose reference scores are those of the simulator, if there is one."""
+    return next((task for task in TASKS.values() if task.env.family == recorder.env.family), None)
+
+
+def about(env_name: str, recorder: "Recorder", config: CollectConfig, identity: dict[str, Any]) -> dict[str, Any]:
+    """How the dataset came about, as minari's metadata have it."""
+    task = scored_as(recorder)
+    scores = {"ref_min_score": task.ref_min_score, "ref_max_score": task.ref_max_score} if task else {}
+    text = f"policies (SHA-256, x share of {config.shares}): {'; '.join(identity['policies'])}. Made by: "
+    return scores | {
+        "algorithm_name": ", ".join(behaviour.name for behaviour in recorder.behaviours),
+        "description": text + command_line(env_name, config),
+        "requirements": [version.replace(" ", "==") for version in identity["versions"]],
+    }
+
+
+def command_line(env_name: str, config: CollectConfig) -> str:
+    """The command that makes the dataset, without what leaves it as it is: folders and the number of workers."""
+    words = ["python", "-m", "fastdwm.collect", env_name]
+    for text in config.policy:
+        name, share = split_share(text)
+        words += ["--policy", Path(name).name + (f":{share:g}" if share != 1 else "")]
+    words += ["--out", config.out, "--transitions", str(config.transitions), "--seed", str(config.seed)]
+    words += ["--shares", config.shares] if config.shares == "episodes" else []
+    words += ["--noise", str(config.noise)] if config.noise else []
+    words += ["--env-kwargs", config.env_kwargs] if config.env_kwargs != "{}" else []
+    return shlex.join(words + (["--trust-env"] if config.trust_env else []))
+
+
+def print_summary(path: Path, episodes: "np.ndarray", task: Task | None) -> None:
+    """What was recorded, in two lines."""
+    lengths, returns = episodes.T
+    score = ""
+    if task:
+        score = f", score {100 * (returns.mean() - task.ref_min_score) / (task.ref_max_score - task.ref_min_score):.1f}"
+    print(
+        f"{lengths.sum():,.0f} transitions, {len(episodes):,} episodes, "
+        f"return {returns.mean():.1f} ± {returns.std():.1f}{score}"
+    )
+    print(f"dataset: {path}")
+
+
+def parse(argv: list[str]) -> tuple[str, CollectConfig]:
+    """Name of the simulator and settings; raises as `command.parse`."""
+    import tyro
+
+    env = tyro.conf.arg(metavar="ENV", help="hopper, halfcheetah or walker2d, or an id of Gymnasium")
+    fields = [
+        ("env", Annotated[str, tyro.conf.Positional, env]),
+        ("config", Annotated[CollectConfig, tyro.conf.arg(name=""), tyro.conf.UseAppendAction]),
+    ]
+    parsed = command.read(fields, "python -m fastdwm.collect", main.__doc__ or "", argv)
+    return parsed.env, parsed.config
+
+
+if __name__ == "__main__":
+    command.finish(lambda: main(*parse(sys.argv[1:])))

@@ -1,0 +1,165 @@
+"""Which episodes make a dataset, and the recording of some of them: a chunk.
+
+The chunks follow from the settings alone and each draws from a seed sequence of its own, in a simulator of its own: who
+records them, and when, changes nothing.
+"""
+
+import io
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastdwm.checks import require
+from fastdwm.collect.behaviour import Act, Behaviour, checked
+from fastdwm.envs import MAX_EPISODE_STEPS, EnvSpec
+from fastdwm.errors import InputError
+from fastdwm.files import write_atomically
+
+CHUNK = 20_000
+"""transitions; about ten seconds"""
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Episodes that are recorded in one go.   index: among all.   shares: of the turns, one for each policy.
+    transitions: at least so many."""
+
+    index: int
+    shares: tuple[float, ...]
+    transitions: int
+
+    @property
+    def file(self) -> str:
+        return f"{self.index:06d}.npz"
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Of the episodes of these chunks, in this order, the first that have so many transitions together."""
+
+    chunks: tuple[Chunk, ...]
+    transitions: int
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """What is common to all chunks. Workers receive it."""
+
+    env: EnvSpec
+    behaviours: tuple[Behaviour, ...]
+    noise: float
+    seed: int
+
+
+def plan(shares: Sequence[float], transitions: int, by_episodes: bool) -> list[Portion]:
+    """One portion for each policy or, where the policies take turns, one for all."""
+    bounds = np.round(transitions * np.cumsum([0.0, *shares]) / sum(shares)).astype(int)
+    quotas = [transitions] if by_episodes else np.diff(bounds).tolist()
+    require(min(quotas) > 0, f"transitions: {transitions} are too few for {len(shares)} policies with these shares")
+    alone = [tuple(row) for row in np.eye(len(shares)).tolist()]
+    portions, index = [], 0
+    for quota, turns in zip(quotas, [tuple(shares)] if by_episodes else alone, strict=True):
+        n = -(-quota // CHUNK)
+        sizes = [quota // n + (i < quota % n) for i in range(n)]
+        portions.append(Portion(tuple(Chunk(index + i, turns, size) for i, size in enumerate(sizes)), quota))
+        index += n
+    return portions
+
+
+def turns(shares: Sequence[float]) -> Iterator[int]:
+    """Whose turn it is, for ever: always the one that is furthest behind its share."""
+    had = [0] * len(shares)
+    for t in count(1):
+        turn = max(range(len(shares)), key=lambda i: t * shares[i] / sum(shares) - had[i])
+        had[turn] += 1
+        yield turn
+
+
+def record(chunk: Chunk, recorder: Recorder, acts: Sequence[Act]) -> Arrays:
+    """The chunk's episodes one after another.
+
+    observations (transitions + episodes, S), actions (transitions, A), rewards, terminations, truncations
+    (transitions,); lengths and seeds (episodes,).   acts: what the behaviours do.   Raises InputError for actions and
+    observations that are none.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence(recorder.seed, spawn_key=(chunk.index,)))
+    env, episodes, done = recorder.env.make(), [], 0
+    # A chunk takes up the turns elsewhere than the last one: with few episodes in each, the first would have too many.
+    for turn in islice(turns(chunk.shares), chunk.index, None):
+        episodes.append(_episode(env, acts[turn], rng))
+        done += len(episodes[-1]["rewards"])
+        if done >= chunk.transitions:
+            break
+    env.close()
+    arrays = {name: np.concatenate([episode[name] for episode in episodes]) for name in episodes[0]}
+    finite = np.isfinite(arrays["observations"]).all() and np.isfinite(arrays["rewards"]).all()
+    require(bool(finite), f"{recorder.env.id}: expected finite observations and rewards, got NaN or infinity")
+    return arrays
+
+
+def _episode(env: Any, act: Act, rng: np.random.Generator) -> Arrays:
+    seed = int(rng.integers(2**31))
+    obs, _ = env.reset(seed=seed)
+    observations, actions, steps = [np.array(obs)], [], []
+    ended = False
+    while not ended:
+        actions.append(act(obs, rng))
+        obs, reward, terminated, truncated, _ = env.step(actions[-1])
+        observations.append(np.array(obs))
+        steps.append((reward, terminated, truncated))
+        ended = terminated or truncated
+        endless = len(steps) > MAX_EPISODE_STEPS
+        require(not endless, f"{env.spec.id}: expected episodes of at most {MAX_EPISODE_STEPS} steps")
+    rewards, terminations, truncations = zip(*steps, strict=True)
+    return {
+        "observations": np.array(observations),
+        "actions": np.array(actions),
+        "rewards": np.array(rewards, np.float64),
+        "terminations": np.array(terminations, bool),
+        "truncations": np.array(truncations, bool),
+        "lengths": np.array([len(steps)]),
+        "seeds": np.array([seed]),
+    }
+
+
+def start(recorder: Recorder) -> list[Act]:
+    """What the behaviours do, in this process."""
+    return [checked(behaviour, behaviour.start(), recorder.noise) for behaviour in recorder.behaviours]
+
+
+def save(chunk: Chunk, arrays: Arrays, folder: Path) -> None:
+    """Write the chunk's file, whole or not at all."""
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    write_atomically(folder / chunk.file, content.getvalue())
+
+
+def episodes_of(portion: Portion, folder: Path) -> Iterator[Arrays]:
+    """The portion's episodes from the files of its chunks, one chunk in memory."""
+    left = portion.transitions
+    for chunk in portion.chunks:
+        arrays = _load(folder / chunk.file)
+        ends = np.cumsum(arrays["lengths"])
+        for i, end in enumerate(ends):
+            if left <= 0:
+                return
+            start = end - arrays["lengths"][i]
+            left -= end - start
+            steps = {name: arrays[name][start:end] for name in ("actions", "rewards", "terminations", "truncations")}
+            # An episode has one observation more than steps.
+            yield steps | {"observations": arrays["observations"][start + i : end + i + 1], "seed": arrays["seeds"][i]}
+
+
+def _load(path: Path) -> Arrays:
+    try:
+        with np.load(path) as file:
+            return dict(file)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: damaged ({error}); delete it and give the same command again") from None

@@ -1,0 +1,75 @@
+"""The Minari dataset that recorded episodes become, complete or not there at all."""
+
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastdwm.collect.episodes import Portion, episodes_of
+from fastdwm.collect.settings import datasets_root
+
+
+def write_dataset(out: str, env: Any, portions: Sequence[Portion], folder: Path, about: dict[str, Any]) -> np.ndarray:
+    """Make the dataset from the chunks in the folder; returns lengths and returns of its episodes, (episodes, 2).
+
+    env: the simulator.   about: further arguments of minari's `create_dataset_from_buffers`.
+    """
+    import minari
+
+    scratch = folder / "datasets"
+    # What a run that was killed while it wrote has left.
+    shutil.rmtree(scratch, ignore_errors=True)
+    summary: list[tuple[int, float]] = []
+    spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
+    with _minari_root(scratch), warnings.catch_warnings():
+        # About authors and links that nobody gave.
+        warnings.simplefilter("ignore")
+        minari.create_dataset_from_buffers(out, _buffers(portions, folder, summary), env=_spec(env), **spaces, **about)
+    _publish(out, scratch)
+    return np.array(summary)
+
+
+def _buffers(portions: Sequence[Portion], folder: Path, summary: list[tuple[int, float]]) -> Iterator[Any]:
+    """minari's episodes, one at a time: all would fill the memory. Their lengths and returns go to `summary`."""
+    from minari.data_collector import EpisodeBuffer
+
+    for portion in portions:
+        for episode in episodes_of(portion, folder):
+            seed = int(episode.pop("seed"))
+            yield EpisodeBuffer(id=len(summary), seed=seed, **episode)
+            summary.append((len(episode["rewards"]), float(episode["rewards"].sum())))
+
+
+def _spec(env: Any) -> Any:
+    """What Gymnasium makes the simulator from, without the wrappers that flatten a goal dict for us."""
+    return replace(env.spec, additional_wrappers=())
+
+
+@contextmanager
+def _minari_root(root: Path) -> Iterator[None]:
+    """minari writes below this folder meanwhile; it takes the place from the environment alone."""
+    name = "MINARI_DATASETS_PATH"
+    before = os.environ.get(name)
+    os.environ[name] = str(root)
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+def _publish(out: str, scratch: Path) -> None:
+    """Move the finished dataset to where minari finds it."""
+    from minari.namespace import create_namespace, list_local_namespaces
+
+    namespace = out.rpartition("/")[0]
+    if namespace and namespace not in list_local_namespaces():
+        create_namespace(namespace)
+    os.rename(scratch / out, datasets_root() / out)

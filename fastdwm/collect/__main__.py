@@ -116,8 +116,8 @@ def collect(
     portions = plan(shares_of(config), config.transitions, config.shares == "episodes")
     chunks = [chunk for portion in portions for chunk in portion.chunks]
     with command.progress() as on_progress:
-        record_chunks(chunks, recorder, folder, config.workers, lambda *done: on_progress("transitions", *done))
-    return write_dataset(config.out, env, portions, folder, described)
+        record_chunks(chunks, recorder, folder, config.workers, lambda *done: on_progress("recorded", *done))
+        return write_dataset(config.out, env, portions, folder, described, lambda *done: on_progress("written", *done))
 
 
 def scored_as(recorder: "Recorder") -> Task | None:

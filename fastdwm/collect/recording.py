@@ -13,12 +13,21 @@ import numpy as np
 
 from fastdwm.collect.episodes import Portion, episodes_of
 from fastdwm.collect.settings import datasets_root
+from fastdwm.command import StageProgress, unwatched
 
 
-def write_dataset(out: str, env: Any, portions: Sequence[Portion], folder: Path, about: dict[str, Any]) -> np.ndarray:
+def write_dataset(
+    out: str,
+    env: Any,
+    portions: Sequence[Portion],
+    folder: Path,
+    about: dict[str, Any],
+    on_progress: StageProgress = unwatched,
+) -> np.ndarray:
     """Make the dataset from the chunks in the folder; returns lengths and returns of its episodes, (episodes, 2).
 
-    env: the simulator.   about: further arguments of minari's `create_dataset_from_buffers`.
+    env: the simulator.   about: further arguments of minari's `create_dataset_from_buffers`.   on_progress: is told of
+    transitions.
     """
     import minari
 
@@ -26,11 +35,12 @@ def write_dataset(out: str, env: Any, portions: Sequence[Portion], folder: Path,
     # What a run that was killed while it wrote has left.
     shutil.rmtree(scratch, ignore_errors=True)
     summary: list[tuple[int, float]] = []
+    episodes = _watched(_buffers(portions, folder, summary), sum(p.transitions for p in portions), on_progress)
     spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
     with _minari_root(scratch), warnings.catch_warnings():
         # About authors and links that nobody gave.
         warnings.simplefilter("ignore")
-        minari.create_dataset_from_buffers(out, _buffers(portions, folder, summary), env=_spec(env), **spaces, **about)
+        minari.create_dataset_from_buffers(out, episodes, env=_spec(env), **spaces, **about)
     _publish(out, scratch)
     return np.array(summary)
 
@@ -44,6 +54,14 @@ def _buffers(portions: Sequence[Portion], folder: Path, summary: list[tuple[int,
             seed = int(episode.pop("seed"))
             yield EpisodeBuffer(id=len(summary), seed=seed, **episode)
             summary.append((len(episode["rewards"]), float(episode["rewards"].sum())))
+
+
+def _watched(episodes: Iterator[Any], total: int, on_progress: StageProgress) -> Iterator[Any]:
+    done = 0
+    for episode in episodes:
+        yield episode
+        done = min(done + len(episode), total)
+        on_progress(done, total)
 
 
 def _spec(env: Any) -> Any:

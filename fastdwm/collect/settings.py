@@ -20,9 +20,9 @@ class CollectConfig:
     """How a dataset is made. Raises InputError for values that cannot be."""
 
     policy: tuple[str, ...]
-    """what acts, WHAT or WHAT:SHARE, once for each policy: an .onnx file (inputs: observations and, if it is to draw its
-    actions, standard normal `noise`; output: `action`), the folder of a bundle or the name of a shipped one (its base
-    policy), or `random`; the share is 1 where none is given, and shares need not add up to 1"""
+    """what acts, WHAT or WHAT:SHARE, once for each policy: an .onnx file (inputs: observations and, if it is to draw
+    its actions, standard normal `noise`; output: `action`), the folder of a bundle or the name of a shipped one (its
+    base policy), or `random`; the share is 1 where none is given, and shares need not add up to 1"""
     out: str
     """Minari id of the new dataset, such as mine/hopper/medium-v0, in $MINARI_DATASETS_PATH (~/.minari/datasets)"""
     transitions: int = 1_000_000

@@ -4,10 +4,12 @@ Chunks of finished episodes are files in a hidden folder beside the dataset, so 
 with the same command. Heavy packages are imported inside the functions: --help answers before they are loaded.
 """
 
+import os
 import shlex
 import shutil
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,17 +35,28 @@ def main(env_name: str, config: CollectConfig) -> None:
 
     Killed at any moment, the same command goes on where the last finished episodes were saved.
     """
+    from fastdwm.collect.episodes import plan
+    from fastdwm.collect.pool import record_chunks
+    from fastdwm.collect.recording import write_dataset
+
     path = datasets_root() / config.out
-    require(not path.exists(), f"out: {config.out} exists in {datasets_root()} and stays as it is; give another --out")
+    require(
+        not os.path.lexists(path),
+        f"out: {config.out} exists in {datasets_root()} and stays as it is; give another --out",
+    )
     recorder, env = prepare(env_name, config)
+    portions = plan(shares_of(config), config.transitions, config.shares == "episodes")
     identity = identify(recorder, config)
     folder = path.with_name(f".{path.name}.collect")
     prepare_folder(folder)
     with reserved(folder):
         check_identity(folder, identity)
-        returns = collect(recorder, env, config, folder, about(env_name, recorder, config, identity))
+        described = about(env_name, recorder, config, identity)
+        with command.progress() as on_progress:
+            record_chunks(portions, recorder, folder, config.workers, partial(on_progress, "recorded"))
+            episodes = write_dataset(config.out, env, portions, folder, described, partial(on_progress, "written"))
         shutil.rmtree(folder)
-    print_summary(path, returns, scored_as(recorder))
+    print_summary(path, episodes, scored_as(recorder))
 
 
 def prepare(env_name: str, config: CollectConfig) -> tuple["Recorder", Any]:
@@ -103,21 +116,6 @@ def check_identity(folder: Path, identity: dict[str, Any]) -> None:
                 ways = f"resume it unchanged, give another --out, or delete {folder}"
                 raise InputError(f"{name}: the collection in {folder} has {was}, got {came}; {ways}")
     write_json(path, identity)
-
-
-def collect(
-    recorder: "Recorder", env: Any, config: CollectConfig, folder: Path, described: dict[str, Any]
-) -> "np.ndarray":
-    """Record what is missing and make the dataset; returns lengths and returns of its episodes, (episodes, 2)."""
-    from fastdwm.collect.episodes import plan
-    from fastdwm.collect.pool import record_chunks
-    from fastdwm.collect.recording import write_dataset
-
-    portions = plan(shares_of(config), config.transitions, config.shares == "episodes")
-    chunks = [chunk for portion in portions for chunk in portion.chunks]
-    with command.progress() as on_progress:
-        record_chunks(chunks, recorder, folder, config.workers, lambda *done: on_progress("recorded", *done))
-        return write_dataset(config.out, env, portions, folder, described, lambda *done: on_progress("written", *done))
 
 
 def scored_as(recorder: "Recorder") -> Task | None:

@@ -9,14 +9,15 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from fastdwm.collect.behaviour import Act
-from fastdwm.collect.episodes import Chunk, Recorder, record, save, start
+from fastdwm.collect.episodes import Chunk, Portion, Recorder, record, save, start
 from fastdwm.command import StageProgress
 
 
 def record_chunks(
-    chunks: Sequence[Chunk], recorder: Recorder, folder: Path, workers: int, on_progress: StageProgress
+    portions: Sequence[Portion], recorder: Recorder, folder: Path, workers: int, on_progress: StageProgress
 ) -> None:
-    """Record the chunks that have no file in the folder yet; raises the error of the first that fails."""
+    """Record the portions' chunks that have no file in the folder yet; raises the error of the first that fails."""
+    chunks = [chunk for portion in portions for chunk in portion.chunks]
     todo = [chunk for chunk in chunks if not (folder / chunk.file).exists()]
     total = sum(chunk.transitions for chunk in chunks)
     done = total - sum(chunk.transitions for chunk in todo)

@@ -1,0 +1,348 @@
+"""`python -m fastdwm.collect` as a user runs it: from policies to a dataset, killed, resumed, misused, learnt from."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+from onnx_policies import policy_bytes, weights
+from toy_bundles import make_bundle
+
+from fastdwm.collect import __main__ as collect
+from fastdwm.collect.behaviour import checked, read_behaviour
+from fastdwm.data.dataset import load
+from fastdwm.errors import InputError
+from fastdwm.files import sha256_of
+from fastdwm.tasks import get_task
+
+HOPPER = get_task("hopper-medium")
+SIZES = HOPPER.obs_dim, HOPPER.action_dim
+PARAMS = weights(*SIZES)
+OUT = "mine/hopper/tiny-v0"
+
+
+@pytest.fixture(scope="module")
+def policies(tmp_path_factory):
+    """A folder with sampler.onnx, which has an input of noise, and mean.onnx, which has not."""
+    folder = tmp_path_factory.mktemp("policies")
+    (folder / "sampler.onnx").write_bytes(policy_bytes(PARAMS, std=0.3))
+    (folder / "mean.onnx").write_bytes(policy_bytes(PARAMS))
+    return folder
+
+
+def environment(root):
+    return os.environ | {"MINARI_DATASETS_PATH": str(root), "FASTDWM_CACHE": str(root / "cache"), "COLUMNS": "200"}
+
+
+def command(*flags, env="hopper", out=OUT, transitions=3000):
+    return [sys.executable, "-m", "fastdwm.collect", env, f"--out={out}", f"--transitions={transitions}", *flags]
+
+
+def run(root, *flags, **kwargs):
+    return subprocess.run(command(*flags, **kwargs), capture_output=True, text=True, env=environment(root), timeout=120)
+
+
+def files(root, out=OUT):
+    """The bytes of the dataset's files."""
+    return {path.name: path.read_bytes() for path in (root / out / "data").iterdir()}
+
+
+def metadata(root, out=OUT):
+    return json.loads((root / out / "data" / "metadata.json").read_text())
+
+
+def seeds_and_lengths(root, out=OUT):
+    with h5py.File(root / out / "data" / "main_data.hdf5") as file:
+        episodes = [file[f"episode_{i}"] for i in range(len(file))]
+        return [(int(episode.attrs["seed"]), int(episode.attrs["total_steps"])) for episode in episodes]
+
+
+# Every policy has chunks of its own.
+MIXED = ("--policy=random:2", "--policy=random", "--policy=random", "--noise=0.2", "--seed=4")
+MANY = 10_000
+
+
+@pytest.fixture(scope="module")
+def recorded(policies, tmp_path_factory):
+    """A dataset of the sampler, by one worker."""
+    root = tmp_path_factory.mktemp("recorded")
+    result = run(root, f"--policy={policies}/sampler.onnx", "--workers=1")
+    assert result.returncode == 0, result.stderr
+    return root, result
+
+
+@pytest.fixture(scope="module")
+def mixed(policies, tmp_path_factory):
+    """A dataset of several chunks, by one worker."""
+    root = tmp_path_factory.mktemp("mixed")
+    result = run(root, f"--policy={policies}/mean.onnx", *MIXED, "--workers=1", transitions=MANY)
+    assert result.returncode == 0, result.stderr
+    return root
+
+
+def test_train_and_eval_learn_from_what_collect_recorded(recorded, tmp_path):
+    root, _ = recorded
+    sizes = [f"--{part}.updates=20" for part in ("rebrac", "diffusion", "meanflow", "mlp", "reward")]
+    for part in ("rebrac", "diffusion", "meanflow", "mlp", "reward"):
+        sizes += [f"--{part}.hidden", "16", "16"]
+    train = ["hopper-medium", f"--dataset={OUT}", f"--out={tmp_path}/run", *sizes, "--eval-episodes=1", "--threads=1"]
+    evaluate = ["hopper-medium", f"--bundle={tmp_path}/run/bundle", "--episodes=1", "--max-steps=5"]
+    for name, argv in (("train", train), ("eval", [*evaluate, f"--out={tmp_path}/eval"])):
+        done = [sys.executable, "-m", f"fastdwm.{name}", *argv]
+        result = subprocess.run(done, capture_output=True, text=True, env=environment(root), timeout=120)
+        assert result.returncode == 0, result.stderr
+    assert "ITPO" in result.stdout
+
+
+def test_the_dataset_is_read_as_it_was_recorded(recorded, monkeypatch, tmp_path):
+    root, result = recorded
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
+    monkeypatch.setenv("FASTDWM_CACHE", str(tmp_path))
+    data = load(HOPPER, OUT)
+    assert data.env == HOPPER.env and len(data.obs) >= 3000
+    assert f"{len(data.obs):,} transitions, {len(data.episode_ends):,} episodes" in result.stdout
+    # Whole episodes, and not one more than it takes.
+    lengths = [length for _, length in seeds_and_lengths(root)]
+    assert sum(lengths) == len(data.obs) and sum(lengths[:-1]) < 3000
+    # A sampler: the same observation at the start, hardly the same action.
+    assert len(np.unique(data.action, axis=0)) > 0.9 * len(data.obs)
+
+
+def test_the_simulator_repeats_what_was_recorded(recorded):
+    root, _ = recorded
+    env = HOPPER.env.make()
+    with h5py.File(root / OUT / "data" / "main_data.hdf5") as file:
+        episode = file["episode_1"]
+        obs, _ = env.reset(seed=int(episode.attrs["seed"]))
+        np.testing.assert_array_equal(obs, episode["observations"][0])
+        for t, action in enumerate(episode["actions"]):
+            obs, reward, terminated, _, _ = env.step(action)
+            np.testing.assert_array_equal(obs, episode["observations"][t + 1])
+            assert (reward, terminated) == (episode["rewards"][t], episode["terminations"][t])
+
+
+def test_the_metadata_say_how_it_came_about(recorded, policies):
+    about = metadata(recorded[0])
+    assert (about["ref_min_score"], about["ref_max_score"]) == (HOPPER.ref_min_score, HOPPER.ref_max_score)
+    assert json.loads(about["env_spec"])["id"] == "Hopper-v5"
+    assert about["algorithm_name"] == "sampler.onnx"
+    assert sha256_of(policies / "sampler.onnx") in about["description"]
+    line = about["description"].partition("Made by: python -m fastdwm.collect ")[2]
+    env, config = collect.parse(line.split())
+    assert (env, config.policy, config.transitions, config.seed) == ("hopper", ("sampler.onnx",), 3000, 0)
+
+
+def test_other_workers_the_same_bytes_other_seed_others(recorded, policies, mixed, tmp_path):
+    assert run(tmp_path, f"--policy={policies}/mean.onnx", *MIXED, "--workers=2", transitions=MANY).returncode == 0
+    assert files(tmp_path) == files(mixed)
+    assert run(tmp_path, f"--policy={policies}/sampler.onnx", "--seed=1", out="other-v0").returncode == 0
+    assert seeds_and_lengths(tmp_path, "other-v0") != seeds_and_lengths(recorded[0])
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(policies, mixed, tmp_path):
+    argv = command(f"--policy={policies}/mean.onnx", *MIXED, "--workers=1", transitions=MANY)
+    folder = tmp_path / "mine" / "hopper" / ".tiny-v0.collect"
+    process = subprocess.Popen(argv, env=environment(tmp_path), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(folder.glob("*.npz")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = {path: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
+    assert finished and not (tmp_path / OUT).exists()
+    other = run(tmp_path, f"--policy={policies}/mean.onnx", *MIXED, "--shares=episodes", transitions=MANY)
+    assert other.returncode == 2 and other.stderr.count("\n") == 1
+    assert f"shares: the collection in {folder} has transitions, got episodes" in other.stderr
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert subprocess.run(argv, env=environment(tmp_path), stderr=subprocess.DEVNULL).returncode == 0
+    assert files(tmp_path) == files(mixed)
+    assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == ["tiny-v0"]
+
+
+def test_an_existing_dataset_stays_as_it_is(recorded):
+    root, _ = recorded
+    before = files(root)
+    result = run(root, "--policy=random")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1 and f"out: {OUT} exists" in result.stderr
+    assert files(root) == before
+
+
+def test_random_actions_fill_the_box_and_the_walker_has_its_friction(tmp_path):
+    kwargs = {"xml_file": "walker2d.xml"}
+    flags = ("--policy=random", f"--env-kwargs={json.dumps(kwargs)}")
+    assert run(tmp_path, *flags, env="walker2d", out="walker-v0", transitions=2000).returncode == 0
+    assert json.loads(metadata(tmp_path, "walker-v0")["env_spec"])["kwargs"] == kwargs
+    with h5py.File(tmp_path / "walker-v0" / "data" / "main_data.hdf5") as file:
+        actions = np.concatenate([file[f"episode_{i}/actions"] for i in range(len(file))])
+    assert np.abs(actions).max() <= 1 and actions.std() == pytest.approx(1 / np.sqrt(3), rel=0.05)
+
+
+def test_a_bundle_acts_by_its_base_policy(tmp_path):
+    bundle = make_bundle()
+    bundle.save(tmp_path / "bundle")
+    behaviour = read_behaviour(str(tmp_path / "bundle"), HOPPER.env, SIZES)
+    assert (behaviour.name, behaviour.sha256) == ("bundle", bundle.fingerprint)
+    obs = np.linspace(-1, 1, SIZES[0])
+    params = {name: value.double().numpy() for name, value in bundle.policy.items()}
+    hidden = np.maximum(obs @ params["w0"] + params["b0"], 0)
+    hidden = np.maximum(hidden @ params["w1"] + params["b1"], 0)
+    expected = np.tanh(hidden @ params["w2"] + params["b2"])
+    np.testing.assert_allclose(behaviour.start()(obs, None), expected, atol=1e-6)
+
+
+def test_a_sampler_acts_as_its_formula_says(policies):
+    behaviour = read_behaviour(f"{policies}/sampler.onnx", HOPPER.env, SIZES)
+    act = checked(behaviour, behaviour.start())
+    for seed in range(20):
+        obs = np.random.default_rng(100 + seed).normal(size=SIZES[0])
+        noise = np.random.default_rng(seed).standard_normal((1, SIZES[1]), np.float32)[0]
+        hidden = np.maximum(obs @ PARAMS["w0"] + PARAMS["b0"], 0)
+        expected = np.tanh(hidden @ PARAMS["w1"] + PARAMS["b1"] + 0.3 * noise)
+        action = act(obs, np.random.default_rng(seed))
+        assert action.dtype == np.float32
+        np.testing.assert_allclose(action, expected, atol=1e-5)
+
+
+def test_noise_goes_to_policies_that_draw_nothing_and_is_cut(policies):
+    obs = np.full(SIZES[0], 0.01)
+    acts = {}
+    for name in ("mean", "sampler"):
+        behaviour = read_behaviour(f"{policies}/{name}.onnx", HOPPER.env, SIZES)
+        acts[name] = [checked(behaviour, behaviour.start(), noise) for noise in (0.0, 0.5)]
+    rngs = [np.random.default_rng(0) for _ in range(2)]
+    quiet, loud = (np.array([act(obs, rng) for _ in range(500)]) for act, rng in zip(acts["mean"], rngs, strict=True))
+    assert len(np.unique(quiet, axis=0)) == 1 and np.abs(loud).max() == 1
+    inside = np.abs(quiet[0]).argmin()
+    assert loud[:, inside].std() > 0.2
+    first, second = (act(obs, np.random.default_rng(0)) for act in acts["sampler"])
+    np.testing.assert_array_equal(first, second)
+
+
+BAD = {
+    "env: expected one of Hopper-v4, ": {"env": "Pong-v5"},
+    "env: expected one of Hopper-v4, Hopper-v5": {"env": "evil:Hopper-v5"},
+    "env_kwargs: expected JSON": {"flags": ["--env-kwargs={"]},
+    "env_kwargs: expected a JSON object, got 3": {"flags": ["--env-kwargs=3"]},
+    "Hopper-v5 with 'xml_file' = '/etc/passwd' is not known": {"flags": ['--env-kwargs={"xml_file": "/etc/passwd"}']},
+    "none.onnx: no such file": {"policy": "none.onnx"},
+    "no bundle is shipped for nothing": {"policy": "nothing"},
+    "policy: expected a positive share, got 0 in random:0": {"policy": "random:0"},
+    "policy: expected a positive share, got nan in random:nan": {"policy": "random:nan"},
+    "policy: expected a positive share, got -1 in random:-1": {"policy": "random:-1"},
+    "transitions: expected a positive number, got 0": {"transitions": 0},
+    "transitions: 1 are too few for 2 policies": {"transitions": 1, "flags": ["--policy=random"]},
+    "workers: expected a positive number, got 0": {"flags": ["--workers=0"]},
+    "seed: expected a number >= 0, got -1": {"flags": ["--seed=-1"]},
+    "noise: expected a number >= 0, got -0.5": {"flags": ["--noise=-0.5"]},
+    "noise: expected a number >= 0, got nan": {"flags": ["--noise=nan"]},
+    "noise: expected 0, every policy draws its actions itself": {"flags": ["--noise=0.5"]},
+    "policy: expected a bundle of Walker2d, hopper-medium is one of Hopper": {
+        "env": "walker2d",
+        "policy": "hopper-medium",
+    },
+    "expected a Minari id, [NAMESPACE/]NAME-vNUMBER, got '../x-v0'": {"out": "../x-v0"},
+    "expected a Minari id, [NAMESPACE/]NAME-vNUMBER, got 'x'": {"out": "x"},
+    "--policy": {"policy": None},
+}
+
+
+def fails(capsys, *argv):
+    """The one line that the command leaves, called in this process because that is faster."""
+    with pytest.raises(SystemExit) as stop:
+        collect.command.finish(lambda: collect.main(*collect.parse(list(argv))))
+    said = capsys.readouterr()
+    assert stop.value.code == 2 and said.out == "" and said.err.count("\n") == 1
+    return said.err
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input_is_one_line_exit_2(tmp_path, monkeypatch, capsys, message):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    given = {"env": "hopper", "policy": "random", "out": OUT, "transitions": 100, "flags": []} | BAD[message]
+    argv = [given["env"], f"--out={given['out']}", f"--transitions={given['transitions']}", *given["flags"]]
+    argv += [f"--policy={given['policy']}"] if given["policy"] else []
+    assert message in fails(capsys, *argv)
+    assert not any(tmp_path.iterdir())
+
+
+def external():
+    """A policy whose weights are in another file."""
+    from onnx import ModelProto, TensorProto
+
+    model = ModelProto.FromString(policy_bytes(PARAMS))
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "weights.bin"
+    return model.SerializeToString()
+
+
+def custom():
+    """A policy that needs an operator of somebody's own."""
+    return policy_bytes(PARAMS, squash="RunMyCode")
+
+
+UNUSABLE = {
+    "not a self-contained ONNX model": lambda: b"no model",
+    "not a self-contained ONNX model: Fail": external,
+    "not a self-contained ONNX model: InvalidGraph": custom,
+    "cannot act on 11 observations": lambda: policy_bytes(weights(12, 3)),
+    "expected float32 actions of shape (batch, 3), got ((4,)": lambda: policy_bytes(weights(11, 4)),
+    "an input of float32 observations and at most one more, noise": lambda: policy_bytes(PARAMS, 0.1, noise="dice"),
+    "expected an output named action, got torque, mean": lambda: policy_bytes(PARAMS, output="torque"),
+}
+
+
+@pytest.mark.parametrize("message", UNUSABLE)
+def test_an_onnx_file_that_cannot_act_is_bad_input(tmp_path, monkeypatch, capsys, message):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "data"))
+    # Where a file's folder and the working directory have the weights, they are not taken either.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.bin").write_bytes(PARAMS["w0"].tobytes())
+    (tmp_path / "p.onnx").write_bytes(UNUSABLE[message]())
+    assert message in fails(capsys, "hopper", f"--policy={tmp_path}/p.onnx", f"--out={OUT}")
+
+
+WILD = {
+    "expected actions in [-1, 1], got [": {"b1": np.full(3, 7, np.float32)},
+    "expected actions in [-1, 1], got [nan nan nan]": {"b1": np.full(3, np.nan, np.float32)},
+}
+
+
+@pytest.mark.parametrize("message", WILD)
+def test_an_action_that_is_none_ends_the_run_and_pins_nothing(tmp_path, message):
+    (tmp_path / "p.onnx").write_bytes(policy_bytes(PARAMS | WILD[message], squash="Identity"))
+    result = run(tmp_path, f"--policy={tmp_path}/p.onnx", transitions=100)
+    assert result.returncode == 2 and result.stdout == ""
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("error: policy: p.onnx:") and message in last and "Traceback" not in result.stderr
+    assert run(tmp_path, "--policy=random", transitions=100).returncode == 0
+
+
+def test_actions_beyond_the_bounds_by_rounding_are_cut(tmp_path):
+    params = PARAMS | {"w1": np.zeros_like(PARAMS["w1"]), "b1": np.full(3, 1 + 5e-6, np.float32)}
+    (tmp_path / "p.onnx").write_bytes(policy_bytes(params, squash="Identity"))
+    behaviour = read_behaviour(f"{tmp_path}/p.onnx", HOPPER.env, SIZES)
+    action = checked(behaviour, behaviour.start())(np.zeros(SIZES[0]), None)
+    np.testing.assert_array_equal(action, np.ones(3, np.float32))
+
+
+def test_without_onnxruntime_it_says_what_to_install(policies, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match=re.escape("onnxruntime is not installed; pip install 'fastdwm[collect]'")):
+        read_behaviour(f"{policies}/mean.onnx", HOPPER.env, SIZES)
+
+
+def test_a_second_command_on_the_same_dataset_is_told_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    folder = tmp_path / ".x-v0.collect"
+    folder.mkdir()
+    with collect.reserved(folder):
+        assert "in use by a command that runs" in fails(capsys, "hopper", "--policy=random", "--out=x-v0")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -163,6 +164,23 @@ def test_a_killed_run_goes_on_to_the_same_bytes(policies, mixed, tmp_path):
     assert subprocess.run(argv, env=environment(tmp_path), stderr=subprocess.DEVNULL).returncode == 0
     assert files(tmp_path) == files(mixed)
     assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == ["tiny-v0"]
+
+
+@pytest.mark.parametrize("most_bytes", [20_000, 400_000])
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path, most_bytes):
+    """The smaller limit stops the first chunk, the larger, which has room for it, the dataset."""
+    argv, limit = command("--policy=random", "--workers=1"), (most_bytes, most_bytes)
+    full = subprocess.run(
+        argv, capture_output=True, text=True, env=environment(tmp_path),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+    )  # fmt: skip
+    assert full.returncode == 1 and "Traceback" not in full.stderr and not (tmp_path / OUT).exists()
+    assert re.match(
+        r"error: cannot write .*\.tiny-v0\.collect.*: File too large; make room", full.stderr.splitlines()[-1]
+    )
+    assert run(tmp_path, "--policy=random").returncode == 0
+    assert run(tmp_path, "--policy=random", out="other-v0").returncode == 0
+    assert files(tmp_path)["main_data.hdf5"] == files(tmp_path, "other-v0")["main_data.hdf5"]
 
 
 def test_an_existing_dataset_stays_as_it_is(recorded):

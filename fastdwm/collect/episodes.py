@@ -7,6 +7,7 @@ records them, and when, changes nothing.
 import io
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 from fastdwm.checks import require
 from fastdwm.collect.behaviour import Act, Behaviour, checked
 from fastdwm.envs import MAX_EPISODE_STEPS, EnvSpec
-from fastdwm.errors import InputError
+from fastdwm.errors import InputError, first_line
 from fastdwm.files import write_atomically
 
 CHUNK = 20_000
@@ -157,9 +158,21 @@ def episodes_of(portion: Portion, folder: Path) -> Iterator[Arrays]:
             yield steps | {"observations": arrays["observations"][start + i : end + i + 1], "seed": arrays["seeds"][i]}
 
 
+def episodes_in(path: Path) -> int:
+    """Number of episodes in the file of a chunk."""
+    with _opened(path) as file:
+        return len(file["lengths"])
+
+
 def _load(path: Path) -> Arrays:
+    with _opened(path) as file:
+        return dict(file)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with np.load(path) as file:
-            return dict(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: damaged ({error}); delete it and give the same command again") from None
+            yield file
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: damaged ({first_line(error)}); delete it and give the same command again") from None

@@ -254,6 +254,7 @@ BAD = {
     "policy: expected a positive share, got nan in random:nan": {"policy": "random:nan"},
     "policy: expected a positive share, got -1 in random:-1": {"policy": "random:-1"},
     "transitions: expected a positive number, got 0": {"transitions": 0},
+    "transitions: expected at most 1e+09, got 10000000000": {"transitions": 10**10},
     "transitions: 1 are too few for 2 policies": {"transitions": 1, "flags": ["--policy=random"]},
     "workers: expected a positive number, got 0": {"flags": ["--workers=0"]},
     "seed: expected a number >= 0, got -1": {"flags": ["--seed=-1"]},

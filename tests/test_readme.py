@@ -63,7 +63,9 @@ def test_every_relative_link_and_picture_is_in_git(tracked):
     assert not dead
 
 
-@pytest.mark.parametrize("folder", ["bench", "bench/results", "profiles", "fastdwm/itpo", "fastdwm/train"])
+@pytest.mark.parametrize(
+    "folder", ["bench", "bench/results", "profiles", "fastdwm/collect", "fastdwm/itpo", "fastdwm/train"]
+)
 def test_the_readme_leads_to_the_pages_of_the_folders(folder):
     assert Path(folder, "README.md") in pages()
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 IDENTITY_FILE = "collection.json"
 MAX_IDENTITY_BYTES = 2**20
-PACKAGES = ("gymnasium", "minari", "mujoco", "numpy", "onnxruntime")
+PACKAGES = ("gymnasium", "minari", "mujoco", "numpy", "onnxruntime", "torch")
 
 
 def main(env_name: str, config: CollectConfig) -> None:
@@ -83,6 +83,7 @@ def prepare(env_name: str, config: CollectConfig) -> tuple["Recorder", Any]:
 
 
 def shares_of(config: CollectConfig) -> list[float]:
+    """One for each policy."""
     return [split_share(text)[1] for text in config.policy]
 
 
@@ -90,17 +91,21 @@ def identify(recorder: "Recorder", config: CollectConfig) -> dict[str, Any]:
     """All that the dataset's content depends on."""
     from importlib import metadata
 
+    from fastdwm.collect.episodes import CHUNK
+
+    found = {name: next(iter(metadata.distributions(name=name)), None) for name in PACKAGES}
     return {
         "env": asdict(recorder.env),
         "policies": [
-            f"{behaviour.name} {behaviour.sha256 or ''} x {share:g}".replace("  ", " ")
+            " ".join(filter(None, (behaviour.name, behaviour.sha256, f"x {share!r}")))
             for behaviour, share in zip(recorder.behaviours, shares_of(config), strict=True)
         ],
         "transitions": config.transitions,
         "shares": config.shares,
         "noise": config.noise,
         "seed": config.seed,
-        "versions": [f"{dist.name} {dist.version}" for name in PACKAGES for dist in metadata.distributions(name=name)],
+        "chunk": CHUNK,
+        "versions": [f"{name}=={package.version}" for name, package in found.items() if package],
     }
 
 
@@ -108,7 +113,7 @@ def check_identity(folder: Path, identity: dict[str, Any]) -> None:
     """Raise InputError if the folder holds chunks of another collection; else note whose it is."""
     path = folder / IDENTITY_FILE
     # Without a finished chunk there is nothing to lose: a first attempt must not pin the settings of the next.
-    if path.exists() and any(folder.glob("*.npz")):
+    if any(folder.glob("*.npz")):
         saved = read_json(path, MAX_IDENTITY_BYTES)
         for name, came in identity.items():
             was = saved.get(name) if isinstance(saved, dict) else None
@@ -131,7 +136,7 @@ def about(env_name: str, recorder: "Recorder", config: CollectConfig, identity: 
     return scores | {
         "algorithm_name": ", ".join(behaviour.name for behaviour in recorder.behaviours),
         "description": text + command_line(env_name, config),
-        "requirements": [version.replace(" ", "==") for version in identity["versions"]],
+        "requirements": identity["versions"],
     }
 
 
@@ -139,8 +144,8 @@ def command_line(env_name: str, config: CollectConfig) -> str:
     """The command that makes the dataset, without what leaves it as it is: folders and the number of workers."""
     words = ["python", "-m", "fastdwm.collect", env_name]
     for text in config.policy:
-        name, share = split_share(text)
-        words += ["--policy", Path(name).name + (f":{share:g}" if share != 1 else "")]
+        name, _ = split_share(text)
+        words += ["--policy", Path(name).name + text.removeprefix(name)]
     words += ["--out", config.out, "--transitions", str(config.transitions), "--seed", str(config.seed)]
     words += ["--shares", config.shares] if config.shares == "episodes" else []
     words += ["--noise", str(config.noise)] if config.noise else []

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fastdwm.checks import require, require_positive
+from fastdwm.checks import require, require_at_most, require_positive
 from fastdwm.envs import EnvSpec, read_spec
 from fastdwm.errors import InputError
 from fastdwm.tasks import get_task
 
 ROBOTS = ("halfcheetah", "hopper", "walker2d")
+MAX_TRANSITIONS = 10**9
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class CollectConfig:
     def __post_init__(self) -> None:
         require(bool(self.policy), "policy: expected at least one")
         require_positive(self, "transitions", "workers")
+        require_at_most(self, MAX_TRANSITIONS, "transitions")
         require(self.seed >= 0, f"seed: expected a number >= 0, got {self.seed}")
         right = math.isfinite(self.noise) and self.noise >= 0
         require(right, f"noise: expected a number >= 0, got {self.noise}")

@@ -7,7 +7,7 @@ import pytest
 from fastdwm import config
 from fastdwm.checks import choices
 from fastdwm.errors import InputError
-from fastdwm.report import __main__ as report
+from fastdwm.report import models as report
 from fastdwm.study import grid
 
 CONFIGS = {kind for module in (config, grid, report) for name, kind in vars(module).items() if name.endswith("Config")}

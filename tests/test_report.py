@@ -18,8 +18,8 @@ from fastdwm.data.dataset import EnvSpec, Transitions, load
 from fastdwm.errors import InputError
 from fastdwm.measure import model_errors
 from fastdwm.models.world import World
-from fastdwm.report import __main__ as report
-from fastdwm.report.__main__ import ReportConfig
+from fastdwm.report import models as report
+from fastdwm.report.models import ReportConfig
 from fastdwm.tasks import get_task
 from fastdwm.train.recipe import dataset_record
 

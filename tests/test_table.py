@@ -17,8 +17,8 @@ from fastdwm.config import FitConfig, ReBRACConfig, RewardConfig, TrainConfig
 from fastdwm.data.dataset import Transitions
 from fastdwm.models.nets import mlp_shapes
 from fastdwm.models.table import WORLD_MODELS, WorldModel
-from fastdwm.report import __main__ as report
-from fastdwm.report.__main__ import ReportConfig
+from fastdwm.report import models as report
+from fastdwm.report.models import ReportConfig
 from fastdwm.tasks import Limit
 from fastdwm.train.recipe import train
 

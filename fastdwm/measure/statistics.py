@@ -1,6 +1,6 @@
-"""Summaries of scores per episode: mean, interquartile mean, paired difference, bootstrap intervals."""
+"""Summaries of scores per episode, of one training or of several: means, differences, and their intervals."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,8 @@ from scipy import stats
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
+# of numbers at once, which bounds the memory
+_MOST_DRAWN = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,83 @@ def paired_difference(x: ArrayLike, y: ArrayLike) -> Estimate:
     return bootstrap(x - y, np.mean)
 
 
-def _samples(x: ArrayLike) -> NDArray[np.float64]:
+def two_level(x: ArrayLike, statistic: Callable[..., NDArray], seed: int = 0) -> Estimate:
+    """The statistic of all samples x (S, N), N of each of S trainings, with the interval that both levels give.
+
+    A resample draws S trainings with replacement, then N samples of each of them: what another training and other
+    episodes could have given. One training cannot tell the former, and gets the interval of `bootstrap`.
+    Raises ValueError if x is empty, not two-dimensional, or not finite.
+    """
+    x = _samples(x, 2)
+    if len(x) == 1:
+        return bootstrap(x[0], statistic, seed)
+    parts = (statistic(part.reshape(len(part), -1), axis=-1) for part in _resamples(x, seed))
+    return _interval(float(statistic(x.reshape(-1), axis=-1)), np.concatenate(list(parts)))
+
+
+def mean_of_means(tables: Sequence[ArrayLike], seed: int = 0) -> Estimate:
+    """Mean over T tasks of the mean of x_t (S_t, N_t), each resampled by itself as `two_level` does.
+
+    The tasks are fixed: the interval says what other trainings and episodes, not what other tasks, could have given.
+    """
+    checked = [_samples(x, 2) for x in tables]
+    value = float(np.mean([x.mean() for x in checked]))
+    if all(x.size == 1 for x in checked):
+        return Estimate(value, None, None)
+    # Seeds of their own, so that the tasks are drawn independently.
+    means = [
+        np.concatenate([part.mean((1, 2)) for part in _resamples(x, seed + i)]) for i, x in enumerate(checked)
+    ]
+    return _interval(value, np.mean(means, axis=0))
+
+
+def probability_of_improvement(pairs: Sequence[tuple[ArrayLike, ArrayLike]], seed: int = 0) -> Estimate:
+    """Mean over tasks of P(X > Y) + P(X = Y) / 2 for a run of each of two samples, x (N,) and y (M,) of every task.
+
+    Interval: resampling the runs of every task, x and y independently; None where no task has two runs.
+    Source: Agarwal et al. 2021, arXiv 2108.13264, section 4.3 (rliable).
+    """
+    checked = [(_samples(x), _samples(y)) for x, y in pairs]
+    value = float(np.mean([_wins(x, y) for x, y in checked]))
+    if max(len(sample) for pair in checked for sample in pair) == 1:
+        return Estimate(value, None, None)
+    rng = np.random.default_rng(seed)
+    drawn = [_wins(*(sample[rng.integers(len(sample), size=(RESAMPLES, len(sample)))] for sample in p)) for p in checked]
+    return _interval(value, np.mean(drawn, axis=0))
+
+
+def success_rate(successes: int, trials: int) -> Estimate:
+    """Share of trials that succeeded with Wilson's 95 % interval, which holds near 0 and 1 and for few trials too."""
+    interval = stats.binomtest(successes, trials).proportion_ci(CONFIDENCE, method="wilson")
+    return Estimate(successes / trials, float(interval.low), float(interval.high))
+
+
+def _wins(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of pairs in which x (..., N) exceeds y (..., M), ties by half; the U statistic of Mann and Whitney / NM."""
+    return (np.sign(x[..., :, None] - y[..., None, :]).mean((-2, -1)) + 1) / 2
+
+
+def _resamples(x: NDArray[np.float64], seed: int) -> Iterator[NDArray[np.float64]]:
+    """RESAMPLES resamples of both levels of x (S, N), in parts (R, S, N) of bounded size."""
+    rng = np.random.default_rng(seed)
+    n_seeds, n = x.shape
+    step = max(1, _MOST_DRAWN // x.size)
+    for start in range(0, RESAMPLES, step):
+        count = min(step, RESAMPLES - start)
+        rows = rng.integers(n_seeds, size=(count, n_seeds, 1))
+        yield x[rows, rng.integers(n, size=(count, n_seeds, n))]
+
+
+def _interval(value: float, drawn: NDArray[np.float64]) -> Estimate:
+    """The value with the central CONFIDENCE of what resampling gave."""
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(drawn, (tail, 1 - tail))
+    return Estimate(value, float(low), float(high))
+
+
+def _samples(x: ArrayLike, ndim: int = 1) -> NDArray[np.float64]:
     x = np.asarray(x, dtype=np.float64)
-    if x.ndim != 1 or x.size == 0 or not np.isfinite(x).all():
-        raise ValueError(f"samples: expected finite numbers (N,) with N > 0, got shape {x.shape}: {x}")
+    if x.ndim != ndim or x.size == 0 or not np.isfinite(x).all():
+        shape = "(N,)" if ndim == 1 else "(S, N)"
+        raise ValueError(f"samples: expected finite numbers {shape}, at least one, got shape {x.shape}: {x}")
     return x

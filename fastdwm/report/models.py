@@ -1,0 +1,277 @@
+"""python -m fastdwm.report models BUNDLE: how good a bundle's world models are, and the gradient that ITPO climbs.
+
+Heavy packages are imported inside the functions: --help answers before torch, numpy and the simulator are loaded.
+"""
+
+import dataclasses
+import math
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastdwm import command
+from fastdwm.config import require, require_choices
+from fastdwm.files import write_json
+from fastdwm.measure.record import circumstances, prepare_output
+from fastdwm.shipped import find_bundle
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from fastdwm.bundle import Bundle
+    from fastdwm.data.dataset import Transitions
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Held-out data and sample sizes."""
+
+    dataset: str | None = None
+    """Minari id or D4RL .hdf5 file whose held-out episodes are used; none: fresh episodes of the base policy"""
+    holdout: float | None = None
+    """share of the dataset's episodes that the training held out; none: what the bundle says, or else 0.05"""
+    episodes: int = 10
+    """fresh episodes"""
+    max_steps: int = 300
+    """fresh episodes are cut after this many steps"""
+    action_noise: float = 0.1
+    """std of the Gaussian noise on the actions of fresh episodes"""
+    seed: int | None = None
+    """seed of all draws, and environment seed of the first fresh episode; none: 40000, or the training's"""
+    gradients: bool = True
+    """compare the models' gradients with the simulator's, which must be able to start from any observation"""
+    jacobian_states: int = 200
+    """held-out transitions at which the Jacobians of one step are compared"""
+    return_states: int = 100
+    """held-out states from which the gradients of the return are compared"""
+    particles: int = 16
+    """noise draws that a model's gradient is averaged over (M)"""
+    out: Path = Path("results")
+    """folder of the JSON and the picture"""
+    threads: int = 1
+    """CPU threads of torch"""
+    trust_env: bool = False
+    """build whatever simulator the bundle or dataset names, with any settings: this may run code that came with it"""
+
+    def __post_init__(self) -> None:
+        require_choices(self)
+        share = self.holdout
+        require(share is None or 0 < share < 1, f"holdout: expected a share in (0, 1), got {share}")
+        for name in ("episodes", "max_steps", "jacobian_states", "return_states", "particles", "threads"):
+            require(getattr(self, name) > 0, f"{name}: expected a positive number, got {getattr(self, name)}")
+        require(self.action_noise >= 0, f"action_noise: expected a number >= 0, got {self.action_noise}")
+        require(self.seed is None or self.seed >= 0, f"seed: expected a number >= 0 or none, got {self.seed}")
+
+
+def main(name: str, config: ReportConfig) -> None:
+    """Measure every world model of a bundle on held-out episodes: prediction errors, calibration of the samples, and
+    the gradients that ITPO uses against finite differences of the simulator.
+
+    The table goes to stdout, everything to OUT/TASK-models-TIME.json and .png, progress to stderr.
+    """
+    folder = find_bundle(name)
+    command.set_up_torch(config.threads, "cpu")
+    from fastdwm.bundle import Bundle
+    from fastdwm.report.plot import save_model_plot
+    from fastdwm.report.tables import print_tables
+
+    bundle = Bundle.load(folder, config.trust_env)
+    config = with_seed(config, bundle)
+    stem = prepare_output(config.out, f"{bundle.task.name}-models")
+    if config.gradients:
+        check_simulator(bundle)
+    with command.progress() as on_progress:
+        transitions, rows, source = held_out(bundle, config, on_progress)
+        measurements = measure(bundle, transitions, rows, config, on_progress)
+    path = stem.with_suffix(".json")
+    try:
+        write_json(path, report_record(config, bundle, folder, source, measurements))
+    finally:
+        print_tables(bundle.task.name, source, measurements)
+    print(path)
+    print(save_model_plot(measurements, stem.with_suffix(".png"), f"{bundle.task.name}, {source}"))
+
+
+def with_seed(config: ReportConfig, bundle: "Bundle") -> ReportConfig:
+    """The settings with a seed: with a dataset that of the training, which repeats the errors that it reported.
+
+    Fresh episodes start from 40000, apart from the seeds of evaluation (10000), tuning (20000) and training (30000).
+    """
+    if config.seed is not None:
+        return config
+    return dataclasses.replace(config, seed=40_000 if config.dataset is None else bundle.report.get("seed", 0))
+
+
+def check_simulator(bundle: "Bundle") -> None:
+    """Raise InputError unless the simulator can give gradients, before anything takes long."""
+    from fastdwm.report.gradients import Simulator
+
+    with Simulator(bundle.task.env):
+        pass
+
+
+def held_out(
+    bundle: "Bundle", config: ReportConfig, on_progress: command.Progress
+) -> tuple["Transitions", "np.ndarray", str]:
+    """Transitions, which of their rows no model has seen (N,), and what these rows are, in words."""
+    import numpy as np
+
+    from fastdwm.data import dataset as data
+    from fastdwm.measure import model_errors
+
+    if config.dataset is None:
+        seeds = [config.seed + i for i in range(config.episodes)]
+        fresh = partial(model_errors.fresh_episodes, bundle.policy, bundle.task.env, seeds)
+        transitions = fresh(config.max_steps, config.action_noise, partial(on_progress, "fresh episodes"))
+        source = f"{config.episodes} fresh episodes of the base policy with action noise {config.action_noise:g}"
+        return transitions, np.ones(transitions.n, bool), f"{source}, {transitions.n} transitions"
+    transitions = data.load(bundle.task, config.dataset, config.trust_env)
+    seen, how = trained_on(bundle.dataset, transitions)
+    if not seen:
+        source = f"{transitions.n_episodes} episodes of {transitions.source} (trained on {bundle.dataset.get('id')}"
+        return transitions, np.ones(transitions.n, bool), f"{source}, {how}), {transitions.n} transitions"
+    # The same seed and share give the split of the training, a smaller share a part of what it held out.
+    seed, share = bundle.report.get("seed"), bundle.report.get("holdout")
+    known = bundle.dataset.get("episodes") == transitions.n_episodes and seed is not None
+    require(known, f"dataset: cannot tell which episodes of {transitions.source} the bundle's training held out")
+    asked = config.holdout or share or 0.05
+    require(asked <= (share or asked), f"holdout: expected at most {share}, what the training held out, got {asked}")
+    rows = transitions.split_episodes(asked, seed)[1]
+    n_held_out = int((rows & (transitions.terminated | transitions.truncated)).sum())
+    source = f"{n_held_out} held-out episodes of {transitions.source}, {rows.sum()} transitions"
+    return transitions, rows, f"{source} (the training's data, {how})"
+
+
+def trained_on(description: dict[str, Any], transitions: "Transitions") -> tuple[bool, str]:
+    """Whether the data are those of the training that `description` is of, and what that was told by, in words.
+
+    Bundles before the fingerprint say only how much data they saw and how good it was; raises InputError in doubt.
+    """
+    fingerprint, name = description.get("fingerprint"), description.get("id")
+    facts = {"transitions": transitions.n, "episodes": transitions.n_episodes}
+    facts["mean_return"] = float(transitions.episode_returns().mean())
+    told = [description.get(key) for key in facts]
+    complete = all(isinstance(value, int | float) for value in told)
+    require(bool(fingerprint) or complete, f"dataset: the bundle does not say what {name} was: cannot tell what is new")
+    if fingerprint:
+        seen, how = fingerprint == transitions.fingerprint, "told by the content"
+    else:
+        seen = all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(told, facts.values(), strict=True))
+        how = "told by number of transitions and episodes and mean return"
+    changed = not seen and os.path.abspath(str(name)) == os.path.abspath(transitions.source)
+    require(not changed, f"dataset: {name} is not what the bundle was trained on: cannot tell what is new")
+    return seen, how
+
+
+def measure(
+    bundle: "Bundle",
+    transitions: "Transitions",
+    rows: "np.ndarray",
+    config: ReportConfig,
+    on_progress: command.Progress,
+) -> dict[str, Any]:
+    """All that was measured, ready for JSON: `worlds` by name, the `reward` model that they share, and the share
+    of states that the gradients had to leave out (`left_out`)."""
+    from fastdwm.measure import ideal, model_errors
+    from fastdwm.models.table import network_calls
+
+    worlds: dict[str, dict] = {}
+    on_progress("prediction errors", 0, len(bundle.worlds))
+    for i, name in enumerate(bundle.worlds):
+        world = bundle.world(name)
+        errors = model_errors.measure_errors(
+            world, transitions, rows, bundle.statistics, config.seed, bundle.task.reward_scale
+        )
+        found = errors["calibration"]
+        found["perfect_spread_to_error"] = ideal.spread_to_error(bundle, name, found["error_normalised"])
+        worlds[name] = {"network_calls": network_calls(world.dynamics), **errors}
+        on_progress("prediction errors", i + 1, len(bundle.worlds))
+    one_step = worlds[next(iter(bundle.worlds))]["one_step"]
+    measurements = {"worlds": worlds, "reward": {name: one_step[name] for name in ("reward_rmse", "reward_rmse_se")}}
+    if config.gradients:
+        jacobians, returns, measurements["left_out"] = compare_gradients(bundle, transitions, rows, config, on_progress)
+        measurements["reward"] |= {"jacobian": next(iter(jacobians.values())), "return_gradient": returns["reward"]}
+        for name, result in worlds.items():
+            result |= {"jacobian": jacobians[name], "return_gradient": returns[name]}
+    return measurements
+
+
+def compare_gradients(
+    bundle: "Bundle",
+    transitions: "Transitions",
+    rows: "np.ndarray",
+    config: ReportConfig,
+    on_progress: command.Progress,
+) -> tuple[dict[str, dict], dict[str, list], dict[str, float]]:
+    """`gradients.compare_jacobians` and `compare_returns` by world model, the latter also with the reward model in
+    the simulator ("reward"), and the share of states that each had to leave out."""
+    import numpy as np
+    import torch
+
+    from fastdwm.report import gradients
+
+    # float64, as the simulator: rounding must not pass for an error of the models.
+    worlds = {name: bundle.world(name, dtype=torch.float64) for name in bundle.worlds}
+    params, statistics = (
+        {name: value.double() for name, value in x.items()} for x in (bundle.policy, bundle.statistics)
+    )
+    generator = torch.Generator().manual_seed(config.seed)
+    candidates = np.random.default_rng(config.seed).permutation(np.flatnonzero(rows & transitions.next_obs_known))
+
+    def states(column: "np.ndarray", count: int) -> "torch.Tensor":
+        return torch.from_numpy(column[candidates[:count]]).double()
+
+    with gradients.Simulator(bundle.task.env, bundle.task.reward_scale) as simulator:
+        source = gradients.Differences(simulator)
+        obs, action = (states(x, config.jacobian_states) for x in (transitions.obs, transitions.action))
+        uncut = gradients.uncut(obs)
+        on_state = partial(on_progress, "Jacobians of the simulator")
+        sample = (config.particles, generator)
+        jacobians = gradients.compare_jacobians(
+            worlds, source, obs[uncut], action[uncut], statistics, *sample, on_state
+        )
+        starts = states(transitions.obs, config.return_states)
+        good = gradients.uncut_trajectory(source, params, starts)
+        require(bool(uncut.any() and good.any()), "gradients: no held-out state shows its velocities in full")
+        truth = gradients.simulated_world(next(iter(worlds.values())), source)
+        # The reward model in the simulator: what of the error is its part.
+        mixed = {"reward": dataclasses.replace(truth, reward=next(iter(worlds.values())).reward)}
+        on_state = partial(on_progress, "gradients of the return")
+        returns = gradients.compare_returns(worlds | mixed, truth, params, starts[good], *sample, on_state)
+    shares = {"jacobian": 1 - float(uncut.double().mean()), "return_gradient": 1 - float(good.double().mean())}
+    return jacobians, returns, shares
+
+
+def report_record(
+    config: ReportConfig, bundle: "Bundle", folder: Path, source: str, measurements: dict[str, Any]
+) -> dict[str, Any]:
+    """The whole report as JSON values."""
+    task = bundle.task
+    provenance = {"folder": folder, "weights_sha256": bundle.fingerprint, "reward_scale": task.reward_scale}
+    provenance |= {name: getattr(bundle, name) for name in ("dataset", "discount", "versions")}
+    return {
+        "task": task.name,
+        **circumstances("cpu"),
+        "held_out": source,
+        **measurements,
+        "config": dataclasses.asdict(config),
+        "env": dataclasses.asdict(task.env),
+        "env_departures": task.departures(),
+        "bundle": provenance,
+    }
+
+
+def parse(argv: list[str]) -> tuple[str, ReportConfig]:
+    """Bundle and settings; raises as `command.parse`."""
+    import tyro
+
+    bundle = tyro.conf.arg(metavar="BUNDLE", help="folder, or the name of a shipped bundle, for example hopper-medium")
+    fields = [
+        ("bundle", Annotated[str, tyro.conf.Positional, bundle]),
+        ("config", Annotated[ReportConfig, tyro.conf.arg(name="")], ReportConfig()),
+    ]
+    parsed = command.read(fields, "python -m fastdwm.report models", main.__doc__ or "", argv)
+    return parsed.bundle, parsed.config

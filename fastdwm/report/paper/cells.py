@@ -1,0 +1,147 @@
+"""The finished evaluations of a sweep, read with distrust: FOLDER/cells/TASK-sSEED-eval.json."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastdwm.checks import require
+from fastdwm.errors import InputError, first_line
+from fastdwm.files import read_json
+from fastdwm.report.paper.published import LOCOMOTION, MAZES
+
+FORMAT = 1
+MOST_BYTES = 16 * 2**20
+VARIANTS = ("default", "tuned", "meanflow")
+# What the name of a variant promises; the tuned one takes the world that the tuning chose.
+WORLDS = {"default": "diffusion", "meanflow": "meanflow"}
+PHYSICS = ("gymnasium", "mujoco")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to plan, against the base policy on the same environment seeds."""
+
+    world: str
+    settings: dict[str, Any]
+    """ITPOConfig as JSON values"""
+    seeds: tuple[int, ...]
+    base: tuple[float, ...]
+    """score of each seed"""
+    itpo: tuple[float, ...]
+    latency_ms: dict[str, float | None]
+    """median per decision of `base` and `itpo`, deciding alone"""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The evaluation of one training."""
+
+    path: Path
+    task: str
+    seed: int
+    """of the training"""
+    machine: str
+    """what latencies depend on, as text"""
+    physics: tuple[str, ...]
+    """versions that scores depend on, such as "mujoco 3.4.0" """
+    behaviour: float | None
+    """mean score of the data"""
+    errors: dict[str, Any]
+    """by world model, as `measure_errors` gives them"""
+    departures: tuple[str, ...]
+    """how the simulator differs from the task's, in words"""
+    variants: dict[str, Variant]
+
+
+def read_cells(folder: Path) -> list[Cell]:
+    """All finished evaluations below the folder, by file name.
+
+    Raises InputError if there is none, for a file that is no such cell, and for cells that no table can hold together:
+    other physics, other episodes of the same task, another "default".
+    """
+    require(folder.is_dir(), f"{folder}: no such folder")
+    paths = sorted((folder / "cells").glob("*-eval.json"))
+    require(bool(paths), f"{folder}: expected cells/*-eval.json of a sweep, found none")
+    cells = [read_cell(path) for path in paths]
+    _require_one_table(cells)
+    return cells
+
+
+def read_cell(path: Path) -> Cell:
+    """The cell in a file; raises InputError for anything else."""
+    value = read_json(path, MOST_BYTES)
+    try:
+        require(value["format"] == FORMAT, f"expected format {FORMAT}, got {value['format']!r}")
+        cell = _cell(path, value)
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        reason = str(error) if isinstance(error, InputError) else first_line(error)
+        raise InputError(f"{path}: expected the evaluation cell of a sweep: {reason}") from None
+    # A copied file must not count as another training.
+    require(path.name == f"{cell.task}-s{cell.seed}-eval.json", f"{path}: holds {cell.task}, seed {cell.seed}")
+    require(cell.task in LOCOMOTION + MAZES, f"{path}: {cell.task!r} is none of the paper's tasks")
+    return cell
+
+
+def _cell(path: Path, value: dict[str, Any]) -> Cell:
+    result = value["result"]
+    physics = sorted(set(_versions(value["identity"])))
+    require(len(physics) == len(PHYSICS), f"expected one version each of {' and '.join(PHYSICS)}, got {physics}")
+    require(isinstance(value["seed"], int), f"expected a whole number as seed, got {value['seed']!r}")
+    unknown = set(result["variants"]) - set(VARIANTS)
+    require(not unknown, f"expected variants {', '.join(VARIANTS)}, got {sorted(unknown)}")
+    behaviour = result["dataset"].get("mean_score_pct")
+    return Cell(
+        path=path,
+        task=str(value["task"]),
+        seed=value["seed"],
+        machine=json.dumps(dict(value["machine"]), sort_keys=True),
+        physics=tuple(physics),
+        behaviour=None if behaviour is None else float(behaviour),
+        errors={name: dict(errors) for name, errors in result["errors"].items()},
+        departures=tuple(map(str, result["env_departures"])),
+        variants={name: _variant(name, found) for name, found in result["variants"].items()},
+    )
+
+
+def _versions(identity: Any) -> Iterator[str]:
+    """Every version of PHYSICS that the identity names, wherever it does."""
+    for name, value in identity.items():
+        if name in PHYSICS:
+            yield f"{name} {value}"
+        elif isinstance(value, dict):
+            yield from _versions(value)
+
+
+def _variant(name: str, value: dict[str, Any]) -> Variant:
+    world = value["world"]
+    require(world == WORLDS.get(name, world), f"{name}: expected the world model {WORLDS.get(name)}, got {world!r}")
+    seeds = tuple(value["seeds"])
+    base, itpo = (tuple(map(float, value[policy]["scores"])) for policy in ("base", "itpo"))
+    n_different = len(set(seeds))
+    whole = 0 < len(seeds) == n_different == len(base) == len(itpo)
+    sizes = f"{len(base)} and {len(itpo)} scores on {n_different} environment seeds"
+    require(whole, f"{name}: expected one score of each policy per environment seed, got {sizes}")
+    latency_ms = {policy: value["latency_ms"][policy]["p50_ms"] for policy in ("base", "itpo")}
+    return Variant(str(world), dict(value["itpo"]), seeds, base, itpo, latency_ms)
+
+
+def _require_one_table(cells: list[Cell]) -> None:
+    """Raise InputError for cells whose scores do not belong together."""
+    first = cells[0]
+    episodes: dict[str, tuple[Path, tuple[int, ...]]] = {}
+    default: tuple[Path, dict[str, Any]] | None = None
+    for cell in cells:
+        _same(first.path, first.physics, cell.path, cell.physics, "physics")
+        for name, variant in cell.variants.items():
+            _same(*episodes.setdefault(cell.task, (cell.path, variant.seeds)), cell.path, variant.seeds, "episodes")
+            if name == "default":
+                default = default or (cell.path, variant.settings)
+                _same(*default, cell.path, variant.settings, "default settings")
+
+
+def _same(path: Path, value: Any, other_path: Path, other: Any, what: str) -> None:
+    names = f"{path.name} and {other_path.name}"
+    detail = f": {', '.join(value)} and {', '.join(other)}" if what == "physics" else ""
+    require(value == other, f"{names} do not belong in one table, their {what} differ{detail}")

@@ -1,0 +1,222 @@
+"""What the cells of a sweep say of each task: scores, paired differences, latencies, errors of the models."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastdwm.measure import statistics
+from fastdwm.measure.statistics import Estimate
+from fastdwm.report.paper.cells import VARIANTS, Cell, Variant
+from fastdwm.report.paper.published import MAZES
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of one policy, over all episodes of all trainings."""
+
+    mean: float
+    std: float | None
+    iqm: Estimate
+    success: Estimate | None
+    """share of episodes with a score above 0, in AntMaze"""
+    latency_ms: float | None
+    """median per decision, on the machine of most cells"""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Of planning over the base policy, by environment seed."""
+
+    scores: Scores
+    difference: Estimate
+    trainings: int
+    worlds: tuple[str, ...]
+    settings: tuple[str, ...]
+    """H, M, E of each training"""
+
+    @property
+    def outcome(self) -> str:
+        """better or worse where the 95 % interval of the difference excludes 0, otherwise tie."""
+        low, high = self.difference.low, self.difference.high
+        if low is None or high is None or low <= 0 <= high:
+            return "tie"
+        return "better" if low > 0 else "worse"
+
+
+@dataclass(frozen=True)
+class Rmse:
+    """Of one-step predictions, mean over trainings; standard error over trainings, or over transitions for one."""
+
+    value: float
+    error: float | None
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """Everything about one task."""
+
+    task: str
+    seeds: tuple[int, ...]
+    """of the trainings"""
+    episodes: int
+    """per training and policy"""
+    behaviour: float | None
+    base: Scores
+    gains: dict[str, Gain]
+    dynamics: dict[str, Rmse]
+    """by world model"""
+    reward: Rmse | None
+    departures: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of one variant, over the tasks of a table."""
+
+    tasks: int
+    missing: int
+    at_least_base: int
+    better: int
+    worse: int
+    difference: Estimate | None
+    """mean over the tasks that are there"""
+    improvement: Estimate | None
+    """probability of improvement with the trainings as runs; None where every task has one"""
+
+
+@dataclass(frozen=True)
+class Results:
+    """Of a whole sweep."""
+
+    tasks: dict[str, TaskResult]
+    """in no order; tasks without a finished evaluation are missing"""
+    verdicts: dict[str, Verdict]
+    machine: dict[str, Any]
+    """of the latencies"""
+    elsewhere: tuple[str, ...]
+    """cells of other machines, whose latencies are left out"""
+    physics: tuple[str, ...]
+
+
+def summarise(cells: Sequence[Cell], tasks: Sequence[str]) -> Results:
+    """All that the tables tell; the verdicts are on `tasks`.
+
+    The cells are such as `read_cells` gives: none of them contradicts another.
+    """
+    machine = Counter(cell.machine for cell in cells).most_common(1)[0][0]
+    by_task: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_task.setdefault(cell.task, []).append(cell)
+    evaluated = {task: found for task, found in by_task.items() if any(cell.variants for cell in found)}
+    results = {task: _task(task, found, machine) for task, found in evaluated.items()}
+    verdicts = {name: _verdict(name, evaluated, results, tasks) for name in VARIANTS}
+    elsewhere = tuple(cell.path.name for cell in cells if cell.machine != machine)
+    return Results(results, verdicts, json.loads(machine), elsewhere, cells[0].physics)
+
+
+def variants_of(cells: Sequence[Cell], name: str) -> list[Variant]:
+    """The variant of that name, of every cell that has it."""
+    return [cell.variants[name] for cell in cells if name in cell.variants]
+
+
+def differences(cells: Sequence[Cell], name: str) -> np.ndarray:
+    """Paired differences of a variant, (trainings, episodes)."""
+    return np.array([np.subtract(x.itpo, x.base) for x in variants_of(cells, name)])
+
+
+def _task(task: str, cells: list[Cell], machine: str) -> TaskResult:
+    here = [cell for cell in cells if cell.machine == machine]
+    # Every variant evaluates the base policy anew, on the same seeds: the first one stands for all.
+    bases = [next(iter(ordered(cell).values())) for cell in cells if cell.variants]
+    base_ms = [x.latency_ms["base"] for cell in here for x in list(ordered(cell).values())[:1]]
+    base = _scores(task, [x.base for x in bases], base_ms)
+    gains = {name: _gain(task, name, cells, here) for name in VARIANTS if variants_of(cells, name)}
+    behaviours = [cell.behaviour for cell in cells if cell.behaviour is not None]
+    worlds = dict.fromkeys(world for cell in cells for world in cell.errors)
+    dynamics = {world: _rmse([cell.errors.get(world) for cell in cells], "obs_rmse") for world in worlds}
+    # The world models share it.
+    reward = _rmse([next(iter(cell.errors.values()), None) for cell in cells], "reward_rmse")
+    return TaskResult(
+        task=task,
+        seeds=tuple(cell.seed for cell in cells),
+        episodes=len(bases[0].seeds),
+        behaviour=float(np.mean(behaviours)) if behaviours else None,
+        base=base,
+        gains=gains,
+        dynamics={world: found for world, found in dynamics.items() if found is not None},
+        reward=reward,
+        departures=tuple(dict.fromkeys(text for cell in cells for text in cell.departures)),
+    )
+
+
+def ordered(cell: Cell) -> dict[str, Variant]:
+    """The cell's variants in the order of VARIANTS."""
+    return {name: cell.variants[name] for name in VARIANTS if name in cell.variants}
+
+
+def _gain(task: str, name: str, cells: list[Cell], here: list[Cell]) -> Gain:
+    found = variants_of(cells, name)
+    latencies = [x.latency_ms["itpo"] for x in variants_of(here, name)]
+    scores = _scores(task, [x.itpo for x in found], latencies)
+    worlds = tuple(dict.fromkeys(x.world for x in found))
+    settings = tuple(dict.fromkeys(describe(x) for x in found))
+    difference = statistics.two_level(differences(cells, name), np.mean)
+    return Gain(scores, difference, len(found), worlds, settings)
+
+
+def describe(variant: Variant) -> str:
+    """The axes that a tuning chooses, in words."""
+    names = {"H": "horizon", "M": "particles", "E": "inner_steps", "R": "radius"}
+    told = (f"{short} {variant.settings.get(name)}" for short, name in names.items() if variant.settings.get(name))
+    return " ".join((variant.world, *told)) if variant.settings.get("inner_steps") != 0 else "none (E 0)"
+
+
+def _scores(task: str, scores: list[tuple[float, ...]], latencies: list[float | None]) -> Scores:
+    x = np.array(scores)
+    known = [ms for ms in latencies if ms is not None]
+    success = statistics.success_rate(int((x > 0).sum()), x.size) if task in MAZES else None
+    return Scores(
+        mean=float(x.mean()),
+        std=float(x.std(ddof=1)) if x.size > 1 else None,
+        iqm=statistics.two_level(x, statistics.interquartile_mean),
+        success=success,
+        latency_ms=float(np.median(known)) if known else None,
+    )
+
+
+def _rmse(errors: Sequence[dict[str, Any] | None], name: str) -> Rmse | None:
+    """Of `name` in the one-step errors; None where no training has it."""
+    one_step = [found["one_step"] for found in errors if found and name in found.get("one_step", {})]
+    values = [float(found[name]) for found in one_step]
+    if not values:
+        return None
+    if len(values) == 1:
+        return Rmse(values[0], one_step[0].get(f"{name}_se"))
+    return Rmse(float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5))
+
+
+def _verdict(
+    name: str, cells: dict[str, list[Cell]], results: dict[str, TaskResult], tasks: Sequence[str]
+) -> Verdict:
+    there = [task for task in tasks if task in results and name in results[task].gains]
+    gains = [results[task].gains[name] for task in there]
+
+    def count(holds: Callable[[Gain], bool]) -> int:
+        return sum(map(holds, gains))
+
+    found = {task: variants_of(cells[task], name) for task in there}
+    runs = [([np.mean(x.itpo) for x in xs], [np.mean(x.base) for x in xs]) for xs in found.values()]
+    several = any(len(xs) > 1 for xs in found.values())
+    return Verdict(
+        tasks=len(tasks),
+        missing=len(tasks) - len(there),
+        at_least_base=count(lambda gain: gain.difference.value >= 0),
+        better=count(lambda gain: gain.outcome == "better"),
+        worse=count(lambda gain: gain.outcome == "worse"),
+        difference=statistics.mean_of_means([differences(cells[task], name) for task in there]) if there else None,
+        improvement=statistics.probability_of_improvement(runs) if several else None,
+    )

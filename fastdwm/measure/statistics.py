@@ -96,9 +96,7 @@ def mean_of_means(tables: Sequence[ArrayLike], seed: int = 0) -> Estimate:
     if all(x.size == 1 for x in checked):
         return Estimate(value, None, None)
     # Seeds of their own, so that the tasks are drawn independently.
-    means = [
-        np.concatenate([part.mean((1, 2)) for part in _resamples(x, seed + i)]) for i, x in enumerate(checked)
-    ]
+    means = [np.concatenate([part.mean((1, 2)) for part in _resamples(x, seed + i)]) for i, x in enumerate(checked)]
     return _interval(value, np.mean(means, axis=0))
 
 
@@ -113,7 +111,9 @@ def probability_of_improvement(pairs: Sequence[tuple[ArrayLike, ArrayLike]], see
     if max(len(sample) for pair in checked for sample in pair) == 1:
         return Estimate(value, None, None)
     rng = np.random.default_rng(seed)
-    drawn = [_wins(*(sample[rng.integers(len(sample), size=(RESAMPLES, len(sample)))] for sample in p)) for p in checked]
+    drawn = [
+        _wins(*(sample[rng.integers(len(sample), size=(RESAMPLES, len(sample)))] for sample in p)) for p in checked
+    ]
     return _interval(value, np.mean(drawn, axis=0))
 
 

@@ -25,7 +25,7 @@ class Variant:
 
     world: str
     settings: dict[str, Any]
-    """ITPOConfig as JSON values"""
+    """ITPOConfig as JSON values; empty where the cell does not tell"""
     seeds: tuple[int, ...]
     base: tuple[float, ...]
     """score of each seed"""
@@ -99,7 +99,7 @@ def _cell(path: Path, value: dict[str, Any]) -> Cell:
         machine=json.dumps(dict(value["machine"]), sort_keys=True),
         physics=tuple(physics),
         behaviour=None if behaviour is None else float(behaviour),
-        errors={name: dict(errors) for name, errors in result["errors"].items()},
+        errors={name: dict(errors) for name, errors in (result["errors"] or {}).items()},
         departures=tuple(map(str, result["env_departures"])),
         variants={name: _variant(name, found) for name, found in result["variants"].items()},
     )
@@ -124,7 +124,7 @@ def _variant(name: str, value: dict[str, Any]) -> Variant:
     sizes = f"{len(base)} and {len(itpo)} scores on {n_different} environment seeds"
     require(whole, f"{name}: expected one score of each policy per environment seed, got {sizes}")
     latency_ms = {policy: value["latency_ms"][policy]["p50_ms"] for policy in ("base", "itpo")}
-    return Variant(str(world), dict(value["itpo"]), seeds, base, itpo, latency_ms)
+    return Variant(str(world), dict(value.get("settings", {})), seeds, base, itpo, latency_ms)
 
 
 def _require_one_table(cells: list[Cell]) -> None:

@@ -199,9 +199,7 @@ def _rmse(errors: Sequence[dict[str, Any] | None], name: str) -> Rmse | None:
     return Rmse(float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5))
 
 
-def _verdict(
-    name: str, cells: dict[str, list[Cell]], results: dict[str, TaskResult], tasks: Sequence[str]
-) -> Verdict:
+def _verdict(name: str, cells: dict[str, list[Cell]], results: dict[str, TaskResult], tasks: Sequence[str]) -> Verdict:
     there = [task for task in tasks if task in results and name in results[task].gains]
     gains = [results[task].gains[name] for task in there]
 

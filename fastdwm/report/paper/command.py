@@ -1,0 +1,70 @@
+"""python -m fastdwm.report paper [FOLDER]: the paper's tables from the finished cells of a sweep.
+
+Heavy packages are imported inside the functions: --help answers before numpy is loaded; torch never is.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+from fastdwm import command
+from fastdwm.files import prepare_folder, write_atomically, write_json
+
+FOLDER = Path("results/sweep")
+
+
+@dataclass(frozen=True)
+class PaperConfig:
+    """Where the report goes."""
+
+    out: Path = Path("results/paper")
+    """folder of paper.md, paper.csv, paper.json and paper.html"""
+
+
+def main(folder: Path, config: PaperConfig) -> None:
+    """Make the paper's Tables 1, 2, 4 and 5 from the finished evaluations of a sweep.
+
+    The tables and the verdicts go to stdout, everything to OUT/paper.md, .csv, .json and .html: one page that needs
+    nothing else. What is not evaluated yet shows as missing. Our data are not D4RL; the published numbers stand beside.
+    """
+    from fastdwm.report.paper import page, plot, published, text, words
+    from fastdwm.report.paper.cells import read_cells
+    from fastdwm.report.paper.results import summarise
+    from fastdwm.report.paper.tables import all_tables
+
+    cells = read_cells(folder)
+    prepare_folder(config.out)
+    results = summarise(cells, published.LOCOMOTION)
+    tables, verdicts, notes = all_tables(results), words.verdicts(results), words.notes(results)
+    pictures = {
+        "Paired difference to the base policy, with its 95 % interval.": plot.differences(
+            results, published.LOCOMOTION
+        ),
+        "Mean score of the base policy and of ITPO.": plot.scores(results, published.LOCOMOTION),
+    }
+    record = {"verdicts": verdicts, "notes": notes, "cells": [cell.path.name for cell in cells], **asdict(results)}
+    record |= {"published": {task: text.published_of(task) for task in published.LOCOMOTION + published.MAZES}}
+    contents = {
+        "md": text.markdown(tables, verdicts, notes),
+        "csv": text.csv_text(results),
+        "html": page.page(tables, verdicts, notes, pictures),
+    }
+    write_json(config.out / "paper.json", record)
+    for kind, content in contents.items():
+        write_atomically(config.out / f"paper.{kind}", content.encode())
+    text.print_report(tables, verdicts, notes)
+    for kind in ("json", *contents):
+        print(config.out / f"paper.{kind}")
+
+
+def parse(argv: list[str]) -> tuple[Path, PaperConfig]:
+    """Folder of the sweep and settings; raises as `command.parse`."""
+    import tyro
+
+    folder = tyro.conf.arg(metavar="[FOLDER]", help="a sweep's folder, with its cells/")
+    fields = [
+        ("folder", Annotated[Path, tyro.conf.Positional, folder], FOLDER),
+        ("config", Annotated[PaperConfig, tyro.conf.arg(name="")], PaperConfig()),
+    ]
+    parsed = command.read(fields, "python -m fastdwm.report paper", main.__doc__ or "", argv)
+    return parsed.folder, parsed.config

@@ -1,0 +1,99 @@
+"""The pictures of the report, as SVG that takes the page's text colour and background."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from fastdwm.report.paper.cells import VARIANTS
+from fastdwm.report.paper.results import Results, Scores
+from fastdwm.report.paper.tables import TITLES
+
+# Told apart by marker, fill and place, not by colour. Never a colour of its own: INK becomes the page's, so that the
+# picture is readable in light and dark.
+INK, PAPER = "#010203", "#fdfeff"
+STYLES = {
+    "default": {"marker": "o", "markerfacecolor": INK},
+    "tuned": {"marker": "s", "markerfacecolor": PAPER},
+    "meanflow": {"marker": "^", "markerfacecolor": INK},
+}
+BASE_STYLE = {"marker": "|", "markersize": 13, "markeredgewidth": 2.2}
+SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "paper", "font.family": "sans-serif", "font.size": 10}
+COLOURS = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
+
+
+def differences(results: Results, tasks: Sequence[str]) -> str:
+    """Forest plot: paired difference of every variant with its interval, one row per task."""
+
+    def draw(axes: Any) -> None:
+        axes.axvline(0, color=INK, linewidth=1)
+        for name in VARIANTS:
+            there = [
+                (i, results.tasks[t].gains[name].difference) for i, t in enumerate(tasks) if _has(results, t, name)
+            ]
+            y = [i + place_of(name) for i, _ in there]
+            for height, (_, found) in zip(y, there, strict=True):
+                if found.low is not None:
+                    axes.plot([found.low, found.high], [height] * 2, color=INK, linewidth=1.2)
+            axes.plot([found.value for _, found in there], y, label=TITLES[name], **_marker(name))
+        axes.set_xlabel("score of ITPO - score of the base policy, 95 % interval")
+
+    return _figure(draw, results, tasks)
+
+
+def scores(results: Results, tasks: Sequence[str]) -> str:
+    """Mean scores of the base policy and of every variant, one row per task."""
+
+    def draw(axes: Any) -> None:
+        base = [(i, results.tasks[t].base.mean) for i, t in enumerate(tasks) if t in results.tasks]
+        style = {"color": INK, "linestyle": "none", **BASE_STYLE}
+        axes.plot([x for _, x in base], [i for i, _ in base], label="base policy", **style)
+        for name in VARIANTS:
+            there = [(i, _scores(results, t, name)) for i, t in enumerate(tasks) if _has(results, t, name)]
+            y = [i + place_of(name) for i, _ in there]
+            axes.plot([found.mean for _, found in there], y, label=TITLES[name], **_marker(name))
+        axes.set_xlabel("normalised score, mean over episodes")
+
+    return _figure(draw, results, tasks)
+
+
+def place_of(name: str) -> float:
+    """Height of a variant within its row."""
+    return 0.25 * (VARIANTS.index(name) - 1)
+
+
+def _has(results: Results, task: str, name: str) -> bool:
+    return task in results.tasks and name in results.tasks[task].gains
+
+
+def _scores(results: Results, task: str, name: str) -> Scores:
+    return results.tasks[task].gains[name].scores
+
+
+def _marker(name: str) -> dict[str, Any]:
+    return {"color": INK, "linestyle": "none", "markersize": 5, "markeredgecolor": INK, **STYLES[name]}
+
+
+def _figure(draw: Any, results: Results, tasks: Sequence[str]) -> str:
+    """The <svg> of one picture with a row per task; narrow, so that it stays readable on a phone."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({**SETTINGS, **dict.fromkeys(COLOURS, INK)}):
+        figure = Figure(figsize=(5, 1.2 + 0.36 * len(tasks)), layout="constrained")
+        axes = figure.subplots()
+        labels = [task if task in results.tasks else f"{task} (missing)" for task in tasks]
+        axes.set(yticks=range(len(tasks)), yticklabels=labels, ylim=(len(tasks) - 0.5, -0.5))
+        axes.grid(axis="x", alpha=0.25, linewidth=0.6)
+        axes.tick_params(length=0)
+        axes.set_frame_on(False)
+        for i in range(1, len(tasks), 2):
+            axes.axhspan(i - 0.5, i + 0.5, color=INK, alpha=0.06, linewidth=0)
+        draw(axes)
+        figure.legend(loc="outside upper left", ncols=2, frameon=False, handletextpad=0.3)
+        file = io.StringIO()
+        none = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=none)
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor").replace(PAPER, "var(--paper)")
+    # An attribute of the root would keep the picture from shrinking with the page.
+    return svg.replace("<svg ", '<svg role="img" ', 1)

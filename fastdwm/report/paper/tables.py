@@ -1,0 +1,207 @@
+"""The paper's tables as texts: which columns, which rows, what the averages are over."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import TypeVar
+
+from fastdwm.measure.record import interval, spread
+from fastdwm.report.paper import published
+from fastdwm.report.paper.cells import VARIANTS
+from fastdwm.report.paper.results import Gain, Results, Rmse, Scores, TaskResult
+
+TITLES = {"default": "ITPO (default)", "tuned": "ITPO (tuned)", "meanflow": "ITPO (MeanFlow)"}
+MARKS = {"better": " ▲", "worse": " ▼", "tie": ""}
+OURS = "here: newly generated data, not D4RL"
+GAINS = "here: ITPO - base policy, paired"
+THEIRS = "published: D4RL v2, other data"
+WORLDS = ("diffusion", "meanflow")
+MISSING = "-"
+Part = TypeVar("Part")
+
+SCORES = (
+    "Score: 0 random, 100 expert; mean ± standard deviation over episodes. Differences are paired by environment seed: "
+    "mean [95 % bootstrap interval], ▲ better and ▼ worse where the interval excludes 0. "
+    "Data: mean score of the dataset."
+)
+ROBUST = "[ ] 95 % bootstrap interval. ms: median of one episode deciding alone, all on one machine."
+RATES = "Success: a score above 0; [ ] Wilson's 95 % interval. Differences of the mean, paired by environment seed."
+ERRORS = (
+    "On 1000 held-out transitions, in raw units, ± standard error (of several trainings: between them): "
+    "sqrt(mean of squares) over transitions, coordinates and 16 samples. "
+    "How the published numbers were measured is not said."
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of texts by task; tasks without one show as missing."""
+
+    header: str
+    texts: dict[str, str]
+    numbers: dict[str, float] = field(default_factory=dict)
+    """what an average is of; empty: no average"""
+    form: str = ".1f"
+    printed: str | None = None
+    """the average as published"""
+
+    def average(self, tasks: Sequence[str]) -> str:
+        """Mean over these tasks; missing if one of them is."""
+        known = all(task in self.numbers for task in tasks)
+        return format(sum(self.numbers[task] for task in tasks) / len(tasks), self.form) if known else MISSING
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows by task, columns in named groups."""
+
+    key: str
+    title: str
+    tasks: tuple[str, ...]
+    groups: tuple[tuple[str, tuple[Column, ...]], ...]
+    caption: str
+
+    @property
+    def columns(self) -> list[Column]:
+        """Of all groups, from left to right."""
+        return [column for _, columns in self.groups for column in columns]
+
+    def rows(self, columns: Sequence[Column] | None = None) -> list[list[str]]:
+        """Label and one text per column: the tasks first."""
+        columns = self.columns if columns is None else columns
+        return [[task, *(column.texts.get(task, MISSING) for column in columns)] for task in self.tasks]
+
+    def averages(self, columns: Sequence[Column] | None = None) -> list[list[str]]:
+        """Over all tasks, and, where a task is missing, over those that every column here has: else none compare."""
+        columns = self.columns if columns is None else columns
+        whole = [column.printed or column.average(self.tasks) for column in columns]
+        rows = [[f"average of {len(self.tasks)}", *whole]]
+        kept = [column.numbers for column in self.columns if column.numbers]
+        shared = [task for task in self.tasks if all(task in numbers for numbers in kept)]
+        if 0 < len(shared) < len(self.tasks):
+            rows.append([f"average of the {len(shared)} in every column", *(c.average(shared) for c in columns)])
+        return rows
+
+
+def all_tables(results: Results) -> list[Table]:
+    """Tables 1, 2, 4 and 5; Table 3 where a maze was evaluated."""
+    tables = [locomotion(results), robust(results), generative(results)]
+    if any(task in results.tasks for task in published.MAZES):
+        tables.append(mazes(results))
+    return [*tables, dynamics(results), reward(results)]
+
+
+def locomotion(results: Results) -> Table:
+    """Table 1."""
+    ours = (_data(results), *_policies(results, score_text, lambda x: x.mean))
+    groups = ((OURS, ours), _gains(results), (THEIRS, tuple(map(_published, published.SCORES))))
+    return Table("table-1", "Table 1. Normalised scores, Gym-MuJoCo", published.LOCOMOTION, groups, SCORES)
+
+
+def robust(results: Results) -> Table:
+    """What Table 1 has no room for."""
+    iqm = _policies(results, lambda x: interval(asdict(x.iqm)), lambda x: x.iqm.value)
+    cost = _policies(results, lambda x: MISSING if x.latency_ms is None else f"{x.latency_ms:.2f}")
+    chosen = _column(results, "tuned settings", lambda x: x.gains.get("tuned"), lambda gain: " or ".join(gain.settings))
+    groups = (("interquartile mean of the score", iqm), ("ms per decision", cost), ("chosen by tune", (chosen,)))
+    title = "Table 1, continued. Interquartile means and cost"
+    return Table("table-1b", title, published.LOCOMOTION, groups, ROBUST)
+
+
+def generative(results: Results) -> Table:
+    """Table 2."""
+    ours = _policies(results, score_text, lambda x: x.mean)
+    groups = ((OURS, ours), _gains(results), (THEIRS, tuple(map(_published, published.GENERATIVE_SCORES))))
+    return Table("table-2", "Table 2. Against generative models", published.GENERATIVE, groups, SCORES)
+
+
+def mazes(results: Results) -> Table:
+    """Table 3."""
+    rates = _policies(results, rate_text, lambda x: x.mean)
+    groups = ((OURS, rates), _gains(results), (THEIRS, tuple(map(_published, published.MAZE_SCORES))))
+    return Table("table-3", "Table 3. Success rates in %, AntMaze", published.MAZES, groups, RATES)
+
+
+def dynamics(results: Results) -> Table:
+    """Table 4."""
+    ours = tuple(_errors(results, world, lambda x, world=world: x.dynamics.get(world)) for world in WORLDS)
+    groups = ((OURS, ours), (THEIRS, (_published(published.DYNAMICS_RMSE, ".4f"),)))
+    return Table("table-4", "Table 4. One-step RMSE of the world models", published.LOCOMOTION, groups, ERRORS)
+
+
+def reward(results: Results) -> Table:
+    """Table 5."""
+    ours = (_errors(results, "reward model", lambda x: x.reward),)
+    groups = ((OURS, ours), (THEIRS, (_published(published.REWARD_RMSE, ".4f"),)))
+    return Table("table-5", "Table 5. RMSE of the reward model", published.LOCOMOTION, groups, ERRORS)
+
+
+def score_text(scores: Scores) -> str:
+    """98.2 ± 3.1, the mean alone for one episode."""
+    return spread({"mean": scores.mean, "std": scores.std})
+
+
+def rate_text(scores: Scores) -> str:
+    """In %, with its interval."""
+    return interval({name: 100 * value for name, value in asdict(scores.success).items()})
+
+
+def gain_text(gain: Gain) -> str:
+    """+1.2 [0.3, 2.1] ▲"""
+    return interval(asdict(gain.difference), "+") + MARKS[gain.outcome]
+
+
+def _column(
+    results: Results,
+    header: str,
+    read: Callable[[TaskResult], Part | None],
+    text: Callable[[Part], str],
+    number: Callable[[Part], float] | None = None,
+    form: str = ".1f",
+) -> Column:
+    """A column of our own, of the tasks that have what is read."""
+    found = {task: read(result) for task, result in results.tasks.items()}
+    there = {task: part for task, part in found.items() if part is not None}
+    numbers = {task: number(part) for task, part in there.items()} if number else {}
+    return Column(header, {task: text(part) for task, part in there.items()}, numbers, form)
+
+
+def _data(results: Results) -> Column:
+    return _column(results, "data", lambda x: x.behaviour, lambda x: f"{x:z.1f}", float)
+
+
+def _policies(
+    results: Results, text: Callable[[Scores], str], number: Callable[[Scores], float] | None = None
+) -> tuple[Column, ...]:
+    """One column per policy, the base first."""
+    base = _column(results, "base policy", lambda x: x.base, text, number)
+    return base, *(_column(results, TITLES[name], partial(_scores_of, name), text, number) for name in VARIANTS)
+
+
+def _scores_of(name: str, result: TaskResult) -> Scores | None:
+    return result.gains[name].scores if name in result.gains else None
+
+
+def _gains(results: Results) -> tuple[str, tuple[Column, ...]]:
+    """The group of paired differences of every variant, with what they amount to."""
+
+    def gain_column(name: str) -> Column:
+        return _column(
+            results, TITLES[name], lambda x: x.gains.get(name), gain_text, lambda gain: gain.difference.value, "+z.1f"
+        )
+
+    return GAINS, tuple(map(gain_column, VARIANTS))
+
+
+def _errors(results: Results, header: str, read: Callable[[TaskResult], Rmse | None]) -> Column:
+    def text(rmse: Rmse) -> str:
+        return f"{rmse.value:.4f}" + ("" if rmse.error is None else f" ± {rmse.error:.4f}")
+
+    return _column(results, header, read, text, lambda rmse: rmse.value, ".4f")
+
+
+def _published(column: published.Column, form: str = "") -> Column:
+    """As printed: without a form, with all digits that it has."""
+    texts = {task: format(value, form) for task, value in column.values.items()}
+    average = format(column.average, form)
+    return Column(f"{column.name} [{column.source}]", texts, column.values, form or ".1f", average)

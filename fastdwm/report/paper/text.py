@@ -1,0 +1,91 @@
+"""The report on a terminal, as Markdown and as CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from fastdwm.report.paper import published
+from fastdwm.report.paper.results import Results
+from fastdwm.report.paper.tables import Table
+
+
+def print_report(tables: Sequence[Table], verdicts: Sequence[str], notes: Sequence[str]) -> None:
+    """On stdout: every group of columns as a table of its own, which a terminal has the width for."""
+    from rich.console import Console
+    from rich.table import Table as Rich
+
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = 125
+    for table in tables:
+        for group, columns in table.groups:
+            shown = Rich(title=f"{table.title}: {group}")
+            for header in ("task", *(column.header for column in columns)):
+                shown.add_column(header, justify="left" if header == "task" else "right", no_wrap=True)
+            for row in table.rows(columns):
+                shown.add_row(*row)
+            shown.add_section()
+            for row in table.averages(columns):
+                shown.add_row(*row)
+            console.print(shown)
+        console.print(table.caption, end="\n\n")
+    for line in (*notes, "", *verdicts):
+        console.print(line)
+
+
+def markdown(tables: Sequence[Table], verdicts: Sequence[str], notes: Sequence[str]) -> str:
+    """The same as one Markdown page."""
+    parts = ["# The paper's tables", "\n".join(f"- {line}" for line in verdicts)]
+    for table in tables:
+        parts += [f"## {table.title}", markdown_table(table), table.caption]
+    sources = [f"[{mark}] {what}, {url}" for mark, (what, url) in published.SOURCES.items()]
+    return "\n\n".join([*parts, "## Notes", "\n".join(f"- {line}" for line in (*notes, *sources))]) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    """Markdown has no groups of columns: a row of their names stands first."""
+    headers = ["task", *(column.header for column in table.columns)]
+    groups = [""] + [name if i == 0 else "" for name, columns in table.groups for i in range(len(columns))]
+    aligned = ["---", *["---:"] * len(table.columns)]
+    rows = [groups, aligned, [f"**{header}**" for header in headers], *table.rows(), *table.averages()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def csv_text(results: Results) -> str:
+    """One line per task, ours and the published numbers, unrounded; empty where missing."""
+    rows = [
+        csv_row(results, task) for task in (*published.LOCOMOTION, *(t for t in published.MAZES if t in results.tasks))
+    ]
+    # The fullest row first: it has the columns in their order.
+    names = dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(names), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def csv_row(results: Results, task: str) -> dict[str, object]:
+    """Column name to value."""
+    row: dict[str, object] = {"task": task}
+    result = results.tasks.get(task)
+    if result:
+        row |= {"trainings": len(result.seeds), "episodes": result.episodes, "data": result.behaviour}
+        row |= {"base_mean": result.base.mean, "base_iqm": result.base.iqm.value, "base_ms": result.base.latency_ms}
+        for name, gain in result.gains.items():
+            found = {"mean": gain.scores.mean, "iqm": gain.scores.iqm.value, "ms": gain.scores.latency_ms}
+            found |= {"difference": gain.difference.value, "low": gain.difference.low, "high": gain.difference.high}
+            row |= {f"{name}_{key}": value for key, value in (found | {"outcome": gain.outcome}).items()}
+        for world, rmse in result.dynamics.items():
+            row |= {f"{world}_rmse": rmse.value, f"{world}_rmse_se": rmse.error}
+        if result.reward:
+            row |= {"reward_rmse": result.reward.value, "reward_rmse_se": result.reward.error}
+    return row | {f"published_{name}": value for name, value in published_of(task).items()}
+
+
+def published_of(task: str) -> dict[str, float]:
+    """All published numbers of a task."""
+    columns = (*published.SCORES, *published.GENERATIVE_SCORES, *published.MAZE_SCORES)
+    errors = {"dynamics_rmse": published.DYNAMICS_RMSE, "reward_rmse": published.REWARD_RMSE}
+    named = {column.name: column for column in columns if task in column.values} | errors
+    return {name: column.values[task] for name, column in named.items() if task in column.values}

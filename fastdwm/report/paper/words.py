@@ -1,0 +1,117 @@
+"""The sentences of the report: the verdicts, and what a reader has to know about the numbers."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from fastdwm.measure.record import interval
+from fastdwm.report.paper import published
+from fastdwm.report.paper.cells import VARIANTS
+from fastdwm.report.paper.results import Results, Verdict
+from fastdwm.report.paper.tables import TITLES
+
+# The question of the table: on how many of the 18 tasks planning has to be no worse, and better beyond chance.
+ASKED_AT_LEAST, ASKED_BETTER = 16, 9
+ASKED_OF = ("default", "tuned")
+
+
+def verdicts(results: Results) -> list[str]:
+    """One sentence per variant on all 18 tasks, then what was asked."""
+    found = results.verdicts
+    asked = " and ".join(f"{TITLES[name]}: {answer(found[name])}" for name in ASKED_OF)
+    goal = f"at least the base on {ASKED_AT_LEAST} of {found['default'].tasks}, significantly better on {ASKED_BETTER}"
+    return [sentence(TITLES[name], found[name]) for name in VARIANTS] + [f"Asked was {goal}. {asked}."]
+
+
+def sentence(title: str, verdict: Verdict) -> str:
+    """How often a variant is at least the base, better, worse, and missing."""
+    counts = f"at least the base on {verdict.at_least_base} of {verdict.tasks} [mean paired difference >= 0]"
+    told = f"{title} is {counts}, significantly better on {verdict.better}, significantly worse on {verdict.worse}"
+    if verdict.missing:
+        told += f"; {verdict.missing} of {verdict.tasks} are missing and count as none of these"
+    if verdict.difference:
+        there = verdict.tasks - verdict.missing
+        told += f"; mean difference over {there} tasks {interval(asdict(verdict.difference), '+')}"
+    if verdict.improvement:
+        value, low, high = asdict(verdict.improvement).values()
+        told += f"; probability of improvement, trainings as runs, {value:.2f} [{low:.2f}, {high:.2f}]"
+    return f"{told}."
+
+
+def answer(verdict: Verdict) -> str:
+    """Whether what was asked is met; open while missing tasks could decide it."""
+    if verdict.at_least_base >= ASKED_AT_LEAST and verdict.better >= ASKED_BETTER:
+        return "met"
+    at_least_base, better = (n + verdict.missing for n in (verdict.at_least_base, verdict.better))
+    return "still open" if at_least_base >= ASKED_AT_LEAST and better >= ASKED_BETTER else "not met"
+
+
+def notes(results: Results) -> list[str]:
+    """What the numbers are and are not, and which of them are missing."""
+    return [
+        "Our columns are on newly generated data of the same kind (published policies run anew, current simulators),"
+        " not on D4RL: they are no D4RL scores, and only the scale is D4RL's. The published columns are on D4RL v2.",
+        evaluation(results),
+        "At 95 %, about one in twenty true ties shows as better or worse by chance.",
+        latencies(results),
+        *missing(results),
+        *departures(results),
+        text_b(),
+    ]
+
+
+def evaluation(results: Results) -> str:
+    """Episodes, trainings, and how intervals are made."""
+    episodes = _range({x.episodes for x in results.tasks.values()})
+    trainings = _range({len(x.seeds) for x in results.tasks.values()})
+    how = "resampling episodes"
+    if any(len(x.seeds) > 1 for x in results.tasks.values()):
+        how = "resampling trainings, then the episodes of each"
+    return (
+        f"{episodes} evaluation episodes per training, trainings per task: {trainings}; intervals by {how};"
+        f" {', '.join(results.physics)}."
+    )
+
+
+def _range(values: set[int]) -> str:
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def latencies(results: Results) -> str:
+    """Which machine the latencies are of, and which cells are of others."""
+    machine = ", ".join(f"{name} {value}" for name, value in results.machine.items() if value is not None)
+    text = f"ms per decision: on one machine alone ({machine})."
+    if results.elsewhere:
+        names = ", ".join(results.elsewhere)
+        text += f" Latencies of {len(results.elsewhere)} cells of other machines are left out: {names}."
+    return text
+
+
+def missing(results: Results) -> list[str]:
+    """Tasks without a variant, and variants of fewer trainings than the task has."""
+    told = []
+    for name in VARIANTS:
+        absent = [t for t in published.LOCOMOTION if t not in results.tasks or name not in results.tasks[t].gains]
+        if absent:
+            told.append(f"Missing, {TITLES[name]}: {_all_or(absent)}.")
+        fewer = {t: x.gains[name].trainings for t, x in results.tasks.items() if name in x.gains}
+        fewer = {t: n for t, n in fewer.items() if n < len(results.tasks[t].seeds)}
+        told += [f"{TITLES[name]}, {t}: {n} of {len(results.tasks[t].seeds)} trainings." for t, n in fewer.items()]
+    return told
+
+
+def _all_or(absent: Sequence[str]) -> str:
+    return "all tasks" if len(absent) == len(published.LOCOMOTION) else ", ".join(absent)
+
+
+def departures(results: Results) -> list[str]:
+    """Tasks that were evaluated in another simulator than their own."""
+    found = {task: x.departures for task, x in results.tasks.items() if x.departures}
+    return [f"{task}: not the task's own simulator: {', '.join(texts)}." for task, texts in found.items()]
+
+
+def text_b() -> str:
+    """Where the paper's two texts disagree."""
+    other = ", ".join(f"{task} {value:g}" for task, value in published.SCORES_B.items())
+    differs = f"The paper's other text prints for MPCwDWM {other} (average {published.AVERAGE_B})"
+    return f"{differs}, and as ReBRAC the numbers of [RB]."

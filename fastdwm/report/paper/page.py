@@ -12,10 +12,10 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --paper: #16181d; --ink: #e6e8ec; --soft: #a3aab6; --line: #3a3f4a;
   --tint: #20242c; --note: #37301a; --link: #8fc1ff } }
 * { box-sizing: border-box }
-body { margin: 0 auto; max-width: 76rem; padding: 1rem; background: var(--paper); color: var(--ink);
+body { margin: 0 auto; max-width: 90rem; padding: 1rem; background: var(--paper); color: var(--ink);
   font: 1rem/1.5 system-ui, sans-serif }
 h1 { font-size: 1.6rem; line-height: 1.2 } h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem }
-a { color: var(--link) }
+section { margin-top: 2rem } a { color: var(--link) }
 .warning { background: var(--note); padding: .6rem .9rem; border-radius: .4rem }
 .pictures { display: flex; flex-wrap: wrap; gap: 1.5rem }
 figure { margin: 0; flex: 1 1 21rem; min-width: 0; max-width: 36rem }
@@ -32,7 +32,10 @@ th[scope=row], th[scope=rowgroup] { text-align: left; font-weight: 500; position
 thead th { font-weight: 600; vertical-align: bottom } thead th[scope=colgroup] { text-align: left; color: var(--soft) }
 tbody tr:nth-child(even) > * { background: var(--tint) }
 tfoot th[scope=row], tfoot td { font-weight: 600; border-top: 2px solid var(--line) }
-.edge { border-left: 2px solid var(--line) } .other { font-style: italic } .better, .worse { font-weight: 700 }
+ul { padding-left: 1.2rem }
+@media (max-width: 40rem) { table { font-size: .8125rem } th, td { padding: .28rem .4rem }
+  th[scope=row] { white-space: normal; max-width: 7.5rem } }
+.edge { border-left: 2px solid var(--line) } .marked { font-weight: 700 }
 """
 
 
@@ -126,6 +129,6 @@ def cell(text: str, edge: str) -> str:
     """A value; missing ones are said to be, marked ones stand out without colour."""
     if text == MISSING:
         return f'<td{edge}><span aria-label="missing">{MISSING}</span></td>'
-    kind = "better" if text.endswith("▲") else "worse" if text.endswith("▼") else ""
     shown = escape(text)
-    return f'<td{edge}><span class="{kind}">{shown}</span></td>' if kind else f"<td{edge}>{shown}</td>"
+    marked = text.endswith(("▲", "▼"))
+    return f'<td{edge}><span class="marked">{shown}</span></td>' if marked else f"<td{edge}>{shown}</td>"

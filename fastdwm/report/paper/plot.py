@@ -1,6 +1,7 @@
 """The pictures of the report, as SVG that takes the page's text colour and background."""
 
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,9 +36,9 @@ def differences(results: Results, tasks: Sequence[str]) -> str:
                 if found.low is not None:
                     axes.plot([found.low, found.high], [height] * 2, color=INK, linewidth=1.2)
             axes.plot([found.value for _, found in there], y, label=TITLES[name], **_marker(name))
-        axes.set_xlabel("score of ITPO - score of the base policy, 95 % interval")
+        axes.set_xlabel("score difference, 95 % interval")
 
-    return _figure(draw, results, tasks)
+    return _figure("differences", draw, results, tasks)
 
 
 def scores(results: Results, tasks: Sequence[str]) -> str:
@@ -53,7 +54,7 @@ def scores(results: Results, tasks: Sequence[str]) -> str:
             axes.plot([found.mean for _, found in there], y, label=TITLES[name], **_marker(name))
         axes.set_xlabel("normalised score, mean over episodes")
 
-    return _figure(draw, results, tasks)
+    return _figure("scores", draw, results, tasks)
 
 
 def place_of(name: str) -> float:
@@ -73,8 +74,8 @@ def _marker(name: str) -> dict[str, Any]:
     return {"color": INK, "linestyle": "none", "markersize": 5, "markeredgecolor": INK, **STYLES[name]}
 
 
-def _figure(draw: Any, results: Results, tasks: Sequence[str]) -> str:
-    """The <svg> of one picture with a row per task; narrow, so that it stays readable on a phone."""
+def _figure(name: str, draw: Any, results: Results, tasks: Sequence[str]) -> str:
+    """The <svg> of a picture with a row per task; narrow, so that it stays readable on a phone."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -95,5 +96,6 @@ def _figure(draw: Any, results: Results, tasks: Sequence[str]) -> str:
         figure.savefig(file, format="svg", transparent=True, metadata=none)
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor").replace(PAPER, "var(--paper)")
-    # An attribute of the root would keep the picture from shrinking with the page.
-    return svg.replace("<svg ", '<svg role="img" ', 1)
+    # Two pictures on a page must not share names.
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{name} by task" ', 1)

@@ -15,21 +15,21 @@ MARKS = {"better": " ▲", "worse": " ▼", "tie": ""}
 OURS = "here: newly generated data, not D4RL"
 GAINS = "here: ITPO - base policy, paired"
 THEIRS = "published: D4RL v2, other data"
-WORLDS = ("diffusion", "meanflow")
+WORLDS = {"diffusion": "diffusion", "meanflow": "MeanFlow"}
 MISSING = "-"
 Part = TypeVar("Part")
 
 SCORES = (
     "Score: 0 random, 100 expert; mean ± standard deviation over episodes. Differences are paired by environment seed: "
     "mean [95 % bootstrap interval], ▲ better and ▼ worse where the interval excludes 0. "
-    "Data: mean score of the dataset."
+    "Data: mean score of the dataset. Averages compare only over the same tasks."
 )
 ROBUST = "[ ] 95 % bootstrap interval. ms: median of one episode deciding alone, all on one machine."
 RATES = "Success: a score above 0; [ ] Wilson's 95 % interval. Differences of the mean, paired by environment seed."
 ERRORS = (
-    "On 1000 held-out transitions, in raw units, ± standard error (of several trainings: between them): "
-    "sqrt(mean of squares) over transitions, coordinates and 16 samples. "
-    "How the published numbers were measured is not said."
+    "Root of the mean square over 1000 held-out transitions, in raw units, of the next observation also over its "
+    "coordinates and 16 samples; ± standard error, between trainings where there are several. "
+    "The published text does not say how its numbers were measured."
 )
 
 
@@ -79,7 +79,7 @@ class Table:
         kept = [column.numbers for column in self.columns if column.numbers]
         shared = [task for task in self.tasks if all(task in numbers for numbers in kept)]
         if 0 < len(shared) < len(self.tasks):
-            rows.append([f"average of the {len(shared)} in every column", *(c.average(shared) for c in columns)])
+            rows.append([f"average of the {len(shared)} here", *(c.average(shared) for c in columns)])
         return rows
 
 
@@ -124,7 +124,7 @@ def mazes(results: Results) -> Table:
 
 def dynamics(results: Results) -> Table:
     """Table 4."""
-    ours = tuple(_errors(results, world, lambda x, world=world: x.dynamics.get(world)) for world in WORLDS)
+    ours = tuple(_errors(results, title, partial(_dynamics_of, world)) for world, title in WORLDS.items())
     groups = ((OURS, ours), (THEIRS, (_published(published.DYNAMICS_RMSE, ".4f"),)))
     return Table("table-4", "Table 4. One-step RMSE of the world models", published.LOCOMOTION, groups, ERRORS)
 
@@ -191,6 +191,10 @@ def _gains(results: Results) -> tuple[str, tuple[Column, ...]]:
         )
 
     return GAINS, tuple(map(gain_column, VARIANTS))
+
+
+def _dynamics_of(world: str, result: TaskResult) -> Rmse | None:
+    return result.dynamics.get(world)
 
 
 def _errors(results: Results, header: str, read: Callable[[TaskResult], Rmse | None]) -> Column:

@@ -17,9 +17,11 @@ ASKED_OF = ("default", "tuned")
 def verdicts(results: Results) -> list[str]:
     """One sentence per variant on all 18 tasks, then what was asked."""
     found = results.verdicts
-    asked = " and ".join(f"{TITLES[name]}: {answer(found[name])}" for name in ASKED_OF)
-    goal = f"at least the base on {ASKED_AT_LEAST} of {found['default'].tasks}, significantly better on {ASKED_BETTER}"
-    return [sentence(TITLES[name], found[name]) for name in VARIANTS] + [f"Asked was {goal}. {asked}."]
+    answers = ", ".join(f"{TITLES[name]}: {answer(found[name])}" for name in ASKED_OF)
+    goal = (
+        f"at least the base on {ASKED_AT_LEAST} of {found['default'].tasks} and significantly better on {ASKED_BETTER}"
+    )
+    return [sentence(TITLES[name], found[name]) for name in VARIANTS] + [f"Is it {goal}? {answers}."]
 
 
 def sentence(title: str, verdict: Verdict) -> str:
@@ -38,11 +40,11 @@ def sentence(title: str, verdict: Verdict) -> str:
 
 
 def answer(verdict: Verdict) -> str:
-    """Whether what was asked is met; open while missing tasks could decide it."""
+    """Whether what was asked holds; open while missing tasks could decide it."""
     if verdict.at_least_base >= ASKED_AT_LEAST and verdict.better >= ASKED_BETTER:
-        return "met"
+        return "yes"
     at_least_base, better = (n + verdict.missing for n in (verdict.at_least_base, verdict.better))
-    return "still open" if at_least_base >= ASKED_AT_LEAST and better >= ASKED_BETTER else "not met"
+    return "still open" if at_least_base >= ASKED_AT_LEAST and better >= ASKED_BETTER else "no"
 
 
 def notes(results: Results) -> list[str]:

@@ -1,0 +1,312 @@
+"""python -m fastdwm.report paper FOLDER: the tables, the verdicts, the page, and what it refuses."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import sweep_cells
+from sweep_cells import DEFAULT, MACHINE, cell, errors, variant, write
+
+from fastdwm.report.paper import published
+from fastdwm.report.paper.cells import read_cells
+from fastdwm.report.paper.results import summarise
+from fastdwm.report.paper.tables import all_tables
+from fastdwm.report.paper.words import verdicts
+
+BASE = [50.0, 60.0, 70.0, 80.0]
+
+
+def run(*args):
+    """The finished process."""
+    argv = [sys.executable, "-m", "fastdwm.report", "paper", *map(str, args)]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=120)
+
+
+def shifted(name, by, **settings):
+    """A variant whose every score is off the base policy's by `by`."""
+    return variant(name, BASE, [x + by for x in BASE], **settings)
+
+
+def evaluated(folder):
+    """The results in a folder."""
+    return summarise(read_cells(folder), published.LOCOMOTION)
+
+
+def column(results, key, group, header):
+    """Texts of a table's column by row label, averages included."""
+    (table,) = (table for table in all_tables(results) if table.key == key)
+    (found,) = (x for name, columns in table.groups if group in name for x in columns if x.header.startswith(header))
+    return {label: text for label, text in (*table.rows([found]), *table.averages([found]))}
+
+
+@pytest.mark.parametrize(
+    "found",
+    [*published.SCORES, *published.GENERATIVE_SCORES, published.DYNAMICS_RMSE, published.REWARD_RMSE],
+    ids=lambda x: f"{x.name}-{len(x.values)}",
+)
+def test_published_columns_have_the_averages_that_are_printed(found):
+    # Half a unit of the last digit that is printed, as TD3+BC's 70.35 stands as 70.3.
+    digits = len(str(found.average).partition(".")[2])
+    assert np.mean(list(found.values.values())) == pytest.approx(found.average, abs=0.5001 * 10**-digits)
+
+
+def test_the_other_text_has_its_average_too():
+    other = published.SCORES[-1].values | published.SCORES_B
+    assert np.mean(list(other.values())) == pytest.approx(published.AVERAGE_B, abs=0.005)
+
+
+def test_the_command_leaves_every_format(tmp_path):
+    sweep_cells.sweep(tmp_path / "sweep", episodes=8)
+    done = run(tmp_path / "sweep", "--out", tmp_path / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    paths = [str(tmp_path / "out" / f"paper.{kind}") for kind in ("json", "md", "csv", "html")]
+    assert done.stdout.splitlines()[-4:] == paths and "…" not in done.stdout
+    record = json.loads((tmp_path / "out" / "paper.json").read_text())
+    markdown = (tmp_path / "out" / "paper.md").read_text()
+    for line in record["verdicts"]:
+        assert line in markdown and line[:40] in done.stdout
+    for number in (1, 2, 4, 5):
+        assert f"## Table {number}" in markdown and f"Table {number}." in done.stdout
+    (row,) = (
+        x
+        for x in csv.DictReader(io.StringIO((tmp_path / "out" / "paper.csv").read_text()))
+        if x["task"] == "hopper-medium"
+    )
+    gain = record["tasks"]["hopper-medium"]["gains"]["tuned"]
+    assert float(row["tuned_difference"]) == gain["difference"]["value"]
+    assert float(row["tuned_mean"]) - float(row["base_mean"]) == pytest.approx(gain["difference"]["value"])
+    assert row["published_MPCwDWM"] == "103.38" and row["published_Diffuser"] == "74.3"
+
+
+def test_differences_are_paired_and_marked(tmp_path):
+    variants = {"default": shifted("default", 2), "tuned": shifted("tuned", -3), "meanflow": shifted("meanflow", 0)}
+    results = evaluated(write(tmp_path, cell("hopper-medium", variants)))
+    texts = [
+        column(results, "table-1", "paired", f"ITPO ({name})")["hopper-medium"]
+        for name in ("default", "tuned", "MeanFlow")
+    ]
+    assert texts == ["+2.0 [2.0, 2.0] ▲", "-3.0 [-3.0, -3.0] ▼", "+0.0 [0.0, 0.0]"]
+    outcomes = {name: gain.outcome for name, gain in results.tasks["hopper-medium"].gains.items()}
+    assert outcomes == {"default": "better", "tuned": "worse", "meanflow": "tie"}
+
+
+def test_missing_tasks_and_variants_are_shown_and_counted(tmp_path):
+    write(tmp_path, cell("hopper-medium", {"default": shifted("default", 2)}))
+    results = evaluated(write(tmp_path, cell("hopper-expert", {"tuned": shifted("tuned", 2)})))
+    found = results.verdicts["default"]
+    assert (found.at_least_base, found.better, found.worse, found.missing) == (1, 1, 0, 17)
+    assert "on 1 of 18 " in verdicts(results)[0] and "17 of 18 are missing" in verdicts(results)[0]
+    texts = column(results, "table-1", "not D4RL", "ITPO (default)")
+    assert list(texts)[:18] == list(published.LOCOMOTION)
+    assert [task for task, text in texts.items() if text != "-"] == ["hopper-medium"]
+
+
+def test_averages_compare_over_the_tasks_that_every_column_has(tmp_path):
+    for task, by in (("hopper-medium", 1), ("walker2d-medium", 3)):
+        names = ("default", "tuned", "meanflow") if by == 1 else ("default",)
+        write(tmp_path, cell(task, {name: shifted(name, by) for name in names}))
+    results = evaluated(tmp_path)
+    texts = column(results, "table-1", "paired", "ITPO (default)")
+    assert (texts["average of 18"], texts["average of the 1 here"]) == ("-", "+1.0")
+    texts = column(results, "table-1", "published", "MPCwDWM")
+    assert (texts["average of 18"], texts["average of the 1 here"]) == ("85.33", "103.4")
+
+
+@pytest.mark.parametrize(
+    ("better", "missing", "told"),
+    [(16, 0, "yes"), (10, 0, "no"), (10, 6, "still open"), (10, 5, "no")],
+)
+def test_the_question_is_answered_as_far_as_it_can_be(tmp_path, better, missing, told):
+    for i, task in enumerate(published.LOCOMOTION[: 18 - missing]):
+        write(tmp_path, cell(task, {"default": shifted("default", 1 if i < better else -1)}))
+    assert f"ITPO (default): {told}," in verdicts(evaluated(tmp_path))[-1]
+
+
+def test_latencies_of_different_machines_share_no_table(tmp_path):
+    other = MACHINE | {"cpu": "arm"}
+    for task, machine, ms in (
+        ("hopper-random", MACHINE, 1),
+        ("hopper-medium", other, 7),
+        ("hopper-expert", MACHINE, 2),
+    ):
+        write(tmp_path, cell(task, {"default": shifted("default", 1, ms=ms)}, machine=machine))
+    results = evaluated(tmp_path)
+    texts = column(results, "table-1b", "ms per decision", "ITPO (default)")
+    assert [texts[f"hopper-{level}"] for level in ("random", "medium", "expert")] == ["1.00", "-", "2.00"]
+    assert results.elsewhere == ("hopper-medium-s0-eval.json",)
+    assert column(results, "table-1", "paired", "ITPO (default)")["hopper-medium"] == "+1.0 [1.0, 1.0] ▲"
+
+
+def test_several_trainings_widen_the_interval_and_give_a_probability(tmp_path):
+    for seed, by in enumerate((4, -2, 1)):
+        write(tmp_path, cell("hopper-medium", {"default": shifted("default", by)}, seed))
+    results = evaluated(tmp_path)
+    gain = results.tasks["hopper-medium"].gains["default"]
+    # No spread within a training: all of the interval is between them, and all three drawn alike is likely enough.
+    assert (gain.difference.value, gain.difference.low, gain.difference.high) == (1.0, -2.0, 4.0)
+    assert gain.outcome == "tie" and gain.trainings == 3
+    # Every run of the base has mean 65: 69 and 66 of three exceed it.
+    assert results.verdicts["default"].improvement.value == pytest.approx(2 / 3)
+    assert "probability of improvement" in verdicts(results)[0]
+
+
+def test_errors_of_the_models_stand_beside_the_published(tmp_path):
+    worlds = {"diffusion": errors(0.25, reward=0.5), "mlp": errors(0.1)}
+    results = evaluated(write(tmp_path, cell("hopper-medium", {"default": shifted("default", 1)}, worlds=worlds)))
+    assert column(results, "table-4", "not D4RL", "diffusion")["hopper-medium"] == "0.2500 ± 0.0010"
+    assert column(results, "table-4", "not D4RL", "MeanFlow")["hopper-medium"] == "-"
+    assert column(results, "table-4", "published", "paper")["hopper-medium"] == "0.0784"
+    assert column(results, "table-5", "not D4RL", "reward")["hopper-medium"] == "0.5000 ± 0.0005"
+
+
+def test_mazes_show_success_rates(tmp_path):
+    scores = [0.0, 100.0, 100.0, 100.0]
+    write(tmp_path, cell("antmaze-umaze", {"default": variant("default", scores, [100.0] * 4)}))
+    results = evaluated(tmp_path)
+    # Wilson's interval of 3 in 4 with z = 1.96, by its formula.
+    z, p, n = 1.959964, 0.75, 4
+    centre, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    low, high = (100 * (centre + side * half) / (1 + z**2 / n) for side in (-1, 1))
+    assert column(results, "table-3", "not D4RL", "base")["antmaze-umaze"] == f"75.0 [{low:.1f}, {high:.1f}]"
+    assert results.verdicts["default"].missing == 18
+
+
+class Page(HTMLParser):
+    """What a page refers to and is made of."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.open, self.captions, self.ids, self.seen = [], [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.seen.append(tag)
+        self.ids += [attrs["id"]] if "id" in attrs else []
+        self.links += [(tag, attrs[name]) for name in ("href", "src", "xlink:href", "srcset", "data") if name in attrs]
+        if tag not in ("meta", "br", "link", "img"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.captions += [data] if self.open[-1:] == ["caption"] else []
+
+
+def test_the_page_is_whole_and_needs_nothing_from_elsewhere(tmp_path):
+    sweep_cells.sweep(tmp_path / "sweep", tasks=published.LOCOMOTION[:3], episodes=4)
+    assert run(tmp_path / "sweep", "--out", tmp_path).returncode == 0
+    text = (tmp_path / "paper.html").read_text()
+    page = Page(text)
+    assert not page.open and not {"script", "link", "img", "iframe"} & set(page.seen)
+    for tag, address in page.links:
+        assert (
+            address[1:] in page.ids
+            if address.startswith("#")
+            else (tag, address[:22]) == ("a", "https://arxiv.org/abs/")
+        )
+    assert "url(http" not in text and "@import" not in text
+    assert len(set(page.ids)) == len(page.ids)
+    assert [caption.partition(".")[0] for caption in page.captions] == [
+        "Table 1",
+        "Table 1, continued",
+        "Table 2",
+        "Table 4",
+        "Table 5",
+    ]
+    assert page.seen.count("svg") == 2 and page.seen.count("table") == 5
+    # All ink is the page's, so that it can be read in the dark.
+    assert "currentColor" in text and "#000000" not in text and "prefers-color-scheme: dark" in text
+
+
+GOOD = {"default": variant("default", BASE, BASE)}
+
+
+def spoilt(**changes):
+    """A cell with other values at the top."""
+    return cell("hopper-medium", GOOD) | changes
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "expected JSON"),
+        ("[1]", "expected the evaluation cell"),
+        ("{}", "expected the evaluation cell of a sweep: KeyError: 'format'"),
+        (json.dumps(spoilt(format=2)), "expected format 1, got 2"),
+        (json.dumps(spoilt(task="hopper-expert")), "holds hopper-expert, seed 0"),
+        (json.dumps(spoilt(identity={})), "expected one version each of gymnasium and mujoco"),
+        (json.dumps(cell("hopper-medium", {"default": variant("default", BASE, BASE[:3])})), "got 4 and 3 scores on 4"),
+        (
+            json.dumps(cell("hopper-medium", {"default": variant("tuned", BASE, BASE)})),
+            "expected the world model diffusion",
+        ),
+        (json.dumps(cell("hopper-medium", {"other": variant("default", BASE, BASE)})), "got ['other']"),
+        (json.dumps(cell("hopper-medium", {"default": variant("default", BASE, [None] * 4)})), "TypeError"),
+    ],
+    ids=["no-json", "list", "empty", "format", "task", "physics", "scores", "world", "variant", "null"],
+)
+def test_a_damaged_or_foreign_cell_is_one_line_and_exit_code_2(tmp_path, content, message):
+    write(tmp_path, cell("hopper-random", GOOD))
+    (tmp_path / "cells" / "hopper-medium-s0-eval.json").write_text(content)
+    refused(run(tmp_path, "--out", tmp_path / "out"), "hopper-medium-s0-eval.json", message)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (
+            cell("hopper-expert", GOOD, mujoco="3.5.0"),
+            "physics differ: gymnasium 1.2.1, mujoco 3.5.0 and gymnasium 1.2.1, mujoco 3.4.0",
+        ),
+        (cell("hopper-medium", {"default": variant("default", BASE[:3], BASE[:3])}, seed=1), "their episodes differ"),
+        (
+            cell("hopper-expert", {"default": GOOD["default"] | {"settings": DEFAULT | {"horizon": 3}}}),
+            "default settings differ",
+        ),
+        (cell("ant-medium", GOOD), "'ant-medium' is none of the paper's tasks"),
+    ],
+    ids=["physics", "episodes", "default", "task"],
+)
+def test_cells_that_do_not_belong_together_are_refused(tmp_path, other, message):
+    refused(run(write(tmp_path, cell("hopper-medium", GOOD), other), "--out", tmp_path / "out"), message)
+
+
+def test_a_folder_without_evaluations_is_refused(tmp_path):
+    refused(run(tmp_path / "nowhere"), "nowhere: no such folder")
+    refused(run(tmp_path), "expected cells/*-eval.json of a sweep, found none")
+
+
+def refused(done, *messages):
+    """One line on stderr, exit code 2, nothing on stdout."""
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: ")
+    assert all(message in done.stderr for message in messages), done.stderr
+
+
+@pytest.mark.parametrize("args", [[], ["models"], ["paper"]], ids=["both", "models", "paper"])
+def test_help_needs_no_torch(args):
+    code = f"""
+import sys
+from fastdwm.report.__main__ import main
+try:
+    main({[*args, "--help"]!r})
+except SystemExit:
+    pass
+assert not {{"torch", "numpy", "matplotlib"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "usage: python -m fastdwm.report" in done.stdout
+    assert {(): "paper [FOLDER]", ("models",): "BUNDLE", ("paper",): "results/sweep"}[tuple(args)] in done.stdout

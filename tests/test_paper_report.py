@@ -310,3 +310,11 @@ assert not {{"torch", "numpy", "matplotlib"}} & set(sys.modules)
     assert done.returncode == 0, done.stderr
     assert "usage: python -m fastdwm.report" in done.stdout
     assert {(): "paper [FOLDER]", ("models",): "BUNDLE", ("paper",): "results/sweep"}[tuple(args)] in done.stdout
+
+
+def test_tuned_settings_are_told_as_far_as_the_cell_does(tmp_path):
+    told = shifted("tuned", 1)
+    silent = {name: value for name, value in told.items() if name != "settings"}
+    write(tmp_path, cell("hopper-medium", {"tuned": told}), cell("hopper-expert", {"tuned": silent}))
+    texts = column(evaluated(tmp_path), "table-1b", "tune", "tuned settings")
+    assert (texts["hopper-medium"], texts["hopper-expert"]) == ("meanflow H 5 M 2 E 1", "meanflow")

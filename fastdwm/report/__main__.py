@@ -5,9 +5,10 @@ Heavy packages are imported inside the functions: --help answers before torch, n
 """
 
 import sys
+from types import ModuleType
 
 from fastdwm import command
-from fastdwm.errors import InputError
+from fastdwm.checks import require
 from fastdwm.report import models
 from fastdwm.report.paper import command as paper
 
@@ -20,16 +21,20 @@ USAGE = """usage: python -m fastdwm.report REPORT ...
 python -m fastdwm.report REPORT --help tells the settings of each."""
 
 
-def main(argv: list[str]) -> None:
-    """Make the report that the first word names; raises InputError where it names none."""
+def parse(argv: list[str]) -> tuple[ModuleType, tuple]:
+    """The report that the first word names, and the arguments of its `main`; raises as `command.parse`."""
     name, *rest = argv or [""]
     if name in ("-h", "--help"):
         print(USAGE)
-    elif name in REPORTS:
-        report = REPORTS[name]
-        report.main(*report.parse(rest))
-    else:
-        raise InputError(f"expected a report, {' or '.join(REPORTS)}, got {name!r}")
+        sys.exit(0)
+    require(name in REPORTS, f"expected a report, {' or '.join(REPORTS)}, got {name!r}")
+    return REPORTS[name], REPORTS[name].parse(rest)
+
+
+def main(argv: list[str]) -> None:
+    """Make the report that the arguments ask for."""
+    report, arguments = parse(argv)
+    report.main(*arguments)
 
 
 if __name__ == "__main__":

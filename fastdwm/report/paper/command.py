@@ -9,6 +9,7 @@ from typing import Annotated
 
 from fastdwm import command
 from fastdwm.files import prepare_folder, write_atomically, write_json
+from fastdwm.report.paper.cells import read_cells
 
 FOLDER = Path("results/sweep")
 
@@ -27,13 +28,12 @@ def main(folder: Path, config: PaperConfig) -> None:
     The tables and the verdicts go to stdout, everything to OUT/paper.md, .csv, .json and .html: one page that needs
     nothing else. What is not evaluated yet shows as missing. Our data are not D4RL; the published numbers stand beside.
     """
+    cells = read_cells(folder)
+    prepare_folder(config.out)
     from fastdwm.report.paper import page, plot, published, text, words
-    from fastdwm.report.paper.cells import read_cells
     from fastdwm.report.paper.results import summarise
     from fastdwm.report.paper.tables import all_tables
 
-    cells = read_cells(folder)
-    prepare_folder(config.out)
     results = summarise(cells, published.LOCOMOTION)
     tables, verdicts, notes = all_tables(results), words.verdicts(results), words.notes(results)
     pictures = {

@@ -66,7 +66,7 @@ def cpu(task_name: str, config: TrainConfig) -> TrainConfig | None:
     if level not in CLONING:
         return None
     start = presets()["cpu"]
-    own = {"actor_bc_coef": CLONING[level] / get_task(task_name).action_dim, "critic_bc_coef": 0.01}
+    own = {"actor_bc_coef": round(CLONING[level] / get_task(task_name).action_dim, 6), "critic_bc_coef": 0.01}
     return dataclasses.replace(start, rebrac=dataclasses.replace(start.rebrac, **own))
 
 

@@ -1,7 +1,8 @@
-"""python bench/trainings.py RUN...: how trainings went, from the folders that `python -m fastdwm.train` left, as a table.
+"""python bench/trainings.py RUN...: how trainings went, from the folders that `fastdwm.train` left, as a table.
 
-Scores of the policy after each tenth, in a few real episodes each, which chose nothing; what somebody without a simulator
-sees beside them: the critics' value of the first states (Q), fitted Q evaluation's, and the distance from the data's actions.
+Scores of the policy after each tenth, in a few real episodes each, which chose nothing; beside them what somebody
+without a simulator sees: the critics' value of the first states (Q), fitted Q evaluation's, and the distance from the
+data's actions.
 """
 
 import json

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import sha256
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,6 @@ MAX_WEIGHT = 1e4
 normalised inputs up to 1e9: 512e4^4 * 1e9 = 7e35."""
 MAX_STATISTIC = 1e6
 """of means and standard deviations, and of 1 / standard deviation; those of real data lie between 1e-3 and 10"""
-PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "minari")
 
 
 @dataclass(frozen=True)
@@ -204,17 +202,6 @@ def pack_tensors(groups: dict[str, Params]) -> bytes:
     """A safetensors file with GROUP.NAME for every tensor; equal tensors make equal files."""
     named = {f"{group}.{name}": tensor for group, params in groups.items() for name, tensor in params.items()}
     return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in named.items()})
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of what the numbers depend on; packages that are not installed are left out."""
-    versions = {}
-    for name in ("fastdwm", *PACKAGES):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def _shapes(header: Header) -> dict[str, dict[str, tuple]]:

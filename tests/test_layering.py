@@ -18,14 +18,14 @@ ORDER = (
     {"checks"},
     {"envs"},
     {"tasks", "shipped", "settings"},
-    {"config", "files"},
+    {"config", "files", "versions"},
     {"command"},
     {"data", "models"},
     {"itpo", "header"},
     {"bundle"},
     {"isolation"},
     {"agent"},
-    {"measure"},
+    {"measure", "engines"},
     {"collect", "train", "tune", "eval", "report", "study"},
 )
 

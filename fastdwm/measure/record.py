@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdwm.files import prepare_folder
+from fastdwm.versions import package_versions
 
 
 def prepare_output(folder: Path, task: str) -> Path:
@@ -20,13 +21,15 @@ def prepare_output(folder: Path, task: str) -> Path:
 
 def circumstances(device: str) -> dict[str, Any]:
     """When, by which command, with which packages and on which machine a result was made."""
-    from fastdwm.bundle import package_versions
+    return {**origin(), "machine": machine(device)}
 
+
+def origin() -> dict[str, Any]:
+    """When, by which command and with which packages; torch is not imported."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.orig_argv),
         "versions": {"python": platform.python_version(), **package_versions()},
-        "machine": machine(device),
     }
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -104,22 +104,15 @@ def read(study: Study, cells: list[Cell]) -> dict[Cell, Record]:
     return {cell: records[cell.name] for cell in cells}
 
 
-def run_cell(study: Study, cell: Cell, on_share: Callable[[float], None]) -> None:
-    """All episodes of the cell, in batches of AT_ONCE; the file appears when the last one has ended.
-
-    on_share: sees the share of the decisions that is done.
-    """
+def run_cell(study: Study, cell: Cell) -> None:
+    """All episodes of the cell, in batches of AT_ONCE; the file appears when the last one has ended."""
     start = perf_counter()
     batches = [study.seeds[i : i + AT_ONCE] for i in range(0, len(study.seeds), AT_ONCE)]
     runs: list[Run] = []
-
-    def on_progress(done: int, total: int) -> None:
-        on_share((len(runs) + done / total) / len(batches))
-
     for seeds in batches:
         # As in an evaluation, the first seed stands for the whole batch: each episode has the noise of its own seed.
-        agent, limit = study.agent(cell, seeds[0]), {"max_steps": study.max_steps}
-        runs.append(run_episodes(agent, study.bundle.task.env, seeds, **limit, on_progress=on_progress))
+        agent = study.agent(cell, seeds[0])
+        runs.append(run_episodes(agent, study.bundle.task.env, seeds, max_steps=study.max_steps))
     write_json(study.path(cell), cell_record(study, cell, runs) | {"wall_s": perf_counter() - start})
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from fastdwm.checks import require, require_positive
 from fastdwm.config import EpisodesConfig, ITPOConfig
+from fastdwm.engines.config import EngineConfig
 
 AXES = ("worlds", "horizons", "particles", "inner_steps", "radii", "inner_lrs")
 # What a cell says of the settings of a decision; the others are the same for all cells.
@@ -187,7 +188,7 @@ GRIDS = {
 
 
 @dataclass(frozen=True)
-class StudyConfig(EpisodesConfig):
+class StudyConfig(EngineConfig, EpisodesConfig):
     """Every cell of a grid on the same tuning seeds, and the best one once more on seeds that it was not chosen on."""
 
     grid: Literal["default", "quick", "paper"] = "default"
@@ -225,10 +226,11 @@ class StudyConfig(EpisodesConfig):
     out: Path | None = None
     """folder of the study, where a study that was stopped goes on; none: results/study-TASK"""
     workers: int = 2
-    """processes, each with a cell of its own; latencies are measured afterwards, with nothing else running"""
+    """cells at once, in processes of their own; latencies are measured afterwards, with nothing else running"""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        EpisodesConfig.__post_init__(self)
+        EngineConfig.__post_init__(self)
         require(self.confirm_seed >= 0, f"confirm_seed: expected a number >= 0, got {self.confirm_seed}")
         require_positive(self, "episodes", "latency_decisions")
         for name in AXES:

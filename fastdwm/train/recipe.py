@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastdwm.bundle import Bundle, TrainedModel, pack_tensors, package_versions
+from fastdwm.bundle import Bundle, TrainedModel, pack_tensors
 from fastdwm.checks import require
 from fastdwm.command import Progress
 from fastdwm.config import TrainConfig
@@ -24,6 +24,7 @@ from fastdwm.tasks import Task
 from fastdwm.train.fit import Batches, Loop, ModelTrainer, OnLine
 from fastdwm.train.fqe import FQE, action_values
 from fastdwm.train.tilt import Tilt, outcome_value, policy_score, tilt, value_score
+from fastdwm.versions import package_versions
 
 # Real episodes during training use other seeds than evaluation (10000...) and tuning (20000...).
 EPISODE_SEED = 30_000

@@ -1,0 +1,195 @@
+"""What runs jobs: order, failures, deaths, and that nothing is left. Ray with two machines, of which one dies."""
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import engine_jobs as jobs
+import pytest
+
+from fastdwm import engines
+from fastdwm.engines.config import EngineConfig
+from fastdwm.engines.interface import Died, Job, run
+from fastdwm.engines.processes import Processes
+from fastdwm.errors import InputError
+
+
+def outcomes(engine, todo):
+    """What became of each job, by name, in the order in which they ended."""
+    ended = {}
+    run(engine, todo, lambda end: ended.update({end.job.name: end}))
+    return ended
+
+
+def gone(pid):
+    """Whether the process has ended; one that nobody has waited for yet has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def until(holds, most_s=30.0):
+    """Wait until it holds; returns whether it does."""
+    deadline = time.monotonic() + most_s
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return holds()
+
+
+@pytest.fixture
+def processes():
+    with closing(Processes(2)) as engine:
+        yield engine
+
+
+def test_jobs_run_in_order_and_after_what_they_need(processes, tmp_path):
+    names = ["a", "b", "c", "d"]
+    todo = [Job(name, jobs.write, (tmp_path / "log",)) for name in names]
+    todo[1:2] = [Job("b", jobs.write, (tmp_path / "log", 1.0))]
+    todo[2:3] = [Job("c", jobs.write, (tmp_path / "log",), after=("a", "b"))]
+    ended = outcomes(processes, todo)
+    assert list(ended) == ["a", "d", "b", "c"]
+    assert len({ended[name].value for name in names}) == 2
+
+
+def test_no_more_jobs_run_at_once_than_there_are_places(tmp_path):
+    seen = []
+    todo = [Job(str(i), jobs.write, (tmp_path / "log", 0.05)) for i in range(4)]
+    with closing(Processes(1)) as engine:
+        run(engine, todo, lambda end: None, lambda running: seen.append(tuple(running)), period_s=0.01)
+    assert {running for running in seen if running} == {("0",), ("1",), ("2",), ("3",)}
+
+
+def test_a_job_that_fails_takes_with_it_only_what_comes_after_it(processes, tmp_path):
+    todo = [Job("bad", jobs.refuse, (tmp_path / "log",)), Job("after", jobs.write, (tmp_path / "no",), ("bad",))]
+    todo += [Job("last", jobs.write, (tmp_path / "no",), ("after",)), Job("other", jobs.write, (tmp_path / "other",))]
+    ended = outcomes(processes, todo)
+    assert isinstance(ended["bad"].error, InputError) and str(ended["bad"].error) == "expected another job"
+    assert "engine_jobs.py" in ended["bad"].error.__notes__[0]
+    assert not ended["after"].started and not ended["last"].started and not (tmp_path / "no").exists()
+    assert ended["other"].error is None and ended["other"].started
+
+
+def test_errors_come_back_whole_or_at_least_their_words(processes):
+    ended = outcomes(processes, [Job("full", jobs.fill_disk), Job("stubborn", jobs.fail_stubbornly)])
+    assert (ended["full"].error.errno, ended["full"].error.filename) == (28, "cell.json")
+    assert "this and that" in str(ended["stubborn"].error)
+
+
+def test_a_killed_process_costs_its_own_job_alone(processes, tmp_path):
+    todo = [Job("dies", jobs.die), *(Job(str(i), jobs.write, (tmp_path / "log", 0.1)) for i in range(4))]
+    ended = outcomes(processes, todo)
+    assert isinstance(ended["dies"].error, Died) and "exit code -9" in str(ended["dies"].error)
+    assert all(ended[str(i)].error is None for i in range(4))
+
+
+def test_what_is_raised_on_the_way_ends_the_running_jobs(processes, tmp_path):
+    def stop(end):
+        raise KeyboardInterrupt
+
+    todo = [Job("quick", jobs.write, (tmp_path / "quick",)), Job("slow", jobs.write, (tmp_path / "slow", 60.0))]
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run(processes, todo, stop)
+    assert time.monotonic() - start < 30 and not (tmp_path / "slow").exists()
+
+
+def test_processes_end_with_a_parent_that_is_killed(tmp_path):
+    code = "import sys; from pathlib import Path; from fastdwm.engines.processes import Processes\n"
+    code += "import engine_jobs as jobs; from fastdwm.engines.interface import Job\n"
+    code += "if __name__ == '__main__':\n"
+    code += " engine = Processes(1); worker = engine.submit(Job('slow', jobs.write, (Path(sys.argv[1]), 60.0)))\n"
+    code += " print(worker.process.pid, flush=True); worker.process.join()\n"
+    (tmp_path / "main.py").write_text(code)
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    argv = [sys.executable, str(tmp_path / "main.py"), str(tmp_path / "log")]
+    parent = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": paths})
+    worker = int(parent.stdout.readline())
+    time.sleep(0.5)
+    assert not gone(worker)
+    parent.kill()
+    parent.wait()
+    assert until(lambda: gone(worker)) and not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"cell_cpus": 0}, "cell_cpus: expected a positive number, got 0"),
+        ({"cell_gpus": -1}, "cell_gpus: expected a number >= 0, got -1"),
+        ({"crash_retries": -1}, "crash_retries: expected a number >= 0, got -1"),
+        ({"engine": "slurm"}, "engine: expected one of processes, ray, got 'slurm'"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        EngineConfig(**settings)
+
+
+def test_without_ray_its_engine_is_an_input_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"engine: Ray is not installed; pip install 'fastdwm\[cluster\]'"):
+        engines.start(EngineConfig(engine="ray"), 1)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "host:port", "auto"])
+def test_no_cluster_at_the_address_is_an_input_error(address, monkeypatch, tmp_path):
+    pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray._private.utils.read_ray_address", lambda *args: None)
+    with pytest.raises(InputError, match="address: .*" + address) as error:
+        engines.start(EngineConfig(engine="ray", address=address), 1)
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Two machines of one CPU each, as far as Ray can tell; the second is what the test may take away."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    utils = pytest.importorskip("ray.cluster_utils")
+    # Jobs are imported by the tasks from here.
+    paths = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    before = set(children(os.getpid()))
+    cluster = utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.before = before
+    cluster.victim = cluster.add_node(num_cpus=1)
+    yield cluster
+    cluster.shutdown()
+
+
+def children(pid):
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    found = [int(child) for task in tasks for child in task.read_text().split()]
+    return found + [grandchild for child in found for grandchild in children(child)]
+
+
+@pytest.mark.slow
+def test_ray_finishes_all_jobs_when_a_machine_dies_in_the_middle(cluster, tmp_path):
+    names = [str(i) for i in range(8)]
+    todo = [Job(name, jobs.write, (tmp_path / name, 1.0)) for name in names]
+    todo += [Job("bad", jobs.refuse, (tmp_path / "bad",)), Job("dies", jobs.die_once, (tmp_path / "dies",))]
+    ended = {}
+
+    def on_ended(end):
+        ended[end.job.name] = end
+        if len(ended) == 2:
+            cluster.remove_node(cluster.victim, allow_graceful=False)
+
+    config = EngineConfig(engine="ray", address=cluster.address)
+    with closing(engines.start(config, None)) as engine:
+        assert engine.places == 2
+        run(engine, todo, on_ended)
+        assert until(lambda: engine.places == 1)
+        processes = set(children(os.getpid())) - cluster.before
+    assert all(ended[name].error is None and (tmp_path / name).exists() for name in names)
+    # What raises is not tried again; what is killed is.
+    assert str(ended["bad"].error) == "expected another job"
+    assert len((tmp_path / "bad").read_text().splitlines()) == 1
+    assert ended["dies"].error is None and len((tmp_path / "dies").read_text().splitlines()) == 2
+    cluster.shutdown()
+    assert processes and until(lambda: all(map(gone, processes)))

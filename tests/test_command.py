@@ -26,7 +26,10 @@ def parse(*argv):
     return command.parse(PRESETS, "prog", "", list(argv))
 
 
-@pytest.mark.parametrize("name", ["collect", "eval", "report models", "report paper", "study", "train", "tune"])
+COMMANDS = ["collect", "eval", "report models", "report paper", "study", "sweep", "train", "tune"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_loads_nothing_heavy(name):
     done = show_help(name, "-X", "importtime")
     lines = [line for line in done.stderr.splitlines() if line.startswith("import time")]
@@ -50,10 +53,11 @@ def test_help_is_quick():
         ("eval", ["--itpo.horizon", "imagined transitions per rollout (H)", "--preset {tuned,default,paper}"]),
         ("report models", ["BUNDLE", "--jacobian-states"]),
         ("study", ["--grid {default,quick,paper}"]),
+        ("sweep", ["--tasks", "--train-flags", "--engine {processes,ray}", "names of tasks; locomotion: the 18"]),
         ("train", ["--preset {cpu,paper}", "--rebrac.updates"]),
         ("tune", ["--minutes", "tuning seeds"]),
     ],
-    ids=["eval", "report", "study", "train", "tune"],
+    ids=["eval", "report", "study", "sweep", "train", "tune"],
 )
 def test_help_shows_every_field_with_its_text(name, texts):
     said = " ".join(show_help(name).stdout.replace("│", " ").split())

@@ -25,8 +25,10 @@ ORDER = (
     {"bundle"},
     {"isolation"},
     {"agent"},
-    {"measure", "engines"},
+    {"measure"},
+    {"engines"},
     {"collect", "train", "tune", "eval", "report", "study"},
+    {"sweep"},
 )
 
 

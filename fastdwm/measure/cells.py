@@ -1,0 +1,94 @@
+"""The file of a finished cell of a sweep: its format, and which cells may stand in one table.
+
+Two identities are told apart. That of an outcome, a score or a weight: commands, seeds, weights and the physics,
+wherever it was computed. That of a latency: the machine and its threads.
+"""
+
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fastdwm.checks import require
+from fastdwm.errors import InputError
+from fastdwm.files import read_json
+from fastdwm.versions import package_versions
+
+# Increase when the meaning of a cell's file changes.
+FORMAT = 1
+MAX_BYTES = 64 * 2**20
+KEYS = ("task", "seed", "stage", "identity", "machine", "wall_s", "result")
+PHYSICS = ("mujoco", "gymnasium")
+
+Record = dict[str, Any]
+
+
+def physics() -> dict[str, str]:
+    """Versions of the packages that the outcome of an episode depends on."""
+    return {name: version for name, version in package_versions().items() if name in PHYSICS}
+
+
+def host() -> dict[str, Any]:
+    """What latencies depend on, of this machine, for a process with one thread; torch is not imported."""
+    cpus = {"cpu": _cpu_model(), "cpu_count": os.cpu_count(), "threads": 1}
+    return {"host": platform.node(), **cpus, "accelerator": None, "system": platform.system()}
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def read_cell(path: Path) -> Record:
+    """The file of a finished cell; InputError for any other."""
+    record = read_json(path, MAX_BYTES)
+    came = record.get("format") if isinstance(record, dict) else None
+    whole = came == FORMAT and all(name in record for name in KEYS) and isinstance(record["identity"], dict)
+    require(whole, f"{path} is not a finished cell of a sweep; move it away")
+    return record
+
+
+def read_cells(out: Path) -> dict[str, Record]:
+    """The finished cells below the folder of a sweep by name, all of one physics; InputError for anything else."""
+    records = {path.stem: read_cell(path) for path in sorted((out / "cells").glob("*.json"))}
+    require_one_physics(records)
+    return records
+
+
+def require_one_physics(records: Mapping[str, Record]) -> None:
+    """Raise InputError unless all outcomes come from the same versions of the simulator."""
+    first: tuple[str, Any] | None = None
+    for name, record in records.items():
+        versions = record["identity"].get("versions")
+        first = first or (name, versions)
+        same = versions == first[1]
+        require(same, f"out: cells of different physics: {first[0]} has {first[1]}, {name} {versions}; keep them apart")
+
+
+def one_machine(records: Iterable[Record]) -> bool:
+    """Whether the latencies of the cells may stand in one table: same machine, same threads."""
+    machines = [record["machine"] for record in records]
+    return all(machine == machines[0] for machine in machines)
+
+
+def difference(came: Mapping[str, Any], expected: Mapping[str, Any], prefix: str = "") -> str | None:
+    """The first of the expected values that the other object does not have, in words; none: it has all."""
+    for name, value in expected.items():
+        other = came.get(name)
+        if isinstance(value, dict) and isinstance(other, dict):
+            if found := difference(other, value, f"{prefix}{name}."):
+                return found
+        elif other != value:
+            return f"{prefix}{name}: {other}, now {value}"
+    return None
+
+
+def refuse_other(came: Mapping[str, Any], expected: Mapping[str, Any], out: Path) -> None:
+    """Raise InputError, naming the difference, unless what the folder holds is of the sweep that is expected."""
+    if found := difference(came, expected):
+        raise InputError(f"out: {out} holds another sweep ({found}); give this one its own --out")

@@ -1,0 +1,1 @@
+"""Many tasks and training seeds, from data to scores: see README.md in this folder."""

@@ -1,0 +1,70 @@
+"""python -m fastdwm.sweep: many tasks and training seeds, from data to scores, on one machine or a cluster.
+
+The file of every finished cell is the truth, so a sweep that was stopped goes on with the same command. The driver
+imports neither torch nor the simulator; the cells are commands of their own.
+"""
+
+import sys
+from collections.abc import Iterator
+from typing import Annotated
+
+from fastdwm import command
+from fastdwm.files import prepare_folder, reserved, write_json
+from fastdwm.measure.record import origin
+from fastdwm.sweep.settings import STAGES, SweepConfig
+
+FLAGS_OF_STAGES = {f"--{stage}{join}flags" for stage in STAGES for join in "-_"}
+
+
+def main(config: SweepConfig) -> bool:
+    """Collect data, train, tune and evaluate bundles for many tasks and training seeds; one cell is one stage of one
+    training. Returns whether all cells have ended well.
+
+    The table of cells goes to stdout, sweep.json, one file per cell, logs and bundles to the folder of the sweep,
+    progress to stderr. The same command takes up a sweep that was stopped; cells that failed are run anew with --retry.
+    """
+    from fastdwm.sweep import plan as plans
+    from fastdwm.sweep import tables
+    from fastdwm.sweep.driver import Sweep, summary
+
+    if config.plan:
+        from fastdwm.engines.processes import cpus
+
+        tables.print_plan(plans.make(config), config.workers or cpus())
+        return True
+    prepare_folder(config.out)
+    with reserved(config.out):
+        plan = plans.make(config)
+        write_json(config.out / plans.SETTINGS_FILE, plans.settings(plan))
+        sweep = Sweep(plan)
+        sweep.run()
+        write_json(config.out / "sweep.json", summary(sweep, origin()))
+    tables.print_cells(sweep)
+    print(config.out / "sweep.json")
+    return all(sweep.status(cell) == "finished" for cell in plan.cells)
+
+
+def parse(argv: list[str]) -> SweepConfig:
+    """The settings; raises as `command.parse`."""
+    import tyro
+
+    fields = [("config", Annotated[SweepConfig, tyro.conf.arg(name="")], SweepConfig())]
+    return command.read(fields, "python -m fastdwm.sweep", main.__doc__ or "", list(joined(argv))).config
+
+
+def joined(argv: list[str]) -> Iterator[str]:
+    """The arguments with `--train-flags "--seed 1"` as one: tyro would take the text for a flag of the sweep."""
+    left = iter(argv)
+    for word in left:
+        value = next(left, None) if word in FLAGS_OF_STAGES else None
+        yield word if value is None else f"{word}={value}"
+
+
+def run_and_leave() -> None:
+    """Leave the process with 1 if a cell has failed."""
+    if not main(parse(sys.argv[1:])):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    command.finish(run_and_leave)

@@ -1,0 +1,129 @@
+"""What there is to do: the cells, what each waits for, and what is there already."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastdwm import shipped
+from fastdwm.checks import require
+from fastdwm.files import read_json
+from fastdwm.measure import cells as files
+from fastdwm.sweep.outcomes import datasets_root, is_there
+from fastdwm.sweep.settings import STAGES, SweepConfig
+from fastdwm.sweep.stages import NAMED, Cell, Command, Folders, commands
+
+SETTINGS_FILE = "settings.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep and the state of its folder."""
+
+    config: SweepConfig
+    folders: Folders
+    cells: list[Cell]
+    """each after those that it waits for"""
+    physics: dict[str, str]
+    finished: dict[str, files.Record] = field(default_factory=dict)
+    """by name; of other tasks, seeds and stages, too"""
+    failed: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def todo(self) -> list[Cell]:
+        """The cells that have neither finished nor failed, nor come after one that has failed."""
+        lost = set(self.failed)
+        for cell in self.cells:
+            lost |= {cell.name} if lost.intersection(self.after(cell)) else set()
+        return [cell for cell in self.cells if cell.name not in self.finished and cell.name not in lost]
+
+    def after(self, cell: Cell) -> tuple[str, ...]:
+        """Names of the cells of this sweep that have to end well before."""
+        stages = STAGES[: STAGES.index(cell.stage)]
+        before = [Cell(cell.task, 0 if stage == "collect" else cell.seed, stage) for stage in stages]
+        return tuple(other.name for other in before if other.stage in self.config.stages)
+
+    def source(self, cell: Cell) -> str:
+        """Where its bundle comes from: `train`, `copy` or `shipped`, see `Folders.bundle`."""
+        for stage, source in (("train", "train"), ("tune", "copy")):
+            if self.has(Cell(cell.task, cell.seed, stage)):
+                return source
+        return "shipped"
+
+    def commands(self, cell: Cell) -> list[Command]:
+        return commands(cell, self.config, self.source(cell), self.folders)
+
+    def identity(self, cell: Cell) -> dict[str, Any]:
+        """What its outcome depends on, as far as it is known before it runs."""
+        named = [" ".join(line) for line in commands(cell, self.config, self.source(cell), NAMED)]
+        identity = {"commands": named, "versions": self.physics}
+        if cell.stage == "eval" and "tuned" in self.config.variants:
+            identity["tuned"] = self.has(Cell(cell.task, cell.seed, "tune"))
+        return identity
+
+    def has(self, cell: Cell) -> bool:
+        """Whether the cell is part of the sweep, or was of an earlier one in the folder."""
+        return cell.stage in self.config.stages or cell.name in self.finished
+
+
+def make(config: SweepConfig) -> Plan:
+    """The plan, after a look at the folder, where nothing is changed.
+
+    Raises InputError where the folder holds cells with other settings, or data or bundles are not there.
+    """
+    tasks, seeds = config.task_names, range(config.seeds)
+    stages = [stage for stage in STAGES if stage in config.stages]
+    # Task by task: the first results come early.
+    cells = [
+        Cell(task, seed, stage)
+        for task in tasks
+        for seed in seeds
+        for stage in stages
+        if stage != "collect" or seed == 0
+    ]
+    folders = Folders(config.out, shipped.ROOT, config.policies or NAMED.policies)
+    finished = files.read_cells(config.out)
+    failures = sorted((config.out / "failed").glob("*.json"))
+    failed = {} if config.retry else {path.stem: read_json(path, files.MAX_BYTES) for path in failures}
+    plan = Plan(config, folders, cells, files.physics(), finished, failed)
+    _check_settings(plan)
+    for cell in cells:
+        plan.commands(cell)
+        if cell.name in finished:
+            files.refuse_other(finished[cell.name]["identity"], plan.identity(cell), config.out)
+        elif cell.name not in failed:
+            _check_needs(cell, plan)
+    return plan
+
+
+def settings(plan: Plan) -> dict[str, Any]:
+    """Of the sweep in the folder: those of stages that were run before and of the new ones."""
+    path = plan.folders.out / SETTINGS_FILE
+    before = read_json(path, files.MAX_BYTES) if path.exists() else {}
+    require(isinstance(before, dict), f"out: {path} does not describe a sweep; move it away")
+    return before | {"versions": plan.physics} | plan.config.stage_settings()
+
+
+def _check_settings(plan: Plan) -> None:
+    path, now = plan.folders.out / SETTINGS_FILE, settings(plan)
+    if path.exists():
+        before = read_json(path, files.MAX_BYTES)
+        files.refuse_other(before, {name: now[name] for name in before}, plan.folders.out)
+    for record in plan.finished.values():
+        files.refuse_other(record["identity"], {"versions": plan.physics}, plan.folders.out)
+
+
+def _check_needs(cell: Cell, plan: Plan) -> None:
+    """Raise InputError where something is missing that no stage of the sweep makes."""
+    if cell.stage == "train":
+        _check_data(cell, plan)
+    elif plan.source(cell) != "train":
+        require(cell.seed == 0, f"seeds: without the stage train there is one bundle per task, got {plan.config.seeds}")
+        shipped.shipped_folder(cell.task)
+
+
+def _check_data(cell: Cell, plan: Plan) -> None:
+    dataset = plan.config.dataset_of(cell.task)
+    # What the user names may be downloaded, or be refused, by train.
+    if plan.config.dataset is not None or dataset is None or plan.has(Cell(cell.task, 0, "collect")):
+        return
+    where = f"dataset {dataset} is not in {datasets_root()}"
+    require(is_there(dataset), f"{where}: run the stage collect too, or name another with --dataset")

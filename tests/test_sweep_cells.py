@@ -1,0 +1,115 @@
+"""The cells of a sweep: what runs one does and does not do twice, and which of them may stand in one table."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastdwm.errors import InputError
+from fastdwm.measure import cells as files
+from fastdwm.sweep.job import CellFailed, Work, run_cell
+from fastdwm.sweep.settings import SweepConfig
+from fastdwm.sweep.stages import NAMED, Cell, Folders
+
+DATASET = "deepope/hopper/medium-v0"
+
+
+def record(**changes):
+    """A finished cell."""
+    identity = {"commands": ["python -m fastdwm.eval"], "versions": {"mujoco": "3.4.0"}}
+    about = {"task": "hopper-medium", "seed": 0, "stage": "eval", "identity": identity}
+    return {"format": 1, **about, "machine": files.host(), "wall_s": 1.0, "result": {}} | changes
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """Collects a dataset of ten steps in a folder of Minari's own; every run of its command leaves a line."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "data"))
+    for folder in ("cells", "logs", f"data/{DATASET}/data"):
+        (tmp_path / folder).mkdir(parents=True)
+    path = tmp_path / "data" / DATASET / "data" / "metadata.json"
+    code = f"open({str(path)!r}, 'w').write('{{\"total_steps\": 10}}'); open('ran', 'a').write('x'); print('said')"
+    config = SweepConfig(tasks=("hopper-medium",), stages=("collect",), policies=tmp_path, out=tmp_path)
+    identity = {"commands": ["collect"], "versions": files.physics()}
+    folders = Folders(tmp_path, NAMED.shipped, tmp_path)
+    commands = [["python", "-c", code]]
+    return Work(Cell("hopper-medium", 0, "collect"), config, folders, tmp_path, commands, identity, tmp_path)
+
+
+def changed(work, **changes):
+    return Work(**{**work.__dict__, **changes})
+
+
+def test_a_cells_file_appears_when_its_commands_have_ended_well(work, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = run_cell(work)
+    assert found == json.loads((tmp_path / "cells" / "hopper-medium-s0-collect.json").read_text())
+    assert found["result"] == {"dataset": DATASET, "metadata": {"total_steps": 10}}
+    assert found["wall_s"] > 0 and found["peak_memory_mb"] > 1 and found["versions"]["python"]
+    log = (tmp_path / "logs" / "hopper-medium-s0-collect.log").read_text()
+    assert log.startswith("$ python -c ") and log.endswith("said\n")
+
+
+def test_a_finished_cell_is_not_run_a_second_time(work, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_cell(work) == run_cell(work)
+    assert (tmp_path / "ran").read_text() == "x"
+
+
+def test_data_that_are_there_are_kept(work, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / DATASET / "data" / "metadata.json").write_text('{"total_steps": 7}')
+    assert run_cell(work)["result"]["metadata"] == {"total_steps": 7}
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("import sys; sys.exit(3)", "exit code 3"),
+        ("import os; os.kill(os.getpid(), 9)", f"exit code {-signal.SIGKILL}"),
+    ],
+    ids=["fails", "killed"],
+)
+def test_a_command_that_does_not_end_well_fails_the_cell(code, told, work, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CellFailed, match=told):
+        run_cell(changed(work, commands=[["python", "-c", code], *work.commands]))
+    assert not (tmp_path / "ran").exists() and not list(tmp_path.glob("cells/*"))
+
+
+def test_a_machine_with_another_simulator_runs_nothing(work, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CellFailed, match="expected {'mujoco': '1.0'}"):
+        run_cell(changed(work, identity={"versions": {"mujoco": "1.0"}}))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_cell_says_on_which_machine_it_ran_without_torch():
+    code = "from fastdwm.measure import cells; import sys; print(sorted(cells.host())); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["['accelerator', 'cpu', 'cpu_count', 'host', 'system', 'threads']", "False"]
+
+
+def test_scores_of_two_machines_share_a_table_and_latencies_do_not():
+    here, there = record(), record(machine=files.host() | {"host": "other"})
+    files.require_one_physics({"a": here, "b": there})
+    assert files.one_machine([here, here]) and not files.one_machine([here, there])
+    assert not files.one_machine([here, record(machine=files.host() | {"threads": 2})])
+
+
+def test_scores_of_two_physics_share_no_table():
+    other = record(identity={"versions": {"mujoco": "3.2.0"}})
+    with pytest.raises(InputError, match="a has {'mujoco': '3.4.0'}, b {'mujoco': '3.2.0'}"):
+        files.require_one_physics({"a": record(), "b": other})
+
+
+@pytest.mark.parametrize("change", [{"format": 2}, {"identity": "x"}, {"stage": None}])
+def test_only_files_of_finished_cells_are_read(change, tmp_path):
+    path = Path(tmp_path / "cell.json")
+    path.write_text(json.dumps({name: x for name, x in (record() | change).items() if x is not None}))
+    with pytest.raises(InputError, match="cell.json is not a finished cell of a sweep"):
+        files.read_cell(path)

@@ -1,0 +1,122 @@
+"""python -m fastdwm.sweep before anything runs: what it plans, and what it refuses."""
+
+import subprocess
+import sys
+
+import pytest
+from sweeps import run
+
+from fastdwm.errors import InputError
+from fastdwm.files import reserved
+from fastdwm.sweep import __main__ as sweep
+
+
+def test_two_sweeps_in_one_folder_are_told_in_one_line(tmp_path):
+    with reserved(tmp_path):
+        done = run("--tasks", "hopper-medium", "--stages", "eval", "--out", tmp_path)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert "is in use by a command that runs" in done.stderr and list(tmp_path.iterdir()) == []
+
+
+def test_a_foreign_file_among_the_cells_is_an_input_error(tmp_path):
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / "notes.json").write_text("[1, 2]")
+    with pytest.raises(InputError, match="notes.json is not a finished cell of a sweep"):
+        sweep.main(sweep.parse(["--tasks", "hopper-medium", "--stages", "eval", "--out", str(tmp_path)]))
+
+
+HOPPER = ["--tasks", "hopper-medium"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--stages", "trian"], "stages: expected some of collect, train, tune, eval, got 'trian'"),
+        (["--tasks", "hoper-medium", "--stages", "eval"], "unknown task 'hoper-medium'; nearest: "),
+        (["--seeds", "0"], "seeds: expected a positive number, got 0"),
+        (["--workers", "0"], "workers: expected a positive number, got 0"),
+        (["--variants", "best"], "variants: expected some of default, tuned, meanflow, got 'best'"),
+        (["--train-flags", "'x y"], "train_flags: No closing quotation"),
+        (["--stages", "collect"], "policies: the stage collect needs the folder"),
+        (["--stages", "collect", "--policies", "x", "--dataset", "y"], "dataset: expected none with the stage collect"),
+        (["--dataset", "x.hdf5"], "dataset: expected {task} in it, with several tasks, got 'x.hdf5'"),
+        (["--engine", "slurm"], "--engine"),
+        ([*HOPPER, "--stages", "eval", "--seeds", "2"], "seeds: without the stage train there is one bundle per task"),
+        (["--tasks", "walker2d-random", "--stages", "eval"], "no bundle is shipped for walker2d-random"),
+        (["--tasks", "walker2d-random", "--stages", "train"], "dataset deepope/walker2d/random-v0 is not in /nowhere"),
+    ],
+    ids=lambda value: "-".join(text.lstrip("-") for text in value)[:40] if isinstance(value, list) else "",
+)
+def test_wrong_flags_are_told_in_one_line(given, message, monkeypatch, tmp_path):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "/nowhere")
+    with pytest.raises(InputError) as error:
+        sweep.main(sweep.parse([*given, "--out", str(tmp_path)]))
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not list(tmp_path.rglob("cells"))
+
+
+def test_wrong_input_exits_with_2(tmp_path):
+    done = run("--stages", "trian", "--out", tmp_path)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+
+
+@pytest.mark.parametrize("engine", ["not installed", "no cluster"])
+def test_an_engine_that_is_not_there_is_told_before_anything_runs(engine, monkeypatch, tmp_path):
+    address = []
+    if engine == "not installed":
+        monkeypatch.setitem(sys.modules, "ray", None)
+    else:
+        pytest.importorskip("ray")
+        address = ["--address", "127.0.0.1:1"]
+    given = [*HOPPER, "--stages", "eval", "--out", str(tmp_path), "--engine", "ray", *address]
+    with pytest.raises(InputError, match="Ray is not installed" if not address else "no Ray cluster at '127.0.0.1:1'"):
+        sweep.main(sweep.parse(given))
+    assert not list((tmp_path / "logs").iterdir())
+
+
+def test_a_plan_names_cells_commands_time_and_memory_and_runs_nothing(tmp_path):
+    out = tmp_path / "out"
+    given = ("--tasks", "locomotion", "--seeds", "10", "--dataset", "{task}.hdf5", "--out", out, "--plan")
+    done = run(*given, "--workers", "2", "--stages", "eval", "train", "tune")
+    assert done.returncode == 0 and done.stderr == "" and not out.exists()
+    lines = done.stdout.splitlines()
+    names = [line.partition(":")[0] for line in lines if not line.startswith(" ") and "-s" in line.partition(":")[0]]
+    assert len(names) == len(set(names)) == 18 * 10 * 3
+    assert names[:4] == [f"hopper-medium-{x}" for x in ("s0-train", "s0-tune", "s0-eval", "s1-train")]
+    assert lines[-1].startswith("540 of 540 cells to run, 2 at once: about ") and "MB" in lines[-1]
+    bundle = f"{out}/train/hopper-medium-s9/bundle"
+    (train,) = [line for line in lines if "fastdwm.train hopper-medium " in line and "s9" in line]
+    assert "--dataset hopper-medium.hdf5" in train and "--seed 9" in train
+    tune = f"python -m fastdwm.tune hopper-medium --bundle {bundle} --minutes 20"
+    evals = [f"--preset {x} --bundle {bundle} --episodes 50" for x in ("tuned", "default")]
+    assert all(any(text in line for line in lines) for text in (tune, *evals))
+
+
+def test_a_shipped_bundle_is_tuned_as_a_copy(tmp_path):
+    done = run(*HOPPER, "--stages", "tune", "eval", "--out", tmp_path / "out", "--plan")
+    copy = f"{tmp_path}/out/bundles/hopper-medium-s0"
+    assert (
+        f"bundles/hopper-medium {copy}\n" in done.stdout
+        and f"fastdwm.tune hopper-medium --bundle {copy} " in done.stdout
+    )
+
+
+def test_data_are_collected_once_for_all_seeds(tmp_path):
+    pytest.importorskip("fastdwm.collect.published")
+    given = ("--stages", "collect", "train", "--policies", "policies", "--out", tmp_path / "out", "--plan")
+    done = run("--tasks", "locomotion", "--seeds", "3", *given, "--collect-flags", "--transitions 1000")
+    assert done.returncode == 0, done.stderr
+    collects = [line for line in done.stdout.splitlines() if "python -m fastdwm.collect" in line]
+    assert len(collects) == 18 and all("--transitions 1000" in line for line in collects)
+    assert "-s0-collect" in done.stdout and "-s1-collect" not in done.stdout
+    assert all("--policy policies/" in line or "random" in line for line in collects)
+
+
+def test_the_driver_imports_neither_torch_nor_the_simulator(tmp_path):
+    code = "import sys; from fastdwm.sweep.__main__ import main, parse; from fastdwm.sweep import driver, job\n"
+    code += "main(parse(sys.argv[1:])); print(*sys.modules)"
+    given = [*HOPPER, "--stages", "eval", "--plan", "--out", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert "fastdwm.sweep.plan" in loaded
+    assert not loaded & {"torch", "numpy", "gymnasium", "mujoco", "minari", "ray", "matplotlib"}

@@ -65,7 +65,12 @@ def test_every_relative_link_and_picture_is_in_git(tracked):
 
 @pytest.mark.parametrize(
     "folder",
-    ["bench", "bench/results", "profiles", *(f"fastdwm/{name}" for name in ("collect", "itpo", "sweep", "train", "tune"))],
+    [
+        "bench",
+        "bench/results",
+        "profiles",
+        *(f"fastdwm/{name}" for name in ("collect", "itpo", "sweep", "train", "tune")),
+    ],
 )
 def test_the_readme_leads_to_the_pages_of_the_folders(folder):
     assert Path(folder, "README.md") in pages()

@@ -71,7 +71,9 @@ def compact(record: Mapping[str, Any]) -> dict[str, Any]:
         for policy, those in episodes.items()
     }
     return {
-        **{name: config[name] for name in ("world", "world_steps", "itpo")},
+        "world": config["world"],
+        "world_steps": config["world_steps"],
+        "settings": config["itpo"],
         "seeds": record["seeds"],
         **ran,
         "latency_ms": {policy: numbers[policy]["alone_latency"] for policy in episodes},

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fastdwm import Agent, Bundle, ITPOConfig
-from fastdwm.shipped import shipped_folder
+from fastdwm.shipped import shipped, shipped_folder
 from fastdwm.tasks import get_task
 
 
@@ -107,3 +107,25 @@ def test_the_evaluation_command_ends_with_a_table_and_its_json(tmp_path):
     episode = record["episodes"]["itpo"][0]
     assert episode["score_pct"] == pytest.approx(task.score_pct(sum(episode["rewards"])))
     assert "ITPO" in result.stdout and str(tmp_path) in result.stdout
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_bundle_acts_in_its_own_simulator(name):
+    bundle = Bundle.load(name)
+    # The walker of the data has the foot friction of D4RL's, not of Gymnasium's v5.
+    own = {"xml_file": "walker2d.xml"} if name.startswith("walker2d") else {}
+    assert (bundle.task.name, bundle.task.env.kwargs) == (name, own)
+    assert {"diffusion", "meanflow"} <= bundle.worlds.keys()
+    env = bundle.task.env.make()
+    obs = np.stack([env.reset(seed=seed)[0] for seed in range(2)])
+    for world in ("diffusion", "meanflow"):
+        agent = Agent.of(bundle, ITPOConfig(), world=world)
+        base = Agent.of(bundle, ITPOConfig(inner_steps=0)).act(obs)
+        actions = [agent.act(obs) for _ in range(30)]
+        assert np.isfinite(actions).all() and (actions[-1] != base).any()
+
+
+def test_the_shipped_bundles_are_small_together():
+    sizes = {name: sum(path.stat().st_size for path in shipped_folder(name).iterdir()) for name in shipped()}
+    assert max(size for name, size in sizes.items() if name != "hopper-medium") < 1.5 * 2**20
+    assert sum(sizes.values()) < 28 * 2**20

@@ -167,11 +167,11 @@ def test_halving_finds_the_best_and_spends_most_on_the_better():
     chosen, base, others, seen = search([10.0, 11, 12, 13, 20, 14, 15, 16, 17], noise=1.0)
     assert chosen is others[3]
     counts = [len(trial.scores) for trial in others]
-    # 8 candidates with 4 episodes, 4 with 8, 2 with 16: the default (first) and the base policy always.
-    assert sorted(counts) == [4, 4, 4, 4, 8, 8, 16, 16] and counts[0] == counts[3] == len(base.scores) == 16
+    # 8 candidates with 4 episodes, 4 with 8, then the default (first), the best and the base policy go on together.
+    assert sorted(counts) == [4, 4, 4, 4, 8, 8, 64, 64] and counts[0] == counts[3] == len(base.scores) == 64
     # Nobody runs a seed twice, and all run the same ones.
     assert len(seen) == len(set(seen))
-    assert {seed for _, seeds in seen for seed in seeds} == set(range(20_000, 20_016))
+    assert {seed for _, seeds in seen for seed in seeds} == set(range(20_000, 20_064))
 
 
 def test_the_base_policy_is_recommended_where_nothing_beats_it():

@@ -1,7 +1,8 @@
 """Successive halving: all candidates on a few episodes, the better half of them on as many again, and so on.
 
-[Successive halving] Jamieson and Talwalkar, arXiv 1502.07943. Deviation: the base policy and the default stay to the
-end, whatever their scores, because they are what the choice is compared with.
+[Successive halving] Jamieson and Talwalkar, arXiv 1502.07943. Deviations: the base policy and the default stay to the
+end, whatever their scores, because they are what the choice is compared with; and while there is time, the last of the
+others goes on beside them.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,8 @@ TIE = 0.1
 """score: what is nearer than this is as good, and the cheaper is chosen"""
 FIRST_SHARE = 0.5
 """of the time, after which the first round leaves out the candidates that it has not come to"""
+MOST_EPISODES = 64
+"""of a candidate: more would tell little"""
 
 # run(settings, environment seeds): scores in the order of the seeds, and seconds per decision of an episode
 Run = Callable[[Settings, list[int]], tuple[list[float], float]]
@@ -69,7 +72,7 @@ def halve(
     budget_s: float,
     on_round: Callable[[int, int, int], None],
 ) -> list[Trial]:
-    """Run rounds until one candidate is left beside the default, or the time would not do for another.
+    """Run rounds of ever fewer candidates, but for the default and the best other one, as long as the time will do.
 
     trials: the candidates, the default first.   episodes: of each in the first round; every other round doubles them.
     on_round(episodes of each, trials done, trials in this round).   Even without time there is a first round, of base
@@ -83,9 +86,10 @@ def halve(
         alive = [trial for trial in alive if len(trial.scores) == total]
         left = budget_s - (perf_counter() - start)
         default, *others = alive
-        better = sorted(others, key=lambda trial: -trial.iqm)[: len(alive) // 2 - 1]
+        better = sorted(others, key=lambda trial: -trial.iqm)[: max(len(alive) // 2 - 1, 1)]
         # Twice the episodes take as long again as all of a trial's so far.
-        if not better or sum(trial.spent_s for trial in (base, default, *better)) > left:
+        lasts = sum(trial.spent_s for trial in (base, default, *better))
+        if 2 * total > MOST_EPISODES or lasts > left:
             return alive
         alive, total = [default, *better], 2 * total
 

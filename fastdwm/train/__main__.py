@@ -33,7 +33,7 @@ VALUES = {
 # policies were, the less the data tell of other actions. From fastdwm/train/README.md.
 CLONING = {
     "random": 0.03,
-    "medium": 0.6,
+    "medium": 1.2,
     "expert": 1.2,
     "medium-expert": 1.2,
     "medium-replay": 0.3,

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # bench/results.sh WHAT [FLAG...]: makes files of bench/results anew, see bench/results/README.md. WHAT: evaluation, study,
-# settings, models, benchmark, base-policies LIST.json or damaged-models LIST.json (bench/README.md). The flags go on to
+# settings, models, benchmark, base-policies LIST.json, damaged-models LIST.json (bench/README.md) or paper. The flags go on to
 # every command. Wants a machine that does nothing else: latencies. What was stopped goes on with the same command, but for
 # evaluation, models and benchmark; SCRATCH is where, RESULTS where the files go.
 set -euo pipefail
@@ -93,15 +93,21 @@ damaged-models() {
     "$python" bench/base_policies.py damage "$@" --out "$scratch/base-policies" --pages "$results"
 }
 
+# The paper's tables, from every shipped bundle as it was tuned.
+paper() {
+    "$python" -m fastdwm.sweep --stages eval --out "$scratch/sweep" "$@"
+    "$python" -m fastdwm.report paper "$scratch/sweep" --out "$results"
+}
+
 what=${1:-}
 case $what in
-evaluation | study | settings | models | benchmark | base-policies | damaged-models)
+evaluation | study | settings | models | benchmark | base-policies | damaged-models | paper)
     shift
     mkdir -p "$scratch" "$results"
     "$what" "$@"
     ;;
 *)
-    echo "usage: bench/results.sh evaluation|study|settings|models|benchmark|base-policies|damaged-models [FLAG...]" >&2
+    echo "usage: bench/results.sh evaluation|study|settings|models|benchmark|base-policies|damaged-models|paper [FLAG...]" >&2
     exit 2
     ;;
 esac

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from fastdwm.measure import statistics
 from fastdwm.measure.statistics import Estimate
 from fastdwm.report.paper.cells import VARIANTS, Cell, Variant
 from fastdwm.report.paper.published import MAZES
+from fastdwm.settings import ITPOConfig, Settings
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Gain:
     trainings: int
     worlds: tuple[str, ...]
     settings: tuple[str, ...]
-    """H, M, E of each training"""
+    """of each training, in words"""
 
     @property
     def outcome(self) -> str:
@@ -171,10 +172,9 @@ def _gain(task: str, name: str, cells: list[Cell], here: list[Cell]) -> Gain:
 
 
 def describe(variant: Variant) -> str:
-    """The axes that a tuning chooses, in words."""
-    names = {"H": "horizon", "M": "particles", "E": "inner_steps", "R": "radius"}
-    told = (f"{short} {variant.settings.get(name)}" for short, name in names.items() if variant.settings.get(name))
-    return " ".join((variant.world, *told)) if variant.settings.get("inner_steps") != 0 else "none (E 0)"
+    """The world model, and what of the settings departs from the default, in words."""
+    known = {item.name: variant.settings[item.name] for item in fields(ITPOConfig) if item.name in variant.settings}
+    return Settings(ITPOConfig(**known), variant.world).describe()
 
 
 def _scores(task: str, scores: list[tuple[float, ...]], latencies: list[float | None]) -> Scores:

@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-HEAD = ("run", "data", "b1", "score after each tenth", "Q", "FQE", "realised", "distance")
+HEAD = ("run", "data", "updates", "b1", "target rate", "score after each tenth", "Q", "FQE", "realised", "distance")
 
 
 def row(folder: Path) -> list[str]:
@@ -24,7 +24,9 @@ def row(folder: Path) -> list[str]:
     return [
         folder.name,
         f"{bundle['dataset']['mean_score_pct']:.0f}" if bundle else "",
+        f"{config['rebrac']['updates'] // 1000}k",
         f"{config['rebrac']['actor_bc_coef']:g}",
+        f"{config['rebrac']['target_rate']:g}",
         ", ".join(f"{line['score_pct']:.0f}" for line in measured),
         f"{last['q_start']:.0f}",
         f"{critic['fqe']:.0f}" if critic else "",

@@ -43,7 +43,7 @@ class CapturedEpisodes:
         self._time = torch.zeros_like(self._seeds)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._captured: dict[int, tuple[Decision, Tensor]] = {}
-        if device.type == "cuda":
+        if self._base.is_cuda:
             most = shared.config.inner_steps
             with torch.cuda.device(device):
                 for n_steps in [most] if shared.deadline is None else range(most + 1):

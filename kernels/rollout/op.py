@@ -82,7 +82,7 @@ def outcome(
 
 def ops_of(models: RolloutModels) -> ModuleType:
     """Triton's kernels on a GPU, numba's for float32 on a CPU, and the references for all else."""
-    if models.chain.device.type == "cuda":
+    if models.obs_mean.is_cuda:
         from fastdwm.kernels.rollout import triton_ops
 
         return triton_ops

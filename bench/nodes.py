@@ -1,0 +1,129 @@
+"""python bench/nodes.py: what one captured decision launches on a GPU, counted without one, as tables in Markdown.
+
+The very body that `itpo/graphs.py` captures runs on meta tensors that say they are on a GPU. They have shapes and no
+numbers: operators of torch compute nothing, what reads a number back fails, and the project's kernels are noted in the
+place of being launched. What only looks at memory (views) or reserves it costs no node. An operator of torch may be more than one node (a long reduction, say), so this is
+the least that a graph holds.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from copy import copy
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from problems import OBS_DIM, Problem, Size
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import fastdwm.kernels.noise.kernel
+import fastdwm.kernels.rollout.triton_ops
+import fastdwm.kernels.trust.kernel
+import fastdwm.kernels.update.kernel  # noqa: F401
+from fastdwm import ITPOConfig
+from fastdwm.itpo.episodes import Adaptation
+from fastdwm.itpo.graphs import CapturedEpisodes
+from fastdwm.kernels import launch
+
+FREE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "_unsafe_view"}
+"""operators that launch nothing, besides views"""
+RULES = {"trust": {}, "sgd": {"optimiser": "sgd"}}
+SIZES = ((1, 64), (1, 1), (4, 17), (33, 16))
+"""episodes and particles"""
+
+
+class Recorder(TorchDispatchMode):
+    """Notes every operator that launches something, and every launch of a kernel."""
+
+    def __init__(self):
+        super().__init__()
+        self.nodes: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.removeprefix("aten::")
+        if not func.is_view and name not in FREE:
+            self.nodes.append(name)
+        return func(*args, **(kwargs or {}))
+
+    def launch(self, kernel: Any, grid: tuple[int, ...], *args: Any, **kwargs: Any) -> None:
+        self.nodes.append(kernel.__name__)
+
+
+@contextmanager
+def fake_gpu(recorder: Recorder) -> Iterator[None]:
+    """Tensors may be on a GPU that is not there, and launches are noted."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("fastdwm.kernels.")]
+    launchers = [module for module in modules if getattr(module, "run", None) is launch.run]
+    with ExitStack() as stack:
+        for module in launchers:
+            stack.enter_context(patch.object(module, "run", recorder.launch))
+        stack.enter_context(patch.object(torch.Tensor, "is_cuda", property(lambda tensor: True)))
+        stack.enter_context(patch("torch.cuda.device", nullcontext))
+        yield
+
+
+def on_gpu(value: Any) -> Any:
+    """The same with meta tensors, in dataclasses and tuples however deep."""
+    if isinstance(value, torch.Tensor):
+        return value.to("meta")
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return tuple(map(on_gpu, value))
+    if is_dataclass(value):
+        return replace(value, **{item.name: on_gpu(getattr(value, item.name)) for item in fields(value)})
+    return value
+
+
+class Counted(CapturedEpisodes):
+    """Episodes whose graphs are counted in the place of being captured."""
+
+    def __init__(self, recorder: Recorder, *args: Any):
+        self._recorder = recorder
+        super().__init__(*args)
+
+    def _capture(self, n_steps: int) -> None:
+        with self._recorder:
+            self._captured[n_steps] = self._run(n_steps)
+
+
+def nodes(size: Size, **settings: Any) -> list[str]:
+    """What one captured decision of this size launches, in order."""
+    problem = Problem(size)
+    config = ITPOConfig(horizon=size.H, particles=size.M, **settings)
+    problem.config = replace(config, guard="on" if config.optimiser == "trust" else "auto")
+    policy, objective, noise_steps = problem.policy, copy(problem.fused), problem.world.dynamics.noise_steps
+    recorder = Recorder()
+    with fake_gpu(recorder), torch.no_grad():
+        objective.models, objective.returns = on_gpu(objective.models), on_gpu(objective.returns)
+        shared = Adaptation(on_gpu(policy), objective, problem.config, noise_steps, 0)
+        Counted(recorder, shared, size.B, OBS_DIM)
+    return recorder.nodes
+
+
+def size_of(world: str, n_episodes: int, particles: int, width: int = 256) -> Size:
+    return Size(B=n_episodes, M=particles, K=10 if world == "diffusion" else 1, D=width, world=world)
+
+
+def table(world: str, rule: str) -> str:
+    """Nodes by operator, one column for each size."""
+    counts = [Counter(nodes(size_of(world, *size), **RULES[rule])) for size in SIZES]
+    names = sorted(set().union(*counts), key=lambda name: (-counts[0][name], name))
+    rows = [("**all**", *(f"**{count.total()}**" for count in counts))]
+    rows += [(name, *(count[name] for count in counts)) for name in names]
+    head = [f"{world}, {rule}", *(f"B {b}, M {m}" for b, m in SIZES)]
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *rows)]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    for world in ("diffusion", "meanflow"):
+        for rule in RULES:
+            print(table(world, rule))
+
+
+if __name__ == "__main__":
+    main()

@@ -2,8 +2,8 @@
 
 The very body that `itpo/graphs.py` captures runs on meta tensors that say they are on a GPU. They have shapes and no
 numbers: operators of torch compute nothing, what reads a number back fails, and the project's kernels are noted in the
-place of being launched. What only looks at memory (views) or reserves it costs no node. An operator of torch may be more than one node (a long reduction, say), so this is
-the least that a graph holds.
+place of being launched. What only looks at memory (views) or reserves it costs no node. An operator of torch may be
+more than one node (a long reduction, say), so this is the least that a graph holds.
 """
 
 import argparse

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastdwm.kernels.aot import AotCase
-from fastdwm.kernels.dense import Net, dense, dot, load_vector, tanh, tile_offsets
+from fastdwm.kernels.dense import Net, dot, tile_offsets
 from fastdwm.kernels.launch import (
     Launch,
     cdiv,
@@ -25,6 +25,7 @@ from fastdwm.kernels.launch import (
     run,
 )
 from fastdwm.kernels.layout import MLPLayout
+from fastdwm.kernels.policy.layers import backward_layers, forward_layers, input_gradient
 
 
 @triton.jit(do_not_specialize=["n_rows", "episode_rows"])
@@ -50,28 +51,9 @@ def policy_fwd_kernel(x_ptr, flat_ptr, hidden_ptr, action_ptr, n_rows, episode_r
     flat_ptr += tl.program_id(1).to(tl.int64) * NET.width
     x_ptr += first_row * S
     hidden_ptr += first_row * C
-    for i in tl.static_range(N_HIDDEN):
-        D = NET.sizes[i + 1]
-        w_ptr = flat_ptr + NET.w[i]
-        if i == 0:
-            z = dense(w_ptr, x_ptr, rows, row_mask, S, S, D, D, 1, BLOCK_D, BLOCK_K, PRECISION)
-        else:
-            D_IN = NET.sizes[i]
-            h_ptr = hidden_ptr + NET.cols[i - 1]
-            z = dense(w_ptr, h_ptr, rows, row_mask, C, D_IN, D, D, 1, BLOCK_D, BLOCK_K, PRECISION)
-        z += load_vector(flat_ptr + NET.b[i], D, BLOCK_D)
-        # Written so that NaN passes, as in torch; tl.maximum would turn it into 0.
-        h = tl.where(z <= 0, 0.0, z)
-        at, mask = tile_offsets(rows, row_mask, C, D, BLOCK_D)
-        tl.store(hidden_ptr + NET.cols[i] + at, h.to(hidden_ptr.dtype.element_ty), mask=mask)
-        tl.debug_barrier()
-    D_LAST: tl.constexpr = NET.sizes[N_HIDDEN]
-    w_ptr = flat_ptr + NET.w[N_HIDDEN]
-    h_ptr = hidden_ptr + NET.cols[N_HIDDEN - 1]
-    z = dense(w_ptr, h_ptr, rows, row_mask, C, D_LAST, A, A, 1, BLOCK_A, BLOCK_K, PRECISION)
-    z += load_vector(flat_ptr + NET.b[N_HIDDEN], A, BLOCK_A)
+    action = forward_layers(x_ptr, flat_ptr, hidden_ptr, rows, row_mask, NET, BLOCK_D, BLOCK_A, BLOCK_K, PRECISION)
     at, mask = tile_offsets(rows, row_mask, A, A, BLOCK_A)
-    tl.store(action_ptr + first_row * A + at, tanh(z), mask=mask)
+    tl.store(action_ptr + first_row * A + at, action, mask=mask)
 
 
 @triton.jit(do_not_specialize=["n_rows", "episode_rows"])
@@ -104,23 +86,8 @@ def policy_bwd_kernel(grad_ptr, action_ptr, flat_ptr, hidden_ptr, dz_ptr, dz_out
     action = tl.load(action_ptr + first_row * A + at, mask=mask, other=0.0)
     tl.store(dz_out_ptr + at, (grad * (1 - action * action)).to(dz_ptr.dtype.element_ty), mask=mask)
     tl.debug_barrier()
-    for i in tl.static_range(N_HIDDEN - 1, -1, -1):
-        D = NET.sizes[i + 1]
-        D_NEXT = NET.sizes[i + 2]
-        w_ptr = flat_ptr + NET.w[i + 1]
-        if i == N_HIDDEN - 1:
-            dh = dense(w_ptr, dz_out_ptr, rows, row_mask, A, A, D, 1, A, BLOCK_D, BLOCK_K, PRECISION)
-        else:
-            above_ptr = dz_ptr + NET.cols[i + 1]
-            dh = dense(w_ptr, above_ptr, rows, row_mask, C, D_NEXT, D, 1, D_NEXT, BLOCK_D, BLOCK_K, PRECISION)
-        at, mask = tile_offsets(rows, row_mask, C, D, BLOCK_D)
-        h = tl.load(hidden_ptr + NET.cols[i] + at, mask=mask, other=0.0)
-        dz = tl.where(h <= 0, 0.0, dh)
-        tl.store(dz_ptr + NET.cols[i] + at, dz.to(dz_ptr.dtype.element_ty), mask=mask)
-        tl.debug_barrier()
-    D_FIRST: tl.constexpr = NET.sizes[1]
-    w_ptr = flat_ptr + NET.w[0]
-    dx = dense(w_ptr, dz_ptr, rows, row_mask, C, D_FIRST, S, 1, D_FIRST, BLOCK_S, BLOCK_K, PRECISION)
+    backward_layers(dz_out_ptr, flat_ptr, hidden_ptr, dz_ptr, rows, row_mask, NET, BLOCK_D, BLOCK_K, PRECISION)
+    dx = input_gradient(dz_ptr, flat_ptr, rows, row_mask, NET, BLOCK_S, BLOCK_K, PRECISION)
     at, mask = tile_offsets(rows, row_mask, S, S, BLOCK_S)
     tl.store(dx_ptr + dense_row * S + at, dx, mask=mask)
 
@@ -129,7 +96,10 @@ def policy_bwd_kernel(grad_ptr, action_ptr, flat_ptr, hidden_ptr, dz_ptr, dz_out
 def outer_tile(h_ptr, dz_ptr, dw_ptr, db_ptr, tile, n_rows, H_STRIDE: tl.constexpr, DZ_STRIDE: tl.constexpr,
                D_IN: tl.constexpr, D_OUT: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
                PRECISION: tl.constexpr):  # fmt: skip
-    """One (BLOCK, BLOCK) tile of h^T dz, and the column sums of dz for the tiles of the first row."""
+    """One (BLOCK, BLOCK) tile of h^T dz, and the column sums of dz for the tiles of the first row.
+
+    Returns the sum of the squares of what it wrote.
+    """
     N_J: tl.constexpr = (D_OUT + BLOCK - 1) // BLOCK
     i = tile // N_J * BLOCK + tl.arange(0, BLOCK)
     j = tile % N_J * BLOCK + tl.arange(0, BLOCK)
@@ -146,18 +116,20 @@ def outer_tile(h_ptr, dz_ptr, dw_ptr, db_ptr, tile, n_rows, H_STRIDE: tl.constex
         acc = dot(h, dz, acc, PRECISION)
         total += tl.sum(dz.to(tl.float32), 0)
     tl.store(dw_ptr + i[:, None] * D_OUT + j[None, :], acc, mask=(i < D_IN)[:, None] & (j < D_OUT)[None, :])
-    tl.store(db_ptr + j, total, mask=(j < D_OUT) & (tile < N_J))
+    first_row = tile < N_J
+    tl.store(db_ptr + j, total, mask=(j < D_OUT) & first_row)
+    return tl.sum(acc * acc) + tl.where(first_row, tl.sum(total * total), 0.0)
 
 
 @triton.jit(do_not_specialize=["n_rows", "episode_rows"])
-def policy_weight_bwd_kernel(x_ptr, hidden_ptr, dz_ptr, dz_out_ptr, dflat_ptr, n_rows, episode_rows,
+def policy_weight_bwd_kernel(x_ptr, hidden_ptr, dz_ptr, dz_out_ptr, dflat_ptr, squares_ptr, n_rows, episode_rows,
                              NET: tl.constexpr, FIRST_TILE: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
                              PRECISION: tl.constexpr):  # fmt: skip
     """Parameter gradients from stored rows, (BLOCK, BLOCK) weights of one layer and one episode per program.
 
     Grid      (FIRST_TILE[-1], B); layer i owns tiles FIRST_TILE[i] to FIRST_TILE[i + 1]
     Reads     x (B, n_rows, S), hidden and dz (B, n_rows, NET.n_cols), dz_out (B, n_rows, A)
-    Writes    dflat (B, NET.width): every element once, the padding as zero
+    Writes    dflat (B, NET.width): every element once, the padding as zero; squares (B, FIRST_TILE[-1]), of each tile
     Numerics  fp32 accumulators; rows are summed in blocks of BLOCK_K in one fixed order
     """
     tile = tl.program_id(0)
@@ -171,13 +143,16 @@ def policy_weight_bwd_kernel(x_ptr, hidden_ptr, dz_ptr, dz_out_ptr, dflat_ptr, n
     dz_ptr += first_row * C
     dz_out_ptr += first_row * A
     dflat_ptr += tl.program_id(1).to(tl.int64) * NET.width
+    square = tl.full((), 0.0, tl.float32)
     if tile < FIRST_TILE[1]:
         dw_ptr = dflat_ptr + NET.w[0]
         db_ptr = dflat_ptr + NET.b[0]
-        outer_tile(x_ptr, dz_ptr, dw_ptr, db_ptr, tile, n_rows, S, C, S, NET.sizes[1], BLOCK, BLOCK_K, PRECISION)
+        square = outer_tile(
+            x_ptr, dz_ptr, dw_ptr, db_ptr, tile, n_rows, S, C, S, NET.sizes[1], BLOCK, BLOCK_K, PRECISION
+        )  # fmt: skip
     for i in tl.static_range(1, N_HIDDEN):
         if (tile >= FIRST_TILE[i]) & (tile < FIRST_TILE[i + 1]):
-            outer_tile(
+            square = outer_tile(
                 hidden_ptr + NET.cols[i - 1], dz_ptr + NET.cols[i], dflat_ptr + NET.w[i], dflat_ptr + NET.b[i],
                 tile - FIRST_TILE[i], n_rows, C, C, NET.sizes[i], NET.sizes[i + 1], BLOCK, BLOCK_K, PRECISION,
             )  # fmt: skip
@@ -187,7 +162,10 @@ def policy_weight_bwd_kernel(x_ptr, hidden_ptr, dz_ptr, dz_out_ptr, dflat_ptr, n
         db_ptr = dflat_ptr + NET.b[N_HIDDEN]
         last_tile = tile - FIRST_TILE[N_HIDDEN]
         D_LAST: tl.constexpr = NET.sizes[N_HIDDEN]
-        outer_tile(h_ptr, dz_out_ptr, dw_ptr, db_ptr, last_tile, n_rows, C, A, D_LAST, A, BLOCK, BLOCK_K, PRECISION)
+        square = outer_tile(
+            h_ptr, dz_out_ptr, dw_ptr, db_ptr, last_tile, n_rows, C, A, D_LAST, A, BLOCK, BLOCK_K, PRECISION
+        )  # fmt: skip
+    tl.store(squares_ptr + tl.program_id(1) * FIRST_TILE[N_HIDDEN + 1] + tile, square)
     padding = NET.n_params + tl.arange(0, 16)
     tl.store(dflat_ptr + padding, tl.zeros((16,), tl.float32), mask=(padding < NET.width) & (tile == 0))
 
@@ -205,6 +183,11 @@ def sizes(layout: MLPLayout, precision: str, launch: Launch, kernel) -> dict:
         PRECISION=precision,
     )
     return {name: value for name, value in values.items() if name in kernel.arg_names}
+
+
+def policy_launch(layout: MLPLayout, precision: str, device: torch.device) -> Launch:
+    """Sizes of the forward and backward kernels."""
+    return mlp_launch(max(layout.sizes[1:-1]), precision, "fp32", device_capability(device))
 
 
 def outer_sizes(layout: MLPLayout, precision: str, launch: Launch) -> dict:
@@ -225,19 +208,13 @@ def policy_fwd(layout: MLPLayout, flat: Tensor, x: Tensor, precision: str) -> tu
     copies, n_rows, _ = x.shape
     action = x.new_empty(copies, n_rows, layout.sizes[-1])
     hidden = x.new_empty(copies, n_rows, sum(layout.sizes[1:-1]), dtype=operand_dtype(precision))
-    policy_fwd_into(layout, flat, x, hidden, action, precision)
-    return action, hidden
-
-
-def policy_fwd_into(layout: MLPLayout, flat: Tensor, x: Tensor, hidden: Tensor, action: Tensor, precision: str) -> None:
-    """The same into given views (B, M, ...), with x, of buffers (B, R, ...): one step of a rollout."""
-    copies, n_rows, _ = x.shape
-    launch = mlp_launch(max(layout.sizes[1:-1]), precision, "fp32", device_capability(x.device))
+    launch = policy_launch(layout, precision, x.device)
     run(
         policy_fwd_kernel, (cdiv(n_rows, launch.block_m), copies),
         x, flat, hidden, action, n_rows, episode_rows(x), **sizes(layout, precision, launch, policy_fwd_kernel),
         **mlp_options(launch),
     )  # fmt: skip
+    return action, hidden
 
 
 def policy_bwd(
@@ -245,44 +222,33 @@ def policy_bwd(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Input gradient (B, M, S), layer gradients like hidden, and those of the last layer (B, M, A); one launch."""
     dz, dz_out = torch.empty_like(hidden), torch.empty_like(action, dtype=hidden.dtype)
-    return policy_bwd_into(layout, flat, hidden, action, grad, dz, dz_out, precision), dz, dz_out
-
-
-def policy_bwd_into(
-    layout: MLPLayout,
-    flat: Tensor,
-    hidden: Tensor,
-    action: Tensor,
-    grad: Tensor,
-    dz: Tensor,
-    dz_out: Tensor,
-    precision: str,
-) -> Tensor:
-    """The same into given dz and dz_out; these, hidden and action are views (B, M, ...) of buffers (B, R, ...)."""
     copies, n_rows, _ = grad.shape
     dx = grad.new_empty(copies, n_rows, layout.sizes[0])
-    launch = mlp_launch(max(layout.sizes[1:-1]), precision, "fp32", device_capability(grad.device))
+    launch = policy_launch(layout, precision, grad.device)
     run(
         policy_bwd_kernel, (cdiv(n_rows, launch.block_m), copies),
         grad, action, flat, hidden, dz, dz_out, dx, n_rows, episode_rows(hidden),
         **sizes(layout, precision, launch, policy_bwd_kernel), **mlp_options(launch),
     )  # fmt: skip
-    return dx
+    return dx, dz, dz_out
 
 
 def policy_weight_bwd(
     layout: MLPLayout, x: Tensor, hidden: Tensor, dz: Tensor, dz_out: Tensor, precision: str
-) -> Tensor:
-    """Parameter gradients (B, layout.width) over all R rows of x (B, R, S), hidden, dz, dz_out; one launch."""
+) -> tuple[Tensor, Tensor]:
+    """Parameter gradients (B, layout.width) over all R rows of x (B, R, S), hidden, dz, dz_out; and parts (B, tiles)
+    of their squared norms, to be summed. One launch."""
     copies, n_rows, _ = x.shape
     dflat = x.new_empty(copies, layout.width)
     launch = outer_launch(precision)
     constants = outer_sizes(layout, precision, launch)
+    n_tiles = constants["FIRST_TILE"][-1]
+    squares = x.new_empty(copies, n_tiles)
     run(
-        policy_weight_bwd_kernel, (constants["FIRST_TILE"][-1], copies),
-        x, hidden, dz, dz_out, dflat, n_rows, episode_rows(x), **constants, **mlp_options(launch),
+        policy_weight_bwd_kernel, (n_tiles, copies),
+        x, hidden, dz, dz_out, dflat, squares, n_rows, episode_rows(x), **constants, **mlp_options(launch),
     )  # fmt: skip
-    return dflat
+    return dflat, squares
 
 
 def aot_cases(layout: MLPLayout, precision: str, capability: int) -> list[AotCase]:

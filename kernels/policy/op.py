@@ -59,7 +59,7 @@ class PolicyFunction(torch.autograd.Function):
 
             dx, dz, dz_out = policy_bwd(layout, flat, hidden[0], action, grad, ctx.precision)
             if need_dflat:
-                dflat = policy_weight_bwd(layout, x, hidden[0], dz, dz_out, ctx.precision)
+                dflat, _ = policy_weight_bwd(layout, x, hidden[0], dz, dz_out, ctx.precision)
         else:
             dx, dz = policy_backward_reference(layout.views(flat), hidden, action, grad, need_dx)
             if need_dflat:

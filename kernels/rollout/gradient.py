@@ -22,11 +22,13 @@ class Gradient(NamedTuple):
 
     returns: the objective J (B,).   grads: gradient (B, P) of J less the anchor's penalty.
     slopes: gradient (H + 1, B, M, A) of each particle's own J with respect to its actions, without the anchor.
+    squares: (B, any), parts of the gradients' squared norms, where the operators leave them.
     """
 
     returns: Tensor
     grads: Tensor
     slopes: Tensor
+    squares: Tensor | None = None
 
 
 def backward(

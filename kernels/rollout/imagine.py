@@ -9,11 +9,12 @@ and dJ/dpsi = sum_j Pi_psi(j)' p_j, one product over the rows of all steps.  Sou
 
 Only policy and sampler are serial (`ops.Rollout`): its backward pass needs of everything else just the gradient of step
 j's own terms with respect to (s_j, a_j). Reward and critics are scalar functions: their values and gradients at all
-visited states come from one call each. `ops` is `torch_ops`, `compiled_ops` or `triton_ops`: one derivation, three
-executions.
+visited states come from one call each. `ops` is `torch_ops` or `compiled_ops`: one derivation, two executions; a third
+one, `triton_ops`, has launches of its own for what is called here one by one.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
@@ -42,6 +43,11 @@ class Return:
     high: Tensor
     width: Tensor
     termination: str = "none"
+
+    @cached_property
+    def bounds(self) -> Tensor:
+        """low, high, width, (3, L)."""
+        return torch.stack([self.low, self.high, self.width])
 
 
 @dataclass(frozen=True)

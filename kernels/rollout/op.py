@@ -23,6 +23,8 @@ def rollout_value(models: RolloutModels, returns: Return, params: Tensor, obs: T
     Raises ValueError on a wrong shape, stride or device, TypeError on a wrong dtype.
     """
     check(models, obs, noise, params)
+    if obs.is_cuda:
+        return ops_of(models).value(models, returns, params, obs, noise)
     return imagine.value(ops_of(models), models, returns, params, obs, noise)
 
 
@@ -42,6 +44,8 @@ def rollout_gradient(
     Derived by hand, without an autograd tape: the results carry no gradients.
     """
     check(models, obs, noise, params, anchor)
+    if obs.is_cuda:
+        return ops_of(models).gradient(models, returns, params, obs, noise, anchor)
     return imagine.gradient(ops_of(models), models, returns, params, obs, noise, anchor)
 
 

@@ -1,74 +1,161 @@
-"""The operators of a rollout by their Triton kernels; the same names as in `torch_ops.py`."""
+"""The imagined return and its gradient by the Triton kernels: the derivation of `imagine.py` in few, larger launches.
+
+One launch for each imagined step and one for its chain, both ways; one each for the value and the derivative of reward
+and critics at all visited states, one for what these add up to, and one for the gradient of all weights.
+"""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from fastdwm.kernels.frozen_mlp.kernel import frozen_mlp_bwd, frozen_mlp_fwd
 from fastdwm.kernels.frozen_mlp.reference import FrozenMLP
-from fastdwm.kernels.launch import operand_dtype
-from fastdwm.kernels.layout import MLPLayout
-from fastdwm.kernels.policy.kernel import policy_bwd_into, policy_fwd_into, policy_weight_bwd
-from fastdwm.kernels.reverse_chain.kernel import reverse_chain_bwd as chain_backward
-from fastdwm.kernels.reverse_chain.kernel import reverse_chain_fwd as chain_forward
-from fastdwm.kernels.rollout.stepwise import Stepwise
+from fastdwm.kernels.launch import cdiv, mlp_options, operand_dtype, run
+from fastdwm.kernels.policy.kernel import policy_launch, policy_weight_bwd, sizes
+from fastdwm.kernels.reverse_chain.kernel import reverse_chain_bwd, reverse_chain_fwd
+from fastdwm.kernels.rollout.gradient import Anchor, Gradient
+from fastdwm.kernels.rollout.imagine import Return
+from fastdwm.kernels.rollout.models import RolloutModels
+from fastdwm.kernels.rollout.step_kernel import step_bwd_kernel, step_fwd_kernel
+from fastdwm.kernels.rollout.terms_kernel import terms
 
-__all__ = ["PolicyTape", "Rollout", "scalar_backward", "scalar_forward", "scalar_value"]
+__all__ = ["Rollout", "gradient", "scalar_value", "value"]
+
+
+def value(models: RolloutModels, returns: Return, params: Tensor, obs: Tensor, noise: Tensor) -> Tensor:
+    """J (B,); arguments as in `op.rollout_value`."""
+    rollout = Rollout(models, params, noise, save=False)
+    rollout.imagine(obs)
+    rewards = values_of(returns.reward, rollout.visited, save=False)[0] if rollout.horizon else None
+    values, _ = values_of(returns.critics, rollout.last, save=False)
+    return terms(returns, rewards, values, rollout.taped)[0]
+
+
+def gradient(
+    models: RolloutModels, returns: Return, params: Tensor, obs: Tensor, noise: Tensor, anchor: Anchor | None
+) -> Gradient:
+    """J and the way up; arguments as in `op.rollout_gradient`."""
+    rollout = Rollout(models, params, noise, save=True)
+    rollout.imagine(obs)
+    rewards, saved = values_of(returns.reward, rollout.visited, save=True) if rollout.horizon else (None, None)
+    values, saved_last = values_of(returns.critics, rollout.last, save=True)
+    found, weights, extra = terms(returns, rewards, values, rollout.taped)
+    direct = [frozen_mlp_bwd(returns.critics, values, saved_last, weights[-1])]
+    if rollout.horizon:
+        of_rewards = frozen_mlp_bwd(returns.reward, rewards, saved, weights[:-1].flatten())
+        direct = [*of_rewards.view(rollout.horizon, *direct[0].shape), *direct]
+    grads, squares, slopes = rollout.climb(direct, extra, anchor, True, float(rollout.particles))
+    return Gradient(found, grads, slopes.unflatten(1, (-1, rollout.particles)), squares)
+
+
+def values_of(mlp: FrozenMLP, x: Tensor, save: bool) -> tuple[Tensor, Tensor | None]:
+    """Of every copy (Q, N), and what the gradient needs."""
+    return frozen_mlp_fwd(mlp, x, save)
 
 
 def scalar_value(mlp: FrozenMLP, x: Tensor) -> Tensor:
     """Value (N,) of the inputs x (N, d_in), over the copies as `mlp.reduce` says."""
-    return reduce(mlp, frozen_mlp_fwd(mlp, x, save=False)[0])
-
-
-def scalar_forward(mlp: FrozenMLP, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Value (N,) and what its gradient needs."""
-    values, z = frozen_mlp_fwd(mlp, x, save=True)
-    return reduce(mlp, values), (values, z)
-
-
-def scalar_backward(mlp: FrozenMLP, saved: tuple[Tensor, Tensor], grad: Tensor) -> Tensor:
-    """Gradient (N, d_in) of the inputs from that of the value, grad (N,)."""
-    return frozen_mlp_bwd(mlp, *saved, grad.contiguous())
-
-
-def reduce(mlp: FrozenMLP, values: Tensor) -> Tensor:
-    """One value for each row of (Q, N)."""
+    values, _ = frozen_mlp_fwd(mlp, x, save=False)
     if mlp.reduce == "min":
         return values.amin(0)
     return values[0] if mlp.reduce == "first" else values.mean(0)
 
 
-class PolicyTape:
-    """As in `torch_ops.py`; the rows of all steps share one buffer, so the weight gradient is one launch."""
+class Rollout:
+    """B policies (B, P) with M particles each; rows are N = B M.
 
-    def __init__(self, layout: MLPLayout, flat: Tensor, n_steps: int, particles: int, precision: str):
-        self.layout, self.flat, self.particles, self.precision = layout, flat, particles, precision
-        rows, widths, operand = (len(flat), n_steps * particles), sum(layout.sizes[1:-1]), operand_dtype(precision)
-        self.states = flat.new_empty(*rows, layout.sizes[0])
-        self.actions = flat.new_empty(*rows, layout.sizes[-1])
-        self.hidden = flat.new_empty(*rows, widths, dtype=operand)
-        self.dz = torch.empty_like(self.hidden)
-        self.dz_out = torch.empty_like(self.actions, dtype=operand)
+    The rows of all steps share one tape, (B, (H + 1) M, ..), so that the weight gradient is one launch.
+    """
 
-    def step(self, j: int, *buffers: Tensor) -> list[Tensor]:
-        """Views (B, M, ...) of the rows of step j."""
-        return [buffer[:, j * self.particles : (j + 1) * self.particles] for buffer in buffers]
+    def __init__(self, models: RolloutModels, params: Tensor, noise: Tensor, save: bool):
+        """noise: (H, K, B, M, S).   save: a call of `climb` or `backward` will follow."""
+        self.models, self.flat, self.save = models, params, save
+        self.horizon, steps, n_policies, self.particles, obs_dim = noise.shape
+        self.n_rows, n_steps, layout = n_policies * self.particles, self.horizon + 1, models.policy
+        self.noise = noise.view(self.horizon, steps, self.n_rows, obs_dim)
+        self.precision = models.chain.precision
+        tape, widths = (n_policies, n_steps * self.particles), sum(layout.sizes[1:-1])
+        self.states = params.new_empty(*tape, obs_dim)
+        self.hidden = params.new_empty(*tape, widths, dtype=operand_dtype(self.precision))
+        self.actions = params.new_empty(n_steps, self.n_rows, layout.sizes[-1])
+        self.inputs = params.new_empty(n_steps, self.n_rows, obs_dim + layout.sizes[-1])
+        self.chains: list[Tensor | None] = []
 
-    def forward(self, j: int, state: Tensor) -> Tensor:
-        states, hidden, actions = self.step(j, self.states, self.hidden, self.actions)
-        states.copy_(state)
-        policy_fwd_into(self.layout, self.flat, states, hidden, actions, self.precision)
-        return actions
+    @property
+    def taped(self) -> Tensor:
+        """States (B, H + 1, M, S)."""
+        return self.states.unflatten(1, (-1, self.particles))
 
-    def backward(self, j: int, grad: Tensor, need_dx: bool = True) -> Tensor | None:
-        hidden, actions, dz, dz_out = self.step(j, self.hidden, self.actions, self.dz, self.dz_out)
-        return policy_bwd_into(self.layout, self.flat, hidden, actions, grad.contiguous(), dz, dz_out, self.precision)
+    @property
+    def visited(self) -> Tensor:
+        """Inputs (H N, S + A) of the reward."""
+        return self.inputs[:-1].flatten(0, 1)
 
-    def weight_gradient(self) -> Tensor:
-        return policy_weight_bwd(self.layout, self.states, self.hidden, self.dz, self.dz_out, self.precision)
+    @property
+    def last(self) -> Tensor:
+        """Inputs (N, S + A) of the critics."""
+        return self.inputs[-1]
 
+    def step(self, j: int, buffer: Tensor) -> Tensor:
+        """View (B, M, ..) of the rows of step j of a tape."""
+        return buffer[:, j * self.particles : (j + 1) * self.particles]
 
-class Rollout(Stepwise):
-    PolicyTape = PolicyTape
-    chain_forward = staticmethod(chain_forward)
-    chain_backward = staticmethod(chain_backward)
+    def imagine(self, obs: Tensor) -> None:
+        """All states and actions from obs (B, S)."""
+        before, y, chain = obs, None, self.models.chain
+        seen = obs.new_empty(self.n_rows, obs.shape[1])
+        for j in range(self.horizon + 1):
+            last = j == self.horizon
+            self._act(j, before, y, None if last else seen)
+            if not last:
+                before = self.step(j, self.states)
+                y, saved = reverse_chain_fwd(chain, seen, self.actions[j], self.noise[j], self.save)
+                self.chains.append(saved)
+
+    def _act(self, j: int, before: Tensor, y: Tensor | None, seen: Tensor | None) -> None:
+        tapes = self.step(j, self.states), self.step(j, self.hidden)
+        written = *tapes, self.actions[j], seen, self.inputs[j]
+        self._launch(step_fwd_kernel, (before, y, self.models.scales, self.flat, *written))
+
+    def _launch(self, kernel, tensors: tuple[Tensor | None, ...], *scalars: float, **constants: bool) -> None:
+        layout, n_rows = self.models.policy, self.particles
+        launch = policy_launch(layout, self.precision, self.flat.device)
+        given = sizes(layout, self.precision, launch, kernel) | constants | mlp_options(launch)
+        grid = cdiv(n_rows, launch.block_m), len(self.flat)
+        run(kernel, grid, *tensors, n_rows, self.states.shape[1], *scalars, **given)
+
+    def climb(
+        self, direct: Sequence[Tensor], extra: Tensor | None, anchor: Anchor | None, seen: bool, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradient (B, P), parts (B, tiles) of its squared norm, and the actions' gradients (H + 1, N, A) times scale.
+
+        direct: H + 1 gradients (N, S + A) of the steps' own terms, in all but the last with respect to the normalised
+        state if `seen`.   extra: (H + 1, N, S), added to those of the states but the first.   anchor: the penalty on
+        the first action, which the last result is without.
+        """
+        obs_dim = self.states.shape[2]
+        dz = torch.empty_like(self.hidden)
+        dz_out = dz.new_empty(*dz.shape[:2], self.actions.shape[2])
+        slopes, chain = torch.empty_like(self.actions), (None, None, None)
+        for j in range(self.horizon, -1, -1):
+            after, dy = (direct[j].new_empty(self.n_rows, obs_dim) if j else None for _ in range(2))
+            pull = (None, None) if anchor is None or j else (anchor.action, anchor.weight)
+            tapes = (self.step(j, tape) for tape in (self.hidden, dz, dz_out))
+            read = direct[j], extra[j] if extra is not None and j else None, *chain, *pull, self.models.scales
+            tensors = *read, self.actions[j], self.flat, *tapes, slopes[j], after, dy
+            self._launch(step_bwd_kernel, tensors, scale, SEEN=seen and j < self.horizon)
+            if j:
+                chain = after, *reverse_chain_bwd(self.models.chain, dy, self.chains[j - 1])
+        grads, squares = policy_weight_bwd(self.models.policy, self.states, self.hidden, dz, dz_out, self.precision)
+        return grads, squares, slopes
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """States (H + 1, N, S) and actions (H + 1, N, A), for any score of them."""
+        self.imagine(obs)
+        return self.taped.transpose(0, 1).flatten(1, 2), self.actions
+
+    def backward(self, direct: Tensor) -> tuple[Tensor, Tensor]:
+        """As `stepwise.Stepwise.backward`."""
+        grads, _, slopes = self.climb(direct, None, None, False, 1.0)
+        return grads, slopes

@@ -22,6 +22,7 @@ from fastdwm.kernels.policy import kernel as policy  # noqa: E402
 from fastdwm.kernels.reverse_chain import kernel as reverse_chain  # noqa: E402
 from fastdwm.kernels.reverse_step import kernel as reverse_step  # noqa: E402
 from fastdwm.kernels.reverse_step.weights import DenoiserShape  # noqa: E402
+from fastdwm.kernels.rollout import step_kernel, terms_kernel  # noqa: E402
 from fastdwm.kernels.trust import kernel as trust  # noqa: E402
 from fastdwm.kernels.update import kernel as update  # noqa: E402
 
@@ -71,7 +72,9 @@ def mlp_shapes(capability: int) -> Iterator[tuple[tuple[int, ...], int, int, str
 def policy_cases(capability: int) -> Iterator[AotCase]:
     for hidden, obs_dim, action_dim, precision, default in mlp_shapes(capability):
         if FULL or default:
-            yield from policy.aot_cases(MLPLayout((obs_dim, *hidden, action_dim)), precision, capability)
+            layout = MLPLayout((obs_dim, *hidden, action_dim))
+            yield from policy.aot_cases(layout, precision, capability)
+            yield from step_kernel.aot_cases(layout, precision, capability)
 
 
 def frozen_mlp_cases(capability: int) -> Iterator[AotCase]:
@@ -95,6 +98,7 @@ OPERATORS = {
     "frozen_mlp": frozen_mlp_cases,
     "update": lambda capability: update.aot_cases(),
     "noise": lambda capability: noise.aot_cases(),
+    "terms": lambda capability: terms_kernel.aot_cases(),
     "trust": lambda capability: trust.aot_cases(),
 }
 

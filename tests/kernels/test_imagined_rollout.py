@@ -10,7 +10,7 @@ from torch import Tensor
 from fastdwm.config import ITPOConfig
 from fastdwm.itpo.fused import FusedObjective
 from fastdwm.itpo.objective import ReferenceObjective
-from fastdwm.kernels.rollout import Anchor, Gradient, imagine
+from fastdwm.kernels.rollout import Anchor, Gradient
 from fastdwm.models.rebrac import Critics
 from fastdwm.models.world import World
 from fastdwm.tasks import Limit
@@ -76,20 +76,59 @@ def on_kernels(models, returns, anchor: Anchor | None, *given: Tensor) -> tuple[
     """Value and gradient by the Triton kernels; runs in the interpreter's process."""
     from fastdwm.kernels.rollout import triton_ops
 
-    value = imagine.value(triton_ops, models, returns, *given)
-    return value, imagine.gradient(triton_ops, models, returns, *given, anchor)
+    return triton_ops.value(models, returns, *given), triton_ops.gradient(models, returns, *given, anchor)
 
 
-@pytest.mark.parametrize(("termination", "anchored"), [("none", False), ("soft", True)])
-def test_kernels_in_the_interpreter_equal_the_reference(interpreted, termination, anchored):
-    world, given, anchor = make_world(limits=LIMITS), arguments(2, 2, 17), make_anchor(2) if anchored else None
-    config = ITPOConfig(termination=termination, termination_temperature=0.5)
+@pytest.mark.parametrize(
+    ("horizon", "particles", "termination", "terminal_value", "anchored"),
+    [
+        (2, 17, "none", "min", False),
+        (2, 17, "soft", "mean", True),
+        (1, 1, "mask", "first", True),
+        (0, 3, "none", "min", True),
+        (3, 70, "mask", "min", False),
+    ],
+)
+def test_kernels_in_the_interpreter_equal_the_reference(
+    interpreted, horizon, particles, termination, terminal_value, anchored
+):
+    world, given = make_world(limits=LIMITS), arguments(2, horizon, particles)
+    anchor = make_anchor(2) if anchored else None
+    config = ITPOConfig(termination=termination, termination_temperature=0.5, terminal_value=terminal_value)
     expected = ReferenceObjective(POLICY, world, config).gradient(*given, anchor)
     fused, rounded = FusedObjective(POLICY, single_precision(world), config), [x.float() for x in given]
     rounded_anchor = make_anchor(2, torch.float32) if anchored else None
     value, found = interpreted(on_kernels, fused.models, fused.returns, rounded_anchor, *rounded)
     torch.testing.assert_close(value.double(), expected.returns, rtol=1e-5, atol=1e-5)
-    for ours, theirs in zip(found, expected, strict=True):
+    norms = expected.grads.norm(dim=1)
+    torch.testing.assert_close(found.squares.sum(1).sqrt().double(), norms, rtol=1e-5, atol=0)
+    for ours, theirs in zip(found[:3], expected[:3], strict=True):
+        scale = theirs.abs().max()
+        torch.testing.assert_close(ours.double() / scale, theirs / scale, rtol=0, atol=1e-5)
+
+
+def scored_on_kernels(models, anchor: Anchor, *given: Tensor) -> tuple[Tensor, Gradient]:
+    """The same of a score; runs in the interpreter's process."""
+    from fastdwm.kernels.rollout import score, triton_ops
+
+    value = score.value(triton_ops, models, bent, *given)
+    return value, score.gradient(triton_ops, models, bent, *given, anchor)
+
+
+def bent(states: Tensor, actions: Tensor) -> Tensor:
+    """A score (B,) with a slope of its own in every state and action."""
+    return (states.sin().sum(-1) + actions.square().sum(-1)).mean((0, 2))
+
+
+def test_a_score_on_kernels_in_the_interpreter_equals_the_reference(interpreted):
+    world, given, config = make_world(), arguments(2, 2, 5), ITPOConfig()
+    score = lambda world, states, actions: bent(states, actions)  # noqa: E731
+    expected = ReferenceObjective(POLICY, world, config, score).gradient(*given, make_anchor(2))
+    fused = FusedObjective(POLICY, single_precision(world), config, score)
+    rounded = [x.float() for x in given]
+    value, found = interpreted(scored_on_kernels, fused.models, make_anchor(2, torch.float32), *rounded)
+    torch.testing.assert_close(value.double(), expected.returns, rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip(found[:3], expected[:3], strict=True):
         scale = theirs.abs().max()
         torch.testing.assert_close(ours.double() / scale, theirs / scale, rtol=0, atol=1e-5)
 

@@ -1,0 +1,177 @@
+"""Triton kernels of one imagined step beside its chain: one launch forward, one backward.
+
+The chain reads a normalised observation and an action, and gives a normalised change. What lies between two chains is
+one launch: the new state, its place in the tape, its normalisation, the policy, and the inputs of reward and critic.
+Backward likewise: the gradients that meet in a state, the policy's own backward pass, and what the chain before is to
+be given.
+"""
+
+import triton
+import triton.language as tl
+
+from fastdwm.kernels.aot import AotCase
+from fastdwm.kernels.dense import load_vector, tile_offsets
+from fastdwm.kernels.launch import mlp_launch, mlp_options
+from fastdwm.kernels.layout import MLPLayout
+from fastdwm.kernels.policy.kernel import sizes
+from fastdwm.kernels.policy.layers import backward_layers, forward_layers, input_gradient
+
+# Rows of a few floats are read and written one by one: a single compilation serves any slice of a buffer.
+ROWS_FWD = ("before_ptr", "y_ptr", "x_ptr", "action_ptr", "seen_ptr", "input_ptr")
+ROWS_BWD = (
+    "direct_ptr", "extra_ptr", "lam_ptr", "dobs_ptr", "daction_ptr", "anchor_ptr", "weight_ptr", "action_ptr",
+    "dz_out_ptr", "slopes_ptr", "after_ptr", "dy_ptr",
+)  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["n_rows", "episode_rows"], do_not_specialize_on_alignment=ROWS_FWD)
+def step_fwd_kernel(before_ptr, y_ptr, scales_ptr, flat_ptr, x_ptr, hidden_ptr, action_ptr, seen_ptr, input_ptr,
+                    n_rows, episode_rows, NET: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
+                    BLOCK_A: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr,
+                    PRECISION: tl.constexpr):  # fmt: skip
+    """The state of BLOCK_M particles of one episode after a chain, and the policy's action in it.
+
+    Grid      (cdiv(n_rows, BLOCK_M), B)
+    Reads     before: with y (B n_rows, S) the states (B, n_rows, S) of the step before, in the tape; without, (B, S)
+              scales (4, S), flat (B, NET.width)
+    Writes    x (B, n_rows, S) and hidden (B, n_rows, NET.n_cols), in the tape; action (B n_rows, A);
+              seen (B n_rows, S), the normalised state, unless None; input (B n_rows, S + A), the state, normalised
+              unless seen is None, and the action: every element once
+    Requires  BLOCK_D >= every hidden width, BLOCK_S >= S; rows, widths and inputs are masked
+    Numerics  fp32 state, accumulators, activations and tanh
+    """
+    start = tl.program_id(0).to(tl.int64) * BLOCK_M
+    episode = tl.program_id(1).to(tl.int64)
+    rows = tl.arange(0, BLOCK_M)
+    row_mask = rows < n_rows - start
+    N_HIDDEN: tl.constexpr = len(NET.cols)
+    S: tl.constexpr = NET.sizes[0]
+    A: tl.constexpr = NET.sizes[N_HIDDEN + 1]
+    C: tl.constexpr = NET.n_cols
+    taped, row = episode * episode_rows + start, episode * n_rows + start
+    x_ptr += taped * S
+    hidden_ptr += taped * C
+    at, mask = tile_offsets(rows, row_mask, S, S, BLOCK_S)
+    if y_ptr is None:
+        state = tl.zeros((BLOCK_S, BLOCK_M), tl.float32) + load_vector(before_ptr + episode * S, S, BLOCK_S)
+    else:
+        y = tl.load(y_ptr + row * S + at, mask=mask, other=0.0)
+        change = y * load_vector(scales_ptr + 3 * S, S, BLOCK_S) + load_vector(scales_ptr + 2 * S, S, BLOCK_S)
+        state = tl.load(before_ptr + taped * S + at, mask=mask, other=0.0) + change
+    tl.store(x_ptr + at, state, mask=mask)
+    input_at, _ = tile_offsets(rows, row_mask, S + A, S, BLOCK_S)
+    input_ptr += row * (S + A)
+    if seen_ptr is not None:
+        state = (state - load_vector(scales_ptr, S, BLOCK_S)) / load_vector(scales_ptr + S, S, BLOCK_S)
+        tl.store(seen_ptr + row * S + at, state, mask=mask)
+    tl.store(input_ptr + input_at, state, mask=mask)
+    tl.debug_barrier()
+    flat_ptr += episode * NET.width
+    action = forward_layers(x_ptr, flat_ptr, hidden_ptr, rows, row_mask, NET, BLOCK_D, BLOCK_A, BLOCK_K, PRECISION)
+    at, mask = tile_offsets(rows, row_mask, A, A, BLOCK_A)
+    tl.store(action_ptr + row * A + at, action, mask=mask)
+    input_at, _ = tile_offsets(rows, row_mask, S + A, A, BLOCK_A)
+    tl.store(input_ptr + S + input_at, action, mask=mask)
+
+
+@triton.jit
+def gradient_of_state(direct_ptr, extra_ptr, lam_ptr, dobs_ptr, scales_ptr, row, rows, row_mask, S: tl.constexpr,
+                      A: tl.constexpr, SEEN: tl.constexpr, BLOCK_S: tl.constexpr):  # fmt: skip
+    """(BLOCK_S, BLOCK_M): all that reaches a state but what comes through the policy."""
+    at, mask = tile_offsets(rows, row_mask, S, S, BLOCK_S)
+    at += row * S
+    direct_at, _ = tile_offsets(rows, row_mask, S + A, S, BLOCK_S)
+    lam = tl.load(direct_ptr + row * (S + A) + direct_at, mask=mask, other=0.0)
+    obs_std = load_vector(scales_ptr + S, S, BLOCK_S)
+    if SEEN:
+        lam /= obs_std
+    if dobs_ptr is not None:
+        lam += tl.load(dobs_ptr + at, mask=mask, other=0.0) / obs_std
+        lam += tl.load(lam_ptr + at, mask=mask, other=0.0)
+    if extra_ptr is not None:
+        lam += tl.load(extra_ptr + at, mask=mask, other=0.0)
+    return lam
+
+
+@triton.jit(do_not_specialize=["n_rows", "episode_rows", "scale"], do_not_specialize_on_alignment=ROWS_BWD)
+def step_bwd_kernel(direct_ptr, extra_ptr, lam_ptr, dobs_ptr, daction_ptr, anchor_ptr, weight_ptr, scales_ptr,
+                    action_ptr, flat_ptr, hidden_ptr, dz_ptr, dz_out_ptr, slopes_ptr, after_ptr, dy_ptr, n_rows,
+                    episode_rows, scale, NET: tl.constexpr, SEEN: tl.constexpr, BLOCK_M: tl.constexpr,
+                    BLOCK_D: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr,
+                    PRECISION: tl.constexpr):  # fmt: skip
+    """Back through the policy of BLOCK_M particles of one episode, to the state where it acted.
+
+    Grid      (cdiv(n_rows, BLOCK_M), B)
+    Reads     direct (B n_rows, S + A), the step's own terms, of the normalised state if SEEN; extra (B n_rows, S) or
+              None; lam and dobs (B n_rows, S), daction (B n_rows, A) of what follows, or None of each; anchor (B, A)
+              and weight (B,) of the penalty, or None; action (B n_rows, A), hidden in the tape, scales and flat
+    Writes    dz and dz_out in the tape; slopes (B n_rows, A), the actions' gradient without the penalty, times scale;
+              unless None the state's gradient after (B n_rows, S), and dy, what the chain before is given: all once
+    Requires  BLOCK_D >= every hidden width, BLOCK_S >= S; rows, widths and inputs are masked
+    Numerics  fp32 accumulators; the layer gradients are rounded once, on store
+    """
+    start = tl.program_id(0).to(tl.int64) * BLOCK_M
+    episode = tl.program_id(1).to(tl.int64)
+    rows = tl.arange(0, BLOCK_M)
+    row_mask = rows < n_rows - start
+    N_HIDDEN: tl.constexpr = len(NET.cols)
+    S: tl.constexpr = NET.sizes[0]
+    A: tl.constexpr = NET.sizes[N_HIDDEN + 1]
+    C: tl.constexpr = NET.n_cols
+    taped, row = episode * episode_rows + start, episode * n_rows + start
+    flat_ptr += episode * NET.width
+    hidden_ptr += taped * C
+    dz_ptr += taped * C
+    dz_out_ptr += taped * A
+    at, mask = tile_offsets(rows, row_mask, A, A, BLOCK_A)
+    direct_at, _ = tile_offsets(rows, row_mask, S + A, A, BLOCK_A)
+    p = tl.load(direct_ptr + row * (S + A) + S + direct_at, mask=mask, other=0.0)
+    if daction_ptr is not None:
+        p += tl.load(daction_ptr + row * A + at, mask=mask, other=0.0)
+    tl.store(slopes_ptr + row * A + at, scale * p, mask=mask)
+    action = tl.load(action_ptr + row * A + at, mask=mask, other=0.0)
+    if anchor_ptr is not None:
+        pull = action - load_vector(anchor_ptr + episode * A, A, BLOCK_A)
+        p -= (2 / n_rows) * tl.load(weight_ptr + episode) * pull
+    tl.store(dz_out_ptr + at, (p * (1 - action * action)).to(dz_ptr.dtype.element_ty), mask=mask)
+    tl.debug_barrier()
+    backward_layers(dz_out_ptr, flat_ptr, hidden_ptr, dz_ptr, rows, row_mask, NET, BLOCK_D, BLOCK_K, PRECISION)
+    if after_ptr is not None:
+        lam = input_gradient(dz_ptr, flat_ptr, rows, row_mask, NET, BLOCK_S, BLOCK_K, PRECISION)
+        given = (direct_ptr, extra_ptr, lam_ptr, dobs_ptr, scales_ptr)
+        lam += gradient_of_state(*given, row, rows, row_mask, S, A, SEEN, BLOCK_S)
+        at, mask = tile_offsets(rows, row_mask, S, S, BLOCK_S)
+        tl.store(after_ptr + row * S + at, lam, mask=mask)
+        tl.store(dy_ptr + row * S + at, lam * load_vector(scales_ptr + 3 * S, S, BLOCK_S), mask=mask)
+
+
+def aot_cases(layout: MLPLayout, precision: str, capability: int) -> list[AotCase]:
+    """The first, a middle and the last step, forward and backward."""
+    fwd = {"first": ("y_ptr",), "middle": (), "last": ("seen_ptr",)}
+    chain = ("lam_ptr", "dobs_ptr", "daction_ptr")
+    anchor = ("anchor_ptr", "weight_ptr")
+    bwd = {"first": ("after_ptr", "dy_ptr", "extra_ptr"), "middle": anchor, "last": (*chain, *anchor, "extra_ptr")}
+    return [
+        aot_case(kernel, layout, precision, capability, place, unused)
+        for kernel, places in ((step_fwd_kernel, fwd), (step_bwd_kernel, bwd))
+        for place, unused in places.items()
+    ]
+
+
+def aot_case(
+    kernel, layout: MLPLayout, precision: str, capability: int, place: str, unused: tuple[str, ...]
+) -> AotCase:
+    """One of them; the pointers that are `unused` are None."""
+    launch = mlp_launch(max(layout.sizes[1:-1]), precision, "fp32", capability)
+    operand = "bf16" if precision == "bf16" else "fp32"
+    pointers = [p for p in kernel.arg_names if p.endswith("_ptr") and p not in unused]
+    seen = {"SEEN": place != "last"} if kernel is step_bwd_kernel else {}
+    return AotCase(
+        name=f"{kernel.__name__} {precision} {'-'.join(map(str, layout.sizes))} {place}",
+        kernel=kernel,
+        pointers={p: operand if p in ("hidden_ptr", "dz_ptr", "dz_out_ptr") else "fp32" for p in pointers},
+        constexprs=sizes(layout, precision, launch, kernel) | seen | dict.fromkeys(unused),
+        options=mlp_options(launch),
+        tensor_cores=precision != "ieee",
+        scalars={"scale": "fp32"} if kernel is step_bwd_kernel else {},
+    )

@@ -7,12 +7,13 @@ more than one node (a long reduction, say), so this is the least that a graph ho
 """
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from copy import copy
 from dataclasses import fields, is_dataclass, replace
+from importlib import import_module
+from pkgutil import walk_packages
 from typing import Any
 from unittest.mock import patch
 
@@ -20,10 +21,7 @@ import torch
 from problems import OBS_DIM, Problem, Size
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import fastdwm.kernels.noise.kernel
-import fastdwm.kernels.rollout.triton_ops
-import fastdwm.kernels.trust.kernel
-import fastdwm.kernels.update.kernel  # noqa: F401
+import fastdwm.kernels
 from fastdwm import ITPOConfig
 from fastdwm.itpo.episodes import Adaptation
 from fastdwm.itpo.graphs import CapturedEpisodes
@@ -50,19 +48,23 @@ class Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def launch(self, kernel: Any, grid: tuple[int, ...], *args: Any, **kwargs: Any) -> None:
+        """In the place of `launch.run`."""
         self.nodes.append(kernel.__name__)
 
 
 @contextmanager
 def fake_gpu(recorder: Recorder) -> Iterator[None]:
     """Tensors may be on a GPU that is not there, and launches are noted."""
-    modules = [module for name, module in sys.modules.items() if name.startswith("fastdwm.kernels.")]
+    names = [found.name for found in walk_packages(fastdwm.kernels.__path__, "fastdwm.kernels.")]
+    modules = [import_module(name) for name in names if name.endswith("kernel") or name.endswith("triton_ops")]
     launchers = [module for module in modules if getattr(module, "run", None) is launch.run]
     with ExitStack() as stack:
         for module in launchers:
             stack.enter_context(patch.object(module, "run", recorder.launch))
         stack.enter_context(patch.object(torch.Tensor, "is_cuda", property(lambda tensor: True)))
+        stack.enter_context(patch.object(torch.Tensor, "pin_memory", lambda tensor: tensor))
         stack.enter_context(patch("torch.cuda.device", nullcontext))
+        stack.enter_context(patch("torch.cuda.graph_pool_handle", lambda: None))
         yield
 
 
@@ -85,8 +87,12 @@ class Counted(CapturedEpisodes):
         super().__init__(*args)
 
     def _capture(self, n_steps: int) -> None:
+        # What is made once and kept, as before a capture.
+        self._run(n_steps)
+        self._recorder.nodes.clear()
         with self._recorder:
-            self._captured[n_steps] = self._run(n_steps)
+            self._run(n_steps)
+        self.counted = list(self._recorder.nodes)
 
 
 def nodes(size: Size, **settings: Any) -> list[str]:
@@ -99,8 +105,7 @@ def nodes(size: Size, **settings: Any) -> list[str]:
     with fake_gpu(recorder), torch.no_grad():
         objective.models, objective.returns = on_gpu(objective.models), on_gpu(objective.returns)
         shared = Adaptation(on_gpu(policy), objective, problem.config, noise_steps, 0)
-        Counted(recorder, shared, size.B, OBS_DIM)
-    return recorder.nodes
+        return Counted(recorder, shared, size.B, OBS_DIM).counted
 
 
 def size_of(world: str, n_episodes: int, particles: int, width: int = 256) -> Size:

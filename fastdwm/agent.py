@@ -194,7 +194,8 @@ class Agent:
         return actions
 
     def _check(self, obs: np.ndarray | Tensor) -> Tensor:
-        obs, expected = own_rows(obs, self.device), self.obs_dim
+        # On the host: whatever is asked about the values of a GPU has to wait for it.
+        obs, expected = own_rows(obs, torch.device("cpu")), self.obs_dim
         if obs.dim() not in (1, 2) or obs.numel() == 0 or expected not in (None, obs.shape[-1]):
             size = "S" if expected is None else expected
             raise ValueError(f"obs: expected shape ({size},) or (B, {size}), got {tuple(obs.shape)}")
@@ -203,16 +204,16 @@ class Agent:
             n, never = len(self.episodes), self.config.reset == "never"
             advice = "with reset='never' only a new agent has another number" if never else "reset() starts anew"
             raise ValueError(f"obs: expected one row for each of the {n} episodes, got {rows}; {advice}")
-        if not obs.isfinite().all():
+        if not np.isfinite(obs.numpy()).all():
             raise ValueError("obs: expected finite values, got NaN or infinity")
         return obs
 
     def _check_reward(self, reward: float | np.ndarray | Tensor, n_episodes: int) -> Tensor:
-        reward = torch.as_tensor(reward, dtype=torch.float32, device=self.device)
+        reward = torch.as_tensor(reward, dtype=torch.float32, device="cpu")
         if reward.shape not in ((), (n_episodes,)) or reward.isinf().any():
             came = tuple(reward.shape)
             raise ValueError(f"reward: expected a number for each of {n_episodes} episodes, none infinite, got {came}")
-        return (reward * self.reward_scale).expand(n_episodes)
+        return (reward * self.reward_scale).expand(n_episodes).contiguous()
 
     @isolated
     def reset(self, mask: np.ndarray | None = None) -> None:
@@ -261,7 +262,8 @@ class Agent:
         decision."""
         if self._last is None or self.config.inner_steps == 0:
             return {}
-        rows, decision = self._last
+        (rows, decision), device = self._last, self.device
+        rows, action = rows.to(device), decision.action.to(device)
         base, params = self.episodes.base, self.episodes.params
         after = self.objective.value(params, rows, self.episodes.noise[0].contiguous())
         values = {
@@ -269,7 +271,7 @@ class Agent:
             "objective_after": after,
             "grad_norm": decision.grad_norm,
             "policy_distance": (params - base).norm(dim=1),
-            "action_distance": (decision.action - self.policy.act(base, rows)).abs().amax(1),
+            "action_distance": (action - self.policy.act(base, rows)).abs().amax(1),
             "update_scale": decision.update_scale,
             "inner_steps": decision.inner_steps,
         }

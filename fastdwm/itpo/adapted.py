@@ -50,6 +50,11 @@ class Adapted:
 TENSORS = tuple(field.name for field in fields(Adapted))
 
 
+def lr_of(config: ITPOConfig) -> float:
+    """The step size of SGD or Adam."""
+    return DEFAULT_LR if config.inner_lr is None else config.inner_lr
+
+
 def ascend(state: Adapted, grads: Tensor, factor: Tensor | None, config: ITPOConfig) -> Adapted:
     """The state after one step of the optimiser along factor (B,) times the gradient (B, P); `state` stays.
 
@@ -58,7 +63,7 @@ def ascend(state: Adapted, grads: Tensor, factor: Tensor | None, config: ITPOCon
     """
     if config.optimiser == "trust":
         return replace(state, params=stepped(state.params, grads, factor))
-    params, lr = copy_of(state.params), DEFAULT_LR if config.inner_lr is None else config.inner_lr
+    params, lr = copy_of(state.params), lr_of(config)
     if config.optimiser == "sgd":
         sgd_ascent(params, grads, lr, factor=factor)
         return replace(state, params=params)

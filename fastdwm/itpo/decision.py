@@ -38,6 +38,26 @@ class Decision:
     guarded: Guarded
 
 
+@dataclass(frozen=True)
+class Proposal:
+    """What a decision would do, before anything is undone.
+
+    start, state: before and after it.   action: (B, A).   base_action: where it was needed, else none.
+    first: the first inner step, none without one.   finite: (B,), of the others.   scale: (B,), none for 1.
+    guarded: none without a guard.
+    """
+
+    start: Adapted
+    state: Adapted
+    action: Tensor
+    base_action: Tensor | None
+    first: Step | None
+    finite: Tensor | None
+    scale: Tensor | None
+    n_steps: int
+    guarded: Guarded | None
+
+
 def shorten(
     policy: Policy, before: Tensor, after: Tensor, obs: Tensor, action: Tensor, bound: float
 ) -> tuple[Tensor, Tensor]:
@@ -71,21 +91,21 @@ def inner_step(
     held_out: Tensor | None,
     action: Tensor | None,
     config: ITPOConfig,
-) -> tuple[Step, Tensor]:
-    """One policy update, and per episode the share of it that was kept.
+) -> tuple[Step, Tensor | None]:
+    """One policy update, and per episode the share of it that was kept, none for all of it.
 
     base_action: (B, A), which an anchor needs.   weights: as in `take_step`.
     noise, held_out: (H, K, B, M, S), one bank of those in `decide`.   action: (B, A) that the decision started from,
     for the trust region.   Everything else as in `decide`.
     """
-    taken, scale = take_step(state, base_action, weights, objective, obs, noise, config), torch.ones_like(obs[:, 0])
+    taken, scale = take_step(state, base_action, weights, objective, obs, noise, config), None
     proposal = taken.state
     if config.trust_region is not None:
         params, scale = shorten(policy, state.params, proposal.params, obs, action, config.trust_region)
         proposal = replace(proposal, params=params)
     if held_out is not None:
         better = objective.value(proposal.params, obs, held_out) >= objective.value(state.params, obs, held_out)
-        scale = torch.where(better, scale, 0)
+        scale = torch.where(better, torch.ones_like(obs[:, 0]) if scale is None else scale, 0)
         proposal = proposal.where(better, state)
     return replace(taken, state=proposal), scale
 
@@ -100,6 +120,7 @@ def decide(
     held_out: Tensor | None,
     config: ITPOConfig,
     steps: Iterable[int] | None = None,
+    earned: Tensor | None = None,
 ) -> tuple[Adapted, Decision]:
     """Adapt the policies to their states by gradient steps on J, then act.
 
@@ -107,11 +128,28 @@ def decide(
     noise: (E or 1, H, K, B, M, S), one bank for every inner step or one bank for all.
     held_out: (E, H, K, B, M', S), a bank for the acceptance test of every inner step; none: every update is kept.
     steps: 0, 1, .., one for each gradient step, ending early at a deadline; none: config.inner_steps of them.
+    earned: (B,), reward of the action before, NaN or none where nobody said.
     An episode whose objective, gradient or action is not finite discards the whole decision's update: it keeps the
     parameters from before and executes the base policy's action.
     """
-    start, first, scale = state, None, torch.full_like(obs[:, 0], torch.nan)
-    finite = torch.ones_like(scale, dtype=torch.bool)
+    found = propose(policy, state, base, objective, obs, noise, held_out, config, steps, earned)
+    return settle(found, policy, base, obs)
+
+
+def propose(
+    policy: Policy,
+    state: Adapted,
+    base: Tensor,
+    objective: Objective,
+    obs: Tensor,
+    noise: Tensor,
+    held_out: Tensor | None,
+    config: ITPOConfig,
+    steps: Iterable[int] | None = None,
+    earned: Tensor | None = None,
+) -> Proposal:
+    """What `decide` does, but for undoing; arguments as there."""
+    start, first, finite, scale = state, None, None, None
     action = None if config.trust_region is None else policy.act(state.params, obs)
     learns = config.optimiser == "trust" and config.adapts
     base_action = policy.act(base, obs) if learns or config.anchor_coef else None
@@ -124,19 +162,37 @@ def decide(
         n_steps += 1
         banks = noise[i % len(noise)], None if held_out is None else held_out[i]
         taken, scale = inner_step(policy, state, base_action, weights, objective, obs, *banks, action, config)
-        state, first = taken.state, first or taken
-        finite &= taken.found.returns.isfinite() & taken.norm.isfinite()
-    action = policy.act(state.params, obs)
-    if weights is None:
-        guarded = Guarded.not_at_all(scale)
-    else:
+        state = taken.state
+        if first is None:
+            first = taken
+        else:
+            finite = is_finite(taken) if finite is None else finite & is_finite(taken)
+    action, guarded = policy.act(state.params, obs), None
+    if weights is not None:
         action, guarded = hold(action, base_action, weights.trust, state.evidence, settings)
-        evidence = learn(state.evidence, first, objective, obs, action, base_action, settings)
+        evidence = learn(state.evidence, first, objective, obs, action, base_action, settings, earned)
         state = replace(state, evidence=evidence)
-    finite &= action.isfinite().all(1)
+    return Proposal(start, state, action, base_action, first, finite, scale, n_steps, guarded)
+
+
+def is_finite(step: Step) -> Tensor:
+    """Whether its objective and its gradient are, (B,)."""
+    return step.found.returns.isfinite() & step.norm.isfinite()
+
+
+def settle(found: Proposal, policy: Policy, base: Tensor, obs: Tensor) -> tuple[Adapted, Decision]:
+    """The decision, undone in the episodes where something is not finite; arguments as in `decide`."""
+    start, state, action, first = found.start, found.state, found.action, found.first
+    finite = action.isfinite().all(1)
+    for seen in (found.finite, None if first is None else is_finite(first)):
+        finite = finite if seen is None else finite & seen
     # On a GPU a copy of the parameters costs less than the synchronisation that would tell whether it is needed.
     if obs.is_cuda or not finite.all():
-        action = torch.where(finite.unsqueeze(1), action, policy.act(base, obs) if base_action is None else base_action)
+        other = policy.act(base, obs) if found.base_action is None else found.base_action
+        action = torch.where(finite.unsqueeze(1), action, other)
         state = state.where(finite, replace(start, evidence=interrupted(start.evidence)))
-    found = (scale * torch.nan, scale * torch.nan) if first is None else (first.found.returns, first.norm)
-    return state, Decision(action, *found, scale, torch.full_like(scale, n_steps), ~finite, guarded)
+    unknown = torch.full_like(obs[:, 0], torch.nan)
+    scale = unknown if first is None else torch.ones_like(unknown) if found.scale is None else found.scale
+    seen = (unknown, unknown.clone()) if first is None else (first.found.returns, first.norm)
+    guarded = found.guarded or Guarded.not_at_all(unknown)
+    return state, Decision(action, *seen, scale, torch.full_like(unknown, found.n_steps), ~finite, guarded)

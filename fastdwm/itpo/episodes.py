@@ -1,6 +1,6 @@
 """Episodes in progress: each with its own adapted policy and its own stream of noise, one decision at a time."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,7 +10,6 @@ from fastdwm.itpo.adapted import Adapted
 from fastdwm.itpo.deadline import Deadline
 from fastdwm.itpo.decision import Decision, decide
 from fastdwm.itpo.objective import Objective
-from fastdwm.itpo.trust import told
 from fastdwm.models.policy import Policy
 
 
@@ -32,10 +31,9 @@ class Adaptation:
         """Unadapted policies, base (B, P)."""
         return Adapted.start(base, self.config)
 
-    def begin(self, state: Adapted, base: Tensor, reward: Tensor | None) -> Adapted:
-        """What a decision starts from; reward: (B,) that the last action earned, NaN or none where nobody said."""
-        state = state.again(base, self.config) if self.config.reset == "decision" else state
-        return replace(state, evidence=told(state.evidence, reward))
+    def begin(self, state: Adapted, base: Tensor) -> Adapted:
+        """What a decision starts from."""
+        return state.again(base, self.config) if self.config.reset == "decision" else state
 
 
 class Episodes:
@@ -69,16 +67,17 @@ class Episodes:
         return self.adapted.evidence
 
     def decide(self, obs: Tensor, reward: Tensor | None = None) -> Decision:
-        """Adapt and act in obs (B, S); reward as in `Adaptation.begin`."""
-        shared, config = self.shared, self.shared.config
-        state = shared.begin(self.adapted, self.base, reward)
+        """Adapt and act in obs (B, S); reward: (B,) that the last action earned, NaN or none where nobody said."""
+        shared, config, device = self.shared, self.shared.config, self.base.device
+        obs, reward = obs.to(device), None if reward is None else reward.to(device)
+        state = shared.begin(self.adapted, self.base)
         self.noise = self._noise()
         held_out = self._draw(config.inner_steps, config.horizon, config.held_out_particles)
         steps = shared.deadline and shared.deadline.steps(config.inner_steps)
         given = shared.objective, obs, self.noise, held_out, config, steps
         # All read the same row, which stays in the cache; by the product of B matrices, as their copies act.
         base = shared.policy.base.expand(len(self), -1) if shared.policy.fused else self.base
-        self.adapted, decision = decide(shared.policy, state, base, *given)
+        self.adapted, decision = decide(shared.policy, state, base, *given, reward)
         return decision
 
     def _noise(self) -> Tensor:

@@ -47,8 +47,13 @@ def learn(
     action: Tensor,
     base_action: Tensor,
     settings: TrustSettings,
+    earned: Tensor | None,
 ) -> Tensor:
-    """The evidence (B, 8) after the decision.   first: its first inner step; without one the next comparison is off."""
+    """The evidence (B, 8) after the decision.
+
+    first: its first inner step; without one the next comparison is off.   earned: (B,) by the action before, NaN or
+    none where nobody said.
+    """
     if settings.guarded:
         reward, value = objective.outcome(obs, action, base_action)
     else:
@@ -57,4 +62,4 @@ def learn(
         unknown = torch.full_like(reward, torch.nan)
         return torch.cat([evidence[:, :REWARD], torch.stack([reward, value, unknown], 1)], 1)
     seen = first.found.slopes, first.norm, reward, value, first.found.returns
-    return arithmetic.observe(evidence, *seen, objective.discount)
+    return arithmetic.observe(evidence, *seen, objective.discount, earned)

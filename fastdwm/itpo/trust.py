@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from fastdwm.config import ITPOConfig
-from fastdwm.kernels.trust import COLUMNS, COUNT, REWARD, VALUE, TrustSettings
+from fastdwm.kernels.trust import COLUMNS, COUNT, REWARD, TrustSettings
 
 DEFAULTS = {"radius": 1.0, "speed": 0.012, "leash": 0.4, "doubt": 1.5}
 
@@ -43,14 +43,6 @@ def no_evidence(like: Tensor) -> Tensor:
     evidence = like.new_full((len(like), len(COLUMNS)), torch.nan)
     evidence[:, COUNT] = 0
     return evidence
-
-
-def told(evidence: Tensor, reward: Tensor | None) -> Tensor:
-    """The evidence with the real reward (B,) of the last action in place of the model's, where it is not NaN."""
-    if reward is None:
-        return evidence
-    reward = torch.where(reward.isnan(), evidence[:, REWARD], reward)
-    return torch.cat([evidence[:, :REWARD], reward.unsqueeze(1), evidence[:, VALUE:]], 1)
 
 
 def interrupted(evidence: Tensor) -> Tensor:

@@ -79,6 +79,8 @@ def outcome(
 ) -> tuple[Tensor, Tensor]:
     """Reward (B,) of action and terminal value (B,) of last_action (B, A), in states (B, S), raw units."""
     ops = ops_of(models)
+    if obs.is_cuda:
+        return ops.outcome(models, returns, obs, action, last_action)
     seen = torch.cat([(obs - models.obs_mean) / models.obs_std, action], 1)
     rewards = ops.scalar_value(returns.reward, seen)
     return rewards, ops.scalar_value(returns.critics, torch.cat([obs, last_action], 1))

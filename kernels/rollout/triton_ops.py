@@ -17,18 +17,19 @@ from fastdwm.kernels.reverse_chain.kernel import reverse_chain_bwd, reverse_chai
 from fastdwm.kernels.rollout.gradient import Anchor, Gradient
 from fastdwm.kernels.rollout.imagine import Return
 from fastdwm.kernels.rollout.models import RolloutModels
+from fastdwm.kernels.rollout.pair_kernel import pairs_of
 from fastdwm.kernels.rollout.step_kernel import step_bwd_kernel, step_fwd_kernel
 from fastdwm.kernels.rollout.terms_kernel import terms
 
-__all__ = ["Rollout", "gradient", "scalar_value", "value"]
+__all__ = ["Rollout", "gradient", "outcome", "value"]
 
 
 def value(models: RolloutModels, returns: Return, params: Tensor, obs: Tensor, noise: Tensor) -> Tensor:
     """J (B,); arguments as in `op.rollout_value`."""
     rollout = Rollout(models, params, noise, save=False)
     rollout.imagine(obs)
-    rewards = values_of(returns.reward, rollout.visited, save=False)[0] if rollout.horizon else None
-    values, _ = values_of(returns.critics, rollout.last, save=False)
+    rewards = frozen_mlp_fwd(returns.reward, rollout.visited, False)[0] if rollout.horizon else None
+    values, _ = frozen_mlp_fwd(returns.critics, rollout.last, False)
     return terms(returns, rewards, values, rollout.taped)[0]
 
 
@@ -38,8 +39,8 @@ def gradient(
     """J and the way up; arguments as in `op.rollout_gradient`."""
     rollout = Rollout(models, params, noise, save=True)
     rollout.imagine(obs)
-    rewards, saved = values_of(returns.reward, rollout.visited, save=True) if rollout.horizon else (None, None)
-    values, saved_last = values_of(returns.critics, rollout.last, save=True)
+    rewards, saved = frozen_mlp_fwd(returns.reward, rollout.visited, True) if rollout.horizon else (None, None)
+    values, saved_last = frozen_mlp_fwd(returns.critics, rollout.last, True)
     found, weights, extra = terms(returns, rewards, values, rollout.taped)
     direct = [frozen_mlp_bwd(returns.critics, values, saved_last, weights[-1])]
     if rollout.horizon:
@@ -49,14 +50,17 @@ def gradient(
     return Gradient(found, grads, slopes.unflatten(1, (-1, rollout.particles)), squares)
 
 
-def values_of(mlp: FrozenMLP, x: Tensor, save: bool) -> tuple[Tensor, Tensor | None]:
-    """Of every copy (Q, N), and what the gradient needs."""
-    return frozen_mlp_fwd(mlp, x, save)
+def outcome(
+    models: RolloutModels, returns: Return, obs: Tensor, action: Tensor, last_action: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Arguments as in `op.outcome`."""
+    seen, last = pairs_of(obs, action, last_action, models.scales)
+    return scalar_value(returns.reward, seen), scalar_value(returns.critics, last)
 
 
 def scalar_value(mlp: FrozenMLP, x: Tensor) -> Tensor:
     """Value (N,) of the inputs x (N, d_in), over the copies as `mlp.reduce` says."""
-    values, _ = frozen_mlp_fwd(mlp, x, save=False)
+    values, _ = frozen_mlp_fwd(mlp, x, False)
     if mlp.reduce == "min":
         return values.amin(0)
     return values[0] if mlp.reduce == "first" else values.mean(0)

@@ -111,12 +111,12 @@ def blended(mean, news, rate):
 
 
 @triton.jit(do_not_specialize=["n_steps", "width", "discount"])
-def observe_fwd_kernel(evidence_ptr, slopes_ptr, norm_ptr, reward_ptr, value_ptr, returns_ptr, after_ptr, n_steps,
-                       width, discount, BLOCK: tl.constexpr):  # fmt: skip
+def observe_fwd_kernel(evidence_ptr, slopes_ptr, norm_ptr, reward_ptr, value_ptr, returns_ptr, earned_ptr, after_ptr,
+                       n_steps, width, discount, BLOCK: tl.constexpr):  # fmt: skip
     """The evidence of one episode after its decision.
 
     Grid      (B,)
-    Reads     evidence (B, 8), slopes (n_steps, B, width), norm, reward, value, returns (B,)
+    Reads     evidence (B, 8), slopes (n_steps, B, width), norm, reward, value, returns (B,), earned (B,) or None
     Writes    after (B, 8)
     """
     episode, n_episodes = tl.program_id(0), tl.num_programs(0)
@@ -133,6 +133,9 @@ def observe_fwd_kernel(evidence_ptr, slopes_ptr, norm_ptr, reward_ptr, value_ptr
     norm, reward = tl.load(norm_ptr + episode), tl.load(reward_ptr + episode)
     value, returns = tl.load(value_ptr + episode), tl.load(returns_ptr + episode)
     count, earned = tl.load(row_ptr + COUNT) + 1, tl.load(row_ptr + REWARD)
+    if earned_ptr is not None:
+        told = tl.load(earned_ptr + episode)
+        earned = tl.where(told == told, told, earned)
     rate = tl.where(1 / count < 1 / MEMORY, 1 / MEMORY, 1 / count)
     critic_error = tl.abs(earned + discount * value - tl.load(row_ptr + VALUE))
     model_error = tl.abs(earned + discount * returns - tl.load(row_ptr + RETURNS))
@@ -174,13 +177,21 @@ def hold_fwd(
 
 
 def observe_fwd(
-    evidence: Tensor, slopes: Tensor, norm: Tensor, reward: Tensor, value: Tensor, returns: Tensor, discount: float
+    evidence: Tensor,
+    slopes: Tensor,
+    norm: Tensor,
+    reward: Tensor,
+    value: Tensor,
+    returns: Tensor,
+    discount: float,
+    earned: Tensor | None = None,
 ) -> Tensor:
     """One launch; arguments as in `op.observe`."""
     after = torch.empty_like(evidence)
     n_steps, n_episodes, particles, n_actions = slopes.shape
-    given = evidence, slopes, norm, reward, value, returns, after, n_steps, particles * n_actions, discount
-    run(observe_fwd_kernel, (n_episodes,), *given, BLOCK=BLOCK, num_warps=NUM_WARPS)
+    given = evidence, slopes, norm, reward, value, returns, earned, after
+    sizes = n_steps, particles * n_actions, discount
+    run(observe_fwd_kernel, (n_episodes,), *given, *sizes, BLOCK=BLOCK, num_warps=NUM_WARPS)
     return after
 
 

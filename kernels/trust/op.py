@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastdwm.kernels.contract import check_tensor
 from fastdwm.kernels.trust import reference
-from fastdwm.kernels.trust.reference import COLUMNS, TrustSettings, Weights
+from fastdwm.kernels.trust.reference import COLUMNS, TrustSettings, Weights, told
 
 
 def weigh(evidence: Tensor, settings: TrustSettings, n_steps: int, n_actions: int) -> Weights:
@@ -66,22 +66,33 @@ def hold(
 
 
 def observe(
-    evidence: Tensor, slopes: Tensor, norm: Tensor, reward: Tensor, value: Tensor, returns: Tensor, discount: float
+    evidence: Tensor,
+    slopes: Tensor,
+    norm: Tensor,
+    reward: Tensor,
+    value: Tensor,
+    returns: Tensor,
+    discount: float,
+    earned: Tensor | None = None,
 ) -> Tensor:
     """The evidence (B, 8) after a decision.
 
     slopes: (H + 1, B, M, A), of each particle's J by its actions.   norm: (B,) of the gradient.   reward: (B,) of the
-    action taken.   value, returns: V and J (B,) in the state where it was taken.
+    action taken.   value, returns: V and J (B,) in the state where it was taken.   earned: (B,), the real reward of the
+    action before, in place of what the evidence has, where it is not NaN.
     What is not finite changes no running mean, and what is unknown stays so until something is known.
     """
     check(evidence, norm=norm, reward=reward, value=value, returns=returns)
     check_tensor("slopes", slopes, (None, len(evidence), None, None), evidence.dtype, evidence.device)
-    given = evidence, slopes, norm, reward, value, returns, discount
+    if earned is not None:
+        check_tensor("earned", earned, evidence.shape[:1], evidence.dtype, evidence.device)
+    given = slopes, norm, reward, value, returns, discount
     if evidence.is_cuda:
         from fastdwm.kernels.trust.kernel import observe_fwd
 
-        return observe_fwd(*given)
-    return on_cpu(evidence, "observe")(*given)
+        return observe_fwd(evidence, *given, earned)
+    evidence = evidence if earned is None else told(evidence, earned)
+    return on_cpu(evidence, "observe")(evidence, *given)
 
 
 def check(evidence: Tensor, **per_episode: Tensor) -> None:

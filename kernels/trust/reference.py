@@ -96,3 +96,9 @@ def observe_reference(
     count = count + 1
     known = torch.where(means.isnan(), news, means.lerp(news, (1 / count).clamp(min=1 / MEMORY)))
     return torch.cat([count, torch.where(news.isfinite(), known, means), now], 1)
+
+
+def told(evidence: Tensor, reward: Tensor) -> Tensor:
+    """The evidence with the real reward (B,) of the last action in place of the model's, where it is not NaN."""
+    reward = torch.where(reward.isnan(), evidence[:, REWARD], reward)
+    return torch.cat([evidence[:, :REWARD], reward.unsqueeze(1), evidence[:, VALUE:]], 1)

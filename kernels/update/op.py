@@ -5,7 +5,7 @@ from torch import Tensor
 
 from fastdwm.kernels.contract import check_tensor
 from fastdwm.kernels.memory import recycled
-from fastdwm.kernels.update.reference import adam_reference, sgd_reference
+from fastdwm.kernels.update.reference import adam_reference, bounded_step_reference, sgd_reference
 
 
 def copy_of(rows: Tensor) -> Tensor:
@@ -23,6 +23,31 @@ def stepped(params: Tensor, grads: Tensor, factor: Tensor) -> Tensor:
     _check({"params": params, "grads": grads}, {"factor": factor})
     after = torch.empty_like(params) if _fresh(params) else recycled(*params.shape)
     return torch.addcmul(params, grads, factor.unsqueeze(1), out=after)
+
+
+@torch.no_grad()
+def bounded_step(
+    params: Tensor,
+    grads: Tensor,
+    squares: Tensor,
+    step: Tensor | None = None,
+    bound: Tensor | None = None,
+    *,
+    lr: float = 0.0,
+    clip: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The parameters after a step along gradients no longer than their bound, and the gradients' norms (B,).
+
+    squares: (B, any), parts of the gradients' squared norms.   step, bound: (B,) of each episode, where a factor that
+    is not finite counts as 0; or neither, for the step size lr and the bound `clip` of all.   Others: `sgd_ascent`.
+    """
+    _check({"params": params, "grads": grads}, {"step": step, "bound": bound})
+    check_tensor("squares", squares, (len(params), None), params.dtype, params.device)
+    if params.is_cuda:
+        from fastdwm.kernels.update.ascent_kernel import bounded_step_fwd
+
+        return bounded_step_fwd(params, grads, squares, step, bound, lr, clip or 0.0)
+    return bounded_step_reference(params, grads, squares, step, bound, lr, clip or 0.0)
 
 
 def sgd_ascent(params: Tensor, grads: Tensor, lr: float, *, factor: Tensor | None = None) -> None:

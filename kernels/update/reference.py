@@ -45,5 +45,17 @@ def adam_reference(
         count[i] = t
 
 
+def bounded_step_reference(
+    params: Tensor, grads: Tensor, squares: Tensor, step: Tensor | None, bound: Tensor | None, lr: float, clip: float
+) -> tuple[Tensor, Tensor]:
+    """Arguments as in `op.bounded_step`, with 0 for no clip."""
+    norm = squares.sum(1).sqrt()
+    if step is not None:
+        factor = (step * (bound / norm).clamp(max=1)).nan_to_num(0, posinf=0, neginf=0)
+    else:
+        factor = lr * ((clip / norm.clamp(min=1e-12)).clamp(max=1) if clip > 0 else torch.ones_like(norm))
+    return params + factor.unsqueeze(1) * grads, norm
+
+
 def _scaled(grads: Tensor, factor: Tensor | None, i: int) -> Tensor:
     return grads[i] if factor is None else grads[i] * factor[i]

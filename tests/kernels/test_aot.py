@@ -14,6 +14,7 @@ import pytest
 triton = pytest.importorskip("triton")
 
 from fastdwm.kernels.aot import AotCase, Resources, compile_case, compiled, table  # noqa: E402
+from fastdwm.kernels.finish import kernel as finish  # noqa: E402
 from fastdwm.kernels.frozen_mlp import kernel as frozen_mlp  # noqa: E402
 from fastdwm.kernels.launch import PRECISIONS, shared_limit  # noqa: E402
 from fastdwm.kernels.layout import MLPLayout  # noqa: E402
@@ -22,8 +23,9 @@ from fastdwm.kernels.policy import kernel as policy  # noqa: E402
 from fastdwm.kernels.reverse_chain import kernel as reverse_chain  # noqa: E402
 from fastdwm.kernels.reverse_step import kernel as reverse_step  # noqa: E402
 from fastdwm.kernels.reverse_step.weights import DenoiserShape  # noqa: E402
-from fastdwm.kernels.rollout import step_kernel, terms_kernel  # noqa: E402
+from fastdwm.kernels.rollout import pair_kernel, step_kernel, terms_kernel  # noqa: E402
 from fastdwm.kernels.trust import kernel as trust  # noqa: E402
+from fastdwm.kernels.update import ascent_kernel  # noqa: E402
 from fastdwm.kernels.update import kernel as update  # noqa: E402
 
 pytestmark = [
@@ -98,7 +100,8 @@ OPERATORS = {
     "frozen_mlp": frozen_mlp_cases,
     "update": lambda capability: update.aot_cases(),
     "noise": lambda capability: noise.aot_cases(),
-    "terms": lambda capability: terms_kernel.aot_cases(),
+    "terms": lambda capability: [*terms_kernel.aot_cases(), *pair_kernel.aot_cases()],
+    "finish": lambda capability: [*finish.aot_cases(), *ascent_kernel.aot_cases()],
     "trust": lambda capability: trust.aot_cases(),
 }
 

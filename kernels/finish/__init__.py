@@ -1,0 +1,5 @@
+"""The end of a captured decision: `finish`."""
+
+from fastdwm.kernels.finish.op import Outcome, finish
+
+__all__ = ["Outcome", "finish"]

@@ -76,6 +76,12 @@ def add_ranges() -> None:
     wrap(torch.autograd, "grad", "VJP")
     wrap(imagine, "imagine", "rollout forward")
     wrap(imagine, "backward", "VJP")
+    wrap(steps, "bounded_step", "update")
+    if torch.cuda.is_available():
+        from fastdwm.kernels.rollout.triton_ops import Rollout
+
+        wrap(Rollout, "imagine", "rollout forward")
+        wrap(Rollout, "climb", "VJP")
 
 
 class Still:

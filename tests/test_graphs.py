@@ -48,8 +48,13 @@ def test_inputs_in_a_row_match_the_eager_decision(device, config):
         noise = captured.noise.contiguous()
         shared = captured.shared
         state, expected = decide(shared.policy, state, captured.base, shared.objective, o, noise, None, config)
-        torch.testing.assert_close(decision.action, expected.action, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(decision.objective, expected.objective, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(decision.action, expected.action.cpu(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(decision.objective, expected.objective.cpu(), rtol=1e-5, atol=1e-5)
+        for name in ("update_scale", "inner_steps", "discarded"):
+            assert torch.equal(getattr(decision, name), getattr(expected, name).cpu()), name
+        assert torch.equal(decision.guarded.reason, expected.guarded.reason.cpu())
+        trust = expected.guarded.trust.cpu()
+        torch.testing.assert_close(decision.guarded.trust, trust, rtol=1e-4, atol=1e-5, equal_nan=True)
         torch.testing.assert_close(captured.params, state.params, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(captured.evidence, state.evidence, rtol=1e-4, atol=1e-5, equal_nan=True)
         kept.append((decision.action, decision.action.clone(), captured.noise))
@@ -65,6 +70,33 @@ def test_the_seed_repeats_the_noise(device):
         [episodes.decide(o).action for o in obs] for episodes in (make_episodes(device), make_episodes(device))
     )
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("config", [CONFIG, replace(SGD, optimiser="adam")], ids=["trust", "adam"])
+def test_an_episode_that_is_not_finite_is_undone_alone(device, config):
+    """In the static buffers, where nobody else could return to what was."""
+    broken, whole = (make_episodes(device, config=config) for _ in range(2))
+    obs = observations(3, 3, device)
+    for episodes in (broken, whole):
+        episodes.decide(obs[0])
+    before = broken.params.clone()
+    unknown = obs[1].clone()
+    unknown[1] = torch.nan
+    found, expected = broken.decide(unknown), whole.decide(obs[1])
+    assert found.discarded.tolist() == [False, True, False] and not expected.discarded.any()
+    assert torch.equal(broken.params[1], before[1]) and torch.equal(broken.params[[0, 2]], whole.params[[0, 2]])
+    assert torch.equal(found.action[[0, 2]], expected.action[[0, 2]])
+    assert broken.evidence[1, -3:].isnan().all() and torch.equal(
+        broken.evidence[0].nan_to_num(), whole.evidence[0].nan_to_num()
+    )
+
+
+def test_what_the_host_is_told_waits_for_nobody_else(device):
+    """Rows on the host, from rows on the host."""
+    episodes = make_episodes(device)
+    decision = episodes.decide(observations(1, 3, "cpu")[0])
+    told = [*vars(decision).values(), *vars(decision.guarded).values()]
+    assert all(value.device.type == "cpu" for value in told if isinstance(value, torch.Tensor))
 
 
 @RULES

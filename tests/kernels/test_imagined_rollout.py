@@ -107,6 +107,22 @@ def test_kernels_in_the_interpreter_equal_the_reference(
         torch.testing.assert_close(ours.double() / scale, theirs / scale, rtol=0, atol=1e-5)
 
 
+def test_the_outcome_by_kernels_in_the_interpreter_equals_the_reference(interpreted):
+    world, config, (_, obs, _) = make_world(), ITPOConfig(), arguments(3, 1, 1)
+    action, last = make_anchor(3).action, -make_anchor(3).action
+    expected = ReferenceObjective(POLICY, world, config).outcome(obs, action, last)
+    fused = FusedObjective(POLICY, single_precision(world), config)
+    found = interpreted(outcome_on_kernels, fused.models, fused.returns, *(x.float() for x in (obs, action, last)))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5)
+
+
+def outcome_on_kernels(*given) -> tuple[Tensor, Tensor]:
+    from fastdwm.kernels.rollout import triton_ops
+
+    return triton_ops.outcome(*given)
+
+
 def scored_on_kernels(models, anchor: Anchor, *given: Tensor) -> tuple[Tensor, Gradient]:
     """The same of a score; runs in the interpreter's process."""
     from fastdwm.kernels.rollout import score, triton_ops

@@ -7,7 +7,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastdwm.kernels.trust import COLUMNS, CRITIC_ERROR, TrustSettings, clip, hold, observe, op, reference, weigh
+from fastdwm.kernels.trust import (
+    COLUMNS,
+    CRITIC_ERROR,
+    REWARD,
+    TrustSettings,
+    clip,
+    hold,
+    observe,
+    op,
+    reference,
+    weigh,
+)
 from fastdwm.kernels.trust.reference import clip_reference, hold_reference, observe_reference, weigh_reference
 from fastdwm.kernels.update import stepped
 
@@ -60,6 +71,12 @@ def decision(operators, problem: dict[str, Tensor], settings: TrustSettings = SE
     return found | {"factor": clip(weights, problem["norm"]), "after": observe(evidence, *news, DISCOUNT)}
 
 
+def told(observe, problem: dict[str, Tensor], earned: Tensor) -> Tensor:
+    """The evidence after a decision, where the environment told the reward of the one before."""
+    news = (problem[name] for name in ("slopes", "norm", "reward", "value", "returns"))
+    return observe(problem["evidence"], *news, DISCOUNT, earned)
+
+
 def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     for name, value in expected.items():
         assert actual[name].dtype == value.dtype, name
@@ -85,6 +102,17 @@ def test_the_cpu_kernels_are_the_reference(seed, guarded):
 def test_the_triton_kernels_are_the_reference(interpreted, seed, guarded):
     problem, settings = make_problem(60, seed), SETTINGS._replace(guarded=guarded)
     assert_same(interpreted(decision, KERNELS, problem, settings), decision(REFERENCE, problem, settings))
+
+
+def test_what_was_earned_takes_the_place_of_what_was_imagined(interpreted):
+    problem = make_problem(30, special=0)
+    earned = torch.where(torch.arange(30) % 2 == 0, nan, numbers(30, seed=9, special=0))
+    known = problem["evidence"].clone()
+    known[1::2, REWARD] = earned[1::2]
+    expected = decision(REFERENCE, problem | {"evidence": known})["after"]
+    assert not torch.equal(expected[1:].nan_to_num(), decision(REFERENCE, problem)["after"][1:].nan_to_num())
+    assert_same({"": told(observe, problem, earned)}, {"": expected})
+    assert_same({"": interpreted(told, observe_fwd, problem, earned)}, {"": expected})
 
 
 def test_the_cpu_kernels_repeat_the_constants_of_the_reference():

@@ -8,10 +8,13 @@ from torch import Tensor
 from fastdwm.config import ITPOConfig
 from fastdwm.itpo.adapted import Adapted, ascend
 from fastdwm.itpo.trust import no_evidence
-from fastdwm.kernels.update import adam_ascent, sgd_ascent
+from fastdwm.kernels.trust import Weights
+from fastdwm.kernels.trust.reference import clip_reference
+from fastdwm.kernels.update import adam_ascent, bounded_step, sgd_ascent
 
 pytest.importorskip("triton")
 
+from fastdwm.kernels.update.ascent_kernel import bounded_step_fwd  # noqa: E402
 from fastdwm.kernels.update.kernel import update_adam, update_sgd  # noqa: E402
 
 STATE = ("params", "grads", "first", "second", "count")
@@ -116,6 +119,51 @@ def test_kernels_are_the_reference(interpreted, name, width, full):
     assert torch.equal(actual["count"], expected["count"].float())
 
 
+BOUNDS = {
+    "own": dict(step=torch.tensor([0.3, 0.1, torch.nan]), bound=torch.tensor([1e9, 0.5, 1.0])),
+    "clip": dict(lr=0.1, clip=0.5),
+    "free": dict(lr=0.1),
+}
+BOUNDED = pytest.mark.parametrize("given", BOUNDS.values(), ids=BOUNDS)
+
+
+def bounded_problem(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """params, grads, and parts of the gradients' squared norms, more than one of them empty."""
+    state = make_state(width=2100, dtype=dtype)
+    squares = state["grads"].square().split(700, 1)
+    parts = torch.stack([torch.zeros_like(squares[0][:, 0]), *(part.sum(1) for part in squares)], 1)
+    return state["params"], state["grads"], parts
+
+
+@BOUNDED
+def test_a_bounded_step_is_norm_clip_and_step(given):
+    params, grads, squares = bounded_problem(torch.float64)
+    given = {name: v.double() if isinstance(v, Tensor) else v for name, v in given.items()}
+    after, norm = bounded_step(params, grads, squares, **given)
+    torch.testing.assert_close(norm, grads.norm(dim=1))
+    factor = torch.full_like(norm, given.get("lr", 0.0))
+    if "clip" in given:
+        factor *= (0.5 / norm).clamp(max=1)
+    if "step" in given:
+        factor = clip_reference(Weights(norm, norm, given["step"], given["bound"]), norm)
+    torch.testing.assert_close(after, params + factor.unsqueeze(1) * grads)
+
+
+def run_bounded(given: dict, params: Tensor, grads: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+    return bounded_step_fwd(
+        params, grads, squares, given.get("step"), given.get("bound"), given.get("lr", 0.0), given.get("clip", 0.0)
+    )
+
+
+@BOUNDED
+def test_the_kernel_of_a_bounded_step_is_the_reference(interpreted, given):
+    actual = interpreted(run_bounded, given, *bounded_problem(torch.float32))
+    exact = {name: v.double() if isinstance(v, Tensor) else v for name, v in given.items()}
+    expected = bounded_step(*bounded_problem(torch.float64), **exact)
+    assert_close(actual[0], expected[0], EPS["ieee"], 4.0)
+    assert_close(actual[1].unsqueeze(1), expected[1].unsqueeze(1), EPS["ieee"], 4.0)
+
+
 def test_the_first_step_in_fp32_is_as_long_as_in_fp64():
     """1 - 0.999 in fp32 would make it 2e-5 too long."""
     state, exact = make_state(1, dtype=torch.float32), make_state(1)
@@ -133,6 +181,8 @@ def test_wrong_inputs_raise():
         sgd_ascent(state["params"], state["grads"], 0.1, factor=torch.ones(2, dtype=torch.float64))
     with pytest.raises(TypeError, match="first: expected"):
         step("adam", {**state, "first": state["first"].float()}, 0.1)
+    with pytest.raises(ValueError, match="squares: expected shape"):
+        bounded_step(state["params"], state["grads"], torch.zeros(2, 3, dtype=torch.float64), lr=0.1)
     with pytest.raises(ValueError, match="params: expected contiguous"):
         sgd_ascent(torch.zeros(5, 3, dtype=torch.float64).T, torch.zeros(3, 5, dtype=torch.float64), 0.1)
 

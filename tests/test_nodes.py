@@ -1,0 +1,53 @@
+"""What a captured decision launches, counted without a GPU: bench/nodes.py, and the bounds that are held."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "bench"))
+
+import nodes  # noqa: E402
+
+GATES = {"diffusion": 45, "meanflow": 40}
+"""nodes of a decision with five imagined steps; four of these are one step more or less"""
+WIDTH = 32
+"""the count does not depend on it, and narrow networks are made at once"""
+
+
+@pytest.mark.parametrize("world", GATES)
+@pytest.mark.parametrize("rule", nodes.RULES)
+@pytest.mark.parametrize("size", [(1, 1), (1, 64), (3, 17), (33, 16)], ids=str)
+def test_a_decision_is_few_launches_at_any_size(world, rule, size):
+    found = nodes.nodes(nodes.size_of(world, *size, width=WIDTH), **nodes.RULES[rule])
+    assert len(found) <= GATES[world], found
+    # The body was counted, and not an empty one.
+    assert found.count("reverse_chain_fwd_kernel") == found.count("reverse_chain_bwd_kernel") == 5
+
+
+def test_all_but_a_reduction_is_ours():
+    """Operators of torch are launches that nobody fused."""
+    found = nodes.nodes(nodes.size_of("diffusion", 1, 16, width=WIDTH))
+    assert [name for name in found if not name.endswith("_kernel")] == ["amin"]
+
+
+def test_a_further_inner_step_begins_nothing_anew():
+    one, two = (nodes.nodes(nodes.size_of("meanflow", 2, 4, width=WIDTH), inner_steps=n) for n in (1, 2))
+    again = len(two) - len(one)
+    assert again <= len(one) - 5
+
+
+def test_the_counter_sees_what_launches():
+    """The counter itself: views and fresh memory cost nothing, arithmetic and copies do."""
+    import torch
+
+    recorder = nodes.Recorder()
+    x = torch.zeros(4, 3)
+    with recorder:
+        x.view(3, 4).unsqueeze(0).transpose(0, 1)
+        torch.empty_like(x)
+        (x + 1).mul_(2)
+        x.clone()
+    assert recorder.nodes == ["add", "mul_", "clone"]

@@ -14,8 +14,7 @@ from fastdwm.itpo.adapted import TENSORS, Adapted
 from fastdwm.itpo.decision import Decision, Proposal, propose
 from fastdwm.itpo.episodes import Adaptation
 from fastdwm.itpo.guard import Guarded
-from fastdwm.kernels.finish import Outcome, finish
-from fastdwm.kernels.finish.op import NUMBERS
+from fastdwm.kernels.finish import NUMBERS, Outcome, finish
 from fastdwm.kernels.noise import normal
 from fastdwm.kernels.policy import policy
 from fastdwm.kernels.trust import REWARD
@@ -62,7 +61,7 @@ class CapturedEpisodes:
         self._obs, self._reward = parts(self._given, n_episodes)
         action_dim = self._policy.act(self._base, self._obs).shape[1]
         self._report, self._told = self._both(n_episodes, action_dim + len(NUMBERS))
-        self._slots = torch.arange(n_episodes)
+        self._slots = torch.arange(n_episodes, device="cpu")
         self._seeds = shared.seed + self._slots.to(device)
         self._time = torch.zeros_like(self._seeds)
         self._noise: dict[int, Tensor | None] = {}
@@ -77,7 +76,8 @@ class CapturedEpisodes:
 
     def _both(self, *shape: int) -> tuple[Tensor, Tensor]:
         """Zeros on the device and on the host, from where they travel without waiting."""
-        here = torch.zeros(shape)
+        # Whatever the user has made torch's default type and device.
+        here = torch.zeros(shape, dtype=torch.float32, device="cpu")
         return self._base.new_zeros(shape), here.pin_memory() if self._base.is_cuda else here
 
     @property
@@ -87,7 +87,7 @@ class CapturedEpisodes:
 
     def renew(self) -> None:
         """Start all episodes anew, noise included: as just constructed, without another capture."""
-        self._slots = torch.arange(self.slots)
+        self._slots = torch.arange(self.slots, device="cpu")
         self._overwrite(self.shared.start(self._base))
         self._time.zero_()
 
@@ -201,7 +201,7 @@ class CapturedEpisodes:
         """
         here = parts(self._here, self.slots)
         here[0][self._slots] = obs.cpu()
-        here[1][self._slots] = torch.full((len(obs),), torch.nan) if reward is None else reward.cpu()
+        here[1][self._slots] = here[1].new_tensor(torch.nan) if reward is None else reward.cpu()
         deadline, most = self.shared.deadline, self.shared.config.inner_steps
         if deadline is None:
             self._replay(most)

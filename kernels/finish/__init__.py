@@ -1,5 +1,6 @@
 """The end of a captured decision: `finish`."""
 
-from fastdwm.kernels.finish.op import Outcome, finish
+from fastdwm.kernels.finish.op import finish
+from fastdwm.kernels.finish.reference import NUMBERS, Outcome
 
-__all__ = ["Outcome", "finish"]
+__all__ = ["NUMBERS", "Outcome", "finish"]

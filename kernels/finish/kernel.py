@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastdwm.kernels.aot import AotCase
-from fastdwm.kernels.finish.op import Outcome
+from fastdwm.kernels.finish.reference import Outcome
 from fastdwm.kernels.launch import cdiv, pad_block, run
 
 BLOCK = 1024

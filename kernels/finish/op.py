@@ -3,38 +3,11 @@
 In place on buffers that never move, so that a replayed graph needs no copy of its own.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from fastdwm.kernels.contract import check_tensor
-from fastdwm.kernels.finish.reference import finish_reference
-
-NUMBERS = ("objective", "norm", "scale", "discarded", "trust", "distance", "reason")
-"""columns of a report after those of the action"""
-
-
-class Outcome(NamedTuple):
-    """What a decision has come to, per episode, before anything is undone; none where it is unknown or does not exist.
-
-    start, after: (B, P), the parameters to return to and the new ones.   evidence: (B, 8), the new one.
-    action, base_action: (B, A), the action and what is done in its place where something is not finite.
-    finite: (B,) bool of what is not seen here.   reason: (B,) int64.   All others: (B,).
-    """
-
-    start: Tensor
-    after: Tensor
-    action: Tensor
-    base_action: Tensor
-    evidence: Tensor | None
-    objective: Tensor | None
-    norm: Tensor | None
-    finite: Tensor | None
-    scale: Tensor | None
-    trust: Tensor | None
-    distance: Tensor | None
-    reason: Tensor | None
+from fastdwm.kernels.finish.reference import NUMBERS, Outcome, finish_reference
 
 
 @torch.no_grad()

@@ -1,13 +1,38 @@
-"""The end of a decision in torch: any dtype and device. What it means: `op.finish`."""
+"""The end of a decision in torch: any dtype and device."""
 
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+NUMBERS = ("objective", "norm", "scale", "discarded", "trust", "distance", "reason")
+"""columns of a report after those of the action"""
+
+
+class Outcome(NamedTuple):
+    """What a decision has come to, per episode, before anything is undone; none where it is unknown or does not exist.
+
+    start, after: (B, P), the parameters to return to and the new ones.   evidence: (B, 8), the new one.
+    action, base_action: (B, A), the action and what is done in its place where something is not finite.
+    finite: (B,) bool of what is not seen here.   reason: (B,) int64.   All others: (B,).
+    """
+
+    start: Tensor
+    after: Tensor
+    action: Tensor
+    base_action: Tensor
+    evidence: Tensor | None
+    objective: Tensor | None
+    norm: Tensor | None
+    finite: Tensor | None
+    scale: Tensor | None
+    trust: Tensor | None
+    distance: Tensor | None
+    reason: Tensor | None
+
 
 def finish_reference(
-    found: Any, first_news: int, params: Tensor, evidence: Tensor, times: Tensor, report: Tensor
+    found: Outcome, first_news: int, params: Tensor, evidence: Tensor, times: Tensor, report: Tensor
 ) -> None:
     """Arguments as in `op.finish`."""
     fine = found.action.isfinite().all(1)

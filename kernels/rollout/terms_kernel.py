@@ -8,9 +8,9 @@ from fastdwm.kernels.aot import AotCase
 from fastdwm.kernels.launch import pad_block, run
 from fastdwm.kernels.rollout.imagine import Return
 
-BLOCK = 64
+BLOCK = 128
 """particles that a program takes at a time"""
-NUM_WARPS = 1
+NUM_WARPS = 4
 
 
 @triton.jit
@@ -131,13 +131,13 @@ def terms(
     return found, weights, extra
 
 
-def aot_cases() -> list[AotCase]:
+def aot_cases(obs_dim: int) -> list[AotCase]:
     """Of every termination, with the smaller of two critics."""
-    sizes = dict(S=11, N_COPIES=2, REDUCE="min", BLOCK=BLOCK, BLOCK_S=pad_block(11))
+    sizes = dict(S=obs_dim, N_COPIES=2, REDUCE="min", BLOCK=BLOCK, BLOCK_S=pad_block(obs_dim))
     pointers = {p: "fp32" for p in terms_kernel.arg_names if p.endswith("_ptr")} | {"index_ptr": "i64"}
     return [
         AotCase(
-            name=f"terms_kernel {termination}",
+            name=f"terms_kernel S{obs_dim} {termination}",
             kernel=terms_kernel,
             pointers={p: kind for p, kind in pointers.items() if p != "extra_ptr" or termination == "soft"},
             constexprs=sizes

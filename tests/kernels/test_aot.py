@@ -100,7 +100,8 @@ OPERATORS = {
     "frozen_mlp": frozen_mlp_cases,
     "update": lambda capability: update.aot_cases(),
     "noise": lambda capability: noise.aot_cases(),
-    "terms": lambda capability: [*terms_kernel.aot_cases(), *pair_kernel.aot_cases()],
+    "terms": lambda capability: [case for size, _ in (SMALL, LARGEST) for case in terms_kernel.aot_cases(size)],
+    "pair": lambda capability: pair_kernel.aot_cases(),
     "finish": lambda capability: [*finish.aot_cases(), *ascent_kernel.aot_cases()],
     "trust": lambda capability: trust.aot_cases(),
 }

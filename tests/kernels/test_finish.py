@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastdwm.kernels.finish import Outcome, finish
-from fastdwm.kernels.finish.op import NUMBERS
+from fastdwm.kernels.finish import NUMBERS, Outcome, finish
 from fastdwm.kernels.finish.reference import finish_reference
 
 pytest.importorskip("triton")

@@ -39,7 +39,7 @@ def gradient(
         values = score(*rows)
         direct = torch.autograd.grad(values.sum(), rows, materialize_grads=True)
     direct = torch.cat(direct, -1).flatten(1, 2)
-    return backward(rollout, rows[1].detach().flatten(1, 2), noise, values.detach(), direct, anchor)
+    return backward(rollout, rows[1].detach().flatten(1, 2), noise, values.detach().contiguous(), direct, anchor)
 
 
 def imagine(ops: ModuleType, models: RolloutModels, params: Tensor, obs: Tensor, noise: Tensor, save: bool):

@@ -8,7 +8,7 @@ from fastdwm.kernels.aot import AotCase
 from fastdwm.kernels.launch import pad_block, run
 from fastdwm.kernels.rollout.imagine import Return
 
-BLOCK = 128
+BLOCK = 64
 """particles that a program takes at a time"""
 NUM_WARPS = 4
 

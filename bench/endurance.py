@@ -37,11 +37,16 @@ def replays(device: str, count: int) -> Iterator[Row]:
         what = {"world": world, "replays": count}
         for precision in PRECISIONS if device == "cuda" else ("ieee",):
             objective = FusedObjective(problem.policy, problem.world, problem.config, precision=precision)
-            call = partial(objective.gradient, *problem.arguments)
+            call = partial(results_of, objective, *problem.arguments)
             different = differing(capture(call) if device == "cuda" else call, count)
             yield {"operation": "rollout gradient", **what, "precision": precision, "different": different}
         different = differing(decision(problem), count)
         yield {"operation": "decision", **what, "precision": problem.precision, "different": different}
+
+
+def results_of(objective: FusedObjective, *arguments: torch.Tensor) -> list[torch.Tensor]:
+    """All of a gradient that its operators leave."""
+    return [result for result in objective.gradient(*arguments) if result is not None]
 
 
 def differing(call: Callable, count: int) -> int:

@@ -320,5 +320,5 @@ def test_a_guard_needs_what_it_compares(lacking):
 
 def test_the_help_tells_the_defaults_that_are_filled_in():
     field = re.compile(r"^    (\w+): float \| None = None\n    \"{3}trust: [^\"]*none: ([\d.]+)\"{3}", re.M)
-    told = field.findall((Path(__file__).parent.parent / "fastdwm" / "config.py").read_text())
+    told = field.findall((Path(__file__).parent.parent / "fastdwm" / "settings.py").read_text())
     assert {name: float(value) for name, value in told} == DEFAULTS

@@ -231,7 +231,10 @@ def _read_tensors(path: Path, shapes: dict[str, dict[str, tuple]], digest: str |
         raise InputError(f"{path}: tensor {missing[0]} is missing")
     if extra := sorted(tensors.keys() - expected.keys()):
         raise InputError(f"{path}: tensor {ascii(extra[0])[1:-1]} is not part of this architecture")
-    tensors = {name: value.float() if value.dtype == torch.float16 else value for name, value in tensors.items()}
+    # In half only as a whole: a single tensor of another type is damage.
+    weights = {name: value for name, value in tensors.items() if not name.startswith("statistics.")}
+    if all(value.dtype == torch.float16 for value in weights.values()):
+        tensors |= {name: value.float() for name, value in weights.items()}
     for name, shape in expected.items():
         most = MAX_STATISTIC if name.startswith("statistics.") else MAX_WEIGHT
         _check_tensor(f"{path}: {name}", tensors[name], shape, most)

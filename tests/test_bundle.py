@@ -68,9 +68,7 @@ DAMAGE = {
     r"critics.w0: expected float32 \(2, 14, 16\), got": lambda f: edit_tensors(
         f, lambda t: t.update({"critics.w0": torch.ones(2, 14, 17)})
     ),
-    "reward.b0: expected float32": lambda f: edit_tensors(
-        f, lambda t: t.update({"reward.b0": torch.ones(16).double()})
-    ),
+    "reward.b0: expected float32": lambda f: edit_tensors(f, lambda t: t.update({"reward.b0": torch.ones(16).half()})),
     "diffusion.w0: expected finite": lambda f: edit_tensors(f, lambda t: t["diffusion.w0"].fill_(torch.nan)),
     "statistics.obs_std is missing": lambda f: edit_tensors(f, lambda t: t.pop("statistics.obs_std")),
     "expected a safetensors file": lambda f: truncate(f, "weights.safetensors"),

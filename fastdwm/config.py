@@ -254,8 +254,8 @@ class TrainConfig:
     """one-step world model"""
     mlp: MLPConfig = field(default_factory=MLPConfig)
     """plain regression as a world model, the baseline"""
-    worlds: tuple[str, ...] = ("diffusion", "meanflow")
-    """world models to train: diffusion, meanflow, mlp"""
+    worlds: tuple[str, ...] | None = None
+    """world models to train, of diffusion, meanflow and mlp; none: all but the baseline mlp"""
     weights: Literal["float16", "float32"] = "float16"
     """how the bundle holds them; the report is on what it holds"""
     reward: RewardConfig = field(default_factory=RewardConfig)
@@ -284,7 +284,7 @@ class TrainConfig:
         require_choices(self)
         require(self.seed >= 0, f"seed: expected a number >= 0, got {self.seed}")
         require(0 < self.holdout < 1, f"holdout: expected a share in (0, 1), got {self.holdout}")
-        require(len(self.worlds) > 0, "worlds: expected at least one world model")
+        require(self.worlds != (), "worlds: expected at least one world model")
         require_positive(self, "log_every", "save_every", "threads")
         for name in ("eval_episodes", "fqe_updates", "keep_checkpoints"):
             require(getattr(self, name) >= 0, f"{name}: expected a number >= 0, got {getattr(self, name)}")

@@ -1,5 +1,6 @@
 """The bundles that the package holds: found by name, before torch is loaded."""
 
+from difflib import get_close_matches
 from pathlib import Path
 
 from fastdwm.errors import InputError
@@ -16,8 +17,9 @@ def shipped_folder(name: str) -> Path:
     """The folder of a shipped bundle; InputError, with the names of those that there are, for another name."""
     if name in shipped():
         return ROOT / name
+    nearest = get_close_matches(name, shipped(), n=4, cutoff=0.4) or shipped()
     raise InputError(
-        f"no bundle is shipped for {name} (shipped: {', '.join(shipped()) or 'none'}); "
+        f"no bundle is shipped for {name} (nearest: {', '.join(nearest) or 'none'}); "
         f"train one with 'python -m fastdwm.train {name}' or give the folder of one"
     )
 

@@ -254,7 +254,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(args, message, tmp_path):
 def test_what_is_not_there_is_an_input_error(folder, tmp_path):
     for name, dataset, message in (
         (str(tmp_path), None, "bundle.json: no such file"),
-        ("walker2d-medium", None, "no bundle is shipped for walker2d-medium"),
+        ("antmaze-umaze", None, "no bundle is shipped for antmaze-umaze"),
         (str(folder), "/nowhere.hdf5", "/nowhere.hdf5: no such file"),
     ):
         with pytest.raises(InputError, match=message):

@@ -138,7 +138,7 @@ def trained(linear, tmp_path):
 
 def test_a_world_model_added_to_the_table_is_trained_saved_loaded_and_imagined_with(trained):
     bundle = Bundle.load(trained, trust_env=True)
-    assert tuple(bundle.worlds) == ("diffusion", "meanflow", "mlp", "linear")
+    assert tuple(bundle.worlds) == ("diffusion", "meanflow", "linear")
     assert bundle.worlds["linear"].config == LinearConfig(updates=400, batch_size=64, lr=3e-2, gain=0.5)
     assert bundle.report["training"]["linear"]["update"] == 400 and "linear" in bundle.report["errors"]
     world = bundle.world("linear")
@@ -216,7 +216,7 @@ def test_a_task_that_cannot_be_is_refused(values, message):
 
 
 def test_a_name_that_is_neither_a_folder_nor_shipped_lists_what_is(tmp_path):
-    with pytest.raises(InputError, match=r"no bundle is shipped for hoper-medium \(shipped: hopper-medium\)"):
+    with pytest.raises(InputError, match=r"no bundle is shipped for hoper-medium \(nearest: hopper-medium, "):
         Bundle.load("hoper-medium")
     # A folder of that name comes first.
     code = "from fastdwm import Bundle; print(Bundle.load('hopper-medium').task.name)"

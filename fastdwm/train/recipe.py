@@ -97,7 +97,8 @@ def train(
 
     config.rebrac: resolved for the task.   The policy learns from all episodes, the models from those not held out.
     """
-    for name in config.worlds:
+    names = [name for name in WORLD_MODELS if name != "mlp"] if config.worlds is None else config.worlds
+    for name in names:
         require(name in WORLD_MODELS, f"worlds: expected some of {', '.join(WORLD_MODELS)}, got {name!r}")
     train_rows, held_out = split(transitions, config)
     statistics = {k: torch.from_numpy(v) for k, v in data.statistics(transitions, train_rows).items()}
@@ -108,7 +109,7 @@ def train(
     run.networks["policy"], run.networks["critics"], training["rebrac"] = train_rebrac(run)
     critic = check_critics(run)
     worlds = {}
-    for name in filter(config.worlds.__contains__, WORLD_MODELS):
+    for name in filter(names.__contains__, WORLD_MODELS):
         worlds[name], training[name] = train_world(run, name)
     bundle = Bundle(
         task=dataclasses.replace(task, env=transitions.env),

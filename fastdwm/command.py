@@ -102,6 +102,19 @@ def parse(
     return parsed.task, parsed.config
 
 
+def read_one(word: str, text: str, config: Any, prog: str, description: str, argv: list[str]) -> tuple[str, Any]:
+    """A word, called `word` and explained by `text` in --help, and a configuration that starts from `config`, without
+    presets; raises as `parse`."""
+    import tyro
+
+    fields = [
+        ("word", Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar=word, help=text)]),
+        ("config", Annotated[type(config), tyro.conf.arg(name="")], config),
+    ]
+    parsed = read(fields, prog, description, argv)
+    return parsed.word, parsed.config
+
+
 def read(fields: list[tuple], prog: str, description: str, argv: list[str]) -> Any:
     """An object with the given fields, as `dataclasses.make_dataclass` takes them, by tyro; raises as `parse`."""
     import tyro

@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
 from fastdwm.config import require, require_choices
@@ -266,12 +266,5 @@ def report_record(
 
 def parse(argv: list[str]) -> tuple[str, ReportConfig]:
     """Bundle and settings; raises as `command.parse`."""
-    import tyro
-
-    bundle = tyro.conf.arg(metavar="BUNDLE", help="folder, or the name of a shipped bundle, for example hopper-medium")
-    fields = [
-        ("bundle", Annotated[str, tyro.conf.Positional, bundle]),
-        ("config", Annotated[ReportConfig, tyro.conf.arg(name="")], ReportConfig()),
-    ]
-    parsed = command.read(fields, "python -m fastdwm.report models", main.__doc__ or "", argv)
-    return parsed.bundle, parsed.config
+    text = "folder, or the name of a shipped bundle, for example hopper-medium"
+    return command.read_one("BUNDLE", text, ReportConfig(), "python -m fastdwm.report models", main.__doc__ or "", argv)

@@ -7,7 +7,7 @@ Heavy packages are imported inside the functions: --help answers before torch, n
 import dataclasses
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
 from fastdwm.config import require
@@ -120,15 +120,8 @@ def conclude(
 
 def parse(argv: list[str]) -> tuple[str, StudyConfig]:
     """Task and settings; raises as `command.parse`. There is no preset: the grids take that part."""
-    import tyro
-
-    task = tyro.conf.arg(metavar="TASK", help="task, for example hopper-medium")
-    fields = [
-        ("task", Annotated[str, tyro.conf.Positional, task]),
-        ("config", Annotated[StudyConfig, tyro.conf.arg(name="")], StudyConfig()),
-    ]
-    parsed = command.read(fields, "python -m fastdwm.study", main.__doc__ or "", argv)
-    return parsed.task, parsed.config
+    text = "task, for example hopper-medium"
+    return command.read_one("TASK", text, StudyConfig(), "python -m fastdwm.study", main.__doc__ or "", argv)
 
 
 if __name__ == "__main__":

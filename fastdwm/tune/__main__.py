@@ -7,7 +7,7 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
 from fastdwm.checks import require, require_positive
@@ -166,15 +166,8 @@ def print_table(bundle: "Bundle", base: "Trial", trials: list["Trial"], tuning: 
 
 def parse(argv: list[str]) -> tuple[str, TuneConfig]:
     """Task and settings; raises as `command.parse`."""
-    import tyro
-
-    task = tyro.conf.arg(metavar="TASK", help="task, for example hopper-medium")
-    fields = [
-        ("task", Annotated[str, tyro.conf.Positional, task]),
-        ("config", Annotated[TuneConfig, tyro.conf.arg(name="")], TuneConfig()),
-    ]
-    parsed = command.read(fields, "python -m fastdwm.tune", main.__doc__ or "", argv)
-    return parsed.task, parsed.config
+    text = "task, for example hopper-medium"
+    return command.read_one("TASK", text, TuneConfig(), "python -m fastdwm.tune", main.__doc__ or "", argv)
 
 
 if __name__ == "__main__":

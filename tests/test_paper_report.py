@@ -106,6 +106,25 @@ def test_missing_tasks_and_variants_are_shown_and_counted(tmp_path):
     assert [task for task, text in texts.items() if text != "-"] == ["hopper-medium"]
 
 
+def test_what_the_models_said_stands_beside_what_came(tmp_path):
+    said = {"trust": 0.25, "slope": 2.0, "critic_error": 3.0, "model_error": 5.0, "predicted_return": 90.0}
+    default = shifted("default", -1) | {"diagnostics": said | {"prediction_error": 4.0, "distance": 0.1}}
+    known = cell("hopper-medium", {"default": default})
+    known["result"]["critic"] = {"critics": 219.0, "fqe": 242.0, "data": 241.0}
+    # An evaluation by SGD, or of a bundle from before there was such a report, does not know them.
+    results = evaluated(write(tmp_path, known, cell("hopper-expert", {"default": shifted("default", 1)})))
+
+    def texts(group, header):
+        found = column(results, "models", group, header)
+        return found["hopper-medium"], found["hopper-expert"]
+
+    # The larger of the two errors, over the slope.
+    assert texts("decisions", "error / slope") == ("2.50", "-")
+    assert texts("decisions", "trust") == ("0.25", "-")
+    assert texts("decisions", "excess") == ("+4.0", "-")
+    assert texts("first states", "FQE") == ("242.0", "-")
+
+
 def test_averages_compare_over_the_tasks_that_every_column_has(tmp_path):
     for task, by in (("hopper-medium", 1), ("walker2d-medium", 3)):
         names = ("default", "tuned", "meanflow") if by == 1 else ("default",)
@@ -223,8 +242,9 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere(tmp_path):
         "Table 2",
         "Table 4",
         "Table 5",
+        "Where to look",
     ]
-    assert page.seen.count("svg") == 2 and page.seen.count("table") == 5
+    assert page.seen.count("svg") == 2 and page.seen.count("table") == 6
     # All ink is the page's, so that it can be read in the dark.
     assert "currentColor" in text and "#000000" not in text and "prefers-color-scheme: dark" in text
 

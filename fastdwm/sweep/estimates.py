@@ -7,7 +7,7 @@ from typing import Any
 from fastdwm.sweep.stages import TUNE_MINUTES, Cell
 
 # Seconds and MB of a cell on one core of a server of 2023, with the settings that a stage has by itself.
-GUESSES = {"collect": (400, 700), "train": (4800, 1500), "tune": (60 * TUNE_MINUTES, 700), "eval": (1200, 700)}
+GUESSES = {"collect": (150, 700), "train": (1200, 1500), "tune": (60 * TUNE_MINUTES, 700), "eval": (300, 700)}
 
 
 class Estimates:

@@ -58,6 +58,7 @@ def evaluated(folders: Mapping[str, Path]) -> dict[str, Any]:
         "env_departures": first["env_departures"],
         "dataset": bundle["dataset"],
         "errors": bundle["report"].get("errors"),
+        "critic": bundle["report"].get("critic"),
         "machine": first["machine"],
         "variants": {variant: compact(record) for variant, record in records.items()},
     }

@@ -32,6 +32,8 @@ class Variant:
     itpo: tuple[float, ...]
     latency_ms: dict[str, float | None]
     """median per decision of `base` and `itpo`, deciding alone"""
+    diagnostics: dict[str, float]
+    """means over the diagnosed decisions, as `mean_diagnostics` gives them"""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Cell:
     """mean score of the data"""
     errors: dict[str, Any]
     """by world model, as `measure_errors` gives them"""
+    critic: dict[str, float]
+    """value of the policy in the data's first states by `critics` and by `fqe`, and what the `data` earned there"""
     departures: tuple[str, ...]
     """how the simulator differs from the task's, in words"""
     variants: dict[str, Variant]
@@ -100,6 +104,7 @@ def _cell(path: Path, value: dict[str, Any]) -> Cell:
         physics=tuple(physics),
         behaviour=None if behaviour is None else float(behaviour),
         errors={name: dict(errors) for name, errors in (result["errors"] or {}).items()},
+        critic=_numbers(result.get("critic")),
         departures=tuple(map(str, result["env_departures"])),
         variants={name: _variant(name, found) for name, found in result["variants"].items()},
     )
@@ -124,7 +129,13 @@ def _variant(name: str, value: dict[str, Any]) -> Variant:
     sizes = f"{len(base)} and {len(itpo)} scores on {n_different} environment seeds"
     require(whole, f"{name}: expected one score of each policy per environment seed, got {sizes}")
     latency_ms = {policy: value["latency_ms"][policy]["p50_ms"] for policy in ("base", "itpo")}
-    return Variant(str(world), dict(value.get("settings", {})), seeds, base, itpo, latency_ms)
+    diagnostics = _numbers(value.get("diagnostics"))
+    return Variant(str(world), dict(value.get("settings", {})), seeds, base, itpo, latency_ms, diagnostics)
+
+
+def _numbers(found: dict[str, Any] | None) -> dict[str, float]:
+    """Numbers by name; none where the cell does not tell."""
+    return {name: float(number) for name, number in (found or {}).items()}
 
 
 def _require_one_table(cells: list[Cell]) -> None:

@@ -38,6 +38,8 @@ class Gain:
     worlds: tuple[str, ...]
     settings: tuple[str, ...]
     """of each training, in words"""
+    diagnostics: dict[str, float]
+    """of the decisions, means over the trainings"""
 
     @property
     def outcome(self) -> str:
@@ -71,6 +73,8 @@ class TaskResult:
     dynamics: dict[str, Rmse]
     """by world model"""
     reward: Rmse | None
+    critic: dict[str, float]
+    """value of the policy in the data's first states by `critics` and by `fqe`, and what the `data` earned there"""
     departures: tuple[str, ...]
 
 
@@ -152,6 +156,7 @@ def _task(task: str, cells: list[Cell], machine: str) -> TaskResult:
         gains=gains,
         dynamics={world: found for world, found in dynamics.items() if found is not None},
         reward=reward,
+        critic=_means([cell.critic for cell in cells]),
         departures=tuple(dict.fromkeys(text for cell in cells for text in cell.departures)),
     )
 
@@ -168,7 +173,13 @@ def _gain(task: str, name: str, cells: list[Cell], here: list[Cell]) -> Gain:
     worlds = tuple(dict.fromkeys(x.world for x in found))
     settings = tuple(dict.fromkeys(describe(x) for x in found))
     difference = statistics.two_level(differences(cells, name), np.mean)
-    return Gain(scores, difference, len(found), worlds, settings)
+    return Gain(scores, difference, len(found), worlds, settings, _means([x.diagnostics for x in found]))
+
+
+def _means(found: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of each number that all have."""
+    shared = [name for name in found[0] if all(name in numbers for numbers in found)]
+    return {name: float(np.mean([numbers[name] for numbers in found])) for name in shared}
 
 
 def describe(variant: Variant) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from operator import itemgetter
 from typing import TypeVar
 
 from fastdwm.measure.record import interval, spread
@@ -30,6 +31,15 @@ ERRORS = (
     "Root of the mean square over 1000 held-out transitions, in raw units, of the next observation also over its "
     "coordinates and 16 samples; ± standard error, between trainings where there are several. "
     "The published text does not say how its numbers were measured."
+)
+
+
+MODELS = (
+    "Means over the default's decisions, returns in units of the trained reward. Error / slope: the larger error "
+    "of critic and world model on real transitions, over the slope of the imagined return; from 1.5 on the trust "
+    "is below one half. Predicted: the imagined return before the step; excess: what of it the next H steps did "
+    "not bring. First states: value of the base policy in the data's first states by the critics that ITPO climbs"
+    " and by fitted Q evaluation, and the discounted return of the data's own episodes."
 )
 
 
@@ -88,7 +98,7 @@ def all_tables(results: Results) -> list[Table]:
     tables = [locomotion(results), robust(results), generative(results)]
     if any(task in results.tasks for task in published.MAZES):
         tables.append(mazes(results))
-    return [*tables, dynamics(results), reward(results)]
+    return [*tables, dynamics(results), reward(results), models(results)]
 
 
 def locomotion(results: Results) -> Table:
@@ -134,6 +144,52 @@ def reward(results: Results) -> Table:
     ours = (_errors(results, "reward model", lambda x: x.reward),)
     groups = ((OURS, ours), (THEIRS, (_published(published.REWARD_RMSE, ".4f"),)))
     return Table("table-5", "Table 5. RMSE of the reward model", published.LOCOMOTION, groups, ERRORS)
+
+
+def models(results: Results) -> Table:
+    """What the models said of the default's decisions, and what came: where to look first when ITPO loses."""
+    decisions = (
+        _diagnostic(results, "error / slope", _error_over_slope, ".2f"),
+        _diagnostic(results, "trust", lambda x: x["trust"], ".2f"),
+        _diagnostic(results, "action moved by", lambda x: x["distance"], ".3f"),
+        _diagnostic(results, "predicted", lambda x: x["predicted_return"]),
+        _diagnostic(results, "excess", lambda x: x["prediction_error"], "+.1f"),
+    )
+    names = {"critics": "critics", "fqe": "FQE", "data": "data"}
+    values = tuple(_known(results, title, lambda x: x.critic, itemgetter(name)) for name, title in names.items())
+    groups = (("default, means over decisions", decisions), ("value of first states", values))
+    return Table("models", "Where to look. What the models said, and what came", published.LOCOMOTION, groups, MODELS)
+
+
+def _error_over_slope(found: dict[str, float]) -> float:
+    return max(found["critic_error"], found["model_error"]) / found["slope"]
+
+
+def _diagnostic(
+    results: Results, header: str, number: Callable[[dict[str, float]], float], form: str = ".1f"
+) -> Column:
+    def read(result: TaskResult) -> dict[str, float]:
+        return result.gains["default"].diagnostics if "default" in result.gains else {}
+
+    return _known(results, header, read, number, form)
+
+
+def _known(
+    results: Results,
+    header: str,
+    read: Callable[[TaskResult], dict[str, float]],
+    number: Callable[[dict[str, float]], float],
+    form: str = ".1f",
+) -> Column:
+    """A column of numbers, of the tasks that know them."""
+
+    def known(result: TaskResult) -> float | None:
+        try:
+            return number(read(result))
+        except KeyError:
+            return None
+
+    return _column(results, header, known, lambda value: format(value, form), float, form)
 
 
 def score_text(scores: Scores) -> str:

@@ -186,6 +186,25 @@ def test_of_equals_the_cheaper_is_chosen():
     assert chosen is others[1]
 
 
+def trial(*scores, cost=1.0):
+    return Trial(Settings(), list(scores), cost)
+
+
+def test_of_what_the_seeds_cannot_tell_apart_the_cheaper_is_chosen():
+    base = trial(10, 20, 30, 40, 50, 60, 70, 80, cost=0.1)
+    lucky = trial(40, 5, 55, 20, 75, 30, 100, 60)
+    assert lucky.iqm > base.iqm + 1 and choose(base, [lucky]) is base
+    # The same gain in every pair is sure, whatever the seeds scatter.
+    better = trial(*(score + 5 for score in base.scores))
+    assert choose(base, [better]) is better
+
+
+def test_a_fall_that_is_prevented_does_not_hide_a_sure_gain():
+    base = trial(*[98.4] * 7, 40.0, cost=0.1)
+    steady = trial(*[99.6] * 8)
+    assert choose(base, [steady]) is steady
+
+
 def test_without_time_the_default_is_compared_with_the_base_policy():
     chosen, base, others, _ = search([10.0, 11, 12, 13], budget_s=0.0)
     assert chosen is others[0]

@@ -66,10 +66,19 @@ def paired_difference(x: ArrayLike, y: ArrayLike) -> Estimate:
 
     Raises ValueError if the lengths differ, and as `bootstrap` does.
     """
-    x, y = _samples(x), _samples(y)
-    if len(x) != len(y):
-        raise ValueError(f"pairs: expected two samples of one length, got {len(x)} and {len(y)}")
+    x, y = _pair(x, y)
     return bootstrap(x - y, np.mean)
+
+
+def confidence_above(x: ArrayLike, y: ArrayLike, margin: float = 0.0, seed: int = 0) -> float:
+    """Share of resamples of the pairs in which the interquartile mean of x exceeds that of y by more than the margin.
+
+    x, y: (N,), paired by index.   Raises ValueError as `paired_difference` does.
+    """
+    pairs = np.stack(_pair(x, y))
+    drawn = pairs[:, np.random.default_rng(seed).integers(pairs.shape[1], size=(RESAMPLES, pairs.shape[1]))]
+    above = interquartile_mean(drawn[0]) - interquartile_mean(drawn[1]) > margin
+    return float(above.mean())
 
 
 def two_level(x: ArrayLike, statistic: Callable[..., NDArray], seed: int = 0) -> Estimate:
@@ -144,6 +153,13 @@ def _interval(value: float, drawn: NDArray[np.float64]) -> Estimate:
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(drawn, (tail, 1 - tail))
     return Estimate(value, float(low), float(high))
+
+
+def _pair(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    x, y = _samples(x), _samples(y)
+    if len(x) != len(y):
+        raise ValueError(f"pairs: expected two samples of one length, got {len(x)} and {len(y)}")
+    return x, y
 
 
 def _samples(x: ArrayLike, ndim: int = 1) -> NDArray[np.float64]:

@@ -17,6 +17,8 @@ from fastdwm.settings import Settings
 
 TIE = 0.1
 """score: what is nearer than this is as good, and the cheaper is chosen"""
+SURE = 0.84
+"""of resampled seeds: what the best exceeds in fewer than this, one standard error, is as good as well"""
 FIRST_SHARE = 0.5
 """of the time, after which the first round leaves out the candidates that it has not come to"""
 MOST_EPISODES = 64
@@ -109,6 +111,17 @@ def run_round(
 
 
 def choose(base: Trial, finalists: list[Trial]) -> Trial:
-    """The best interquartile mean, the cheaper of those that are as good; the base policy where nothing beats it."""
-    best = max(trial.iqm for trial in (base, *finalists))
-    return min((trial for trial in (base, *finalists) if trial.iqm >= best - TIE), key=lambda trial: trial.decision_s)
+    """The cheapest of those that are as good as the best interquartile mean; the base policy where nothing beats it.
+
+    The best of many is the luckiest too: what the seeds do not tell from it counts as good (the one-standard-error rule
+    of Breiman et al., Classification and Regression Trees, 1984).
+    """
+    trials = (base, *finalists)
+    best = max(trials, key=lambda trial: trial.iqm)
+    return min((trial for trial in trials if as_good(trial, best)), key=lambda trial: trial.decision_s)
+
+
+def as_good(trial: Trial, best: Trial) -> bool:
+    """Whether the best, on the same seeds, exceeds it by no more than a tie, or not surely."""
+    near = best.iqm - trial.iqm <= TIE
+    return near or statistics.confidence_above(best.scores, trial.scores, TIE) < SURE

@@ -32,7 +32,7 @@ def write_data(path: Path) -> None:
 def seconds(folder: Path, workers: int, updates: int, turn: int) -> float:
     """Wall time of a sweep of two trainings."""
     small = [f"--{part}.updates {updates // 20} --{part}.batch-size 256" for part in PARTS]
-    flags = f"--rebrac.updates {updates} --eval-episodes 0 {' '.join(small)}"
+    flags = f"--rebrac.updates {updates} --eval-episodes 0 --fqe-updates 0 {' '.join(small)}"
     cells = ["--tasks", "hopper-medium", "--seeds", "2", "--stages", "train", "--dataset", str(folder / "data.hdf5")]
     where = ["--out", str(folder / f"{workers}-{turn}"), "--workers", str(workers), "--train-flags", flags]
     begun = time.perf_counter()

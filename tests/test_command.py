@@ -13,7 +13,7 @@ from fastdwm.errors import InputError
 PRESETS = {"default": EvalConfig(), "paper": EvalConfig(itpo=ITPOConfig(particles=4096))}
 
 
-HEAVY = {"torch", "numpy", "gymnasium", "mujoco", "scipy", "rich", "matplotlib"}
+HEAVY = {"torch", "triton", "numpy", "gymnasium", "mujoco", "scipy", "rich", "matplotlib"}
 
 
 def show_help(name, *python_flags):
@@ -26,7 +26,7 @@ def parse(*argv):
     return command.parse(PRESETS, "prog", "", list(argv))
 
 
-COMMANDS = ["collect", "eval", "report models", "report paper", "study", "sweep", "train", "tune"]
+COMMANDS = ["collect", "eval", "kernels.aot", "report models", "report paper", "study", "sweep", "train", "tune"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -251,6 +251,7 @@ def aot_case(kernel, pointers: tuple[str, ...], shape: DenoiserShape) -> AotCase
         constexprs=compile_time(shape) | unused,
         options=options(shape),
         tensor_cores=shape.precision != "ieee",
+        layer_products=shape.width**2 * shape.launch.block_m if shape.hidden_layers > 1 else 0,
     )
 
 

@@ -1,32 +1,25 @@
 """Every kernel compiled for GPUs that are not there: no spills, shared memory within bounds, tensor cores in use.
 
 By default one configuration of each kind, compilations of a second or two each; AOT_FULL=1 compiles every
-shipped configuration. The table of registers, stack and shared memory is written to the path printed at the end.
+shipped configuration. The table of what they cost is written to the path printed at the end;
+`python -m fastdwm.kernels.aot --table` makes the same.
 """
 
 import os
 import re
 from collections.abc import Iterator
-from itertools import product
 
 import pytest
 
 triton = pytest.importorskip("triton")
 
+from fastdwm.kernels import ladder  # noqa: E402
 from fastdwm.kernels.aot import AotCase, Resources, compile_case, compiled, table  # noqa: E402
-from fastdwm.kernels.finish import kernel as finish  # noqa: E402
-from fastdwm.kernels.frozen_mlp import kernel as frozen_mlp  # noqa: E402
-from fastdwm.kernels.launch import PRECISIONS, shared_limit  # noqa: E402
-from fastdwm.kernels.layout import MLPLayout  # noqa: E402
-from fastdwm.kernels.noise import kernel as noise  # noqa: E402
-from fastdwm.kernels.policy import kernel as policy  # noqa: E402
+from fastdwm.kernels.ladder import SMALL  # noqa: E402
+from fastdwm.kernels.launch import shared_limit  # noqa: E402
 from fastdwm.kernels.reverse_chain import kernel as reverse_chain  # noqa: E402
 from fastdwm.kernels.reverse_step import kernel as reverse_step  # noqa: E402
 from fastdwm.kernels.reverse_step.weights import DenoiserShape  # noqa: E402
-from fastdwm.kernels.rollout import pair_kernel, step_kernel, terms_kernel  # noqa: E402
-from fastdwm.kernels.trust import kernel as trust  # noqa: E402
-from fastdwm.kernels.update import ascent_kernel  # noqa: E402
-from fastdwm.kernels.update import kernel as update  # noqa: E402
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,79 +27,7 @@ pytestmark = [
 ]
 
 FULL = bool(os.environ.get("AOT_FULL"))
-SMALL, LARGEST = (11, 3), (128, 32)
-"""observation and action sizes"""
-
-
-def denoiser_shapes(capability: int) -> Iterator[tuple[DenoiserShape, bool]]:
-    """Every shipped denoiser, and whether the default run includes it."""
-    for width, layers, precision, sizes in product((128, 256, 512), (2, 3, 4), PRECISIONS, (SMALL, LARGEST)):
-        # The number of hidden layers is a loop count, so one value stands for all in most configurations.
-        typical = layers == 3 and sizes == SMALL
-        largest = layers == 3 and width == 512 and precision == "bf16"
-        reference = sizes == SMALL and width == 256 and precision == "bf16" and capability == 90
-        # Long observations under narrower layers: the first to run out of registers and of shared memory.
-        long = sizes == LARGEST and width < 512 and layers == 2 and precision != "ieee" and capability == 90
-        yield DenoiserShape(*sizes, width, layers, precision, capability), typical or largest or reference or long
-
-
-def chain_cases(capability: int) -> Iterator[AotCase]:
-    for shape, default in denoiser_shapes(capability):
-        if FULL or default:
-            yield from reverse_chain.aot_cases(shape)
-
-
-def step_cases(capability: int) -> Iterator[AotCase]:
-    for shape, default in denoiser_shapes(capability):
-        if FULL or (default and shape.width == 256 and shape.hidden_layers == 3 and capability == 90):
-            yield from reverse_step.aot_cases(shape)
-
-
-def mlp_shapes(capability: int) -> Iterator[tuple[tuple[int, ...], int, int, str, bool]]:
-    """Hidden widths, observation and action size and precision of every shipped MLP; and whether by default."""
-    for width, layers, precision, sizes in product((128, 256, 512), (2, 3, 4), PRECISIONS, (SMALL, LARGEST)):
-        typical = width == 256 and layers == 3 and sizes == SMALL and (precision == "bf16" or capability == 90)
-        # The first to run out of registers.
-        wide = width == 512 and layers == 3 and sizes == SMALL and precision == "tf32" and capability == 90
-        yield (width,) * layers, *sizes, precision, typical or wide
-
-
-def policy_cases(capability: int) -> Iterator[AotCase]:
-    for hidden, obs_dim, action_dim, precision, default in mlp_shapes(capability):
-        if FULL or default:
-            layout = MLPLayout((obs_dim, *hidden, action_dim))
-            yield from policy.aot_cases(layout, precision, capability)
-            yield from step_kernel.aot_cases(layout, precision, capability)
-
-
-def frozen_mlp_cases(capability: int) -> Iterator[AotCase]:
-    """The twin critics and the reward model; with FULL also with SiLU."""
-    for hidden, obs_dim, action_dim, precision, default in mlp_shapes(capability):
-        for activation in ("relu", "silu") if FULL else ("relu",):
-            if FULL or default:
-                for rule in (
-                    frozen_mlp.Rule(activation, True, "min", 2, precision),
-                    frozen_mlp.Rule(activation, False, "first", 1, precision),
-                ):
-                    layout = MLPLayout((obs_dim + action_dim, *hidden, 1), rule.layer_norm)
-                    yield from frozen_mlp.aot_cases(layout, rule, capability)
-
-
-# Operator: cases for one compute capability. To be extended by every new operator.
-OPERATORS = {
-    "reverse_chain": chain_cases,
-    "reverse_step": step_cases,
-    "policy": policy_cases,
-    "frozen_mlp": frozen_mlp_cases,
-    "update": lambda capability: update.aot_cases(),
-    "noise": lambda capability: noise.aot_cases(),
-    "terms": lambda capability: [case for size, _ in (SMALL, LARGEST) for case in terms_kernel.aot_cases(size)],
-    "pair": lambda capability: pair_kernel.aot_cases(),
-    "finish": lambda capability: [*finish.aot_cases(), *ascent_kernel.aot_cases()],
-    "trust": lambda capability: trust.aot_cases(),
-}
-
-CASES = [(case, capability) for cases in OPERATORS.values() for capability in (90, 80) for case in cases(capability)]
+CASES = ladder.cases(FULL)
 
 
 @pytest.fixture(scope="module")

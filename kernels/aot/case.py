@@ -1,17 +1,13 @@
-"""Compile kernels for a GPU that is not there, and read what they cost from the machine code.
+"""One compilation: described without compiling, and made."""
 
-Triton's wheel brings the assembler and the disassembler, so registers, stack, shared memory and the presence of
-tensor-core instructions can be checked on any machine. Triton itself does not fail when a kernel spills registers or
-asks for more shared memory than the device has.
-"""
-
-import re
 import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from fastdwm.kernels.aot.machine_code import Resources, layer_of, resources_of
 
 
 @dataclass(frozen=True)
@@ -32,26 +28,16 @@ class AotCase:
     """whether the products must run on tensor cores"""
     scalars: Mapping[str, str] = field(default_factory=dict)
     """type of every scalar argument that is no int32: "fp32" for a Python float"""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What one compiled kernel uses."""
-
-    registers: int
-    """per thread"""
-    stack_bytes: int
-    """per thread; above zero when registers spill"""
-    spills: int
-    """instructions that touch local memory"""
-    shared_bytes: int
-    tensor_core_instructions: int
+    layer_products: int = 0
+    """multiplications of one hidden layer in one program, of kernels that loop over such layers; else 0"""
 
 
 def compile_case(case: AotCase, capability: int) -> Resources:
     """Compile for compute capability `capability` (90 for sm_90) and read the result; seconds, no GPU."""
     code = compiled(case, capability)
-    return _read(code.asm["cubin"], code.metadata.shared)
+    usage, machine_code = disassembled(code.asm["cubin"])
+    layer = layer_of(machine_code, case.layer_products // case.options["num_warps"]) if case.layer_products else None
+    return resources_of(usage, machine_code, code.metadata.shared, layer)
 
 
 def compiled(case: AotCase, capability: int) -> Any:
@@ -72,35 +58,15 @@ def compiled(case: AotCase, capability: int) -> Any:
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=dict(case.options))
 
 
-def _read(cubin: bytes, shared_bytes: int) -> Resources:
+def disassembled(cubin: bytes) -> tuple[str, str]:
+    """What cuobjdump says of the resources, and the machine code as text."""
     from triton import knobs
 
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         Path(file.name).write_bytes(cubin)
         usage = _output(knobs.nvidia.cuobjdump.path, "-res-usage", file.name)
-        code = _output(knobs.nvidia.nvdisasm.path, "-c", file.name)
-    used = {name: int(value) for name, value in re.findall(r"(REG|STACK):(\d+)", usage)}
-    opcodes = re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9]+)", code, re.MULTILINE)
-    return Resources(
-        registers=used["REG"],
-        stack_bytes=used["STACK"],
-        spills=sum(opcode in ("LDL", "STL") for opcode in opcodes),
-        shared_bytes=shared_bytes,
-        tensor_core_instructions=sum(opcode in ("HMMA", "HGMMA") for opcode in opcodes),
-    )
+        return usage, _output(knobs.nvidia.nvdisasm.path, "-c", file.name)
 
 
 def _output(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-def table(rows: list[tuple[str, int, Resources]]) -> str:
-    """Markdown table of (case name, capability, resources)."""
-    lines = [
-        "| kernel | target | registers | stack, bytes | shared, bytes | tensor-core instructions |",
-        "|" + "---|" * 6,
-    ]
-    for name, capability, used in rows:
-        cells = (name, f"sm_{capability}", used.registers, used.stack_bytes, used.shared_bytes)
-        lines.append("| " + " | ".join(map(str, (*cells, used.tensor_core_instructions))) + " |")
-    return "\n".join(lines) + "\n"

@@ -1,0 +1,12 @@
+"""Compile kernels for a GPU that is not there, and read what they cost from the machine code.
+
+Triton's wheel brings the assembler and the disassembler, so registers, stack, shared memory and the instructions
+themselves can be checked on any machine. Triton itself does not fail when a kernel spills registers or asks for more
+shared memory than the device has.
+"""
+
+from fastdwm.kernels.aot.case import AotCase, compile_case, compiled
+from fastdwm.kernels.aot.machine_code import Layer, Resources
+from fastdwm.kernels.aot.table import table
+
+__all__ = ["AotCase", "Layer", "Resources", "compile_case", "compiled", "table"]

@@ -1,0 +1,101 @@
+"""Every kernel in the configurations that are checked ahead of time: the tests and the table of kernels share them.
+
+By default one configuration of each kind, and such as run out of registers first; `full` is every shipped one.
+"""
+
+from collections.abc import Collection, Iterator
+from itertools import product
+
+from fastdwm.kernels.aot import AotCase
+from fastdwm.kernels.finish import kernel as finish
+from fastdwm.kernels.frozen_mlp import kernel as frozen_mlp
+from fastdwm.kernels.launch import PRECISIONS
+from fastdwm.kernels.layout import MLPLayout
+from fastdwm.kernels.noise import kernel as noise
+from fastdwm.kernels.policy import kernel as policy
+from fastdwm.kernels.reverse_chain import kernel as reverse_chain
+from fastdwm.kernels.reverse_step import kernel as reverse_step
+from fastdwm.kernels.reverse_step.weights import DenoiserShape
+from fastdwm.kernels.rollout import pair_kernel, step_kernel, terms_kernel
+from fastdwm.kernels.trust import kernel as trust
+from fastdwm.kernels.update import ascent_kernel
+from fastdwm.kernels.update import kernel as update
+
+CAPABILITIES = (90, 80)
+SMALL, LARGEST = (11, 3), (128, 32)
+"""observation and action sizes"""
+
+
+def denoiser_shapes(capability: int) -> Iterator[tuple[DenoiserShape, bool]]:
+    """Every shipped denoiser, and whether the default includes it."""
+    for width, layers, precision, sizes in product((128, 256, 512), (2, 3, 4), PRECISIONS, (SMALL, LARGEST)):
+        # The number of hidden layers is a loop count, so one value stands for all in most configurations.
+        typical = layers == 3 and sizes == SMALL
+        largest = layers == 3 and width == 512 and precision == "bf16"
+        reference = sizes == SMALL and width == 256 and precision == "bf16" and capability == 90
+        # Long observations under narrower layers: the first to run out of registers and of shared memory.
+        long = sizes == LARGEST and width < 512 and layers == 2 and precision != "ieee" and capability == 90
+        yield DenoiserShape(*sizes, width, layers, precision, capability), typical or largest or reference or long
+
+
+def chain_cases(capability: int, full: bool) -> Iterator[AotCase]:
+    for shape, default in denoiser_shapes(capability):
+        if full or default:
+            yield from reverse_chain.aot_cases(shape)
+
+
+def step_cases(capability: int, full: bool) -> Iterator[AotCase]:
+    for shape, default in denoiser_shapes(capability):
+        if full or (default and shape.width == 256 and shape.hidden_layers == 3 and capability == 90):
+            yield from reverse_step.aot_cases(shape)
+
+
+def mlp_shapes(capability: int) -> Iterator[tuple[tuple[int, ...], int, int, str, bool]]:
+    """Hidden widths, observation and action size and precision of every shipped MLP; and whether by default."""
+    for width, layers, precision, sizes in product((128, 256, 512), (2, 3, 4), PRECISIONS, (SMALL, LARGEST)):
+        typical = width == 256 and layers == 3 and sizes == SMALL and (precision == "bf16" or capability == 90)
+        # The first to run out of registers.
+        wide = width == 512 and layers == 3 and sizes == SMALL and precision == "tf32" and capability == 90
+        yield (width,) * layers, *sizes, precision, typical or wide
+
+
+def policy_cases(capability: int, full: bool) -> Iterator[AotCase]:
+    for hidden, obs_dim, action_dim, precision, default in mlp_shapes(capability):
+        if full or default:
+            layout = MLPLayout((obs_dim, *hidden, action_dim))
+            yield from policy.aot_cases(layout, precision, capability)
+            yield from step_kernel.aot_cases(layout, precision, capability)
+
+
+def frozen_mlp_cases(capability: int, full: bool) -> Iterator[AotCase]:
+    """The twin critics and the reward model; with full also with SiLU."""
+    for hidden, obs_dim, action_dim, precision, default in mlp_shapes(capability):
+        for activation in ("relu", "silu") if full else ("relu",):
+            if full or default:
+                for rule in (
+                    frozen_mlp.Rule(activation, True, "min", 2, precision),
+                    frozen_mlp.Rule(activation, False, "first", 1, precision),
+                ):
+                    layout = MLPLayout((obs_dim + action_dim, *hidden, 1), rule.layer_norm)
+                    yield from frozen_mlp.aot_cases(layout, rule, capability)
+
+
+# Operator: cases for one compute capability. To be extended by every new operator.
+OPERATORS = {
+    "reverse_chain": chain_cases,
+    "reverse_step": step_cases,
+    "policy": policy_cases,
+    "frozen_mlp": frozen_mlp_cases,
+    "update": lambda capability, full: update.aot_cases(),
+    "noise": lambda capability, full: noise.aot_cases(),
+    "terms": lambda capability, full: [case for size, _ in (SMALL, LARGEST) for case in terms_kernel.aot_cases(size)],
+    "pair": lambda capability, full: pair_kernel.aot_cases(),
+    "finish": lambda capability, full: [*finish.aot_cases(), *ascent_kernel.aot_cases()],
+    "trust": lambda capability, full: trust.aot_cases(),
+}
+
+
+def cases(full: bool, only: Collection[str] = ()) -> list[tuple[AotCase, int]]:
+    """Every case with its compute capability, of all operators or of these only."""
+    chosen = [of for name, of in OPERATORS.items() if not only or name in only]
+    return [(case, capability) for of in chosen for capability in CAPABILITIES for case in of(capability, full)]

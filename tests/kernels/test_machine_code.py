@@ -1,0 +1,69 @@
+"""Counting in machine code, on lines written by hand; and the command that makes the table."""
+
+import subprocess
+import sys
+
+import pytest
+
+from fastdwm.kernels.aot.machine_code import Layer, layer_of, resources_of
+from fastdwm.kernels.aot.table import table
+
+USAGE = " Function kernel:\n  REG:40 STACK:8 SHARED:0 LOCAL:0\n"
+HGMMA = "HGMMA.64x16x16.F32.BF16 R32, gdesc[UR16], RZ, !UPT"
+"""4096 products by a warp: a quarter of 64 x 16 x 16"""
+
+
+def code(*lines: str) -> str:
+    """Instructions as nvdisasm prints them; what ends in a colon is a label."""
+    return "\n".join(line if line.endswith(":") else f"        /*0010*/                   {line} ;" for line in lines)
+
+
+def test_spills_and_tensor_core_instructions_are_counted():
+    lines = code("STL [R1], R2", "@P0 LDL R2, [R1]", "@!UP0 HMMA.16816.F32.BF16 R4, R8, R2, R4", HGMMA, "EXIT")
+    used = resources_of(USAGE, lines, 512, None)
+    assert (used.registers, used.stack_bytes, used.shared_bytes) == (40, 8, 512)
+    assert (used.spills, used.tensor_core_instructions) == (2, 2)
+
+
+def test_a_layer_is_the_smallest_loop_with_its_products():
+    steps = ("SHFL.IDX PT, R1", ".L_1:", HGMMA, HGMMA, "FADD R1, R1", "@P0 BRA `(.L_1)", "FADD R1, R1")
+    lines = code(".L_0:", *steps, "@P1 BRA `(.L_0)")
+    assert layer_of(lines, 2 * 4096) == Layer(instructions=4, shuffles=0)
+
+
+def test_a_loop_of_two_layers_counts_half():
+    lines = code(".L_0:", HGMMA, "SHFL.IDX PT, R1", "SHFL.IDX PT, R1", HGMMA, "@P0 BRA `(.L_0)")
+    assert layer_of(lines, 4096) == Layer(instructions=2, shuffles=1)
+
+
+def test_a_loop_over_tiles_counts_as_often_as_it_goes_round():
+    tiles = (".L_1:", HGMMA, "SHFL.IDX PT, R1", "@P0 BRA `(.L_1)")
+    lines = code(".L_0:", "FADD R1, R1", *tiles, "FADD R1, R1", "@P1 BRA `(.L_0)")
+    assert layer_of(lines, 4 * 4096) == Layer(instructions=4 * 3 + 3, shuffles=4)
+
+
+def test_the_instructions_of_older_tensor_cores_count_as_well():
+    lines = code(".L_0:", "HMMA.16816.F32.BF16 R4, R8, R2, R4", "HMMA.1688.F32.TF32 R4, R8, R2, R4", "BRA `(.L_0)")
+    assert layer_of(lines, 16 * 8 * 24) == Layer(instructions=3, shuffles=0)
+
+
+@pytest.mark.parametrize("lines", [(".L_0:", "FFMA R1, R1", "@P0 BRA `(.L_0)"), (HGMMA, "EXIT")], ids=["none", "once"])
+def test_without_a_loop_of_products_there_is_no_layer(lines):
+    assert layer_of(code(*lines), 4096) is None
+
+
+def test_the_table_has_a_cell_for_every_figure():
+    rows = [("a", 90, resources_of(USAGE, code(HGMMA), 512, layer)) for layer in (None, Layer(600, 2))]
+    head, rule, *lines = table(rows).splitlines()
+    assert {line.count("|") for line in (head, rule, *lines)} == {10}
+    assert lines == ["| a | sm_90 | 40 | 8 | 0 | 512 | 1 |  |  |", "| a | sm_90 | 40 | 8 | 0 | 512 | 1 | 600 | 2 |"]
+
+
+def test_the_command_lists_what_it_would_compile():
+    pytest.importorskip("triton")
+    argv = [sys.executable, "-m", "fastdwm.kernels.aot", "--only"]
+    done = subprocess.run([*argv, "pair"], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines() == ["1/2 pair_kernel sm_90", "2/2 pair_kernel sm_80"]
+    wrong = subprocess.run([*argv, "pears"], capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("error: only: expected some of reverse_chain, ") and "pears" in wrong.stderr

@@ -92,12 +92,22 @@ def chain_launch(width: int, obs_dim: int, precision: str, capability: int) -> L
     tile, widest = {"ieee": (2048, 256), "tf32": (8192, 320), "bf16": (16384, 576)}[precision]
     # A long observation stays in registers, and its matrices have tiles of their own in flight.
     long = pad_block(obs_dim) > 32
+    stages = {232448: 4, 166912: 3}.get(shared_limit(capability), 2) if precision == "bf16" else 2
     return Launch(
         block_m=16 if width + pad_block(obs_dim) <= widest else 8,
         tile=tile // 2 if long and precision == "bf16" else tile,
-        num_warps=16 if long and precision == "tf32" else 8,
-        num_stages={232448: 4, 166912: 3}.get(shared_limit(capability), 2) if precision == "bf16" else 2,
+        num_warps=8,
+        # The addresses of tiles on their way find no registers beside IEEE operands of this width.
+        num_stages=1 if precision == "ieee" and width > 256 else stages,
     )
+
+
+def chain_resident(width: int, obs_dim: int, precision: str) -> bool:
+    """Whether the matrices of the first and the last layer stay in shared memory, beside the tiles under way.
+
+    IEEE products take their operands from registers, where there is no room.
+    """
+    return precision != "ieee" and 2 * width * pad_block(obs_dim) * operand_dtype(precision).itemsize <= 32768
 
 
 def chunk(d_out: int, d_in: int, tile: int) -> int:

@@ -52,38 +52,23 @@ def resources_of(usage: str, machine_code: str, shared_bytes: int, layer: Layer 
 def layer_of(machine_code: str, products: int) -> Layer | None:
     """A hidden layer of `products` multiplications by each warp; None without a loop over tensor-core instructions.
 
-    The layer is told by its products: it is the smallest loop that holds as many, or that does with the loop over
-    tiles in it going round as often as that takes.
+    The loop that counts is the longest of the innermost loops with tensor-core instructions. What it does each time
+    round is a tile, or a few; as often as the layer's products take. What a jump may pass over is done once, when a
+    layer ends; and what a second jump in there may pass over belongs to a whole step and is left out.
     """
-    cost, seen = Counter(), 0
-    for loop in _loops(machine_code):
-        own = Counter(loop)
-        if seen:
-            # What the loop inside it costs, as often as it must go round, for once.
-            inside = own["products"] - seen
-            rounds = max(1, (products - inside) // seen)
-            own.update({name: (rounds - 1) * n for name, n in cost.items()})
-        cost, seen = own, own["products"]
-        if seen >= products:
-            break
-    if not seen:
-        return None
-    return Layer(*(round(cost[name] * products / seen) for name in ("instructions", "shuffles")))
-
-
-def _loops(machine_code: str) -> list[Counter]:
-    """Counts of the loops around the innermost loop with most products, from the inside out."""
     lines = machine_code.splitlines()
     starts = {found[1]: i for i, line in enumerate(lines) if (found := LABEL.match(line))}
-    jumps = ((starts.get(found[1], i), i) for i, line in enumerate(lines) if (found := JUMP.search(line)))
-    spans = sorted((span for span in jumps if span[0] < span[1]), key=lambda span: span[1] - span[0])
-    counts = {span: _count(lines[span[0] : span[1] + 1]) for span in spans}
-    spans = [span for span in spans if counts[span]["products"]]
-    innermost = [s for s in spans if not any(s[0] <= o[0] and o[1] <= s[1] and o != s for o in spans)]
+    jumps = [(i, starts[found[1]]) for i, line in enumerate(lines) if (found := JUMP.search(line))]
+    loops = [(first, last) for last, first in jumps if first < last and _count(lines[first:last])["products"]]
+    innermost = [a for a in loops if not any(a[0] <= b[0] and b[1] <= a[1] and a != b for b in loops)]
     if not innermost:
-        return []
-    first = max(innermost, key=lambda span: counts[span]["products"])
-    return [counts[span] for span in spans if span[0] <= first[0] and first[1] <= span[1]]
+        return None
+    first, last = max(innermost, key=lambda loop: loop[1] - loop[0])
+    passed = [(i, target) for i, target in jumps if first <= i < target <= last + 1]
+    depth = [sum(i < at < target for i, target in passed) for at in range(first, last + 1)]
+    tile, end = (_count([lines[first + k] for k, d in enumerate(depth) if d == level]) for level in (0, 1))
+    rounds = products / tile["products"]
+    return Layer(*(round(rounds * tile[name] + end[name]) for name in ("instructions", "shuffles")))
 
 
 def _count(lines: list[str]) -> Counter:

@@ -16,76 +16,55 @@ from fastdwm.kernels.reverse_step.kernel import (
     aot_case,
     compile_time,
     condition,
-    denoise,
-    denoise_vjp,
-    layer_size,
-    load_rows,
     options,
-    padded,
-    product,
     scratch,
     store_rows,
 )
+from fastdwm.kernels.reverse_step.network import backward_steps, forward_steps, load_rows
+from fastdwm.kernels.reverse_step.tiles import padded, product
 from fastdwm.kernels.reverse_step.weights import ChainWeights, DenoiserShape
 
 
 @triton.jit(do_not_specialize=["n_rows", "steps"], do_not_specialize_on_alignment=ROWS_FWD)
 def reverse_chain_fwd_kernel(noise_ptr, obs_ptr, action_ptr, w_ptr, b_ptr, coef_ptr, y_ptr, saved_ptr, n_rows, steps,
                              S: tl.constexpr, A: tl.constexpr, D: tl.constexpr, HIDDEN: tl.constexpr,
-                             BLOCK_M: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr,
-                             IP: tl.constexpr):  # fmt: skip
+                             BLOCK_M: tl.constexpr, N_TILES: tl.constexpr, TILE: tl.constexpr,
+                             STAGES: tl.constexpr, RESIDENT: tl.constexpr, IP: tl.constexpr):  # fmt: skip
     """BLOCK_M rows of y_0: `steps` reverse steps from y_K = noise[0].
 
     Grid      (cdiv(n_rows, BLOCK_M),)
     Reads     noise (steps, n_rows, S), obs (n_rows, S), action (n_rows, A), ChainWeights.tiles, constants, coefficients
-    Writes    y (n_rows, S); pre-activations saved (steps, HIDDEN + 1, programs, D, BLOCK_M) unless None, step K first
+    Writes    y (n_rows, S); pre-activations saved (steps, HIDDEN + 1, programs, D * BLOCK_M) unless None, step K first
     Numerics  operands in the weights' dtype, float32 accumulator and state
     """
-    SP: tl.constexpr = padded(S)
     C: tl.constexpr = padded(S + A)
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     cond = condition(obs_ptr, action_ptr, w_ptr, rows, n_rows, S, A, D, TILE, STAGES, IP)
     y = load_rows(noise_ptr, rows, n_rows, S)
-    for i in range(steps):
-        index = steps - 1 - i
-        z = product(w_ptr + C * D, y, D, TILE, STAGES, IP) + cond
-        z += tl.load(b_ptr + HIDDEN * D + SP + index * D + tl.arange(0, D))[:, None]
-        out = denoise(z, w_ptr + (C + SP) * D, b_ptr, saved_ptr, S, HIDDEN, TILE, STAGES, IP)
-        y = tl.load(coef_ptr + 3 * index) * y + tl.load(coef_ptr + 3 * index + 1) * out
-        noise_ptr += n_rows * S
-        if index > 0:
-            y += tl.load(coef_ptr + 3 * index + 2) * load_rows(noise_ptr, rows, n_rows, S)
-        if saved_ptr is not None:
-            saved_ptr += layer_size(D, BLOCK_M) * (HIDDEN + 1)
+    y = forward_steps(y, cond, noise_ptr + n_rows * S, w_ptr + C * D, b_ptr, coef_ptr, saved_ptr, rows, n_rows,
+                      steps - 1, steps, S, HIDDEN, 1, N_TILES, TILE, STAGES, RESIDENT, IP)  # fmt: skip
     store_rows(y_ptr, y, rows, n_rows, 0, S)
 
 
 @triton.jit(do_not_specialize=["n_rows", "steps"], do_not_specialize_on_alignment=ROWS_BWD)
 def reverse_chain_bwd_kernel(dy_ptr, saved_ptr, w_ptr, coef_ptr, dobs_ptr, daction_ptr, n_rows, steps,
                              S: tl.constexpr, A: tl.constexpr, D: tl.constexpr, HIDDEN: tl.constexpr,
-                             BLOCK_M: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr,
-                             IP: tl.constexpr):  # fmt: skip
+                             BLOCK_M: tl.constexpr, N_TILES: tl.constexpr, TILE: tl.constexpr,
+                             STAGES: tl.constexpr, RESIDENT: tl.constexpr, IP: tl.constexpr):  # fmt: skip
     """BLOCK_M rows of the VJP of the chain, step 1 first.
 
     Grid      (cdiv(n_rows, BLOCK_M),)
-    Reads     dy (n_rows, S), saved (steps, HIDDEN + 1, programs, D, BLOCK_M), ChainWeights.tiles_t and coefficients
+    Reads     dy (n_rows, S), saved (steps, HIDDEN + 1, programs, D * BLOCK_M), ChainWeights.tiles_t and coefficients
     Writes    dobs (n_rows, S), daction (n_rows, A)
     Numerics  operands in the weights' dtype, float32 accumulator; the sum over steps is rounded once, before the last
               product, which all steps share
     """
-    SP: tl.constexpr = padded(S)
     C: tl.constexpr = padded(S + A)
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     dy = load_rows(dy_ptr, rows, n_rows, S)
-    total = tl.zeros((D, BLOCK_M), tl.float32)
-    step_size = layer_size(D, BLOCK_M) * (HIDDEN + 1)
-    saved_ptr += step_size * steps
-    for index in range(steps):
-        saved_ptr -= step_size
-        dout = tl.load(coef_ptr + 3 * index + 1) * dy
-        dz = denoise_vjp(dout, w_ptr + (C + SP) * D, saved_ptr, D, HIDDEN, TILE, STAGES, IP)
-        total += dz
-        dy = tl.load(coef_ptr + 3 * index) * dy + product(w_ptr + C * D, dz, SP, TILE, STAGES, IP)
+    _, total = backward_steps(
+        dy, w_ptr + C * D, coef_ptr, saved_ptr, 0, steps, S, D, HIDDEN, N_TILES, TILE, STAGES, RESIDENT, IP
+    )
     dcond = product(w_ptr, total, C, TILE, STAGES, IP)
     store_rows(dobs_ptr, dcond, rows, n_rows, 0, S)
     store_rows(daction_ptr, dcond, rows, n_rows, S, A)

@@ -16,6 +16,7 @@ from fastdwm.kernels.launch import (
     PRECISIONS,
     Launch,
     chain_launch,
+    chain_resident,
     chunk,
     device_capability,
     operand_dtype,
@@ -53,8 +54,8 @@ class ChainWeights:
 
     For the kernels, padded with zeros to the common width D = `width`, a power of two, in the operands' dtype:
     tiles     (d_out, d_in) matrices one after the other: cond, in, hidden.., out; each cut into the tiles of columns
-              that `launch` streams
-    tiles_t   their transposes, in the same order, cut likewise
+              that `launch` streams; in and out are one piece where they stay in shared memory
+    tiles_t   their transposes, cut likewise, in the order of the VJP: cond, in, the last hidden matrix first, out
     constants b_hidden (n, D), b_out, table (K, D), in float32
     """
 
@@ -130,7 +131,10 @@ def pack_chain(
     natural = [round_operand(w, precision).contiguous() for w in (w_cond, w_in, *(w for w, _ in hidden), w_out)]
     width = pad_block(max(w.shape[1] for w, _ in layers[:-1]))
     launch = chain_launch(width, obs_dim, precision, device_capability(w_first.device))
-    tiles, tiles_t = _tiles([w.to(operand_dtype(precision)) for w in natural], width, launch.tile)
+    # A matrix that stays is one tile, however large.
+    ends = width * MAX_OBS if chain_resident(width, obs_dim, precision) else launch.tile
+    limits = [launch.tile, ends, *(launch.tile for _ in hidden), ends]
+    tiles, tiles_t = _tiles([w.to(operand_dtype(precision)) for w in natural], width, limits)
     biases = [*(b for _, b in hidden), b_out, *table]
     sizes = [width] * len(hidden) + [pad_block(obs_dim)] + [width] * len(table)
     return ChainWeights(
@@ -172,16 +176,28 @@ def _check(layers: list, embedding: Tensor, coefficients: Tensor, obs_dim: int, 
         check_range("hidden width", max(w.shape[1] for w, _ in layers[:-1]), 1, MAX_WIDTH)
 
 
-def _tiles(matrices: list[Tensor], width: int, tile: int) -> tuple[Tensor, Tensor]:
-    """Flat, padded (d_out, d_in) matrices, and their transposes, cut into tiles; `matrices` are (d_in, d_out)."""
+def _tiles(matrices: list[Tensor], width: int, limits: list[int]) -> tuple[Tensor, Tensor]:
+    """Flat, padded (d_out, d_in) matrices, and their transposes, cut into tiles; `matrices` are (d_in, d_out).
+
+    limits: elements that a tile of each may have.
+    """
     last = len(matrices) - 1
     rows = [pad_block(len(w)) if i < 2 else width for i, w in enumerate(matrices)]
     columns = [pad_block(w.shape[1]) if i == last else width for i, w in enumerate(matrices)]
     padded = [F.pad(w, (0, n - w.shape[1], 0, m - w.shape[0])) for w, m, n in zip(matrices, rows, columns, strict=True)]
-    return torch.cat([_cut(w.mT, tile) for w in padded]), torch.cat([_cut(w, tile) for w in padded])
+    tiles = [_cut(w.mT, limit) for w, limit in zip(padded, limits, strict=True)]
+    tiles_t = [_cut(w, limit) for w, limit in zip(padded, limits, strict=True)]
+    return torch.cat(tiles), torch.cat([*tiles_t[:2], *tiles_t[-2:1:-1], tiles_t[-1]])
 
 
-def _cut(w: Tensor, tile: int) -> Tensor:
-    """(d_out, d_in) -> flat (n_tiles, d_out, columns); tile i holds columns i, i + n_tiles, i + 2 n_tiles, .."""
-    columns = chunk(*w.shape, tile)
-    return w.reshape(len(w), columns, -1).permute(2, 0, 1).flatten()
+def _cut(w: Tensor, limit: int) -> Tensor:
+    """(d_out, d_in) -> flat (n_tiles, d_out, columns).
+
+    Bit 3 of a column's number is the lowest bit of the number of its tile, the highest bits are the others; see
+    `tiles.rows_of_tile`.
+    """
+    columns = chunk(*w.shape, limit)
+    n_tiles = w.shape[1] // columns
+    if n_tiles == 1:
+        return w.flatten()
+    return w.reshape(len(w), n_tiles // 2, columns // 8, 2, 8).permute(1, 3, 0, 2, 4).flatten()

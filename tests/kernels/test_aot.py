@@ -7,7 +7,7 @@ shipped configuration. The table of what they cost is written to the path printe
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -41,14 +41,49 @@ def resources(request) -> Iterator[list[tuple[str, int, Resources]]]:
         print(f"\nregisters, stack and shared memory of {len(rows)} kernels: {path}")
 
 
+@pytest.fixture(scope="module")
+def used_by() -> Callable[[AotCase, int], Resources]:
+    """`compile_case`, once for every case."""
+    known: dict[tuple[str, int], Resources] = {}
+
+    def used(case: AotCase, capability: int) -> Resources:
+        key = case.name, capability
+        if key not in known:
+            known[key] = compile_case(case, capability)
+        return known[key]
+
+    return used
+
+
 @pytest.mark.parametrize("case, capability", [pytest.param(*c, id=f"{c[0].name} sm_{c[1]}") for c in CASES])
-def test_kernel_fits(case, capability, resources):
-    used = compile_case(case, capability)
+def test_kernel_fits(case, capability, resources, used_by):
+    used = used_by(case, capability)
     resources.append((case.name, capability, used))
     assert used.spills == 0 and used.stack_bytes == 0, used
     assert used.shared_bytes <= shared_limit(capability), used
+    # Registers are dealt out eight at a time; a kernel that asks for more than there are cannot be launched.
+    assert 32 * case.options["num_warps"] * (-(-used.registers // 8) * 8) <= 65536, used
     if case.tensor_cores:
         assert used.tensor_core_instructions > 0, used
+
+
+def test_names_tell_cases_apart():
+    names = [(case.name, capability) for case, capability in CASES]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("kernel, instructions", [("fwd", 700), ("fwd save", 700), ("bwd", 900)])
+def test_a_hidden_layer_is_few_instructions_and_no_shuffle(kernel, instructions, used_by):
+    """Of the chain that results are told for: a warp chooses its part of x among its own registers."""
+    name, *save = kernel.split()
+    shape = DenoiserShape(*SMALL, 256, 3, "bf16", 90)
+    (case,) = (
+        case
+        for case in reverse_chain.aot_cases(shape)
+        if f"_{name}_" in case.name and ("save" in case.name) == bool(save)
+    )
+    layer = used_by(case, 90).layer
+    assert layer.shuffles == 0 and layer.instructions <= instructions, layer
 
 
 def test_the_number_of_programs_is_multiplied_in_64_bits():

@@ -25,7 +25,7 @@ def test_spills_and_tensor_core_instructions_are_counted():
     assert (used.spills, used.tensor_core_instructions) == (2, 2)
 
 
-def test_a_layer_is_the_smallest_loop_with_its_products():
+def test_a_layer_is_a_loop_with_its_products():
     steps = ("SHFL.IDX PT, R1", ".L_1:", HGMMA, HGMMA, "FADD R1, R1", "@P0 BRA `(.L_1)", "FADD R1, R1")
     lines = code(".L_0:", *steps, "@P1 BRA `(.L_0)")
     assert layer_of(lines, 2 * 4096) == Layer(instructions=4, shuffles=0)
@@ -36,10 +36,16 @@ def test_a_loop_of_two_layers_counts_half():
     assert layer_of(lines, 4096) == Layer(instructions=2, shuffles=1)
 
 
-def test_a_loop_over_tiles_counts_as_often_as_it_goes_round():
-    tiles = (".L_1:", HGMMA, "SHFL.IDX PT, R1", "@P0 BRA `(.L_1)")
-    lines = code(".L_0:", "FADD R1, R1", *tiles, "FADD R1, R1", "@P1 BRA `(.L_0)")
-    assert layer_of(lines, 4 * 4096) == Layer(instructions=4 * 3 + 3, shuffles=4)
+def test_the_end_of_a_layer_counts_once_and_the_end_of_a_step_not_at_all():
+    step = ("@P2 BRA `(.L_1)", "SHFL.IDX PT, R1", HGMMA, ".L_1:")
+    layer = ("@P1 BRA `(.L_2)", "FADD R1, R1", "SHFL.IDX PT, R1", *step, ".L_2:")
+    lines = code(".L_0:", HGMMA, "SHFL.IDX PT, R1", *layer, "FADD R1, R1", "@P0 BRA `(.L_0)")
+    assert layer_of(lines, 4 * 4096) == Layer(instructions=4 * 5 + 3, shuffles=4 + 1)
+
+
+def test_of_several_loops_the_longest_counts():
+    lines = code(".L_0:", HGMMA, "@P0 BRA `(.L_0)", ".L_1:", HGMMA, "FADD R1, R1", "@P0 BRA `(.L_1)")
+    assert layer_of(lines, 4096) == Layer(instructions=3, shuffles=0)
 
 
 def test_the_instructions_of_older_tensor_cores_count_as_well():

@@ -1,0 +1,183 @@
+"""Triton: the reverse steps of a denoiser and their VJP, as one loop over steps, hidden layers and tiles of weights.
+
+One loop, so that the tiles of the next layer are already on their way while a layer ends, and no layer begins with a
+wait. The matrices of the first and the last layer are loaded once, if they are small enough to stay (RESIDENT).
+"""
+
+import triton
+import triton.language as tl
+
+from fastdwm.kernels.reverse_step.tiles import dot, padded, product_at_once, rows_of_tile, tile_of, whole
+
+
+@triton.jit
+def silu(z):
+    return z * tl.sigmoid(z)
+
+
+@triton.jit
+def silu_slope(z):
+    s = tl.sigmoid(z)
+    return s * (1.0 + z * (1.0 - s))
+
+
+@triton.jit
+def load_rows(ptr, rows, n_rows, WIDTH: tl.constexpr):
+    """(padded WIDTH, BLOCK_M) transposed tile of a row-major (n_rows, WIDTH) array, zero outside."""
+    column = tl.arange(0, padded(WIDTH))[:, None]
+    mask = (column < WIDTH) & (rows < n_rows)[None, :]
+    return tl.load(ptr + rows[None, :] * WIDTH + column, mask=mask, other=0.0)
+
+
+@triton.jit
+def column(ptr, D: tl.constexpr):
+    """ptr[0:D] as a column (D, 1)."""
+    return tl.load(ptr + tl.arange(0, D))[:, None]
+
+
+@triton.jit
+def layer_size(D: tl.constexpr, BLOCK_M: tl.constexpr):
+    """Elements of one layer's pre-activations of all programs; in 64 bits, for a million rows pass 2^31."""
+    return tl.num_programs(0).to(tl.int64) * (D * BLOCK_M)
+
+
+@triton.jit
+def saved_tile(ptr, D: tl.constexpr, BLOCK_M: tl.constexpr):
+    """Pointers (D * BLOCK_M,) to this program's part of one layer's pre-activations."""
+    return ptr + tl.program_id(0).to(tl.int64) * (D * BLOCK_M) + tl.arange(0, D * BLOCK_M)
+
+
+@triton.jit
+def keep(ptr, z):
+    """Store pre-activations z (D, BLOCK_M) for `kept`, in an order of their own.
+
+    A thread's values of the accumulator, rows 8 apart and columns 1 and 8 apart, lie side by side: they are written and
+    read in 16 bytes without passing through shared memory.
+    """
+    D: tl.constexpr = z.shape[0]
+    BLOCK_M: tl.constexpr = z.shape[1]
+    BLOCKS: tl.constexpr = max(1, BLOCK_M // 16)
+    z = tl.reshape(z.to(ptr.dtype.element_ty), (D // 16, 2, 8, BLOCKS, BLOCK_M // BLOCKS // 8, 4, 2))
+    tl.store(saved_tile(ptr, D, BLOCK_M), tl.reshape(tl.permute(z, (3, 0, 2, 5, 1, 4, 6)), (D * BLOCK_M,)))
+
+
+@triton.jit
+def kept(ptr, D: tl.constexpr, BLOCK_M: tl.constexpr):
+    """Pre-activations (D, BLOCK_M) in float32 that `keep` stored."""
+    BLOCKS: tl.constexpr = max(1, BLOCK_M // 16)
+    z = tl.reshape(tl.load(saved_tile(ptr, D, BLOCK_M)), (BLOCKS, D // 16, 8, 4, 2, BLOCK_M // BLOCKS // 8, 2))
+    return tl.reshape(tl.permute(z, (1, 4, 2, 0, 5, 3, 6)), (D, BLOCK_M)).to(tl.float32)
+
+
+@triton.jit
+def first_layer(w_in, w_ptr, y, cond, table_ptr, TILE: tl.constexpr, IP: tl.constexpr):
+    """First pre-activation (D, BLOCK_M) of state y, what obs and action contribute to it being cond."""
+    D: tl.constexpr = cond.shape[0]
+    return product_at_once(w_in, w_ptr, y, cond + column(table_ptr, D), D, TILE, IP)
+
+
+@triton.jit
+def forward_steps(y, cond, noise_ptr, w_ptr, b_ptr, coef_ptr, saved_ptr, rows, n_rows, index, steps,
+                  S: tl.constexpr, HIDDEN: tl.constexpr, NOISE_FROM: tl.constexpr, N_TILES: tl.constexpr,
+                  TILE: tl.constexpr, STAGES: tl.constexpr, RESIDENT: tl.constexpr, IP: tl.constexpr):  # fmt: skip
+    """State (padded S, BLOCK_M) after `steps` reverse steps, of numbers index + 1, index, ..
+
+    cond: (D, BLOCK_M), what obs and action add to every first pre-activation.   noise_ptr: (steps, n_rows, S), read by
+    steps of index NOISE_FROM and above.   w_ptr: in, HIDDEN matrices (D, D), out, packed.   b_ptr: HIDDEN biases, that
+    of the output, and the table.   saved_ptr: (steps, HIDDEN + 1, programs, D * BLOCK_M), or None.
+    """
+    D: tl.constexpr = cond.shape[0]
+    BLOCK_M: tl.constexpr = cond.shape[1]
+    SP: tl.constexpr = padded(S)
+    ROUNDS: tl.constexpr = max(1, HIDDEN) * N_TILES
+    hidden_ptr = w_ptr + D * SP
+    out_ptr = hidden_ptr + HIDDEN * D * D
+    table_ptr = b_ptr + HIDDEN * D + SP
+    w_in, w_out = None, None
+    if RESIDENT:
+        w_in, w_out = whole(w_ptr, D, SP), whole(out_ptr, SP, D)
+    b_out = column(b_ptr + HIDDEN * D, SP)
+    last = index - steps + 1
+    z = first_layer(w_in, w_ptr, y, cond, table_ptr + index * D, TILE, IP)
+    sums = tl.zeros((D, BLOCK_M), tl.float32)
+    if saved_ptr is not None:
+        keep(saved_ptr, z)
+        saved_ptr += layer_size(D, BLOCK_M)
+    h = silu(z)
+    for t in tl.range(steps * ROUNDS, num_stages=STAGES):
+        i = t % ROUNDS
+        if HIDDEN > 0:
+            sums = dot(tile_of(hidden_ptr, i, D, D // N_TILES), rows_of_tile(h, i, N_TILES), sums, IP)
+        if i % N_TILES == N_TILES - 1:
+            if HIDDEN > 0:
+                z = sums + column(b_ptr + i // N_TILES * D, D)
+                sums = tl.zeros((D, BLOCK_M), tl.float32)
+                if saved_ptr is not None:
+                    keep(saved_ptr, z)
+                    saved_ptr += layer_size(D, BLOCK_M)
+                h = silu(z)
+            if i == ROUNDS - 1:
+                out = product_at_once(w_out, out_ptr, h, b_out + tl.zeros((SP, BLOCK_M), tl.float32), SP, TILE, IP)
+                y = tl.load(coef_ptr + 3 * index) * y + tl.load(coef_ptr + 3 * index + 1) * out
+                if index >= NOISE_FROM:
+                    y += tl.load(coef_ptr + 3 * index + 2) * load_rows(noise_ptr, rows, n_rows, S)
+                    noise_ptr += n_rows * S
+                index -= 1
+                if index >= last:
+                    z = first_layer(w_in, w_ptr, y, cond, table_ptr + index * D, TILE, IP)
+                    if saved_ptr is not None:
+                        keep(saved_ptr, z)
+                        saved_ptr += layer_size(D, BLOCK_M)
+                    h = silu(z)
+    return y
+
+
+@triton.jit
+def last_layer_vjp(w_out, w_ptr, dout, saved_ptr, D: tl.constexpr, TILE: tl.constexpr, IP: tl.constexpr):
+    """Gradient (D, BLOCK_M) of the last pre-activation, which saved_ptr tells, from that of the output."""
+    zeros = tl.zeros((D, dout.shape[1]), tl.float32)
+    return product_at_once(w_out, w_ptr, dout, zeros, D, TILE, IP) * silu_slope(kept(saved_ptr, D, dout.shape[1]))
+
+
+@triton.jit
+def backward_steps(dy, w_ptr, coef_ptr, saved_ptr, index, steps, S: tl.constexpr, D: tl.constexpr,
+                   HIDDEN: tl.constexpr, N_TILES: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr,
+                   RESIDENT: tl.constexpr, IP: tl.constexpr):  # fmt: skip
+    """Gradients of the state, (padded S, BLOCK_M), and of cond, (D, BLOCK_M), before `steps` steps, of numbers
+    index + 1, index + 2, ..
+
+    dy: (padded S, BLOCK_M), after them.   w_ptr: in, HIDDEN matrices, the last first, and out, transposed and packed.
+    saved_ptr: as `forward_steps` left it.
+    """
+    BLOCK_M: tl.constexpr = dy.shape[1]
+    SP: tl.constexpr = padded(S)
+    ROUNDS: tl.constexpr = max(1, HIDDEN) * N_TILES
+    hidden_ptr = w_ptr + D * SP
+    out_ptr = hidden_ptr + HIDDEN * D * D
+    w_in, w_out = None, None
+    if RESIDENT:
+        w_in, w_out = whole(w_ptr, SP, D), whole(out_ptr, D, SP)
+    index = tl.cast(index, tl.int32)
+    end = index + steps
+    saved_ptr += layer_size(D, BLOCK_M) * (steps * (HIDDEN + 1) - 1)
+    dz = last_layer_vjp(w_out, out_ptr, tl.load(coef_ptr + 3 * index + 1) * dy, saved_ptr, D, TILE, IP)
+    dcond = tl.zeros((D, BLOCK_M), tl.float32)
+    sums = tl.zeros((D, BLOCK_M), tl.float32)
+    for t in tl.range(steps * ROUNDS, num_stages=STAGES):
+        i = t % ROUNDS
+        if HIDDEN > 0:
+            sums = dot(tile_of(hidden_ptr, i, D, D // N_TILES), rows_of_tile(dz, i, N_TILES), sums, IP)
+        if i % N_TILES == N_TILES - 1:
+            if HIDDEN > 0:
+                saved_ptr -= layer_size(D, BLOCK_M)
+                dz = sums * silu_slope(kept(saved_ptr, D, BLOCK_M))
+                sums = tl.zeros((D, BLOCK_M), tl.float32)
+            if i == ROUNDS - 1:
+                dcond += dz
+                dy = product_at_once(w_in, w_ptr, dz, tl.load(coef_ptr + 3 * index) * dy, SP, TILE, IP)
+                index += 1
+                if index < end:
+                    saved_ptr -= layer_size(D, BLOCK_M)
+                    dout = tl.load(coef_ptr + 3 * index + 1) * dy
+                    dz = last_layer_vjp(w_out, out_ptr, dout, saved_ptr, D, TILE, IP)
+    return dy, dcond

@@ -1,0 +1,94 @@
+"""Triton pieces of a product with a packed weight: streamed in tiles of its columns, or whole.
+
+Operands are swapped: activations stay transposed, (features, particles), and the weights are the left operand. With 16
+particles per program that is the only way to feed Hopper's tensor cores, whose left operand has 64 rows.
+"""
+
+import triton
+import triton.language as tl
+
+from fastdwm.kernels.dense import nearest_tf32
+from fastdwm.kernels.launch import chunk, pad_block
+
+padded = triton.constexpr_function(pad_block)
+tile_columns = triton.constexpr_function(chunk)
+
+
+@triton.constexpr_function
+def log2(n):
+    return n.bit_length() - 1
+
+
+@triton.jit
+def dot(w, x, acc, IP: tl.constexpr):
+    """acc + w x in float32, x rounded to the dtype of w; acc may be None."""
+    x = x.to(w.dtype)
+    if IP == "tf32":
+        x = nearest_tf32(x)
+    return tl.dot(w, x, acc, input_precision=IP)
+
+
+@triton.jit
+def whole(w_ptr, OUT: tl.constexpr, IN: tl.constexpr):
+    """A weight (OUT, IN) that is packed in one piece."""
+    return tl.load(w_ptr + tl.arange(0, OUT)[:, None] * IN + tl.arange(0, IN)[None, :])
+
+
+@triton.jit
+def tile_of(w_ptr, i, OUT: tl.constexpr, COLUMNS: tl.constexpr):
+    """Tile i (OUT, COLUMNS) of weights that are packed in tiles, one after the other."""
+    offsets = tl.arange(0, OUT)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    return tl.load(w_ptr + i * (OUT * COLUMNS) + offsets)
+
+
+@triton.jit
+def rows_of_tile(x, i, N_TILES: tl.constexpr):
+    """Rows of x (IN, BLOCK_M) that tile i mod N_TILES of a weight multiplies, (IN // N_TILES, BLOCK_M).
+
+    Which columns a tile has is told in `weights.py`: bit 3 of a column's number and the highest bits are the number of
+    its tile. In the accumulator of a tensor-core product a thread holds rows that differ in these very bits, as long as
+    the tiles are no more than 2 D / (16 num_warps), so the choice is among a thread's own registers. (Otherwise the
+    values go through shared memory.)
+    """
+    BLOCK_M: tl.constexpr = x.shape[1]
+    COLUMNS: tl.constexpr = x.shape[0] // N_TILES
+    if N_TILES > 1:
+        x = tl.reshape(x, (N_TILES // 2, COLUMNS // 8, 2, 8, BLOCK_M))
+        x = tl.reshape(tl.permute(x, (1, 3, 4, 0, 2)), (COLUMNS, BLOCK_M, N_TILES))
+        for bit in tl.static_range(log2(N_TILES)):
+            even, odd = tl.split(tl.reshape(x, (COLUMNS, BLOCK_M, N_TILES >> (bit + 1), 2)))
+            x = tl.where((i >> bit) % 2 == 0, even, odd)
+        x = tl.reshape(x, (COLUMNS, BLOCK_M))
+    return x
+
+
+@triton.jit
+def product(w_ptr, x, OUT: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr, IP: tl.constexpr):
+    """(OUT, BLOCK_M) float32 product of a weight (OUT, IN) in tiles of at most TILE elements and x (IN, BLOCK_M)."""
+    COLUMNS: tl.constexpr = tile_columns(OUT, x.shape[0], TILE)
+    N_TILES: tl.constexpr = x.shape[0] // COLUMNS
+    sums = tl.zeros((OUT, x.shape[1]), tl.float32)
+    for i in tl.range(N_TILES, num_stages=STAGES):
+        sums = dot(tile_of(w_ptr, i, OUT, COLUMNS), rows_of_tile(x, i, N_TILES), sums, IP)
+    return sums
+
+
+@triton.jit
+def product_at_once(w, w_ptr, x, acc, OUT: tl.constexpr, TILE: tl.constexpr, IP: tl.constexpr):
+    """acc + w x, w being the weight itself, or None where it is too large to be kept: then its tiles come from w_ptr.
+
+    For use inside a loop that streams other weights: a loop over tiles in there would end the overlap of loads and
+    products, which only IEEE products can do without.
+    """
+    if w is not None:
+        return dot(w, x, acc, IP)
+    COLUMNS: tl.constexpr = tile_columns(OUT, x.shape[0], TILE)
+    N_TILES: tl.constexpr = x.shape[0] // COLUMNS
+    if IP == "ieee" and w_ptr.dtype.element_ty == tl.float32:
+        # Unrolled, the tiles would be in registers all at once.
+        for i in tl.range(N_TILES, num_stages=1):
+            acc = dot(tile_of(w_ptr, i, OUT, COLUMNS), rows_of_tile(x, i, N_TILES), acc, IP)
+    else:
+        for i in tl.static_range(N_TILES):
+            acc = dot(tile_of(w_ptr, i, OUT, COLUMNS), rows_of_tile(x, i, N_TILES), acc, IP)
+    return acc

@@ -51,7 +51,7 @@ def test_rollout_sweep(size, precision, problem, race):
 
 def test_chain_launch(size, block_m, warps, problem, race):
     weights = problem.fused.models.chain
-    other = replace(weights, launch=replace(weights.launch, block_m=block_m, num_warps=warps))
+    other = replace(weights, launch=replace(weights.launch, block_m=block_m, num_warps=warps, larger=()))
     race(
         "reverse chain and VJP",
         size,

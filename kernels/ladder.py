@@ -4,12 +4,13 @@ By default one configuration of each kind, and such as run out of registers firs
 """
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from itertools import product
 
 from fastdwm.kernels.aot import AotCase
 from fastdwm.kernels.finish import kernel as finish
 from fastdwm.kernels.frozen_mlp import kernel as frozen_mlp
-from fastdwm.kernels.launch import PRECISIONS
+from fastdwm.kernels.launch import MULTIPROCESSORS, PRECISIONS, chain_launch
 from fastdwm.kernels.layout import MLPLayout
 from fastdwm.kernels.noise import kernel as noise
 from fastdwm.kernels.policy import kernel as policy
@@ -35,7 +36,11 @@ def denoiser_shapes(capability: int) -> Iterator[tuple[DenoiserShape, bool]]:
         reference = sizes == SMALL and width == 256 and precision == "bf16" and capability == 90
         # Long observations under narrower layers: the first to run out of registers and of shared memory.
         long = sizes == LARGEST and width < 512 and layers == 2 and precision != "ieee" and capability == 90
-        yield DenoiserShape(*sizes, width, layers, precision, capability), typical or largest or reference or long
+        shape = DenoiserShape(*sizes, width, layers, precision, capability)
+        yield shape, typical or largest or reference or long
+        # So many rows that the blocks are larger, and the registers fewer.
+        for block in chain_launch(width, sizes[0], precision, capability).larger:
+            yield replace(shape, n_rows=block * MULTIPROCESSORS), typical and block == (32 if width == 256 else 64)
 
 
 def chain_cases(capability: int, full: bool) -> Iterator[AotCase]:
@@ -46,7 +51,8 @@ def chain_cases(capability: int, full: bool) -> Iterator[AotCase]:
 
 def step_cases(capability: int, full: bool) -> Iterator[AotCase]:
     for shape, default in denoiser_shapes(capability):
-        if full or (default and shape.width == 256 and shape.hidden_layers == 3 and capability == 90):
+        typical = shape.width == 256 and shape.hidden_layers == 3 and capability == 90 and shape.n_rows == 1
+        if full or (default and typical):
             yield from reverse_step.aot_cases(shape)
 
 

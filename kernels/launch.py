@@ -1,6 +1,6 @@
 """Launch sizes and operand precision: pure functions from the problem to blocks, warps, stages and grid; the launch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,9 @@ PRECISIONS = ("ieee", "tf32", "bf16")
 MIN_DOT = 16
 """smallest extent of a tl.dot operand"""
 
+MULTIPROCESSORS = 132
+"""of an H100: one program on each is the least time that a launch takes"""
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -21,6 +24,14 @@ class Launch:
     tile: int
     num_warps: int
     num_stages: int
+    larger: tuple[int, ...] = ()
+    """blocks of particles, in rising order, for more rows than there are multiprocessors for blocks of `block_m`"""
+
+    def for_rows(self, n_rows: int) -> "Launch":
+        """With the smallest block that gives no multiprocessor a second program, or the largest there is."""
+        blocks = (self.block_m, *self.larger)
+        block = next((b for b in blocks if cdiv(n_rows, b) <= MULTIPROCESSORS), blocks[-1])
+        return replace(self, block_m=block, larger=())
 
     def grid(self, n_rows: int) -> tuple[int]:
         """One program per block of particles."""
@@ -85,7 +96,7 @@ def nearest_tf32(x: Tensor) -> Tensor:
 
 
 def chain_launch(width: int, obs_dim: int, precision: str, capability: int) -> Launch:
-    """Sizes of the reverse-step and reverse-chain kernels for a padded hidden width.
+    """Sizes of the reverse-step and reverse-chain kernels for a padded hidden width; `Launch.for_rows` takes the block.
 
     The largest that compile without spilling registers; tests/kernels/test_aot.py holds every case to that.
     """
@@ -93,12 +104,16 @@ def chain_launch(width: int, obs_dim: int, precision: str, capability: int) -> L
     # A long observation stays in registers, and its matrices have tiles of their own in flight.
     long = pad_block(obs_dim) > 32
     stages = {232448: 4, 166912: 3}.get(shared_limit(capability), 2) if precision == "bf16" else 2
+    larger: tuple[int, ...] = ()
+    if precision == "bf16" and width <= 256 and not long:
+        larger = (32, 64) if width <= 128 and stages == 4 else (32,)
     return Launch(
         block_m=16 if width + pad_block(obs_dim) <= widest else 8,
         tile=tile // 2 if long and precision == "bf16" else tile,
         num_warps=8,
         # The addresses of tiles on their way find no registers beside IEEE operands of this width.
         num_stages=1 if precision == "ieee" and width > 256 else stages,
+        larger=larger,
     )
 
 

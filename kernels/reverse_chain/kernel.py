@@ -76,10 +76,11 @@ def reverse_chain_fwd(
     """y_0 (N, S) and, if `save`, the pre-activations, step K first; one launch."""
     y = torch.empty_like(obs)
     saved = scratch(weights, weights.steps, len(obs)) if save else None
+    launch = weights.launch.for_rows(len(obs))
     run(
-        reverse_chain_fwd_kernel, weights.launch.grid(len(obs)),
+        reverse_chain_fwd_kernel, launch.grid(len(obs)),
         noise, obs, action, weights.tiles, weights.constants, weights.coefficients, y, saved, len(obs), weights.steps,
-        **compile_time(weights), **options(weights),
+        **compile_time(weights, launch), **options(launch),
     )  # fmt: skip
     return y, saved
 
@@ -87,10 +88,11 @@ def reverse_chain_fwd(
 def reverse_chain_bwd(weights: ChainWeights, dy: Tensor, saved: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of obs and action; one launch."""
     dobs, daction = torch.empty_like(dy), dy.new_empty(len(dy), weights.action_dim)
+    launch = weights.launch.for_rows(len(dy))
     run(
-        reverse_chain_bwd_kernel, weights.launch.grid(len(dy)),
+        reverse_chain_bwd_kernel, launch.grid(len(dy)),
         dy, saved, weights.tiles_t, weights.coefficients, dobs, daction, len(dy), weights.steps,
-        **compile_time(weights), **options(weights),
+        **compile_time(weights, launch), **options(launch),
     )  # fmt: skip
     return dobs, daction
 

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastdwm.kernels.aot import AotCase
-from fastdwm.kernels.launch import chain_resident, chunk, dot_precision, run
+from fastdwm.kernels.launch import Launch, chain_resident, chunk, dot_precision, run
 from fastdwm.kernels.reverse_step.network import backward_steps, forward_steps, load_rows
 from fastdwm.kernels.reverse_step.tiles import padded, product
 from fastdwm.kernels.reverse_step.weights import ChainWeights, DenoiserShape
@@ -85,9 +85,8 @@ def reverse_step_bwd_kernel(dout_ptr, saved_ptr, w_ptr, coef_ptr, dy_ptr, dobs_p
     store_rows(daction_ptr, dcond, rows, n_rows, S, A)
 
 
-def compile_time(shape: ChainWeights | DenoiserShape) -> dict:
+def compile_time(shape: ChainWeights | DenoiserShape, launch: Launch) -> dict:
     """Compile-time arguments that all kernels of the step and the chain share."""
-    launch = shape.launch
     sizes = dict(S=shape.obs_dim, A=shape.action_dim, D=shape.width, HIDDEN=shape.hidden_layers - 1)
     return sizes | dict(
         BLOCK_M=launch.block_m,
@@ -99,15 +98,15 @@ def compile_time(shape: ChainWeights | DenoiserShape) -> dict:
     )
 
 
-def options(shape: ChainWeights | DenoiserShape) -> dict:
+def options(launch: Launch) -> dict:
     """Options of the compiler."""
     # Without an explicit bound the assembler may spill a few registers to fit a second program on the multiprocessor.
-    return dict(num_warps=shape.launch.num_warps, num_stages=shape.launch.num_stages, maxnreg=255)
+    return dict(num_warps=launch.num_warps, num_stages=launch.num_stages, maxnreg=255)
 
 
 def scratch(weights: ChainWeights, steps: int, n_rows: int) -> Tensor:
     """Room for the pre-activations of `steps` steps, whole tiles: (steps, layers, programs, D * BLOCK_M)."""
-    launch = weights.launch
+    launch = weights.launch.for_rows(n_rows)
     tiles = (*launch.grid(n_rows), weights.width * launch.block_m)
     return weights.tiles.new_empty(steps, weights.hidden_layers, *tiles)
 
@@ -118,10 +117,11 @@ def reverse_step_fwd(
     """y_{k-1} (N, S) of step k = index + 1 and, if `save`, the pre-activations; one launch."""
     out = torch.empty_like(y)
     saved = scratch(weights, 1, len(y)) if save else None
+    launch = weights.launch.for_rows(len(y))
     run(
-        reverse_step_fwd_kernel, weights.launch.grid(len(y)),
+        reverse_step_fwd_kernel, launch.grid(len(y)),
         y, obs, action, noise, weights.tiles, weights.constants, weights.coefficients, out, saved, len(y), index,
-        **compile_time(weights), **options(weights),
+        **compile_time(weights, launch), **options(launch),
     )  # fmt: skip
     return out, saved
 
@@ -130,10 +130,11 @@ def reverse_step_bwd(weights: ChainWeights, index: int, dout: Tensor, saved: Ten
     """Gradients of y, obs and action; one launch."""
     dy, dobs = torch.empty_like(dout), torch.empty_like(dout)
     daction = dout.new_empty(len(dout), weights.action_dim)
+    launch = weights.launch.for_rows(len(dout))
     run(
-        reverse_step_bwd_kernel, weights.launch.grid(len(dout)),
+        reverse_step_bwd_kernel, launch.grid(len(dout)),
         dout, saved, weights.tiles_t, weights.coefficients, dy, dobs, daction, len(dout), index,
-        **compile_time(weights), **options(weights),
+        **compile_time(weights, launch), **options(launch),
     )  # fmt: skip
     return dy, dobs, daction
 
@@ -143,15 +144,17 @@ def aot_case(kernel, pointers: tuple[str, ...], shape: DenoiserShape) -> AotCase
     operand = "bf16" if shape.precision == "bf16" else "fp32"
     saves = "saved_ptr" in pointers
     unused = {"saved_ptr": None} if "saved_ptr" in kernel.arg_names and not saves else {}
+    launch = shape.launch
     sizes = f"S{shape.obs_dim} A{shape.action_dim} {shape.hidden_layers}x{shape.width} {shape.precision}"
+    sizes += f" block {launch.block_m}" if shape.n_rows > 1 else ""
     return AotCase(
         name=f"{kernel.__name__} {sizes}{' save' if saves and 'fwd' in kernel.__name__ else ''}",
         kernel=kernel,
         pointers={name: operand if name in ("w_ptr", "saved_ptr") else "fp32" for name in pointers},
-        constexprs=compile_time(shape) | unused,
-        options=options(shape),
+        constexprs=compile_time(shape, launch) | unused,
+        options=options(launch),
         tensor_cores=shape.precision != "ieee",
-        layer_products=shape.width**2 * shape.launch.block_m if shape.hidden_layers > 1 else 0,
+        layer_products=shape.width**2 * launch.block_m if shape.hidden_layers > 1 else 0,
     )
 
 

@@ -30,7 +30,7 @@ MAX_OBS, MAX_ACTION, MAX_WIDTH = 128, 32, 512
 
 @dataclass(frozen=True)
 class DenoiserShape:
-    """What the kernels are compiled for; `width` is the padded hidden width."""
+    """What the kernels are compiled for; `width` is the padded hidden width, n_rows the particles of a launch."""
 
     obs_dim: int
     action_dim: int
@@ -38,10 +38,11 @@ class DenoiserShape:
     hidden_layers: int
     precision: str
     capability: int
+    n_rows: int = 1
 
     @property
     def launch(self) -> Launch:
-        return chain_launch(self.width, self.obs_dim, self.precision, self.capability)
+        return chain_launch(self.width, self.obs_dim, self.precision, self.capability).for_rows(self.n_rows)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ import torch
 from numerics import EPS, assert_close
 from torch import Tensor
 
-from fastdwm.kernels.launch import nearest_tf32, run
+from fastdwm.kernels.launch import chain_launch, nearest_tf32, run
 from fastdwm.kernels.layout import MLPLayout
 
 triton = pytest.importorskip("triton")
@@ -67,6 +67,20 @@ def kernels_of(path: Path) -> list[str]:
         for line in path.read_text().splitlines()
         if line.startswith("def ") and "_kernel(" in line
     ]
+
+
+@pytest.mark.parametrize(
+    "n_rows, block",
+    [(1, 16), (132 * 16, 16), (132 * 16 + 1, 32), (4096, 32), (132 * 32 + 1, 64), (10**6, 64)],
+)
+def test_no_multiprocessor_has_a_second_block_while_there_are_larger_ones(n_rows, block):
+    assert chain_launch(128, 11, "bf16", 90).for_rows(n_rows).block_m == block
+
+
+def test_a_denoiser_without_larger_blocks_keeps_its_own():
+    for width, obs_dim, precision in ((512, 11, "bf16"), (256, 128, "bf16"), (256, 11, "tf32"), (128, 11, "ieee")):
+        launch = chain_launch(width, obs_dim, precision, 90)
+        assert launch.for_rows(10**6) == launch
 
 
 # TF32: 10 fraction bits.

@@ -1,13 +1,15 @@
 """The fused reverse chain: reference, hand-derived VJP, Triton kernels, contract."""
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
 from denoisers import Problem, make_problem
 from numerics import BOUND, EPS, assert_close, row_error
 
-from fastdwm.kernels.reverse_chain import pack_chain, reverse_chain
+from fastdwm.kernels import launch
+from fastdwm.kernels.reverse_chain import ChainWeights, pack_chain, reverse_chain
 from fastdwm.kernels.reverse_chain.reference import reverse_chain_backward_reference, reverse_chain_reference
 from fastdwm.models.nets import map_params, mlp
 
@@ -70,9 +72,12 @@ def test_bf16_operands_cost_two_eps():
 # Rung 3: the kernels in the interpreter.
 def launch_both(problem: Problem, precision: str = "ieee"):
     """y_0 without and with saving, then both gradients, from the kernels. Runs in the interpreter's process."""
+    return launch_weights(problem, problem.weights(precision))
+
+
+def launch_weights(problem: Problem, weights: ChainWeights):
     from fastdwm.kernels.reverse_chain.kernel import reverse_chain_bwd, reverse_chain_fwd
 
-    weights = problem.weights(precision)
     inputs = problem.obs, problem.action, problem.noise
     y, saved = reverse_chain_fwd(weights, *inputs, True)
     return reverse_chain_fwd(weights, *inputs, False)[0], y, *reverse_chain_bwd(weights, problem.upstream, saved)
@@ -96,6 +101,23 @@ def test_kernel_cases(interpreted, case):
     actuals = interpreted(launch_both, problem, precision)
     for actual, expected in zip(actuals, (y, y, *gradients), strict=True):
         assert_close(actual, expected, EPS[precision], BOUND[precision])
+
+
+def launch_larger(problem: Problem):
+    """As `launch_both`, of a device so small that it wants larger blocks. Runs in the interpreter's process."""
+    weights = problem.weights("ieee")
+    weights = replace(weights, launch=replace(weights.launch, larger=(32, 64)))
+    with patch.object(launch, "MULTIPROCESSORS", 1):
+        return launch_weights(problem, weights)
+
+
+@pytest.mark.parametrize("rows", [17, 70], ids=["block32", "block64"])
+def test_kernel_blocks(interpreted, rows):
+    """Forward and VJP agree about the block, and about where a larger one keeps its pre-activations."""
+    problem = make_problem(rows, (20, 33), 2)
+    y, *gradients = problem.truth()
+    for actual, expected in zip(interpreted(launch_larger, problem), (y, y, *gradients), strict=True):
+        assert_close(actual, expected, EPS["ieee"])
 
 
 # Rung 5: the kernels on a device, against eager torch in the same precision.

@@ -162,4 +162,5 @@ def outer_launch(precision: str) -> Launch:
     """Sizes of the weight-gradient kernel: (block_m, block_m) weights, tile / block_m rows at a time."""
     if precision == "ieee":
         return Launch(block_m=32, tile=32 * 16, num_warps=4, num_stages=3)
-    return Launch(block_m=64, tile=64 * 32, num_warps=4, num_stages=3)
+    # Few programs, each of which goes through all rows in turn: what counts is how often it must wait.
+    return Launch(block_m=64, tile=64 * (64 if precision == "bf16" else 32), num_warps=4, num_stages=3)

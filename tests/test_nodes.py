@@ -51,3 +51,25 @@ def test_the_counter_sees_what_launches():
         (x + 1).mul_(2)
         x.clone()
     assert recorder.nodes == ["add", "mul_", "clone"]
+
+
+class Watcher(nodes.Recorder):
+    """Also notes the tensors that do not start at 16 bytes, of kernels that would be compiled anew for them."""
+
+    found: list[tuple[str, str]] = []
+
+    def launch(self, kernel, grid, *args, **kwargs):
+        super().launch(kernel, grid, *args, **kwargs)
+        for param, value in zip(kernel.params, args, strict=False):
+            if getattr(value, "dtype", None) is not None and not param.do_not_specialize_on_alignment:
+                if value.storage_offset() * value.element_size() % 16:
+                    self.found.append((kernel.__name__, param.name))
+
+
+@pytest.mark.parametrize("rule", nodes.RULES)
+def test_no_slice_asks_for_a_second_compilation(rule, monkeypatch):
+    """The ladder compiles every kernel for pointers as it declares them; an odd M S must not need others."""
+    monkeypatch.setattr(nodes, "Recorder", Watcher)
+    monkeypatch.setattr(Watcher, "found", [])
+    assert nodes.nodes(nodes.size_of("diffusion", 3, 17, width=WIDTH), **nodes.RULES[rule])
+    assert not Watcher.found

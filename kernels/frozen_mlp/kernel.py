@@ -55,7 +55,8 @@ def standardise(a, D: tl.constexpr, BLOCK_D: tl.constexpr, EPS: tl.constexpr):
     return centred * rstd[None, :], rstd[None, :]
 
 
-@triton.jit(do_not_specialize=["n_rows"])
+# Inputs and gradients may be slices that start anywhere: a single compilation serves them all.
+@triton.jit(do_not_specialize=["n_rows"], do_not_specialize_on_alignment=["x_ptr"])
 def frozen_mlp_fwd_kernel(x_ptr, weights_ptr, flat_ptr, h_ptr, z_ptr, values_ptr, n_rows, NET: tl.constexpr,
                           RULE: tl.constexpr, SAVE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
                           BLOCK_K: tl.constexpr):  # fmt: skip
@@ -128,7 +129,7 @@ def seed_of_copy(grad_ptr, values_ptr, copy, rows, row_mask, n_rows, RULE: tl.co
         return grad / RULE.n_copies, row_mask
 
 
-@triton.jit(do_not_specialize=["n_rows"])
+@triton.jit(do_not_specialize=["n_rows"], do_not_specialize_on_alignment=["grad_ptr"])
 def frozen_mlp_bwd_kernel(grad_ptr, values_ptr, weights_ptr, flat_ptr, z_ptr, dz_ptr, dx_ptr, n_rows,
                           NET: tl.constexpr, RULE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
                           BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip

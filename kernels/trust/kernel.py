@@ -63,7 +63,7 @@ def weigh_fwd_kernel(evidence_ptr, weights_ptr, n_episodes, n_steps, n_actions, 
     tl.store(weights_ptr + 3 * n_episodes + episode, tl.sqrt(square) * CLIP)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["step_ptr", "bound_ptr"])
 def clip_fwd_kernel(step_ptr, bound_ptr, norm_ptr, factor_ptr):
     """The step size of one episode, less where the gradient is too long.
 
@@ -110,7 +110,7 @@ def blended(mean, news, rate):
     return tl.where(is_finite(news), tl.where(mean == mean, known, news), mean)
 
 
-@triton.jit(do_not_specialize=["n_steps", "width", "discount"])
+@triton.jit(do_not_specialize=["n_steps", "width", "discount"], do_not_specialize_on_alignment=["earned_ptr"])
 def observe_fwd_kernel(evidence_ptr, slopes_ptr, norm_ptr, reward_ptr, value_ptr, returns_ptr, earned_ptr, after_ptr,
                        n_steps, width, discount, BLOCK: tl.constexpr):  # fmt: skip
     """The evidence of one episode after its decision.

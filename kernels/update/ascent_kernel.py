@@ -14,7 +14,9 @@ LEAST = tl.constexpr(1e-12)
 """what a norm counts as, at least, for a bound that is given"""
 
 
-@triton.jit(do_not_specialize=["width", "n_parts", "lr", "clip"])
+@triton.jit(
+    do_not_specialize=["width", "n_parts", "lr", "clip"], do_not_specialize_on_alignment=["step_ptr", "bound_ptr"]
+)
 def bounded_step_kernel(params_ptr, grads_ptr, squares_ptr, step_ptr, bound_ptr, after_ptr, norm_ptr, width, n_parts,
                         lr, clip, BLOCK: tl.constexpr, BLOCK_T: tl.constexpr):  # fmt: skip
     """BLOCK parameters of one episode after a step along a gradient that is no longer than its bound.

@@ -17,7 +17,7 @@ from fastdwm import command
 
 ROOT = Path(__file__).parent.parent
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
-COMMAND = re.compile(r"python -m fastdwm\.(\w+)([^`\n&|;]*)")
+COMMAND = re.compile(r"python -m fastdwm\.(\w+(?:\.\w+)*)([^`\n&|;]*)")
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 EXAMPLES = {"TASK": "hopper-medium", "BUNDLE": "hopper-medium"}
 

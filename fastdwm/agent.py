@@ -17,7 +17,7 @@ from fastdwm.itpo.decision import Decision
 from fastdwm.itpo.episodes import Adaptation, Episodes
 from fastdwm.itpo.forks import THREADS
 from fastdwm.itpo.fused import FusedObjective, obstacles
-from fastdwm.itpo.graphs import CapturedEpisodes
+from fastdwm.itpo.graphs import CapturedEpisodes, OneLaunch
 from fastdwm.itpo.guard import REASONS
 from fastdwm.itpo.objective import Objective, ReferenceObjective
 from fastdwm.itpo.rollout import Score
@@ -81,8 +81,11 @@ class Agent:
             self.objective = make_objective(self.policy, world, config, score, backend)
         self.backend = "fused" if isinstance(self.objective, FusedObjective) else "reference"
         _check_settings(config, world)
-        steps = world.dynamics.noise_steps
-        self.adaptation = Adaptation(self.policy, self.objective, config, steps, seed, self.deadline)
+        steps, acting = (
+            world.dynamics.noise_steps,
+            OneLaunch.of(self.policy) if self.backend == "fused" else self.policy,
+        )
+        self.adaptation = Adaptation(acting, self.objective, config, steps, seed, self.deadline)
         self.episodes: Episodes | CapturedEpisodes | None = None
         self._captured: CapturedEpisodes | None = None
         self._forget_counts(0)
@@ -95,8 +98,9 @@ class Agent:
     def _count(self, decision: Decision) -> None:
         self.discarded += decision.discarded.cpu().numpy()
         reasons = decision.guarded.reason.cpu().numpy()
-        for i, reason in enumerate(REASONS[1:]):
-            self.drawn_back[reason] += reasons == i + 1
+        if reasons.any():
+            for i, reason in enumerate(REASONS[1:]):
+                self.drawn_back[reason] += reasons == i + 1
 
     @classmethod
     def of(

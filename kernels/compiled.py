@@ -1,4 +1,4 @@
-"""What the CPU kernels are made of: float32, compiled by numba when first imported, later read from its cache.
+"""What the CPU kernels are made of: float32, compiled by numba when first used, later read from its cache.
 
 A kernel (`compiled.py` of an operator) works on the items start..stop-1 of its buffers, rows or policies, and holds no
 lock, so that threads can share the items. All its arrays are C-contiguous. What it computes for a row depends on that
@@ -31,7 +31,7 @@ try:
     from numba.core.errors import TypingError
     from numba.extending import intrinsic
 
-    from fastdwm.kernels.compiled_panel import LANES, TALL, narrow_panel, wide_panel
+    from fastdwm.kernels.compiled_panel import LANES, TALL, product_of_columns, product_of_rows, transpose_tile
 except ImportError as error:
     raise ImportError(f"the CPU kernels need numba: install it, or use --backend reference ({error})") from error
 
@@ -58,36 +58,46 @@ caching = True
 """until it fails: then the kernels are compiled in every run"""
 
 
+SIGNATURES: dict[Callable, Any] = {}
+"""of the kernels"""
+
+
 def kernel(*arguments: types.Type) -> Callable:
-    """Compile a function of (start, stop, *arguments) that Python calls: when it is imported, and once for all
-    processes; its arguments are refused if they are not as declared."""
+    """A function of (start, stop, *arguments) that Python calls by `run`, and other kernels as it is."""
 
     def decorate(function: Callable) -> Callable:
-        global caching
         # numba compiles anew if the function's own file changes, but does not notice that a file of what it calls has.
         # Its cache files are named after the function: hence the name.
         function.__qualname__ += STAMP
-        signature = types.void(types.int64, types.int64, *arguments)
-        options = OPTIONS | {"fastmath": {"contract"}}
-        try:
-            return njit(signature, **options, cache=caching)(function)
-        # Neither this folder nor the user's cache can be written, or the disk is full.
-        except (RuntimeError, OSError) as error:
-            caching = False
-            warnings.warn(
-                f"the CPU kernels are compiled in every run: no cache ({error})", RuntimeWarning, stacklevel=2
-            )
-            return njit(signature, **options)(function)
+        inner = helper(function)
+        SIGNATURES[inner] = types.void(types.int64, types.int64, *arguments)
+        return inner
 
     return decorate
+
+
+@lru_cache
+def entry(function: Callable) -> Callable:
+    """A kernel as Python calls it: compiled now, and once for all processes; its arguments are refused if they are not
+    as declared."""
+    global caching
+    signature, options = SIGNATURES[function], OPTIONS | {"fastmath": {"contract"}}
+    try:
+        return njit(signature, **options, cache=caching)(function.py_func)
+    # Neither this folder nor the user's cache can be written, or the disk is full.
+    except (RuntimeError, OSError) as error:
+        caching = False
+        warnings.warn(f"the CPU kernels are compiled in every run: no cache ({error})", RuntimeWarning, stacklevel=3)
+        return njit(signature, **options)(function.py_func)
 
 
 def run(function: Callable, n_items: int, cost: int, *args, smallest: int = TALL) -> None:
     """function(start, stop, *args) over all items, shared between as many threads as torch has and the work is worth.
 
+    args: tensors, or what numba takes; tuples hold the latter alone.
     cost: multiply-adds of one item.   smallest: items that a thread takes at least; rows, by default, fill a tile.
     """
-    args = [as_array(value) for value in args]
+    function, args = entry(function), [value.numpy() if isinstance(value, Tensor) else value for value in args]
     n_threads = torch.get_num_threads()
     n_parts = min(n_items // smallest, n_items * cost // MIN_PRODUCTS, 4 * n_threads)
     if n_threads == 1 or n_parts <= 1:
@@ -110,11 +120,9 @@ def run(function: Callable, n_items: int, cost: int, *args, smallest: int = TALL
         other.cancel() or other.result()
 
 
-def as_array(value: Any) -> Any:
-    """A tensor's memory as numba takes it; tuples of them likewise."""
-    if isinstance(value, tuple):
-        return tuple([as_array(item) for item in value])
-    return value.numpy() if isinstance(value, Tensor) else value
+def arrays(*values: Tensor) -> tuple[np.ndarray, ...]:
+    """Tensors as numba takes them."""
+    return tuple([value.numpy() for value in values])
 
 
 @lru_cache
@@ -177,33 +185,37 @@ def separate(typing):
     return types.void(), emit
 
 
+@intrinsic
+def nothing(typing):
+    """A null pointer, to what a product does without."""
+    pointer = types.CPointer(types.float32)
+    return pointer(), lambda context, b, signature, args: context.get_constant_null(pointer)
+
+
 @helper
-def multiply(x, w, z, transposed=False):
-    """z (n, d_out) += x w, or x^T w if transposed: x (n, d_in), or (d_in, n); w (d_in, d_out)."""
+def product(x, w, w_row, z, start, start_row, slope):
+    """z (n, d_out) = (start + x w) slope, pointers but for x (n, d_in) and z; see `compiled_panel.product`."""
     separate()
-    (n, d_out), d_in = z.shape, w.shape[0]
-    x_row, x_k = (1, n) if transposed else (d_in, 1)
-    j = 0
-    while j < d_out:
-        at = address(x, 0), x_row, x_k, address(w, j), d_out, address(z, j), d_out, n, d_in
-        if d_out - j >= 2 * LANES:
-            wide_panel(*at, 2 * LANES)
-            j += 2 * LANES
-        else:
-            narrow_panel(*at, d_out - j)
-            j += LANES
+    (n, d_in), d_out = x.shape, z.shape[1]
+    product_of_rows(address(x, 0), d_in, w, w_row, address(z, 0), d_out, start, start_row, slope, n, d_in, d_out)
+
+
+@helper
+def multiply(x, w, z):
+    """z (n, d_out) += x w: x (n, d_in), w (d_in, d_out)."""
+    product(x, address(w, 0), w.shape[1], z, address(z, 0), z.shape[1], nothing())
+
+
+@helper
+def multiply_columns(x, w, z):
+    """z (n, d_out) = x^T w: x (d_in, n), w (d_in, d_out)."""
+    separate()
+    (d_in, n), d_out = x.shape, z.shape[1]
+    out = address(z, 0)
+    product_of_columns(address(x, 0), n, address(w, 0), d_out, out, d_out, nothing(), 0, nothing(), n, d_in, d_out)
 
 
 # Element by element, in place.
-@helper
-def spread(row, z):
-    """Every row of z."""
-    separate()
-    for i in range(len(z)):
-        for j in range(len(row)):
-            z[i, j] = row[j]
-
-
 @helper
 def fill(z, value):
     separate()
@@ -301,15 +313,19 @@ def vector(flat, layer, i):
 @helper
 def affine(x, flat, layer, z):
     """z = x w + b."""
-    spread(vector(flat, layer, 0), z)
-    multiply(x, block(flat, layer[2], layer[0], layer[1]), z)
+    product(x, address(flat, layer[2]), layer[1], z, address(vector(flat, layer, 0), 0), 0, nothing())
 
 
 @helper
 def affine_vjp(dz, flat_t, layer, dx):
     """dx = dz w^T, from the transposed weights."""
-    fill(dx, float32(0))
-    multiply(dz, block(flat_t, layer[2], layer[1], layer[0]), dx)
+    product(dz, address(flat_t, layer[2]), layer[0], dx, nothing(), 0, nothing())
+
+
+@helper
+def affine_vjp_through(dz, flat_t, layer, slope, dx):
+    """dx = dz w^T slope: back through the activation before the layer, too."""
+    product(dz, address(flat_t, layer[2]), layer[0], dx, nothing(), 0, address(slope, 0))
 
 
 @helper
@@ -324,8 +340,10 @@ def transpose(start, stop, layers, flat, flat_t):
     for q in range(start, stop):
         for d_in, d_out, at, _ in layers:
             w, w_t = block(flat[q], at, d_in, d_out), block(flat_t[q], at, d_out, d_in)
-            # In tiles, since one of the two is walked across its rows.
-            for low in range(0, d_in, 16):
-                for j in range(d_out):
-                    for k in range(low, min(low + 16, d_in)):
-                        w_t[j, k] = w[k, j]
+            whole_in, whole_out = d_in - d_in % LANES, d_out - d_out % LANES
+            for j in range(0, whole_out, LANES):
+                for k in range(0, whole_in, LANES):
+                    transpose_tile(address(w, k * d_out + j), d_out, address(w_t, j * d_in + k), d_in)
+            for k in range(d_in):
+                for j in range(whole_out if k < whole_in else 0, d_out):
+                    w_t[j, k] = w[k, j]

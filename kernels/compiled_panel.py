@@ -1,19 +1,53 @@
-"""The matrix product of the CPU kernels, a panel of columns at a time, emitted as LLVM code.
+"""The matrix product of the CPU kernels, emitted as LLVM code, a tile of rows and columns at a time.
 
-By hand, since numba leaves loops to LLVM, which does not keep a tile of sums in registers. Float32, width 256, on a
-Zen 5 core: 230 GFLOP/s from 8 rows on, where MKL does 80 to 100 and oneDNN 90 to 210.
+By hand, since numba leaves loops to LLVM, which does not keep a tile of sums in registers. What limits it is measured
+by `bench/cpu_peak.py`.
 """
+
+from functools import partial
+from typing import NamedTuple
 
 from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
-from numba import types
+from numba import config, types
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 
-LANES, TALL = (16, 8) if get_host_cpu_features().get("avx512f") else (8, 4)
+
+def has_avx512() -> bool:
+    """Of the processor that numba compiles for: this one, unless NUMBA_CPU_FEATURES names another."""
+    if config.CPU_FEATURES is None:
+        return bool(get_host_cpu_features().get("avx512f"))
+    return "+avx512f" in config.CPU_FEATURES.split(",")
+
+
+LANES, TALL = (16, 8) if has_avx512() else (8, 4)
 """of a vector, and rows of the largest tile: with two vectors to a row, its sums just fit the registers"""
 
+UNROLL = 4
+"""steps along the depth that share the arithmetic of their addresses, which takes the place of products otherwise"""
+
+AHEAD = 32
+"""vectors of w that are asked for ahead of their use: its rows are too far apart for the processor to guess"""
+
 INT, FLOAT, VECTOR = ir.IntType(64), ir.FloatType(), ir.VectorType(ir.FloatType(), LANES)
+
+
+class Operands(NamedTuple):
+    """What a product reads and writes, as LLVM values: pointers, distances between rows, and sizes."""
+
+    x: ir.Value
+    x_row: ir.Value
+    w: ir.Value
+    w_row: ir.Value
+    z: ir.Value
+    z_row: ir.Value
+    start: ir.Value
+    start_row: ir.Value
+    slope: ir.Value
+    rows: ir.Value
+    depth: ir.Value
+    columns: ir.Value
 
 
 def emit_loop(b: ir.IRBuilder, count, carried: list, body) -> list:
@@ -66,45 +100,144 @@ def emit_broadcast(b: ir.IRBuilder, scalar):
     return b.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
 
 
-def panel(vectors: int):
-    """The intrinsic z += x w for `vectors` vectors of columns of w and z; one vector: for its first `columns` lanes.
+def emit_prefetch(b: ir.IRBuilder, pointer) -> None:
+    """Into the nearest cache, to be read; any address will do."""
+    byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+    call = get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
+    b.call(call, [b.bitcast(pointer, byte), number(0), number(3), number(1)])
 
-    x (rows, depth) with strides x_row and x_k, w (depth, .) and z (rows, .) with row strides w_row and z_row. Rows are
-    taken in tiles of 8 (TALL), then 4, 2 and 1. The sums of a tile stay in registers for the whole depth; one vector
-    of w feeds all its rows.
+
+def emit_optional(b: ir.IRBuilder, base, load, place, instead, default: float):
+    """What is at a place; or, where its base is null, the default: then something else is read and forgotten."""
+    absent = b.icmp_unsigned("==", b.ptrtoint(base, INT), INT(0))
+    found = load(b.select(absent, instead, place))
+    return b.select(absent, ir.Constant(VECTOR, [default] * LANES), found)
+
+
+def emit_opaque(b: ir.IRBuilder, pointer):
+    """The same pointer, of which the compiler knows nothing: it would compute each row's from the one before."""
+    return b.asm(ir.FunctionType(pointer.type, [pointer.type]), "", "=r,0", [pointer], False)
+
+
+def emit_tile(b: ir.IRBuilder, at: Operands, height: int, vectors: int, transposed: bool, first, column) -> None:
+    """Rows first.., `height` of them, and columns column.., so many vectors (one: only as many lanes as there are)."""
+    load, store = emit_access(b, b.sub(at.columns, column), vectors)
+    cells = [(r, v) for r in range(height) for v in range(vectors)]
+    rows = [b.add(first, INT(r)) for r in range(height)]
+
+    def place(base, stride):
+        return [b.gep(base, [b.add(b.mul(row, stride), column)]) for row in rows]
+
+    z, starts, slopes = place(at.z, at.z_row), place(at.start, at.start_row), place(at.slope, at.z_row)
+    w = b.gep(at.w, [column])
+    # The compiler has to know which of the strides of x is one.
+    x = [emit_opaque(b, b.gep(at.x, [row if transposed else b.mul(row, at.x_row)])) for row in rows]
+
+    def add_products(k, sums):
+        row = b.gep(w, [b.mul(k, at.w_row)])
+        weights = [load(row, v) for v in range(vectors)]
+        later = b.gep(row, [b.mul(at.w_row, INT(AHEAD // vectors))])
+        for v in range(vectors):
+            emit_prefetch(b, b.gep(later, [INT(v * LANES)]))
+        along = b.mul(k, at.x_row) if transposed else k
+        factors = [emit_broadcast(b, b.load(b.gep(each, [along]))) for each in x]
+        products = [b.fmul(factors[r], weights[v], flags=("contract",)) for r, v in cells]
+        return [b.fadd(p, total, flags=("contract",)) for p, total in zip(products, sums, strict=True)]
+
+    def several(i, sums):
+        for k in range(UNROLL):
+            sums = add_products(b.add(b.mul(i, INT(UNROLL)), INT(k)), sums)
+        return sums
+
+    sums = [emit_optional(b, at.start, partial(load, v=v), starts[r], z[r], 0.0) for r, v in cells]
+    whole = b.sdiv(at.depth, INT(UNROLL))
+    sums = emit_loop(b, whole, sums, several)
+    done = b.mul(whole, INT(UNROLL))
+    sums = emit_loop(b, b.sub(at.depth, done), sums, lambda i, sums: add_products(b.add(done, i), sums))
+    for (r, v), total in zip(cells, sums, strict=True):
+        slope = emit_optional(b, at.slope, partial(load, v=v), slopes[r], z[r], 1.0)
+        store(b.fmul(total, slope), z[r], v)
+
+
+def widths(height: int) -> list[int]:
+    """Vectors of columns in the tiles of this height, the widest first: few rows need more to fill the registers."""
+    widest = min(2 * TALL // height, TALL)
+    return sorted({widest, 2, 1}, reverse=True)
+
+
+def product(transposed: bool):
+    """The intrinsic z = (start + x w) slope, element by element but for x w.
+
+    x (rows, depth), or (depth, rows) if transposed, with distance x_row between its rows; w (depth, columns), z, start
+    and slope (rows, columns) likewise, slope with z's distance. start null: 0; with distance 0: one row for all.
+    slope null: 1.
+
+    Rows are taken in tiles of 8 (TALL), then 4, 2 and 1. The sums of a tile stay in registers for the whole depth,
+    which is in order, so that a row's result does not depend on its tile.
     """
 
     def emit(context, b, signature, args):
-        x, x_row, x_k, w, w_row, z, z_row, rows, depth, columns = args
-        load, store = emit_access(b, columns, vectors)
-
-        def tile(height, first):
-            starts = [b.gep(z, [b.mul(b.add(first, INT(r)), z_row)]) for r in range(height)]
-
-            def add_products(k, sums):
-                weights = [load(b.gep(w, [b.mul(k, w_row)]), v) for v in range(vectors)]
-                column = b.gep(x, [b.add(b.mul(first, x_row), b.mul(k, x_k))])
-                factors = [emit_broadcast(b, b.load(b.gep(column, [b.mul(INT(r), x_row)]))) for r in range(height)]
-                products = [b.fmul(f, each, flags=("contract",)) for f in factors for each in weights]
-                return [b.fadd(p, total, flags=("contract",)) for p, total in zip(products, sums, strict=True)]
-
-            sums = emit_loop(b, depth, [load(p, v) for p in starts for v in range(vectors)], add_products)
-            for i, total in enumerate(sums):
-                store(total, starts[i // vectors], i % vectors)
-
-        left, height = rows, TALL
+        at, first, height = Operands(*args), INT(0), TALL
         while height:
-            first = b.sub(rows, left)
-            count = b.sdiv(left, INT(height))
-            emit_loop(b, count, [], lambda i, _, h=height, f=first: tile(h, b.add(f, b.mul(i, INT(h)))) or [])
-            left, height = b.srem(left, INT(height)), height // 2
+            count, column = b.sdiv(b.sub(at.rows, first), INT(height)), INT(0)
+            for vectors in widths(height):
+                width = vectors * LANES
+                left = b.sub(at.columns, column)
+                n_panels = b.sdiv(left if vectors > 1 else b.add(left, INT(LANES - 1)), INT(width))
+                emit_panels(b, at, (height, vectors, transposed), first, count, column, n_panels)
+                column = b.add(column, b.mul(n_panels, INT(width)))
+            first = b.add(first, b.mul(count, INT(height)))
+            height //= 2
         return context.get_dummy_value()
 
-    def typed(typing, x, x_row, x_k, w, w_row, z, z_row, rows, depth, columns):
-        pointer, size = types.CPointer(types.float32), types.int64
-        return types.void(pointer, size, size, pointer, size, pointer, size, size, size, size), emit
+    def typed(typing, x, x_row, w, w_row, z, z_row, start, start_row, slope, rows, depth, columns):
+        p, size = types.CPointer(types.float32), types.int64
+        return types.void(p, size, p, size, p, size, p, size, p, size, size, size), emit
 
     return intrinsic(typed)
 
 
-wide_panel, narrow_panel = panel(2), panel(1)
+def emit_panels(b: ir.IRBuilder, at: Operands, kind: tuple, first, count, column, n_panels) -> None:
+    """`count` tiles of rows in each of `n_panels` panels of columns, which stays in the cache for them."""
+    height, vectors, _ = kind
+
+    def in_panel(j, _):
+        place = b.add(column, b.mul(j, INT(vectors * LANES)))
+
+        def in_tile(i, _):
+            emit_tile(b, at, *kind, b.add(first, b.mul(i, INT(height))), place)
+            return []
+
+        emit_loop(b, count, [], in_tile)
+        return []
+
+    emit_loop(b, n_panels, [], in_panel)
+
+
+product_of_rows, product_of_columns = product(transposed=False), product(transposed=True)
+
+
+@intrinsic
+def transpose_tile(typing, x, x_row, z, z_row):
+    """z = x^T of LANES rows and columns, in registers; pointers, and the distances between rows."""
+
+    def emit(context, b, signature, args):
+        x, x_row, z, z_row = args
+        load, store = emit_access(b, None, 2)
+        rows = [load(b.gep(x, [b.mul(INT(i), x_row)]), 0) for i in range(LANES)]
+        lane, size = range(LANES), ir.VectorType(ir.IntType(32), LANES)
+        for s in (1 << i for i in range(LANES.bit_length() - 1)):
+            # Blocks of s rows and columns change places across the diagonal, of every two rows i and i + s.
+            upper = ir.Constant(size, [LANES + n - s if n & s else n for n in lane])
+            lower = ir.Constant(size, [LANES + n if n & s else n + s for n in lane])
+            for i in lane:
+                if not i & s:
+                    pair = rows[i], rows[i + s]
+                    rows[i], rows[i + s] = b.shuffle_vector(*pair, upper), b.shuffle_vector(*pair, lower)
+        for i, row in enumerate(rows):
+            store(row, b.gep(z, [b.mul(INT(i), z_row)]), 0)
+        return context.get_dummy_value()
+
+    pointer, size = types.CPointer(types.float32), types.int64
+    return types.void(pointer, size, pointer, size), emit

@@ -3,6 +3,10 @@
 Checks read shapes, dtypes, strides and devices, never values, so they cost no host synchronisation.
 """
 
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
@@ -21,9 +25,7 @@ def check_tensor(
     """
     got = value.shape
     # A whole shape is compared at once: a decision makes some fifty of these checks.
-    if got != shape and (
-        len(got) != len(shape) or any(want not in (None, n) for want, n in zip(shape, got, strict=True))
-    ):
+    if got != shape and not fits(got, shape):
         got = tuple(got)
         expected = ", ".join("any" if size is None else str(size) for size in shape)
         raise ValueError(f"{name}: expected shape ({expected}), got {got}")
@@ -33,6 +35,15 @@ def check_tensor(
         raise ValueError(f"{name}: expected contiguous memory, got strides {value.stride()} for shape {tuple(got)}")
     if device is not None and value.device != device:
         raise ValueError(f"{name}: expected a tensor on {device}, got one on {value.device}")
+
+
+def fits(got: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
+    if len(got) != len(shape):
+        return False
+    for want, size in zip(shape, got, strict=True):
+        if want is not None and want != size:
+            return False
+    return True
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -54,3 +65,12 @@ def refuse_second_order(op: str) -> None:
     """
     if torch.is_grad_enabled():
         raise NotImplementedError(f"{op}: second-order gradients are not implemented; use the plain torch path")
+
+
+@cache
+def cpu_kernels(operator: str) -> ModuleType | None:
+    """Those of this operator; none without numba, which what is imagined in plain torch does not need."""
+    try:
+        return import_module(f"fastdwm.kernels.{operator}.compiled")
+    except ImportError:
+        return None

@@ -1,5 +1,7 @@
 """Memory of the CPU kernels for another time: the pages of fresh memory cost more than what is computed in them."""
 
+from functools import lru_cache
+from itertools import accumulate
 from math import prod
 from threading import local
 from weakref import finalize
@@ -8,9 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+LINE = 16
+"""floats in a line of the cache: a vector that lies across two of them costs two accesses"""
 
-def fresh(*shape: int) -> np.ndarray:
-    return np.empty(shape, dtype=np.float32)
+
+def fresh(size: int) -> np.ndarray:
+    """float32 (size,), its first number at the beginning of a line."""
+    memory = np.empty(size + LINE, dtype=np.float32)
+    first = -(memory.ctypes.data // memory.itemsize) % LINE
+    return memory[first : first + size]
 
 
 class Pool(local):
@@ -44,3 +52,17 @@ POOL = Pool()
 def recycled(*shape: int) -> Tensor:
     """A float32 tensor with whatever it holds, in memory used before."""
     return POOL.take(*shape)
+
+
+@lru_cache
+def places(shapes: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, int], ...]:
+    """Where arrays of these shapes begin and end in one memory, each at the beginning of a line."""
+    ends = list(accumulate(-(-prod(shape) // LINE) * LINE for shape in shapes))
+    return tuple((start, start + prod(shape)) for start, shape in zip([0, *ends], shapes, strict=False))
+
+
+def recycled_together(*shapes: tuple[int, ...]) -> list[np.ndarray]:
+    """Such arrays of several shapes, in one memory: to lend and to take back costs more than to compute some."""
+    found = places(shapes)
+    memory = POOL.take(found[-1][1]).numpy()
+    return [memory[start:end].reshape(shape) for (start, end), shape in zip(found, shapes, strict=True)]

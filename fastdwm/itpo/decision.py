@@ -184,16 +184,22 @@ def is_finite(step: Step) -> Tensor:
 def settle(found: Proposal, policy: Policy, base: Tensor, obs: Tensor) -> tuple[Adapted, Decision]:
     """The decision, undone in the episodes where something is not finite; arguments as in `decide`."""
     start, state, action, first = found.start, found.state, found.action, found.first
-    finite = action.isfinite().all(1)
-    for seen in (found.finite, None if first is None else is_finite(first)):
-        finite = finite if seen is None else finite & seen
+    # NaN is the largest. One comparison of all: each costs more than what it computes.
+    largest = action.abs().amax(1)
+    if first is not None:
+        largest = largest.maximum(first.found.returns.abs()).maximum(first.norm)
+    finite = largest < torch.inf
+    if found.finite is not None:
+        finite = finite & found.finite
     # On a GPU a copy of the parameters costs less than the synchronisation that would tell whether it is needed.
     if obs.is_cuda or not finite.all():
         other = policy.act(base, obs) if found.base_action is None else found.base_action
         action = torch.where(finite.unsqueeze(1), action, other)
         state = state.where(finite, replace(start, evidence=interrupted(start.evidence)))
-    unknown = torch.full_like(obs[:, 0], torch.nan)
-    scale = unknown if first is None else torch.ones_like(unknown) if found.scale is None else found.scale
-    seen = (unknown, unknown.clone()) if first is None else (first.found.returns, first.norm)
-    guarded = found.guarded or Guarded.not_at_all(unknown)
-    return state, Decision(action, *seen, scale, torch.full_like(unknown, found.n_steps), ~finite, guarded)
+    taken, scale = torch.full_like(obs[:, 0], found.n_steps), found.scale
+    if first is None:
+        *seen, scale = (torch.full_like(taken, torch.nan) for _ in range(3))
+    else:
+        seen, scale = (first.found.returns, first.norm), torch.ones_like(taken) if scale is None else scale
+    guarded = found.guarded or Guarded.not_at_all(taken)
+    return state, Decision(action, *seen, scale, taken, ~finite, guarded)

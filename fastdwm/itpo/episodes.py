@@ -96,7 +96,8 @@ class Episodes:
         # Whatever the user has made torch's default type and device.
         kind = dict(dtype=torch.float32, device="cpu")
         draws = [torch.randn(shape, generator=generator, **kind) for generator in self.generators]
-        return torch.stack(draws, 3).to(self.base.device)
+        noise = torch.stack(draws, 3) if len(draws) > 1 else draws[0].unsqueeze(3)
+        return noise.to(self.base.device)
 
     def restart(self, mask: Tensor) -> None:
         """The policies of the episodes in mask (B,) are the base policy again; their noise goes on."""

@@ -131,7 +131,12 @@ def scale_by_rows(dz, slope, rows):
             dz[i, j] *= slope[rows[i], j]
 
 
-@kernel(LAYERS, MATRIX, MATRIX, types.UniTuple(types.boolean, 3), MATRIX, ROW, MATRIX)
+KINDS = types.UniTuple(types.boolean, 3)
+SCALAR = types.Tuple((LAYERS, MATRIX, MATRIX, KINDS))
+"""what a kernel knows of a network: the first arguments of `scalar_gradient`"""
+
+
+@kernel(LAYERS, MATRIX, MATRIX, KINDS, MATRIX, ROW, MATRIX)
 def scalar_gradient(start, stop, layers, flat, flat_t, kinds, x, value, dx):
     """value (N,) of x (N, d_in), and its gradient dx (N, d_in) unless that has no rows.
 

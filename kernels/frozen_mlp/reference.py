@@ -46,11 +46,13 @@ class FrozenMLP:
         return [{name: value[q] for name, value in views.items()} for q in range(n_copies)]
 
     @cached_property
-    def flat_t(self) -> Tensor:
-        """`flat` with transposed weights, for the CPU kernels."""
-        from fastdwm.kernels.compiled import transposed
+    def for_cpu(self) -> tuple:
+        """The same as the CPU kernels read it, made when first used: the first arguments of `scalar_gradient`."""
+        from fastdwm.kernels.compiled import layer_table, transposed
 
-        return transposed(self.layout, self.flat)
+        kinds = self.activation == "silu", self.layout.layer_norm, self.reduce == "min"
+        flat = self.flat[: len(self.copies)]
+        return layer_table(self.layout), flat.numpy(), transposed(self.layout, flat).numpy(), kinds
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,10 @@ flat: parameters (B, P). Items are rows, M = `particles` of every policy. For th
 (B, R, S) and buffers (B, R sum of widths) of all layers; the rows of one step begin at `first`.
 """
 
-from numpy import float32
+import math
+
+from numpy import empty, float32
+from torch import Tensor
 
 from fastdwm.kernels.compiled import (
     LAYERS,
@@ -13,18 +16,22 @@ from fastdwm.kernels.compiled import (
     STACK,
     affine,
     affine_vjp,
+    affine_vjp_through,
     block,
     copy,
-    fill,
     helper,
     kernel,
-    multiply,
+    layer_table,
+    multiply_columns,
     relu,
     rows_of,
+    run,
     scale,
+    summing,
     tanh,
     vector,
 )
+from fastdwm.kernels.layout import MLPLayout
 
 
 @helper
@@ -32,6 +39,32 @@ def policy_rows(b, start, stop, first, particles):
     """Rows of policy b among the items: from the first of them, to the last, in its buffers; and that of the first."""
     low, high = max(start - b * particles, 0), min(stop - b * particles, particles)
     return first + low, first + high, b * particles + low
+
+
+@helper
+def rectify(z):
+    """max(z, 0); NaN stays NaN."""
+    for i in range(len(z)):
+        for j in range(z.shape[1]):
+            z[i, j] = float32(0) if z[i, j] <= 0 else z[i, j]
+
+
+@kernel(LAYERS, MATRIX, STACK, STACK)
+def policy_act(start, stop, layers, flat, states, actions):
+    """actions (B, M, A) in the states (B, M, S), and nothing for a gradient."""
+    particles, last = states.shape[1], len(layers) - 1
+    for b in range(start // particles, (stop - 1) // particles + 1):
+        low, high, _ = policy_rows(b, start, stop, 0, particles)
+        h = states[b, low:high]
+        for i in range(last):
+            z = empty((high - low, layers[i, 1]), float32)
+            affine(h, flat[b], layers[i], z)
+            rectify(z)
+            h = z
+        affine(h, flat[b], layers[last], actions[b, low:high])
+        for row in range(low, high):
+            for k in range(actions.shape[2]):
+                actions[b, row, k] = math.tanh(actions[b, row, k])
 
 
 @kernel(LAYERS, MATRIX, STACK, MATRIX, MATRIX, SIZE, SIZE)
@@ -60,28 +93,51 @@ def policy_backward(start, stop, layers, flat_t, slopes, grad, dz, dx, first, pa
         low, high, row = policy_rows(b, start, stop, first, particles)
         for i in range(last, -1, -1):
             d = rows_of(dz[b], layers[i], low, high, n_rows)
+            slope = rows_of(slopes[b], layers[i], low, high, n_rows)
             if i == last:
                 copy(grad[row : row + high - low], d)
+                scale(d, slope)
             else:
-                affine_vjp(rows_of(dz[b], layers[i + 1], low, high, n_rows), flat_t[b], layers[i + 1], d)
-            scale(d, rows_of(slopes[b], layers[i], low, high, n_rows))
+                above = rows_of(dz[b], layers[i + 1], low, high, n_rows)
+                affine_vjp_through(above, flat_t[b], layers[i + 1], slope, d)
         if len(dx):
             affine_vjp(rows_of(dz[b], layers[0], low, high, n_rows), flat_t[b], layers[0], dx[row : row + high - low])
 
 
-@kernel(LAYERS, STACK, MATRIX, MATRIX, MATRIX)
-def policy_weight_gradient(start, stop, layers, states, outputs, dz, grads):
-    """grads (B, P) from the rows of all steps; an item is one layer of one policy."""
+def act(layout: MLPLayout, flat: Tensor, x: Tensor) -> Tensor:
+    """Actions (B, M, A) of B policies (B, P), each on its own observations x (B, M, S)."""
+    actions = x.new_empty(*x.shape[:2], layout.sizes[-1])
+    run(policy_act, x.shape[0] * x.shape[1], layout.n_params, layer_table(layout), flat, x, actions)
+    return actions
+
+
+@summing
+def square_of(row):
+    total = float32(0)
+    for i in range(len(row)):
+        total += row[i] * row[i]
+    return total
+
+
+@kernel(LAYERS, STACK, MATRIX, MATRIX, MATRIX, MATRIX)
+def policy_weight_gradient(start, stop, layers, states, outputs, dz, grads, squares):
+    """grads (B, P) from the rows of all steps, and squares (B, layers) of each layer; an item is one layer of one
+    policy."""
     n_rows = states.shape[1]
     for item in range(start, stop):
         b, i = divmod(item, len(layers))
         h = states[b] if i == 0 else rows_of(outputs[b], layers[i - 1], 0, n_rows, n_rows)
         d = rows_of(dz[b], layers[i], 0, n_rows, n_rows)
         dw, db = block(grads[b], layers[i, 2], layers[i, 0], layers[i, 1]), vector(grads[b], layers[i], 0)
-        fill(dw, float32(0))
-        multiply(h, d, dw, True)
+        multiply_columns(h, d, dw)
         for j in range(len(db)):
             db[j] = 0
         for k in range(n_rows):
             for j in range(len(db)):
                 db[j] += d[k, j]
+        first = layers[i, 2]
+        end = first + (layers[i, 0] + 1) * layers[i, 1]
+        squares[b, i] = square_of(grads[b, first:end])
+        if i == len(layers) - 1:
+            for j in range(end, grads.shape[1]):
+                grads[b, j] = 0

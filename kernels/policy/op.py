@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fastdwm.kernels.contract import check_choice, check_range, check_tensor, refuse_second_order
+from fastdwm.kernels.contract import check_choice, check_range, check_tensor, cpu_kernels, refuse_second_order
 from fastdwm.kernels.launch import PRECISIONS
 from fastdwm.kernels.layout import MLPLayout
 from fastdwm.kernels.policy.reference import (
@@ -32,6 +32,9 @@ def policy(layout: MLPLayout, flat: Tensor, x: Tensor, precision: str = "ieee") 
         check_range("observation size", layout.sizes[0], 1, 128)
         check_range("hidden width", max(layout.sizes[1:-1]), 1, 512)
         check_range("action size", layout.sizes[-1], 1, 32)
+    elif x.dtype == torch.float32 and not (torch.is_grad_enabled() and (flat.requires_grad or x.requires_grad)):
+        if (compiled := cpu_kernels("policy")) is not None:
+            return compiled.act(layout, flat, x)
     return PolicyFunction.apply(flat, x, layout, precision)
 
 

@@ -14,6 +14,7 @@ from fastdwm.kernels.compiled import (
     STACK,
     affine,
     affine_vjp,
+    affine_vjp_through,
     block,
     combine,
     copy,
@@ -24,7 +25,6 @@ from fastdwm.kernels.compiled import (
     multiply,
     rows_of,
     run,
-    scale,
     silu,
     transposed,
 )
@@ -122,7 +122,7 @@ def chain_forward(start, stop, layers, flat, w_cond, table, coefficients, x, noi
                 if i < last:
                     silu(z, rows_of(slopes[min(k, len(slopes) - 1)], layers[i], low, high, n_rows))
                 h = z
-            advance(state, h, coefficients[k], noise[len(table) - k, low:high] if k else state)
+            advance(state, h, coefficients[k], noise[len(table) - k if k else 0, low:high])
 
 
 @kernel(LAYERS, ROW, MATRIX, MATRIX, MATRIX, MATRIX, MATRIX)
@@ -139,8 +139,7 @@ def chain_backward(start, stop, layers, flat_t, w_cond_t, coefficients, slopes, 
             combine(coefficients[k, 1], grad, float32(0), grad, dz)
             for i in range(last, 0, -1):
                 dh = empty((high - low, layers[i, 0]), float32)
-                affine_vjp(dz, flat_t, layers[i], dh)
-                scale(dh, rows_of(slopes[k], layers[i - 1], low, high, len(dy)))
+                affine_vjp_through(dz, flat_t, layers[i], rows_of(slopes[k], layers[i - 1], low, high, len(dy)), dh)
                 dz = dh
             combine(float32(1), total, float32(1), dz, total)
             if k < len(coefficients) - 1:

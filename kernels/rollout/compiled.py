@@ -6,7 +6,7 @@ scales: obs_mean, obs_std, delta_mean and delta_std, (4, S).
 
 from numba import types
 
-from fastdwm.kernels.compiled import LAYERS, MATRIX, ROW, ROW_BLOCK, SIZE, STACK, helper, kernel, rows_of
+from fastdwm.kernels.compiled import LAYERS, MATRIX, ROW, ROW_BLOCK, SIZE, STACK, block, helper, kernel, rows_of
 from fastdwm.kernels.policy.compiled import policy_backward, policy_forward
 from fastdwm.kernels.reverse_chain.compiled import chain_backward, chain_forward
 
@@ -24,10 +24,10 @@ def take_actions(low, high, first, particles, layer, outputs, n_rows, actions):
 
 
 @helper
-def condition(low, high, scales, state, action, x):
+def condition(scales, state, action, x):
     """x = ((state - obs_mean) / obs_std, action)."""
     obs_dim = state.shape[1]
-    for row in range(low, high):
+    for row in range(len(x)):
         for k in range(obs_dim):
             x[row, k] = (state[row, k] - scales[0, k]) / scales[1, k]
         for k in range(action.shape[1]):
@@ -49,32 +49,46 @@ CHAIN_VJP = types.Tuple((LAYERS, ROW, MATRIX, MATRIX))
 PAIR = types.UniTuple(MATRIX, 2)
 
 
-@kernel(SIZE, POLICY, CHAIN, MATRIX, STACKS, STACK, PAIR, STACK, STACK)
-def rollout_forward(start, stop, particles, policy, chain, scales, noise, chain_slopes, scratch, states, actions):
+@helper
+def slopes_of(chain_slopes, first, low, high, n_rows, hidden):
+    """Slopes (H K, .) of the chain for a block of rows, or (1, .) if nobody will read them.
+
+    chain_slopes: those of all N rows (N H K hidden,) or (N hidden,), block after block, with row `first` at its start.
+    """
+    kept = len(chain_slopes) // (n_rows * hidden)
+    return block(chain_slopes, (low - first) * kept * hidden, kept, (high - low) * hidden)
+
+
+@kernel(SIZE, POLICY, CHAIN, MATRIX, STACKS, ROW, SIZE, PAIR, STACK, STACK)
+def rollout_forward(
+    start, stop, particles, policy, chain, scales, noise, chain_slopes, first_saved, scratch, states, actions
+):
     """states (H + 1, N, S), the first of which is given, and actions (H + 1, N, A).
 
-    policy, chain: arguments of their own kernels.   noise: (H, K, N, S).   chain_slopes: (H, K, .), or fewer steps if
-    nobody will read them.   scratch: (N, S + A), (N, S).
+    policy, chain: arguments of their own kernels.   noise: (H, K, N, S).   chain_slopes, first_saved: as in
+    `slopes_of`.   scratch: (N, S + A), (N, S).
     """
     (layers, flat, seen, outputs, slopes), (x, y), horizon = policy, scratch, len(noise)
     for low in range(start, stop, ROW_BLOCK):
         high = min(low + ROW_BLOCK, stop)
+        saved = slopes_of(chain_slopes, first_saved, low, high, states.shape[1], chain[0][-1, 3])
         for j in range(horizon + 1):
             state, action, first = states[j], actions[j], j * particles
             show(low, high, first, particles, state, seen)
             policy_forward(low, high, layers, flat, seen, outputs, slopes, first, particles)
             take_actions(low, high, first, particles, layers[-1], outputs, seen.shape[1], action)
             if j < horizon:
-                condition(low, high, scales, state, action, x)
-                saved = chain_slopes[min(j, len(chain_slopes) - 1)]
-                chain_forward(low, high, *chain, x, noise[j], saved, y)
+                condition(scales, state[low:high], action[low:high], x[low:high])
+                at = j * noise.shape[1] if len(saved) > 1 else 0
+                own = saved[at : at + noise.shape[1]]
+                chain_forward(0, high - low, *chain, x[low:high], noise[j, :, low:high], own, y[low:high])
                 for row in range(low, high):
                     for k in range(state.shape[1]):
                         states[j + 1, row, k] = state[row, k] + (scales[2, k] + scales[3, k] * y[row, k])
 
 
-@kernel(SIZE, POLICY_VJP, CHAIN_VJP, MATRIX, STACK, STACK, STACK, types.UniTuple(MATRIX, 3))
-def rollout_backward(start, stop, particles, policy, chain, scales, chain_slopes, direct, slopes, scratch):
+@kernel(SIZE, POLICY_VJP, CHAIN_VJP, MATRIX, ROW, SIZE, STACK, STACK, types.UniTuple(MATRIX, 3))
+def rollout_backward(start, stop, particles, policy, chain, scales, chain_slopes, first_saved, direct, slopes, scratch):
     """dz of all layers and steps, for the policies' weight gradients, and slopes (H + 1, N, A) of the actions.
 
     direct: (H + 1, N, S + A), gradient of each step's own terms.
@@ -85,6 +99,8 @@ def rollout_backward(start, stop, particles, policy, chain, scales, chain_slopes
     horizon, obs_dim = len(direct) - 1, lam.shape[1]
     for low in range(start, stop, ROW_BLOCK):
         high = min(low + ROW_BLOCK, stop)
+        saved = slopes_of(chain_slopes, first_saved, low, high, direct.shape[1], chain[0][-1, 3])
+        n_calls = len(saved) // max(horizon, 1)
         lam[low:high] = direct[horizon, low:high, :obs_dim]
         slopes[horizon, low:high] = direct[horizon, low:high, obs_dim:]
         for j in range(horizon, -1, -1):
@@ -93,7 +109,8 @@ def rollout_backward(start, stop, particles, policy, chain, scales, chain_slopes
                 for row in range(low, high):
                     for k in range(obs_dim):
                         ds[row, k] = lam[row, k] * scales[3, k]
-                chain_backward(low, high, *chain, chain_slopes[j], ds, dx)
+                own = saved[j * n_calls : (j + 1) * n_calls]
+                chain_backward(0, high - low, *chain, own, ds[low:high], dx[low:high])
                 for row in range(low, high):
                     for k in range(obs_dim):
                         lam[row, k] += dx[row, k] / scales[1, k] + direct[j, row, k]

@@ -3,14 +3,19 @@
 import torch
 from torch import Tensor
 
-from fastdwm.kernels.compiled import layer_table, run, transposed
+from fastdwm.kernels.compiled import arrays, entry, layer_table, run, transpose, transposed
 from fastdwm.kernels.frozen_mlp.compiled import scalar_gradient
 from fastdwm.kernels.frozen_mlp.reference import FrozenMLP
 from fastdwm.kernels.layout import MLPLayout
 from fastdwm.kernels.memory import recycled
 from fastdwm.kernels.policy.compiled import policy_backward, policy_forward, policy_weight_gradient
+from fastdwm.kernels.rollout import compiled_gradient
 from fastdwm.kernels.rollout.compiled import rollout_backward, rollout_forward
+from fastdwm.kernels.rollout.compiled_return import imagined_return, outcome_of_rows
+from fastdwm.kernels.rollout.imagine import Return
 from fastdwm.kernels.rollout.models import RolloutModels
+
+value, gradient = compiled_gradient.value, compiled_gradient.gradient
 
 
 def scalar_value(mlp: FrozenMLP, x: Tensor) -> Tensor:
@@ -31,12 +36,9 @@ def scalar_backward(mlp: FrozenMLP, saved: Tensor, grad: Tensor) -> Tensor:
 
 def evaluate(mlp: FrozenMLP, x: Tensor, dx: Tensor) -> Tensor:
     """Value; the gradient is written to dx unless that is empty."""
-    value, n_copies = x.new_empty(len(x)), len(mlp.copies)
-    kinds = mlp.activation == "silu", mlp.layout.layer_norm, mlp.reduce == "min"
-    parameters = mlp.flat[:n_copies], mlp.flat_t[:n_copies]
-    cost = n_copies * mlp.layout.n_params * (2 if len(dx) else 1)
-    run(scalar_gradient, len(x), cost, layer_table(mlp.layout), *parameters, kinds, x, value, dx)
-    return value
+    found, cost = x.new_empty(len(x)), len(mlp.copies) * mlp.layout.n_params * (2 if len(dx) else 1)
+    run(scalar_gradient, len(x), cost, *mlp.for_cpu, x, found, dx)
+    return found
 
 
 class PolicyTape:
@@ -78,11 +80,12 @@ class PolicyTape:
         return dx.view(n_policies, particles, self.layout.sizes[0]) if need_dx else None
 
     def weight_gradient(self) -> Tensor:
-        grads = recycled(*self.flat.shape)
-        grads[:, self.layout.n_params :] = 0
+        """Leaves parts of its squared norm in `squares` (B, layers)."""
+        grads, self.squares = recycled(*self.flat.shape), self.flat.new_empty(len(self.flat), len(self.layers))
         n_layers, cost = len(self.layers), self.states.shape[1] * self.layout.n_params
         buffers = self.states, self.outputs, self.dz
-        run(policy_weight_gradient, len(grads) * n_layers, cost // n_layers, self.layers, *buffers, grads, smallest=1)
+        found = grads, self.squares
+        run(policy_weight_gradient, len(grads) * n_layers, cost // n_layers, self.layers, *buffers, *found, smallest=1)
         return grads
 
 
@@ -95,8 +98,7 @@ class Rollout:
         self.noise = noise.view(horizon, steps, self.n_rows, self.obs_dim)
         self.policy = PolicyTape(models.policy, params, horizon + 1, self.particles, models.chain.precision)
         # Slopes that nobody will read share one place.
-        shape = (horizon, steps) if save else (1, 1)
-        self.slopes = recycled(*shape, self.n_rows * chain.hidden)
+        self.slopes = recycled((horizon * steps if save else 1) * self.n_rows * chain.hidden)
         self.cost = (horizon + 1) * models.policy.n_params + horizon * chain.cost
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,18 +106,34 @@ class Rollout:
         action_dim = self.models.policy.sizes[-1]
         states, actions = obs.new_empty(n_steps, n_rows, self.obs_dim), obs.new_empty(n_steps, n_rows, action_dim)
         states[0].view(len(obs), self.particles, -1)[:] = obs.unsqueeze(1)
-        scratch = obs.new_empty(n_rows, self.obs_dim + action_dim), obs.new_empty(n_rows, self.obs_dim)
-        policy = tape.layers, tape.flat, tape.states, tape.outputs, tape.slopes
+        scratch = arrays(obs.new_empty(n_rows, self.obs_dim + action_dim), obs.new_empty(n_rows, self.obs_dim))
+        policy = tape.layers, *arrays(tape.flat, tape.states, tape.outputs, tape.slopes)
         parts = self.particles, policy, self.models.chain.for_cpu.forward, self.models.scales
-        run(rollout_forward, n_rows, self.cost, *parts, self.noise, self.slopes, scratch, states, actions)
+        run(rollout_forward, n_rows, self.cost, *parts, self.noise, self.slopes, 0, scratch, states, actions)
         return states, actions
 
     def backward(self, direct: Tensor) -> tuple[Tensor, Tensor]:
         tape, widths = self.policy, (self.obs_dim, self.obs_dim, direct.shape[2])
         tape.transpose()
-        scratch = tuple(direct.new_empty(self.n_rows, width) for width in widths)
+        scratch = arrays(*(direct.new_empty(self.n_rows, width) for width in widths))
         slopes = direct.new_empty(*direct.shape[:2], direct.shape[2] - self.obs_dim)
-        policy = tape.layers, tape.flat_t, tape.slopes, tape.dz
+        policy = tape.layers, *arrays(tape.flat_t, tape.slopes, tape.dz)
         parts = self.particles, policy, self.models.chain.for_cpu.backward, self.models.scales
-        run(rollout_backward, self.n_rows, self.cost, *parts, self.slopes, direct, slopes, scratch)
+        run(rollout_backward, self.n_rows, self.cost, *parts, self.slopes, 0, direct, slopes, scratch)
         return tape.weight_gradient(), slopes
+
+
+def outcome(
+    models: RolloutModels, returns: Return, obs: Tensor, action: Tensor, last_action: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Reward (B,) and terminal value (B,), as `op.outcome`."""
+    reward, critics, found = returns.reward, returns.critics, obs.new_empty(2, len(obs))
+    cost = reward.layout.n_params + len(critics.copies) * critics.layout.n_params
+    given = reward.for_cpu, critics.for_cpu, models.scales, obs, action, last_action, found
+    run(outcome_of_rows, len(obs), cost, *given)
+    return found[0], found[1]
+
+
+for function in (transpose, imagined_return, outcome_of_rows, policy_weight_gradient):
+    # Now, not in the first decision.
+    entry(function)

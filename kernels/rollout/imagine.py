@@ -49,6 +49,12 @@ class Return:
         """low, high, width, (3, L)."""
         return torch.stack([self.low, self.high, self.width])
 
+    @cached_property
+    def for_cpu(self) -> tuple:
+        """discount, termination, index and bounds as the CPU kernels read them."""
+        kind = ("none", "mask", "soft").index(self.termination)
+        return self.discount, kind, self.index.numpy(), self.bounds.numpy()
+
 
 @dataclass(frozen=True)
 class Imagined:

@@ -1,5 +1,7 @@
 """The imagined return and its gradient as operators: checks, then the one derivation on torch or on kernels."""
 
+from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 
 import torch
@@ -23,9 +25,7 @@ def rollout_value(models: RolloutModels, returns: Return, params: Tensor, obs: T
     Raises ValueError on a wrong shape, stride or device, TypeError on a wrong dtype.
     """
     check(models, obs, noise, params)
-    if obs.is_cuda:
-        return ops_of(models).value(models, returns, params, obs, noise)
-    return imagine.value(ops_of(models), models, returns, params, obs, noise)
+    return whole(ops_of(models), "value")(models, returns, params, obs, noise)
 
 
 @torch.no_grad()
@@ -44,9 +44,7 @@ def rollout_gradient(
     Derived by hand, without an autograd tape: the results carry no gradients.
     """
     check(models, obs, noise, params, anchor)
-    if obs.is_cuda:
-        return ops_of(models).gradient(models, returns, params, obs, noise, anchor)
-    return imagine.gradient(ops_of(models), models, returns, params, obs, noise, anchor)
+    return whole(ops_of(models), "gradient")(models, returns, params, obs, noise, anchor)
 
 
 @torch.no_grad()
@@ -79,11 +77,16 @@ def outcome(
 ) -> tuple[Tensor, Tensor]:
     """Reward (B,) of action and terminal value (B,) of last_action (B, A), in states (B, S), raw units."""
     ops = ops_of(models)
-    if obs.is_cuda:
+    if hasattr(ops, "outcome"):
         return ops.outcome(models, returns, obs, action, last_action)
     seen = torch.cat([(obs - models.obs_mean) / models.obs_std, action], 1)
     rewards = ops.scalar_value(returns.reward, seen)
     return rewards, ops.scalar_value(returns.critics, torch.cat([obs, last_action], 1))
+
+
+def whole(ops: ModuleType, name: str) -> Callable:
+    """A function of `imagine`: in the operators' own words where they have any, or called one by one."""
+    return getattr(ops, name, None) or partial(getattr(imagine, name), ops)
 
 
 def ops_of(models: RolloutModels) -> ModuleType:

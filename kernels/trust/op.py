@@ -3,13 +3,10 @@
 Some sixty operations on a few numbers per episode, which cost nothing to compute and much to call one by one.
 """
 
-from functools import cache
-from types import ModuleType
-
 import torch
 from torch import Tensor
 
-from fastdwm.kernels.contract import check_tensor
+from fastdwm.kernels.contract import check_tensor, cpu_kernels
 from fastdwm.kernels.trust import reference
 from fastdwm.kernels.trust.reference import COLUMNS, TrustSettings, Weights, told
 
@@ -108,15 +105,5 @@ def dtype_of(value: Tensor) -> torch.dtype:
 
 def on_cpu(value: Tensor, name: str):
     """The operator of this name for tensors of this dtype."""
-    compiled = cpu_kernels() if value.dtype == torch.float32 else None
+    compiled = cpu_kernels("trust") if value.dtype == torch.float32 else None
     return getattr(reference, f"{name}_reference") if compiled is None else getattr(compiled, f"{name}_compiled")
-
-
-@cache
-def cpu_kernels() -> ModuleType | None:
-    """Numba's; none where it is not installed, for what is imagined in plain torch does not need it."""
-    try:
-        from fastdwm.kernels.trust import compiled
-    except ImportError:
-        return None
-    return compiled

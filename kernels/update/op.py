@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fastdwm.kernels.contract import check_tensor
+from fastdwm.kernels.contract import check_tensor, cpu_kernels
 from fastdwm.kernels.memory import recycled
 from fastdwm.kernels.update.reference import adam_reference, bounded_step_reference, sgd_reference
 
@@ -47,7 +47,9 @@ def bounded_step(
         from fastdwm.kernels.update.ascent_kernel import bounded_step_fwd
 
         return bounded_step_fwd(params, grads, squares, step, bound, lr, clip or 0.0)
-    return bounded_step_reference(params, grads, squares, step, bound, lr, clip or 0.0)
+    compiled = cpu_kernels("update") if params.dtype == torch.float32 else None
+    rule = bounded_step_reference if compiled is None else compiled.bounded_step_compiled
+    return rule(params, grads, squares, step, bound, lr, clip or 0.0)
 
 
 def sgd_ascent(params: Tensor, grads: Tensor, lr: float, *, factor: Tensor | None = None) -> None:

@@ -156,6 +156,20 @@ def run_bounded(given: dict, params: Tensor, grads: Tensor, squares: Tensor) -> 
 
 
 @BOUNDED
+def test_the_cpu_kernel_of_a_bounded_step_is_the_reference(given):
+    compiled = pytest.importorskip("fastdwm.kernels.update.compiled")
+    exact = {name: v.double() if isinstance(v, Tensor) else v for name, v in given.items()}
+    expected = bounded_step(*bounded_problem(torch.float64), **exact)
+    rule = {"step": None, "bound": None, "lr": 0.0, "clip": 0.0} | given
+    for actual in (
+        bounded_step(*bounded_problem(torch.float32), **given),
+        compiled.bounded_step_compiled(*bounded_problem(torch.float32), **rule),
+    ):
+        assert_close(actual[0], expected[0], EPS["ieee"], 4.0)
+        assert_close(actual[1].unsqueeze(1), expected[1].unsqueeze(1), EPS["ieee"], 4.0)
+
+
+@BOUNDED
 def test_the_kernel_of_a_bounded_step_is_the_reference(interpreted, given):
     actual = interpreted(run_bounded, given, *bounded_problem(torch.float32))
     exact = {name: v.double() if isinstance(v, Tensor) else v for name, v in given.items()}

@@ -1,0 +1,42 @@
+"""The CPU kernels as a machine without AVX-512 compiles them: vectors of eight, with tiles of their own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("numba")
+
+from llvmlite.binding import get_host_cpu_features  # noqa: E402
+
+HERE = Path(__file__).parent
+HASWELL = {
+    "NUMBA_CPU_NAME": "haswell",
+    "NUMBA_CPU_FEATURES": "+avx,+avx2,+bmi,+bmi2,+f16c,+fma,+lzcnt,+popcnt,+sse4.1,+sse4.2,+ssse3,+sse3",
+}
+
+# First that the path is what it should be, then the tests of products, chain, policy and a whole rollout in it.
+RUN = """
+import sys, pytest
+from fastdwm.kernels import compiled
+from fastdwm.kernels.compiled_panel import LANES, TALL
+assert (LANES, TALL) == (8, 4), (LANES, TALL)
+code = "".join(compiled.entry(compiled.transpose).inspect_asm().values())
+assert "ymm" in code and "zmm" not in code
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[1:]]))
+"""
+ESSENTIAL = (
+    "multiply or way_back or silu or keep_nan or transposed or short_rollouts or (chain_error and one-thread and width)"
+)
+
+
+@pytest.mark.skipif(not get_host_cpu_features().get("avx2"), reason="no x86-64 with AVX2")
+def test_the_kernels_of_eight_lanes_pass_the_essential_tests(tmp_path):
+    # A cache of its own: numba's knows the processor it was told, but nobody should have to trust that.
+    env = os.environ | HASWELL | {"NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", RUN, str(HERE / "test_compiled.py"), "-k", ESSENTIAL]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=900)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert " passed" in done.stdout

@@ -1,0 +1,94 @@
+"""python bench/cpu_decision.py BEFORE [--rounds N]: what a decision costs in this tree, in BEFORE, and in plain torch.
+
+BEFORE is another checkout of this repository. The shipped hopper-medium bundle on one CPU thread, the default rule; the
+trees and the reference take turns, a process each, so that whatever slows the machine down slows all of them. Medians
+over all rounds, as a table in Markdown.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from provenance import git, provenance
+
+CASES = {
+    "meanflow, 1, 2, 8": 300,
+    "diffusion, 1, 2, 8": 150,
+    "diffusion, 1, 16, 5": 40,
+    "diffusion, 1, 64, 5": 15,
+    "diffusion, 10, 16, 5": 8,
+    "diffusion, 10, 64, 5": 3,
+}
+"""decisions of a process, by world model, B, M and H; the first two are the default"""
+WARM_UP = 3
+"""decisions that are not counted"""
+
+
+def measure(backend: str) -> dict[str, list[float]]:
+    """Milliseconds of decisions, by case; in a process of its own."""
+    import torch
+
+    from fastdwm import Agent, Bundle, ITPOConfig
+
+    torch.set_num_threads(1)
+    bundle, times, generator = Bundle.load("hopper-medium"), {}, np.random.default_rng(0)
+    standing = np.array([1.25] + [0.0] * (bundle.obs_dim - 1), np.float32)
+    for name, n_decisions in CASES.items():
+        world, *numbers = name.split(", ")
+        n_episodes, particles, horizon = map(int, numbers)
+        config = ITPOConfig(horizon=horizon, particles=particles)
+        agent, times[name] = Agent.of(bundle, config, world=world, backend=backend), []
+        for _ in range(WARM_UP + n_decisions):
+            obs = standing + 1e-3 * generator.normal(size=(n_episodes, bundle.obs_dim)).astype(np.float32)
+            begun = perf_counter()
+            agent.act(obs)
+            times[name].append(1e3 * (perf_counter() - begun))
+        del times[name][:WARM_UP]
+    return times
+
+
+def in_process(tree: Path, backend: str) -> dict[str, list[float]]:
+    """`measure` of another tree's package."""
+    env = os.environ | {"PYTHONPATH": str(tree.resolve()), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, __file__, "--measure", backend]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def table(found: dict[str, dict[str, list[float]]]) -> str:
+    lines = ["| world model, B, M, H | reference, ms | before, ms | now, ms | now / before | reference / now |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for name in CASES:
+        reference, before, now = (float(np.median(found[peer][name])) for peer in ("reference", "before", "now"))
+        figures = f"{reference:.2f} | {before:.2f} | {now:.2f} | {now / before:.2f} | {reference / now:.2f}"
+        lines.append(f"| {name} | {figures} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("before", type=Path, nargs="?", help="checkout to compare with")
+    parser.add_argument("--rounds", type=int, default=3, help="processes of each (default: 3)")
+    parser.add_argument("--measure", choices=("fused", "reference"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.measure:
+        print(json.dumps(measure(given.measure)))
+        return
+    here = Path(__file__).parent.parent
+    peers = {"before": (given.before, "fused"), "now": (here, "fused"), "reference": (here, "reference")}
+    found = {peer: {name: [] for name in CASES} for peer in peers}
+    for _ in range(given.rounds):
+        for peer, of in peers.items():
+            for name, times in in_process(*of).items():
+                found[peer][name] += times
+    about = provenance("cpu") | {"before": git("-C", str(given.before.resolve()), "rev-parse", "HEAD")}
+    print(f"{', '.join(f'{key} {value}' for key, value in about.items())}\n\n{table(found)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""python bench/cpu_peak.py: what share of the core's arithmetic each part of a gradient reaches, a table in Markdown.
+
+The peak is a loop of fused multiply-adds on registers alone, compiled by numba as the kernels are; one thread. Counted
+are the multiply-adds of the matrix products; what else a part does, activations included, is overhead.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from time import perf_counter
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+from problems import ACTION_DIM, OBS_DIM, Problem, Size
+from provenance import provenance
+
+from fastdwm.kernels import compiled
+from fastdwm.kernels.compiled_panel import INT, LANES, VECTOR, emit_loop
+from fastdwm.kernels.reverse_chain.compiled import reverse_chain_backward_compiled, reverse_chain_compiled
+from fastdwm.kernels.rollout import compiled_ops
+
+SUMS, STEPS = 12, 100_000
+"""independent chains of multiply-adds, which hide each other's latency, and how long they are"""
+SECONDS = 0.25
+"""of a measurement, least"""
+
+
+@intrinsic
+def multiply_add(typing, n):
+    """n multiply-adds of each of SUMS vectors; their sum, so that nobody leaves them out."""
+
+    def emit(context, b, signature, args):
+        factor = ir.Constant(VECTOR, [0.5] * LANES)
+
+        def step(i, sums):
+            products = [b.fmul(total, factor, flags=("contract",)) for total in sums]
+            return [b.fadd(product, factor, flags=("contract",)) for product in products]
+
+        first, *others = emit_loop(b, args[0], [ir.Constant(VECTOR, [float(i)] * LANES) for i in range(SUMS)], step)
+        for other in others:
+            first = b.fadd(first, other)
+        return b.extract_element(first, INT(0))
+
+    return types.float32(types.int64), emit
+
+
+@njit(fastmath={"contract"})
+def peak(n):
+    return multiply_add(n)
+
+
+@njit
+def products(x, w, z, n):
+    for _ in range(n):
+        compiled.multiply(x, w, z)
+
+
+def seconds(call: Callable) -> float:
+    """Median time of a call."""
+    call()
+    times = []
+    while sum(times) < SECONDS or len(times) < 5:
+        begun = perf_counter()
+        call()
+        times.append(perf_counter() - begun)
+    return float(np.median(times))
+
+
+def cost(sizes: tuple[int, ...]) -> int:
+    """Multiply-adds of one row."""
+    return sum(a * b for a, b in pairwise(sizes))
+
+
+def parts(problem: Problem) -> dict[str, tuple[int, Callable]]:
+    """Multiply-adds and a call of each part of the problem's gradient."""
+    size, models, returns = problem.size, problem.fused.models, problem.fused.returns
+    rows, steps, layout = size.rows, size.K, models.policy
+    obs, action = problem.normal(1, rows, OBS_DIM), problem.normal(2, rows, ACTION_DIM)
+    noise, both = problem.normal(3, steps, rows, OBS_DIM), torch.cat([obs, action], 1)
+    visited = both.repeat(size.H, 1)
+    _, slopes = reverse_chain_compiled(models.chain, obs, action, noise, True)
+    chain = rows * (steps * cost((OBS_DIM, size.D, size.D, size.D, OBS_DIM)) + cost((OBS_DIM + ACTION_DIM, size.D)))
+    scalar, policy = cost(returns.reward.layout.sizes), rows * (size.H + 1) * cost(layout.sizes)
+    reward, critics = 2 * size.H * rows * scalar, 3 * rows * scalar
+    return {
+        "chain, forward": (chain, lambda: reverse_chain_compiled(models.chain, obs, action, noise, True)),
+        "chain, backward": (chain, lambda: reverse_chain_backward_compiled(models.chain, obs, slopes)),
+        "reward and its gradient": (reward, lambda: compiled_ops.scalar_forward(returns.reward, visited)),
+        "critics and their gradient": (critics, lambda: compiled_ops.scalar_forward(returns.critics, both)),
+        "whole gradient": (
+            2 * size.H * chain + 3 * policy + reward + critics,
+            lambda: problem.fused.gradient(*problem.arguments),
+        ),
+    }
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    about = provenance("cpu")
+    rate = SUMS * STEPS * LANES / seconds(lambda: peak(STEPS))
+    print(f"{', '.join(f'{key} {value}' for key, value in about.items())}\n")
+    print(f"Peak: {2e-9 * rate:.0f} GFLOP/s, on vectors of {LANES}.\n")
+    print("| problem | part | us | GFLOP/s | of the peak |\n| --- | --- | ---: | ---: | ---: |")
+
+    def show(problem: str, part: str, multiply_adds: int, time: float) -> None:
+        share = multiply_adds / time / rate
+        print(
+            f"| {problem} | {part} | {1e6 * time:.1f} | {2e-9 * multiply_adds / time:.0f} | {share:.0%} |", flush=True
+        )
+
+    for rows in (1, 2, 4, 8, 16, 32):
+        given = tuple(np.ones(shape, np.float32) for shape in ((rows, 256), (256, 256), (rows, 256)))
+        time = seconds(partial(products, *given, 50)) / 50
+        show(f"{rows} rows", "one product, 256 x 256", rows * 65536, time)
+    meanflow = dict(K=1, world="meanflow")
+    for size in (Size(M=2, H=8, **meanflow), Size(**meanflow), Size(M=64, **meanflow), Size(), Size(M=64), Size(B=10)):
+        for part, (multiply_adds, call) in parts(Problem(size)).items():
+            show(f"{size.world}, B {size.B}, M {size.M}, H {size.H}", part, multiply_adds, seconds(call))
+
+
+if __name__ == "__main__":
+    main()

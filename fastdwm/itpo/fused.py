@@ -91,8 +91,10 @@ class FusedObjective:
             return rollout_gradient(self.models, self.returns, params, obs, noise, anchor)
         return score_gradient(self.models, self.score, params, obs, noise, anchor)
 
-    def outcome(self, obs: Tensor, action: Tensor, base_action: Tensor) -> tuple[Tensor, Tensor]:
-        return outcome(self.models, self.returns, obs, action, base_action)
+    def outcome(
+        self, obs: Tensor, action: Tensor, base_action: Tensor, value: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return outcome(self.models, self.returns, obs, action, base_action, value)
 
 
 def rollout_models(policy: Policy, dynamics: ChainDynamics, precision: str) -> RolloutModels:

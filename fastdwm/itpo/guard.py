@@ -55,7 +55,7 @@ def learn(
     none where nobody said.
     """
     if settings.guarded:
-        reward, value = objective.outcome(obs, action, base_action)
+        reward, value = objective.outcome(obs, action, base_action, None if first is None else first.found.anchored)
     else:
         reward = value = torch.full_like(obs[:, 0], torch.nan)
     if first is None:

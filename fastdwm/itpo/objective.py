@@ -30,8 +30,12 @@ class Objective(Protocol):
     def gradient(self, params: Tensor, obs: Tensor, noise: Tensor, anchor: Anchor | None = None) -> Gradient:
         """J, the gradient of J less the anchor's penalty with respect to each episode's parameters, and J's slopes."""
 
-    def outcome(self, obs: Tensor, action: Tensor, base_action: Tensor) -> tuple[Tensor, Tensor]:
-        """The reward model's r(s, a) (B,) and the base policy's value Q(s, pi_0(s)) (B,) in real states (B, S)."""
+    def outcome(
+        self, obs: Tensor, action: Tensor, base_action: Tensor, value: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The reward model's r(s, a) (B,) and the base policy's value Q(s, pi_0(s)) (B,) in real states (B, S).
+
+        value: the latter where a gradient has left it (`Gradient.anchored`)."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,9 @@ class ReferenceObjective:
         return scored_return(self.world, torch.stack(states), torch.stack(actions), self.config, self.score)
 
     @torch.no_grad()
-    def outcome(self, obs: Tensor, action: Tensor, base_action: Tensor) -> tuple[Tensor, Tensor]:
-        value = terminal_value(self.world, obs, base_action, self.config.terminal_value)
+    def outcome(
+        self, obs: Tensor, action: Tensor, base_action: Tensor, value: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if value is None:
+            value = terminal_value(self.world, obs, base_action, self.config.terminal_value)
         return self.world.reward(obs, action), value

@@ -18,7 +18,8 @@ from fastdwm.kernels.rollout.models import RolloutModels
 def value(models: RolloutModels, returns: Return, params: Tensor, obs: Tensor, noise: Tensor) -> Tensor:
     """J (B,) alone."""
     tape = make_tape(models, params, noise, save=False)
-    return run_rows(models, returns, params, obs, noise, None, tape, obs.new_empty(0, 0, models.policy.sizes[-1]))
+    none = obs.new_empty(0, 0, models.policy.sizes[-1])
+    return run_rows(models, returns, params, obs, noise, None, tape, none, obs.new_empty(0))
 
 
 def gradient(
@@ -33,12 +34,14 @@ def gradient(
     )
     seen, outputs, _, _, dz, flat_t = tape[:6]
     run(transpose, n_policies, layout.n_params, layers, params, flat_t, smallest=1)
-    found = run_rows(models, returns, params, obs, noise, anchor, tape, slopes)
+    anchored = obs.new_empty(n_policies if anchor else 0)
+    found = run_rows(models, returns, params, obs, noise, anchor, tape, slopes, anchored)
     grads, squares = recycled(*params.shape), params.new_empty(n_policies, len(layers))
     # An item is a layer, on average.
     cost = (horizon + 1) * particles * layout.n_params // len(layers)
     run(policy_weight_gradient, squares.numel(), cost, layers, seen, outputs, dz, grads, squares, smallest=1)
-    return Gradient(found, grads, slopes.view(horizon + 1, n_policies, particles, -1), squares)
+    slopes = slopes.view(horizon + 1, n_policies, particles, -1)
+    return Gradient(found, grads, slopes, squares, anchored if anchor else None)
 
 
 def make_tape(models: RolloutModels, params: Tensor, noise: Tensor, save: bool) -> list:
@@ -69,8 +72,10 @@ def run_rows(
     anchor: Anchor | None,
     tape: list,
     slopes: Tensor,
+    anchored: Tensor,
 ) -> Tensor:
-    """J (B,); and unless `slopes` (H + 1, N, A) is empty, what `imagined_return` leaves there and on the tape."""
+    """J (B,); `imagined_return` leaves the rest in `slopes` (H + 1, N, A) and on the tape, and in `anchored` (B,): each
+    unless it is empty."""
     horizon, steps, n_policies, particles, obs_dim = noise.shape
     seen, outputs, policy_slopes, chain_slopes, dz, flat_t, states, actions = tape
     layers, chain, flat = layer_table(models.policy), models.chain.for_cpu, params.numpy()
@@ -81,5 +86,5 @@ def run_rows(
     noise, n_rows = noise.view(horizon, steps, n_policies * particles, obs_dim), n_policies * particles
     given = models.scales, returns.for_cpu, (target.numpy(), weight.numpy()), noise, chain_slopes, obs
     values, cost = obs.new_empty(n_rows), 2 * (horizon + 1) * (models.policy.n_params + chain.cost)
-    run(imagined_return, n_rows, cost, particles, *packed, *given, states, actions, slopes, values)
+    run(imagined_return, n_rows, cost, particles, *packed, *given, states, actions, slopes, values, anchored)
     return values.view(n_policies, particles).mean(1)

@@ -124,14 +124,19 @@ class Rollout:
 
 
 def outcome(
-    models: RolloutModels, returns: Return, obs: Tensor, action: Tensor, last_action: Tensor
+    models: RolloutModels,
+    returns: Return,
+    obs: Tensor,
+    action: Tensor,
+    last_action: Tensor,
+    value: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Reward (B,) and terminal value (B,), as `op.outcome`."""
-    reward, critics, found = returns.reward, returns.critics, obs.new_empty(2, len(obs))
+    reward, critics, found = returns.reward, returns.critics, obs.new_empty(2 if value is None else 1, len(obs))
     cost = reward.layout.n_params + len(critics.copies) * critics.layout.n_params
     given = reward.for_cpu, critics.for_cpu, models.scales, obs, action, last_action, found
     run(outcome_of_rows, len(obs), cost, *given)
-    return found[0], found[1]
+    return found[0], found[1] if value is None else value
 
 
 for function in (transpose, imagined_return, outcome_of_rows, policy_weight_gradient):

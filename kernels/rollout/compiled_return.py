@@ -60,18 +60,25 @@ def add_log_survival_gradient(state, ending, factor, grad):
 
 
 @helper
-def evaluate(reward, critics, scales, states, actions, found):
-    """r (H n,) and Q (n,), and their gradients (H n, S + A) and (n, S + A) unless those have no rows: of n rows."""
+def evaluate(reward, critics, scales, states, actions, obs, base, found):
+    """r (H n,) and Q (n + b,), and their gradients (H n, S + A) and (n + b, S + A) unless those have no rows.
+
+    Of n rows of a rollout, and of b real states obs with the actions base in them, which are to have a value alone: so
+    the critics' weights are read once.
+    """
     (rewards, of_rewards), (terminal, of_terminal), (horizon, n, obs_dim) = found[0], found[1], states.shape
-    horizon, width = horizon - 1, obs_dim + actions.shape[2]
-    seen, last = empty((horizon * n, width), float32), empty((n, width), float32)
+    horizon, width, n_last = horizon - 1, obs_dim + actions.shape[2], n + len(base)
+    seen, last = empty((horizon * n, width), float32), empty((n_last, width), float32)
     for j in range(horizon):
         condition(scales, states[j], actions[j], seen[j * n : (j + 1) * n])
     for i in range(n):
         for k in range(width):
             last[i, k] = states[horizon, i, k] if k < obs_dim else actions[horizon, i, k - obs_dim]
+    for i in range(len(base)):
+        for k in range(width):
+            last[n + i, k] = obs[i, k] if k < obs_dim else base[i, k - obs_dim]
     scalar_gradient(0, horizon * n, *reward, seen, rewards, of_rewards)
-    scalar_gradient(0, n, *critics, last, terminal, of_terminal)
+    scalar_gradient(0, n_last, *critics, last, terminal, of_terminal)
 
 
 @helper
@@ -112,17 +119,17 @@ def pull(anchor, particles, row, action, k):
 
 
 @helper
-def found_in(n, horizon, width):
-    """Memory for the values and the gradients of n rows, width 0: for the values alone."""
-    rows = n if width else 0
-    of_rewards, of_terminal = empty((horizon * rows, width), float32), empty((rows, width), float32)
-    return (empty(horizon * n, float32), of_rewards), (empty(n, float32), of_terminal)
+def found_in(n, n_last, horizon, width):
+    """Memory for the values and the gradients of `evaluate`, width 0: for the values alone."""
+    back = 1 if width else 0
+    of_rewards, of_terminal = empty((back * horizon * n, width), float32), empty((back * n_last, width), float32)
+    return (empty(horizon * n, float32), of_rewards), (empty(n_last, float32), of_terminal)
 
 
 MODELS = POLICY, POLICY_VJP, CHAIN, CHAIN_VJP, SCALAR, SCALAR, MATRIX
 
 
-@kernel(SIZE, *MODELS, ENDING, ANCHOR, STACKS, ROW, MATRIX, STACK, STACK, STACK, ROW)
+@kernel(SIZE, *MODELS, ENDING, ANCHOR, STACKS, ROW, MATRIX, STACK, STACK, STACK, ROW, ROW)
 def imagined_return(
     start,
     stop,
@@ -143,9 +150,11 @@ def imagined_return(
     actions,
     slopes,
     values,
+    anchored,
 ):
     """values (N,), each particle's own J from obs (B, S); and unless `slopes` has no rows the gradient: dz of all
     layers and steps in `policy_vjp`, and slopes (H + 1, N, A) of each particle's own J, without the anchor.
+    anchored: (B,), V of obs and the anchor's action, or empty.
 
     Others: as in `rollout_forward` and `rollout_backward`.
     """
@@ -161,8 +170,14 @@ def imagined_return(
         # All blocks save their slopes in the same place, which stays in the cache.
         saved = chain_slopes, low - start
         rollout_forward(low, high, particles, policy, chain, scales, noise, *saved, (x, y), states, actions)
-        seen, found = states[:, low:high], found_in(high - low, n_steps - 1, width if back else 0)
-        evaluate(reward, critics, scales, seen, actions[:, low:high], found)
+        # Of the policies whose first row is in the block.
+        b, n_base = -(-low // particles), -(-high // particles) - -(-low // particles) if len(anchored) else 0
+        n, seen = high - low, states[:, low:high]
+        found = found_in(n, n + n_base, n_steps - 1, width if back else 0)
+        base = obs[b : b + n_base], anchor[0][b : b + n_base]
+        evaluate(reward, critics, scales, seen, actions[:, low:high], *base, found)
+        for i in range(n_base):
+            anchored[b + i] = found[1][0][n + i]
         for i in range(high - low):
             values[low + i] = add_up(i, ending, seen, found[0][0], found[1][0], weights)
             if back:
@@ -189,7 +204,7 @@ def climb(low, high, particles, policy, chain, scales, anchor, saved, action, di
 
 @kernel(SCALAR, SCALAR, MATRIX, MATRIX, MATRIX, MATRIX, MATRIX)
 def outcome_of_rows(start, stop, reward, critics, scales, obs, action, last_action, found):
-    """found (2, B): r of obs and action, and Q of obs and last_action."""
+    """found (2, B): r of obs and action, and Q of obs and last_action; or (1, B): r alone."""
     (n, obs_dim), width = (stop - start, obs.shape[1]), obs.shape[1] + action.shape[1]
     seen, last, none = empty((n, width), float32), empty((n, width), float32), empty((0, width), float32)
     condition(scales, obs[start:stop], action[start:stop], seen)
@@ -197,4 +212,5 @@ def outcome_of_rows(start, stop, reward, critics, scales, obs, action, last_acti
         for k in range(width):
             last[i, k] = obs[start + i, k] if k < obs_dim else last_action[start + i, k - obs_dim]
     scalar_gradient(0, n, *reward, seen, found[0, start:stop], none)
-    scalar_gradient(0, n, *critics, last, found[1, start:stop], none)
+    if len(found) > 1:
+        scalar_gradient(0, n, *critics, last, found[1, start:stop], none)

@@ -23,12 +23,14 @@ class Gradient(NamedTuple):
     returns: the objective J (B,).   grads: gradient (B, P) of J less the anchor's penalty.
     slopes: gradient (H + 1, B, M, A) of each particle's own J with respect to its actions, without the anchor.
     squares: (B, any), parts of the gradients' squared norms, where the operators leave them.
+    anchored: (B,), the terminal value of the real state with the anchor's action, where the operators leave it.
     """
 
     returns: Tensor
     grads: Tensor
     slopes: Tensor
     squares: Tensor | None = None
+    anchored: Tensor | None = None
 
 
 def backward(

@@ -73,12 +73,20 @@ def score_gradient(
 
 @torch.no_grad()
 def outcome(
-    models: RolloutModels, returns: Return, obs: Tensor, action: Tensor, last_action: Tensor
+    models: RolloutModels,
+    returns: Return,
+    obs: Tensor,
+    action: Tensor,
+    last_action: Tensor,
+    value: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Reward (B,) of action and terminal value (B,) of last_action (B, A), in states (B, S), raw units."""
+    """Reward (B,) of action and terminal value (B,) of last_action (B, A), in states (B, S), raw units.
+
+    value: the latter where it is known, from `Gradient.anchored`.
+    """
     ops = ops_of(models)
     if hasattr(ops, "outcome"):
-        return ops.outcome(models, returns, obs, action, last_action)
+        return ops.outcome(models, returns, obs, action, last_action, *([] if value is None else [value]))
     seen = torch.cat([(obs - models.obs_mean) / models.obs_std, action], 1)
     rewards = ops.scalar_value(returns.reward, seen)
     return rewards, ops.scalar_value(returns.critics, torch.cat([obs, last_action], 1))

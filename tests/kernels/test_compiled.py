@@ -234,6 +234,18 @@ def test_the_outcome_is_that_of_reward_and_critics(threads):
         assert_within_twice(ours.unsqueeze(1), theirs.unsqueeze(1), expected.unsqueeze(1), "ieee")
 
 
+@pytest.mark.parametrize(("particles", "n_policies"), [(2, 1), (3, 40), (70, 3)])
+def test_a_gradient_leaves_the_value_of_the_anchors_action(particles, n_policies, threads):
+    fused = FusedObjective(POLICY, single_precision(make_world()), ITPOConfig())
+    base, obs = LAYOUT.pack(make_policies(n_policies)).float(), normal(n_policies, 4)
+    anchor, noise = make_anchor(n_policies, torch.float32), make_noise(2, 4, n_policies, particles).float()
+    found = fused.gradient(base, obs, noise, anchor)
+    reward, value = fused.outcome(obs, anchor.action, anchor.action)
+    assert torch.equal(found.anchored, value)
+    assert all(map(torch.equal, fused.outcome(obs, anchor.action, anchor.action, value), (reward, value)))
+    assert fused.gradient(base, obs, noise).anchored is None
+
+
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("activation", ["relu", "silu"])

@@ -6,7 +6,7 @@ of a few particles.
 
 from torch import Tensor
 
-from fastdwm.kernels.compiled import layer_table, run, transpose
+from fastdwm.kernels.compiled import arrays, layer_table, run, transpose
 from fastdwm.kernels.memory import recycled, recycled_together
 from fastdwm.kernels.policy.compiled import policy_weight_gradient
 from fastdwm.kernels.rollout.compiled_return import imagined_return
@@ -83,8 +83,10 @@ def run_rows(
     target = obs.new_zeros(n_policies, models.policy.sizes[-1]) if anchor is None else anchor.action
     weight = obs.new_zeros(n_policies) if anchor is None else anchor.weight
     packed = policy, policy_vjp, chain.forward, chain.backward, returns.reward.for_cpu, returns.critics.for_cpu
-    noise, n_rows = noise.view(horizon, steps, n_policies * particles, obs_dim), n_policies * particles
-    given = models.scales, returns.for_cpu, (target.numpy(), weight.numpy()), noise, chain_slopes, obs
-    values, cost = obs.new_empty(n_rows), 2 * (horizon + 1) * (models.policy.n_params + chain.cost)
-    run(imagined_return, n_rows, cost, particles, *packed, *given, states, actions, slopes, values, anchored)
+    n_rows, values = n_policies * particles, obs.new_empty(n_policies * particles)
+    given = (*packed, models.scales.numpy()), returns.for_cpu, arrays(target, weight)
+    rolled = noise.view(horizon, steps, n_rows, obs_dim), chain_slopes, obs
+    found = states, actions, *arrays(slopes, values, anchored)
+    cost = 2 * (horizon + 1) * (models.policy.n_params + chain.cost)
+    run(imagined_return, n_rows, cost, particles, *given, *rolled, found)
     return values.view(n_policies, particles).mean(1)

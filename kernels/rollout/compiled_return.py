@@ -126,38 +126,22 @@ def found_in(n, n_last, horizon, width):
     return (empty(horizon * n, float32), of_rewards), (empty(n_last, float32), of_terminal)
 
 
-MODELS = POLICY, POLICY_VJP, CHAIN, CHAIN_VJP, SCALAR, SCALAR, MATRIX
+MODELS = types.Tuple((POLICY, POLICY_VJP, CHAIN, CHAIN_VJP, SCALAR, SCALAR, MATRIX))
+"""what is rolled out and back, reward, critics and scales"""
+FOUND = types.Tuple((STACK, STACK, STACK, ROW, ROW))
+"""states (H + 1, N, S), actions and slopes (H + 1, N, A), values (N,) and anchored (B,)"""
 
 
-@kernel(SIZE, *MODELS, ENDING, ANCHOR, STACKS, ROW, MATRIX, STACK, STACK, STACK, ROW, ROW)
-def imagined_return(
-    start,
-    stop,
-    particles,
-    policy,
-    policy_vjp,
-    chain,
-    chain_vjp,
-    reward,
-    critics,
-    scales,
-    ending,
-    anchor,
-    noise,
-    chain_slopes,
-    obs,
-    states,
-    actions,
-    slopes,
-    values,
-    anchored,
-):
-    """values (N,), each particle's own J from obs (B, S); and unless `slopes` has no rows the gradient: dz of all
-    layers and steps in `policy_vjp`, and slopes (H + 1, N, A) of each particle's own J, without the anchor.
-    anchored: (B,), V of obs and the anchor's action, or empty.
+@kernel(SIZE, MODELS, ENDING, ANCHOR, STACKS, ROW, MATRIX, FOUND)
+def imagined_return(start, stop, particles, models, ending, anchor, noise, chain_slopes, obs, found):
+    """values, each particle's own J from obs (B, S); and unless `slopes` has no rows the gradient: dz of all layers and
+    steps, and slopes of each particle's own J, without the anchor.
+    anchored: V of obs and the anchor's action, or empty.
 
     Others: as in `rollout_forward` and `rollout_backward`.
     """
+    policy, policy_vjp, chain, chain_vjp, reward, critics, scales = models
+    states, actions, slopes, values, anchored = found
     (n_steps, n_rows, obs_dim), action_dim = states.shape, actions.shape[2]
     width, share, back = obs_dim + action_dim, ONE / float32(particles), slopes.shape[1] > 0
     x, y, weights = empty((n_rows, width), float32), empty((n_rows, obs_dim), float32), empty(n_steps, float32)
@@ -173,15 +157,15 @@ def imagined_return(
         # Of the policies whose first row is in the block.
         b, n_base = -(-low // particles), -(-high // particles) - -(-low // particles) if len(anchored) else 0
         n, seen = high - low, states[:, low:high]
-        found = found_in(n, n + n_base, n_steps - 1, width if back else 0)
+        terms = found_in(n, n + n_base, n_steps - 1, width if back else 0)
         base = obs[b : b + n_base], anchor[0][b : b + n_base]
-        evaluate(reward, critics, scales, seen, actions[:, low:high], *base, found)
+        evaluate(reward, critics, scales, seen, actions[:, low:high], *base, terms)
         for i in range(n_base):
-            anchored[b + i] = found[1][0][n + i]
+            anchored[b + i] = terms[1][0][n + i]
         for i in range(high - low):
-            values[low + i] = add_up(i, ending, seen, found[0][0], found[1][0], weights)
+            values[low + i] = add_up(i, ending, seen, terms[0][0], terms[1][0], weights)
             if back:
-                take_terms(i, share, ending, scales, seen, weights, found, direct[:, low:high])
+                take_terms(i, share, ending, scales, seen, weights, terms, direct[:, low:high])
         if back:
             back_to = policy_vjp, chain_vjp, scales, anchor, saved
             climb(low, high, particles, *back_to, actions[0], direct, slopes, (lam, ds, x))

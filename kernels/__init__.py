@@ -10,6 +10,6 @@ trust          how far a policy may go, and what a decision teaches of that
 rollout        the imagined return and its gradient, composed of the others
 
 Every operator runs on a CPU, in any dtype, by its reference, which is derived by hand and needs no autograd tape. The
-chain and the whole rollout in float32 run by kernels that numba compiles (`compiled.py`), without a fallback; the trust
-by such kernels where numba is installed.
+chain and the whole rollout in float32 run by kernels that numba compiles (`compiled.py`), without a fallback; the
+trust, the policy without a gradient and the bounded step by such kernels where numba is installed.
 """

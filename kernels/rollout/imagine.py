@@ -9,8 +9,8 @@ and dJ/dpsi = sum_j Pi_psi(j)' p_j, one product over the rows of all steps.  Sou
 
 Only policy and sampler are serial (`ops.Rollout`): its backward pass needs of everything else just the gradient of step
 j's own terms with respect to (s_j, a_j). Reward and critics are scalar functions: their values and gradients at all
-visited states come from one call each. `ops` is `torch_ops` or `compiled_ops`: one derivation, two executions; a third
-one, `triton_ops`, has launches of its own for what is called here one by one.
+visited states come from one call each. `ops` is `torch_ops`. What is called here one by one, `triton_ops` does by
+launches and `compiled_gradient` by calls of its own: one derivation, three executions.
 """
 
 from dataclasses import dataclass

@@ -37,6 +37,13 @@ def call(out: Path, *arguments: str, without: tuple[str, ...] = ()):
     return subprocess.run(command, cwd=out, env=environment, capture_output=True, text=True, timeout=500)
 
 
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """Steps are runs of pytest by themselves, not workers of the run that this test is part of."""
+    for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
+        monkeypatch.delenv(name)
+
+
 def statuses(out: Path, name: str) -> dict[str, str]:
     rows = json.loads((out / "results" / f"{name}.json").read_text())["rows"]
     return {row["step"]: row["status"] for row in rows}

@@ -82,8 +82,13 @@ class Table:
         return [[task, *(column.texts.get(task, MISSING) for column in columns)] for task in self.tasks]
 
     def averages(self, columns: Sequence[Column] | None = None) -> list[list[str]]:
-        """Over all tasks, and, where a task is missing, over those that every column here has: else none compare."""
+        """Over all tasks, and, where a task is missing, over those that every column here has: else none compare.
+
+        None of a table of texts, or of numbers that have another unit in each task.
+        """
         columns = self.columns if columns is None else columns
+        if not any(column.numbers for column in self.columns):
+            return []
         whole = [column.printed or column.average(self.tasks) for column in columns]
         rows = [[f"average of {len(self.tasks)}", *whole]]
         kept = [column.numbers for column in self.columns if column.numbers]
@@ -181,7 +186,7 @@ def _known(
     number: Callable[[dict[str, float]], float],
     form: str = ".1f",
 ) -> Column:
-    """A column of numbers, of the tasks that know them."""
+    """A column of numbers of the tasks that know them, each in its own unit."""
 
     def known(result: TaskResult) -> float | None:
         try:
@@ -189,7 +194,7 @@ def _known(
         except KeyError:
             return None
 
-    return _column(results, header, known, lambda value: format(value, form), float, form)
+    return _column(results, header, known, lambda value: format(value, form))
 
 
 def score_text(scores: Scores) -> str:

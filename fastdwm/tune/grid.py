@@ -9,8 +9,8 @@ from fastdwm.settings import ITPOConfig, Settings
 HORIZONS = (4, 16)
 PARTICLES = (8,)
 INNER_STEPS = (2,)
-STRENGTHS = (0.5, 2.0)
-"""factors on radius and speed"""
+STRENGTHS = {"doubt": (0.6, 1.5), "radius": (0.5, 2.0), "speed": (0.5, 2.0)}
+"""factors on the rule's settings"""
 
 
 def candidates(held: Mapping[str, int]) -> list[Settings]:
@@ -30,8 +30,8 @@ def candidates(held: Mapping[str, int]) -> list[Settings]:
 
 def strengths(itpo: ITPOConfig) -> Iterator[ITPOConfig]:
     """The rule, weaker and stronger."""
-    for name in ("radius", "speed"):
-        for factor in STRENGTHS:
+    for name, factors in STRENGTHS.items():
+        for factor in factors:
             yield replace(itpo, **{name: DEFAULTS[name] * factor})
 
 

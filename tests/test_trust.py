@@ -21,7 +21,8 @@ from fastdwm.kernels.trust.reference import CAUTION
 
 DISCOUNT, HORIZON, GAIN = 0.9, 2, torch.tensor([1.0, -2.0, 0.5])
 SLOPE = float(GAIN.square().mean().sqrt() * np.sqrt(np.mean([DISCOUNT ** (2 * j) for j in range(HORIZON + 1)])))
-CONFIG = ITPOConfig(horizon=HORIZON, particles=1)
+# How many decisions earn how much trust depends on the doubt.
+CONFIG = ITPOConfig(horizon=HORIZON, particles=1, doubt=1.5)
 FAST = replace(CONFIG, radius=0.2, speed=0.05)
 OBS = observations(1, 2)[0]
 EARNED, PROVED = 2, 3 * CAUTION

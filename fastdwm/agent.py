@@ -81,10 +81,8 @@ class Agent:
             self.objective = make_objective(self.policy, world, config, score, backend)
         self.backend = "fused" if isinstance(self.objective, FusedObjective) else "reference"
         _check_settings(config, world)
-        steps, acting = (
-            world.dynamics.noise_steps,
-            OneLaunch.of(self.policy) if self.backend == "fused" else self.policy,
-        )
+        acting = OneLaunch.of(self.policy) if self.backend == "fused" else self.policy
+        steps = world.dynamics.noise_steps
         self.adaptation = Adaptation(acting, self.objective, config, steps, seed, self.deadline)
         self.episodes: Episodes | CapturedEpisodes | None = None
         self._captured: CapturedEpisodes | None = None

@@ -95,7 +95,10 @@ damaged-models() {
 
 # The paper's tables, from every shipped bundle as it was tuned.
 paper() {
-    "$python" -m fastdwm.sweep --stages eval --out "$scratch/sweep" "$@"
+    local tasks
+    tasks=$("$python" -c "from fastdwm.shipped import shipped; print(*shipped())")
+    # shellcheck disable=SC2086
+    "$python" -m fastdwm.sweep --stages eval --tasks $tasks --out "$scratch/sweep" "$@"
     "$python" -m fastdwm.report paper "$scratch/sweep" --out "$results"
 }
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from fastdwm.config import ITPOConfig
 from fastdwm.kernels.trust import COLUMNS, COUNT, REWARD, TrustSettings
 
-DEFAULTS = {"radius": 1.0, "speed": 0.012, "leash": 0.4, "doubt": 1.0}
+DEFAULTS = {"radius": 1.0, "speed": 0.012, "leash": 0.4, "doubt": 0.7}
 
 
 def settings_of(config: ITPOConfig) -> TrustSettings:

@@ -124,9 +124,10 @@ def observe(start, stop, evidence, slopes, norm, reward, value, returns, discoun
     for i in range(start, stop):
         row, new = evidence[i], after[i]
         new[COUNT], new[REWARD], new[VALUE], new[RETURNS] = row[COUNT] + ONE, reward[i], value[i], returns[i]
-        rate, square = max(ONE / new[COUNT], SLOWEST), mean_square(slopes, i)
+        since_start, square = ONE / new[COUNT], mean_square(slopes, i)
+        rate = max(since_start, SLOWEST)
         slope = TINY if square < TINY else square
-        new[LOG_SLOPE] = blend(row[LOG_SLOPE], float32(log(slope)) / TWO, rate)
+        new[LOG_SLOPE] = blend(row[LOG_SLOPE], float32(log(slope)) / TWO, since_start)
         new[SQUARE] = blend(row[SQUARE], norm[i] * norm[i], rate)
         critic_error = abs(row[REWARD] + discount * new[VALUE] - row[VALUE])
         new[CRITIC_ERROR] = blend(row[CRITIC_ERROR], critic_error, rate)

@@ -136,11 +136,12 @@ def observe_fwd_kernel(evidence_ptr, slopes_ptr, norm_ptr, reward_ptr, value_ptr
     if earned_ptr is not None:
         told = tl.load(earned_ptr + episode)
         earned = tl.where(told == told, told, earned)
-    rate = tl.where(1 / count < 1 / MEMORY, 1 / MEMORY, 1 / count)
+    since_start = 1 / count
+    rate = tl.where(since_start < 1 / MEMORY, 1 / MEMORY, since_start)
     critic_error = tl.abs(earned + discount * value - tl.load(row_ptr + VALUE))
     model_error = tl.abs(earned + discount * returns - tl.load(row_ptr + RETURNS))
     tl.store(new_ptr + COUNT, count)
-    tl.store(new_ptr + LOG_SLOPE, blended(tl.load(row_ptr + LOG_SLOPE), tl.log(square) / 2, rate))
+    tl.store(new_ptr + LOG_SLOPE, blended(tl.load(row_ptr + LOG_SLOPE), tl.log(square) / 2, since_start))
     tl.store(new_ptr + SQUARE, blended(tl.load(row_ptr + SQUARE), norm * norm, rate))
     tl.store(new_ptr + CRITIC_ERROR, blended(tl.load(row_ptr + CRITIC_ERROR), critic_error, rate))
     tl.store(new_ptr + MODEL_ERROR, blended(tl.load(row_ptr + MODEL_ERROR), model_error, rate))

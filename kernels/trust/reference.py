@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 MEMORY = 50
-"""decisions over which the running means forget"""
+"""decisions over which the running means forget, but for the slope's, which is of the whole episode"""
 SHARPNESS = 6
 """of the fall of the trust around `doubt`"""
 LEAST_TRUST = 0.1
@@ -94,7 +94,9 @@ def observe_reference(
     errors = (before[:, :1] + discount * now[:, 1:] - before[:, 1:]).abs()
     news = torch.cat([torch.stack([slope.log() / 2, norm.square()], 1), errors], 1)
     count = count + 1
-    known = torch.where(means.isnan(), news, means.lerp(news, (1 / count).clamp(min=1 / MEMORY)))
+    rate = 1 / count
+    rates = torch.cat([rate, rate.clamp(min=1 / MEMORY).expand(-1, 3)], 1)
+    known = torch.where(means.isnan(), news, means.lerp(news, rates))
     return torch.cat([count, torch.where(news.isfinite(), known, means), now], 1)
 
 

@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastdwm.itpo.trust import no_evidence
 from fastdwm.kernels.trust import (
     COLUMNS,
     CRITIC_ERROR,
+    LOG_SLOPE,
     REWARD,
     TrustSettings,
     clip,
@@ -113,6 +115,18 @@ def test_what_was_earned_takes_the_place_of_what_was_imagined(interpreted):
     assert not torch.equal(expected[1:].nan_to_num(), decision(REFERENCE, problem)["after"][1:].nan_to_num())
     assert_same({"": told(observe, problem, earned)}, {"": expected})
     assert_same({"": interpreted(told, observe_fwd, problem, earned)}, {"": expected})
+
+
+@pytest.mark.parametrize("observe", [observe, observe_reference])
+def test_the_slope_is_that_of_the_whole_episode_and_the_errors_are_those_of_late(observe):
+    """Where imagination goes astray, slopes and errors grow together: neither may excuse the other."""
+    evidence, one = no_evidence(torch.zeros(1, 1)), torch.ones(1)
+    for size in [1.0] * 150 + [16.0] * 150:
+        slopes = torch.full((STEPS, 1, PARTICLES, ACTIONS), size)
+        # Values of zero: what every decision earned is then what the critics were wrong by.
+        evidence = observe(evidence, slopes, one, size * one, 0 * one, 0 * one, DISCOUNT)
+    assert evidence[0, LOG_SLOPE].exp().item() == pytest.approx(4, rel=1e-3)
+    assert 15 < evidence[0, CRITIC_ERROR].item() < 16
 
 
 def test_the_cpu_kernels_repeat_the_constants_of_the_reference():

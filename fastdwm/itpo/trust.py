@@ -12,10 +12,11 @@ With the slope P of the imagined return, per unit of action, and the error e of 
                                                      believed is no longer done
 
 with a the adapted policy's action in the real state, a_0 the base policy's, A numbers each, |.| a root mean square, P
-the geometric mean of |dJ/da| over imagined actions and G2 the mean of the gradient's squared norm, both of them running
-means over the decisions of the episode. e is the larger of two more: of |r + g V(s') - V(s)| with V(s) = Q(s, pi_0(s)),
-which a wrong critic raises, and of |r + g J' - J| between the imagined returns of successive decisions, which a wrong
-world model raises as well.
+the geometric mean of |dJ/da| over the imagined actions of the whole episode, G2 the mean of the gradient's squared norm
+over the last decisions. e is the larger of two more of those: of |r + g V(s') - V(s)| with V(s) = Q(s, pi_0(s)), which
+a wrong critic raises, and of |r + g J' - J| between the imagined returns of successive decisions, which a wrong world
+model raises as well. P forgets nothing, as slopes and errors grow together where an adapted policy leaves the data:
+the errors there are to be compared with what was promised where the data are.
 Sources: the penalty and the bound on the policy's change are those of trust-region (arXiv 1502.05477) and proximal
 (1707.06347) policy optimisation, in actions, as the policies are deterministic; a step size from the gain that it
 promises is Polyak's, and the running square of the gradient RMSProp's, by one number. To believe a model by its error

@@ -32,7 +32,7 @@ VALUES = {
 # How strongly the policy is held to the data's actions, by what recorded them, for one coordinate: the more alike these
 # policies were, the less the data tell of other actions. From fastdwm/train/README.md.
 CLONING = {
-    "random": 0.03,
+    "random": 0.3,
     "medium": 1.2,
     "expert": 1.2,
     "medium-expert": 1.2,

@@ -32,7 +32,7 @@ def strengths(itpo: ITPOConfig) -> Iterator[ITPOConfig]:
     """The rule, weaker and stronger."""
     for name, factors in STRENGTHS.items():
         for factor in factors:
-            yield replace(itpo, **{name: DEFAULTS[name] * factor})
+            yield replace(itpo, **{name: round(DEFAULTS[name] * factor, 6)})
 
 
 def others_of(itpo: ITPOConfig) -> Iterator[ITPOConfig]:

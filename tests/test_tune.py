@@ -205,6 +205,20 @@ def test_a_fall_that_is_prevented_does_not_hide_a_sure_gain():
     assert choose(base, [steady]) is steady
 
 
+def test_rare_falls_weigh_though_the_interquartile_mean_leaves_them_out():
+    base = trial(*[98.0] * 8, cost=0.1)
+    reckless, careful = trial(*[104.0] * 7, 20.0), trial(*[100.0] * 8)
+    assert reckless.iqm > careful.iqm and choose(base, [reckless, careful]) is careful
+    assert choose(base, [reckless]) is base
+
+
+def test_of_equals_that_cost_alike_the_better_mean_is_chosen():
+    base = trial(*[50.0] * 8, cost=0.1)
+    steady, shaky = trial(*[60.0] * 8, cost=1.1), trial(*[60.0] * 7, 55.0, cost=1.0)
+    assert choose(base, [shaky, steady]) is steady
+    assert choose(base, [shaky, trial(*[60.0] * 8, cost=2.0)]) is shaky
+
+
 def test_without_time_the_default_is_compared_with_the_base_policy():
     chosen, base, others, _ = search([10.0, 11, 12, 13], budget_s=0.0)
     assert chosen is others[0]

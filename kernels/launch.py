@@ -153,9 +153,9 @@ def mlp_launch(width: int, precision: str, weights: str, capability: int) -> Lau
 
 def mlp_options(launch: Launch) -> dict[str, int]:
     """Options of the compiler for the policy and frozen-MLP kernels."""
-    options = dict(num_warps=launch.num_warps, num_stages=launch.num_stages)
     # Without an explicit bound the assembler spills a few registers to fit a second program on the multiprocessor.
-    return options | dict(maxnreg=128) if launch.num_warps == 16 else options
+    most = 128 if launch.num_warps == 16 else 255
+    return dict(num_warps=launch.num_warps, num_stages=launch.num_stages, maxnreg=most)
 
 
 def outer_launch(precision: str) -> Launch:

@@ -130,15 +130,13 @@ def chunk(d_out: int, d_in: int, tile: int) -> int:
     return max(MIN_DOT, min(d_in, tile // max(d_out, 64)))
 
 
-def mlp_launch(width: int, precision: str, weights: str, capability: int) -> Launch:
-    """Sizes of the policy and frozen-MLP kernels for the widest hidden layer; `weights`: their dtype in memory.
+def mlp_launch(width: int, precision: str, capability: int) -> Launch:
+    """Sizes of the policy and frozen-MLP kernels for the widest hidden layer.
 
     A tile of weights is (padded width, tile / padded width).
     """
     block = pad_block(width)
-    depth = {"ieee": 16, "tf32": 32 if block <= 128 else 16, "bf16": 32}[precision]
-    if weights == "bf16" and block <= 256:
-        depth = 64
+    depth = {"ieee": 16, "tf32": 32 if block <= 128 else 16, "bf16": 64 if block <= 256 else 32}[precision]
     # fp32 tiles of this width, and with IEEE products the operands too, would spill: fewer particles, more warps.
     narrow = precision != "bf16" and block > 256
     # Beyond tensor-core tiles of width 256, the addresses of a third stage find no registers.

@@ -201,8 +201,7 @@ def rule_of(mlp: FrozenMLP) -> Rule:
 
 
 def launch_for(layout: MLPLayout, precision: str, capability: int) -> Launch:
-    weights = "bf16" if precision == "bf16" else "fp32"
-    return mlp_launch(max(layout.sizes[1:-1]), precision, weights, capability)
+    return mlp_launch(max(layout.sizes[1:-1]), precision, capability)
 
 
 def options(launch: Launch, rule: Rule, kernel) -> dict:

@@ -29,13 +29,13 @@ from fastdwm.kernels.policy.layers import backward_layers, forward_layers, input
 
 
 @triton.jit(do_not_specialize=["n_rows", "episode_rows"])
-def policy_fwd_kernel(x_ptr, flat_ptr, hidden_ptr, action_ptr, n_rows, episode_rows, NET: tl.constexpr,
-                      BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_K: tl.constexpr,
-                      PRECISION: tl.constexpr):  # fmt: skip
+def policy_fwd_kernel(x_ptr, weights_ptr, flat_ptr, hidden_ptr, action_ptr, n_rows, episode_rows,
+                      NET: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_A: tl.constexpr,
+                      BLOCK_K: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """BLOCK_M particles of one episode through all layers.
 
     Grid      (cdiv(n_rows, BLOCK_M), B)
-    Reads     x (B, n_rows, S), flat (B, NET.width)
+    Reads     x (B, n_rows, S), weights (B, NET.width) in the operand dtype, flat (B, NET.width) for the biases
     Writes    hidden (B, n_rows, NET.n_cols) in the operand dtype, action (B, n_rows, A): every element once
     Requires  BLOCK_D >= every hidden width; rows, widths and inputs are masked
     Numerics  fp32 accumulators, activations and tanh
@@ -48,22 +48,26 @@ def policy_fwd_kernel(x_ptr, flat_ptr, hidden_ptr, action_ptr, n_rows, episode_r
     S: tl.constexpr = NET.sizes[0]
     A: tl.constexpr = NET.sizes[N_HIDDEN + 1]
     C: tl.constexpr = NET.n_cols
+    weights_ptr += tl.program_id(1).to(tl.int64) * NET.width
     flat_ptr += tl.program_id(1).to(tl.int64) * NET.width
     x_ptr += first_row * S
     hidden_ptr += first_row * C
-    action = forward_layers(x_ptr, flat_ptr, hidden_ptr, rows, row_mask, NET, BLOCK_D, BLOCK_A, BLOCK_K, PRECISION)
+    params = (weights_ptr, flat_ptr)
+    action = forward_layers(x_ptr, *params, hidden_ptr, rows, row_mask, NET, BLOCK_D, BLOCK_A, BLOCK_K, PRECISION)
     at, mask = tile_offsets(rows, row_mask, A, A, BLOCK_A)
     tl.store(action_ptr + first_row * A + at, action, mask=mask)
 
 
 @triton.jit(do_not_specialize=["n_rows", "episode_rows"])
-def policy_bwd_kernel(grad_ptr, action_ptr, flat_ptr, hidden_ptr, dz_ptr, dz_out_ptr, dx_ptr, n_rows, episode_rows,
-                      NET: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_A: tl.constexpr,
-                      BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+def policy_bwd_kernel(grad_ptr, action_ptr, weights_ptr, hidden_ptr, dz_ptr, dz_out_ptr, dx_ptr, n_rows,
+                      episode_rows, NET: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
+                      BLOCK_A: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr,
+                      PRECISION: tl.constexpr):  # fmt: skip
     """Layer gradients and input gradient of BLOCK_M particles of one episode.
 
     Grid      (cdiv(n_rows, BLOCK_M), B)
-    Reads     grad (B, n_rows, A) contiguous, action, hidden (B, n_rows, NET.n_cols), flat (B, NET.width)
+    Reads     grad (B, n_rows, A) contiguous, action, hidden (B, n_rows, NET.n_cols), weights (B, NET.width) in
+              the operand dtype
     Writes    dz like hidden, dz_out like action but in the operand dtype, dx (B, n_rows, S) contiguous: all once
     Requires  BLOCK_D >= every hidden width, BLOCK_S >= S; rows, widths and inputs are masked
     Numerics  fp32 accumulators; the layer gradients are rounded once, on store
@@ -76,7 +80,7 @@ def policy_bwd_kernel(grad_ptr, action_ptr, flat_ptr, hidden_ptr, dz_ptr, dz_out
     S: tl.constexpr = NET.sizes[0]
     A: tl.constexpr = NET.sizes[N_HIDDEN + 1]
     C: tl.constexpr = NET.n_cols
-    flat_ptr += tl.program_id(1).to(tl.int64) * NET.width
+    weights_ptr += tl.program_id(1).to(tl.int64) * NET.width
     hidden_ptr += first_row * C
     dz_ptr += first_row * C
     dz_out_ptr += first_row * A
@@ -86,8 +90,8 @@ def policy_bwd_kernel(grad_ptr, action_ptr, flat_ptr, hidden_ptr, dz_ptr, dz_out
     action = tl.load(action_ptr + first_row * A + at, mask=mask, other=0.0)
     tl.store(dz_out_ptr + at, (grad * (1 - action * action)).to(dz_ptr.dtype.element_ty), mask=mask)
     tl.debug_barrier()
-    backward_layers(dz_out_ptr, flat_ptr, hidden_ptr, dz_ptr, rows, row_mask, NET, BLOCK_D, BLOCK_K, PRECISION)
-    dx = input_gradient(dz_ptr, flat_ptr, rows, row_mask, NET, BLOCK_S, BLOCK_K, PRECISION)
+    backward_layers(dz_out_ptr, weights_ptr, hidden_ptr, dz_ptr, rows, row_mask, NET, BLOCK_D, BLOCK_K, PRECISION)
+    dx = input_gradient(dz_ptr, weights_ptr, rows, row_mask, NET, BLOCK_S, BLOCK_K, PRECISION)
     at, mask = tile_offsets(rows, row_mask, S, S, BLOCK_S)
     tl.store(dx_ptr + dense_row * S + at, dx, mask=mask)
 
@@ -187,7 +191,7 @@ def sizes(layout: MLPLayout, precision: str, launch: Launch, kernel) -> dict:
 
 def policy_launch(layout: MLPLayout, precision: str, device: torch.device) -> Launch:
     """Sizes of the forward and backward kernels."""
-    return mlp_launch(max(layout.sizes[1:-1]), precision, "fp32", device_capability(device))
+    return mlp_launch(max(layout.sizes[1:-1]), precision, device_capability(device))
 
 
 def outer_sizes(layout: MLPLayout, precision: str, launch: Launch) -> dict:
@@ -203,22 +207,25 @@ def episode_rows(buffer: Tensor) -> int:
     return buffer.stride(0) // buffer.shape[2]
 
 
-def policy_fwd(layout: MLPLayout, flat: Tensor, x: Tensor, precision: str) -> tuple[Tensor, Tensor]:
-    """Actions (B, M, A) and hidden activations (B, M, sum of widths), newly allocated; one launch."""
+def policy_fwd(layout: MLPLayout, weights: Tensor, flat: Tensor, x: Tensor, precision: str) -> tuple[Tensor, Tensor]:
+    """Actions (B, M, A) and hidden activations (B, M, sum of widths), newly allocated; one launch.
+
+    weights: `flat` in the operand dtype.
+    """
     copies, n_rows, _ = x.shape
     action = x.new_empty(copies, n_rows, layout.sizes[-1])
     hidden = x.new_empty(copies, n_rows, sum(layout.sizes[1:-1]), dtype=operand_dtype(precision))
     launch = policy_launch(layout, precision, x.device)
     run(
         policy_fwd_kernel, (cdiv(n_rows, launch.block_m), copies),
-        x, flat, hidden, action, n_rows, episode_rows(x), **sizes(layout, precision, launch, policy_fwd_kernel),
-        **mlp_options(launch),
+        x, weights, flat, hidden, action, n_rows, episode_rows(x),
+        **sizes(layout, precision, launch, policy_fwd_kernel), **mlp_options(launch),
     )  # fmt: skip
     return action, hidden
 
 
 def policy_bwd(
-    layout: MLPLayout, flat: Tensor, hidden: Tensor, action: Tensor, grad: Tensor, precision: str
+    layout: MLPLayout, weights: Tensor, hidden: Tensor, action: Tensor, grad: Tensor, precision: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Input gradient (B, M, S), layer gradients like hidden, and those of the last layer (B, M, A); one launch."""
     dz, dz_out = torch.empty_like(hidden), torch.empty_like(action, dtype=hidden.dtype)
@@ -227,7 +234,7 @@ def policy_bwd(
     launch = policy_launch(layout, precision, grad.device)
     run(
         policy_bwd_kernel, (cdiv(n_rows, launch.block_m), copies),
-        grad, action, flat, hidden, dz, dz_out, dx, n_rows, episode_rows(hidden),
+        grad, action, weights, hidden, dz, dz_out, dx, n_rows, episode_rows(hidden),
         **sizes(layout, precision, launch, policy_bwd_kernel), **mlp_options(launch),
     )  # fmt: skip
     return dx, dz, dz_out
@@ -253,10 +260,10 @@ def policy_weight_bwd(
 
 def aot_cases(layout: MLPLayout, precision: str, capability: int) -> list[AotCase]:
     """The three kernels for a policy of this layout."""
-    launch = mlp_launch(max(layout.sizes[1:-1]), precision, "fp32", capability)
+    launch = mlp_launch(max(layout.sizes[1:-1]), precision, capability)
     outer = outer_launch(precision)
     operand = "bf16" if precision == "bf16" else "fp32"
-    operands = ("hidden_ptr", "dz_ptr", "dz_out_ptr")
+    operands = ("weights_ptr", "hidden_ptr", "dz_ptr", "dz_out_ptr")
     name = "-".join(map(str, layout.sizes))
     return [
         AotCase(

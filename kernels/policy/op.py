@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from fastdwm.kernels.contract import check_choice, check_range, check_tensor, cpu_kernels, refuse_second_order
-from fastdwm.kernels.launch import PRECISIONS
+from fastdwm.kernels.launch import PRECISIONS, operand_dtype
 from fastdwm.kernels.layout import MLPLayout
 from fastdwm.kernels.policy.reference import (
     policy_backward_reference,
@@ -42,29 +42,31 @@ class PolicyFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, flat: Tensor, x: Tensor, layout: MLPLayout, precision: str) -> Tensor:
         ctx.layout, ctx.precision = layout, precision
+        weights = flat
         if x.is_cuda:
             from fastdwm.kernels.policy.kernel import policy_fwd
 
-            action, *hidden = policy_fwd(layout, flat, x, precision)
+            weights = flat.to(operand_dtype(precision))
+            action, *hidden = policy_fwd(layout, weights, flat, x, precision)
         else:
             action, hidden = policy_forward_reference(layout.views(flat), x)
-        ctx.save_for_backward(flat, x, action, *hidden)
+        ctx.save_for_backward(weights, x, action, *hidden)
         return action
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_order("policy")
         need_dflat, need_dx = ctx.needs_input_grad[:2]
-        flat, x, action, *hidden = ctx.saved_tensors
+        weights, x, action, *hidden = ctx.saved_tensors
         layout, grad, dflat = ctx.layout, grad.contiguous(), None
         if x.is_cuda:
             from fastdwm.kernels.policy.kernel import policy_bwd, policy_weight_bwd
 
-            dx, dz, dz_out = policy_bwd(layout, flat, hidden[0], action, grad, ctx.precision)
+            dx, dz, dz_out = policy_bwd(layout, weights, hidden[0], action, grad, ctx.precision)
             if need_dflat:
                 dflat, _ = policy_weight_bwd(layout, x, hidden[0], dz, dz_out, ctx.precision)
         else:
-            dx, dz = policy_backward_reference(layout.views(flat), hidden, action, grad, need_dx)
+            dx, dz = policy_backward_reference(layout.views(weights), hidden, action, grad, need_dx)
             if need_dflat:
                 dflat = layout.pack(policy_weight_grads_reference(x, hidden, dz))
         return dflat, dx if need_dx else None, None, None

@@ -25,15 +25,15 @@ ROWS_BWD = (
 
 
 @triton.jit(do_not_specialize=["n_rows", "episode_rows"], do_not_specialize_on_alignment=ROWS_FWD)
-def step_fwd_kernel(before_ptr, y_ptr, scales_ptr, flat_ptr, x_ptr, hidden_ptr, action_ptr, seen_ptr, input_ptr,
-                    n_rows, episode_rows, NET: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
+def step_fwd_kernel(before_ptr, y_ptr, scales_ptr, weights_ptr, flat_ptr, x_ptr, hidden_ptr, action_ptr, seen_ptr,
+                    input_ptr, n_rows, episode_rows, NET: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
                     BLOCK_A: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr,
                     PRECISION: tl.constexpr):  # fmt: skip
     """The state of BLOCK_M particles of one episode after a chain, and the policy's action in it.
 
     Grid      (cdiv(n_rows, BLOCK_M), B)
     Reads     before: with y (B n_rows, S) the states (B, n_rows, S) of the step before, in the tape; without, (B, S)
-              scales (4, S), flat (B, NET.width)
+              scales (4, S), weights (B, NET.width) in the operand dtype, flat (B, NET.width) for the biases
     Writes    x (B, n_rows, S) and hidden (B, n_rows, NET.n_cols), in the tape; action (B n_rows, A);
               seen (B n_rows, S), the normalised state, unless None; input (B n_rows, S + A), the state, normalised
               unless seen is None, and the action: every element once
@@ -66,8 +66,8 @@ def step_fwd_kernel(before_ptr, y_ptr, scales_ptr, flat_ptr, x_ptr, hidden_ptr, 
         tl.store(seen_ptr + row * S + at, state, mask=mask)
     tl.store(input_ptr + input_at, state, mask=mask)
     tl.debug_barrier()
-    flat_ptr += episode * NET.width
-    action = forward_layers(x_ptr, flat_ptr, hidden_ptr, rows, row_mask, NET, BLOCK_D, BLOCK_A, BLOCK_K, PRECISION)
+    params = (weights_ptr + episode * NET.width, flat_ptr + episode * NET.width)
+    action = forward_layers(x_ptr, *params, hidden_ptr, rows, row_mask, NET, BLOCK_D, BLOCK_A, BLOCK_K, PRECISION)
     at, mask = tile_offsets(rows, row_mask, A, A, BLOCK_A)
     tl.store(action_ptr + row * A + at, action, mask=mask)
     input_at, _ = tile_offsets(rows, row_mask, S + A, A, BLOCK_A)
@@ -95,7 +95,7 @@ def gradient_of_state(direct_ptr, extra_ptr, lam_ptr, dobs_ptr, scales_ptr, row,
 
 @triton.jit(do_not_specialize=["n_rows", "episode_rows", "scale"], do_not_specialize_on_alignment=ROWS_BWD)
 def step_bwd_kernel(direct_ptr, extra_ptr, lam_ptr, dobs_ptr, daction_ptr, anchor_ptr, weight_ptr, scales_ptr,
-                    action_ptr, flat_ptr, hidden_ptr, dz_ptr, dz_out_ptr, slopes_ptr, after_ptr, dy_ptr, n_rows,
+                    action_ptr, weights_ptr, hidden_ptr, dz_ptr, dz_out_ptr, slopes_ptr, after_ptr, dy_ptr, n_rows,
                     episode_rows, scale, NET: tl.constexpr, SEEN: tl.constexpr, BLOCK_M: tl.constexpr,
                     BLOCK_D: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr,
                     PRECISION: tl.constexpr):  # fmt: skip
@@ -104,7 +104,8 @@ def step_bwd_kernel(direct_ptr, extra_ptr, lam_ptr, dobs_ptr, daction_ptr, ancho
     Grid      (cdiv(n_rows, BLOCK_M), B)
     Reads     direct (B n_rows, S + A), the step's own terms, of the normalised state if SEEN; extra (B n_rows, S) or
               None; lam and dobs (B n_rows, S), daction (B n_rows, A) of what follows, or None of each; anchor (B, A)
-              and weight (B,) of the penalty, or None; action (B n_rows, A), hidden in the tape, scales and flat
+              and weight (B,) of the penalty, or None; action (B n_rows, A), hidden in the tape, scales, and
+              weights in the operand dtype
     Writes    dz and dz_out in the tape; slopes (B n_rows, A), the actions' gradient without the penalty, times scale;
               unless None the state's gradient after (B n_rows, S), and dy, what the chain before is given: all once
     Requires  BLOCK_D >= every hidden width, BLOCK_S >= S; rows, widths and inputs are masked
@@ -119,7 +120,7 @@ def step_bwd_kernel(direct_ptr, extra_ptr, lam_ptr, dobs_ptr, daction_ptr, ancho
     A: tl.constexpr = NET.sizes[N_HIDDEN + 1]
     C: tl.constexpr = NET.n_cols
     taped, row = episode * episode_rows + start, episode * n_rows + start
-    flat_ptr += episode * NET.width
+    weights_ptr += episode * NET.width
     hidden_ptr += taped * C
     dz_ptr += taped * C
     dz_out_ptr += taped * A
@@ -135,9 +136,9 @@ def step_bwd_kernel(direct_ptr, extra_ptr, lam_ptr, dobs_ptr, daction_ptr, ancho
         p -= (2 / n_rows) * tl.load(weight_ptr + episode) * pull
     tl.store(dz_out_ptr + at, (p * (1 - action * action)).to(dz_ptr.dtype.element_ty), mask=mask)
     tl.debug_barrier()
-    backward_layers(dz_out_ptr, flat_ptr, hidden_ptr, dz_ptr, rows, row_mask, NET, BLOCK_D, BLOCK_K, PRECISION)
+    backward_layers(dz_out_ptr, weights_ptr, hidden_ptr, dz_ptr, rows, row_mask, NET, BLOCK_D, BLOCK_K, PRECISION)
     if after_ptr is not None:
-        lam = input_gradient(dz_ptr, flat_ptr, rows, row_mask, NET, BLOCK_S, BLOCK_K, PRECISION)
+        lam = input_gradient(dz_ptr, weights_ptr, rows, row_mask, NET, BLOCK_S, BLOCK_K, PRECISION)
         given = (direct_ptr, extra_ptr, lam_ptr, dobs_ptr, scales_ptr)
         lam += gradient_of_state(*given, row, rows, row_mask, S, A, SEEN, BLOCK_S)
         at, mask = tile_offsets(rows, row_mask, S, S, BLOCK_S)
@@ -162,14 +163,15 @@ def aot_case(
     kernel, layout: MLPLayout, precision: str, capability: int, place: str, unused: tuple[str, ...]
 ) -> AotCase:
     """One of them; the pointers that are `unused` are None."""
-    launch = mlp_launch(max(layout.sizes[1:-1]), precision, "fp32", capability)
+    launch = mlp_launch(max(layout.sizes[1:-1]), precision, capability)
     operand = "bf16" if precision == "bf16" else "fp32"
+    operands = ("weights_ptr", "hidden_ptr", "dz_ptr", "dz_out_ptr")
     pointers = [p for p in kernel.arg_names if p.endswith("_ptr") and p not in unused]
     seen = {"SEEN": place != "last"} if kernel is step_bwd_kernel else {}
     return AotCase(
         name=f"{kernel.__name__} {precision} {'-'.join(map(str, layout.sizes))} {place}",
         kernel=kernel,
-        pointers={p: operand if p in ("hidden_ptr", "dz_ptr", "dz_out_ptr") else "fp32" for p in pointers},
+        pointers={p: operand if p in operands else "fp32" for p in pointers},
         constexprs=sizes(layout, precision, launch, kernel) | seen | dict.fromkeys(unused),
         options=mlp_options(launch),
         tensor_cores=precision != "ieee",

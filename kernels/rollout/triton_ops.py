@@ -79,6 +79,8 @@ class Rollout:
         self.n_rows, n_steps, layout = n_policies * self.particles, self.horizon + 1, models.policy
         self.noise = noise.view(self.horizon, steps, self.n_rows, obs_dim)
         self.precision = models.chain.precision
+        # What every step reads, both ways: half the bytes where operands are bf16.
+        self.weights = params.to(operand_dtype(self.precision))
         tape, widths = (n_policies, n_steps * self.particles), sum(layout.sizes[1:-1])
         self.states = params.new_empty(*tape, obs_dim)
         self.hidden = params.new_empty(*tape, widths, dtype=operand_dtype(self.precision))
@@ -120,7 +122,7 @@ class Rollout:
     def _act(self, j: int, before: Tensor, y: Tensor | None, seen: Tensor | None) -> None:
         tapes = self.step(j, self.states), self.step(j, self.hidden)
         written = *tapes, self.actions[j], seen, self.inputs[j]
-        self._launch(step_fwd_kernel, (before, y, self.models.scales, self.flat, *written))
+        self._launch(step_fwd_kernel, (before, y, self.models.scales, self.weights, self.flat, *written))
 
     def _launch(self, kernel, tensors: tuple[Tensor | None, ...], *scalars: float, **constants: bool) -> None:
         layout, n_rows = self.models.policy, self.particles
@@ -147,7 +149,7 @@ class Rollout:
             pull = (None, None) if anchor is None or j else (anchor.action, anchor.weight)
             tapes = (self.step(j, tape) for tape in (self.hidden, dz, dz_out))
             read = direct[j], extra[j] if extra is not None and j else None, *chain, *pull, self.models.scales
-            tensors = *read, self.actions[j], self.flat, *tapes, slopes[j], after, dy
+            tensors = *read, self.actions[j], self.weights, *tapes, slopes[j], after, dy
             self._launch(step_bwd_kernel, tensors, scale, SEEN=seen and j < self.horizon)
             if j:
                 chain = after, *reverse_chain_bwd(self.models.chain, dy, self.chains[j - 1])

@@ -125,7 +125,7 @@ def test_tf32_operands_are_rounded_to_nearest(interpreted):
 
 def policy_hidden(layout: MLPLayout, flat: Tensor, x: Tensor) -> Tensor:
     """Runs in the interpreter's process."""
-    return policy_fwd(layout, flat, x, "tf32")[1]
+    return policy_fwd(layout, flat, flat, x, "tf32")[1]
 
 
 def test_both_operands_of_a_dense_layer_are_rounded(interpreted):

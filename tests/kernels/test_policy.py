@@ -5,6 +5,7 @@ import torch
 from numerics import BOUND, EPS, assert_close, assert_within_twice
 from torch import Tensor
 
+from fastdwm.kernels.launch import operand_dtype
 from fastdwm.kernels.layout import MLPLayout
 from fastdwm.kernels.policy import policy
 from fastdwm.kernels.policy.reference import (
@@ -46,8 +47,9 @@ def reference_gradients(layout: MLPLayout, flat: Tensor, x: Tensor, grad: Tensor
 
 def kernel_gradients(layout: MLPLayout, flat: Tensor, x: Tensor, grad: Tensor, precision: str) -> dict[str, Tensor]:
     """The same by the three launches."""
-    action, hidden = policy_fwd(layout, flat, x, precision)
-    dx, dz, dz_out = policy_bwd(layout, flat, hidden, action, grad, precision)
+    weights = flat.to(operand_dtype(precision))
+    action, hidden = policy_fwd(layout, weights, flat, x, precision)
+    dx, dz, dz_out = policy_bwd(layout, weights, hidden, action, grad, precision)
     dflat, squares = policy_weight_bwd(layout, x, hidden, dz, dz_out, precision)
     norm = squares.sum(1, keepdim=True).sqrt()
     return {"action": action, "hidden": hidden, "dx": dx, "dz": dz, "dflat": dflat, "norm": norm}
@@ -105,14 +107,15 @@ def test_small_actions_keep_their_relative_accuracy(interpreted):
     layout.views(flat)["b1"].zero_()
     expected = policy_reference(layout.views(flat), x)
     assert expected.abs().max() < 1e-3
-    assert_close(interpreted(policy_fwd, layout, flat.float(), x.float(), "ieee")[0], expected, EPS["ieee"])
+    flat = flat.float()
+    assert_close(interpreted(policy_fwd, layout, flat, flat, x.float(), "ieee")[0], expected, EPS["ieee"])
 
 
 def test_nan_in_one_episode_stays_there(interpreted):
     layout = MLPLayout(SIZES)
     flat, x = make_flat(layout, 2, dtype=torch.float32), random(2, 17, 11, dtype=torch.float32)
     layout.views(flat)["w0"][0, 0, 0] = torch.nan
-    for action in (policy(layout, flat, x), interpreted(policy_fwd, layout, flat, x, "ieee")[0]):
+    for action in (policy(layout, flat, x), interpreted(policy_fwd, layout, flat, flat, x, "ieee")[0]):
         assert action[0].isnan().all()
         assert action[1].isfinite().all()
 

@@ -104,6 +104,8 @@ def nodes(size: Size, **settings: Any) -> list[str]:
     recorder = Recorder()
     with fake_gpu(recorder), torch.no_grad():
         objective.models, objective.returns = on_gpu(objective.models), on_gpu(objective.returns)
+        # What a GPU's default is, and a CPU does not have.
+        objective.models = replace(objective.models, chain=replace(objective.models.chain, precision="bf16"))
         shared = Adaptation(on_gpu(policy), objective, problem.config, noise_steps, 0)
         return Counted(recorder, shared, size.B, OBS_DIM).counted
 

@@ -27,10 +27,10 @@ def test_a_decision_is_few_launches_at_any_size(world, rule, size):
     assert found.count("reverse_chain_fwd_kernel") == found.count("reverse_chain_bwd_kernel") == 5
 
 
-def test_all_but_a_reduction_is_ours():
+def test_all_but_the_rounding_of_the_weights_is_ours():
     """Operators of torch are launches that nobody fused."""
     found = nodes.nodes(nodes.size_of("diffusion", 1, 16, width=WIDTH))
-    assert [name for name in found if not name.endswith("_kernel")] == ["amin"]
+    assert [name for name in found if not name.endswith("_kernel")] == ["_to_copy"]
 
 
 def test_a_further_inner_step_begins_nothing_anew():

@@ -38,24 +38,30 @@ def gradient(
 ) -> Gradient:
     """J and the way up; arguments as in `op.rollout_gradient`."""
     rollout = Rollout(models, params, noise, save=True)
-    rollout.imagine(obs)
+    rollout.imagine(obs, None if anchor is None else anchor.action)
     rewards, saved = frozen_mlp_fwd(returns.reward, rollout.visited, True) if rollout.horizon else (None, None)
     values, saved_last = frozen_mlp_fwd(returns.critics, rollout.last, True)
-    found, weights, extra = terms(returns, rewards, values, rollout.taped)
-    direct = [frozen_mlp_bwd(returns.critics, values, saved_last, weights[-1])]
+    found, weights, extra, anchored = terms(returns, rewards, values, rollout.taped)
+    of_rewards, of_values = weights.tensor_split([rollout.horizon * rollout.n_rows])
+    direct = [frozen_mlp_bwd(returns.critics, values, saved_last, of_values)[: rollout.n_rows]]
     if rollout.horizon:
-        of_rewards = frozen_mlp_bwd(returns.reward, rewards, saved, weights[:-1].flatten())
-        direct = [*of_rewards.view(rollout.horizon, *direct[0].shape), *direct]
+        of_states = frozen_mlp_bwd(returns.reward, rewards, saved, of_rewards)
+        direct = [*of_states.view(rollout.horizon, *direct[0].shape), *direct]
     grads, squares, slopes = rollout.climb(direct, extra, anchor, True, float(rollout.particles))
-    return Gradient(found, grads, slopes.unflatten(1, (-1, rollout.particles)), squares)
+    return Gradient(found, grads, slopes.unflatten(1, (-1, rollout.particles)), squares, anchored)
 
 
 def outcome(
-    models: RolloutModels, returns: Return, obs: Tensor, action: Tensor, last_action: Tensor
+    models: RolloutModels,
+    returns: Return,
+    obs: Tensor,
+    action: Tensor,
+    last_action: Tensor,
+    value: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Arguments as in `op.outcome`."""
     seen, last = pairs_of(obs, action, last_action, models.scales)
-    return scalar_value(returns.reward, seen), scalar_value(returns.critics, last)
+    return scalar_value(returns.reward, seen), scalar_value(returns.critics, last) if value is None else value
 
 
 def scalar_value(mlp: FrozenMLP, x: Tensor) -> Tensor:
@@ -85,7 +91,9 @@ class Rollout:
         self.states = params.new_empty(*tape, obs_dim)
         self.hidden = params.new_empty(*tape, widths, dtype=operand_dtype(self.precision))
         self.actions = params.new_empty(n_steps, self.n_rows, layout.sizes[-1])
-        self.inputs = params.new_empty(n_steps, self.n_rows, obs_dim + layout.sizes[-1])
+        # Of all steps, and for the critics also of the real states with the anchor's actions.
+        self.inputs = params.new_empty(n_steps * self.n_rows + n_policies, obs_dim + layout.sizes[-1])
+        self.anchored = False
         self.chains: list[Tensor | None] = []
 
     @property
@@ -96,33 +104,35 @@ class Rollout:
     @property
     def visited(self) -> Tensor:
         """Inputs (H N, S + A) of the reward."""
-        return self.inputs[:-1].flatten(0, 1)
+        return self.inputs[: self.horizon * self.n_rows]
 
     @property
     def last(self) -> Tensor:
-        """Inputs (N, S + A) of the critics."""
-        return self.inputs[-1]
+        """Inputs (N, S + A) of the critics, or (N + B, S + A) with an anchor."""
+        first, end = self.horizon * self.n_rows, (self.horizon + 1) * self.n_rows
+        return self.inputs[first:] if self.anchored else self.inputs[first:end]
 
     def step(self, j: int, buffer: Tensor) -> Tensor:
         """View (B, M, ..) of the rows of step j of a tape."""
         return buffer[:, j * self.particles : (j + 1) * self.particles]
 
-    def imagine(self, obs: Tensor) -> None:
-        """All states and actions from obs (B, S)."""
+    def imagine(self, obs: Tensor, anchor: Tensor | None = None) -> None:
+        """All states and actions from obs (B, S).   anchor: an action (B, A) there, which the critics are to value."""
+        self.anchored = anchor is not None
         before, y, chain = obs, None, self.models.chain
         seen = obs.new_empty(self.n_rows, obs.shape[1])
         for j in range(self.horizon + 1):
             last = j == self.horizon
-            self._act(j, before, y, None if last else seen)
+            self._act(j, before, y, None if last else seen, None if j else anchor)
             if not last:
                 before = self.step(j, self.states)
                 y, saved = reverse_chain_fwd(chain, seen, self.actions[j], self.noise[j], self.save)
                 self.chains.append(saved)
 
-    def _act(self, j: int, before: Tensor, y: Tensor | None, seen: Tensor | None) -> None:
-        tapes = self.step(j, self.states), self.step(j, self.hidden)
-        written = *tapes, self.actions[j], seen, self.inputs[j]
-        self._launch(step_fwd_kernel, (before, y, self.models.scales, self.weights, self.flat, *written))
+    def _act(self, j: int, before: Tensor, y: Tensor | None, seen: Tensor | None, anchor: Tensor | None) -> None:
+        inputs, anchored = self.inputs[j * self.n_rows :], None if anchor is None else self.last[self.n_rows :]
+        written = self.step(j, self.states), self.step(j, self.hidden), self.actions[j], seen, inputs, anchored
+        self._launch(step_fwd_kernel, (before, y, anchor, self.models.scales, self.weights, self.flat, *written))
 
     def _launch(self, kernel, tensors: tuple[Tensor | None, ...], *scalars: float, **constants: bool) -> None:
         layout, n_rows = self.models.policy, self.particles

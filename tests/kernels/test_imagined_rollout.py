@@ -105,6 +105,11 @@ def test_kernels_in_the_interpreter_equal_the_reference(
     for ours, theirs in zip(found[:3], expected[:3], strict=True):
         scale = theirs.abs().max()
         torch.testing.assert_close(ours.double() / scale, theirs / scale, rtol=0, atol=1e-5)
+    if anchor is None:
+        assert found.anchored is None
+    else:
+        _, value = ReferenceObjective(POLICY, world, config).outcome(given[1], anchor.action, anchor.action)
+        torch.testing.assert_close(found.anchored.double(), value, rtol=1e-5, atol=1e-5)
 
 
 def test_the_outcome_by_kernels_in_the_interpreter_equals_the_reference(interpreted):

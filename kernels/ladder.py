@@ -14,6 +14,7 @@ from fastdwm.kernels.launch import MULTIPROCESSORS, PRECISIONS, chain_launch
 from fastdwm.kernels.layout import MLPLayout
 from fastdwm.kernels.noise import kernel as noise
 from fastdwm.kernels.policy import kernel as policy
+from fastdwm.kernels.policy import weight_kernel
 from fastdwm.kernels.reverse_chain import kernel as reverse_chain
 from fastdwm.kernels.reverse_step import kernel as reverse_step
 from fastdwm.kernels.reverse_step.weights import DenoiserShape
@@ -66,10 +67,12 @@ def mlp_shapes(capability: int) -> Iterator[tuple[tuple[int, ...], int, int, str
 
 
 def policy_cases(capability: int, full: bool) -> Iterator[AotCase]:
+    yield weight_kernel.sum_case()
     for hidden, obs_dim, action_dim, precision, default in mlp_shapes(capability):
         if full or default:
             layout = MLPLayout((obs_dim, *hidden, action_dim))
             yield from policy.aot_cases(layout, precision, capability)
+            yield from weight_kernel.aot_cases(layout, precision)
             yield from step_kernel.aot_cases(layout, precision, capability)
 
 

@@ -162,3 +162,13 @@ def outer_launch(precision: str) -> Launch:
         return Launch(block_m=32, tile=32 * 16, num_warps=4, num_stages=3)
     # Few programs, each of which goes through all rows in turn: what counts is how often it must wait.
     return Launch(block_m=64, tile=64 * (64 if precision == "bf16" else 32), num_warps=4, num_stages=3)
+
+
+def row_parts(n_rows: int, n_programs: int) -> int:
+    """Into how many parts the weight gradient's rows are split, which a second launch adds up; 1 without it.
+
+    As many as keep 256 rows each and the programs, n_programs for a part, at two on a multiprocessor; fewer than three
+    do not make up for the second launch.
+    """
+    parts = min(8, n_rows // 256, 2 * MULTIPROCESSORS // n_programs)
+    return parts if parts >= 3 else 1

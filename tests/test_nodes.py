@@ -19,7 +19,7 @@ WIDTH = 32
 
 @pytest.mark.parametrize("world", GATES)
 @pytest.mark.parametrize("rule", nodes.RULES)
-@pytest.mark.parametrize("size", [(1, 1), (1, 64), (3, 17), (33, 16)], ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (1, 64), (3, 17), (33, 16), (1, 1024)], ids=str)
 def test_a_decision_is_few_launches_at_any_size(world, rule, size):
     found = nodes.nodes(nodes.size_of(world, *size, width=WIDTH), **nodes.RULES[rule])
     assert len(found) <= GATES[world], found

@@ -60,7 +60,8 @@ class PolicyFunction(torch.autograd.Function):
         weights, x, action, *hidden = ctx.saved_tensors
         layout, grad, dflat = ctx.layout, grad.contiguous(), None
         if x.is_cuda:
-            from fastdwm.kernels.policy.kernel import policy_bwd, policy_weight_bwd
+            from fastdwm.kernels.policy.kernel import policy_bwd
+            from fastdwm.kernels.policy.weight_kernel import policy_weight_bwd
 
             dx, dz, dz_out = policy_bwd(layout, weights, hidden[0], action, grad, ctx.precision)
             if need_dflat:

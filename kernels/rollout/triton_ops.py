@@ -12,7 +12,8 @@ from torch import Tensor
 from fastdwm.kernels.frozen_mlp.kernel import frozen_mlp_bwd, frozen_mlp_fwd
 from fastdwm.kernels.frozen_mlp.reference import FrozenMLP
 from fastdwm.kernels.launch import cdiv, mlp_options, operand_dtype, run
-from fastdwm.kernels.policy.kernel import policy_launch, policy_weight_bwd, sizes
+from fastdwm.kernels.policy.kernel import policy_launch, sizes
+from fastdwm.kernels.policy.weight_kernel import policy_weight_bwd
 from fastdwm.kernels.reverse_chain.kernel import reverse_chain_bwd, reverse_chain_fwd
 from fastdwm.kernels.rollout.gradient import Anchor, Gradient
 from fastdwm.kernels.rollout.imagine import Return

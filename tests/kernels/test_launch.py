@@ -10,7 +10,7 @@ import torch
 from numerics import EPS, assert_close
 from torch import Tensor
 
-from fastdwm.kernels.launch import chain_launch, nearest_tf32, run
+from fastdwm.kernels.launch import chain_launch, nearest_tf32, row_parts, run
 from fastdwm.kernels.layout import MLPLayout
 
 triton = pytest.importorskip("triton")
@@ -81,6 +81,14 @@ def test_a_denoiser_without_larger_blocks_keeps_its_own():
     for width, obs_dim, precision in ((512, 11, "bf16"), (256, 128, "bf16"), (256, 11, "tf32"), (128, 11, "ieee")):
         launch = chain_launch(width, obs_dim, precision, 90)
         assert launch.for_rows(10**6) == launch
+
+
+@pytest.mark.parametrize(
+    "n_rows, n_programs, parts",
+    [(384, 40, 1), (767, 40, 1), (768, 40, 3), (1536, 40, 6), (10**6, 40, 6), (10**6, 12, 8), (10**6, 160, 1)],
+)
+def test_rows_are_split_where_they_are_many_and_programs_few(n_rows, n_programs, parts):
+    assert row_parts(n_rows, n_programs) == parts
 
 
 # TF32: 10 fraction bits.

@@ -19,7 +19,8 @@ from fastdwm.models.policy import mlp_policy
 
 pytest.importorskip("triton")
 
-from fastdwm.kernels.policy.kernel import policy_bwd, policy_fwd, policy_weight_bwd  # noqa: E402
+from fastdwm.kernels.policy.kernel import policy_bwd, policy_fwd  # noqa: E402
+from fastdwm.kernels.policy.weight_kernel import policy_weight_bwd  # noqa: E402
 
 SIZES = (11, 48, 32, 3)
 
@@ -96,6 +97,17 @@ def test_kernels_are_the_reference(interpreted, rows, copies):
     actual = interpreted(kernel_gradients, layout, flat.float(), x.float(), grad.float(), "ieee")
     for name, value in expected.items():
         assert_close(actual[name], value, EPS["ieee"], BOUND["ieee"])
+    assert not actual["dflat"][:, layout.n_params :].any()
+
+
+def test_many_rows_are_summed_in_parts(interpreted):
+    """A thousand rows in four parts, the last of them short."""
+    layout = MLPLayout(SIZES)
+    flat, x, grad = make_flat(layout, 2), random(2, 1030, 11, seed=2), random(2, 1030, 3, seed=3)
+    expected = reference_gradients(layout, flat, x, grad)
+    actual = interpreted(kernel_gradients, layout, flat.float(), x.float(), grad.float(), "ieee")
+    for name in ("dflat", "norm"):
+        assert_close(actual[name], expected[name], EPS["ieee"], BOUND["ieee"])
     assert not actual["dflat"][:, layout.n_params :].any()
 
 

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastdwm.kernels.aot import AotCase
-from fastdwm.kernels.dense import Net, dense, load_vector, tile_offsets
+from fastdwm.kernels.dense import Net, dense, load_vector, silu, silu_slope, tile_offsets
 from fastdwm.kernels.frozen_mlp.reference import NORM_EPS, FrozenMLP
 from fastdwm.kernels.launch import Launch, device_capability, mlp_launch, mlp_options, operand_dtype, pad_block, run
 from fastdwm.kernels.layout import MLPLayout
@@ -33,7 +33,7 @@ def activate(z, ACTIVATION: tl.constexpr):
         # Written so that NaN passes, as in torch; tl.maximum would turn it into 0.
         return tl.where(z <= 0, 0.0, z)
     else:
-        return z * tl.sigmoid(z)
+        return silu(z)
 
 
 @triton.jit
@@ -42,8 +42,7 @@ def activate_grad(z, ACTIVATION: tl.constexpr):
     if ACTIVATION == "relu":
         return tl.where(z <= 0, 0.0, 1.0)
     else:
-        s = tl.sigmoid(z)
-        return s * (1 + z * (1 - s))
+        return silu_slope(z)
 
 
 @triton.jit

@@ -7,18 +7,8 @@ wait. The matrices of the first and the last layer are loaded once, if they are 
 import triton
 import triton.language as tl
 
+from fastdwm.kernels.dense import silu, silu_slope
 from fastdwm.kernels.reverse_step.tiles import dot, padded, product_at_once, rows_of_tile, tile_of, whole
-
-
-@triton.jit
-def silu(z):
-    return z * tl.sigmoid(z)
-
-
-@triton.jit
-def silu_slope(z):
-    s = tl.sigmoid(z)
-    return s * (1.0 + z * (1.0 - s))
 
 
 @triton.jit
@@ -104,19 +94,22 @@ def forward_steps(y, cond, noise_ptr, w_ptr, b_ptr, coef_ptr, saved_ptr, rows, n
         keep(saved_ptr, z)
         saved_ptr += layer_size(D, BLOCK_M)
     h = silu(z)
+    tile, layer = 0, 0
     for t in tl.range(steps * ROUNDS, num_stages=STAGES):
-        i = t % ROUNDS
         if HIDDEN > 0:
-            sums = dot(tile_of(hidden_ptr, i, D, D // N_TILES), rows_of_tile(h, i, N_TILES), sums, IP)
-        if i % N_TILES == N_TILES - 1:
+            sums = dot(tile_of(hidden_ptr, tile, D, D // N_TILES), rows_of_tile(h, t, N_TILES), sums, IP)
+        tile = tl.where(tile == ROUNDS - 1, 0, tile + 1)
+        if t % N_TILES == N_TILES - 1:
             if HIDDEN > 0:
-                z = sums + column(b_ptr + i // N_TILES * D, D)
+                z = sums + column(b_ptr + layer * D, D)
                 sums = tl.zeros((D, BLOCK_M), tl.float32)
                 if saved_ptr is not None:
                     keep(saved_ptr, z)
                     saved_ptr += layer_size(D, BLOCK_M)
                 h = silu(z)
-            if i == ROUNDS - 1:
+            layer += 1
+            if layer == max(1, HIDDEN):
+                layer = 0
                 out = product_at_once(w_out, out_ptr, h, b_out + tl.zeros((SP, BLOCK_M), tl.float32), SP, TILE, IP)
                 y = tl.load(coef_ptr + 3 * index) * y + tl.load(coef_ptr + 3 * index + 1) * out
                 if index >= NOISE_FROM:
@@ -163,16 +156,19 @@ def backward_steps(dy, w_ptr, coef_ptr, saved_ptr, index, steps, S: tl.constexpr
     dz = last_layer_vjp(w_out, out_ptr, tl.load(coef_ptr + 3 * index + 1) * dy, saved_ptr, D, TILE, IP)
     dcond = tl.zeros((D, BLOCK_M), tl.float32)
     sums = tl.zeros((D, BLOCK_M), tl.float32)
+    tile, layer = 0, 0
     for t in tl.range(steps * ROUNDS, num_stages=STAGES):
-        i = t % ROUNDS
         if HIDDEN > 0:
-            sums = dot(tile_of(hidden_ptr, i, D, D // N_TILES), rows_of_tile(dz, i, N_TILES), sums, IP)
-        if i % N_TILES == N_TILES - 1:
+            sums = dot(tile_of(hidden_ptr, tile, D, D // N_TILES), rows_of_tile(dz, t, N_TILES), sums, IP)
+        tile = tl.where(tile == ROUNDS - 1, 0, tile + 1)
+        if t % N_TILES == N_TILES - 1:
             if HIDDEN > 0:
                 saved_ptr -= layer_size(D, BLOCK_M)
                 dz = sums * silu_slope(kept(saved_ptr, D, BLOCK_M))
                 sums = tl.zeros((D, BLOCK_M), tl.float32)
-            if i == ROUNDS - 1:
+            layer += 1
+            if layer == max(1, HIDDEN):
+                layer = 0
                 dcond += dz
                 dy = product_at_once(w_in, w_ptr, dz, tl.load(coef_ptr + 3 * index) * dy, SP, TILE, IP)
                 index += 1

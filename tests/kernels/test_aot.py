@@ -73,17 +73,20 @@ def test_names_tell_cases_apart():
 
 
 @pytest.mark.parametrize("kernel, instructions", [("fwd", 700), ("fwd save", 700), ("bwd", 900)])
-def test_a_hidden_layer_is_few_instructions_and_no_shuffle(kernel, instructions, used_by):
+@pytest.mark.parametrize("hidden_layers", [2, 3, 4])
+def test_a_hidden_layer_is_few_instructions_and_no_shuffle(kernel, instructions, hidden_layers, used_by):
     """Of the chain that results are told for: a warp chooses its part of x among its own registers."""
     name, *save = kernel.split()
-    shape = DenoiserShape(*SMALL, 256, 3, "bf16", 90)
+    shape = DenoiserShape(*SMALL, 256, hidden_layers, "bf16", 90)
     (case,) = (
         case
         for case in reverse_chain.aot_cases(shape)
         if f"_{name}_" in case.name and ("save" in case.name) == bool(save)
     )
     layer = used_by(case, 90).layer
-    assert layer.shuffles == 0 and layer.instructions <= instructions, layer
+    # With two layers every layer ends a step, and the product of the output is counted among its instructions.
+    allowed = instructions + (64 if hidden_layers == 2 else 0)
+    assert layer.shuffles == 0 and layer.instructions <= allowed, layer
 
 
 def test_the_number_of_programs_is_multiplied_in_64_bits():

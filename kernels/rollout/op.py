@@ -86,7 +86,7 @@ def outcome(
     """
     ops = ops_of(models)
     if hasattr(ops, "outcome"):
-        return ops.outcome(models, returns, obs, action, last_action, *([] if value is None else [value]))
+        return ops.outcome(models, returns, obs, action, last_action, value)
     seen = torch.cat([(obs - models.obs_mean) / models.obs_std, action], 1)
     rewards = ops.scalar_value(returns.reward, seen)
     return rewards, ops.scalar_value(returns.critics, torch.cat([obs, last_action], 1))

@@ -1,7 +1,8 @@
 """The imagined return and its gradient by the Triton kernels: the derivation of `imagine.py` in few, larger launches.
 
 One launch for each imagined step and one for its chain, both ways; one each for the value and the derivative of reward
-and critics at all visited states, one for what these add up to, and one for the gradient of all weights.
+and critics at all visited states, one for what these add up to, and one for the gradient of all weights, or two where
+its rows are many. The policies' weights are rounded to the operands once for all of them.
 """
 
 from collections.abc import Sequence
@@ -76,7 +77,7 @@ def scalar_value(mlp: FrozenMLP, x: Tensor) -> Tensor:
 class Rollout:
     """B policies (B, P) with M particles each; rows are N = B M.
 
-    The rows of all steps share one tape, (B, (H + 1) M, ..), so that the weight gradient is one launch.
+    The rows of all steps share one tape, (B, (H + 1) M, ..), so that the weight gradient is one product.
     """
 
     def __init__(self, models: RolloutModels, params: Tensor, noise: Tensor, save: bool):

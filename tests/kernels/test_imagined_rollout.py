@@ -117,7 +117,9 @@ def test_the_outcome_by_kernels_in_the_interpreter_equals_the_reference(interpre
     action, last = make_anchor(3).action, -make_anchor(3).action
     expected = ReferenceObjective(POLICY, world, config).outcome(obs, action, last)
     fused = FusedObjective(POLICY, single_precision(world), config)
-    found = interpreted(outcome_on_kernels, fused.models, fused.returns, *(x.float() for x in (obs, action, last)))
+    given = fused.models, fused.returns, *(x.float() for x in (obs, action, last))
+    found = interpreted(outcome_on_kernels, *given)
+    assert all(map(torch.equal, interpreted(outcome_on_kernels, *given, found[1]), found))
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5)
 

@@ -9,7 +9,7 @@ from fastdwm.settings import ITPOConfig, Settings
 HORIZONS = (4, 16)
 PARTICLES = (8,)
 INNER_STEPS = (2,)
-STRENGTHS = {"doubt": (0.6, 1.5), "radius": (0.5, 2.0), "speed": (0.5, 2.0)}
+STRENGTHS = {"doubt": (1.5, 0.6, 3.0), "radius": (0.5, 2.0), "speed": (0.5, 2.0)}
 """factors on the rule's settings"""
 
 

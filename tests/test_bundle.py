@@ -98,8 +98,8 @@ def test_damage_is_named_in_one_line(folder, message):
 
 
 def test_a_task_without_a_shipped_bundle_says_what_to_do():
-    with pytest.raises(InputError, match="python -m fastdwm.train walker2d-random"):
-        Bundle.load("walker2d-random")
+    with pytest.raises(InputError, match="python -m fastdwm.train antmaze-umaze"):
+        Bundle.load("antmaze-umaze")
 
 
 def policy_file(folder, *left_out, **changes):

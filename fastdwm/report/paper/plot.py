@@ -35,7 +35,7 @@ def differences(results: Results, tasks: Sequence[str]) -> str:
             for height, (_, found) in zip(y, there, strict=True):
                 if found.low is not None:
                     axes.plot([found.low, found.high], [height] * 2, color=INK, linewidth=1.2)
-            axes.plot([found.value for _, found in there], y, label=TITLES[name], **_marker(name))
+            axes.plot([found.value for _, found in there], y, label=TITLES[name] if there else None, **_marker(name))
         axes.set_xlabel("score difference, 95 % interval")
 
     return _figure("differences", draw, results, tasks)
@@ -51,8 +51,8 @@ def scores(results: Results, tasks: Sequence[str]) -> str:
         for name in VARIANTS:
             there = [(i, _scores(results, t, name)) for i, t in enumerate(tasks) if _has(results, t, name)]
             y = [i + place_of(name) for i, _ in there]
-            axes.plot([found.mean for _, found in there], y, label=TITLES[name], **_marker(name))
-        axes.set_xlabel("normalised score, mean over episodes")
+            axes.plot([found.mean for _, found in there], y, label=TITLES[name] if there else None, **_marker(name))
+        axes.set_xlabel("normalised score, mean")
 
     return _figure("scores", draw, results, tasks)
 

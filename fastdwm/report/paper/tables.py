@@ -36,8 +36,8 @@ ERRORS = (
 
 MODELS = (
     "Means over the default's decisions, returns in units of the trained reward. Error / slope: the larger error "
-    "of critic and world model on real transitions, over the slope of the imagined return; from 1 on the trust "
-    "is below one half. Predicted: the imagined return before the step; excess: what of it the next H steps did "
+    "of critic and world model on real transitions, over the slope of the imagined return; beyond `doubt` the "
+    "trust is below one half. Predicted: the imagined return before the step; excess: what of it the next H steps did "
     "not bring. First states: value of the base policy in the data's first states by the critics that ITPO climbs"
     " and by fitted Q evaluation, and the discounted return of the data's own episodes."
 )

@@ -30,7 +30,7 @@ class ITPOConfig:
     leash: float | None = None
     """trust: bound of the root mean square distance of an action from the base policy's; none: 0.4"""
     doubt: float | None = None
-    """trust: error of the models, in actions' worth of return, at which the trust has fallen to a half; none: 1"""
+    """trust: error of the models, in actions' worth of return, at which the trust has fallen to a half; none: 0.7"""
     guard: Literal["auto", "on", "off"] = "auto"
     """trust: whether the trust is earned by what came true, for which the world needs a reward and a critic; off: the
     models are trusted; auto: on where it can be, that is without a score of your own"""

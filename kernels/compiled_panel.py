@@ -22,9 +22,9 @@ def has_avx512() -> bool:
 
 
 LANES, TALL = (16, 8) if has_avx512() else (8, 4)
-"""of a vector, and rows of the largest tile: with two vectors to a row, its sums just fit the registers"""
+"""of a vector, and rows of the largest tile: with three vectors to a row, its sums just fit the registers"""
 
-UNROLL = 4
+UNROLL = 2
 """steps along the depth that share the arithmetic of their addresses, which takes the place of products otherwise"""
 
 AHEAD = 32
@@ -162,8 +162,20 @@ def emit_tile(b: ir.IRBuilder, at: Operands, height: int, vectors: int, transpos
 
 def widths(height: int) -> list[int]:
     """Vectors of columns in the tiles of this height, the widest first: few rows need more to fill the registers."""
-    widest = min(2 * TALL // height, TALL)
+    widest = 3 if height == TALL else min(2 * TALL // height, TALL)
     return sorted({widest, 2, 1}, reverse=True)
+
+
+def emit_count(b: ir.IRBuilder, columns, vectors: int):
+    """How many panels of so many vectors are taken of the columns that are left."""
+    if vectors == 1:
+        return b.sdiv(b.add(columns, INT(LANES - 1)), INT(LANES))
+    whole = b.sdiv(columns, INT(LANES))
+    if vectors == 3:
+        # Two of two, rather than one of three and one of one.
+        whole = b.sub(whole, b.mul(INT(2), b.srem(b.mul(INT(2), whole), INT(3))))
+        whole = b.select(b.icmp_signed("<", whole, INT(0)), INT(0), whole)
+    return b.sdiv(whole, INT(vectors))
 
 
 def product(transposed: bool):
@@ -182,11 +194,9 @@ def product(transposed: bool):
         while height:
             count, column = b.sdiv(b.sub(at.rows, first), INT(height)), INT(0)
             for vectors in widths(height):
-                width = vectors * LANES
-                left = b.sub(at.columns, column)
-                n_panels = b.sdiv(left if vectors > 1 else b.add(left, INT(LANES - 1)), INT(width))
+                n_panels = emit_count(b, b.sub(at.columns, column), vectors)
                 emit_panels(b, at, (height, vectors, transposed), first, count, column, n_panels)
-                column = b.add(column, b.mul(n_panels, INT(width)))
+                column = b.add(column, b.mul(n_panels, INT(vectors * LANES)))
             first = b.add(first, b.mul(count, INT(height)))
             height //= 2
         return context.get_dummy_value()

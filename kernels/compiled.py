@@ -35,7 +35,7 @@ try:
 except ImportError as error:
     raise ImportError(f"the CPU kernels need numba: install it, or use --backend reference ({error})") from error
 
-ROW_BLOCK = 16
+ROW_BLOCK = 32
 """rows that go through a whole pass together, so that their activations stay in the cache"""
 
 MIN_PRODUCTS = 1 << 23
@@ -242,6 +242,15 @@ def combine(a, x, b, y, z):
     for i in range(len(z)):
         for j in range(z.shape[1]):
             z[i, j] = a * x[i, j] + b * y[i, j]
+
+
+@helper
+def add_to(x, z):
+    """z += x."""
+    separate()
+    for i in range(len(z)):
+        for j in range(z.shape[1]):
+            z[i, j] += x[i, j]
 
 
 @helper

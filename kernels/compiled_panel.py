@@ -150,6 +150,9 @@ def emit_tile(b: ir.IRBuilder, at: Operands, height: int, vectors: int, transpos
             sums = add_products(b.add(b.mul(i, INT(UNROLL)), INT(k)), sums)
         return sums
 
+    # What was saved long ago comes while the sums are made.
+    for r, v in cells:
+        emit_prefetch(b, b.gep(slopes[r], [INT(v * LANES)]))
     sums = [emit_optional(b, at.start, partial(load, v=v), starts[r], z[r], 0.0) for r, v in cells]
     whole = b.sdiv(at.depth, INT(UNROLL))
     sums = emit_loop(b, whole, sums, several)

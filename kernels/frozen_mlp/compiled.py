@@ -19,6 +19,7 @@ from fastdwm.kernels.compiled import (
     kernel,
     relu,
     rows_of,
+    scale,
     silu,
     summing,
     vector,
@@ -87,13 +88,14 @@ def normalise_vjp(dh, gain, normal, rstd, rows):
     """dh (m, d) becomes the gradient of what was normalised in the given rows."""
     d = dh.shape[1]
     for i, row in enumerate(rows):
-        mean = along = float32(0)
+        # As rows of their own: an index that may be negative keeps the compiler from using vectors.
+        grad, was, mean, along = dh[i], normal[row], float32(0), float32(0)
         for j in range(d):
-            mean += dh[i, j] * gain[j]
-            along += dh[i, j] * gain[j] * normal[row, j]
+            mean += grad[j] * gain[j]
+            along += grad[j] * gain[j] * was[j]
         mean, along = mean / float32(d), along / float32(d)
         for j in range(d):
-            dh[i, j] = rstd[row] * (dh[i, j] * gain[j] - mean - normal[row, j] * along)
+            grad[j] = rstd[row] * (grad[j] * gain[j] - mean - was[j] * along)
 
 
 @helper
@@ -126,9 +128,8 @@ def scalar_backward(layers, flat, flat_t, kinds, saved, share, dx):
 @helper
 def scale_by_rows(dz, slope, rows):
     """dz (m, d) times the given rows of slope (n, d)."""
-    for i in range(len(rows)):
-        for j in range(dz.shape[1]):
-            dz[i, j] *= slope[rows[i], j]
+    for i, row in enumerate(rows):
+        scale(dz[i : i + 1], slope[row : row + 1])
 
 
 KINDS = types.UniTuple(types.boolean, 3)

@@ -12,6 +12,7 @@ from fastdwm.kernels.compiled import (
     ROW,
     ROW_BLOCK,
     STACK,
+    add_to,
     affine,
     affine_vjp,
     affine_vjp_through,
@@ -141,7 +142,7 @@ def chain_backward(start, stop, layers, flat_t, w_cond_t, coefficients, slopes, 
                 dh = empty((high - low, layers[i, 0]), float32)
                 affine_vjp_through(dz, flat_t, layers[i], rows_of(slopes[k], layers[i - 1], low, high, len(dy)), dh)
                 dz = dh
-            combine(float32(1), total, float32(1), dz, total)
+            add_to(dz, total)
             if k < len(coefficients) - 1:
                 dstate = empty(grad.shape, float32)
                 affine_vjp(dz, flat_t, layers[0], dstate)

@@ -146,8 +146,10 @@ def imagined_return(start, stop, particles, models, ending, anchor, noise, chain
     width, share, back = obs_dim + action_dim, ONE / float32(particles), slopes.shape[1] > 0
     x, y, weights = empty((n_rows, width), float32), empty((n_rows, obs_dim), float32), empty(n_steps, float32)
     lam, ds, direct = empty_like(y), empty_like(y), empty((n_steps, n_rows if back else 0, width), float32)
-    for low in range(start, stop, ROW_BLOCK):
-        high = min(low + ROW_BLOCK, stop)
+    # The weights of one policy, of the chain and their activations just fit the cache, those of two policies do not.
+    together = particles if ROW_BLOCK // 2 <= particles < ROW_BLOCK else ROW_BLOCK
+    for low in range(start, stop, together):
+        high = min(low + together, stop)
         for row in range(low, high):
             for k in range(obs_dim):
                 states[0, row, k] = obs[row // particles, k]

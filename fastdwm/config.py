@@ -32,7 +32,7 @@ class ReBRACConfig:
     critic_lr: float | None = None
     """Adam step size of the critics; none: the task's"""
     lr_decay: bool = False
-    """decay both step sizes to zero by a cosine, which steadies the final policy; the paper keeps them constant"""
+    """decay both step sizes to zero by a cosine; the paper keeps them constant (bench/results/training.md)"""
     target_rate: float = 5e-3
     """fraction by which the target networks move (tau)"""
     policy_period: int = 2

@@ -52,10 +52,10 @@ def keep(ptr, z):
 
 
 @triton.jit
-def kept(ptr, D: tl.constexpr, BLOCK_M: tl.constexpr):
-    """Pre-activations (D, BLOCK_M) in float32 that `keep` stored."""
+def kept(z, D: tl.constexpr, BLOCK_M: tl.constexpr):
+    """Pre-activations (D, BLOCK_M) in float32 from what `keep` stored, z (D * BLOCK_M,)."""
     BLOCKS: tl.constexpr = max(1, BLOCK_M // 16)
-    z = tl.reshape(tl.load(saved_tile(ptr, D, BLOCK_M)), (BLOCKS, D // 16, 8, 4, 2, BLOCK_M // BLOCKS // 8, 2))
+    z = tl.reshape(z, (BLOCKS, D // 16, 8, 4, 2, BLOCK_M // BLOCKS // 8, 2))
     return tl.reshape(tl.permute(z, (1, 4, 2, 0, 5, 3, 6)), (D, BLOCK_M)).to(tl.float32)
 
 
@@ -128,8 +128,10 @@ def forward_steps(y, cond, noise_ptr, w_ptr, b_ptr, coef_ptr, saved_ptr, rows, n
 @triton.jit
 def last_layer_vjp(w_out, w_ptr, dout, saved_ptr, D: tl.constexpr, TILE: tl.constexpr, IP: tl.constexpr):
     """Gradient (D, BLOCK_M) of the last pre-activation, which saved_ptr tells, from that of the output."""
-    zeros = tl.zeros((D, dout.shape[1]), tl.float32)
-    return product_at_once(w_out, w_ptr, dout, zeros, D, TILE, IP) * silu_slope(kept(saved_ptr, D, dout.shape[1]))
+    BLOCK_M: tl.constexpr = dout.shape[1]
+    saved = tl.load(saved_tile(saved_ptr, D, BLOCK_M))
+    dh = product_at_once(w_out, w_ptr, dout, tl.zeros((D, BLOCK_M), tl.float32), D, TILE, IP)
+    return dh * silu_slope(kept(saved, D, BLOCK_M))
 
 
 @triton.jit
@@ -156,15 +158,23 @@ def backward_steps(dy, w_ptr, coef_ptr, saved_ptr, index, steps, S: tl.constexpr
     dz = last_layer_vjp(w_out, out_ptr, tl.load(coef_ptr + 3 * index + 1) * dy, saved_ptr, D, TILE, IP)
     dcond = tl.zeros((D, BLOCK_M), tl.float32)
     sums = tl.zeros((D, BLOCK_M), tl.float32)
+    saved = tl.zeros((D * BLOCK_M,), saved_ptr.dtype.element_ty)
+    # What a layer ends with is asked for when it begins; but IEEE products leave no registers to keep it in.
+    EARLY: tl.constexpr = IP != "ieee" or w_ptr.dtype.element_ty != tl.float32
     tile, layer = 0, 0
     for t in tl.range(steps * ROUNDS, num_stages=STAGES):
         if HIDDEN > 0:
+            if EARLY and t % N_TILES == 0:
+                saved_ptr -= layer_size(D, BLOCK_M)
+                saved = tl.load(saved_tile(saved_ptr, D, BLOCK_M))
             sums = dot(tile_of(hidden_ptr, tile, D, D // N_TILES), rows_of_tile(dz, t, N_TILES), sums, IP)
         tile = tl.where(tile == ROUNDS - 1, 0, tile + 1)
         if t % N_TILES == N_TILES - 1:
             if HIDDEN > 0:
-                saved_ptr -= layer_size(D, BLOCK_M)
-                dz = sums * silu_slope(kept(saved_ptr, D, BLOCK_M))
+                if not EARLY:
+                    saved_ptr -= layer_size(D, BLOCK_M)
+                    saved = tl.load(saved_tile(saved_ptr, D, BLOCK_M))
+                dz = sums * silu_slope(kept(saved, D, BLOCK_M))
                 sums = tl.zeros((D, BLOCK_M), tl.float32)
             layer += 1
             if layer == max(1, HIDDEN):

@@ -19,10 +19,16 @@ def load_rows(ptr, rows, n_rows, WIDTH: tl.constexpr):
     return tl.load(ptr + rows[None, :] * WIDTH + column, mask=mask, other=0.0)
 
 
+@triton.constexpr_function
+def finds_registers(precision, dtype, sp=16):
+    """Whether there are registers for what is asked for early: not beside IEEE products, nor a long state (sp, .)."""
+    return (precision != "ieee" or dtype != tl.float32) and sp <= 32
+
+
 @triton.jit
-def column(ptr, D: tl.constexpr):
-    """ptr[0:D] as a column (D, 1)."""
-    return tl.load(ptr + tl.arange(0, D))[:, None]
+def vector(ptr, D: tl.constexpr):
+    """ptr[0:D]."""
+    return tl.load(ptr + tl.arange(0, D))
 
 
 @triton.jit
@@ -60,10 +66,19 @@ def kept(z, D: tl.constexpr, BLOCK_M: tl.constexpr):
 
 
 @triton.jit
-def first_layer(w_in, w_ptr, y, cond, table_ptr, TILE: tl.constexpr, IP: tl.constexpr):
-    """First pre-activation (D, BLOCK_M) of state y, what obs and action contribute to it being cond."""
-    D: tl.constexpr = cond.shape[0]
-    return product_at_once(w_in, w_ptr, y, cond + column(table_ptr, D), D, TILE, IP)
+def noise_of_step(ptr, rows, n_rows, S: tl.constexpr, wanted):
+    """(padded S, BLOCK_M) of a step's noise (n_rows, S), which is not read unless wanted."""
+    noise = tl.zeros((padded(S), rows.shape[0]), tl.float32)
+    if wanted:
+        noise = load_rows(ptr, rows, n_rows, S)
+    return noise
+
+
+@triton.jit
+def first_layer(w_in, w_ptr, y, cond, table, TILE: tl.constexpr, IP: tl.constexpr):
+    """First pre-activation (D, BLOCK_M) of state y; cond (D, BLOCK_M) is what obs and action add to it, table (D,) the
+    step."""
+    return product_at_once(w_in, w_ptr, y, cond + table[:, None], cond.shape[0], TILE, IP)
 
 
 @triton.jit
@@ -86,22 +101,39 @@ def forward_steps(y, cond, noise_ptr, w_ptr, b_ptr, coef_ptr, saved_ptr, rows, n
     w_in, w_out = None, None
     if RESIDENT:
         w_in, w_out = whole(w_ptr, D, SP), whole(out_ptr, SP, D)
-    b_out = column(b_ptr + HIDDEN * D, SP)
+    b_out = vector(b_ptr + HIDDEN * D, SP)[:, None]
     last = index - steps + 1
-    z = first_layer(w_in, w_ptr, y, cond, table_ptr + index * D, TILE, IP)
+    z = first_layer(w_in, w_ptr, y, cond, vector(table_ptr + index * D, D), TILE, IP)
     sums = tl.zeros((D, BLOCK_M), tl.float32)
     if saved_ptr is not None:
         keep(saved_ptr, z)
         saved_ptr += layer_size(D, BLOCK_M)
     h = silu(z)
+    EARLY: tl.constexpr = finds_registers(IP, w_ptr.dtype.element_ty)
+    NOISE_EARLY: tl.constexpr = finds_registers(IP, w_ptr.dtype.element_ty, SP)
+    noise, table, bias = tl.zeros((SP, BLOCK_M), tl.float32), tl.zeros((D,), tl.float32), tl.zeros((D,), tl.float32)
+    c_y, c_out, sigma = 0.0, 0.0, 0.0
     tile, layer = 0, 0
     for t in tl.range(steps * ROUNDS, num_stages=STAGES):
+        # What a layer and a step end with is asked for when they begin.
+        if t % N_TILES == 0:
+            if HIDDEN > 0 and EARLY:
+                bias = vector(b_ptr + layer * D, D)
+            if layer == 0:
+                c_y, c_out = tl.load(coef_ptr + 3 * index), tl.load(coef_ptr + 3 * index + 1)
+                sigma = tl.load(coef_ptr + 3 * index + 2)
+                if NOISE_EARLY:
+                    noise = noise_of_step(noise_ptr, rows, n_rows, S, index >= NOISE_FROM)
+                if EARLY:
+                    table = vector(table_ptr + tl.maximum(index - 1, 0) * D, D)
         if HIDDEN > 0:
             sums = dot(tile_of(hidden_ptr, tile, D, D // N_TILES), rows_of_tile(h, t, N_TILES), sums, IP)
         tile = tl.where(tile == ROUNDS - 1, 0, tile + 1)
         if t % N_TILES == N_TILES - 1:
             if HIDDEN > 0:
-                z = sums + column(b_ptr + layer * D, D)
+                if not EARLY:
+                    bias = vector(b_ptr + layer * D, D)
+                z = sums + bias[:, None]
                 sums = tl.zeros((D, BLOCK_M), tl.float32)
                 if saved_ptr is not None:
                     keep(saved_ptr, z)
@@ -111,13 +143,15 @@ def forward_steps(y, cond, noise_ptr, w_ptr, b_ptr, coef_ptr, saved_ptr, rows, n
             if layer == max(1, HIDDEN):
                 layer = 0
                 out = product_at_once(w_out, out_ptr, h, b_out + tl.zeros((SP, BLOCK_M), tl.float32), SP, TILE, IP)
-                y = tl.load(coef_ptr + 3 * index) * y + tl.load(coef_ptr + 3 * index + 1) * out
-                if index >= NOISE_FROM:
-                    y += tl.load(coef_ptr + 3 * index + 2) * load_rows(noise_ptr, rows, n_rows, S)
-                    noise_ptr += n_rows * S
+                if not NOISE_EARLY:
+                    noise = noise_of_step(noise_ptr, rows, n_rows, S, index >= NOISE_FROM)
+                y = c_y * y + c_out * out + sigma * noise
+                noise_ptr += n_rows * S
                 index -= 1
                 if index >= last:
-                    z = first_layer(w_in, w_ptr, y, cond, table_ptr + index * D, TILE, IP)
+                    if not EARLY:
+                        table = vector(table_ptr + index * D, D)
+                    z = first_layer(w_in, w_ptr, y, cond, table, TILE, IP)
                     if saved_ptr is not None:
                         keep(saved_ptr, z)
                         saved_ptr += layer_size(D, BLOCK_M)
@@ -155,18 +189,23 @@ def backward_steps(dy, w_ptr, coef_ptr, saved_ptr, index, steps, S: tl.constexpr
     index = tl.cast(index, tl.int32)
     end = index + steps
     saved_ptr += layer_size(D, BLOCK_M) * (steps * (HIDDEN + 1) - 1)
-    dz = last_layer_vjp(w_out, out_ptr, tl.load(coef_ptr + 3 * index + 1) * dy, saved_ptr, D, TILE, IP)
+    c_y, c_out = 0.0, tl.load(coef_ptr + 3 * index + 1)
+    dz = last_layer_vjp(w_out, out_ptr, c_out * dy, saved_ptr, D, TILE, IP)
     dcond = tl.zeros((D, BLOCK_M), tl.float32)
     sums = tl.zeros((D, BLOCK_M), tl.float32)
     saved = tl.zeros((D * BLOCK_M,), saved_ptr.dtype.element_ty)
-    # What a layer ends with is asked for when it begins; but IEEE products leave no registers to keep it in.
-    EARLY: tl.constexpr = IP != "ieee" or w_ptr.dtype.element_ty != tl.float32
+    EARLY: tl.constexpr = finds_registers(IP, w_ptr.dtype.element_ty)
     tile, layer = 0, 0
     for t in tl.range(steps * ROUNDS, num_stages=STAGES):
-        if HIDDEN > 0:
-            if EARLY and t % N_TILES == 0:
+        # What a layer and a step end with is asked for when they begin.
+        if t % N_TILES == 0:
+            if HIDDEN > 0 and EARLY:
                 saved_ptr -= layer_size(D, BLOCK_M)
                 saved = tl.load(saved_tile(saved_ptr, D, BLOCK_M))
+            if layer == 0:
+                c_y = tl.load(coef_ptr + 3 * index)
+                c_out = tl.load(coef_ptr + 3 * tl.minimum(index + 1, end - 1) + 1)
+        if HIDDEN > 0:
             sums = dot(tile_of(hidden_ptr, tile, D, D // N_TILES), rows_of_tile(dz, t, N_TILES), sums, IP)
         tile = tl.where(tile == ROUNDS - 1, 0, tile + 1)
         if t % N_TILES == N_TILES - 1:
@@ -180,10 +219,9 @@ def backward_steps(dy, w_ptr, coef_ptr, saved_ptr, index, steps, S: tl.constexpr
             if layer == max(1, HIDDEN):
                 layer = 0
                 dcond += dz
-                dy = product_at_once(w_in, w_ptr, dz, tl.load(coef_ptr + 3 * index) * dy, SP, TILE, IP)
+                dy = product_at_once(w_in, w_ptr, dz, c_y * dy, SP, TILE, IP)
                 index += 1
                 if index < end:
                     saved_ptr -= layer_size(D, BLOCK_M)
-                    dout = tl.load(coef_ptr + 3 * index + 1) * dy
-                    dz = last_layer_vjp(w_out, out_ptr, dout, saved_ptr, D, TILE, IP)
+                    dz = last_layer_vjp(w_out, out_ptr, c_out * dy, saved_ptr, D, TILE, IP)
     return dy, dcond

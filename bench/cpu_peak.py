@@ -18,6 +18,7 @@ from problems import ACTION_DIM, OBS_DIM, Problem, Size
 from provenance import provenance
 
 from fastdwm.kernels import compiled
+from fastdwm.kernels.memory import fresh
 from fastdwm.kernels.compiled_panel import INT, LANES, VECTOR, emit_loop
 from fastdwm.kernels.reverse_chain.compiled import reverse_chain_backward_compiled, reverse_chain_compiled
 from fastdwm.kernels.rollout import compiled_ops
@@ -112,7 +113,9 @@ def main() -> None:
         )
 
     for rows in (1, 2, 4, 8, 16, 32):
-        given = tuple(np.ones(shape, np.float32) for shape in ((rows, 256), (256, 256), (rows, 256)))
+        given = [fresh(n * 256).reshape(n, 256) for n in (rows, 256, rows)]
+        for matrix in given:
+            matrix[:] = 1
         time = seconds(partial(products, *given, 50)) / 50
         show(f"{rows} rows", "one product, 256 x 256", rows * 65536, time)
     meanflow = dict(K=1, world="meanflow")

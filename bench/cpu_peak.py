@@ -18,8 +18,8 @@ from problems import ACTION_DIM, OBS_DIM, Problem, Size
 from provenance import provenance
 
 from fastdwm.kernels import compiled
-from fastdwm.kernels.memory import fresh
 from fastdwm.kernels.compiled_panel import INT, LANES, VECTOR, emit_loop
+from fastdwm.kernels.memory import fresh
 from fastdwm.kernels.reverse_chain.compiled import reverse_chain_backward_compiled, reverse_chain_compiled
 from fastdwm.kernels.rollout import compiled_ops
 

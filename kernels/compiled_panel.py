@@ -150,9 +150,11 @@ def emit_tile(b: ir.IRBuilder, at: Operands, height: int, vectors: int, transpos
             sums = add_products(b.add(b.mul(i, INT(UNROLL)), INT(k)), sums)
         return sums
 
-    # What was saved long ago comes while the sums are made.
+    # What was saved long ago comes while the sums are made; without it the place that they go to does.
+    absent = b.icmp_unsigned("==", b.ptrtoint(at.slope, INT), INT(0))
+    ends = [b.select(absent, *pair) for pair in zip(z, slopes, strict=True)]
     for r, v in cells:
-        emit_prefetch(b, b.gep(slopes[r], [INT(v * LANES)]))
+        emit_prefetch(b, b.gep(ends[r], [INT(v * LANES)]))
     sums = [emit_optional(b, at.start, partial(load, v=v), starts[r], z[r], 0.0) for r, v in cells]
     whole = b.sdiv(at.depth, INT(UNROLL))
     sums = emit_loop(b, whole, sums, several)

@@ -26,8 +26,8 @@ from torch import Tensor
 from fastdwm.kernels.layout import MLPLayout
 
 try:
-    from llvmlite import ir
-    from numba import carray, njit, types
+    from llvmlite import binding, ir
+    from numba import carray, cfunc, njit, types
     from numba.core.errors import TypingError
     from numba.extending import intrinsic
 
@@ -50,6 +50,10 @@ SIZE, LAYERS = types.int64, types.int64[:, ::1]
 ROW, MATRIX, STACK = types.float32[::1], types.float32[:, ::1], types.float32[:, :, ::1]
 """types of the kernels' arguments"""
 
+POINTER = types.CPointer(types.float32)
+PANEL = types.void(*[POINTER, SIZE] * 4, POINTER, SIZE, SIZE, SIZE)
+"""type of a product of pointers"""
+
 SOURCES = sorted(Path(__file__).parent.rglob("compiled*.py"))
 STAMP = f"_{crc32(b''.join(path.read_bytes() for path in SOURCES)):08x}"
 
@@ -60,6 +64,9 @@ caching = True
 
 SIGNATURES: dict[Callable, Any] = {}
 """of the kernels"""
+
+ADDRESSES: list[Any] = []
+"""compiled functions that others call by their address, which must outlive them"""
 
 
 def kernel(*arguments: types.Type) -> Callable:
@@ -80,15 +87,20 @@ def kernel(*arguments: types.Type) -> Callable:
 def entry(function: Callable) -> Callable:
     """A kernel as Python calls it: compiled now, and once for all processes; its arguments are refused if they are not
     as declared."""
+    return cached(njit, SIGNATURES[function], function.py_func)
+
+
+def cached(compiler: Callable, signature: types.Type, function: Callable) -> Any:
+    """The function compiled for these arguments, or what an earlier process made of it."""
     global caching
-    signature, options = SIGNATURES[function], OPTIONS | {"fastmath": {"contract"}}
+    options = OPTIONS | {"fastmath": {"contract"}}
     try:
-        return njit(signature, **options, cache=caching)(function.py_func)
+        return compiler(signature, **options, cache=caching)(function)
     # Neither this folder nor the user's cache can be written, or the disk is full.
     except (RuntimeError, OSError) as error:
         caching = False
-        warnings.warn(f"the CPU kernels are compiled in every run: no cache ({error})", RuntimeWarning, stacklevel=3)
-        return njit(signature, **options)(function.py_func)
+        warnings.warn(f"the CPU kernels are compiled in every run: no cache ({error})", RuntimeWarning, stacklevel=4)
+        return compiler(signature, **options)(function)
 
 
 def run(function: Callable, n_items: int, cost: int, *args, smallest: int = TALL) -> None:
@@ -195,12 +207,35 @@ def nothing(typing):
     return pointer(), lambda context, b, signature, args: context.get_constant_null(pointer)
 
 
+@lru_cache
+def panel(function: Callable) -> types.ExternalFunction:
+    """A product of pointers, compiled by itself and called by its address.
+
+    As part of its callers it would be compiled with each of them, and theirs, anew: that takes half a minute.
+    """
+    function.__qualname__ += STAMP
+    name = f"fastdwm_{function.__qualname__}"
+    compiled = cached(cfunc, PANEL, function)
+    binding.add_symbol(name, compiled.address)
+    ADDRESSES.append(compiled)
+    return types.ExternalFunction(name, PANEL)
+
+
+@panel
+def rows_product(x, x_row, w, w_row, z, z_row, start, start_row, slope, rows, depth, columns):
+    product_of_rows(x, x_row, w, w_row, z, z_row, start, start_row, slope, rows, depth, columns)
+
+
+@panel
+def columns_product(x, x_row, w, w_row, z, z_row, start, start_row, slope, rows, depth, columns):
+    product_of_columns(x, x_row, w, w_row, z, z_row, start, start_row, slope, rows, depth, columns)
+
+
 @helper
 def product(x, w, w_row, z, start, start_row, slope):
     """z (n, d_out) = (start + x w) slope, pointers but for x (n, d_in) and z; see `compiled_panel.product`."""
-    separate()
     (n, d_in), d_out = x.shape, z.shape[1]
-    product_of_rows(address(x, 0), d_in, w, w_row, address(z, 0), d_out, start, start_row, slope, n, d_in, d_out)
+    rows_product(address(x, 0), d_in, w, w_row, address(z, 0), d_out, start, start_row, slope, n, d_in, d_out)
 
 
 @helper
@@ -212,10 +247,9 @@ def multiply(x, w, z):
 @helper
 def multiply_columns(x, w, z):
     """z (n, d_out) = x^T w: x (d_in, n), w (d_in, d_out)."""
-    separate()
     (d_in, n), d_out = x.shape, z.shape[1]
     out = address(z, 0)
-    product_of_columns(address(x, 0), n, address(w, 0), d_out, out, d_out, nothing(), 0, nothing(), n, d_in, d_out)
+    columns_product(address(x, 0), n, address(w, 0), d_out, out, d_out, nothing(), 0, nothing(), n, d_in, d_out)
 
 
 # Element by element, in place.

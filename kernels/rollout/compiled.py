@@ -101,8 +101,13 @@ def rollout_backward(start, stop, particles, policy, chain, scales, chain_slopes
         high = min(low + ROW_BLOCK, stop)
         saved = slopes_of(chain_slopes, first_saved, low, high, direct.shape[1], chain[0][-1, 3])
         n_calls = len(saved) // max(horizon, 1)
-        lam[low:high] = direct[horizon, low:high, :obs_dim]
-        slopes[horizon, low:high] = direct[horizon, low:high, obs_dim:]
+        # (Not by slices: the message of their error takes seconds to compile.)
+        for row in range(low, high):
+            for k in range(direct.shape[2]):
+                if k < obs_dim:
+                    lam[row, k] = direct[horizon, row, k]
+                else:
+                    slopes[horizon, row, k - obs_dim] = direct[horizon, row, k]
         for j in range(horizon, -1, -1):
             p = slopes[j]
             if j < horizon:

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,8 @@ Medians = dict[str, float]
 def begin(tree: Path, core: int, out: Path) -> subprocess.Popen:
     """The tree's benchmarks on one core."""
     env = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
-    command = ["taskset", "--cpu-list", str(core), sys.executable, *PYTEST, str(out)]
-    return subprocess.Popen(command, cwd=tree, env=env, stdout=subprocess.DEVNULL)
+    command, alone = [sys.executable, *PYTEST, str(out)], partial(os.sched_setaffinity, 0, {core})
+    return subprocess.Popen(command, cwd=tree, env=env, stdout=subprocess.DEVNULL, preexec_fn=alone)
 
 
 def medians(out: Path) -> Medians:

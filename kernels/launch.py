@@ -106,7 +106,8 @@ def chain_launch(width: int, obs_dim: int, precision: str, capability: int) -> L
     stages = {232448: 4, 166912: 3}.get(shared_limit(capability), 2) if precision == "bf16" else 2
     larger: tuple[int, ...] = ()
     if precision == "bf16" and width <= 256 and not long:
-        larger = (32, 64) if width <= 128 and stages == 4 else (32,)
+        # Without Hopper's tensor cores the operands of a layer of 128, which is one tile, fill the registers.
+        larger = (32,) if width > 128 else (32, 64) if stages == 4 else ()
     return Launch(
         block_m=16 if width + pad_block(obs_dim) <= widest else 8,
         tile=tile // 2 if long and precision == "bf16" else tile,

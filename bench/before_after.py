@@ -70,7 +70,7 @@ def main() -> None:
         raise SystemExit("expected two cores, got one: on one core the trees would slow each other down")
     trees = [given.before.resolve(), Path(__file__).resolve().parent.parent]
     before, now = measured(trees, cores, given.rounds)
-    about = provenance("cpu") | {"before": git("-C", str(trees[0]), "rev-parse", "HEAD")}
+    about = provenance("cpu") | {"threads": 1, "before": git("-C", str(trees[0]), "rev-parse", "HEAD")}
     ratios = np.array([now[n] / before[n] for n in before if n.endswith("-reference]")])
     low, high = np.quantile(ratios, [0.025, 0.975])
     print("# The benchmarks on a CPU, before and after\n")

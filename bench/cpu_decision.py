@@ -86,7 +86,7 @@ def main() -> None:
         for peer, of in peers.items():
             for name, times in in_process(*of).items():
                 found[peer][name] += times
-    about = provenance("cpu") | {"before": git("-C", str(given.before.resolve()), "rev-parse", "HEAD")}
+    about = provenance("cpu") | {"threads": 1, "before": git("-C", str(given.before.resolve()), "rev-parse", "HEAD")}
     print(f"{', '.join(f'{key} {value}' for key, value in about.items())}\n\n{table(found)}")
 
 

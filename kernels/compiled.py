@@ -207,7 +207,6 @@ def nothing(typing):
     return pointer(), lambda context, b, signature, args: context.get_constant_null(pointer)
 
 
-@lru_cache
 def panel(function: Callable) -> types.ExternalFunction:
     """A product of pointers, compiled by itself and called by its address.
 

@@ -111,21 +111,16 @@ def forward_steps(y, cond, noise_ptr, w_ptr, b_ptr, coef_ptr, saved_ptr, rows, n
     h = silu(z)
     EARLY: tl.constexpr = finds_registers(IP, w_ptr.dtype.element_ty)
     NOISE_EARLY: tl.constexpr = finds_registers(IP, w_ptr.dtype.element_ty, SP)
-    noise, table, bias = tl.zeros((SP, BLOCK_M), tl.float32), tl.zeros((D,), tl.float32), tl.zeros((D,), tl.float32)
-    c_y, c_out, sigma = 0.0, 0.0, 0.0
+    noise, bias = tl.zeros((SP, BLOCK_M), tl.float32), tl.zeros((D,), tl.float32)
     tile, layer = 0, 0
     for t in tl.range(steps * ROUNDS, num_stages=STAGES):
-        # What a layer and a step end with is asked for when they begin.
+        # A layer's bias and a step's noise are asked for when they begin.
         if t % N_TILES == 0:
             if HIDDEN > 0 and EARLY:
                 bias = vector(b_ptr + layer * D, D)
             if layer == 0:
-                c_y, c_out = tl.load(coef_ptr + 3 * index), tl.load(coef_ptr + 3 * index + 1)
-                sigma = tl.load(coef_ptr + 3 * index + 2)
                 if NOISE_EARLY:
                     noise = noise_of_step(noise_ptr, rows, n_rows, S, index >= NOISE_FROM)
-                if EARLY:
-                    table = vector(table_ptr + tl.maximum(index - 1, 0) * D, D)
         if HIDDEN > 0:
             sums = dot(tile_of(hidden_ptr, tile, D, D // N_TILES), rows_of_tile(h, t, N_TILES), sums, IP)
         tile = tl.where(tile == ROUNDS - 1, 0, tile + 1)
@@ -145,13 +140,12 @@ def forward_steps(y, cond, noise_ptr, w_ptr, b_ptr, coef_ptr, saved_ptr, rows, n
                 out = product_at_once(w_out, out_ptr, h, b_out + tl.zeros((SP, BLOCK_M), tl.float32), SP, TILE, IP)
                 if not NOISE_EARLY:
                     noise = noise_of_step(noise_ptr, rows, n_rows, S, index >= NOISE_FROM)
-                y = c_y * y + c_out * out + sigma * noise
+                y = tl.load(coef_ptr + 3 * index) * y + tl.load(coef_ptr + 3 * index + 1) * out
+                y += tl.load(coef_ptr + 3 * index + 2) * noise
                 noise_ptr += n_rows * S
                 index -= 1
                 if index >= last:
-                    if not EARLY:
-                        table = vector(table_ptr + index * D, D)
-                    z = first_layer(w_in, w_ptr, y, cond, table, TILE, IP)
+                    z = first_layer(w_in, w_ptr, y, cond, vector(table_ptr + index * D, D), TILE, IP)
                     if saved_ptr is not None:
                         keep(saved_ptr, z)
                         saved_ptr += layer_size(D, BLOCK_M)

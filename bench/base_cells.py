@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from fastdwm.measure.simulate import Episode, Run
 
 # Increase when the meaning of a cell's file changes.
-FORMAT = 1
+FORMAT = 2
 DIAGNOSE_EVERY = 20
 MAX_LIST_BYTES = 2**20
 VERSIONS = ("torch", "mujoco", "gymnasium")
@@ -68,6 +68,10 @@ class Setting:
 
     name: str
     itpo: ITPOConfig
+    factor: float = 1.0
+    """of the bundle's maximum deviation"""
+    control: bool = False
+    """the control in the place of ITPO"""
 
 
 BASE = Setting("base", ITPOConfig(inner_steps=0))
@@ -120,19 +124,24 @@ def _in_folder(policy: BasePolicy, folder: Path) -> BasePolicy:
 
 
 def read_settings(path: Path) -> list[Setting]:
-    """Named settings of a JSON file: {"NAME": {FIELD of ITPOConfig: value, ..}, ..}, the other fields as by default.
+    """Named settings of a JSON file: {"NAME": {FIELD of ITPOConfig: value, ..}, ..}, the other fields as by default;
+    "factor" is one of the bundle's maximum deviation, and "control": true the control.
 
     Raises InputError for anything else.
     """
     named = read_json(path, MAX_LIST_BYTES)
     right = isinstance(named, dict) and all(isinstance(given, dict) for given in named.values())
     require(right, f"{path}: expected an object of objects, settings by name")
-    kinds = {field.name: field.type for field in dataclasses.fields(ITPOConfig)}
+    kinds = {field.name: field.type for field in dataclasses.fields(ITPOConfig)} | {"factor": float, "control": bool}
     for name, given in named.items():
         for key, value in given.items():
             require(key in kinds, f"{path}: {name}: ITPOConfig has no {key!r}")
             require(conforms(value, kinds[key]), f"{path}: {name}: {key} cannot be {value!r}")
-    return [Setting(name, ITPOConfig(**given)) for name, given in named.items()]
+    return [_setting(name, **given) for name, given in named.items()]
+
+
+def _setting(name: str, factor: float = 1.0, control: bool = False, **itpo: Any) -> Setting:
+    return Setting(name, ITPOConfig(**itpo), factor, control)
 
 
 @cache
@@ -160,7 +169,8 @@ def identity(cell: Cell) -> Record:
         groups |= {"world": world.params}
         # A setting that is none changes nothing: one that is added later, and left so, gives the same cell.
         given = {name: x for name, x in dataclasses.asdict(cell.setting.itpo).items() if x is not None}
-        settings = {"itpo": given, "discount": bundle.discount}
+        settings = {"itpo": given, "discount": bundle.discount, "max_deviation": bundle.max_deviation}
+        settings |= {"factor": cell.setting.factor, "control": cell.setting.control}
         settings |= {"world": cell.world, "world_config": dataclasses.asdict(world.config)}
     return strict({
         "format": FORMAT,
@@ -188,7 +198,7 @@ def read(cell: Cell, folder: Path) -> Record | None:
 def code() -> str:
     """What the rule's code says, whatever its layout and comments: a digest of the files that state it."""
     root = Path(fastdwm.__file__).parent
-    folders = (root / "itpo", root / "kernels" / "trust", root / "kernels" / "rollout")
+    folders = (root / "itpo", root / "kernels" / "update", root / "kernels" / "rollout")
     files = [root / "config.py", *(path for folder in folders for path in sorted(folder.glob("*.py")))]
     trees = (ast.parse(path.read_text()) for path in files)
     return sha256("".join(map(ast.dump, trees)).encode()).hexdigest()[:16]
@@ -207,12 +217,16 @@ def run_cell(cell: Cell, path: Path) -> None:
     from provenance import git
 
     from fastdwm.agent import Agent
+    from fastdwm.measure.control import Drift
     from fastdwm.measure.simulate import Predictions, run_episodes
 
     start, bundle, itpo = perf_counter(), load(cell.policy), cell.setting.itpo
     # The base policy may have any world model.
     world = cell.world if itpo.inner_steps > 0 else next(iter(bundle.worlds))
-    agent = Agent.of(bundle, itpo, world=world, seed=cell.first_seed)
+    if itpo.lacks_bound:
+        itpo = dataclasses.replace(itpo, max_deviation=cell.setting.factor * bundle.bound)
+    drifts = cell.setting.control
+    agent = Drift(bundle, itpo.max_deviation) if drifts else Agent.of(bundle, itpo, world=world, seed=cell.first_seed)
     predictions = Predictions(itpo.horizon, bundle.discount, bundle.task.reward_scale, DIAGNOSE_EVERY)
     given = {"max_steps": cell.max_steps, "predictions": predictions}
     run = run_episodes(agent, bundle.task.env, cell.seeds, **given)

@@ -18,19 +18,16 @@ Row = dict[str, Any]
 Record = dict[str, Any]
 
 MARGIN = -1.0
-"""points of score that the lower end of an interval may lie below zero to count as never worse"""
+"""points of score below which a difference counts as harm"""
 
-LEAST_GAIN = 1.0
-"""points of score that tuned SGD has to gain on average for a share of it to say anything"""
-
-STYLES = {"default": ("#0072b2", "o", -0.3), "first": ("#d55e00", "s", 0.3)}
+STYLES = {"default": ("#0072b2", "o", -0.3), "drift": ("#d55e00", "s", 0.3)}
 """colour, marker, points to the side: Okabe and Ito's blue and vermilion, which every reader can tell apart, and bars
 that do not cover each other"""
 
-TITLES = {"default": "default", "first": "first version's default", "tuned": "tuned SGD"}
+TITLES = {"default": "ITPO (default)", "drift": "control (drift)"}
 CAPTION = (
-    "Scores in per cent of D4RL's expert; differences paired by seed, with their 95 % bootstrap interval; tuned SGD: "
-    "for each base policy the best of its step sizes and of no step by mean score on tuning seeds; -: not run."
+    "Scores in per cent of D4RL's expert; differences paired by seed, with their 95 % bootstrap interval; control: the "
+    "base policy pushed as far as ITPO may push it, in a direction that wanders at random; -: not run."
 )
 
 
@@ -70,51 +67,40 @@ def names_of(rows: Sequence[Row]) -> list[str]:
 
 
 def verdict(rows: Sequence[Row]) -> dict[str, Record]:
-    """Of each setting: for how many base policies it is never worse, its mean gain, and that as a share of tuned SGD's.
-
-    The share is over the base policies that tuning has finished for, none where tuning gains next to nothing.
-    """
-    found = {}
+    """Of each setting: on how many base policies it does no harm, on how many it surely does, and its mean gain."""
+    result = {}
     for name in names_of(rows):
-        here = [row for row in rows if row["differences"].get(name)]
-        if not here:
-            continue
-        both = [row["differences"] for row in here if row["differences"].get("tuned")]
-        gain, best = (float(np.mean([d[key]["value"] for d in both])) if both else 0.0 for key in (name, "tuned"))
-        found[name] = {
-            "base_policies": len(here),
-            "never_worse": sum(never_worse(row["differences"][name]) for row in here),
-            "mean_gain": float(np.mean([row["differences"][name]["value"] for row in here])),
-            "share_of_tuned": gain / best if best >= LEAST_GAIN else None,
-        }
-    return found
-
-
-def never_worse(estimate: Record) -> bool:
-    """Whether the lower end of the interval is at least MARGIN; of one episode there is no interval."""
-    return estimate["low"] is not None and estimate["low"] >= MARGIN
+        differences = [row["differences"][name] for row in rows if row["differences"].get(name)]
+        if differences:
+            result[name] = {
+                "base_policies": len(differences),
+                "harmless": sum(one["value"] >= MARGIN for one in differences),
+                # Of one episode there is no interval.
+                "harmful": sum(one["high"] is not None and one["high"] < MARGIN for one in differences),
+                "better": sum(one["low"] is not None and one["low"] > 0 for one in differences),
+                "mean_gain": float(np.mean([one["value"] for one in differences])),
+            }
+    return result
 
 
 def sentences(found: dict[str, Record]) -> str:
     """The verdict in words, a line of a list for each setting."""
-    lines = []
-    for name, one in found.items():
-        share = "" if one["share_of_tuned"] is None else f", {100 * one['share_of_tuned']:.0f} % of tuned SGD's"
-        lines.append(
-            f"- {TITLES.get(name, name)}: lower end >= {MARGIN:g} in {one['never_worse']} of {one['base_policies']}; "
-            f"mean gain {one['mean_gain']:+.1f}{share if name != 'tuned' else ''}."
-        )
-    return "\n".join(lines)
+    return "\n".join(
+        f"- {TITLES.get(name, name)}: mean difference >= {MARGIN:g} on {one['harmless']} of {one['base_policies']}, "
+        f"below beyond chance on {one['harmful']}, above 0 beyond chance on {one['better']}; "
+        f"mean gain {one['mean_gain']:+.1f}."
+        for name, one in found.items()
+    )
 
 
 def table(rows: Sequence[Row]) -> str:
     """The rows in Markdown; as columns where there are more settings than rows."""
     names = names_of(rows)
-    head = ["task", "moment", "base", *(f"{TITLES.get(name, name)} - base" for name in names), "tuned SGD's step"]
+    head = ["task", "moment", "base", *(f"{TITLES.get(name, name)} - base" for name in names)]
     lines = [head]
     for row in rows:
         known = [row["task"], row["moment"], f"{row['base_score']:.1f}"]
-        lines.append([*known, *told(row, names), row["tuned_setting"] or "-"])
+        lines.append([*known, *told(row, names)])
     return markdown(list(zip(*lines, strict=True)) if len(names) > len(rows) else lines)
 
 
@@ -158,7 +144,7 @@ def write(stem: Path, title: str, body: Sequence[str], rows: Sequence[Row], foun
 
 
 def save_plot(rows: Sequence[Row], path: Path, title: str) -> None:
-    """PNG: paired difference against base score with interval bars, old and new default."""
+    """PNG: paired difference against base score with interval bars, of the default and its control."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")

@@ -9,9 +9,9 @@ LIST.json: an array of base policies, an object each; paths are taken from the f
      "critics": "tenth/policy-90000.safetensors",                        optional, for `damage`
      "dataset": "deepope/walker2d/medium-replay-v0"}                     optional, for `damage`
 
-tune: every step size of SGD, and none, on tuning seeds.   run: the base policy, the default, the first version's
-default, the settings of --settings and what `tune` chose.   show: page and picture of whatever has been run.
-damage: base policy and both defaults with models that are damaged on purpose.   Trainings: see bench/README.md.
+run: the base policy, the default, its control (a drift of the same size) and the settings of --settings.   show: page
+and picture of whatever has been run.   damage: the same with models that are damaged on purpose.   Trainings: see
+bench/README.md.
 """
 
 import dataclasses
@@ -28,9 +28,7 @@ from fastdwm.config import ITPOConfig
 from fastdwm.files import prepare_folder, reserved
 
 FIRST_SEED = {"evaluation": 10_000, "tuning": 20_000}
-STEPS = (2e-6, 5e-6, 1e-5, 2e-5)
-"""of SGD, that tuning tries"""
-Stage = Literal["tune", "run", "show", "damage"]
+Stage = Literal["run", "show", "damage"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +46,11 @@ class BenchConfig:
     world: Literal["diffusion", "meanflow", "mlp"] = "diffusion"
     """world model of the imagination; `damage` takes diffusion and, where there is one, meanflow"""
     seeds: Literal["evaluation", "tuning"] = "evaluation"
-    """environment seeds of `run`, `show` and `damage`: 10000 and following, or 20000, those of `tune`"""
+    """environment seeds: 10000 and following, or 20000, those that settings may be chosen on"""
     episodes: int = 20
-    """episodes of a cell of `run` and `damage`"""
-    tuning_episodes: int = 8
-    """episodes of a cell of `tune`"""
+    """episodes of a cell"""
+    name: str = "base-policies"
+    """of the page's files"""
     max_steps: int | None = None
     """cut episodes after this many steps; none: the environment's own limit"""
     again: tuple[str, ...] = ()
@@ -62,20 +60,15 @@ class BenchConfig:
 
     def __post_init__(self) -> None:
         require_choices(self)
-        require_positive(self, "episodes", "tuning_episodes", "max_steps", "workers")
-
-
-def sgd(step: float) -> Setting:
-    """The first version's rule with this step size."""
-    return Setting(f"{step:g}", ITPOConfig(optimiser="sgd", inner_lr=step))
+        require_positive(self, "episodes", "max_steps", "workers")
 
 
 def compared(config: BenchConfig) -> list[Setting]:
     """What every base policy is run with."""
     more = [] if config.settings is None else read_settings(config.settings)
-    known = [BASE, Setting("default", ITPOConfig()), dataclasses.replace(sgd(2e-5), name="first")]
+    known = [BASE, Setting("default", ITPOConfig()), Setting("drift", ITPOConfig(), control=True)]
     for setting in more:
-        require(setting.name not in ("base", "default", "first", "tuned"), f"settings: {setting.name} is taken")
+        require(setting.name not in ("base", "default", "drift"), f"settings: {setting.name} is taken")
     return known + more
 
 
@@ -85,31 +78,9 @@ def cell_of(policy: BasePolicy, setting: Setting, config: BenchConfig, world: st
     return Cell(policy, setting, world or config.world, **seeds)
 
 
-def tuning_cells(policy: BasePolicy, config: BenchConfig) -> list[Cell]:
-    """No step and all step sizes of SGD on tuning seeds."""
-    tuning = dataclasses.replace(config, seeds="tuning", episodes=config.tuning_episodes)
-    return [cell_of(policy, setting, tuning) for setting in (BASE, *map(sgd, STEPS))]
-
-
-def tuned(policy: BasePolicy, config: BenchConfig) -> Setting | None:
-    """The setting of the best mean score on tuning seeds, no step if nothing beats it; none before `tune` has ended."""
-    from base_page import scores
-
-    best, most = None, -float("inf")
-    for cell in tuning_cells(policy, config):
-        record = read(cell, config.out)
-        if record is None:
-            return None
-        mean = sum(scores(record)) / len(cell.seeds)
-        best, most = (cell.setting, mean) if mean > most else (best, most)
-    return best
-
-
 def evaluation_cells(policy: BasePolicy, config: BenchConfig) -> dict[str, Cell]:
-    """What stands in the table, by setting; the tuned one only if it is known."""
-    cells = {setting.name: cell_of(policy, setting, config) for setting in compared(config)}
-    chosen = tuned(policy, config)
-    return cells | ({} if chosen is None else {"tuned": cell_of(policy, chosen, config)})
+    """What stands in the table, by setting."""
+    return {setting.name: cell_of(policy, setting, config) for setting in compared(config)}
 
 
 def run_all(cells: list[tuple[str, Cell]], config: BenchConfig, stage: str) -> None:
@@ -118,14 +89,6 @@ def run_all(cells: list[tuple[str, Cell]], config: BenchConfig, stage: str) -> N
         forget([cell for name, cell in cells if name in config.again], config.out)
         given = [cell for _, cell in cells], config.out, config.workers
         run_cells(*given, lambda done, total: on_progress(f"{stage}, cells", done, total))
-
-
-def tune(policies: list[BasePolicy], config: BenchConfig) -> None:
-    """Run the tuning cells and say what they chose."""
-    cells = [("tuned", cell) for policy in policies for cell in tuning_cells(policy, config)]
-    run_all(cells, config, "tune")
-    for policy in policies:
-        print(f"{policy.name}: {tuned(policy, config).name}")
 
 
 def run(policies: list[BasePolicy], config: BenchConfig) -> None:
@@ -142,10 +105,9 @@ def show(policies: list[BasePolicy], config: BenchConfig) -> None:
     for policy in policies:
         records = {name: read(cell, config.out) for name, cell in evaluation_cells(policy, config).items()}
         if records["base"] is not None:
-            chosen = tuned(policy, config)
-            rows.append(page.summarise(policy, records) | {"tuned_setting": chosen and chosen.name})
+            rows.append(page.summarise(policy, records))
     require(bool(rows), f"show: no base policy has been run yet with these settings in {config.out}; `run` does")
-    found, stem = page.verdict(rows), pages(config, "base-policies")
+    found, stem = page.verdict(rows), pages(config, config.name)
     title = f"{len(rows)} base policies, {config.world}, {config.episodes} episodes each on {config.seeds} seeds"
     page.write(stem, title, (page.table(rows), page.CAPTION, page.sentences(found)), rows, found)
     page.save_plot(rows, stem.with_suffix(".png"), title)
@@ -179,16 +141,16 @@ def damage(policies: list[BasePolicy], config: BenchConfig) -> None:
 def pages(config: BenchConfig, name: str) -> Path:
     """What the files of a page are called, without their suffix: of the plain one its name."""
     prepare_folder(config.pages)
-    marks = [config.world] if config.world != "diffusion" and name == "base-policies" else []
+    marks = [config.world] if config.world != "diffusion" and name == config.name else []
     marks += [config.seeds] if config.seeds != "evaluation" else []
     return config.pages / "-".join([name, *marks])
 
 
-STAGES = {"tune": tune, "run": run, "show": show, "damage": damage}
+STAGES = {"run": run, "show": show, "damage": damage}
 
 
 def main(stage: str, path: Path, config: BenchConfig) -> None:
-    """What ITPO gains or costs on a list of base policies, beside its first version and SGD tuned for each of them."""
+    """What ITPO gains or costs on a list of base policies, beside its control."""
     policies = read_policies(path)
     known = {policy.name: policy for policy in policies}
     for name in config.only:
@@ -202,7 +164,7 @@ def parse(argv: list[str]) -> tuple[str, Path, BenchConfig]:
     """Stage, list and settings; raises as `command.parse`."""
     import tyro
 
-    stage = tyro.conf.arg(metavar="STAGE", help="tune, run, show or damage")
+    stage = tyro.conf.arg(metavar="STAGE", help="run, show or damage")
     listed = tyro.conf.arg(metavar="LIST.json", help="the base policies")
     fields: list[tuple[str, Any] | tuple[str, Any, Any]] = [
         ("stage", Annotated[Stage, tyro.conf.Positional, stage]),

@@ -10,21 +10,19 @@ from torch import Tensor, nn
 from fastdwm.bundle import Bundle
 from fastdwm.checks import require
 from fastdwm.config import BACKENDS, ITPOConfig
-from fastdwm.errors import InputError
 from fastdwm.isolation import isolated, own_bundle, own_modes, own_rows
 from fastdwm.itpo.deadline import LEARNING, Deadline
 from fastdwm.itpo.decision import Decision
-from fastdwm.itpo.episodes import Adaptation, Episodes
+from fastdwm.itpo.episodes import AgentContext, Episodes
 from fastdwm.itpo.forks import THREADS
 from fastdwm.itpo.fused import FusedObjective, obstacles
 from fastdwm.itpo.graphs import CapturedEpisodes, OneLaunch
-from fastdwm.itpo.guard import REASONS
 from fastdwm.itpo.objective import Objective, ReferenceObjective
 from fastdwm.itpo.rollout import Score
+from fastdwm.itpo.rules import make_rule
 from fastdwm.kernels.layout import MLPLayout, Params
-from fastdwm.kernels.trust import CRITIC_ERROR, LOG_SLOPE, MODEL_ERROR
 from fastdwm.models.policy import Policy
-from fastdwm.models.world import World, is_random, terminal_value
+from fastdwm.models.world import World, terminal_value
 from fastdwm.settings import Settings
 
 
@@ -56,7 +54,6 @@ class Agent:
         device: str = "cpu",
         backend: str = "auto",
         deadline_ms: float | None = None,
-        reward_scale: float = 1.0,
     ):
         """policy: what is adapted; a module as `Policy.of` takes it. Copied: yours stays as it is.
         world: what imagination runs in, float32 tensors on `device`; they are yours, and never changed.
@@ -66,14 +63,12 @@ class Agent:
         Both return the same actions up to rounding.
         deadline_ms: limit of one call of `act`, all its episodes together: inner steps that would end later are left
         out, see `warm_up`. `deadline.missed` of `deadline.decisions` took longer all the same.
-        reward_scale: factor from the environment's rewards to those that the critic was trained on.
-        Raises InputError for parts that a backend asked for cannot run, a value out of range, a guard without a reward
-        model or a critic, or a held-out test that could tell nothing: without noise, the unused particles are the used
-        ones."""
+        Raises InputError for parts that a backend asked for cannot run, a value out of range, or no max_deviation in
+        the settings: without a bundle there are no data that would tell it."""
         require(deadline_ms is None or deadline_ms > 0, f"deadline_ms: expected a positive number, got {deadline_ms}")
-        config = replace(config, guard=_guard(config, world, score))
+        own = "expected a number for parts of your own (how far an action may go from the base policy's), or math.inf"
+        require(not config.lacks_bound, f"max_deviation: {own} for models that are exact, got none")
         self.config, self.world, self.seed, self.device = config, world, seed, torch.device(device)
-        self.reward_scale = reward_scale
         self.deadline = None if deadline_ms is None else Deadline(deadline_ms / 1e3)
         with own_modes(self.device), torch.device("cpu"):
             policy = Policy.of(policy) if isinstance(policy, nn.Module) else policy
@@ -82,8 +77,8 @@ class Agent:
         self.backend = "fused" if isinstance(self.objective, FusedObjective) else "reference"
         _check_settings(config, world)
         acting = OneLaunch.of(self.policy) if self.backend == "fused" else self.policy
-        steps = world.dynamics.noise_steps
-        self.adaptation = Adaptation(acting, self.objective, config, steps, seed, self.deadline)
+        parts = make_rule(config), self.objective, config, world.dynamics.noise_steps
+        self.context = AgentContext(acting, *parts, seed, self.deadline)
         self.episodes: Episodes | CapturedEpisodes | None = None
         self._captured: CapturedEpisodes | None = None
         self._forget_counts(0)
@@ -91,14 +86,12 @@ class Agent:
 
     def _forget_counts(self, n_episodes: int) -> None:
         self.discarded = np.zeros(n_episodes, dtype=np.int64)
-        self.drawn_back = {reason: self.discarded.copy() for reason in REASONS[1:]}
+        self.clipped = self.discarded.copy()
 
     def _count(self, decision: Decision) -> None:
         self.discarded += decision.discarded.cpu().numpy()
-        reasons = decision.guarded.reason.cpu().numpy()
-        if reasons.any():
-            for i, reason in enumerate(REASONS[1:]):
-                self.drawn_back[reason] += reasons == i + 1
+        if self.config.max_deviation is not None:
+            self.clipped += decision.deviation.cpu().numpy() > self.config.max_deviation
 
     @classmethod
     def of(
@@ -120,11 +113,12 @@ class Agent:
         """
         tuned = config is None and world is None and world_steps is None
         chosen = bundle.settings if tuned else Settings(config or ITPOConfig(), world, world_steps)
+        itpo = replace(chosen.itpo, max_deviation=bundle.bound) if chosen.itpo.lacks_bound else chosen.itpo
         with own_modes(torch.device(device)), torch.device("cpu"):
             bundle = own_bundle(bundle)
             policy = Policy.mlp(bundle.policy)
             model = bundle.world(chosen.world, steps=chosen.world_steps, temperature=temperature, device=device)
-        return cls(policy, model, chosen.itpo, device=device, **({"reward_scale": bundle.task.reward_scale} | settings))
+        return cls(policy, model, itpo, device=device, **settings)
 
     @property
     def obs_dim(self) -> int | None:
@@ -136,12 +130,12 @@ class Agent:
 
     def _begin(self, n_episodes: int, obs_dim: int) -> Episodes | CapturedEpisodes:
         if self.device.type != "cuda" or self.backend != "fused":
-            return Episodes(self.adaptation, n_episodes, obs_dim)
+            return Episodes(self.context, n_episodes, obs_dim)
         # A capture takes seconds: as many episodes as before use the same graphs.
         if self._captured is not None and self._captured.slots == n_episodes:
             self._captured.renew()
         else:
-            self._captured = CapturedEpisodes(self.adaptation, n_episodes, obs_dim)
+            self._captured = CapturedEpisodes(self.context, n_episodes, obs_dim)
         return self._captured
 
     def warm_up(self, obs: np.ndarray | Tensor) -> None:
@@ -162,14 +156,12 @@ class Agent:
             self.deadline.decisions = self.deadline.missed = 0
 
     @isolated
-    def act(self, obs: np.ndarray | Tensor, reward: float | np.ndarray | Tensor | None = None) -> np.ndarray:
+    def act(self, obs: np.ndarray | Tensor) -> np.ndarray:
         """Actions for one observation or for one of each episode.
 
         obs: (S,) or (B, S), raw units, finite.   Returns float32 (A,) or (B, A) in [-1, 1].
-        reward: what the action before earned in the environment, a number or (B,); the trust in the models rests on it
-        rather than on the reward model's opinion. None, or NaN for an episode: unknown; read by the guard alone.
-        `drawn_back[reason]` (B,) counts the decisions in which a policy was drawn back toward the base policy: for its
-        `distance`, or since the `critic` or the `world` model has proved wrong. So does `discarded` what was undone.
+        `clipped` (B,) counts the decisions whose action was clipped to max_deviation, `discarded` (B,) those whose
+        update was rolled back.
         Raises ValueError for another shape or a value that is not finite; the agent is as before then.
         Raises InputError for a policy, a world or a score that computes something of another shape than it should.
         Raises FloatingPointError rather than return an action that is not finite, which damaged weights of the base
@@ -180,9 +172,8 @@ class Agent:
             self.deadline.start()
         obs = self._check(obs)
         rows = obs.reshape(-1, obs.shape[-1])
-        reward = None if reward is None else self._check_reward(reward, len(rows))
         episodes = self._begin(*rows.shape) if self.episodes is None else self.episodes
-        decision = episodes.decide(rows, reward)
+        decision = episodes.decide(rows)
         if self.episodes is None:
             self.episodes = episodes
             self._forget_counts(len(rows))
@@ -210,13 +201,6 @@ class Agent:
             raise ValueError("obs: expected finite values, got NaN or infinity")
         return obs
 
-    def _check_reward(self, reward: float | np.ndarray | Tensor, n_episodes: int) -> Tensor:
-        reward = torch.as_tensor(reward, dtype=torch.float32, device="cpu")
-        if reward.shape not in ((), (n_episodes,)) or reward.isinf().any():
-            came = tuple(reward.shape)
-            raise ValueError(f"reward: expected a number for each of {n_episodes} episodes, none infinite, got {came}")
-        return (reward * self.reward_scale).expand(n_episodes).contiguous()
-
     @isolated
     def reset(self, mask: np.ndarray | None = None) -> None:
         """Start new episodes where mask (B,) holds: their policies are the base policy again.
@@ -243,8 +227,7 @@ class Agent:
         """Go on with the episodes in mask (B,) alone; the others leave the batch."""
         mask = self._mask(mask)
         self.episodes.keep(mask)
-        self.discarded = self.discarded[mask.numpy()]
-        self.drawn_back = {reason: count[mask.numpy()] for reason, count in self.drawn_back.items()}
+        self.discarded, self.clipped = self.discarded[mask.numpy()], self.clipped[mask.numpy()]
         self._last = None
 
     def _mask(self, mask: np.ndarray) -> Tensor:
@@ -257,11 +240,9 @@ class Agent:
     @isolated
     def diagnose(self) -> dict[str, np.ndarray]:
         """About the last decision, each (B,): the imagined return before and after it on the same noise, the gradient
-        norm, the distance of the adapted parameters and of its action from the base policy's, the share of the update
-        that was kept and the inner steps taken; with the optimiser trust, the trust, the running slope of the return
-        and errors of critic and world model that it rests on, and the root mean square distance of the action from the
-        base policy's before the guard. Costs one more rollout. Empty for the base policy and before the first
-        decision."""
+        norm, the distance of the adapted parameters and of the executed action (its largest change) from the base
+        policy's, the inner steps taken, the deviation (root mean square) of the action before it was clipped, and
+        whether it was. Costs one more rollout. Empty for the base policy and before the first decision."""
         if self._last is None or self.config.inner_steps == 0:
             return {}
         (rows, decision), device = self._last, self.device
@@ -274,14 +255,11 @@ class Agent:
             "grad_norm": decision.grad_norm,
             "policy_distance": (params - base).norm(dim=1),
             "action_distance": (action - self.policy.act(base, rows)).abs().amax(1),
-            "update_scale": decision.update_scale,
             "inner_steps": decision.inner_steps,
+            "deviation": decision.deviation,
         }
-        if self.config.optimiser == "trust":
-            evidence = self.episodes.evidence
-            values |= {"trust": decision.guarded.trust, "distance": decision.guarded.distance}
-            values |= {"slope": evidence[:, LOG_SLOPE].exp()}
-            values |= {"critic_error": evidence[:, CRITIC_ERROR], "model_error": evidence[:, MODEL_ERROR]}
+        if self.config.max_deviation is not None:
+            values["clipped"] = (decision.deviation > self.config.max_deviation).float()
         return {name: value.detach().cpu().numpy() for name, value in values.items()}
 
     @isolated
@@ -299,25 +277,7 @@ class Agent:
         return self.policy.parameters(params[0 if self.episodes is None else episode])
 
 
-def _guard(config: ITPOConfig, world: World, score: Score | None) -> str:
-    """The guard's setting, on or off; raises InputError where it is to be on and cannot."""
-    lacking = [name for name in ("reward", "critic") if getattr(world, name, None) is None]
-    if config.optimiser != "trust":
-        return config.guard
-    possible = score is None and not lacking
-    if config.guard == "on" and not possible:
-        came = "a score of your own" if score is not None else f"a world without a {lacking[0]}"
-        raise InputError(f"guard: expected a world with a reward and a critic, and no score, got {came}")
-    return "on" if config.guard != "off" and possible else "off"
-
-
 def _check_settings(config: ITPOConfig, world: World) -> None:
     """Raise InputError for settings that the world cannot serve."""
-    random = config.horizon > 0 and is_random(world.dynamics)
-    require(
-        config.held_out_particles == 0 or random,
-        "held_out_particles: expected 0 where nothing is random (a dynamics without noise, temperature 0 or horizon "
-        f"0), got {config.held_out_particles}",
-    )
     scaled = config.termination != "soft" or not world.limits or hasattr(world.dynamics, "obs_std")
     require(scaled, "termination: soft needs a dynamics with obs_std, the unit of its width")

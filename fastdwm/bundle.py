@@ -33,6 +33,8 @@ from fastdwm.shipped import find_bundle
 from fastdwm.tasks import Task
 
 STATISTICS = ("obs_mean", "obs_std", "delta_mean", "delta_std")
+OPTIONAL = ("max_deviation", "tuning")
+"""parts of bundle.json that may be missing"""
 
 MAX_FILE_BYTES = 2**30
 MAX_WEIGHT = 1e4
@@ -58,6 +60,8 @@ class Bundle:
     dataset: id, transitions, episodes, mean return.   policy, critics, reward: network parameters.
     worlds: the world models by name.   statistics: obs_mean, obs_std, delta_mean, delta_std (S,).
     rebrac_config: of policy and critics, without gaps.   report: whatever was measured on the models, as JSON.
+    max_deviation: how far ITPO may take an action from the policy's, as `measure.deviation` finds it in the data, in
+    units of the action; none: not measured.
     tuning: what `tune` chose for these weights, and from what, as JSON; none: nothing was chosen.
     """
 
@@ -72,12 +76,20 @@ class Bundle:
     reward_config: RewardConfig
     report: dict[str, Any]
     versions: dict[str, str]
+    max_deviation: float | None = None
     tuning: dict[str, Any] | None = None
 
     @property
     def settings(self) -> Settings:
         """How its agents decide unless they are told otherwise: as it was tuned, or the defaults."""
         return Settings() if self.tuning is None else read_settings(self.tuning["settings"])
+
+    @property
+    def bound(self) -> float:
+        """The maximum deviation; InputError, in one line that says how to measure it, where there is none."""
+        how = f"python -m fastdwm.report deviation BUNDLE --dataset ID, or give --itpo.max-deviation ({self.task.name})"
+        require(self.max_deviation is not None, f"max_deviation: the bundle does not say it for this policy; {how}")
+        return self.max_deviation
 
     @property
     def obs_dim(self) -> int:
@@ -136,7 +148,7 @@ class Bundle:
             "worlds": {name: asdict(model.config) for name, model in self.worlds.items()},
             "report": self.report,
             "versions": self.versions,
-            **({} if self.tuning is None else {"tuning": self.tuning}),
+            **{name: value for name in OPTIONAL if (value := getattr(self, name)) is not None},
             "weights_sha256": sha256(weights).hexdigest(),
         }
         description = json.dumps(header, indent=2) + "\n"
@@ -156,17 +168,19 @@ class Bundle:
         models = {name: model.params for name, model in self.worlds.items()}
         rounded = _each(networks | models, lambda x: x.half().float())
         worlds = {name: replace(model, params=rounded.pop(name)) for name, model in self.worlds.items()}
-        return replace(self, **rounded, worlds=worlds, tuning=None)
+        return replace(self, **rounded, worlds=worlds, max_deviation=None, tuning=None)
 
     def with_policy(self, path: Path | str) -> "Bundle":
         """The bundle with policy and critics from a file that `train --keep-checkpoints` left, or `pack_tensors` made.
 
-        Not tuned: what was chosen was chosen for other weights.   Raises InputError as `load` does, for a file with
-        other tensors than this bundle's policy and critics.
+        Not tuned, and without a maximum deviation unless the file has one: both belong to other weights.
+        Raises InputError as `load` does, for a file with other tensors than this bundle's policy and critics.
         """
         sizes = self.task.obs_dim, self.task.action_dim, self.rebrac_config.hidden
-        shapes = {"policy": policy_shapes(*sizes), "critics": critic_shapes(*sizes)}
-        return replace(self, **_read_tensors(Path(path), shapes, None), tuning=None)
+        shapes = {"policy": policy_shapes(*sizes), "critics": critic_shapes(*sizes), "bound": {"max_deviation": (1,)}}
+        groups = _read_tensors(Path(path), shapes, None, optional=("bound.max_deviation",))
+        bound = groups.pop("bound").get("max_deviation")
+        return replace(self, **groups, max_deviation=None if bound is None else float(bound), tuning=None)
 
     @classmethod
     def load(cls, name_or_folder: Path | str, trust_env: bool = False, *, tuned: bool = True) -> "Bundle":
@@ -179,13 +193,11 @@ class Bundle:
         of its range, or a tensor that is missing, superfluous, of the wrong shape or dtype, not finite or absurd.
         """
         folder = find_bundle(name_or_folder)
-        header = read_header(folder / "bundle.json", trust_env)
+        header = read_header(folder / "bundle.json", trust_env, tuned)
         groups = _read_tensors(folder / "weights.safetensors", _shapes(header), header.weights_sha256)
         worlds = {name: TrainedModel(config, groups.pop(name)) for name, config in header.worlds.items()}
         configs = {"rebrac_config": header.rebrac, "reward_config": header.reward}
         bundle = cls(task=header.task, worlds=worlds, **groups, **configs, **header.rest)
-        if not tuned:
-            return replace(bundle, tuning=None)
         tuned_for = bundle.tuning and bundle.tuning["weights_sha256"]
         same = tuned_for in (None, bundle.fingerprint)
         again = f"tune it again: python -m fastdwm.tune {bundle.task.name} --bundle {folder}"
@@ -216,8 +228,13 @@ def _shapes(header: Header) -> dict[str, dict[str, tuple]]:
     }
 
 
-def _read_tensors(path: Path, shapes: dict[str, dict[str, tuple]], digest: str | None) -> dict[str, Params]:
-    """Tensors of the file grouped by the part of their name before the dot, checked against `shapes` and `digest`."""
+def _read_tensors(
+    path: Path, shapes: dict[str, dict[str, tuple]], digest: str | None, optional: tuple[str, ...] = ()
+) -> dict[str, Params]:
+    """Tensors of the file grouped by the part of their name before the dot, checked against `shapes` and `digest`.
+
+    optional: names of those that may be missing.
+    """
     expected = {f"{group}.{name}": tuple(shape) for group, names in shapes.items() for name, shape in names.items()}
     n_bytes = sum(4 * math.prod(shape) for shape in expected.values())
     # Twice what is needed, so that an architecture that differs a little is told by the name of a tensor.
@@ -227,6 +244,7 @@ def _read_tensors(path: Path, shapes: dict[str, dict[str, tuple]], digest: str |
     # The latter two for dtypes that this torch does not know.
     except (SafetensorError, KeyError, AttributeError) as error:
         raise InputError(f"{path}: expected a safetensors file ({error})") from None
+    expected = {name: shape for name, shape in expected.items() if name in tensors or name not in optional}
     if missing := sorted(expected.keys() - tensors.keys()):
         raise InputError(f"{path}: tensor {missing[0]} is missing")
     if extra := sorted(tensors.keys() - expected.keys()):
@@ -240,7 +258,10 @@ def _read_tensors(path: Path, shapes: dict[str, dict[str, tuple]], digest: str |
         _check_tensor(f"{path}: {name}", tensors[name], shape, most)
     same = digest in (None, sha256(content).hexdigest())
     require(same, f"{path}: damaged: these are not the weights whose SHA-256 bundle.json states")
-    return {group: {name: tensors[f"{group}.{name}"] for name in names} for group, names in shapes.items()}
+    return {
+        group: {name: tensors[f"{group}.{name}"] for name in names if f"{group}.{name}" in expected}
+        for group, names in shapes.items()
+    }
 
 
 def _check_tensor(name: str, value: Tensor, shape: tuple, most: float) -> None:

@@ -130,8 +130,19 @@ def read(fields: list[tuple], prog: str, description: str, argv: list[str]) -> A
             if isinstance(refused, InputError):
                 raise refused from None
         if stop.code == 2:
-            raise InputError(_unboxed(errors.getvalue())) from None
+            raise InputError(_replaced(argv) or _unboxed(errors.getvalue())) from None
         raise
+
+
+def _replaced(argv: list[str]) -> str:
+    """What serves in the place of the first flag that an earlier version had; empty if there is none."""
+    from fastdwm.settings import REPLACED
+
+    for flag in argv:
+        name = flag.partition("=")[0].removeprefix("--itpo.").replace("-", "_")
+        if flag.startswith("--itpo.") and name in REPLACED:
+            return f"{flag.partition('=')[0]} is a setting of an earlier version: {REPLACED[name]}"
+    return ""
 
 
 def _unboxed(message: str) -> str:

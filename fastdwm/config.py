@@ -219,6 +219,9 @@ class EvalConfig(EpisodesConfig):
     """scale of meanflow's noise (tau), 0: deterministic; none: the bundle's"""
     deadline_ms: float | None = None
     """time limit of a decision, for all episodes that decide at once: inner steps that would not fit are left out"""
+    control: bool = False
+    """run the control in the place of ITPO: the base policy, pushed by max_deviation in a direction that wanders at
+    random. What ITPO gains counts as far as it is more than what this gains"""
     diagnose_every: int = 10
     """diagnose (untimed) every this many decisions: imagined return before and after, prediction against outcome"""
     out: Path = Path("results")

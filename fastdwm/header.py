@@ -25,11 +25,12 @@ KEYS = {
     "worlds": dict,
     "report": dict,
     "versions": dict,
+    "max_deviation": float,
     "tuning": dict,
     "weights_sha256": str,
 }
 """types of all values, of which OPTIONAL may be missing"""
-OPTIONAL = ("tuning", "weights_sha256")
+OPTIONAL = ("max_deviation", "tuning", "weights_sha256")
 
 # What the commands read of the parts that are free otherwise.
 FACTS = {
@@ -48,15 +49,18 @@ class Header:
     worlds: dict[str, Any]
     """settings of the world models that the bundle holds, by name"""
     rest: dict[str, Any]
-    """dataset, report, versions, and tuning, none where it was not tuned"""
+    """dataset, report, versions, and max_deviation and tuning, none where there is none"""
     settings: Settings
     """how its agents decide unless they are told otherwise"""
     weights_sha256: str | None
     """none: not stated"""
 
 
-def read_header(path: Path, trust_env: bool) -> Header:
-    """Read and check a bundle.json; InputError, in one line, for anything that is not as a bundle is saved."""
+def read_header(path: Path, trust_env: bool, tuned: bool = True) -> Header:
+    """Read and check a bundle.json; InputError, in one line, for anything that is not as a bundle is saved.
+
+    tuned: without, what the bundle was tuned to is left out, whatever it is.
+    """
     values = read_json(path, MAX_BYTES)
     came = values.get("format") if isinstance(values, dict) else type(values).__name__
     old = type(came) is int and came == 1
@@ -70,10 +74,11 @@ def read_header(path: Path, trust_env: bool) -> Header:
         rebrac = _read_config("rebrac", ReBRACConfig, values["rebrac"]).for_task(task)
         reward = _read_config("reward", RewardConfig, values["reward"])
         worlds = _read_worlds(values["worlds"])
-        settings = _named("tuning", lambda: _read_tuning(values.get("tuning"), worlds))
+        tuning = values.get("tuning") if tuned else None
+        settings = _named("tuning", lambda: _read_tuning(tuning, worlds))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    rest = {name: values.get(name) for name in ("dataset", "report", "versions", "tuning")}
+    rest = {name: values.get(name) for name in ("dataset", "report", "versions", "max_deviation")} | {"tuning": tuning}
     return Header(task, rebrac, reward, worlds, rest, settings, values.get("weights_sha256"))
 
 
@@ -94,6 +99,9 @@ def _check_facts(values: dict[str, Any]) -> None:
             require(right, f"{part}: {name}: expected {kind.__name__}, not negative, got {shorten(value)}")
     holdout = values["report"].get("holdout", 0.5)
     require(0 < holdout < 1, f"report: holdout: expected a share in (0, 1), got {shorten(holdout)}")
+    bound = values.get("max_deviation", 1.0)
+    # Actions lie in [-1, 1].
+    require(0 < bound <= 2, f"max_deviation: expected a number in (0, 2], got {shorten(bound)}")
     named = all(isinstance(version, str) for version in values["versions"].values())
     require(named, f"versions: expected text, got {shorten(values['versions'])}")
 

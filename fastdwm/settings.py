@@ -5,8 +5,18 @@ from typing import Any, Literal
 
 from fastdwm.checks import from_json, require, require_choices, require_positive
 
-TRUST_SETTINGS = ("radius", "speed", "leash", "doubt")
-STEP_SETTINGS = ("inner_lr", "grad_clip", "anchor_coef")
+REPLACED = {
+    "leash": "max_deviation bounds how far an action may go from the base policy's",
+    "speed": "action_step is the size of an inner step",
+    "radius": "max_deviation bounds how far an action may go from the base policy's",
+    "doubt": "max_deviation bounds what wrong models can do",
+    "guard": "max_deviation bounds what wrong models can do",
+    "trust_region": "max_deviation bounds how far an action may go from the base policy's",
+    "anchor_coef": "max_deviation bounds how far an action may go from the base policy's",
+    "held_out_particles": "more particles make an update less random",
+    "grad_clip": "the default rule's step does not depend on the gradient's norm",
+}
+"""Settings of earlier versions, and what serves in their place."""
 
 
 @dataclass(frozen=True)
@@ -19,25 +29,16 @@ class ITPOConfig:
     """imagined rollouts per real state (M)"""
     inner_steps: int = 1
     """policy updates per decision (E); 0 returns the base policy's action"""
-    optimiser: Literal["trust", "sgd", "adam"] = "trust"
-    """how the gradient of the imagined return becomes a policy update: measured in actions and as far as the models
-    have proved right, or by a step size of the parameters (sgd, as the paper, and adam)"""
-    radius: float | None = None
-    """trust: distance from the base policy's actions at which the anchor outweighs the usual slope of the return, where
-    the models are trusted; none: 1"""
-    speed: float | None = None
-    """trust: what an inner step gains, as a share of what the radius would at the usual slope; none: 0.012"""
-    leash: float | None = None
-    """trust: bound of the root mean square distance of an action from the base policy's; none: 0.4"""
-    doubt: float | None = None
-    """trust: error of the models, in actions' worth of return, at which the trust has fallen to a half; none: 0.7"""
-    guard: Literal["auto", "on", "off"] = "auto"
-    """trust: whether the trust is earned by what came true, for which the world needs a reward and a critic; off: the
-    models are trusted; auto: on where it can be, that is without a score of your own"""
-    inner_lr: float | None = None
-    """sgd, adam: step size of the adapted policy (alpha), 0 returns the base policy's action; none: 2e-5"""
-    grad_clip: float | None = None
-    """sgd, adam: bound of each episode's gradient norm; none: no clipping"""
+    optimiser: Literal["bound", "sgd", "adam"] = "bound"
+    """how the gradient of the imagined return becomes a policy update: by steps of a given size in actions that stay
+    within max_deviation of the base policy's, or by a step size of the parameters (sgd, as the paper, and adam)"""
+    max_deviation: float | None = None
+    """bound: how far an action may go from the base policy's, as the root mean square over its numbers, in units of
+    the action; inf for models that are exact; none: the bundle's, which training measures in its data"""
+    action_step: float = 0.012
+    """bound: how far an inner step moves the imagined actions, to first order, in units of the action"""
+    inner_lr: float = 2e-5
+    """sgd, adam: step size of the adapted policy (alpha), 0 returns the base policy's action"""
     terminal_value: Literal["min", "mean", "first"] = "min"
     """value of the last imagined state: from both critics, or from the first alone"""
     termination: Literal["none", "mask", "soft"] = "none"
@@ -50,32 +51,30 @@ class ITPOConfig:
     noise: Literal["decision", "step", "time"] = "decision"
     """what the noise is drawn for: every decision, every inner step, or every absolute time t + j (as the paper), so
     that a decision has that of the one before but for its last imagined step"""
-    anchor_coef: float = 0.0
-    """sgd, adam: penalty on the squared distance of the imagined actions from the base policy's"""
-    trust_region: float | None = None
-    """bound on how far a decision may move any coordinate of the current action; updates are halved until it holds"""
-    held_out_particles: int = 0
-    """keep an update only if the imagined return does not drop on this many particles of its own; 0: keep all"""
 
     def __post_init__(self) -> None:
         require_choices(self)
-        for name in ("horizon", "inner_steps", "inner_lr", "anchor_coef", "held_out_particles"):
+        for name in ("horizon", "inner_steps", "inner_lr"):
             value = getattr(self, name)
-            require(value is None or value >= 0, f"{name}: expected a number >= 0, got {value}")
-        require_positive(self, "particles", "termination_temperature", "grad_clip", "trust_region", *TRUST_SETTINGS)
-        theirs, owner = (STEP_SETTINGS, "sgd or adam") if self.optimiser == "trust" else (TRUST_SETTINGS, "trust")
-        for name in (*theirs, "guard") if owner == "trust" else theirs:
+            require(value >= 0, f"{name}: expected a number >= 0, got {value}")
+        require_positive(self, "particles", "termination_temperature", "max_deviation", "action_step")
+        owners = {"max_deviation": ("bound",), "action_step": ("bound",), "inner_lr": ("sgd", "adam")}
+        for name, rules in owners.items():
             default = ITPOConfig.__dataclass_fields__[name].default
+            fits = self.optimiser in rules or getattr(self, name) == default
             expected = "none" if default is None else default
-            ours = getattr(self, name) == default
-            require(
-                ours, f"{name}: expected {expected} with the optimiser {self.optimiser}, it is a setting of {owner}"
-            )
+            came = f"got {getattr(self, name)}: it is a setting of {' and '.join(rules)}"
+            require(fits, f"{name}: expected {expected} with the optimiser {self.optimiser}, {came}")
 
     @property
     def adapts(self) -> bool:
         """Whether a decision can leave the base policy at all."""
-        return self.inner_steps > 0 and self.inner_lr != 0
+        return self.inner_steps > 0 and (self.optimiser == "bound" or self.inner_lr > 0)
+
+    @property
+    def lacks_bound(self) -> bool:
+        """Whether the rule needs a maximum deviation that the settings do not say."""
+        return self.adapts and self.optimiser == "bound" and self.max_deviation is None
 
     @property
     def noise_banks(self) -> int:
@@ -112,4 +111,7 @@ class Settings:
 def read_settings(values: dict[str, Any]) -> Settings:
     """Settings from JSON values, as `Settings.record` gives them; raises InputError for anything else."""
     require(isinstance(values.get("itpo"), dict), "itpo: expected the settings of a decision")
+    replaced = [name for name in REPLACED if name in values["itpo"]]
+    reason = f"{replaced[0]} is a setting of an earlier version; tune the bundle again" if replaced else ""
+    require(not replaced, reason)
     return from_json(Settings, values | {"itpo": from_json(ITPOConfig, values["itpo"])})

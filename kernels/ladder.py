@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import product
 
 from fastdwm.kernels.aot import AotCase
-from fastdwm.kernels.finish import kernel as finish
+from fastdwm.kernels.commit import kernel as commit
 from fastdwm.kernels.frozen_mlp import kernel as frozen_mlp
 from fastdwm.kernels.launch import MULTIPROCESSORS, PRECISIONS, chain_launch
 from fastdwm.kernels.layout import MLPLayout
@@ -18,9 +18,8 @@ from fastdwm.kernels.policy import weight_kernel
 from fastdwm.kernels.reverse_chain import kernel as reverse_chain
 from fastdwm.kernels.reverse_step import kernel as reverse_step
 from fastdwm.kernels.reverse_step.weights import DenoiserShape
-from fastdwm.kernels.rollout import pair_kernel, step_kernel, terms_kernel
-from fastdwm.kernels.trust import kernel as trust
-from fastdwm.kernels.update import ascent_kernel
+from fastdwm.kernels.rollout import step_kernel, terms_kernel
+from fastdwm.kernels.update import bound_kernel
 from fastdwm.kernels.update import kernel as update
 
 CAPABILITIES = (90, 80)
@@ -97,12 +96,10 @@ OPERATORS = {
     "reverse_step": step_cases,
     "policy": policy_cases,
     "frozen_mlp": frozen_mlp_cases,
-    "update": lambda capability, full: update.aot_cases(),
+    "update": lambda capability, full: [*update.aot_cases(), *bound_kernel.aot_cases()],
     "noise": lambda capability, full: noise.aot_cases(),
     "terms": lambda capability, full: [case for size, _ in (SMALL, LARGEST) for case in terms_kernel.aot_cases(size)],
-    "pair": lambda capability, full: pair_kernel.aot_cases(),
-    "finish": lambda capability, full: [*finish.aot_cases(), *ascent_kernel.aot_cases()],
-    "trust": lambda capability, full: trust.aot_cases(),
+    "commit": lambda capability, full: commit.aot_cases(),
 }
 
 

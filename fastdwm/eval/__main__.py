@@ -82,13 +82,22 @@ def main(task_name: str, config: EvalConfig) -> None:
     try:
         write_json(path, evaluation_record(config, bundle, folder, evaluation, numbers))
     finally:
-        print_table(task, evaluation.seeds, numbers, task.departures())
-        print(f"settings: {Settings(config.itpo, config.world, config.world_steps).describe()}")
+        title = "control" if config.control else "ITPO"
+        print_table(task, evaluation.seeds, numbers, task.departures(), title)
+        print(f"settings: {settings_line(config, bundle)}")
     print(path)
     if config.plot:
         print(plot.save_plot(evaluation, stem.with_suffix(".png"), title=task.name))
     if config.video:
         print(plot.save_video(task.env, evaluation, stem))
+
+
+def settings_line(config: EvalConfig, bundle: "Bundle") -> str:
+    """The settings of the decisions, in words."""
+    if config.control:
+        return f"control, pushed by {config.itpo.max_deviation or bundle.bound:.4f}"
+    bound = f", max_deviation {bundle.bound:.4f} (the bundle's)" if config.itpo.lacks_bound else ""
+    return Settings(config.itpo, config.world, config.world_steps).describe() + bound
 
 
 def evaluation_record(
@@ -97,7 +106,8 @@ def evaluation_record(
     """The whole evaluation as JSON values."""
     task = bundle.task
     provenance = {"folder": folder, "weights_sha256": bundle.fingerprint, "reward_scale": task.reward_scale}
-    provenance |= {name: getattr(bundle, name) for name in ("dataset", "discount", "report", "versions")}
+    names = ("dataset", "discount", "max_deviation", "report", "versions")
+    provenance |= {name: getattr(bundle, name) for name in names}
     return {
         "task": task.name,
         **circumstances(config.device),

@@ -14,6 +14,7 @@ from fastdwm.agent import Agent
 from fastdwm.bundle import Bundle
 from fastdwm.command import Progress, StageProgress
 from fastdwm.config import EvalConfig
+from fastdwm.measure.control import Drift
 from fastdwm.measure.latency import decision_latency
 from fastdwm.measure.simulate import Predictions, Run, run_episodes
 
@@ -55,8 +56,10 @@ def compare(bundle: Bundle, config: EvalConfig, on_progress: Progress) -> Evalua
     return Evaluation(seeds, runs, alone)
 
 
-def make_agent(bundle: Bundle, config: EvalConfig, seed: int, n_episodes: int = 1) -> Agent:
+def make_agent(bundle: Bundle, config: EvalConfig, seed: int, n_episodes: int = 1) -> Agent | Drift:
     """The agent that the settings describe; with a deadline, warmed up for `n_episodes` at once."""
+    if config.control and config.itpo.adapts:
+        return Drift(bundle, config.itpo.max_deviation or bundle.bound, seed)
     settings = {name: getattr(config, name) for name in ("device", "backend", "temperature", "deadline_ms")}
     world = dict(world=config.world, world_steps=config.world_steps)
     agent = Agent.of(bundle, config.itpo, seed=seed, **world, **settings)

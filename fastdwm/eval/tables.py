@@ -9,10 +9,12 @@ from fastdwm.measure.record import interval, latency, spread
 from fastdwm.tasks import Task
 
 
-def print_table(task: Task, seeds: list[int], numbers: dict[str, Any], departures: list[str]) -> None:
+def print_table(
+    task: Task, seeds: list[int], numbers: dict[str, Any], departures: list[str], policy: str = "ITPO"
+) -> None:
     """The result on stdout, both policies side by side.
 
-    departures: how the simulator differs from the task's, in words.
+    departures: how the simulator differs from the task's, in words.   policy: what was run beside the base policy.
     """
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
@@ -22,7 +24,7 @@ def print_table(task: Task, seeds: list[int], numbers: dict[str, Any], departure
         caption="± standard deviation over episodes; [ ] 95 % bootstrap interval; difference by seed;"
         " p99 of 2,000 decisions or more" + foreign(departures),
     )
-    for name in ("", "base policy", "ITPO", "ITPO - base"):
+    for name in ("", "base policy", policy, f"{policy} - base"):
         table.add_column(name, justify="right" if name else "left")
     for row in table_rows(numbers):
         table.add_row(*row)

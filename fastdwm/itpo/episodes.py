@@ -6,34 +6,31 @@ import torch
 from torch import Tensor
 
 from fastdwm.config import ITPOConfig
-from fastdwm.itpo.adapted import Adapted
 from fastdwm.itpo.deadline import Deadline
 from fastdwm.itpo.decision import Decision, decide
 from fastdwm.itpo.objective import Objective
+from fastdwm.itpo.rules import PolicyState, Rule
 from fastdwm.models.policy import Policy
 
 
 @dataclass(frozen=True)
-class Adaptation:
+class AgentContext:
     """What all episodes of an agent share.
 
     noise_steps: Gaussian vectors that one imagined transition consumes.
     """
 
     policy: Policy
+    rule: Rule
     objective: Objective
     config: ITPOConfig
     noise_steps: int
     seed: int
     deadline: Deadline | None = None
 
-    def start(self, base: Tensor) -> Adapted:
-        """Unadapted policies, base (B, P)."""
-        return Adapted.start(base, self.config)
-
-    def begin(self, state: Adapted, base: Tensor) -> Adapted:
-        """What a decision starts from."""
-        return state.again(base, self.config) if self.config.reset == "decision" else state
+    def begin(self, state: PolicyState, base: Tensor) -> PolicyState:
+        """The state that a decision starts from; base (B, P)."""
+        return self.rule.init(base) if self.config.reset == "decision" else state
 
 
 class Episodes:
@@ -45,11 +42,11 @@ class Episodes:
     on the other episodes nor on the device.
     """
 
-    def __init__(self, shared: Adaptation, n_episodes: int, obs_dim: int):
+    def __init__(self, shared: AgentContext, n_episodes: int, obs_dim: int):
         self.shared, self.obs_dim = shared, obs_dim
         # A row for each episode rather than a view, so that unadapted copies act alike to the bit.
         self.base = shared.policy.base.repeat(n_episodes, 1)
-        self.adapted = shared.start(self.base)
+        self.adapted = shared.rule.init(self.base)
         self.generators = [torch.Generator("cpu").manual_seed(shared.seed + i) for i in range(n_episodes)]
         self.noise: Tensor | None = None
 
@@ -61,23 +58,16 @@ class Episodes:
         """Adapted parameters (B, P)."""
         return self.adapted.params
 
-    @property
-    def evidence(self) -> Tensor:
-        """What the trust rests on, (B, 7)."""
-        return self.adapted.evidence
-
-    def decide(self, obs: Tensor, reward: Tensor | None = None) -> Decision:
-        """Adapt and act in obs (B, S); reward: (B,) that the last action earned, NaN or none where nobody said."""
-        shared, config, device = self.shared, self.shared.config, self.base.device
-        obs, reward = obs.to(device), None if reward is None else reward.to(device)
-        state = shared.begin(self.adapted, self.base)
+    def decide(self, obs: Tensor) -> Decision:
+        """Adapt and act in obs (B, S)."""
+        shared, config = self.shared, self.shared.config
+        obs, state = obs.to(self.base.device), shared.begin(self.adapted, self.base)
         self.noise = self._noise()
-        held_out = self._draw(config.inner_steps, config.horizon, config.held_out_particles)
         steps = shared.deadline and shared.deadline.steps(config.inner_steps)
-        given = shared.objective, obs, self.noise, held_out, config, steps
         # All read the same row, which stays in the cache; by the product of B matrices, as their copies act.
         base = shared.policy.base.expand(len(self), -1) if shared.policy.fused else self.base
-        self.adapted, decision = decide(shared.policy, state, base, *given, reward)
+        given = state, base, shared.objective, obs, self.noise, config, steps
+        self.adapted, decision = decide(shared.policy, shared.rule, *given)
         return decision
 
     def _noise(self) -> Tensor:
@@ -88,10 +78,8 @@ class Episodes:
         newest = self._draw(config.noise_banks, 1, config.particles)
         return torch.cat([self.noise[:, 1:], newest], 1)[:, : config.horizon]
 
-    def _draw(self, banks: int, horizon: int, particles: int) -> Tensor | None:
-        """Standard normal (banks, horizon, K, B, particles, S); none for no particles."""
-        if particles == 0:
-            return None
+    def _draw(self, banks: int, horizon: int, particles: int) -> Tensor:
+        """Standard normal (banks, horizon, K, B, particles, S)."""
         shape = (banks, horizon, self.shared.noise_steps, particles, self.obs_dim)
         # Whatever the user has made torch's default type and device.
         kind = dict(dtype=torch.float32, device="cpu")
@@ -101,7 +89,7 @@ class Episodes:
 
     def restart(self, mask: Tensor) -> None:
         """The policies of the episodes in mask (B,) are the base policy again; their noise goes on."""
-        self.adapted = self.shared.start(self.base).where(mask.to(self.base.device), self.adapted)
+        self.adapted = self.shared.rule.init(self.base).where(mask.to(self.base.device), self.adapted)
 
     def keep(self, mask: Tensor) -> None:
         """Go on with the episodes in mask (B,) alone."""

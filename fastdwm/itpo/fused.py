@@ -11,11 +11,9 @@ from fastdwm.itpo.rollout import Score, require_plain, scored
 from fastdwm.kernels.frozen_mlp import pack_frozen_mlp
 from fastdwm.kernels.reverse_step import pack_chain
 from fastdwm.kernels.rollout import (
-    Anchor,
     Gradient,
     Return,
     RolloutModels,
-    outcome,
     rollout_gradient,
     rollout_value,
     score_gradient,
@@ -69,7 +67,6 @@ class FusedObjective:
         if found := obstacles(policy, world, score):
             raise InputError(f"backend: fused is not possible: {'; '.join(found)}")
         precision = precision or ("bf16" if world.dynamics.obs_mean.is_cuda else "ieee")
-        self.discount = world.discount
         self.chain_noise = world.dynamics.chain_noise
         self.models = rollout_models(policy, world.dynamics, precision)
         self.returns = default_return(world, config, precision) if score is None else None
@@ -85,16 +82,11 @@ class FusedObjective:
             return rollout_value(self.models, self.returns, params, obs, noise)
         return score_value(self.models, self.score, params, obs, noise)
 
-    def gradient(self, params: Tensor, obs: Tensor, noise: Tensor, anchor: Anchor | None = None) -> Gradient:
+    def gradient(self, params: Tensor, obs: Tensor, noise: Tensor) -> Gradient:
         noise = self.chain_noise(noise)
         if self.score is None:
-            return rollout_gradient(self.models, self.returns, params, obs, noise, anchor)
-        return score_gradient(self.models, self.score, params, obs, noise, anchor)
-
-    def outcome(
-        self, obs: Tensor, action: Tensor, base_action: Tensor, value: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        return outcome(self.models, self.returns, obs, action, base_action, value)
+            return rollout_gradient(self.models, self.returns, params, obs, noise)
+        return score_gradient(self.models, self.score, params, obs, noise)
 
 
 def rollout_models(policy: Policy, dynamics: ChainDynamics, precision: str) -> RolloutModels:

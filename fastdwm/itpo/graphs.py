@@ -1,27 +1,24 @@
 """The decision of `episodes.py` captured as one CUDA graph: noise, all inner steps, the update and the action.
 
-Holds no mathematics: it replays what `itpo.propose` defines on buffers that never move, and `kernels.finish` ends it.
+Holds no mathematics: it replays what `itpo.propose` defines on buffers that never move, and `kernels.commit` ends it.
 Host cost per decision: one copy in, one replay, one copy out. A graph has a fixed number of inner steps: with a
 deadline there is one for each number, in one pool of memory.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from math import prod
 
 import torch
 from torch import Tensor
 
-from fastdwm.itpo.adapted import TENSORS, Adapted
+from fastdwm.config import ITPOConfig
 from fastdwm.itpo.decision import Decision, Proposal, propose
-from fastdwm.itpo.episodes import Adaptation
-from fastdwm.itpo.guard import Guarded
-from fastdwm.kernels.finish import NUMBERS, Outcome, finish
+from fastdwm.itpo.episodes import AgentContext
+from fastdwm.itpo.rules import PolicyState
+from fastdwm.kernels.commit import NUMBERS, Candidate, commit
 from fastdwm.kernels.noise import normal
 from fastdwm.kernels.policy import policy
-from fastdwm.kernels.trust import REWARD
 from fastdwm.models.policy import Policy
-
-NOISE, HELD_OUT = 0, 1
-"""streams of the noise: that of the gradients, and that of the acceptance test"""
 
 EAGER_DECISIONS = 3
 """eager runs before the capture: kernels are compiled and libraries initialised in them"""
@@ -53,21 +50,20 @@ class CapturedEpisodes:
     left nor on how many slots there are, but differs from that of `Episodes`.
     """
 
-    def __init__(self, shared: Adaptation, n_episodes: int, obs_dim: int):
+    def __init__(self, shared: AgentContext, n_episodes: int, obs_dim: int):
         """Captures the graphs on a CUDA device; elsewhere every decision runs the same body eagerly (for tests)."""
         self.shared, device = shared, shared.policy.base.device
         self._policy = OneLaunch.of(shared.policy)
         self._base = shared.policy.base.repeat(n_episodes, 1)
-        start = shared.start(self._base)
-        self._state = replace(start, **{name: getattr(start, name).clone() for name in TENSORS})
-        self._given, self._here = self._both(n_episodes * (obs_dim + 1))
-        self._obs, self._reward = parts(self._given, n_episodes)
+        start = shared.rule.init(self._base)
+        self._state = PolicyState(start.params.clone(), start.memory)
+        self._obs, self._obs_here = self._both(n_episodes, obs_dim)
         action_dim = self._policy.act(self._base, self._obs).shape[1]
-        self._report, self._told = self._both(n_episodes, action_dim + len(NUMBERS))
+        self._report, self._report_here = self._both(n_episodes, action_dim + len(NUMBERS))
         self._slots = torch.arange(n_episodes, device="cpu")
         self._seeds = shared.seed + self._slots.to(device)
         self._time = torch.zeros_like(self._seeds)
-        self._noise: dict[int, Tensor | None] = {}
+        self._noise: dict[int, Tensor] = {}
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._n_steps = most = shared.config.inner_steps
         if self._base.is_cuda:
@@ -91,7 +87,7 @@ class CapturedEpisodes:
     def renew(self) -> None:
         """Start all episodes anew, noise included: as just constructed, without another capture."""
         self._slots = torch.arange(self.slots, device="cpu")
-        self._overwrite(self.shared.start(self._base))
+        self._overwrite(self.shared.rule.init(self._base))
         self._time.zero_()
 
     def _capture(self, n_steps: int) -> None:
@@ -110,63 +106,49 @@ class CapturedEpisodes:
     def _run(self, n_steps: int) -> None:
         """One decision of all slots on the static buffers: what a graph holds."""
         shared, config = self.shared, self.shared.config
-        state = shared.begin(self._state, self._base)
-        noise = self._draw(config.noise_banks, config.particles, NOISE)
-        held_out = self._draw(config.inner_steps, config.held_out_particles, HELD_OUT)
-        given = shared.objective, self._obs, noise, held_out, config, range(n_steps), self._reward
-        self._finish(propose(self._policy, state, self._base, *given))
+        state, noise = shared.begin(self._state, self._base), self._draw(config)
+        given = state, self._base, shared.objective, self._obs, noise, config, range(n_steps)
+        self._commit(propose(self._policy, shared.rule, *given))
         self._noise[n_steps] = noise
 
-    def _finish(self, found: Proposal) -> None:
+    def _commit(self, proposal: Proposal) -> None:
         """The end of a decision, in the buffers."""
-        first, guarded, base_action = found.first, found.guarded, found.base_action
-        outcome = Outcome(
-            start=found.start.params,
-            after=found.state.params,
-            action=found.action,
-            base_action=self._policy.act(self._base, self._obs) if base_action is None else base_action,
-            evidence=guarded and found.state.evidence,
-            objective=first and first.found.returns,
-            norm=first and first.norm,
-            finite=found.finite,
-            scale=found.scale,
-            trust=guarded and guarded.trust,
-            distance=guarded and guarded.distance,
-            reason=guarded and guarded.reason,
-        )
-        finish(outcome, REWARD, self._state.params, self._state.evidence, self._time, self._report)
-        if self.shared.config.optimiser == "adam":
+        names = ("action", "base_action", "objective", "grad_norm", "finite", "deviation")
+        parts = {name: getattr(proposal, name) for name in names}
+        candidate = Candidate(proposal.start.params, proposal.state.params, **parts)
+        commit(candidate, self._state.params, self._time, self._report)
+        if self._state.memory:
             kept = self._report[:, NUMBERS.index("discarded") - len(NUMBERS)] == 0
-            moments = found.state.where(kept, found.start)
-            for name in ("first", "second", "count"):
-                getattr(self._state, name).copy_(getattr(moments, name))
+            for buffer, value in zip(
+                self._state.memory, proposal.state.where(kept, proposal.start).memory, strict=True
+            ):
+                buffer.copy_(value)
 
     def _replay(self, n_steps: int) -> None:
-        """One decision on what the host gave, and its report on the host."""
+        """One decision on the host's observations, and its report on the host."""
         self._n_steps = n_steps
-        self._given.copy_(self._here, non_blocking=True)
+        self._obs.copy_(self._obs_here, non_blocking=True)
         if n_steps in self._graphs:
             self._graphs[n_steps].replay()
         else:
             self._run(n_steps)
-        self._told.copy_(self._report, non_blocking=True)
+        self._report_here.copy_(self._report, non_blocking=True)
         if self._obs.is_cuda:
             torch.cuda.current_stream(self._obs.device).synchronize()
 
-    def _draw(self, banks: int, particles: int, stream: int) -> Tensor | None:
-        """Standard normal (banks, H, K, B, particles, S); none for no particles."""
-        if particles == 0:
-            return None
-        config, steps, obs_dim = self.shared.config, self.shared.noise_steps, self._obs.shape[1]
-        n_rows = banks * config.horizon * steps
+    def _draw(self, config: ITPOConfig) -> Tensor:
+        """Standard normal (E or 1, H, K, B, M, S)."""
+        steps, obs_dim = self.shared.noise_steps, self._obs.shape[1]
+        shape = config.noise_banks, config.horizon, steps
+        n_rows = prod(shape)
         # By absolute time t + j, imagined step j has the noise that step j + 1 had a decision ago.
-        period = max(steps if config.noise == "time" and stream == NOISE else n_rows, 1)
-        noise = normal(self._seeds, self._time, n_rows, particles * obs_dim, period, stream)
-        return noise.view(banks, config.horizon, steps, len(self._base), particles, obs_dim)
+        period = max(steps if config.noise == "time" else n_rows, 1)
+        noise = normal(self._seeds, self._time, n_rows, config.particles * obs_dim, period)
+        return noise.view(*shape, len(self._base), config.particles, obs_dim)
 
-    def _overwrite(self, state: Adapted) -> None:
-        for name in TENSORS:
-            getattr(self._state, name).copy_(getattr(state, name))
+    def _overwrite(self, state: PolicyState) -> None:
+        for buffer, value in zip(self._state.tensors, state.tensors, strict=True):
+            buffer.copy_(value)
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -190,52 +172,33 @@ class CapturedEpisodes:
         return self._state.params[self._rows]
 
     @property
-    def evidence(self) -> Tensor:
-        return self._state.evidence[self._rows]
-
-    @property
     def noise(self) -> Tensor:
         return self._noise[self._n_steps][:, :, :, self._rows]
 
-    def decide(self, obs: Tensor, reward: Tensor | None = None) -> Decision:
-        """Adapt and act in obs (B, S), reward as in `Episodes.decide`; on the host they cost no more than one copy.
+    def decide(self, obs: Tensor) -> Decision:
+        """Adapt and act in obs (B, S), which costs no more than one copy if it is on the host.
 
         The result is on the host, and the caller's to keep.
         """
-        here = parts(self._here, self.slots)
-        here[0][self._slots] = obs.cpu()
-        here[1][self._slots] = here[1].new_tensor(torch.nan) if reward is None else reward.cpu()
+        self._obs_here[self._slots] = obs.cpu()
         deadline, most = self.shared.deadline, self.shared.config.inner_steps
         if deadline is None:
             self._replay(most)
         else:
             deadline.at_once(most, self._replay)
-        return self._decision()
-
-    def _decision(self) -> Decision:
-        """What the last report says of the episodes that are left."""
-        rows = self._told[self._slots]
-        action, *columns = rows.split([rows.shape[1] - len(NUMBERS)] + [1] * len(NUMBERS), 1)
-        objective, norm, scale, discarded, trust, distance, reason = (column.squeeze(1) for column in columns)
-        config, n_steps = self.shared.config, self._n_steps
-        if n_steps and config.trust_region is None and not config.held_out_particles:
-            scale = torch.ones_like(scale)
-        guarded = Guarded(trust, distance, reason.nan_to_num(0).long())
-        taken = torch.full_like(scale, n_steps)
-        return Decision(action, objective, norm, scale, taken, discarded != 0, guarded)
+        rows = self._report_here[self._slots]
+        action, numbers = rows.split([rows.shape[1] - len(NUMBERS), len(NUMBERS)], 1)
+        objective, grad_norm, discarded, deviation = numbers.unbind(1)
+        taken = torch.full_like(objective, self._n_steps)
+        return Decision(action, objective, grad_norm, taken, discarded != 0, deviation)
 
     def restart(self, mask: Tensor) -> None:
         """The policies of the episodes in mask (B,) are the base policy again; the noise goes on."""
         slots = self._slots[mask.cpu()].to(self._base.device)
-        start = self.shared.start(self._base)
-        for name in TENSORS:
-            getattr(self._state, name)[slots] = getattr(start, name)[slots]
+        start = self.shared.rule.init(self._base)
+        for buffer, value in zip(self._state.tensors, start.tensors, strict=True):
+            buffer[slots] = value[slots]
 
     def keep(self, mask: Tensor) -> None:
         """Go on with the episodes in mask (B,) alone."""
         self._slots = self._slots[mask.cpu()]
-
-
-def parts(given: Tensor, n_episodes: int) -> tuple[Tensor, Tensor]:
-    """Observations (B, S) and rewards (B,) in one buffer (B (S + 1),), as views that are contiguous."""
-    return given[:-n_episodes].view(n_episodes, -1), given[-n_episodes:]

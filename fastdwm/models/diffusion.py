@@ -104,11 +104,6 @@ class Diffusion:
         """Gaussian vectors that one transition consumes: the start y_K and z_{K-1}..z_1 (z_0 is never used)."""
         return len(self.coefficients)
 
-    @property
-    def stochastic(self) -> bool:
-        """Whether its samples differ: they do."""
-        return True
-
     def predict(self, y: Tensor, index: int | Tensor, obs: Tensor, action: Tensor) -> Tensor:
         """Network output at diffusion step `index + 1` for y (..., S), normalised obs (..., S), action (..., A)."""
         features = self.embedding[index].expand(*y.shape[:-1], -1)

@@ -77,11 +77,6 @@ class MeanFlow:
         """Gaussian vectors that one transition consumes: the start z_1, however many sampling steps follow."""
         return 1
 
-    @property
-    def stochastic(self) -> bool:
-        """Whether its samples differ: not at temperature 0."""
-        return self.temperature > 0
-
     def predict(self, z: Tensor, features: Tensor, obs: Tensor, action: Tensor) -> Tensor:
         """Network output for z (..., S), time features (..., F), normalised obs (..., S), action (..., A)."""
         return mlp(self.params, torch.cat([z, obs, action, features], -1), F.silu)

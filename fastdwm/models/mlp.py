@@ -32,11 +32,6 @@ class MLPDynamics:
         """One, unused: imagination draws the same noise as for MeanFlow, so that both run on the same seeds."""
         return 1
 
-    @property
-    def stochastic(self) -> bool:
-        """Whether its samples differ: never."""
-        return False
-
     def predict(self, obs: Tensor, action: Tensor) -> Tensor:
         """Normalised change of normalised obs (..., S) under action (..., A)."""
         return mlp(self.params, torch.cat([obs, action], -1), F.silu)

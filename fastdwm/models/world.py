@@ -62,11 +62,6 @@ class World:
     limits: tuple[Limit, ...] = ()
 
 
-def is_random(dynamics: Dynamics) -> bool:
-    """Whether another noise gives another observation; a model that ignores its noise says so by `stochastic`."""
-    return dynamics.noise_steps > 0 and getattr(dynamics, "stochastic", True)
-
-
 def terminal_value(world: World, obs: Tensor, action: Tensor, kind: str = "min") -> Tensor:
     """Value (...) of obs (..., S) and action (..., A): of an ensemble the smallest, the mean or the first.
 

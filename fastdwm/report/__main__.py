@@ -1,5 +1,5 @@
-"""python -m fastdwm.report REPORT: `models BUNDLE`, how good a bundle's world models are; `paper [FOLDER]`, the paper's
-tables from a sweep.
+"""python -m fastdwm.report REPORT: `models BUNDLE`, how good a bundle's world models are; `deviation BUNDLE`, how far
+its data went from its policy; `paper [FOLDER]`, the paper's tables from a sweep.
 
 Heavy packages are imported inside the functions: --help answers before torch, numpy and the simulator are loaded.
 """
@@ -9,14 +9,15 @@ from types import ModuleType
 
 from fastdwm import command
 from fastdwm.checks import require
-from fastdwm.report import models
+from fastdwm.report import deviation, models
 from fastdwm.report.paper import command as paper
 
-REPORTS = {"models": models, "paper": paper}
+REPORTS = {"models": models, "deviation": deviation, "paper": paper}
 USAGE = """usage: python -m fastdwm.report REPORT ...
 
-  models BUNDLE    errors, calibration and gradients of a bundle's world models
-  paper [FOLDER]   the paper's tables from the finished cells of a sweep
+  models BUNDLE       errors, calibration and gradients of a bundle's world models
+  deviation BUNDLE    the maximum deviation of an agent's actions, from the bundle's data
+  paper [FOLDER]      the paper's tables from the finished cells of a sweep
 
 python -m fastdwm.report REPORT --help tells the settings of each."""
 
@@ -27,7 +28,7 @@ def parse(argv: list[str]) -> tuple[ModuleType, tuple]:
     if name in ("-h", "--help"):
         print(USAGE)
         sys.exit(0)
-    require(name in REPORTS, f"expected a report, {' or '.join(REPORTS)}, got {name!r}")
+    require(name in REPORTS, f"expected a report, one of {', '.join(REPORTS)}, got {name!r}")
     return REPORTS[name], REPORTS[name].parse(rest)
 
 

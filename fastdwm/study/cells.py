@@ -21,7 +21,7 @@ from fastdwm.models.table import network_calls
 from fastdwm.study.grid import BASE, Cell, StudyConfig
 
 # Increase when the meaning of a cell's file changes.
-FORMAT = 4
+FORMAT = 5
 # Episodes that a process runs in lockstep: more save nothing on a CPU, and need memory for each one's particles.
 AT_ONCE = 10
 
@@ -66,6 +66,7 @@ def plan(bundle: Bundle, config: StudyConfig, episodes: int, first_seed: int, fo
         "format": FORMAT,
         "task": bundle.task.name,
         "bundle": bundle.fingerprint,
+        "max_deviation": bundle.max_deviation,
         "discount": bundle.discount,
         **{f"task.{name}": value for name, value in bundle.task.record().items() if name != "name"},
         **{f"worlds.{name}": json.loads(json.dumps(dataclasses.asdict(x.config))) for name, x in bundle.worlds.items()},

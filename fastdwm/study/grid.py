@@ -10,9 +10,9 @@ from fastdwm.checks import require, require_positive
 from fastdwm.config import EpisodesConfig, ITPOConfig
 from fastdwm.engines.config import EngineConfig
 
-AXES = ("worlds", "horizons", "particles", "inner_steps", "radii", "inner_lrs")
+AXES = ("worlds", "horizons", "particles", "inner_steps", "max_deviations", "inner_lrs")
 # What a cell says of the settings of a decision; the others are the same for all cells.
-CELL_SETTINGS = ("horizon", "particles", "inner_steps", "radius", "inner_lr")
+CELL_SETTINGS = ("horizon", "particles", "inner_steps", "max_deviation", "inner_lr")
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Cell:
     """M"""
     inner_steps: int
     """E"""
-    radius: float | None = None
-    """R, of the optimiser trust"""
+    max_deviation: float | None = None
+    """of the optimiser bound; none: the bundle's"""
     inner_lr: float | None = None
-    """step size of each inner step, of the others"""
+    """step size of each inner step, of the others; none with the optimiser bound"""
 
     @property
     def name(self) -> str:
@@ -40,8 +40,8 @@ class Cell:
         if self == BASE:
             return "base"
         axes = f"K{self.world_steps}-H{self.horizon}-M{self.particles}-E{self.inner_steps}"
-        strength = f"lr{self.inner_lr:.8g}" if self.radius is None else f"R{self.radius:.8g}"
-        return f"{self.world}-{axes}-{strength}"
+        bound = "bound" if self.max_deviation is None else f"D{self.max_deviation:.8g}"
+        return f"{self.world}-{axes}-{bound if self.inner_lr is None else f'lr{self.inner_lr:.8g}'}"
 
     @property
     def imagines(self) -> bool:
@@ -52,7 +52,8 @@ class Cell:
         """Its settings as the agent takes them, those that all cells share from `common`."""
         if self == BASE:
             return replace(common, inner_steps=0)
-        return replace(common, **{name: getattr(self, name) for name in CELL_SETTINGS})
+        values = {name: getattr(self, name) for name in CELL_SETTINGS}
+        return replace(common, **{name: value for name, value in values.items() if value is not None})
 
     @property
     def work(self) -> float:
@@ -79,10 +80,10 @@ class Grid:
     horizons: tuple[int, ...]
     particles: tuple[int, ...]
     inner_steps: tuple[int, ...]
-    radii: tuple[float | None, ...]
-    """R of the optimiser trust; none alone with another"""
+    max_deviations: tuple[float | None, ...]
+    """of the optimiser bound, none: the bundle's; none alone with another"""
     inner_lrs: tuple[float | None, ...]
-    """step sizes of E = 1 of sgd and adam; none alone with trust"""
+    """step sizes of E = 1 of sgd and adam; none alone with bound"""
     split_step: bool
     """E inner steps of a step size take 1 / E of it each: with a policy that is carried on, what counts is how far it
     moves in all"""
@@ -90,8 +91,8 @@ class Grid:
     episodes: int
 
     def points(self) -> Iterator[tuple]:
-        """(H, M, E, R, step size): the centre, then one axis at a time away from it (star), or all combinations."""
-        axes = (self.horizons, self.particles, self.inner_steps, self.radii, self.inner_lrs)
+        """(H, M, E, maximum deviation, step size): the centre, then one axis at a time (star), or all combinations."""
+        axes = (self.horizons, self.particles, self.inner_steps, self.max_deviations, self.inner_lrs)
         centre = tuple(axis[0] for axis in axes)
         if self.design == "product":
             yield from product(*axes)
@@ -122,7 +123,7 @@ class Grid:
         horizon: int,
         particles: int,
         inner_steps: int,
-        radius: float | None,
+        max_deviation: float | None,
         inner_lr: float | None,
         world: str,
         held: Mapping[str, int],
@@ -131,8 +132,8 @@ class Grid:
         lr = inner_lr / inner_steps if self.split_step and inner_lr is not None else inner_lr
         if horizon == 0:
             # Nothing is imagined: neither the world model nor the number of particles matters.
-            return Cell("critic", 0, 0, 1, inner_steps, radius, lr)
-        return Cell(name, calls, horizon, particles, inner_steps, radius, lr)
+            return Cell("critic", 0, 0, 1, inner_steps, max_deviation, lr)
+        return Cell(name, calls, horizon, particles, inner_steps, max_deviation, lr)
 
 
 def parse_world(text: str) -> tuple[str, int | None]:
@@ -155,7 +156,7 @@ GRIDS = {
         horizons=(8, 5, 3, 1, 0),
         particles=(2, 16),
         inner_steps=(1, 2),
-        radii=(1.0,),
+        max_deviations=(None,),
         inner_lrs=(2e-5,),
         split_step=True,
         design="star",
@@ -166,7 +167,7 @@ GRIDS = {
         horizons=(8, 3),
         particles=(2,),
         inner_steps=(1,),
-        radii=(1.0,),
+        max_deviations=(None,),
         inner_lrs=(2e-5,),
         split_step=True,
         design="star",
@@ -178,7 +179,7 @@ GRIDS = {
         horizons=(5, 3, 1),
         particles=(4096, 1024, 64),
         inner_steps=(1, 4),
-        radii=(1.0,),
+        max_deviations=(None,),
         inner_lrs=(5e-5,),
         split_step=False,
         design="product",
@@ -193,7 +194,7 @@ class StudyConfig(EngineConfig, EpisodesConfig):
 
     grid: Literal["default", "quick", "paper"] = "default"
     """default: one axis at a time, half an hour on two CPU cores; quick: minutes; paper: all combinations, for a GPU,
-    with the optimiser sgd unless radii are given"""
+    with the optimiser sgd unless max_deviations are given"""
     worlds: tuple[str, ...] | None = None
     """world models, NAME or NAME:CALLS (network calls per imagined transition), as in `meanflow meanflow:2`; none: the
     grid's. Of this and the next five the first value is the centre of the grid"""
@@ -203,8 +204,8 @@ class StudyConfig(EngineConfig, EpisodesConfig):
     """imagined rollouts per real state (M); none: the grid's"""
     inner_steps: tuple[int, ...] | None = None
     """policy updates per decision (E); none: the grid's"""
-    radii: tuple[float, ...] | None = None
-    """with the optimiser trust: how far the policy may go (R); none: the grid's"""
+    max_deviations: tuple[float, ...] | None = None
+    """with the optimiser bound: how far an action may go from the base policy's; none: the bundle's"""
     inner_lrs: tuple[float, ...] | None = None
     """with sgd and adam: step sizes at E = 1 (alpha), divided by E but in the grid `paper`; none: the grid's"""
     itpo: ITPOConfig = field(default_factory=ITPOConfig)
@@ -238,7 +239,7 @@ class StudyConfig(EngineConfig, EpisodesConfig):
         for name, least in (("horizons", 0), ("particles", 1), ("inner_steps", 1)):
             values = getattr(self, name) or ()
             require(all(v >= least for v in values), f"{name}: expected numbers >= {least}, got {list(values)}")
-        for name in ("radii", "inner_lrs"):
+        for name in ("max_deviations", "inner_lrs"):
             values = list(getattr(self, name) or ())
             require(all(value > 0 for value in values), f"{name}: expected positive numbers, got {values}")
         for name, axis in zip(CELL_SETTINGS, AXES[1:], strict=True):
@@ -253,13 +254,13 @@ class StudyConfig(EngineConfig, EpisodesConfig):
     @property
     def common(self) -> ITPOConfig:
         """The settings of the decision, but for the axes; raises InputError for those of another optimiser."""
-        papers = self.grid == "paper" and self.itpo.optimiser == "trust" and self.radii is None
+        papers = self.grid == "paper" and self.itpo.optimiser == "bound" and self.max_deviations is None
         return replace(self.itpo, optimiser="sgd") if papers else self.itpo
 
     @property
     def _other_axis(self) -> str:
         """The axis that the optimiser does not have."""
-        return "inner_lrs" if self.common.optimiser == "trust" else "radii"
+        return "inner_lrs" if self.common.optimiser == "bound" else "max_deviations"
 
     def resolved(self) -> Grid:
         """The named grid with whatever was given in its place."""

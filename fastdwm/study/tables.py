@@ -12,7 +12,7 @@ from fastdwm.study.tradeoff import Row, estimate, title_of
 
 COLUMNS = ("", "world model", "H", "M", "E", "strength", "score", "IQM", "score - base", "falls", "ms, p50 / p99")
 CAPTION = (
-    "strength: radius R, or step size; Pareto front: *; ± standard deviation; "
+    "strength: maximum deviation, or step size; Pareto front: *; ± standard deviation; "
     "IQM: interquartile mean; [ ] 95 % bootstrap interval, difference by seed; "
     "falls: episodes ended early; ms: one decision"
 )
@@ -35,10 +35,9 @@ def table_row(row: Row) -> list[str]:
 
 
 def strength(row: Row) -> str:
-    """R = 1, or 2e-05, a step size; nothing for the base policy."""
-    if row["radius"] is not None:
-        return f"R = {row['radius']:g}"
-    return "" if row["inner_lr"] is None else f"{row['inner_lr']:g}"
+    """A maximum deviation or a step size; nothing for the base policy, and where it is the bundle's."""
+    value = row["max_deviation"] if row["inner_lr"] is None else row["inner_lr"]
+    return "" if value is None else f"{value:g}"
 
 
 def print_table(rows: Sequence[Row], title: str) -> None:

@@ -11,7 +11,7 @@ from fastdwm.errors import InputError
 from fastdwm.tasks import TASKS, get_task
 
 STAGES = ("collect", "train", "tune", "eval")
-VARIANTS = ("default", "tuned", "meanflow")
+VARIANTS = ("default", "tuned", "meanflow", "critic", "drift")
 # Those with published results of generative models first, then the other levels.
 LEVELS = ("medium", "medium-replay", "medium-expert", "random", "expert", "full-replay")
 LOCOMOTION = tuple(f"{robot}-{level}" for level in LEVELS for robot in ("hopper", "halfcheetah", "walker2d"))
@@ -41,7 +41,8 @@ class SweepConfig(EngineConfig):
     dataset: str | None = None
     """Minari id or D4RL file to train on, {task} stands for the task's name; none: deepope/ENV/LEVEL-v0"""
     variants: tuple[str, ...] = VARIANTS
-    """what is evaluated: the default settings, those that tune has chosen, the default with the world model meanflow"""
+    """what is evaluated: the default settings, those that tune has chosen, the default with the world model meanflow,
+    with the critic alone (H = 0), and the control, which drifts as far in a meaningless direction"""
     collect_flags: str = ""
     """further flags of every collect, in one quoted string, such as "--transitions 1000"; so are the next three"""
     train_flags: str = ""

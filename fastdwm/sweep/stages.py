@@ -8,6 +8,8 @@ from fastdwm.sweep.settings import SweepConfig
 
 Command = list[str]
 EPISODES, TUNE_MINUTES = 50, 20
+VARIANT_FLAGS = {"meanflow": ["--world", "meanflow"], "critic": ["--itpo.horizon", "0"], "drift": ["--control"]}
+"""what departs from the default settings"""
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,9 @@ def tune(cell: Cell, config: SweepConfig, bundle: Path, folders: Folders) -> Com
 
 def evaluate(cell: Cell, config: SweepConfig, bundle: Path, variant: str, folders: Folders) -> Command:
     preset = "tuned" if variant == "tuned" else "default"
-    world = ["--world", "meanflow"] if variant == "meanflow" else []
     out = ["--out", str(folders.evaluations(cell) / variant)]
-    settings = ["--preset", preset, "--bundle", str(bundle), "--episodes", str(EPISODES), *world, *out]
+    settings = ["--preset", preset, "--bundle", str(bundle), "--episodes", str(EPISODES)]
+    settings += [*VARIANT_FLAGS.get(variant, []), *out]
     return [*_python("eval", cell.task), *settings, *config.flags("eval")]
 
 

@@ -15,6 +15,7 @@ from fastdwm.config import TrainConfig
 from fastdwm.data import dataset as data
 from fastdwm.data.dataset import Transitions
 from fastdwm.files import write_atomically
+from fastdwm.measure.deviation import max_deviation
 from fastdwm.measure.model_errors import measure_errors, measure_policy
 from fastdwm.models.nets import Params, init_mlp, map_params
 from fastdwm.models.rebrac import ReBRAC, init_critics, init_policy
@@ -123,8 +124,9 @@ def train(
         versions=package_versions(),
     )
     bundle = bundle.in_half() if config.weights == "float16" else bundle
+    bound = max_deviation(transitions, bundle.policy, bundle.discount)
     errors = held_out_errors(bundle, transitions, held_out, config.seed)
-    return dataclasses.replace(bundle, report=bundle.report | {"errors": errors})
+    return dataclasses.replace(bundle, max_deviation=bound, report=bundle.report | {"errors": errors})
 
 
 def held_out_errors(bundle: Bundle, transitions: Transitions, held_out: np.ndarray, seed: int) -> dict[str, dict]:
@@ -228,7 +230,10 @@ def train_rebrac(run: Offline) -> tuple[Params, Params, Metrics]:
 
     def keep(n_updates: int) -> None:
         if n_updates in moments:
-            content = pack_tensors({"policy": policy, "critics": critics})
+            bound = max_deviation(run.transitions, kept(policy), config.discount)
+            content = pack_tensors(
+                {"policy": policy, "critics": critics, "bound": {"max_deviation": torch.tensor([bound])}}
+            )
             write_atomically(run.loop.folder / f"policy-{n_updates}.safetensors", content)
 
     batches = run.batches(CRITIC_COLUMNS, run.transitions.critic_rows)

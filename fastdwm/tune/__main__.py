@@ -88,7 +88,7 @@ def search(
     from fastdwm.tune.halving import Trial, halve
 
     held = {name: network_calls(bundle.world(name).dynamics) for name in bundle.worlds}
-    trials = [Trial(settings) for settings in candidates(held)]
+    trials = [Trial(settings) for settings in candidates(held, bundle.bound)]
     base = Trial(dataclasses.replace(trials[0].settings, itpo=ITPOConfig(inner_steps=0)))
 
     def run(settings: Settings, seeds: list[int]) -> tuple[list[float], float]:

@@ -1,4 +1,4 @@
-"""The default return of B policies and the way up it by the CPU kernels: one call for the rows, one for the weights.
+"""The default return of B policies and its gradient by the CPU kernels: one call for the rows, one for the weights.
 
 What `imagine.py` composes of single operators: here nothing of it is left to Python, which costs more than the numbers
 of a few particles.
@@ -10,7 +10,7 @@ from fastdwm.kernels.compiled import arrays, layer_table, run, transpose
 from fastdwm.kernels.memory import recycled, recycled_together
 from fastdwm.kernels.policy.compiled import policy_weight_gradient
 from fastdwm.kernels.rollout.compiled_return import imagined_return
-from fastdwm.kernels.rollout.gradient import Anchor, Gradient
+from fastdwm.kernels.rollout.gradient import Gradient
 from fastdwm.kernels.rollout.imagine import Return
 from fastdwm.kernels.rollout.models import RolloutModels
 
@@ -19,29 +19,24 @@ def value(models: RolloutModels, returns: Return, params: Tensor, obs: Tensor, n
     """J (B,) alone."""
     tape = make_tape(models, params, noise, save=False)
     none = obs.new_empty(0, 0, models.policy.sizes[-1])
-    return run_rows(models, returns, params, obs, noise, None, tape, none, obs.new_empty(0))
+    return run_rows(models, returns, params, obs, noise, tape, none)
 
 
-def gradient(
-    models: RolloutModels, returns: Return, params: Tensor, obs: Tensor, noise: Tensor, anchor: Anchor | None
-) -> Gradient:
-    """J and the way up."""
+def gradient(models: RolloutModels, returns: Return, params: Tensor, obs: Tensor, noise: Tensor) -> Gradient:
+    """J and its gradient."""
     horizon, _, n_policies, particles, _ = noise.shape
     layers, layout = layer_table(models.policy), models.policy
-    tape, slopes = (
-        make_tape(models, params, noise, save=True),
-        obs.new_empty(horizon + 1, n_policies * particles, layout.sizes[-1]),
-    )
+    tape = make_tape(models, params, noise, save=True)
+    action_grads = obs.new_empty(horizon + 1, n_policies * particles, layout.sizes[-1])
     seen, outputs, _, _, dz, flat_t = tape[:6]
     run(transpose, n_policies, layout.n_params, layers, params, flat_t, smallest=1)
-    anchored = obs.new_empty(n_policies if anchor else 0)
-    found = run_rows(models, returns, params, obs, noise, anchor, tape, slopes, anchored)
-    grads, squares = recycled(*params.shape), params.new_empty(n_policies, len(layers))
+    values = run_rows(models, returns, params, obs, noise, tape, action_grads)
+    grads, partial_sq_norms = recycled(*params.shape), params.new_empty(n_policies, len(layers))
     # An item is a layer, on average.
     cost = (horizon + 1) * particles * layout.n_params // len(layers)
-    run(policy_weight_gradient, squares.numel(), cost, layers, seen, outputs, dz, grads, squares, smallest=1)
-    slopes = slopes.view(horizon + 1, n_policies, particles, -1)
-    return Gradient(found, grads, slopes, squares, anchored if anchor else None)
+    given = layers, seen, outputs, dz, grads, partial_sq_norms
+    run(policy_weight_gradient, partial_sq_norms.numel(), cost, *given, smallest=1)
+    return Gradient(values, grads, action_grads.view(horizon + 1, n_policies, particles, -1), partial_sq_norms)
 
 
 def make_tape(models: RolloutModels, params: Tensor, noise: Tensor, save: bool) -> list:
@@ -69,24 +64,19 @@ def run_rows(
     params: Tensor,
     obs: Tensor,
     noise: Tensor,
-    anchor: Anchor | None,
     tape: list,
-    slopes: Tensor,
-    anchored: Tensor,
+    action_grads: Tensor,
 ) -> Tensor:
-    """J (B,); `imagined_return` leaves the rest in `slopes` (H + 1, N, A) and on the tape, and in `anchored` (B,): each
-    unless it is empty."""
+    """J (B,); `imagined_return` leaves the rest in action_grads (H + 1, N, A), unless it is empty, and on the tape."""
     horizon, steps, n_policies, particles, obs_dim = noise.shape
     seen, outputs, policy_slopes, chain_slopes, dz, flat_t, states, actions = tape
     layers, chain, flat = layer_table(models.policy), models.chain.for_cpu, params.numpy()
     policy, policy_vjp = (layers, flat, seen, outputs, policy_slopes), (layers, flat_t, policy_slopes, dz)
-    target = obs.new_zeros(n_policies, models.policy.sizes[-1]) if anchor is None else anchor.action
-    weight = obs.new_zeros(n_policies) if anchor is None else anchor.weight
     packed = policy, policy_vjp, chain.forward, chain.backward, returns.reward.for_cpu, returns.critics.for_cpu
     n_rows, values = n_policies * particles, obs.new_empty(n_policies * particles)
-    given = (*packed, models.scales.numpy()), returns.for_cpu, arrays(target, weight)
+    given = (*packed, models.scales.numpy()), returns.for_cpu
     rolled = noise.view(horizon, steps, n_rows, obs_dim), chain_slopes, obs
-    found = states, actions, *arrays(slopes, values, anchored)
+    written = states, actions, *arrays(action_grads, values)
     cost = 2 * (horizon + 1) * (models.policy.n_params + chain.cost)
-    run(imagined_return, n_rows, cost, particles, *given, *rolled, found)
+    run(imagined_return, n_rows, cost, particles, *given, *rolled, written)
     return values.view(n_policies, particles).mean(1)

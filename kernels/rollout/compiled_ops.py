@@ -11,8 +11,7 @@ from fastdwm.kernels.memory import recycled
 from fastdwm.kernels.policy.compiled import policy_backward, policy_forward, policy_weight_gradient
 from fastdwm.kernels.rollout import compiled_gradient
 from fastdwm.kernels.rollout.compiled import rollout_backward, rollout_forward
-from fastdwm.kernels.rollout.compiled_return import imagined_return, outcome_of_rows
-from fastdwm.kernels.rollout.imagine import Return
+from fastdwm.kernels.rollout.compiled_return import imagined_return
 from fastdwm.kernels.rollout.models import RolloutModels
 
 value, gradient = compiled_gradient.value, compiled_gradient.gradient
@@ -79,14 +78,12 @@ class PolicyTape:
         self._run(policy_backward, j, self.flat_t, self.slopes, grad.contiguous(), self.dz, dx)
         return dx.view(n_policies, particles, self.layout.sizes[0]) if need_dx else None
 
-    def weight_gradient(self) -> Tensor:
-        """Leaves parts of its squared norm in `squares` (B, layers)."""
-        grads, self.squares = recycled(*self.flat.shape), self.flat.new_empty(len(self.flat), len(self.layers))
+    def weight_gradient(self) -> tuple[Tensor, Tensor]:
+        grads, squares = recycled(*self.flat.shape), self.flat.new_empty(len(self.flat), len(self.layers))
         n_layers, cost = len(self.layers), self.states.shape[1] * self.layout.n_params
-        buffers = self.states, self.outputs, self.dz
-        found = grads, self.squares
-        run(policy_weight_gradient, len(grads) * n_layers, cost // n_layers, self.layers, *buffers, *found, smallest=1)
-        return grads
+        given = self.states, self.outputs, self.dz, grads, squares
+        run(policy_weight_gradient, len(grads) * n_layers, cost // n_layers, self.layers, *given, smallest=1)
+        return grads, squares
 
 
 class Rollout:
@@ -112,7 +109,7 @@ class Rollout:
         run(rollout_forward, n_rows, self.cost, *parts, self.noise, self.slopes, 0, scratch, states, actions)
         return states, actions
 
-    def backward(self, direct: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(self, direct: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         tape, widths = self.policy, (self.obs_dim, self.obs_dim, direct.shape[2])
         tape.transpose()
         scratch = arrays(*(direct.new_empty(self.n_rows, width) for width in widths))
@@ -120,25 +117,9 @@ class Rollout:
         policy = tape.layers, *arrays(tape.flat_t, tape.slopes, tape.dz)
         parts = self.particles, policy, self.models.chain.for_cpu.backward, self.models.scales
         run(rollout_backward, self.n_rows, self.cost, *parts, self.slopes, 0, direct, slopes, scratch)
-        return tape.weight_gradient(), slopes
+        return *tape.weight_gradient(), slopes
 
 
-def outcome(
-    models: RolloutModels,
-    returns: Return,
-    obs: Tensor,
-    action: Tensor,
-    last_action: Tensor,
-    value: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Reward (B,) and terminal value (B,), as `op.outcome`."""
-    reward, critics, found = returns.reward, returns.critics, obs.new_empty(2 if value is None else 1, len(obs))
-    cost = reward.layout.n_params + len(critics.copies) * critics.layout.n_params
-    given = reward.for_cpu, critics.for_cpu, models.scales, obs, action, last_action, found
-    run(outcome_of_rows, len(obs), cost, *given)
-    return found[0], found[1] if value is None else value
-
-
-for function in (transpose, imagined_return, outcome_of_rows, policy_weight_gradient):
+for function in (transpose, imagined_return, policy_weight_gradient):
     # Now, not in the first decision.
     entry(function)

@@ -26,8 +26,6 @@ NONE, MASK, SOFT = range(3)
 """how an imagined episode ends"""
 ENDING = types.Tuple((types.float64, SIZE, types.int64[::1], MATRIX))
 """discount, one of these, and the coordinates (L,) that are bounded with their low, high and width (3, L)"""
-ANCHOR = types.Tuple((MATRIX, ROW))
-"""action (B, A) and weight (B,)"""
 ONE = float32(1)
 
 
@@ -60,25 +58,18 @@ def add_log_survival_gradient(state, ending, factor, grad):
 
 
 @helper
-def evaluate(reward, critics, scales, states, actions, obs, base, found):
-    """r (H n,) and Q (n + b,), and their gradients (H n, S + A) and (n + b, S + A) unless those have no rows.
-
-    Of n rows of a rollout, and of b real states obs with the actions base in them, which are to have a value alone: so
-    the critics' weights are read once.
-    """
+def evaluate(reward, critics, scales, states, actions, found):
+    """r (H n,) and Q (n,) of n rows of a rollout, and their gradients (.., S + A) unless those have no rows."""
     (rewards, of_rewards), (terminal, of_terminal), (horizon, n, obs_dim) = found[0], found[1], states.shape
-    horizon, width, n_last = horizon - 1, obs_dim + actions.shape[2], n + len(base)
-    seen, last = empty((horizon * n, width), float32), empty((n_last, width), float32)
+    horizon, width = horizon - 1, obs_dim + actions.shape[2]
+    seen, last = empty((horizon * n, width), float32), empty((n, width), float32)
     for j in range(horizon):
         condition(scales, states[j], actions[j], seen[j * n : (j + 1) * n])
     for i in range(n):
         for k in range(width):
             last[i, k] = states[horizon, i, k] if k < obs_dim else actions[horizon, i, k - obs_dim]
-    for i in range(len(base)):
-        for k in range(width):
-            last[n + i, k] = obs[i, k] if k < obs_dim else base[i, k - obs_dim]
     scalar_gradient(0, horizon * n, *reward, seen, rewards, of_rewards)
-    scalar_gradient(0, n_last, *critics, last, terminal, of_terminal)
+    scalar_gradient(0, n, *critics, last, terminal, of_terminal)
 
 
 @helper
@@ -111,39 +102,30 @@ def take_terms(i, share, ending, scales, states, weights, found, direct):
 
 
 @helper
-def pull(anchor, particles, row, action, k):
-    """Gradient of the anchor's penalty with respect to a row's first action, as the mean over particles."""
-    target, weight = anchor
-    b = row // particles
-    return float32(2) / float32(particles) * weight[b] * (action[row, k] - target[b, k])
-
-
-@helper
-def found_in(n, n_last, horizon, width):
+def found_in(n, horizon, width):
     """Memory for the values and the gradients of `evaluate`, width 0: for the values alone."""
     back = 1 if width else 0
-    of_rewards, of_terminal = empty((back * horizon * n, width), float32), empty((back * n_last, width), float32)
-    return (empty(horizon * n, float32), of_rewards), (empty(n_last, float32), of_terminal)
+    of_rewards, of_terminal = empty((back * horizon * n, width), float32), empty((back * n, width), float32)
+    return (empty(horizon * n, float32), of_rewards), (empty(n, float32), of_terminal)
 
 
 MODELS = types.Tuple((POLICY, POLICY_VJP, CHAIN, CHAIN_VJP, SCALAR, SCALAR, MATRIX))
 """what is rolled out and back, reward, critics and scales"""
-FOUND = types.Tuple((STACK, STACK, STACK, ROW, ROW))
-"""states (H + 1, N, S), actions and slopes (H + 1, N, A), values (N,) and anchored (B,)"""
+FOUND = types.Tuple((STACK, STACK, STACK, ROW))
+"""states (H + 1, N, S), actions and their gradients (H + 1, N, A), and values (N,)"""
 
 
-@kernel(SIZE, MODELS, ENDING, ANCHOR, STACKS, ROW, MATRIX, FOUND)
-def imagined_return(start, stop, particles, models, ending, anchor, noise, chain_slopes, obs, found):
-    """values, each particle's own J from obs (B, S); and unless `slopes` has no rows the gradient: dz of all layers and
-    steps, and slopes of each particle's own J, without the anchor.
-    anchored: V of obs and the anchor's action, or empty.
+@kernel(SIZE, MODELS, ENDING, STACKS, ROW, MATRIX, FOUND)
+def imagined_return(start, stop, particles, models, ending, noise, chain_slopes, obs, found):
+    """values, each particle's own J from obs (B, S); and unless action_grads has no rows the gradient: dz of all
+    layers and steps, and the gradient of each particle's own J with respect to its actions.
 
     Others: as in `rollout_forward` and `rollout_backward`.
     """
     policy, policy_vjp, chain, chain_vjp, reward, critics, scales = models
-    states, actions, slopes, values, anchored = found
+    states, actions, action_grads, values = found
     (n_steps, n_rows, obs_dim), action_dim = states.shape, actions.shape[2]
-    width, share, back = obs_dim + action_dim, ONE / float32(particles), slopes.shape[1] > 0
+    width, share, back = obs_dim + action_dim, ONE / float32(particles), action_grads.shape[1] > 0
     x, y, weights = empty((n_rows, width), float32), empty((n_rows, obs_dim), float32), empty(n_steps, float32)
     lam, ds, direct = empty_like(y), empty_like(y), empty((n_steps, n_rows if back else 0, width), float32)
     # The weights of one policy, of the chain and their activations just fit the cache, those of two policies do not.
@@ -156,47 +138,17 @@ def imagined_return(start, stop, particles, models, ending, anchor, noise, chain
         # All blocks save their slopes in the same place, which stays in the cache.
         saved = chain_slopes, low - start
         rollout_forward(low, high, particles, policy, chain, scales, noise, *saved, (x, y), states, actions)
-        # Of the policies whose first row is in the block.
-        b, n_base = -(-low // particles), -(-high // particles) - -(-low // particles) if len(anchored) else 0
         n, seen = high - low, states[:, low:high]
-        terms = found_in(n, n + n_base, n_steps - 1, width if back else 0)
-        base = obs[b : b + n_base], anchor[0][b : b + n_base]
-        evaluate(reward, critics, scales, seen, actions[:, low:high], *base, terms)
-        for i in range(n_base):
-            anchored[b + i] = terms[1][0][n + i]
-        for i in range(high - low):
+        terms = found_in(n, n_steps - 1, width if back else 0)
+        evaluate(reward, critics, scales, seen, actions[:, low:high], terms)
+        for i in range(n):
             values[low + i] = add_up(i, ending, seen, terms[0][0], terms[1][0], weights)
             if back:
                 take_terms(i, share, ending, scales, seen, weights, terms, direct[:, low:high])
         if back:
-            back_to = policy_vjp, chain_vjp, scales, anchor, saved
-            climb(low, high, particles, *back_to, actions[0], direct, slopes, (lam, ds, x))
-
-
-@helper
-def climb(low, high, particles, policy, chain, scales, anchor, saved, action, direct, slopes, scratch):
-    """`rollout_backward` of J less the anchor's penalty, and the slopes of each particle's own J."""
-    obs_dim, (n_steps, _, action_dim) = direct.shape[2] - slopes.shape[2], slopes.shape
-    for row in range(low, high):
-        for k in range(action_dim):
-            direct[0, row, obs_dim + k] -= pull(anchor, particles, row, action, k)
-    rollout_backward(low, high, particles, policy, chain, scales, *saved, direct, slopes, scratch)
-    for j in range(n_steps):
-        for row in range(low, high):
-            for k in range(action_dim):
-                own = slopes[j, row, k] + pull(anchor, particles, row, action, k) if j == 0 else slopes[j, row, k]
-                slopes[j, row, k] = float32(particles) * own
-
-
-@kernel(SCALAR, SCALAR, MATRIX, MATRIX, MATRIX, MATRIX, MATRIX)
-def outcome_of_rows(start, stop, reward, critics, scales, obs, action, last_action, found):
-    """found (2, B): r of obs and action, and Q of obs and last_action; or (1, B): r alone."""
-    (n, obs_dim), width = (stop - start, obs.shape[1]), obs.shape[1] + action.shape[1]
-    seen, last, none = empty((n, width), float32), empty((n, width), float32), empty((0, width), float32)
-    condition(scales, obs[start:stop], action[start:stop], seen)
-    for i in range(n):
-        for k in range(width):
-            last[i, k] = obs[start + i, k] if k < obs_dim else last_action[start + i, k - obs_dim]
-    scalar_gradient(0, n, *reward, seen, found[0, start:stop], none)
-    if len(found) > 1:
-        scalar_gradient(0, n, *critics, last, found[1, start:stop], none)
+            given = policy_vjp, chain_vjp, scales, *saved, direct
+            rollout_backward(low, high, particles, *given, action_grads, (lam, ds, x))
+            for j in range(n_steps):
+                for row in range(low, high):
+                    for k in range(action_dim):
+                        action_grads[j, row, k] *= float32(particles)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from fastdwm.kernels.frozen_mlp.reference import FrozenMLP
-from fastdwm.kernels.rollout.gradient import Anchor, Gradient, backward
+from fastdwm.kernels.rollout.gradient import Gradient, backward
 from fastdwm.kernels.rollout.models import RolloutModels
 
 
@@ -134,12 +134,11 @@ def gradient(
     params: Tensor,
     obs: Tensor,
     noise: Tensor,
-    anchor: Anchor | None,
 ) -> Gradient:
-    """J and the way up."""
+    """J and its gradient."""
     run = imagine(ops, models, returns, params, obs, noise, save=True)
     found, direct = own_terms(ops, models, returns, run, len(obs))
-    return backward(run.rollout, run.actions, noise, found, direct, anchor)
+    return backward(run.rollout, noise, found, direct)
 
 
 def own_terms(

@@ -10,7 +10,7 @@ from torch import Tensor
 from fastdwm.kernels.contract import check_tensor
 from fastdwm.kernels.reverse_chain.op import on_compiled
 from fastdwm.kernels.rollout import imagine, score
-from fastdwm.kernels.rollout.gradient import Anchor, Gradient
+from fastdwm.kernels.rollout.gradient import Gradient
 from fastdwm.kernels.rollout.imagine import Return
 from fastdwm.kernels.rollout.models import RolloutModels
 from fastdwm.kernels.rollout.score import Score
@@ -29,22 +29,13 @@ def rollout_value(models: RolloutModels, returns: Return, params: Tensor, obs: T
 
 
 @torch.no_grad()
-def rollout_gradient(
-    models: RolloutModels,
-    returns: Return,
-    params: Tensor,
-    obs: Tensor,
-    noise: Tensor,
-    anchor: Anchor | None = None,
-) -> Gradient:
-    """J and its gradient with respect to every policy parameter, with an anchor that of J less its penalty.
-
-    Other arguments as in `rollout_value`.
+def rollout_gradient(models: RolloutModels, returns: Return, params: Tensor, obs: Tensor, noise: Tensor) -> Gradient:
+    """J and its gradient with respect to every policy parameter; arguments as in `rollout_value`.
 
     Derived by hand, without an autograd tape: the results carry no gradients.
     """
-    check(models, obs, noise, params, anchor)
-    return whole(ops_of(models), "gradient")(models, returns, params, obs, noise, anchor)
+    check(models, obs, noise, params)
+    return whole(ops_of(models), "gradient")(models, returns, params, obs, noise)
 
 
 @torch.no_grad()
@@ -58,38 +49,10 @@ def score_value(models: RolloutModels, scored: Score, params: Tensor, obs: Tenso
 
 
 @torch.no_grad()
-def score_gradient(
-    models: RolloutModels,
-    scored: Score,
-    params: Tensor,
-    obs: Tensor,
-    noise: Tensor,
-    anchor: Anchor | None = None,
-) -> Gradient:
+def score_gradient(models: RolloutModels, scored: Score, params: Tensor, obs: Tensor, noise: Tensor) -> Gradient:
     """As `rollout_gradient` of any score; only `scored` itself, plain torch, is differentiated by autograd."""
-    check(models, obs, noise, params, anchor)
-    return score.gradient(ops_of(models), models, scored, params, obs, noise, anchor)
-
-
-@torch.no_grad()
-def outcome(
-    models: RolloutModels,
-    returns: Return,
-    obs: Tensor,
-    action: Tensor,
-    last_action: Tensor,
-    value: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Reward (B,) of action and terminal value (B,) of last_action (B, A), in states (B, S), raw units.
-
-    value: the latter where it is known, from `Gradient.anchored`.
-    """
-    ops = ops_of(models)
-    if hasattr(ops, "outcome"):
-        return ops.outcome(models, returns, obs, action, last_action, value)
-    seen = torch.cat([(obs - models.obs_mean) / models.obs_std, action], 1)
-    rewards = ops.scalar_value(returns.reward, seen)
-    return rewards, ops.scalar_value(returns.critics, torch.cat([obs, last_action], 1))
+    check(models, obs, noise, params)
+    return score.gradient(ops_of(models), models, scored, params, obs, noise)
 
 
 def whole(ops: ModuleType, name: str) -> Callable:
@@ -112,12 +75,9 @@ def ops_of(models: RolloutModels) -> ModuleType:
     return torch_ops
 
 
-def check(models: RolloutModels, obs: Tensor, noise: Tensor, params: Tensor, anchor: Anchor | None = None) -> None:
+def check(models: RolloutModels, obs: Tensor, noise: Tensor, params: Tensor) -> None:
     chain = models.chain
     check_tensor("obs", obs, (None, chain.obs_dim), chain.dtype, chain.device)
     check_tensor("params", params, (len(obs), models.policy.width), chain.dtype, chain.device)
-    if anchor is not None:
-        check_tensor("anchor", anchor.action, (len(obs), models.policy.sizes[-1]), chain.dtype, chain.device)
-        check_tensor("weight", anchor.weight, (len(obs),), chain.dtype, chain.device)
     shape = (None, chain.steps, len(obs), None, chain.obs_dim)
     check_tensor("noise", noise, shape, chain.dtype, chain.device)

@@ -10,7 +10,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from fastdwm.kernels.rollout.gradient import Anchor, Gradient, backward
+from fastdwm.kernels.rollout.gradient import Gradient, backward
 from fastdwm.kernels.rollout.models import RolloutModels
 
 Score = Callable[[Tensor, Tensor], Tensor]
@@ -30,16 +30,15 @@ def gradient(
     params: Tensor,
     obs: Tensor,
     noise: Tensor,
-    anchor: Anchor | None,
 ) -> Gradient:
-    """The score and the way up."""
+    """The score and its gradient."""
     rollout, *rows = imagine(ops, models, params, obs, noise, save=True)
     with torch.enable_grad():
         rows = [value.requires_grad_() for value in rows]
         values = score(*rows)
         direct = torch.autograd.grad(values.sum(), rows, materialize_grads=True)
     direct = torch.cat(direct, -1).flatten(1, 2)
-    return backward(rollout, rows[1].detach().flatten(1, 2), noise, values.detach().contiguous(), direct, anchor)
+    return backward(rollout, noise, values.detach().contiguous(), direct)
 
 
 def imagine(ops: ModuleType, models: RolloutModels, params: Tensor, obs: Tensor, noise: Tensor, save: bool):

@@ -17,37 +17,26 @@ from fastdwm.kernels.policy.kernel import sizes
 from fastdwm.kernels.policy.layers import backward_layers, forward_layers, input_gradient
 
 # Rows of a few floats are read and written one by one: a single compilation serves any slice of a buffer.
-ROWS_FWD = ("before_ptr", "y_ptr", "anchor_ptr", "x_ptr", "action_ptr", "seen_ptr", "input_ptr", "anchored_ptr")
+ROWS_FWD = ("before_ptr", "y_ptr", "x_ptr", "action_ptr", "seen_ptr", "input_ptr")
 ROWS_BWD = (
-    "direct_ptr", "extra_ptr", "lam_ptr", "dobs_ptr", "daction_ptr", "anchor_ptr", "weight_ptr", "action_ptr",
-    "dz_out_ptr", "slopes_ptr", "after_ptr", "dy_ptr",
+    "direct_ptr", "extra_ptr", "lam_ptr", "dobs_ptr", "daction_ptr", "action_ptr", "dz_out_ptr", "slopes_ptr",
+    "after_ptr", "dy_ptr",
 )  # fmt: skip
 
 
-@triton.jit
-def store_pair(ptr, obs_ptr, action_ptr, episode, S: tl.constexpr, A: tl.constexpr, BLOCK_S: tl.constexpr,
-               BLOCK_A: tl.constexpr):  # fmt: skip
-    """Row `episode` of (B, S + A): those of obs (B, S) and action (B, A)."""
-    i, j = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_A)
-    ptr += episode * (S + A)
-    tl.store(ptr + i, tl.load(obs_ptr + episode * S + i, mask=i < S, other=0.0), mask=i < S)
-    tl.store(ptr + S + j, tl.load(action_ptr + episode * A + j, mask=j < A, other=0.0), mask=j < A)
-
-
 @triton.jit(do_not_specialize=["n_rows", "episode_rows"], do_not_specialize_on_alignment=ROWS_FWD)
-def step_fwd_kernel(before_ptr, y_ptr, anchor_ptr, scales_ptr, weights_ptr, flat_ptr, x_ptr, hidden_ptr, action_ptr,
-                    seen_ptr, input_ptr, anchored_ptr, n_rows, episode_rows, NET: tl.constexpr,
-                    BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_S: tl.constexpr,
-                    BLOCK_K: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+def step_fwd_kernel(before_ptr, y_ptr, scales_ptr, weights_ptr, flat_ptr, x_ptr, hidden_ptr, action_ptr, seen_ptr,
+                    input_ptr, n_rows, episode_rows, NET: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
+                    BLOCK_A: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr,
+                    PRECISION: tl.constexpr):  # fmt: skip
     """The state of BLOCK_M particles of one episode after a chain, and the policy's action in it.
 
     Grid      (cdiv(n_rows, BLOCK_M), B)
     Reads     before: with y (B n_rows, S) the states (B, n_rows, S) of the step before, in the tape; without, (B, S)
-              anchor (B, A), an action in the latter, or None; scales (4, S), weights (B, NET.width) in the operand
-              dtype, flat (B, NET.width) for the biases
+              scales (4, S), weights (B, NET.width) in the operand dtype, flat (B, NET.width) for the biases
     Writes    x (B, n_rows, S) and hidden (B, n_rows, NET.n_cols), in the tape; action (B n_rows, A);
               seen (B n_rows, S), the normalised state, unless None; input (B n_rows, S + A), the state, normalised
-              unless seen is None, and the action; with anchor also anchored (B, S + A), its state and it: all once
+              unless seen is None, and the action: all once
     Requires  BLOCK_D >= every hidden width, BLOCK_S >= S; rows, widths and inputs are masked
     Numerics  fp32 state, accumulators, activations and tanh
     """
@@ -65,9 +54,6 @@ def step_fwd_kernel(before_ptr, y_ptr, anchor_ptr, scales_ptr, weights_ptr, flat
     at, mask = tile_offsets(rows, row_mask, S, S, BLOCK_S)
     if y_ptr is None:
         state = tl.zeros((BLOCK_S, BLOCK_M), tl.float32) + load_vector(before_ptr + episode * S, S, BLOCK_S)
-        if anchor_ptr is not None:
-            if tl.program_id(0) == 0:
-                store_pair(anchored_ptr, before_ptr, anchor_ptr, episode, S, A, BLOCK_S, BLOCK_A)
     else:
         y = tl.load(y_ptr + row * S + at, mask=mask, other=0.0)
         change = y * load_vector(scales_ptr + 3 * S, S, BLOCK_S) + load_vector(scales_ptr + 2 * S, S, BLOCK_S)
@@ -108,19 +94,18 @@ def gradient_of_state(direct_ptr, extra_ptr, lam_ptr, dobs_ptr, scales_ptr, row,
 
 
 @triton.jit(do_not_specialize=["n_rows", "episode_rows", "scale"], do_not_specialize_on_alignment=ROWS_BWD)
-def step_bwd_kernel(direct_ptr, extra_ptr, lam_ptr, dobs_ptr, daction_ptr, anchor_ptr, weight_ptr, scales_ptr,
-                    action_ptr, weights_ptr, hidden_ptr, dz_ptr, dz_out_ptr, slopes_ptr, after_ptr, dy_ptr, n_rows,
-                    episode_rows, scale, NET: tl.constexpr, SEEN: tl.constexpr, BLOCK_M: tl.constexpr,
-                    BLOCK_D: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr,
+def step_bwd_kernel(direct_ptr, extra_ptr, lam_ptr, dobs_ptr, daction_ptr, scales_ptr, action_ptr, weights_ptr,
+                    hidden_ptr, dz_ptr, dz_out_ptr, slopes_ptr, after_ptr, dy_ptr, n_rows, episode_rows, scale,
+                    NET: tl.constexpr, SEEN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
+                    BLOCK_A: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr,
                     PRECISION: tl.constexpr):  # fmt: skip
     """Back through the policy of BLOCK_M particles of one episode, to the state where it acted.
 
     Grid      (cdiv(n_rows, BLOCK_M), B)
     Reads     direct (B n_rows, S + A), the step's own terms, of the normalised state if SEEN; extra (B n_rows, S) or
-              None; lam and dobs (B n_rows, S), daction (B n_rows, A) of what follows, or None of each; anchor (B, A)
-              and weight (B,) of the penalty, or None; action (B n_rows, A), hidden in the tape, scales, and
-              weights in the operand dtype
-    Writes    dz and dz_out in the tape; slopes (B n_rows, A), the actions' gradient without the penalty, times scale;
+              None; lam and dobs (B n_rows, S), daction (B n_rows, A) of what follows, or None of each; action
+              (B n_rows, A), hidden in the tape, scales, and weights in the operand dtype
+    Writes    dz and dz_out in the tape; slopes (B n_rows, A), the actions' gradient, times scale;
               unless None the state's gradient after (B n_rows, S), and dy, what the chain before is given: all once
     Requires  BLOCK_D >= every hidden width, BLOCK_S >= S; rows, widths and inputs are masked
     Numerics  fp32 accumulators; the layer gradients are rounded once, on store
@@ -145,9 +130,6 @@ def step_bwd_kernel(direct_ptr, extra_ptr, lam_ptr, dobs_ptr, daction_ptr, ancho
         p += tl.load(daction_ptr + row * A + at, mask=mask, other=0.0)
     tl.store(slopes_ptr + row * A + at, scale * p, mask=mask)
     action = tl.load(action_ptr + row * A + at, mask=mask, other=0.0)
-    if anchor_ptr is not None:
-        pull = action - load_vector(anchor_ptr + episode * A, A, BLOCK_A)
-        p -= (2 / n_rows) * tl.load(weight_ptr + episode) * pull
     tl.store(dz_out_ptr + at, (p * (1 - action * action)).to(dz_ptr.dtype.element_ty), mask=mask)
     tl.debug_barrier()
     backward_layers(dz_out_ptr, weights_ptr, hidden_ptr, dz_ptr, rows, row_mask, NET, BLOCK_D, BLOCK_K, PRECISION)
@@ -162,11 +144,9 @@ def step_bwd_kernel(direct_ptr, extra_ptr, lam_ptr, dobs_ptr, daction_ptr, ancho
 
 def aot_cases(layout: MLPLayout, precision: str, capability: int) -> list[AotCase]:
     """The first, a middle and the last step, forward and backward."""
-    anchored = ("anchor_ptr", "anchored_ptr")
-    fwd = {"first": ("y_ptr",), "middle": anchored, "last": (*anchored, "seen_ptr")}
+    fwd = {"first": ("y_ptr",), "middle": (), "last": ("seen_ptr",)}
     chain = ("lam_ptr", "dobs_ptr", "daction_ptr")
-    anchor = ("anchor_ptr", "weight_ptr")
-    bwd = {"first": ("after_ptr", "dy_ptr", "extra_ptr"), "middle": anchor, "last": (*chain, *anchor, "extra_ptr")}
+    bwd = {"first": ("after_ptr", "dy_ptr", "extra_ptr"), "middle": (), "last": (*chain, "extra_ptr")}
     return [
         aot_case(kernel, layout, precision, capability, place, unused)
         for kernel, places in ((step_fwd_kernel, fwd), (step_bwd_kernel, bwd))

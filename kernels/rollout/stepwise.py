@@ -41,9 +41,9 @@ class Stepwise:
             actions.append(self.policy.forward(j + 1, state))
         return torch.stack(states).flatten(1, 2), torch.stack(actions).flatten(1, 2)
 
-    def backward(self, direct: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient (B, P), and all p (H + 1, N, A), from direct (H + 1, N, S + A), the gradient of each step's own
-        terms; lam and p as in imagine.py."""
+    def backward(self, direct: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradient (B, P), parts (B, any) of its squared norm, and all p (H + 1, N, A), from direct (H + 1, N, S + A),
+        the gradient of each step's own terms; lam and p as in imagine.py."""
         models, (horizon, _, n_policies, particles, obs_dim) = self.models, self.noise.shape
         lam, p = direct[horizon].split([obs_dim, direct.shape[2] - obs_dim], 1)
         slopes = [p]
@@ -56,4 +56,4 @@ class Stepwise:
             ds = self.policy.backward(j, p.reshape(n_policies, particles, -1), need_dx=j > 0)
             if j > 0:
                 lam = lam + ds.flatten(0, 1)
-        return self.policy.weight_gradient(), torch.stack(slopes)
+        return *self.policy.weight_gradient(), torch.stack(slopes)

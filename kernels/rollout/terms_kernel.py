@@ -61,26 +61,19 @@ def log_survival_gradient(state_ptr, rows, inside, index_ptr, limits_ptr, S: tl.
 
 @triton.jit(do_not_specialize=["n_rows", "horizon", "discount"])
 def terms_kernel(rewards_ptr, values_ptr, states_ptr, index_ptr, limits_ptr, returns_ptr, weights_ptr, extra_ptr,
-                 anchored_ptr, n_rows, horizon, discount, S: tl.constexpr, N_COPIES: tl.constexpr, REDUCE: tl.constexpr,
+                 n_rows, horizon, discount, S: tl.constexpr, N_COPIES: tl.constexpr, REDUCE: tl.constexpr,
                  TERMINATION: tl.constexpr, N_LIMITS: tl.constexpr, BLOCK: tl.constexpr,
                  BLOCK_S: tl.constexpr):  # fmt: skip
     """The return of one policy, and the gradient of it with respect to every reward and value.
 
     Grid      (B,)
-    Reads     rewards (horizon, B, n_rows), values (N_COPIES, B n_rows) of the last states and, with anchored, B more,
-              states (B, horizon + 1, n_rows, S) as the tape has them, index (N_LIMITS,) int64 and limits
-              (3, N_LIMITS): low, high, width
-    Writes    returns (B,); weights (horizon + 1, B, n_rows), the mean over particles in them, and, with anchored, B
-              zeros; anchored (B,) over the copies, or None; with TERMINATION "soft" extra (horizon + 1, B, n_rows, S),
-              what the states' survival is worth, but for the first: all once
+    Reads     rewards (horizon, B, n_rows), values (N_COPIES, B n_rows) of the last states, states
+              (B, horizon + 1, n_rows, S) as the tape has them, index (N_LIMITS,) int64 and limits (3, N_LIMITS): low,
+              high, width
+    Writes    returns (B,); weights (horizon + 1, B, n_rows), the mean over particles in them; with TERMINATION "soft"
+              extra (horizon + 1, B, n_rows, S), what the states' survival is worth, but for the first: all once
     """
     episode, n_all = tl.program_id(0).to(tl.int64), tl.num_programs(0) * n_rows
-    n_values = n_all
-    if anchored_ptr is not None:
-        n_values += tl.num_programs(0)
-        value = terminal_value(values_ptr, n_all + episode, True, n_values, N_COPIES, REDUCE)
-        tl.store(anchored_ptr + episode, value)
-        tl.store(weights_ptr + tl.cast(horizon + 1, tl.int64) * n_all + episode, 0.0)
     states_ptr += episode * (horizon + 1) * n_rows * S
     share = 1.0 / n_rows
     sums = tl.zeros((BLOCK,), tl.float32)
@@ -97,7 +90,7 @@ def terms_kernel(rewards_ptr, values_ptr, states_ptr, index_ptr, limits_ptr, ret
             if TERMINATION != "none":
                 state_ptr = states_ptr + (j + 1) * n_rows * S
                 weight *= survival(state_ptr, rows, inside, index_ptr, limits_ptr, S, N_LIMITS, TERMINATION == "soft")
-        to_come = weight * terminal_value(values_ptr, at, inside, n_values, N_COPIES, REDUCE)
+        to_come = weight * terminal_value(values_ptr, at, inside, n_all, N_COPIES, REDUCE)
         tl.store(weights_ptr + tl.cast(horizon, tl.int64) * n_all + at, weight * share, mask=inside)
         sums += to_come
         if TERMINATION == "soft":
@@ -118,28 +111,25 @@ def terms_kernel(rewards_ptr, values_ptr, states_ptr, index_ptr, limits_ptr, ret
 
 def terms(
     returns: Return, rewards: Tensor | None, values: Tensor, states: Tensor
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """J (B,), the weights ((H + 1) N,) of rewards and value in it, what survival adds to the gradient of the states
-    (H + 1, N, S), the first of which has none, and the further values (B,) if there are; one launch.
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """J (B,), the weights ((H + 1) N,) of rewards and value in it, and what survival adds to the gradient of the states
+    (H + 1, N, S), the first of which has none; one launch.
 
-    rewards: (1, H N); none for H = 0.   values: (Q, N) of the critics, or (Q, N + B) with B further ones, whose weight
-    is 0.   states: (B, H + 1, M, S).
+    rewards: (1, H N); none for H = 0.   values: (Q, N) of the critics.   states: (B, H + 1, M, S).
     """
     n_policies, n_steps, n_rows, obs_dim = states.shape
     soft, rule = returns.termination == "soft", returns.critics
-    n_further = values.shape[1] - n_policies * n_rows
-    found, weights = values.new_empty(n_policies), values.new_empty(n_steps * n_policies * n_rows + n_further)
-    anchored = values.new_empty(n_policies) if n_further else None
+    found, weights = values.new_empty(n_policies), values.new_empty(n_steps * n_policies * n_rows)
     extra = values.new_empty(n_steps, n_policies * n_rows, obs_dim) if soft else None
     run(
         terms_kernel, (n_policies,),
         values if rewards is None else rewards, values, states, returns.index, returns.bounds, found, weights,
-        extra, anchored, n_rows, n_steps - 1, returns.discount,
+        extra, n_rows, n_steps - 1, returns.discount,
         S=obs_dim, N_COPIES=1 if rule.reduce == "first" else len(values), REDUCE=rule.reduce,
         TERMINATION=returns.termination if len(returns.index) else "none", N_LIMITS=len(returns.index), BLOCK=BLOCK,
         BLOCK_S=pad_block(obs_dim), num_warps=NUM_WARPS,
     )  # fmt: skip
-    return found, weights, extra, anchored
+    return found, weights, extra
 
 
 def aot_cases(obs_dim: int) -> list[AotCase]:
@@ -158,5 +148,5 @@ def aot_cases(obs_dim: int) -> list[AotCase]:
             tensor_cores=False,
             scalars={"discount": "fp32"},
         )
-        for termination, unused in (("none", ("extra_ptr",)), ("mask", ("extra_ptr", "anchored_ptr")), ("soft", ()))
+        for termination, unused in (("none", ("extra_ptr",)), ("mask", ("extra_ptr",)), ("soft", ()))
     ]

@@ -44,11 +44,12 @@ class PolicyTape:
         dx, self.dz[j] = policy_backward_reference(self.params, self.hidden[j], self.actions[j], grad, need_dx)
         return dx
 
-    def weight_gradient(self) -> Tensor:
-        """(B, P), after `backward` of every step."""
+    def weight_gradient(self) -> tuple[Tensor, Tensor]:
+        """(B, P), after `backward` of every step, and parts (B, any) of its squared norm."""
         hidden = [torch.cat(layer, 1) for layer in zip(*self.hidden, strict=True)]
         dz = [torch.cat(layer, 1) for layer in zip(*self.dz, strict=True)]
-        return self.layout.pack(policy_weight_grads_reference(torch.cat(self.states, 1), hidden, dz))
+        grads = self.layout.pack(policy_weight_grads_reference(torch.cat(self.states, 1), hidden, dz))
+        return grads, grads.square().sum(1, keepdim=True)
 
 
 class Rollout(Stepwise):

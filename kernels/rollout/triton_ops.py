@@ -16,14 +16,13 @@ from fastdwm.kernels.launch import cdiv, mlp_options, operand_dtype, run
 from fastdwm.kernels.policy.kernel import policy_launch, sizes
 from fastdwm.kernels.policy.weight_kernel import policy_weight_bwd
 from fastdwm.kernels.reverse_chain.kernel import reverse_chain_bwd, reverse_chain_fwd
-from fastdwm.kernels.rollout.gradient import Anchor, Gradient
+from fastdwm.kernels.rollout.gradient import Gradient
 from fastdwm.kernels.rollout.imagine import Return
 from fastdwm.kernels.rollout.models import RolloutModels
-from fastdwm.kernels.rollout.pair_kernel import pairs_of
 from fastdwm.kernels.rollout.step_kernel import step_bwd_kernel, step_fwd_kernel
 from fastdwm.kernels.rollout.terms_kernel import terms
 
-__all__ = ["Rollout", "gradient", "outcome", "value"]
+__all__ = ["Rollout", "gradient", "value"]
 
 
 def value(models: RolloutModels, returns: Return, params: Tensor, obs: Tensor, noise: Tensor) -> Tensor:
@@ -35,35 +34,20 @@ def value(models: RolloutModels, returns: Return, params: Tensor, obs: Tensor, n
     return terms(returns, rewards, values, rollout.taped)[0]
 
 
-def gradient(
-    models: RolloutModels, returns: Return, params: Tensor, obs: Tensor, noise: Tensor, anchor: Anchor | None
-) -> Gradient:
-    """J and the way up; arguments as in `op.rollout_gradient`."""
+def gradient(models: RolloutModels, returns: Return, params: Tensor, obs: Tensor, noise: Tensor) -> Gradient:
+    """J and its gradient; arguments as in `op.rollout_gradient`."""
     rollout = Rollout(models, params, noise, save=True)
-    rollout.imagine(obs, None if anchor is None else anchor.action)
+    rollout.imagine(obs)
     rewards, saved = frozen_mlp_fwd(returns.reward, rollout.visited, True) if rollout.horizon else (None, None)
     values, saved_last = frozen_mlp_fwd(returns.critics, rollout.last, True)
-    found, weights, extra, anchored = terms(returns, rewards, values, rollout.taped)
+    found, weights, extra = terms(returns, rewards, values, rollout.taped)
     of_rewards, of_values = weights.tensor_split([rollout.horizon * rollout.n_rows])
-    direct = [frozen_mlp_bwd(returns.critics, values, saved_last, of_values)[: rollout.n_rows]]
+    direct = [frozen_mlp_bwd(returns.critics, values, saved_last, of_values)]
     if rollout.horizon:
         of_states = frozen_mlp_bwd(returns.reward, rewards, saved, of_rewards)
         direct = [*of_states.view(rollout.horizon, *direct[0].shape), *direct]
-    grads, squares, slopes = rollout.climb(direct, extra, anchor, True, float(rollout.particles))
-    return Gradient(found, grads, slopes.unflatten(1, (-1, rollout.particles)), squares, anchored)
-
-
-def outcome(
-    models: RolloutModels,
-    returns: Return,
-    obs: Tensor,
-    action: Tensor,
-    last_action: Tensor,
-    value: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Arguments as in `op.outcome`."""
-    seen, last = pairs_of(obs, action, last_action, models.scales)
-    return scalar_value(returns.reward, seen), scalar_value(returns.critics, last) if value is None else value
+    grads, partial_sq_norms, action_grads = rollout.backpropagate(direct, extra, True, float(rollout.particles))
+    return Gradient(found, grads, action_grads.unflatten(1, (-1, rollout.particles)), partial_sq_norms)
 
 
 def scalar_value(mlp: FrozenMLP, x: Tensor) -> Tensor:
@@ -81,7 +65,7 @@ class Rollout:
     """
 
     def __init__(self, models: RolloutModels, params: Tensor, noise: Tensor, save: bool):
-        """noise: (H, K, B, M, S).   save: a call of `climb` or `backward` will follow."""
+        """noise: (H, K, B, M, S).   save: a call of `backpropagate` or `backward` will follow."""
         self.models, self.flat, self.save = models, params, save
         self.horizon, steps, n_policies, self.particles, obs_dim = noise.shape
         self.n_rows, n_steps, layout = n_policies * self.particles, self.horizon + 1, models.policy
@@ -93,9 +77,7 @@ class Rollout:
         self.states = params.new_empty(*tape, obs_dim)
         self.hidden = params.new_empty(*tape, widths, dtype=operand_dtype(self.precision))
         self.actions = params.new_empty(n_steps, self.n_rows, layout.sizes[-1])
-        # Of all steps, and for the critics also of the real states with the anchor's actions.
-        self.inputs = params.new_empty(n_steps * self.n_rows + n_policies, obs_dim + layout.sizes[-1])
-        self.anchored = False
+        self.inputs = params.new_empty(n_steps * self.n_rows, obs_dim + layout.sizes[-1])
         self.chains: list[Tensor | None] = []
 
     @property
@@ -110,31 +92,29 @@ class Rollout:
 
     @property
     def last(self) -> Tensor:
-        """Inputs (N, S + A) of the critics, or (N + B, S + A) with an anchor."""
-        first, end = self.horizon * self.n_rows, (self.horizon + 1) * self.n_rows
-        return self.inputs[first:] if self.anchored else self.inputs[first:end]
+        """Inputs (N, S + A) of the critics."""
+        return self.inputs[self.horizon * self.n_rows :]
 
     def step(self, j: int, buffer: Tensor) -> Tensor:
         """View (B, M, ..) of the rows of step j of a tape."""
         return buffer[:, j * self.particles : (j + 1) * self.particles]
 
-    def imagine(self, obs: Tensor, anchor: Tensor | None = None) -> None:
-        """All states and actions from obs (B, S).   anchor: an action (B, A) there, which the critics are to value."""
-        self.anchored = anchor is not None
+    def imagine(self, obs: Tensor) -> None:
+        """All states and actions from obs (B, S)."""
         before, y, chain = obs, None, self.models.chain
         seen = obs.new_empty(self.n_rows, obs.shape[1])
         for j in range(self.horizon + 1):
             last = j == self.horizon
-            self._act(j, before, y, None if last else seen, None if j else anchor)
+            self._act(j, before, y, None if last else seen)
             if not last:
                 before = self.step(j, self.states)
                 y, saved = reverse_chain_fwd(chain, seen, self.actions[j], self.noise[j], self.save)
                 self.chains.append(saved)
 
-    def _act(self, j: int, before: Tensor, y: Tensor | None, seen: Tensor | None, anchor: Tensor | None) -> None:
-        inputs, anchored = self.inputs[j * self.n_rows :], None if anchor is None else self.last[self.n_rows :]
-        written = self.step(j, self.states), self.step(j, self.hidden), self.actions[j], seen, inputs, anchored
-        self._launch(step_fwd_kernel, (before, y, anchor, self.models.scales, self.weights, self.flat, *written))
+    def _act(self, j: int, before: Tensor, y: Tensor | None, seen: Tensor | None) -> None:
+        inputs = self.inputs[j * self.n_rows :]
+        written = self.step(j, self.states), self.step(j, self.hidden), self.actions[j], seen, inputs
+        self._launch(step_fwd_kernel, (before, y, self.models.scales, self.weights, self.flat, *written))
 
     def _launch(self, kernel, tensors: tuple[Tensor | None, ...], *scalars: float, **constants: bool) -> None:
         layout, n_rows = self.models.policy, self.particles
@@ -143,14 +123,13 @@ class Rollout:
         grid = cdiv(n_rows, launch.block_m), len(self.flat)
         run(kernel, grid, *tensors, n_rows, self.states.shape[1], *scalars, **given)
 
-    def climb(
-        self, direct: Sequence[Tensor], extra: Tensor | None, anchor: Anchor | None, seen: bool, scale: float
+    def backpropagate(
+        self, direct: Sequence[Tensor], extra: Tensor | None, seen: bool, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Gradient (B, P), parts (B, tiles) of its squared norm, and the actions' gradients (H + 1, N, A) times scale.
 
         direct: H + 1 gradients (N, S + A) of the steps' own terms, in all but the last with respect to the normalised
-        state if `seen`.   extra: (H + 1, N, S), added to those of the states but the first.   anchor: the penalty on
-        the first action, which the last result is without.
+        state if `seen`.   extra: (H + 1, N, S), added to those of the states but the first.
         """
         obs_dim = self.states.shape[2]
         dz = torch.empty_like(self.hidden)
@@ -158,9 +137,8 @@ class Rollout:
         slopes, chain = torch.empty_like(self.actions), (None, None, None)
         for j in range(self.horizon, -1, -1):
             after, dy = (direct[j].new_empty(self.n_rows, obs_dim) if j else None for _ in range(2))
-            pull = (None, None) if anchor is None or j else (anchor.action, anchor.weight)
             tapes = (self.step(j, tape) for tape in (self.hidden, dz, dz_out))
-            read = direct[j], extra[j] if extra is not None and j else None, *chain, *pull, self.models.scales
+            read = direct[j], extra[j] if extra is not None and j else None, *chain, self.models.scales
             tensors = *read, self.actions[j], self.weights, *tapes, slopes[j], after, dy
             self._launch(step_bwd_kernel, tensors, scale, SEEN=seen and j < self.horizon)
             if j:
@@ -173,7 +151,6 @@ class Rollout:
         self.imagine(obs)
         return self.taped.transpose(0, 1).flatten(1, 2), self.actions
 
-    def backward(self, direct: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(self, direct: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `stepwise.Stepwise.backward`."""
-        grads, _, slopes = self.climb(direct, None, None, False, 1.0)
-        return grads, slopes
+        return self.backpropagate(direct, None, False, 1.0)

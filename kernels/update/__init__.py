@@ -1,5 +1,5 @@
-"""Optimiser steps of the adapted policies: `sgd_ascent`, `adam_ascent`, and `bounded_step` with its norm."""
+"""The optimiser steps of all episodes, and the limit of how far they go."""
 
-from fastdwm.kernels.update.op import adam_ascent, bounded_step, copy_of, sgd_ascent, stepped
+from fastdwm.kernels.update.op import adam_step, bound_step, pull_back, sgd_step
 
-__all__ = ["adam_ascent", "bounded_step", "copy_of", "sgd_ascent", "stepped"]
+__all__ = ["adam_step", "bound_step", "pull_back", "sgd_step"]

@@ -1,4 +1,4 @@
-"""Triton kernels of the optimiser: all parameters of all episodes in one launch."""
+"""Triton kernel of Adam: all parameters of all episodes in one launch."""
 
 import triton
 import triton.language as tl
@@ -12,39 +12,14 @@ BLOCK = 1024
 NUM_WARPS = 4
 
 
-@triton.jit
-def scaled_grad(grads_ptr, factor_ptr, episode, at, inside):
-    """Gradient tile times the episode's factor."""
-    grad = tl.load(grads_ptr + at, mask=inside, other=0.0)
-    if factor_ptr is not None:
-        grad *= tl.load(factor_ptr + episode)
-    return grad
-
-
 @triton.jit(do_not_specialize=["width", "lr"])
-def update_sgd_kernel(params_ptr, grads_ptr, factor_ptr, width, lr, BLOCK: tl.constexpr):
-    """params += lr factor grads for BLOCK parameters of one episode.
-
-    Grid      (cdiv(width, BLOCK), B)
-    Reads     params, grads (B, width); factor (B,) or None
-    Writes    params, in place
-    """
-    episode = tl.program_id(1)
-    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    at = episode.to(tl.int64) * width + column
-    inside = column < width
-    grad = scaled_grad(grads_ptr, factor_ptr, episode, at, inside)
-    tl.store(params_ptr + at, tl.load(params_ptr + at, mask=inside, other=0.0) + lr * grad, mask=inside)
-
-
-@triton.jit(do_not_specialize=["width", "lr"])
-def update_adam_kernel(params_ptr, grads_ptr, first_ptr, second_ptr, count_ptr, factor_ptr, width, lr,
+def update_adam_kernel(params_ptr, grads_ptr, first_ptr, second_ptr, count_ptr, width, lr,
                        BETA1: tl.constexpr, BETA2: tl.constexpr, LOG_BETA1: tl.constexpr, LOG_BETA2: tl.constexpr,
                        EPS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     """One Adam step, uphill, for BLOCK parameters of one episode.
 
     Grid      (cdiv(width, BLOCK), B)
-    Reads     params, grads, first, second (B, width); count (B,) of earlier steps; factor (B,) or None
+    Reads     params, grads, first, second (B, width); count (B,) of earlier steps
     Writes    params, first, second, in place
     Numerics  1 - beta^t in fp64: in fp32, 1 - 0.999 is off by 5e-5
     """
@@ -52,7 +27,7 @@ def update_adam_kernel(params_ptr, grads_ptr, first_ptr, second_ptr, count_ptr, 
     column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     at = episode.to(tl.int64) * width + column
     inside = column < width
-    grad = scaled_grad(grads_ptr, factor_ptr, episode, at, inside)
+    grad = tl.load(grads_ptr + at, mask=inside, other=0.0)
     t = tl.load(count_ptr + episode).to(tl.float64) + 1
     share1 = (1 - tl.exp(t * LOG_BETA1)).to(tl.float32)
     share2 = (1 - tl.exp(t * LOG_BETA2)).to(tl.float32)
@@ -66,27 +41,12 @@ def update_adam_kernel(params_ptr, grads_ptr, first_ptr, second_ptr, count_ptr, 
     tl.store(params_ptr + at, tl.load(params_ptr + at, mask=inside, other=0.0) + step, mask=inside)
 
 
-def update_sgd(params: Tensor, grads: Tensor, lr: float, factor: Tensor | None) -> None:
-    """In place; one launch."""
-    n_episodes, width = params.shape
-    grid = (cdiv(width, BLOCK), n_episodes)
-    run(update_sgd_kernel, grid, params, grads, factor, width, lr, BLOCK=BLOCK, num_warps=NUM_WARPS)
-
-
-def update_adam(
-    params: Tensor,
-    grads: Tensor,
-    first: Tensor,
-    second: Tensor,
-    count: Tensor,
-    lr: float,
-    factor: Tensor | None,
-) -> None:
+def update_adam(params: Tensor, grads: Tensor, first: Tensor, second: Tensor, count: Tensor, lr: float) -> None:
     """In place; one launch, and one for the counts."""
     n_episodes, width = params.shape
     run(
         update_adam_kernel, (cdiv(width, BLOCK), n_episodes),
-        params, grads, first, second, count, factor, width, lr, **adam_constants(), num_warps=NUM_WARPS,
+        params, grads, first, second, count, width, lr, **adam_constants(), num_warps=NUM_WARPS,
     )  # fmt: skip
     count.add_(1)
 
@@ -98,17 +58,15 @@ def adam_constants() -> dict:
 
 
 def aot_cases() -> list[AotCase]:
-    """Both kernels, without and with a factor."""
+    """The one there is."""
     return [
         AotCase(
-            name=kernel.__name__ + (" factor" if full else ""),
-            kernel=kernel,
-            pointers={p: "fp32" for p in kernel.arg_names if p.endswith("_ptr") and (full or p != "factor_ptr")},
-            constexprs=constants | ({} if full else {"factor_ptr": None}),
+            name=update_adam_kernel.__name__,
+            kernel=update_adam_kernel,
+            pointers={p: "fp32" for p in update_adam_kernel.arg_names if p.endswith("_ptr")},
+            constexprs=adam_constants(),
             options={"num_warps": NUM_WARPS},
             tensor_cores=False,
             scalars={"lr": "fp32"},
         )
-        for kernel, constants in ((update_sgd_kernel, {"BLOCK": BLOCK}), (update_adam_kernel, adam_constants()))
-        for full in (False, True)
     ]

@@ -1,105 +1,101 @@
-"""The update of all adapted policies at once, uphill: SGD without momentum, or Adam."""
+"""The steps of all adapted policies at once, uphill, and the limit of how far they go. Nothing is changed in place."""
 
 import torch
 from torch import Tensor
 
 from fastdwm.kernels.contract import check_tensor, cpu_kernels
 from fastdwm.kernels.memory import recycled
-from fastdwm.kernels.update.reference import adam_reference, bounded_step_reference, sgd_reference
-
-
-def copy_of(rows: Tensor) -> Tensor:
-    """A copy to step in; on a CPU in recycled memory, for the pages of fresh memory cost more than the step itself."""
-    return rows.clone() if _fresh(rows) else recycled(*rows.shape).copy_(rows)
-
-
-def _fresh(rows: Tensor) -> bool:
-    """Whether memory is to be fresh: only that of a CPU in float32 is recycled."""
-    return rows.is_cuda or rows.dtype != torch.float32
-
-
-def stepped(params: Tensor, grads: Tensor, factor: Tensor) -> Tensor:
-    """params + factor grads in memory of its own, in one pass; arguments as in `sgd_ascent`, any device."""
-    _check({"params": params, "grads": grads}, {"factor": factor})
-    after = torch.empty_like(params) if _fresh(params) else recycled(*params.shape)
-    return torch.addcmul(params, grads, factor.unsqueeze(1), out=after)
+from fastdwm.kernels.update import reference
 
 
 @torch.no_grad()
-def bounded_step(
-    params: Tensor,
-    grads: Tensor,
-    squares: Tensor,
-    step: Tensor | None = None,
-    bound: Tensor | None = None,
-    *,
-    lr: float = 0.0,
-    clip: float | None = None,
+def bound_step(
+    params: Tensor, grads: Tensor, partial_sq_norms: Tensor, action_grads: Tensor, action_step: float
 ) -> tuple[Tensor, Tensor]:
-    """The parameters after a step along gradients no longer than their bound, and the gradients' norms (B,).
+    """Step along the gradient as far as the imagined actions should move; returns parameters (B, P) and |grads| (B,).
 
-    squares: (B, any), parts of the gradients' squared norms.   step, bound: (B,) of each episode, where a factor that
-    is not finite counts as 0; or neither, for the step size lr and the bound `clip` of all.   Others: `sgd_ascent`.
+    params, grads: (B, P) fp32 (on the CPU also fp64), contiguous, one row per episode.
+    partial_sq_norms: (B, any), parts of |grads|^2.   action_grads: dJ/da (H + 1, B, M, A) of each particle's own J.
+    action_step: c, in units of the action. With P the root mean square of dJ/da, the step size is
+
+        alpha = c (H + 1) A P / |grads|^2,
+
+    so that to first order J gains alpha |grads|^2, what all (H + 1) A numbers of the imagined actions would gain by
+    moving c along a slope of P.  0 where that is not finite, such as for a gradient of 0.
+    Source: the step size from the gain that it promises is Polyak's (Introduction to Optimization, 1987).
+    Raises ValueError on a wrong shape, stride or device, TypeError on a wrong dtype, as all operators here do.
     """
-    _check({"params": params, "grads": grads}, {"step": step, "bound": bound})
-    check_tensor("squares", squares, (len(params), None), params.dtype, params.device)
-    if params.is_cuda:
-        from fastdwm.kernels.update.ascent_kernel import bounded_step_fwd
-
-        return bounded_step_fwd(params, grads, squares, step, bound, lr, clip or 0.0)
-    compiled = cpu_kernels("update") if params.dtype == torch.float32 else None
-    rule = bounded_step_reference if compiled is None else compiled.bounded_step_compiled
-    return rule(params, grads, squares, step, bound, lr, clip or 0.0)
+    check_params(params, grads=grads)
+    dtype, device = params.dtype, params.device
+    check_tensor("partial_sq_norms", partial_sq_norms, (len(params), None), dtype, device)
+    check_tensor("action_grads", action_grads, (None, len(params), None, None), dtype, device)
+    return on(params, "bound_step")(params, grads, partial_sq_norms, action_grads, action_step)
 
 
-def sgd_ascent(params: Tensor, grads: Tensor, lr: float, *, factor: Tensor | None = None) -> None:
-    """params += lr factor grads, in place.
+@torch.no_grad()
+def pull_back(
+    params: Tensor, base: Tensor, action: Tensor, base_action: Tensor, max_deviation: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Shorten what was changed, in the action and in the policy, to an action at most max_deviation from the base's.
 
-    params, grads: (B, P) fp32 (on the CPU also fp64), contiguous, one row per episode, owned by the caller.
-    factor: (B,) of params' dtype, what gradient clipping leaves of each episode's gradient.
-    Raises ValueError on a wrong shape, stride or device, TypeError on a wrong dtype.
+    params, base: (B, P), the adapted and the base policy; base may be one expanded row.   action, base_action: (B, A),
+    theirs in one state.   max_deviation: root mean square over the A numbers, may be infinite.   dtypes as in
+    `bound_step`.
+    Returns params (B, P) and action (B, A), each b + min(1, max_deviation / d) (x - b) and x to the bit where d is
+    smaller, and d (B,), the root mean square of action - base_action.
     """
-    _check({"params": params, "grads": grads}, {"factor": factor})
-    if params.is_cuda:
-        from fastdwm.kernels.update.kernel import update_sgd
-
-        update_sgd(params, grads, lr, factor)
-        torch.autograd.graph.increment_version(params)
-    else:
-        sgd_reference(params, grads, lr, factor)
+    check_params(params)
+    for name, value, like in (("base", base, params), ("action", action, action), ("base_action", base_action, action)):
+        dense = value[:1] if value.stride(0) == 0 else value
+        check_tensor(name, dense, (len(dense), like.shape[1]), params.dtype, params.device)
+    return on(params, "pull_back")(params, base, action, base_action, max_deviation)
 
 
-def adam_ascent(
-    params: Tensor,
-    grads: Tensor,
-    first: Tensor,
-    second: Tensor,
-    count: Tensor,
-    lr: float,
-    *,
-    factor: Tensor | None = None,
-) -> None:
-    """One Adam step along grads (betas 0.9 and 0.999, eps 1e-8), in place on params, first, second and count.
+@torch.no_grad()
+def sgd_step(params: Tensor, grads: Tensor, partial_sq_norms: Tensor, lr: float) -> tuple[Tensor, Tensor]:
+    """params + lr grads (B, P) and |grads| (B,), one operation of torch each; arguments as in `bound_step`."""
+    check_params(params, grads=grads)
+    return torch.add(params, grads, alpha=lr, out=empty(params)), partial_sq_norms.sum(1).sqrt_()
 
-    first, second: (B, P) moments.   count: (B,) steps taken by each episode, in params' dtype.   Others: `sgd_ascent`.
+
+@torch.no_grad()
+def adam_step(
+    params: Tensor, grads: Tensor, first: Tensor, second: Tensor, count: Tensor, lr: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One Adam step along grads (betas 0.9 and 0.999, eps 1e-8): the new params, first, second and count.
+
+    first, second: (B, P) moments.   count: (B,) steps taken by each episode, in params' dtype.   Others: `bound_step`.
     """
-    rows = {"params": params, "grads": grads, "first": first, "second": second}
-    _check(rows, {"count": count, "factor": factor})
+    check_params(params, grads=grads, first=first, second=second)
+    check_tensor("count", count, params.shape[:1], params.dtype, params.device)
+    after = *(empty(rows).copy_(rows) for rows in (params, first, second)), count.clone()
     if params.is_cuda:
         from fastdwm.kernels.update.kernel import update_adam
 
-        update_adam(params, grads, first, second, count, lr, factor)
-        torch.autograd.graph.increment_version([params, first, second])
+        update_adam(after[0], grads, *after[1:], lr)
     else:
-        adam_reference(params, grads, first, second, count, lr, factor)
+        reference.adam_reference(after[0], grads, *after[1:], lr)
+    return after
 
 
-def _check(rows: dict[str, Tensor], per_episode: dict[str, Tensor | None]) -> None:
-    params = rows["params"]
+def check_params(params: Tensor, **others: Tensor) -> None:
+    """Raise unless all are matrices of one shape."""
     dtype = torch.float64 if params.dtype == torch.float64 and not params.is_cuda else torch.float32
-    shape = tuple(params.shape) if params.dim() == 2 else (None, None)
-    for name, value in rows.items():
-        check_tensor(name, value, shape, dtype, params.device)
-    for name, value in per_episode.items():
-        if value is not None:
-            check_tensor(name, value, shape[:1], dtype, params.device)
+    check_tensor("params", params, (None, None), dtype)
+    for name, value in others.items():
+        check_tensor(name, value, params.shape, dtype, params.device)
+
+
+def empty(rows: Tensor) -> Tensor:
+    """Memory of the same shape; on a CPU recycled, for the pages of fresh memory cost more than a step."""
+    return torch.empty_like(rows) if rows.is_cuda or rows.dtype != torch.float32 else recycled(*rows.shape)
+
+
+def on(rows: Tensor, name: str):
+    """The operator of this name for the device and dtype of the rows."""
+    if rows.is_cuda:
+        from fastdwm.kernels.update import bound_kernel
+
+        return getattr(bound_kernel, f"{name}_fwd")
+    compiled = cpu_kernels("update") if rows.dtype == torch.float32 else None
+    return getattr(reference, f"{name}_reference") if compiled is None else getattr(compiled, f"{name}_compiled")

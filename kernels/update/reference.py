@@ -1,7 +1,6 @@
-"""One step of the policies' optimiser in torch: any dtype and device, and the CPU path.
+"""The optimiser steps of all episodes in torch: any dtype and device.
 
-All buffers are (B, P), one row per episode; every step is uphill along the gradient. One episode at a time: the
-temporaries of all at once leave the cache, and cost ten times as much.
+All buffers are (B, P), one row per episode; every step is uphill along the gradient.
 """
 
 import math
@@ -14,48 +13,41 @@ LOG_BETA1, LOG_BETA2 = math.log(BETA1), math.log(BETA2)
 
 
 @torch.no_grad()
-def sgd_reference(params: Tensor, grads: Tensor, lr: float, factor: Tensor | None) -> None:
-    """params += lr factor grads, in place."""
-    for i in range(len(params)):
-        params[i].add_(_scaled(grads, factor, i), alpha=lr)
+def bound_step_reference(
+    params: Tensor, grads: Tensor, partial_sq_norms: Tensor, action_grads: Tensor, action_step: float
+) -> tuple[Tensor, Tensor]:
+    """Arguments as in `op.bound_step`."""
+    n_actions = len(action_grads) * action_grads.shape[3]
+    slope, sq_norm = action_grads.square().mean((0, 2, 3)).sqrt(), partial_sq_norms.sum(1)
+    factor = action_step * n_actions * slope / sq_norm
+    factor = torch.where(factor.isfinite(), factor, 0)
+    return params + factor.unsqueeze(1) * grads, sq_norm.sqrt()
 
 
 @torch.no_grad()
-def adam_reference(
-    params: Tensor,
-    grads: Tensor,
-    first: Tensor,
-    second: Tensor,
-    count: Tensor,
-    lr: float,
-    factor: Tensor | None,
-) -> None:
+def pull_back_reference(
+    params: Tensor, base: Tensor, action: Tensor, base_action: Tensor, max_deviation: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Arguments as in `op.pull_back`."""
+    change = action - base_action
+    deviation = change.square().mean(1).sqrt()
+    share = (max_deviation / deviation).unsqueeze(1)
+    pulled = [torch.where(share < 1, b + share * (a - b), a) for a, b in ((params, base), (action, base_action))]
+    return *pulled, deviation
+
+
+@torch.no_grad()
+def adam_reference(params: Tensor, grads: Tensor, first: Tensor, second: Tensor, count: Tensor, lr: float) -> None:
     """Adam without weight decay, in place on params, first, second (B, P) and count (B,).
 
+    One episode at a time: the temporaries of all at once leave the cache, and cost ten times as much.
     Deviation from the plain formula: 1 - beta^t is computed as -expm1(t log beta), since 1 - 0.999 in float32 is off
     by 5e-5.
     """
     for i in range(len(params)):
-        grad = _scaled(grads, factor, i)
         t = float(count[i]) + 1
-        first[i].lerp_(grad, 1 - BETA1)
-        second[i].mul_(BETA2).addcmul_(grad, grad, value=1 - BETA2)
+        first[i].lerp_(grads[i], 1 - BETA1)
+        second[i].mul_(BETA2).addcmul_(grads[i], grads[i], value=1 - BETA2)
         root = (second[i] / -math.expm1(t * LOG_BETA2)).sqrt_().add_(ADAM_EPS)
         params[i].addcdiv_(first[i], root, value=lr / -math.expm1(t * LOG_BETA1))
         count[i] = t
-
-
-def bounded_step_reference(
-    params: Tensor, grads: Tensor, squares: Tensor, step: Tensor | None, bound: Tensor | None, lr: float, clip: float
-) -> tuple[Tensor, Tensor]:
-    """Arguments as in `op.bounded_step`, with 0 for no clip."""
-    norm = squares.sum(1).sqrt()
-    if step is not None:
-        factor = (step * (bound / norm).clamp(max=1)).nan_to_num(0, posinf=0, neginf=0)
-    else:
-        factor = lr * ((clip / norm.clamp(min=1e-12)).clamp(max=1) if clip > 0 else torch.ones_like(norm))
-    return params + factor.unsqueeze(1) * grads, norm
-
-
-def _scaled(grads: Tensor, factor: Tensor | None, i: int) -> Tensor:
-    return grads[i] if factor is None else grads[i] * factor[i]

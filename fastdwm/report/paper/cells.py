@@ -13,7 +13,7 @@ from fastdwm.report.paper.published import LOCOMOTION, MAZES
 
 FORMAT = 1
 MOST_BYTES = 16 * 2**20
-VARIANTS = ("default", "tuned", "meanflow")
+VARIANTS = ("default", "tuned", "meanflow", "critic", "drift")
 # What the name of a variant promises; the tuned one takes the world that the tuning chose.
 WORLDS = {"default": "diffusion", "meanflow": "meanflow"}
 PHYSICS = ("gymnasium", "mujoco")

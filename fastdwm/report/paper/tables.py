@@ -11,7 +11,13 @@ from fastdwm.report.paper import published
 from fastdwm.report.paper.cells import VARIANTS
 from fastdwm.report.paper.results import Gain, Results, Rmse, Scores, TaskResult
 
-TITLES = {"default": "ITPO (default)", "tuned": "ITPO (tuned)", "meanflow": "ITPO (MeanFlow)"}
+TITLES = {
+    "default": "ITPO (default)",
+    "tuned": "ITPO (tuned)",
+    "meanflow": "ITPO (MeanFlow)",
+    "critic": "critic alone (H = 0)",
+    "drift": "control (drift)",
+}
 MARKS = {"better": " ▲", "worse": " ▼", "tie": ""}
 OURS = "here: newly generated data, not D4RL"
 GAINS = "here: ITPO - base policy, paired"
@@ -35,10 +41,10 @@ ERRORS = (
 
 
 MODELS = (
-    "Means over the default's decisions, returns in units of the trained reward. Error / slope: the larger error "
-    "of critic and world model on real transitions, over the slope of the imagined return; beyond `doubt` the "
-    "trust is below one half. Predicted: the imagined return before the step; excess: what of it the next H steps did "
-    "not bring. First states: value of the base policy in the data's first states by the critics that ITPO climbs"
+    "Means over the default's decisions, returns in units of the trained reward. Deviation: root mean square distance "
+    "of the adapted policy's action from the base policy's, before it was clipped; clipped: share of the decisions "
+    "in which it was. Predicted: the imagined return before the step; excess: what of it the next H steps did "
+    "not bring. First states: value of the base policy in the data's first states by the critics that ITPO maximises"
     " and by fitted Q evaluation, and the discounted return of the data's own episodes."
 )
 
@@ -154,9 +160,8 @@ def reward(results: Results) -> Table:
 def models(results: Results) -> Table:
     """What the models said of the default's decisions, and what came: where to look first when ITPO loses."""
     decisions = (
-        _diagnostic(results, "error / slope", _error_over_slope, ".2f"),
-        _diagnostic(results, "trust", lambda x: x["trust"], ".2f"),
-        _diagnostic(results, "action moved by", lambda x: x["distance"], ".3f"),
+        _diagnostic(results, "deviation", itemgetter("deviation"), ".3f"),
+        _diagnostic(results, "clipped", itemgetter("clipped"), ".2f"),
         _diagnostic(results, "predicted", lambda x: x["predicted_return"]),
         _diagnostic(results, "excess", lambda x: x["prediction_error"], "+.1f"),
     )
@@ -164,10 +169,6 @@ def models(results: Results) -> Table:
     values = tuple(_known(results, title, lambda x: x.critic, itemgetter(name)) for name, title in names.items())
     groups = (("default, means over decisions", decisions), ("value of first states", values))
     return Table("models", "Where to look. What the models said, and what came", published.LOCOMOTION, groups, MODELS)
-
-
-def _error_over_slope(found: dict[str, float]) -> float:
-    return max(found["critic_error"], found["model_error"]) / found["slope"]
 
 
 def _diagnostic(

@@ -1,0 +1,54 @@
+"""python -m fastdwm.report deviation BUNDLE: how far the bundle's data went from its policy.
+
+Heavy packages are imported inside the functions: --help answers before torch, numpy and the simulator are loaded.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastdwm import command
+from fastdwm.checks import require
+from fastdwm.shipped import find_bundle
+
+
+@dataclass(frozen=True)
+class DeviationConfig:
+    """Which data, and whether the bundle is to hold the result."""
+
+    dataset: str | None = None
+    """Minari id or D4RL .hdf5 file; none: the one that the bundle was trained on"""
+    write: bool = True
+    """write it into the bundle, where agents find it; without, it is only shown"""
+    trust_env: bool = False
+    """take whatever simulator the bundle or dataset names: this may run code that came with it"""
+
+
+def main(name: str, config: DeviationConfig) -> None:
+    """Measure the maximum deviation of a bundle, which bounds what ITPO may do with its policy, in a dataset.
+
+    Training does this for every bundle. This is for one from an earlier version, or with other data.
+    """
+    folder = find_bundle(name)
+    shown = "--no-write shows it"
+    require(not config.write or folder == Path(name), f"bundle: {name} is shipped, and stays as it is; {shown}")
+    command.set_up_torch(1, "cpu")
+    from fastdwm.bundle import Bundle
+    from fastdwm.data.dataset import load
+    from fastdwm.measure.deviation import max_deviation
+
+    bundle = Bundle.load(folder, config.trust_env, tuned=False)
+    transitions = load(bundle.task, config.dataset or bundle.dataset["id"], config.trust_env)
+    value = max_deviation(transitions, bundle.policy, bundle.discount)
+    print(f"max_deviation: {value:.4f}, from {transitions.n:,} transitions of {transitions.source}")
+    if config.write:
+        # What it was tuned to rests on another bound, or on settings of an earlier version.
+        dataclasses.replace(bundle, max_deviation=value).save(folder)
+        print(f"bundle: {folder}, to be tuned anew")
+
+
+def parse(argv: list[str]) -> tuple[str, DeviationConfig]:
+    """Bundle and settings; raises as `command.parse`."""
+    text = "folder of a bundle, or the name of a shipped one"
+    prog = "python -m fastdwm.report deviation"
+    return command.read_one("BUNDLE", text, DeviationConfig(), prog, main.__doc__ or "", argv)

@@ -54,5 +54,6 @@ def make_bundle(*worlds: str, task: Task | None = None, seed: int = 0, settings:
         "reward_config": reward,
         "report": {},
         "versions": {},
+        "max_deviation": 0.05,
     }
     return Bundle(**(values | changes))

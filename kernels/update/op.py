@@ -45,9 +45,12 @@ def pull_back(
     smaller, and d (B,), the root mean square of action - base_action.
     """
     check_params(params)
-    for name, value, like in (("base", base, params), ("action", action, action), ("base_action", base_action, action)):
-        dense = value[:1] if value.stride(0) == 0 else value
-        check_tensor(name, dense, (len(dense), like.shape[1]), params.dtype, params.device)
+    kind = params.dtype, params.device
+    # One row for all is as good as a contiguous matrix: the rows are read `stride(0)` apart.
+    shared = base.shape == params.shape and base.stride(0) == 0
+    check_tensor("base", base[:1] if shared else base, (1, params.shape[1]) if shared else params.shape, *kind)
+    check_tensor("action", action, (len(params), None), *kind)
+    check_tensor("base_action", base_action, action.shape, *kind)
     return on(params, "pull_back")(params, base, action, base_action, max_deviation)
 
 

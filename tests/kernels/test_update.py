@@ -1,220 +1,286 @@
-"""The optimiser step of all episodes against its formula; the kernels against the reference."""
+"""The optimiser steps of all episodes and the bound against their formulas; every execution against the reference."""
+
+from math import inf, nan
 
 import pytest
 import torch
-from numerics import EPS, assert_close
+from numerics import EPS, assert_close, assert_within_twice
 from torch import Tensor
 
-from fastdwm.config import ITPOConfig
-from fastdwm.itpo.adapted import Adapted, ascend
-from fastdwm.itpo.trust import no_evidence
-from fastdwm.kernels.trust import Weights
-from fastdwm.kernels.trust.reference import clip_reference
-from fastdwm.kernels.update import adam_ascent, bounded_step, sgd_ascent
+from fastdwm.kernels.update import adam_step, bound_step, pull_back, reference, sgd_step
 
 pytest.importorskip("triton")
 
-from fastdwm.kernels.update.ascent_kernel import bounded_step_fwd  # noqa: E402
-from fastdwm.kernels.update.kernel import update_adam, update_sgd  # noqa: E402
-
-STATE = ("params", "grads", "first", "second", "count")
-
-
-def make_state(copies: int = 3, width: int = 40, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
-    """Episodes that have taken 0, 1, 2, ... steps."""
-    generator = torch.Generator().manual_seed(0)
-    state = {name: torch.randn(copies, width, generator=generator, dtype=torch.float64) for name in STATE[:4]}
-    state["count"] = torch.arange(copies, dtype=torch.float64)
-    started = (state["count"] > 0).unsqueeze(1)
-    state["first"], state["second"] = state["first"] * started, state["second"].square() * started
-    return {name: value.to(dtype) for name, value in state.items()}
+COPIES, STEPS, PARTICLES, ACTIONS = 4, 3, 5, 3
+WIDTHS = pytest.mark.parametrize("width", [1, 17, 2100])
+OPERATORS = {"bound_step": bound_step, "pull_back": pull_back, "sgd_step": sgd_step, "adam_step": adam_step}
 
 
-def plain_adam(state: dict[str, Tensor], grads: Tensor, lr: float) -> dict[str, Tensor]:
-    """Adam's textbook formula, uphill."""
-    count = state["count"] + 1
-    first = 0.9 * state["first"] + 0.1 * grads
-    second = 0.999 * state["second"] + 0.001 * grads**2
-    t = count.unsqueeze(1)
-    step = first / (1 - 0.9**t) / ((second / (1 - 0.999**t)).sqrt() + 1e-8)
-    return {"params": state["params"] + lr * step, "first": first, "second": second, "count": count}
+def normal(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def run_kernel(name: str, state: dict[str, Tensor], lr: float, factor: Tensor | None) -> dict:
-    """One step by the kernel; returns the new state, since the worker's changes stay in the worker."""
-    if name == "sgd":
-        update_sgd(state["params"], state["grads"], lr, factor)
-    else:
-        update_adam(*(state[key] for key in STATE), lr, factor)
-    return state
+def update(width: int = 40) -> tuple[Tensor, Tensor, Tensor]:
+    """params, grads, and the parts of the squared norms, one of which is empty, in float64."""
+    grads = normal(COPIES, width, seed=1)
+    parts = [part.square().sum(1) for part in grads.split(700, 1)]
+    return normal(COPIES, width, seed=0), grads, torch.stack([torch.zeros(COPIES).double(), *parts], 1)
 
 
-def step(name: str, state: dict[str, Tensor], lr: float, factor: Tensor | None = None):
-    if name == "sgd":
-        sgd_ascent(state["params"], state["grads"], lr, factor=factor)
-    else:
-        adam_ascent(*(state[key] for key in STATE), lr, factor=factor)
+def slopes() -> Tensor:
+    """dJ/da (H + 1, B, M, A), of another size in each episode."""
+    return normal(STEPS, COPIES, PARTICLES, ACTIONS, seed=2) * torch.logspace(-3, 3, COPIES).double().view(-1, 1, 1)
 
 
-@pytest.mark.parametrize(("name", "lr"), [("sgd", 0.03), ("adam", 0.03), ("trust", None)])
-def test_a_decision_steps_in_copies(name, lr):
-    """`itpo.adapted.ascend`: the same step, and the state that it started from can be returned to; with the trust the
-    factor is the whole step size."""
-    state, factor = make_state(), torch.tensor([1.0, 0.25, 0.5], dtype=torch.float64)
-    before = Adapted(**{key: state[key] for key in STATE if key != "grads"}, evidence=no_evidence(factor))
-    kept = {key: value.clone() for key, value in state.items()}
-    after = ascend(before, state["grads"], factor, ITPOConfig(optimiser=name, inner_lr=lr))
-    assert all(torch.equal(state[key], kept[key]) for key in STATE)
-    step("sgd" if name == "trust" else name, state, lr or 1.0, factor)
-    for key in ("params", "first", "second", "count"):
-        assert torch.equal(getattr(after, key), state[key])
-    assert not torch.equal(after.params, kept["params"])
+def deviating(width: int = 40) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """params, base, action and base_action, whose deviations are 0, 1/4, 1/2 and 2 to the bit."""
+    base_action = torch.tensor([0.5, -0.25, 0.0]).double().expand(COPIES, -1)
+    change = torch.tensor([[0.0], [0.25], [0.5], [2.0]]).double() * torch.tensor([1.0, -1.0, 1.0]).double()
+    return normal(COPIES, width, seed=0), normal(COPIES, width, seed=1), base_action + change, base_action.contiguous()
 
 
-@pytest.mark.parametrize("steps", [1, 4])
-def test_adam_is_its_formula(steps):
-    state, expected = make_state(), make_state()
-    for _ in range(steps):
-        step("adam", state, 0.1)
-        expected |= plain_adam(expected, expected["grads"], 0.1)
-    for key in ("params", "first", "second", "count"):
-        torch.testing.assert_close(state[key], expected[key], rtol=1e-12, atol=1e-12)
+def moments(width: int = 40) -> tuple[Tensor, Tensor, Tensor]:
+    """first, second and count of episodes that have taken 0, 1, 2, ... steps."""
+    count = torch.arange(COPIES).double()
+    started = (count > 0).unsqueeze(1)
+    return normal(COPIES, width, seed=3) * started, normal(COPIES, width, seed=4).square() * started, count
 
 
-def test_adam_is_torchs():
-    """torch.optim.Adam downhill on the negative gradient, from rest."""
-    params = torch.nn.Parameter(torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64))
-    ours = {name: torch.zeros(1, 3, dtype=torch.float64) for name in STATE[:4]} | {"count": torch.zeros(1).double()}
-    ours["params"].copy_(params.detach())
-    optimiser = torch.optim.Adam([params], lr=0.1)
-    for i in range(4):
-        ours["grads"] = torch.tensor([[0.3, -1e-3, 2.0]], dtype=torch.float64) * (i + 1)
-        params.grad = -ours["grads"]
-        optimiser.step()
-        step("adam", ours, 0.1)
-    torch.testing.assert_close(ours["params"], params.detach(), rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", ["sgd", "adam"])
-def test_factor_scales_each_episodes_gradient(name):
-    factor = torch.tensor([1.0, 0.25, 0.5], dtype=torch.float64)
-    clipped, scaled = make_state(), make_state()
-    step(name, clipped, 0.1, factor=factor)
-    scaled["grads"] = scaled["grads"] * factor.unsqueeze(1)
-    step(name, scaled, 0.1)
-    for key in ("params", "first", "second", "count"):
-        torch.testing.assert_close(clipped[key], scaled[key], rtol=1e-14, atol=0)
-
-
-@pytest.mark.parametrize("name", ["sgd", "adam"])
-@pytest.mark.parametrize("width", [1, 17, 2100])
-@pytest.mark.parametrize("full", [False, True], ids=["plain", "factor"])
-def test_kernels_are_the_reference(interpreted, name, width, full):
-    factor = torch.tensor([1.0, 0.25, 0.5], dtype=torch.float64) if full else None
-    state, expected = make_state(width=width, dtype=torch.float32), make_state(width=width)
-    actual = interpreted(run_kernel, name, state, 0.1, None if factor is None else factor.float())
-    step(name, expected, 0.1, factor)
-    for key in ("params", "first", "second"):
-        assert_close(actual[key], expected[key], EPS["ieee"], 4.0)
-    assert torch.equal(actual["count"], expected["count"].float())
-
-
-BOUNDS = {
-    "own": dict(step=torch.tensor([0.3, 0.1, torch.nan]), bound=torch.tensor([1e9, 0.5, 1.0])),
-    "clip": dict(lr=0.1, clip=0.5),
-    "free": dict(lr=0.1),
+ARGUMENTS = {
+    "bound_step": lambda width=40: (*update(width), slopes(), 0.1),
+    "pull_back": lambda width=40: (*deviating(width), 0.5),
+    "sgd_step": lambda width=40: (*update(width), 0.1),
+    "adam_step": lambda width=40: (*update(width)[:2], *moments(width), 0.1),
 }
-BOUNDED = pytest.mark.parametrize("given", BOUNDS.values(), ids=BOUNDS)
 
 
-def bounded_problem(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """params, grads, and parts of the gradients' squared norms, more than one of them empty."""
-    state = make_state(width=2100, dtype=dtype)
-    squares = state["grads"].square().split(700, 1)
-    parts = torch.stack([torch.zeros_like(squares[0][:, 0]), *(part.sum(1) for part in squares)], 1)
-    return state["params"], state["grads"], parts
+def to(arguments: tuple, *target) -> tuple:
+    return tuple(moved(value, *target) if isinstance(value, Tensor) else value for value in arguments)
 
 
-@BOUNDED
-def test_a_bounded_step_is_norm_clip_and_step(given):
-    params, grads, squares = bounded_problem(torch.float64)
-    given = {name: v.double() if isinstance(v, Tensor) else v for name, v in given.items()}
-    after, norm = bounded_step(params, grads, squares, **given)
+def moved(value: Tensor, *target) -> Tensor:
+    """A row for all stays one."""
+    return value[:1].to(*target).expand_as(value) if value.stride(0) == 0 else value.to(*target)
+
+
+def by_torch(name: str, arguments: tuple) -> tuple[Tensor, ...]:
+    if name == "adam_step":
+        return adam_step(*arguments)
+    return getattr(reference, f"{name}_reference")(*arguments)
+
+
+def by_operator(name: str, arguments: tuple) -> tuple[Tensor, ...]:
+    """The CPU kernels, or on a GPU the Triton kernels."""
+    return OPERATORS[name](*arguments)
+
+
+def by_kernel(name: str, arguments: tuple) -> tuple[Tensor, ...]:
+    """The Triton kernels; runs in the interpreter's process."""
+    from fastdwm.kernels.update import bound_kernel, kernel
+
+    if name == "adam_step":
+        params, grads, *memory, lr = arguments
+        kernel.update_adam(params, grads, *memory, lr)
+        return params, *memory
+    return getattr(bound_kernel, f"{name}_fwd")(*arguments)
+
+
+@pytest.fixture(params=["torch", "cpu", "interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
+def execute(request):
+    """`execute(name, arguments)` runs an operator in float32 on one of its executions."""
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+        return lambda name, arguments: to(by_operator(name, to(arguments, "cuda", torch.float32)), "cpu")
+    if request.param == "interpreter":
+        interpreted = request.getfixturevalue("interpreted")
+        return lambda name, arguments: interpreted(by_kernel, name, to(arguments, torch.float32))
+    if request.param == "cpu":
+        pytest.importorskip("numba")
+    run = by_torch if request.param == "torch" else by_operator
+    return lambda name, arguments: run(name, to(arguments, torch.float32))
+
+
+# The step of the bound.
+def test_the_step_gains_what_moving_every_action_along_its_slope_would():
+    """To first order, alpha |g|^2; one number of one action after the other."""
+    params, grads, parts = update()
+    after, norm = bound_step(params, grads, parts, slopes(), 0.1)
     torch.testing.assert_close(norm, grads.norm(dim=1))
-    factor = torch.full_like(norm, given.get("lr", 0.0))
-    if "clip" in given:
-        factor *= (0.5 / norm).clamp(max=1)
-    if "step" in given:
-        factor = clip_reference(Weights(norm, norm, given["step"], given["bound"]), norm)
-    torch.testing.assert_close(after, params + factor.unsqueeze(1) * grads)
+    for b in range(COPIES):
+        numbers = slopes()[:, b].flatten().tolist()
+        slope = (sum(x * x for x in numbers) / len(numbers)) ** 0.5
+        gain = sum(0.1 * slope for _ in range(STEPS * ACTIONS))
+        torch.testing.assert_close((after[b] - params[b]) @ grads[b], torch.tensor(gain).double())
+        torch.testing.assert_close(after[b], params[b] + gain / grads[b].square().sum() * grads[b])
 
 
-def run_bounded(given: dict, params: Tensor, grads: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
-    return bounded_step_fwd(
-        params, grads, squares, given.get("step"), given.get("bound"), given.get("lr", 0.0), given.get("clip", 0.0)
-    )
+@pytest.mark.parametrize("scale", [2.0**-40, 2.0**40])
+def test_the_unit_of_the_return_does_not_matter(scale):
+    params, grads, parts = update()
+    after, norm = bound_step(params, grads, parts, slopes(), 0.1)
+    other, other_norm = bound_step(params, scale * grads, scale**2 * parts, scale * slopes(), 0.1)
+    assert torch.equal(other, after) and torch.equal(other_norm, scale * norm)
+    assert (after - params).norm(dim=1).min() > 1e-4
 
 
-@BOUNDED
-def test_the_cpu_kernel_of_a_bounded_step_is_the_reference(given):
-    compiled = pytest.importorskip("fastdwm.kernels.update.compiled")
-    exact = {name: v.double() if isinstance(v, Tensor) else v for name, v in given.items()}
-    expected = bounded_step(*bounded_problem(torch.float64), **exact)
-    rule = {"step": None, "bound": None, "lr": 0.0, "clip": 0.0} | given
-    for actual in (
-        bounded_step(*bounded_problem(torch.float32), **given),
-        compiled.bounded_step_compiled(*bounded_problem(torch.float32), **rule),
-    ):
-        assert_close(actual[0], expected[0], EPS["ieee"], 4.0)
-        assert_close(actual[1].unsqueeze(1), expected[1].unsqueeze(1), EPS["ieee"], 4.0)
+def test_twice_the_action_step_is_twice_the_step():
+    params, *given = update()
+    once, twice = (bound_step(params, *given, slopes(), c)[0] - params for c in (0.1, 0.2))
+    torch.testing.assert_close(twice, 2 * once)
 
 
-@BOUNDED
-def test_the_kernel_of_a_bounded_step_is_the_reference(interpreted, given):
-    actual = interpreted(run_bounded, given, *bounded_problem(torch.float32))
-    exact = {name: v.double() if isinstance(v, Tensor) else v for name, v in given.items()}
-    expected = bounded_step(*bounded_problem(torch.float64), **exact)
-    assert_close(actual[0], expected[0], EPS["ieee"], 4.0)
-    assert_close(actual[1].unsqueeze(1), expected[1].unsqueeze(1), EPS["ieee"], 4.0)
+def test_without_a_gradient_there_is_no_step(execute):
+    params, grads, parts = update()
+    found = slopes()
+    for rows in (grads, parts, found.transpose(0, 1)):
+        rows[1] = 0
+    grads[2], parts[2] = 0, 0
+    found[:, 3] = 0
+    after, norm = execute("bound_step", (params, grads, parts, found, 0.1))
+    assert (after == params.float()).all(1).tolist() == [False, True, True, True]
+    assert (norm == 0).tolist() == [False, True, True, False]
 
 
-def test_the_first_step_in_fp32_is_as_long_as_in_fp64():
+@pytest.mark.parametrize("bad", [nan, inf])
+def test_what_is_not_finite_stops_its_own_episode_and_shows_in_its_norm(execute, bad):
+    params, grads, parts = update()
+    expected, norms = bound_step(params, grads, parts, slopes(), 0.1)
+    parts[1, 1] = bad
+    found = slopes()
+    found[1, 2, 3, 0] = bad
+    after, norm = execute("bound_step", (params, grads, parts, found, 0.1))
+    assert torch.equal(after[1:3], params[1:3].float())
+    assert norm.isfinite().tolist() == [True, False, True, True]
+    assert_close(after[[0, 3]], expected[[0, 3]], EPS["ieee"], 4.0)
+    torch.testing.assert_close(norm[2].double(), norms[2], rtol=1e-6, atol=0)
+
+
+# The limit of the bound.
+def test_what_is_within_the_bound_stays_to_the_bit(execute):
+    """Also no deviation at all, and one that is the bound."""
+    given = params, base, action, _ = deviating()
+    pulled, clipped, deviation = execute("pull_back", (*given, 0.5))
+    assert deviation.tolist() == [0, 0.25, 0.5, 2]
+    assert torch.equal(pulled[:3], params[:3].float()) and torch.equal(clipped[:3], action[:3].float())
+    assert not torch.equal(pulled[3], params[3].float())
+
+
+@pytest.mark.parametrize("bound", [0.125, 0.3, 1e-6])
+def test_the_change_of_action_and_policy_shrinks_by_one_share(bound):
+    params, base, action, base_action = deviating()
+    pulled, clipped, deviation = pull_back(params, base, action, base_action, bound)
+    far = deviation > bound
+    assert far.sum() == (action - base_action).square().mean(1).sqrt().gt(bound).sum() >= 2
+    for b in far.nonzero().flatten():
+        change = clipped[b] - base_action[b]
+        torch.testing.assert_close(change.square().mean().sqrt(), torch.tensor(bound).double())
+        torch.testing.assert_close(change * deviation[b], (action[b] - base_action[b]) * bound)
+        torch.testing.assert_close((pulled[b] - base[b]) * deviation[b], (params[b] - base[b]) * bound)
+    assert torch.equal(pulled[~far], params[~far]) and torch.equal(clipped[~far], action[~far])
+
+
+def test_an_infinite_bound_changes_nothing(execute):
+    params, base, action, base_action = deviating()
+    action[1, 0], action[2, 2] = inf, nan
+    pulled, clipped, deviation = execute("pull_back", (params, base, action, base_action, inf))
+    assert torch.equal(pulled, params.float())
+    torch.testing.assert_close(clipped, action.float(), rtol=0, atol=0, equal_nan=True)
+    assert deviation.isfinite().tolist() == [True, False, False, True]
+
+
+def test_an_action_that_is_not_a_number_stays_visible_and_alone(execute):
+    params, base, action, base_action = deviating()
+    expected = pull_back(params, base, action, base_action, 0.3)
+    action[2, 1] = nan
+    found = execute("pull_back", (params, base, action, base_action, 0.3))
+    assert found[1][2].isnan().any() and found[2][2].isnan()
+    others = torch.tensor([0, 1, 3])
+    for ours, theirs in zip(found[:2], expected[:2], strict=True):
+        assert_close(ours[others], theirs[others], EPS["ieee"], 4.0)
+
+
+@WIDTHS
+def test_a_base_policy_for_all_is_one_for_each(execute, width):
+    params, base, *actions = deviating(width)
+    shared = base[:1].expand(COPIES, -1)
+    one, rows = (execute("pull_back", (params, given, *actions, 0.3)) for given in (shared, shared.contiguous()))
+    assert all(map(torch.equal, one, rows)) and not torch.equal(one[0], params.float())
+
+
+# SGD and Adam.
+def test_sgd_is_params_and_step_size_times_gradient():
+    params, grads, parts = update()
+    after, norm = sgd_step(params, grads, parts, 0.1)
+    torch.testing.assert_close(after, params + 0.1 * grads, rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(norm, grads.norm(dim=1))
+
+
+def test_adam_is_its_formula():
+    params, grads, first, second, count = state = (*update()[:2], *moments())
+    expected = params
+    for _ in range(3):
+        params, *memory = adam_step(params, grads, *state[2:], 0.1)
+        count, first, second = count + 1, 0.9 * first + 0.1 * grads, 0.999 * second + 0.001 * grads**2
+        t = count.unsqueeze(1)
+        expected = expected + 0.1 * first / (1 - 0.9**t) / ((second / (1 - 0.999**t)).sqrt() + 1e-8)
+        state = params, grads, *memory
+        for ours, theirs in zip((params, *memory), (expected, first, second, count), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_the_first_step_of_adam_in_fp32_is_as_long_as_in_fp64():
     """1 - 0.999 in fp32 would make it 2e-5 too long."""
-    state, exact = make_state(1, dtype=torch.float32), make_state(1)
-    step("adam", state, 0.1)
-    step("adam", exact, 0.1)
-    start = make_state(1)["params"]
-    torch.testing.assert_close(state["params"].double() - start, exact["params"] - start, rtol=3e-6, atol=3e-7)
+    given = ARGUMENTS["adam_step"](1)
+    steps = [adam_step(*to(given, dtype))[0].double() - given[0] for dtype in (torch.float32, torch.float64)]
+    torch.testing.assert_close(*steps, rtol=3e-6, atol=3e-7)
 
 
-def test_wrong_inputs_raise():
-    state = make_state()
-    with pytest.raises(ValueError, match="grads: expected shape"):
-        sgd_ascent(state["params"], state["grads"][:2], 0.1)
-    with pytest.raises(ValueError, match="factor: expected shape"):
-        sgd_ascent(state["params"], state["grads"], 0.1, factor=torch.ones(2, dtype=torch.float64))
-    with pytest.raises(TypeError, match="first: expected"):
-        step("adam", {**state, "first": state["first"].float()}, 0.1)
-    with pytest.raises(ValueError, match="squares: expected shape"):
-        bounded_step(state["params"], state["grads"], torch.zeros(2, 3, dtype=torch.float64), lr=0.1)
-    with pytest.raises(ValueError, match="params: expected contiguous"):
-        sgd_ascent(torch.zeros(5, 3, dtype=torch.float64).T, torch.zeros(3, 5, dtype=torch.float64), 0.1)
+# All of them.
+@WIDTHS
+@pytest.mark.parametrize("name", ["bound_step", "pull_back", "adam_step"])
+def test_every_execution_is_the_reference(execute, name, width):
+    given = ARGUMENTS[name](width)
+    exact = OPERATORS[name](*given)
+    found, eager = execute(name, given), by_torch(name, to(given, torch.float32))
+    for ours, theirs, expected in zip(found, eager, exact, strict=True):
+        rows = [value.view(COPIES, -1) for value in (ours, theirs, expected)]
+        assert_within_twice(*rows, "ieee")
+        assert_close(rows[0], rows[2], EPS["ieee"], 4.0)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", ["sgd", "adam"])
-@pytest.mark.parametrize("full", [False, True], ids=["plain", "factor"])
-def test_kernels_on_a_gpu_are_the_reference(name, full):
-    state, expected = make_state(width=140_016, dtype=torch.float32), make_state(width=140_016)
-    state = {key: value.cuda() for key, value in state.items()}
-    factor = torch.tensor([1.0, 0.25, 0.5], dtype=torch.float64)
-    if full:
-        step(name, state, 0.1, factor.float().cuda())
-        step(name, expected, 0.1, factor)
-    else:
-        step(name, state, 0.1)
-        step(name, expected, 0.1)
-    for key in ("params", "first", "second"):
-        assert_close(state[key], expected[key], EPS["ieee"], 4.0)
-    assert torch.equal(state["count"].cpu(), expected["count"].float())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_nothing_is_changed_in_place(name, dtype):
+    given = to(ARGUMENTS[name](), dtype)
+    before = [value.clone() if isinstance(value, Tensor) else value for value in given]
+    after = OPERATORS[name](*given)
+    tensors = [(a, b) for a, b in zip(given, before, strict=True) if isinstance(a, Tensor)]
+    assert all(torch.equal(a, b) for a, b in tensors)
+    assert not torch.equal(after[0], given[0]) and after[0].data_ptr() != given[0].data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("name", "index", "wrong", "error", "match"),
+    [
+        ("bound_step", 0, torch.zeros(40, COPIES).double().T, ValueError, "params: expected contiguous"),
+        ("bound_step", 1, torch.zeros(2, 40).double(), ValueError, "grads: expected shape"),
+        ("bound_step", 2, torch.zeros(2, 3).double(), ValueError, "partial_sq_norms: expected shape"),
+        ("bound_step", 3, torch.zeros(STEPS, 2, 5, 3).double(), ValueError, "action_grads: expected shape"),
+        ("bound_step", 3, slopes().float(), TypeError, "action_grads: expected torch.float64"),
+        ("pull_back", 1, torch.zeros(COPIES, 39).double(), ValueError, "base: expected shape"),
+        ("pull_back", 1, torch.zeros(2, 40).double(), ValueError, "base: expected shape"),
+        ("pull_back", 1, torch.zeros(1, 40).double().expand(2, -1), ValueError, "base: expected shape"),
+        ("pull_back", 2, torch.zeros(1, ACTIONS).double().expand(COPIES, -1), ValueError, "action: expected contig"),
+        ("pull_back", 3, torch.zeros(2, ACTIONS).double(), ValueError, "base_action: expected shape"),
+        ("sgd_step", 1, torch.zeros(2, 40).double(), ValueError, "grads: expected shape"),
+        ("adam_step", 2, torch.zeros(COPIES, 40), TypeError, "first: expected"),
+        ("adam_step", 4, torch.zeros(2).double(), ValueError, "count: expected shape"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_wrong_inputs_raise(name, index, wrong, error, match):
+    given = list(ARGUMENTS[name]())
+    given[index] = wrong
+    with pytest.raises(error, match=match):
+        OPERATORS[name](*given)

@@ -180,7 +180,10 @@ class Bundle:
         shapes = {"policy": policy_shapes(*sizes), "critics": critic_shapes(*sizes), "bound": {"max_deviation": (1,)}}
         groups = _read_tensors(Path(path), shapes, None, optional=("bound.max_deviation",))
         bound = groups.pop("bound").get("max_deviation")
-        return replace(self, **groups, max_deviation=None if bound is None else float(bound), tuning=None)
+        bound = None if bound is None else float(bound)
+        fits = bound is None or 0 < bound <= 2
+        require(fits, f"{path}: bound.max_deviation: expected a number in (0, 2], got {bound}")
+        return replace(self, **groups, max_deviation=bound, tuning=None)
 
     @classmethod
     def load(cls, name_or_folder: Path | str, trust_env: bool = False, *, tuned: bool = True) -> "Bundle":

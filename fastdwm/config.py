@@ -236,6 +236,11 @@ class EvalConfig(EpisodesConfig):
         require_positive(self, "episodes", "world_steps", "deadline_ms", "diagnose_every")
         require(0 <= (self.temperature or 0) <= 1, f"temperature: expected in [0, 1], got {self.temperature}")
 
+    @property
+    def drifts(self) -> bool:
+        """Whether the control runs: where ITPO cannot leave the base policy, neither does its control."""
+        return self.control and self.itpo.adapts
+
 
 @dataclass(frozen=True)
 class TrainConfig:

@@ -82,7 +82,7 @@ def main(task_name: str, config: EvalConfig) -> None:
     try:
         write_json(path, evaluation_record(config, bundle, folder, evaluation, numbers))
     finally:
-        title = "control" if config.control else "ITPO"
+        title = "control" if config.drifts else "ITPO"
         print_table(task, evaluation.seeds, numbers, task.departures(), title)
         print(f"settings: {settings_line(config, bundle)}")
     print(path)
@@ -94,7 +94,7 @@ def main(task_name: str, config: EvalConfig) -> None:
 
 def settings_line(config: EvalConfig, bundle: "Bundle") -> str:
     """The settings of the decisions, in words."""
-    if config.control:
+    if config.drifts:
         return f"control, pushed by {config.itpo.max_deviation or bundle.bound:.4f}"
     bound = f", max_deviation {bundle.bound:.4f} (the bundle's)" if config.itpo.lacks_bound else ""
     return Settings(config.itpo, config.world, config.world_steps).describe() + bound

@@ -58,7 +58,7 @@ def compare(bundle: Bundle, config: EvalConfig, on_progress: Progress) -> Evalua
 
 def make_agent(bundle: Bundle, config: EvalConfig, seed: int, n_episodes: int = 1) -> Agent | Drift:
     """The agent that the settings describe; with a deadline, warmed up for `n_episodes` at once."""
-    if config.control and config.itpo.adapts:
+    if config.drifts:
         return Drift(bundle, config.itpo.max_deviation or bundle.bound, seed)
     settings = {name: getattr(config, name) for name in ("device", "backend", "temperature", "deadline_ms")}
     world = dict(world=config.world, world_steps=config.world_steps)

@@ -62,21 +62,22 @@ class Bound:
     """The default: steps of a given size in actions, and actions that stay near the base policy's.
 
     The step size is that at which, to first order, the return gains what all imagined actions would gain by moving
-    `action_step` along its usual slope: no scale of returns or networks enters (`kernels.update.bound_step`). Where the
+    `action_step` along its slope: no scale of returns or networks enters (`kernels.update.bound_step`). Where the
     action would be further than `max_deviation` from the base policy's, the change of the action and of the policy are
     shortened to that: so far the data went and stayed, and show what comes of it (`measure.deviation`).
+    It remembers how far the actions follow the parameters, a mean over the episode.
     """
 
     action_step: float
     max_deviation: float
 
     def init(self, params: Tensor) -> PolicyState:
-        return PolicyState(params)
+        return PolicyState(params, (params.new_zeros(len(params), 2),))
 
     def step(self, state: PolicyState, gradient: Gradient) -> tuple[PolicyState, Tensor]:
-        given = state.params, gradient.grads, gradient.partial_sq_norms, gradient.action_grads
-        params, norm = bound_step(*given, self.action_step)
-        return replace(state, params=params), norm
+        given = state.params, gradient.grads, gradient.partial_sq_norms, gradient.action_grads, *state.memory
+        params, norm, memory = bound_step(*given, self.action_step)
+        return PolicyState(params, (memory,)), norm
 
     def act(
         self, state: PolicyState, base: Tensor, action: Tensor, base_action: Tensor

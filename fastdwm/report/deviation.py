@@ -38,7 +38,9 @@ def main(name: str, config: DeviationConfig) -> None:
     from fastdwm.measure.deviation import max_deviation
 
     bundle = Bundle.load(folder, config.trust_env, tuned=False)
-    transitions = load(bundle.task, config.dataset or bundle.dataset["id"], config.trust_env)
+    dataset = config.dataset or bundle.dataset.get("id")
+    require(bool(dataset), f"dataset: {folder} does not say what it was trained on; give --dataset ID")
+    transitions = load(bundle.task, dataset, config.trust_env)
     value = max_deviation(transitions, bundle.policy, bundle.discount)
     print(f"max_deviation: {value:.4f}, from {transitions.n:,} transitions of {transitions.source}")
     if config.write:

@@ -14,26 +14,34 @@ LARGEST = tl.constexpr(3.4028234663852886e38)
 
 
 @triton.jit(do_not_specialize=["width", "n_parts", "scale"], do_not_specialize_on_alignment=["slope_ptr"])
-def bound_step_kernel(params_ptr, grads_ptr, parts_ptr, slope_ptr, after_ptr, norm_ptr, width, n_parts, scale,
-                      BLOCK: tl.constexpr, BLOCK_T: tl.constexpr):  # fmt: skip
-    """BLOCK parameters of one episode after a step of the size scale slope / |grads|^2.
+def bound_step_kernel(params_ptr, grads_ptr, parts_ptr, slope_ptr, memory_ptr, after_ptr, norm_ptr, remembered_ptr,
+                      width, n_parts, scale, BLOCK: tl.constexpr, BLOCK_T: tl.constexpr):  # fmt: skip
+    """BLOCK parameters of one episode after a step of the size scale / (slope mean(G)).
 
     Grid      (cdiv(width, BLOCK), B)
-    Reads     params, grads (B, width); parts (B, n_parts), which add up to the squared norm; slope (B,)
-    Writes    after (B, width), norm (B,)
+    Reads     params, grads (B, width); parts (B, n_parts), which add up to the squared norm; slope (B,), memory (B, 2)
+    Writes    after (B, width); by the first program norm (B,) and remembered (B, 2)
     Requires  BLOCK_T >= n_parts
     """
     episode = tl.program_id(1)
     part = tl.arange(0, BLOCK_T)
     parts = tl.load(parts_ptr + episode.to(tl.int64) * n_parts + part, mask=part < n_parts, other=0.0)
-    sq_norm = tl.sum(parts)
-    factor = scale * tl.load(slope_ptr + episode) / sq_norm
+    sq_norm, slope = tl.sum(parts), tl.load(slope_ptr + episode)
+    gain = sq_norm / (slope * slope)
+    mean, count = tl.load(memory_ptr + 2 * episode), tl.load(memory_ptr + 2 * episode + 1)
+    known = tl.abs(gain) <= LARGEST
+    count = tl.where(known, count + 1, count)
+    mean = tl.where(known, mean + (gain - mean) / count, mean)
+    factor = scale / (slope * mean)
     factor = tl.where(tl.abs(factor) <= LARGEST, factor, 0.0)
     column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     at, inside = episode.to(tl.int64) * width + column, column < width
     grads = tl.load(grads_ptr + at, mask=inside, other=0.0)
     tl.store(after_ptr + at, tl.load(params_ptr + at, mask=inside, other=0.0) + factor * grads, mask=inside)
-    tl.store(norm_ptr + episode, tl.sqrt(sq_norm), mask=tl.program_id(0) == 0)
+    if tl.program_id(0) == 0:
+        tl.store(norm_ptr + episode, tl.sqrt(sq_norm))
+        tl.store(remembered_ptr + 2 * episode, mean)
+        tl.store(remembered_ptr + 2 * episode + 1, count)
 
 
 @triton.jit
@@ -69,19 +77,19 @@ def pull_back_kernel(params_ptr, base_ptr, action_ptr, base_action_ptr, pulled_p
 
 
 def bound_step_fwd(
-    params: Tensor, grads: Tensor, partial_sq_norms: Tensor, action_grads: Tensor, action_step: float
-) -> tuple[Tensor, Tensor]:
-    """One launch, and one of torch for the norm of the actions' gradients; arguments as in `op.bound_step`."""
-    after, norm, (n_episodes, width) = torch.empty_like(params), params.new_empty(len(params)), params.shape
-    n_steps, _, particles, action_dim = action_grads.shape
-    scale, n_parts = action_step * (n_steps * action_dim / particles) ** 0.5, partial_sq_norms.shape[1]
-    slope = torch.linalg.vector_norm(action_grads, dim=(0, 2, 3))
+    params: Tensor, grads: Tensor, partial_sq_norms: Tensor, action_grads: Tensor, memory: Tensor, action_step: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One launch, and two of torch for the root mean square of dJ/da; arguments as in `op.bound_step`."""
+    result = torch.empty_like(params), params.new_empty(len(params)), torch.empty_like(memory)
+    (n_episodes, width), (n_steps, _, particles, action_dim) = params.shape, action_grads.shape
+    slope = torch.linalg.vector_norm(action_grads, dim=(0, 2, 3)) * (n_steps * particles * action_dim) ** -0.5
+    n_parts = partial_sq_norms.shape[1]
     run(
         bound_step_kernel, (cdiv(width, BLOCK), n_episodes),
-        params, grads, partial_sq_norms, slope, after, norm, width, n_parts, scale,
+        params, grads, partial_sq_norms, slope, memory, *result, width, n_parts, action_step * n_steps * action_dim,
         BLOCK=BLOCK, BLOCK_T=pad_block(n_parts), num_warps=NUM_WARPS,
     )  # fmt: skip
-    return after, norm
+    return result
 
 
 def pull_back_fwd(

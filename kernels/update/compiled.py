@@ -7,7 +7,7 @@ from numba import types
 from numpy import float32
 from torch import Tensor
 
-from fastdwm.kernels.compiled import MATRIX, ROW, STACK, helper, kernel, run, summing
+from fastdwm.kernels.compiled import MATRIX, ROW, SIZE, STACK, helper, kernel, run, summing
 from fastdwm.kernels.memory import recycled
 
 
@@ -19,19 +19,27 @@ def square_sum(values):
     return total
 
 
-@kernel(MATRIX, MATRIX, MATRIX, STACK, types.float64, ROW, MATRIX)
-def bound_step(start, stop, params, grads, partial_sq_norms, action_grads, scale, norm, after):
-    """norm (B,), and after (B, P).   action_grads: (H + 1, B, M A).   scale: action_step sqrt((H + 1) A / M)."""
+@kernel(MATRIX, MATRIX, MATRIX, STACK, MATRIX, types.float64, SIZE, MATRIX, ROW, MATRIX)
+def bound_step(
+    start, stop, params, grads, partial_sq_norms, action_grads, memory, scale, n_slopes, after, norm, remembered
+):
+    """after (B, P), norm (B,) and remembered (B, 2).   action_grads: (H + 1, B, M A), n_slopes an episode.
+    scale: action_step (H + 1) A."""
     for i in range(start, stop):
-        sq_norm, of_actions = float32(0), float32(0)
+        sq_norm, total = float32(0), float32(0)
         for j in range(partial_sq_norms.shape[1]):
             sq_norm += partial_sq_norms[i, j]
         for j in range(len(action_grads)):
-            of_actions += square_sum(action_grads[j, i])
-        norm[i] = sqrt(sq_norm)
-        factor = float32(scale) * sqrt(of_actions) / sq_norm
+            total += square_sum(action_grads[j, i])
+        sq_slope = total / float32(n_slopes)
+        gain, mean, count = sq_norm / sq_slope, memory[i, 0], memory[i, 1]
+        if isfinite(gain):
+            count += float32(1)
+            mean += (gain - mean) / count
+        factor = float32(scale) / (sqrt(sq_slope) * mean)
         if not isfinite(factor):
             factor = float32(0)
+        norm[i], remembered[i, 0], remembered[i, 1] = sqrt(sq_norm), mean, count
         for j in range(params.shape[1]):
             after[i, j] = params[i, j] + factor * grads[i, j]
 
@@ -59,15 +67,15 @@ def pull_back(start, stop, params, base, action, base_action, max_deviation, pul
 
 
 def bound_step_compiled(
-    params: Tensor, grads: Tensor, partial_sq_norms: Tensor, action_grads: Tensor, action_step: float
-) -> tuple[Tensor, Tensor]:
+    params: Tensor, grads: Tensor, partial_sq_norms: Tensor, action_grads: Tensor, memory: Tensor, action_step: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Arguments as in `op.bound_step`."""
-    norm, after = params.new_empty(len(params)), recycled(*params.shape)
+    result = recycled(*params.shape), params.new_empty(len(params)), torch.empty_like(memory)
     n_steps, _, particles, action_dim = action_grads.shape
-    scale = action_step * (n_steps * action_dim / particles) ** 0.5
-    given = params, grads, partial_sq_norms, action_grads.flatten(2), scale
-    run(bound_step, len(params), params.shape[1], *given, norm, after, smallest=1)
-    return after, norm
+    sizes = action_step * n_steps * action_dim, n_steps * particles * action_dim
+    given = params, grads, partial_sq_norms, action_grads.flatten(2), memory, *sizes
+    run(bound_step, len(params), params.shape[1], *given, *result, smallest=1)
+    return result
 
 
 def pull_back_compiled(

@@ -10,26 +10,31 @@ from fastdwm.kernels.update import reference
 
 @torch.no_grad()
 def bound_step(
-    params: Tensor, grads: Tensor, partial_sq_norms: Tensor, action_grads: Tensor, action_step: float
-) -> tuple[Tensor, Tensor]:
-    """Step along the gradient as far as the imagined actions should move; returns parameters (B, P) and |grads| (B,).
+    params: Tensor, grads: Tensor, partial_sq_norms: Tensor, action_grads: Tensor, memory: Tensor, action_step: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Step along the gradient as far as the imagined actions should move.
 
     params, grads: (B, P) fp32 (on the CPU also fp64), contiguous, one row per episode.
     partial_sq_norms: (B, any), parts of |grads|^2.   action_grads: dJ/da (H + 1, B, M, A) of each particle's own J.
-    action_step: c, in units of the action. With P the root mean square of dJ/da, the step size is
+    memory: (B, 2), the mean of G over the steps of an episode so far, and their number; zeros at its start.
+    action_step: c, in units of the action. With P the root mean square of dJ/da and G = |grads|^2 / P^2, which tells
+    how far the actions follow the parameters, the step size is
 
-        alpha = c (H + 1) A P / |grads|^2,
+        alpha = c (H + 1) A / (P mean(G)),
 
-    so that to first order J gains alpha |grads|^2, what all (H + 1) A numbers of the imagined actions would gain by
-    moving c along a slope of P.  0 where that is not finite, such as for a gradient of 0.
+    so that to first order, at the usual G, J gains what all (H + 1) A numbers of the imagined actions would gain by
+    moving c along a slope of P. It does not change with the scale of J; where the actions hardly follow the
+    parameters, as under a saturated tanh, it is no larger.   0 where that is not finite, such as for a gradient of 0.
+    Returns the parameters (B, P), |grads| (B,) and the memory (B, 2), this step in it unless its G is not finite.
     Source: the step size from the gain that it promises is Polyak's (Introduction to Optimization, 1987).
     Raises ValueError on a wrong shape, stride or device, TypeError on a wrong dtype, as all operators here do.
     """
     check_params(params, grads=grads)
-    dtype, device = params.dtype, params.device
-    check_tensor("partial_sq_norms", partial_sq_norms, (len(params), None), dtype, device)
-    check_tensor("action_grads", action_grads, (None, len(params), None, None), dtype, device)
-    return on(params, "bound_step")(params, grads, partial_sq_norms, action_grads, action_step)
+    like = params.dtype, params.device
+    check_tensor("partial_sq_norms", partial_sq_norms, (len(params), None), *like)
+    check_tensor("action_grads", action_grads, (None, len(params), None, None), *like)
+    check_tensor("memory", memory, (len(params), 2), *like)
+    return on(params, "bound_step")(params, grads, partial_sq_norms, action_grads, memory, action_step)
 
 
 @torch.no_grad()

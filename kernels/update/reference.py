@@ -14,14 +14,18 @@ LOG_BETA1, LOG_BETA2 = math.log(BETA1), math.log(BETA2)
 
 @torch.no_grad()
 def bound_step_reference(
-    params: Tensor, grads: Tensor, partial_sq_norms: Tensor, action_grads: Tensor, action_step: float
-) -> tuple[Tensor, Tensor]:
+    params: Tensor, grads: Tensor, partial_sq_norms: Tensor, action_grads: Tensor, memory: Tensor, action_step: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Arguments as in `op.bound_step`."""
     n_actions = len(action_grads) * action_grads.shape[3]
     slope, sq_norm = action_grads.square().mean((0, 2, 3)).sqrt(), partial_sq_norms.sum(1)
-    factor = action_step * n_actions * slope / sq_norm
+    gain, (mean, count) = sq_norm / slope.square(), memory.unbind(1)
+    known = gain.isfinite()
+    count = torch.where(known, count + 1, count)
+    mean = torch.where(known, mean + (gain - mean) / count, mean)
+    factor = action_step * n_actions / (slope * mean)
     factor = torch.where(factor.isfinite(), factor, 0)
-    return params + factor.unsqueeze(1) * grads, sq_norm.sqrt()
+    return params + factor.unsqueeze(1) * grads, sq_norm.sqrt(), torch.stack([mean, count], 1)
 
 
 @torch.no_grad()

@@ -3,10 +3,13 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from fastdwm.checks import from_json, require, require_choices, require_positive
+from fastdwm.checks import from_json, require, require_at_most, require_choices, require_positive
 
 TRUST_SETTINGS = ("radius", "speed", "leash", "doubt")
 STEP_SETTINGS = ("inner_lr", "grad_clip", "anchor_coef")
+
+MAX_TRANSITIONS = 2**22
+"""imagined transitions of one decision for one episode, over all particles and inner steps; the paper has 2**19"""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,17 @@ class ITPOConfig:
             value = getattr(self, name)
             require(value is None or value >= 0, f"{name}: expected a number >= 0, got {value}")
         require_positive(self, "particles", "termination_temperature", "grad_clip", "trust_region", *TRUST_SETTINGS)
+        # Far above what anyone decides with, so that a stranger's settings neither take the memory nor go on for ever.
+        require_at_most(self, 2**8, "horizon", "inner_steps")
+        require_at_most(self, 2**16, "particles", "held_out_particles")
+        require_at_most(self, 1e9, "inner_lr", "grad_clip", "anchor_coef", "trust_region", *TRUST_SETTINGS)
+        require_at_most(self, 1e6, "termination_temperature")
+        imagined = self.horizon * (self.particles + self.held_out_particles) * self.inner_steps
+        require(
+            imagined <= MAX_TRANSITIONS,
+            f"horizon x particles x inner_steps: expected at most {MAX_TRANSITIONS} imagined transitions per decision,"
+            f" got {imagined}",
+        )
         theirs, owner = (STEP_SETTINGS, "sgd or adam") if self.optimiser == "trust" else (TRUST_SETTINGS, "trust")
         for name in (*theirs, "guard") if owner == "trust" else theirs:
             default = ITPOConfig.__dataclass_fields__[name].default

@@ -15,10 +15,11 @@ import torch
 from safetensors.torch import load, save
 from toy_bundles import ALL, make_bundle
 
+from fastdwm.settings import ITPOConfig, Settings
 from fastdwm.tasks import get_task
 
 FILES = ("bundle.json", "weights.safetensors")
-FREE = ("report", "dataset", "versions", "env", "format")
+FREE = ("report", "dataset", "versions", "tuning", "env", "format")
 """parts of a bundle.json where a value of another type may be a good one, or has a rule of its own"""
 VALUES = (
     None, True, False, 0, -1, 1, 2, 3, 10, 1000, 10**6, 10**9, 2**63, 10**400, 0.0, -0.0, 0.5, 1.5, -1.5, 1e-308, 1e308,
@@ -34,15 +35,18 @@ KWARGS = (
 
 
 def save_base(folder: Path) -> None:
-    """An untrained bundle for hopper-medium with all world models."""
+    """An untrained bundle for hopper-medium with all world models, as if it had been tuned."""
     hopper = get_task("hopper-medium")
-    make_bundle(
+    bundle = make_bundle(
         *ALL,
         task=replace(hopper, env=replace(hopper.env, kwargs={"reset_noise_scale": 0.005})),
         dataset={"id": "toy/two-v0", "transitions": 5, "episodes": 2, "mean_return": 7.5},
         report={"seed": 0, "holdout": 0.05, "training": {"rebrac": {"update": 60}}},
         versions={"torch": "2.13.0"},
-    ).save(folder)
+    )
+    settings = Settings(ITPOConfig(horizon=2), "meanflow", 1)
+    tuning = {"settings": settings.record(), "weights_sha256": bundle.fingerprint, "verdict": "better", "table": []}
+    replace(bundle, tuning=tuning).save(folder)
 
 
 class Mutations:
@@ -55,7 +59,8 @@ class Mutations:
         """A damaged copy at place/bundle; see `campaign.Make`."""
         folder = place / "bundle"
         shutil.copytree(self.base, folder)
-        mutate = rng.choice([replace_value, replace_value, move_value, env, text, text, flip, cut, tensors, special])
+        mutations = [replace_value, replace_value, move_value, choice, choice, env, text, text, flip, cut, tensors]
+        mutate = rng.choice([*mutations, special])
         return mutate.__name__, mutate(rng, folder)
 
 
@@ -93,6 +98,14 @@ def dump(folder: Path, header: object) -> None:
 def replace_value(rng: random.Random, folder: Path) -> bool:
     header = json.loads((folder / FILES[0]).read_text())
     wrong = edit(rng, header)
+    dump(folder, header)
+    return wrong
+
+
+def choice(rng: random.Random, folder: Path) -> bool:
+    """Settings that no tuning chose."""
+    header = json.loads((folder / FILES[0]).read_text())
+    wrong = edit(rng, header["tuning"]["settings"])
     dump(folder, header)
     return wrong
 
@@ -184,6 +197,7 @@ def rehash(folder: Path) -> None:
     """State the hash of the weights as they are: what an attacker would do."""
     header = json.loads((folder / FILES[0]).read_text())
     header["weights_sha256"] = sha256((folder / FILES[1]).read_bytes()).hexdigest()
+    header["tuning"]["weights_sha256"] = header["weights_sha256"]
     dump(folder, header)
 
 

@@ -23,10 +23,13 @@ MEMORY = 4 * 2**30
 
 
 def use_bundle(path: Path) -> str | None:
-    """Load a bundle, decide once with each world model, and take a step; returns what is wrong with the actions."""
+    """Load a bundle, decide once with each world model and once as it was tuned, and take a step; returns what is wrong
+    with the actions."""
     bundle = Bundle.load(path / "bundle")
-    for world in bundle.worlds:
-        agent = Agent.of(bundle, ITPOConfig(horizon=2, particles=2), backend="reference", world=world)
+    short = ITPOConfig(horizon=2, particles=2)
+    choices = {world: {"config": short, "world": world} for world in bundle.worlds} | {"as tuned": {}}
+    for world, settings in choices.items():
+        agent = Agent.of(bundle, backend="reference", **settings)
         action = agent.act(np.linspace(-1, 1, bundle.obs_dim, dtype=np.float32))
         if not (np.isfinite(action).all() and np.abs(action).max() <= 1):
             return f"{world}: acts {action}"

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -184,8 +184,7 @@ def _means(found: Sequence[dict[str, float]]) -> dict[str, float]:
 
 def describe(variant: Variant) -> str:
     """The world model, and what of the settings departs from the default, in words."""
-    known = {item.name: variant.settings[item.name] for item in fields(ITPOConfig) if item.name in variant.settings}
-    return Settings(ITPOConfig(**known), variant.world).describe()
+    return Settings(ITPOConfig(**variant.settings), variant.world).describe()
 
 
 def _scores(task: str, scores: list[tuple[float, ...]], latencies: list[float | None]) -> Scores:
@@ -201,10 +200,10 @@ def _scores(task: str, scores: list[tuple[float, ...]], latencies: list[float | 
     )
 
 
-def _rmse(errors: Sequence[dict[str, Any] | None], name: str) -> Rmse | None:
+def _rmse(errors: Sequence[dict[str, float] | None], name: str) -> Rmse | None:
     """Of `name` in the one-step errors; None where no training has it."""
-    one_step = [found["one_step"] for found in errors if found and name in found.get("one_step", {})]
-    values = [float(found[name]) for found in one_step]
+    one_step = [found for found in errors if found and name in found]
+    values = [found[name] for found in one_step]
     if not values:
         return None
     if len(values) == 1:

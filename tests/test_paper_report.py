@@ -12,6 +12,8 @@ import pytest
 import sweep_cells
 from sweep_cells import DEFAULT, MACHINE, cell, errors, variant, write
 
+from fastdwm import command
+from fastdwm.report.paper import command as paper
 from fastdwm.report.paper import published
 from fastdwm.report.paper.cells import read_cells
 from fastdwm.report.paper.results import summarise
@@ -25,6 +27,14 @@ def run(*args):
     """The finished process."""
     argv = [sys.executable, "-m", "fastdwm.report", "paper", *map(str, args)]
     return subprocess.run(argv, capture_output=True, text=True, timeout=120)
+
+
+def called(capsys, *args):
+    """What the command leaves, in this process because that is faster."""
+    with pytest.raises(SystemExit) as stop:
+        command.finish(lambda: paper.main(*paper.parse(list(map(str, args)))))
+    said = capsys.readouterr()
+    return subprocess.CompletedProcess(args, stop.value.code, said.out, said.err)
 
 
 def shifted(name, by, **settings):
@@ -257,6 +267,16 @@ def spoilt(**changes):
     return cell("hopper-medium", GOOD) | changes
 
 
+def spoilt_result(**changes):
+    """A cell with another result."""
+    return spoilt(result=cell("hopper-medium", GOOD)["result"] | changes)
+
+
+def spoilt_variant(**changes):
+    """A cell with another evaluation of the default."""
+    return spoilt_result(variants={"default": GOOD["default"] | changes})
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -272,15 +292,48 @@ def spoilt(**changes):
             "expected the world model diffusion",
         ),
         (json.dumps(cell("hopper-medium", {"other": variant("default", BASE, BASE)})), "got ['other']"),
-        (json.dumps(cell("hopper-medium", {"default": variant("default", BASE, [None] * 4)})), "TypeError"),
+        (
+            json.dumps(cell("hopper-medium", {"default": variant("default", BASE, [None] * 4)})),
+            "scores: expected list[float]",
+        ),
+        (json.dumps(spoilt(seed=True)), "seed: expected int, got True"),
+        (json.dumps(spoilt_result(critic={"fqe": "nan"})), "critic: fqe: expected float, got 'nan'"),
+        (json.dumps(spoilt_result(critic={"fqe": 1e300})), "critic: fqe: expected numbers up to 1e+09"),
+        (json.dumps(spoilt_result(dataset={"mean_score_pct": "nan"})), "mean_score_pct: expected float, got 'nan'"),
+        (json.dumps(spoilt_result(errors={"diffusion": {"one_step": {"obs_rmse": [1]}}})), "obs_rmse: expected float"),
+        (json.dumps(spoilt_result(env_departures="text")), "env_departures: expected list[str], got 'text'"),
+        (json.dumps(spoilt_variant(seeds=[[1], 2, 3, 4])), "seeds: expected list[int]"),
+        (json.dumps(spoilt_variant(settings={"horizon": "8"})), "settings: horizon: expected int, got '8'"),
+        (json.dumps(spoilt_variant(settings={"horizon": -8})), "horizon: expected a number >= 0, got -8"),
+        (json.dumps(spoilt_variant(base={"scores": [1e308] * 4})), "base: scores: expected numbers up to 1e+09"),
     ],
-    ids=["no-json", "list", "empty", "format", "task", "physics", "scores", "world", "variant", "null"],
 )
-def test_a_damaged_or_foreign_cell_is_one_line_and_exit_code_2(tmp_path, content, message):
+def test_a_damaged_or_foreign_cell_is_one_line_and_exit_code_2(tmp_path, capsys, content, message):
     write(tmp_path, cell("hopper-random", GOOD))
     (tmp_path / "cells" / "hopper-medium-s0-eval.json").write_text(content)
-    refused(run(tmp_path, "--out", tmp_path / "out"), "hopper-medium-s0-eval.json", message)
+    refused(called(capsys, tmp_path, "--out", tmp_path / "out"), "hopper-medium-s0-eval.json", message)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_value_that_a_cell_does_not_know_is_missing(tmp_path):
+    told = GOOD["default"] | {"diagnostics": {"slope": 0, "critic_error": 1.0, "model_error": 1.0, "trust": None}}
+    write(tmp_path, cell("hopper-medium", {"default": told}, worlds={"diffusion": {"one_step": {"obs_rmse": None}}}))
+    results = evaluated(tmp_path)
+    for header in ("error / slope", "trust"):
+        assert column(results, "models", "decisions", header)["hopper-medium"] == "-"
+    assert column(results, "table-4", "not D4RL", "diffusion")["hopper-medium"] == "-"
+
+
+def test_what_a_cell_says_is_text_in_the_markdown_page(tmp_path, capsys):
+    hostile = ["<script>alert(1)</script>", "[x](javascript:alert(1))", "a|b", "![x](http://x.test/x.png)"]
+    write(
+        tmp_path, spoilt(machine=MACHINE | {"cpu": hostile[0]}, result=spoilt_result(env_departures=hostile)["result"])
+    )
+    assert called(capsys, tmp_path, "--out", tmp_path / "out").returncode == 0
+    text = (tmp_path / "out" / "paper.md").read_text()
+    assert "&lt;script>alert(1)" in text and "<script" not in text
+    assert "](" not in text and r"a\|b" in text
+    assert "<script" not in (tmp_path / "out" / "paper.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,13 @@ def test_several_trainings_widen_the_interval_and_give_a_probability(tmp_path):
     assert "probability of improvement" in verdicts(results)[0]
 
 
+def test_a_difference_of_rounding_counts_as_at_least_the_base(tmp_path):
+    results = evaluated(write(tmp_path, cell("hopper-medium", {"default": shifted("default", -1e-7)})))
+    verdict = results.verdicts["default"]
+    assert (verdict.at_least_base, verdict.better, verdict.worse) == (1, 0, 0)
+    assert column(results, "table-1", "paired", "ITPO (default)")["hopper-medium"] == "+0.0 [0.0, 0.0]"
+
+
 def test_errors_of_the_models_stand_beside_the_published(tmp_path):
     worlds = {"diffusion": errors(0.25, reward=0.5), "mlp": errors(0.1)}
     results = evaluated(write(tmp_path, cell("hopper-medium", {"default": shifted("default", 1)}, worlds=worlds)))

@@ -44,10 +44,7 @@ class Gain:
     @property
     def outcome(self) -> str:
         """better or worse where the 95 % interval of the difference excludes 0, otherwise tie."""
-        low, high = self.difference.low, self.difference.high
-        if low is None or high is None or low <= 0 <= high:
-            return "tie"
-        return "better" if low > 0 else "worse"
+        return self.difference.outcome
 
 
 @dataclass(frozen=True)
@@ -224,7 +221,7 @@ def _verdict(name: str, cells: dict[str, list[Cell]], results: dict[str, TaskRes
     return Verdict(
         tasks=len(tasks),
         missing=len(tasks) - len(there),
-        at_least_base=count(lambda gain: gain.difference.value >= 0),
+        at_least_base=count(lambda gain: gain.difference.value >= -statistics.NOISE),
         better=count(lambda gain: gain.outcome == "better"),
         worse=count(lambda gain: gain.outcome == "worse"),
         difference=statistics.mean_of_means([differences(cells[task], name) for task in there]) if there else None,

@@ -149,6 +149,13 @@ PLACES = {
 }
 
 
+def test_a_place_that_is_no_text_is_refused(tmp_path):
+    content, _ = external(policy_bytes(PARAMS))
+    (tmp_path / "p.onnx").write_bytes(content.replace(b"weights.bin", b"weights\xffbin"))
+    with pytest.raises(InputError, match=r"in a file beside it, got b'weights.xffbin'"):
+        read_behaviour(f"{tmp_path}/p.onnx", HOPPER.env, SIZES)
+
+
 @pytest.mark.parametrize("message", PLACES)
 def test_weights_elsewhere_are_refused_in_one_line(tmp_path, message):
     folder = tmp_path / "policies"

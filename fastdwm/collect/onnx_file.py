@@ -78,8 +78,8 @@ def _weights(path: Path, tensor: Any, files: dict[str, bytes]) -> bytes:
     """The bytes of a tensor that a file beside the model holds.   files: those read so far, by name."""
     about = {entry.key: entry.value for entry in tensor.external_data}
     name = about.get("location", "")
-    # A name with a folder, or a link out of the folder, could be any file of the user's.
-    plain = name not in ("", ".", "..") and not set(name) & set("/\\\0")
+    # A name with a folder, or a link out of the folder, could be any file of the user's; bytes are no text.
+    plain = isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
     require(plain, f"policy: {path}: expected weights in a file beside it, got {ascii(name[:200])}")
     try:
         if name not in files:

@@ -143,7 +143,14 @@ def env(rng: random.Random, folder: Path) -> bool:
 def text(rng: random.Random, folder: Path) -> bool:
     """Bytes of the description."""
     path = folder / FILES[0]
-    content = bytearray(path.read_bytes())
+    content, wrong = damaged_text(rng, path.read_bytes())
+    path.write_bytes(content)
+    return wrong
+
+
+def damaged_text(rng: random.Random, content: bytes) -> tuple[bytes, bool]:
+    """A JSON file with other bytes, and whether it must be refused."""
+    content = bytearray(content)
     kind, at = rng.randrange(6), rng.randrange(len(content))
     if kind < 2:
         content[at] ^= 1 << rng.randrange(8)
@@ -156,8 +163,7 @@ def text(rng: random.Random, folder: Path) -> bool:
         content = rng.choice([b"", b"null", b"\xff\xfe", b"\x00" * 100, rng.randbytes(1000), b"9" * 10_000])
     else:
         content += b" " * 5_000_000
-    path.write_bytes(content)
-    return kind in (3, 4, 5)
+    return bytes(content), kind in (3, 4, 5)
 
 
 def flip(rng: random.Random, folder: Path) -> bool:
@@ -226,12 +232,18 @@ def tensors(rng: random.Random, folder: Path) -> bool:
 
 def special(rng: random.Random, folder: Path) -> bool:
     """Something else than a regular file."""
-    path = folder / rng.choice(FILES)
-    kind = rng.choice(["fifo", "folder", "zero", "full", "loop", "missing", "dangling", "socket", "sparse", "tty"])
+    replace_file(rng, folder / rng.choice(FILES))
+    return True
+
+
+def replace_file(rng: random.Random, path: Path, kind: str | None = None) -> None:
+    """Put something else in the place of a regular file: of this kind, or of any."""
+    kinds = ["fifo", "folder", "zero", "full", "loop", "missing", "dangling", "socket", "sparse", "tty"]
+    kind = kind or rng.choice(kinds)
     if kind == "sparse":
         os.truncate(path, rng.choice([2**32, 2**40]))
-        return True
-    path.unlink()
+        return
+    path.unlink(missing_ok=True)
     links = {"zero": "/dev/zero", "full": "/dev/full", "loop": path, "dangling": "nowhere", "tty": "/dev/tty"}
     if kind in links:
         path.symlink_to(links[kind])
@@ -241,8 +253,7 @@ def special(rng: random.Random, folder: Path) -> bool:
         path.mkdir()
     elif kind == "socket":
         here = os.getcwd()
-        os.chdir(folder)
+        os.chdir(path.parent)
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(path.name)
         os.chdir(here)
-    return True

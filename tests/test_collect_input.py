@@ -108,7 +108,8 @@ UNUSABLE = {
 def test_an_onnx_file_that_cannot_act_is_bad_input(tmp_path, monkeypatch, capsys, message):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "data"))
     (tmp_path / "p.onnx").write_bytes(UNUSABLE[message]())
-    assert message in fails(capsys, "hopper", f"--policy={tmp_path}/p.onnx", f"--out={OUT}")
+    flags = f"--policy={tmp_path}/p.onnx", f"--out={OUT}", "--transitions=10", "--workers=1"
+    assert message in fails(capsys, "hopper", *flags)
 
 
 def test_a_size_that_only_running_tells_is_told_too(tmp_path):

@@ -10,8 +10,7 @@ import command_lines
 import datasets
 import onnx_files
 import pytest
-from campaign import Tally, Worker, run
-from campaign import cases as numbers
+from campaign import Tally, Worker, cases, run
 
 from fastdwm import Bundle
 
@@ -40,7 +39,7 @@ KINDS = {
     "dataset": (datasets, 0.2, "datasets"),
     "onnx": (onnx_files, 0.1, "ONNX files"),
     "cell": (cells, 0.1, "cells"),
-    "line": (command_lines, 0.1, "command lines"),
+    "line": (command_lines, 0.05, "command lines"),
 }
 
 
@@ -71,7 +70,7 @@ def test_a_training_killed_at_any_write_resumes_to_the_same_bundle(seconds, seed
         # The second run of the two finds everything trained, and writes the bundle again.
         events = [train(whole)["events"], train(whole)["events"]]
         expected = weights(whole)
-        for i in numbers(0.25 * seconds):
+        for i in cases(0.3 * seconds):
             rng, out = random.Random(f"{seed}-train-{i}"), tmp_path / "out"
             again = rng.random() < 0.25
             if again:

@@ -61,10 +61,14 @@ def from_json(kind: type, values: dict[str, Any]) -> Any:
     for name in sorted(values.keys() | expected.keys()):
         require(name in expected, f"{shorten(name)} is not a setting that this version knows")
         require(name in values, f"{name} is missing")
-        value, right = values[name], expected[name]
-        words = right.__name__ if isinstance(right, type) else str(right).replace("typing.", "")
-        require(conforms(value, right), f"{name}: expected {words}, got {shorten(value)}")
+        require_type(name, values[name], expected[name])
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def require_type(name: str, value: Any, kind: Any) -> None:
+    """Raise InputError unless the JSON value is of the type, as `conforms` has it."""
+    words = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+    require(conforms(value, kind), f"{name}: expected {words}, got {shorten(value)}")
 
 
 def conforms(value: Any, kind: Any) -> bool:
@@ -72,7 +76,7 @@ def conforms(value: Any, kind: Any) -> bool:
     options = get_args(kind)
     if get_origin(kind) is Literal:
         return any(type(value) is type(option) and value == option for option in options)
-    if get_origin(kind) is tuple:
+    if get_origin(kind) in (tuple, list):
         return isinstance(value, list) and all(conforms(item, options[0]) for item in value)
     if get_origin(kind) in (Union, UnionType):
         return any(conforms(value, option) for option in options)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import takewhile
 from typing import Annotated, Any, Literal, NoReturn
 
-from fastdwm.errors import InputError
+from fastdwm.errors import InputError, one_line
 
 # on_progress(stage, done, total): `done` of at most `total` units of the named stage are finished
 Progress = Callable[[str, int, int], None]
@@ -48,7 +48,7 @@ def finish(action: Callable[[], None]) -> NoReturn:
     try:
         action()
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
         # The reader of our output, such as `head`, has seen enough.
@@ -56,7 +56,7 @@ def finish(action: Callable[[], None]) -> NoReturn:
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
-        what = f"cannot write {error.filename or 'a file'}: {error.strerror}"
+        what = one_line(f"cannot write {error.filename or 'a file'}: {error.strerror}")
         print(
             f"error: {what}; make room and give the same command again, what was saved before is kept", file=sys.stderr
         )

@@ -5,6 +5,20 @@ class InputError(ValueError):
     """Wrong input, told in one line: what was expected and what came. Commands print it and exit with code 2."""
 
 
+MAX_LINE = 2000
+"""of a message: a file may hold names of megabytes"""
+
+
+def one_line(text: str) -> str:
+    """The text in one line of at most MAX_LINE printable characters, all others escaped.
+
+    A name in a file that somebody else wrote must not command the terminal.
+    """
+    words = " ".join(text.split())[: MAX_LINE + 1]
+    escaped = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
+    return escaped if len(escaped) <= MAX_LINE else f"{escaped[:MAX_LINE]}..."
+
+
 def first_line(error: Exception) -> str:
     """Type and first line of an error's message, for a message of one line."""
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    return one_line(f"{type(error).__name__}: {error}".splitlines()[0])

@@ -43,7 +43,8 @@ def read_json(path: Path, most: int) -> Any:
     Raises InputError for anything else.
     """
     try:
-        value = json.loads(read_bytes(path, most), parse_constant=_refuse, parse_float=_finite)
+        content = read_bytes(path, most)
+        value = json.loads(content, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
         _check_nesting(value)
     except InputError:
         raise
@@ -54,12 +55,18 @@ def read_json(path: Path, most: int) -> Any:
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"expected finite numbers, got {constant}")
+    raise ValueError(f"expected finite numbers, got {constant[:40]}")
 
 
 def _finite(text: str) -> float:
     value = float(text)
     return value if math.isfinite(value) else _refuse(text)
+
+
+def _whole(text: str) -> int:
+    """The integer, unless a float could not hold it: then no setting can use it."""
+    _finite(text)
+    return int(text)
 
 
 def _check_nesting(value: Any, depth: int = 0) -> None:

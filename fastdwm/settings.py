@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from fastdwm.checks import from_json, require, require_choices, require_positive
+from fastdwm.checks import from_json, require, require_at_most, require_choices, require_positive
 
 REPLACED = {
     "leash": "max_deviation bounds how far an action may go from the base policy's",
@@ -17,6 +17,9 @@ REPLACED = {
     "grad_clip": "the default rule's step does not depend on the gradient's norm",
 }
 """Settings of earlier versions, and what serves in their place."""
+
+MAX_TRANSITIONS = 2**22
+"""imagined transitions of one decision for one episode, over all particles and inner steps; the paper has 2**19"""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,14 @@ class ITPOConfig:
             value = getattr(self, name)
             require(value >= 0, f"{name}: expected a number >= 0, got {value}")
         require_positive(self, "particles", "termination_temperature", "max_deviation", "action_step")
+        # Far above what anyone decides with, so that a stranger's settings neither take the memory nor go on for ever.
+        require_at_most(self, 2**8, "horizon", "inner_steps")
+        require_at_most(self, 2**16, "particles")
+        require_at_most(self, 1e9, "inner_lr", "action_step")
+        require_at_most(self, 1e6, "termination_temperature")
+        imagined = self.horizon * self.particles * self.inner_steps
+        most = f"expected at most {MAX_TRANSITIONS} imagined transitions per decision"
+        require(imagined <= MAX_TRANSITIONS, f"horizon x particles x inner_steps: {most}, got {imagined}")
         owners = {"max_deviation": ("bound",), "action_step": ("bound",), "inner_lr": ("sgd", "adam")}
         for name, rules in owners.items():
             default = ITPOConfig.__dataclass_fields__[name].default

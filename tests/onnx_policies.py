@@ -1,7 +1,7 @@
 """Policies in ONNX files, two layers with a tanh at the end, made here."""
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 FLOAT = TensorProto.FLOAT
 
@@ -37,6 +37,60 @@ def policy_bytes(params, std=None, output="action", squash="Tanh", noise="noise"
     nodes.append(helper.make_node(squash, [last], [output]))
     outputs = [helper.make_tensor_value_info(name, FLOAT, ["batch", action_dim]) for name in (output, "mean")]
     return serialised(nodes, inputs, outputs, tensors)
+
+
+def with_node(content, node, inside="graph"):
+    """The policy with one more operator, whose outputs nobody reads.   inside: graph, branch (of an If) or function."""
+    model = ModelProto.FromString(content)
+    if inside == "function":
+        opsets = [helper.make_opsetid("", 17)]
+        model.functions.append(helper.make_function("own", "Wrapped", [], list(node.output), [node], opsets))
+        model.opset_import.append(helper.make_opsetid("own", 1))
+        node = helper.make_node("Wrapped", [], list(node.output), domain="own")
+    if inside == "branch":
+        outputs = [helper.make_tensor_value_info(name, FLOAT, None) for name in node.output]
+        branch = helper.make_graph([node], "branch", [], outputs)
+        model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
+        names = [f"{name}_of_branch" for name in node.output]
+        node = helper.make_node("If", ["yes"], names, then_branch=branch, else_branch=branch)
+    model.graph.node.insert(0, node)
+    return model.SerializeToString()
+
+
+def loop(n_iterations):
+    """An operator that repeats nothing for so long."""
+    going = helper.make_tensor_value_info("going", TensorProto.BOOL, [])
+    inputs = [helper.make_tensor_value_info("i", TensorProto.INT64, []), going]
+    outputs = [helper.make_tensor_value_info("goes_on", TensorProto.BOOL, [])]
+    body = helper.make_graph([helper.make_node("Identity", ["going"], ["goes_on"])], "body", inputs, outputs)
+    return helper.make_node("Loop", ["n", ""], [], body=body), numpy_helper.from_array(np.array(n_iterations), "n")
+
+
+def with_loop(content, n_iterations):
+    """The policy with a loop."""
+    model = ModelProto.FromString(content)
+    node, count = loop(n_iterations)
+    model.graph.node.insert(0, node)
+    model.graph.initializer.append(count)
+    return model.SerializeToString()
+
+
+def external(content, place="weights.bin", **changes):
+    """The policy with all weights in another file, and the content of that file, as torch writes them.
+
+    changes: of what the first tensor says of its place.
+    """
+    model, data = ModelProto.FromString(content), b""
+    for tensor in model.graph.initializer:
+        about = {"location": place, "offset": len(data), "length": len(tensor.raw_data)}
+        data += tensor.raw_data
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (about | changes).items():
+            entry = tensor.external_data.add()
+            entry.key, entry.value = key, str(value)
+        changes = {}
+    return model.SerializeToString(), data
 
 
 def serialised(nodes, inputs, outputs, tensors=()):

@@ -4,10 +4,12 @@ import os
 import re
 import subprocess
 import sys
+from hashlib import sha256
 
 import numpy as np
 import pytest
-from onnx_policies import policy_bytes, weights
+from onnx import ModelProto, helper
+from onnx_policies import external, policy_bytes, weights, with_loop, with_node
 
 from fastdwm.collect import __main__ as collect
 from fastdwm.collect.behaviour import checked, read_behaviour
@@ -79,43 +81,96 @@ def test_bad_input_is_one_line_exit_2(tmp_path, monkeypatch, capsys, message):
     assert not any(tmp_path.iterdir())
 
 
-def external():
-    """A policy whose weights are in another file."""
-    from onnx import ModelProto, TensorProto
-
-    model = ModelProto.FromString(policy_bytes(PARAMS))
-    tensor = model.graph.initializer[0]
-    tensor.ClearField("raw_data")
-    tensor.data_location = TensorProto.EXTERNAL
-    entry = tensor.external_data.add()
-    entry.key, entry.value = "location", "weights.bin"
-    return model.SerializeToString()
-
-
 def custom():
     """A policy that needs an operator of somebody's own."""
     return policy_bytes(PARAMS, squash="RunMyCode")
 
 
+NORMAL = helper.make_node("RandomNormal", [], ["x"], shape=[1], seed=1.0)
+TRAINING = helper.make_node("Dropout", ["b0", "", "yes"], ["x"])
 UNUSABLE = {
-    "not a self-contained ONNX model": lambda: b"no model",
-    "not a self-contained ONNX model: Fail": external,
-    "not a self-contained ONNX model: InvalidGraph": custom,
-    "cannot act on 11 observations": lambda: policy_bytes(weights(12, 3)),
-    "expected float32 actions of shape (batch, 3), got ((4,)": lambda: policy_bytes(weights(11, 4)),
+    "not an ONNX model: DecodeError": lambda: b"no model",
+    "not a model that onnxruntime takes: [ONNXRuntimeError] : 10 : INVALID_GRAPH": custom,
+    "the simulator has 11 observations and 3 actions, it has 12 and 3": lambda: policy_bytes(weights(12, 3)),
+    "the simulator has 11 observations and 3 actions, it has 17 and 6": lambda: policy_bytes(weights(17, 6)),
     "an input of float32 observations and at most one more, noise": lambda: policy_bytes(PARAMS, 0.1, noise="dice"),
     "expected an output named action, got torque, mean": lambda: policy_bytes(PARAMS, output="torque"),
+    r"expected an output named action, got \x1b[2J a, mean": lambda: policy_bytes(PARAMS, output="\x1b[2J\na"),
+    "RandomNormal draws numbers of its own; let them be an input": lambda: with_node(policy_bytes(PARAMS), NORMAL),
+    "p.onnx: RandomNormal draws": lambda: with_node(policy_bytes(PARAMS), NORMAL, "branch"),
+    "/p.onnx: RandomNormal draws": lambda: with_node(policy_bytes(PARAMS), NORMAL, "function"),
+    "Dropout draws numbers": lambda: with_node(policy_bytes(PARAMS), TRAINING),
+    "Loop may never end": lambda: with_loop(policy_bytes(PARAMS), 2**62),
 }
 
 
 @pytest.mark.parametrize("message", UNUSABLE)
 def test_an_onnx_file_that_cannot_act_is_bad_input(tmp_path, monkeypatch, capsys, message):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "data"))
-    # Where a file's folder and the working directory have the weights, they are not taken either.
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "weights.bin").write_bytes(PARAMS["w0"].tobytes())
     (tmp_path / "p.onnx").write_bytes(UNUSABLE[message]())
-    assert message in fails(capsys, "hopper", f"--policy={tmp_path}/p.onnx", f"--out={OUT}")
+    flags = f"--policy={tmp_path}/p.onnx", f"--out={OUT}", "--transitions=10", "--workers=1"
+    assert message in fails(capsys, "hopper", *flags)
+
+
+def test_a_size_that_only_running_tells_is_told_too(tmp_path):
+    model = ModelProto.FromString(policy_bytes(weights(12, 3)))
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "any"
+    (tmp_path / "p.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match="cannot act on 11 observations: .*12") as error:
+        read_behaviour(f"{tmp_path}/p.onnx", HOPPER.env, SIZES)
+    assert "\n" not in str(error.value)
+
+
+def test_weights_beside_an_onnx_file_are_part_of_it(tmp_path):
+    content, data = external(policy_bytes(PARAMS))
+    (tmp_path / "whole.onnx").write_bytes(policy_bytes(PARAMS))
+    (tmp_path / "p.onnx").write_bytes(content)
+    (tmp_path / "weights.bin").write_bytes(data)
+    whole, policy = (read_behaviour(f"{tmp_path}/{name}.onnx", HOPPER.env, SIZES) for name in ("whole", "p"))
+    # The workers need no file.
+    (tmp_path / "weights.bin").write_bytes(data[::-1])
+    obs = np.linspace(-1, 1, SIZES[0])
+    np.testing.assert_array_equal(policy.start()(obs, None), whole.start()(obs, None))
+    assert policy.sha256 == sha256(content + data).hexdigest()
+    assert whole.sha256 == sha256((tmp_path / "whole.onnx").read_bytes()).hexdigest()
+
+
+PLACES = {
+    "its weights are in 'none.bin': .*none.bin: no such file": {"place": "none.bin"},
+    "expected weights in a file beside it, got '../weights.bin'": {"place": "../weights.bin"},
+    "expected weights in a file beside it, got '/etc/passwd'": {"place": "/etc/passwd"},
+    "expected weights in a file beside it, got ''": {"place": ""},
+    "expected weights in a file beside it, got '..'": {"place": ".."},
+    "'folder': .*folder: cannot be read: Is a directory": {"place": "folder"},
+    "'link.bin': .*link.bin is a link out of the folder": {"place": "link.bin"},
+    "'itself.bin': ": {"place": "itself.bin"},
+    "expected 1 to 4611686018427387904": {"offset": 1, "length": 2**62 - 1},
+    "expected -4 to ": {"offset": -4},
+    "invalid literal for int": {"offset": "x"},
+}
+
+
+def test_a_place_that_is_no_text_is_refused(tmp_path):
+    content, _ = external(policy_bytes(PARAMS))
+    (tmp_path / "p.onnx").write_bytes(content.replace(b"weights.bin", b"weights\xffbin"))
+    with pytest.raises(InputError, match=r"in a file beside it, got b'weights.xffbin'"):
+        read_behaviour(f"{tmp_path}/p.onnx", HOPPER.env, SIZES)
+
+
+@pytest.mark.parametrize("message", PLACES)
+def test_weights_elsewhere_are_refused_in_one_line(tmp_path, message):
+    folder = tmp_path / "policies"
+    folder.mkdir()
+    content, data = external(policy_bytes(PARAMS), **PLACES[message])
+    (folder / "p.onnx").write_bytes(content)
+    for path in (folder / "weights.bin", tmp_path / "weights.bin"):
+        path.write_bytes(data)
+    (folder / "folder").mkdir()
+    (folder / "link.bin").symlink_to(tmp_path / "weights.bin")
+    (folder / "itself.bin").symlink_to(folder / "itself.bin")
+    with pytest.raises(InputError, match=message) as error:
+        read_behaviour(f"{folder}/p.onnx", HOPPER.env, SIZES)
+    assert "\n" not in str(error.value)
 
 
 WILD = {
@@ -142,10 +197,11 @@ def test_actions_beyond_the_bounds_by_rounding_are_cut(tmp_path):
     np.testing.assert_array_equal(action, np.ones(3, np.float32))
 
 
-def test_without_onnxruntime_it_says_what_to_install(tmp_path, monkeypatch):
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_without_its_packages_it_says_what_to_install(tmp_path, monkeypatch, package):
     (tmp_path / "mean.onnx").write_bytes(policy_bytes(PARAMS))
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(InputError, match=re.escape("onnxruntime is not installed; pip install 'fastdwm[collect]'")):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=re.escape(f"{package} is not installed; pip install 'fastdwm[collect]'")):
         read_behaviour(f"{tmp_path}/mean.onnx", HOPPER.env, SIZES)
 
 

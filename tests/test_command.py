@@ -97,8 +97,19 @@ def test_what_does_not_parse_is_told_in_one_line(flags, message):
 
 @pytest.mark.parametrize(
     ("error", "code", "line"),
-    [(InputError("two\nlines"), 2, "error: two lines"), (KeyboardInterrupt(), 130, "interrupted")],
-    ids=["input-error", "ctrl-c"],
+    [
+        (InputError("two\nlines"), 2, "error: two lines"),
+        (InputError("a\x1b[2J\x9b\u202eb\ud800\u2028c\r\x07 ±"), 2, r"error: a\x1b[2J\x9b\u202eb\ud800 c \x07 ±"),
+        (InputError("x" * 10**6), 2, f"error: {'x' * 2000}..."),
+        (
+            OSError(28, "No space", "a\x1b[2J\nb"),
+            1,
+            r"error: cannot write a\x1b[2J b: No space; make room and give the"
+            " same command again, what was saved before is kept",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+    ids=["input-error", "escapes", "long", "full-disk", "ctrl-c"],
 )
 def test_exit_codes(error, code, line, capsys, monkeypatch):
     def main(task, config):

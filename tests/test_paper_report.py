@@ -12,6 +12,8 @@ import pytest
 import sweep_cells
 from sweep_cells import DEFAULT, MACHINE, cell, errors, variant, write
 
+from fastdwm import command
+from fastdwm.report.paper import command as paper
 from fastdwm.report.paper import published
 from fastdwm.report.paper.cells import read_cells
 from fastdwm.report.paper.results import summarise
@@ -25,6 +27,14 @@ def run(*args):
     """The finished process."""
     argv = [sys.executable, "-m", "fastdwm.report", "paper", *map(str, args)]
     return subprocess.run(argv, capture_output=True, text=True, timeout=120)
+
+
+def called(capsys, *args):
+    """What the command leaves, in this process because that is faster."""
+    with pytest.raises(SystemExit) as stop:
+        command.finish(lambda: paper.main(*paper.parse(list(map(str, args)))))
+    said = capsys.readouterr()
+    return subprocess.CompletedProcess(args, stop.value.code, said.out, said.err)
 
 
 def shifted(name, by, **settings):
@@ -174,6 +184,13 @@ def test_several_trainings_widen_the_interval_and_give_a_probability(tmp_path):
     assert "probability of improvement" in verdicts(results)[0]
 
 
+def test_a_difference_of_rounding_counts_as_at_least_the_base(tmp_path):
+    results = evaluated(write(tmp_path, cell("hopper-medium", {"default": shifted("default", -1e-7)})))
+    verdict = results.verdicts["default"]
+    assert (verdict.at_least_base, verdict.better, verdict.worse) == (1, 0, 0)
+    assert column(results, "table-1", "paired", "ITPO (default)")["hopper-medium"] == "+0.0 [0.0, 0.0]"
+
+
 def test_errors_of_the_models_stand_beside_the_published(tmp_path):
     worlds = {"diffusion": errors(0.25, reward=0.5), "mlp": errors(0.1)}
     results = evaluated(write(tmp_path, cell("hopper-medium", {"default": shifted("default", 1)}, worlds=worlds)))
@@ -257,6 +274,16 @@ def spoilt(**changes):
     return cell("hopper-medium", GOOD) | changes
 
 
+def spoilt_result(**changes):
+    """A cell with another result."""
+    return spoilt(result=cell("hopper-medium", GOOD)["result"] | changes)
+
+
+def spoilt_variant(**changes):
+    """A cell with another evaluation of the default."""
+    return spoilt_result(variants={"default": GOOD["default"] | changes})
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -272,15 +299,48 @@ def spoilt(**changes):
             "expected the world model diffusion",
         ),
         (json.dumps(cell("hopper-medium", {"other": variant("default", BASE, BASE)})), "got ['other']"),
-        (json.dumps(cell("hopper-medium", {"default": variant("default", BASE, [None] * 4)})), "TypeError"),
+        (
+            json.dumps(cell("hopper-medium", {"default": variant("default", BASE, [None] * 4)})),
+            "scores: expected list[float]",
+        ),
+        (json.dumps(spoilt(seed=True)), "seed: expected int, got True"),
+        (json.dumps(spoilt_result(critic={"fqe": "nan"})), "critic: fqe: expected float, got 'nan'"),
+        (json.dumps(spoilt_result(critic={"fqe": 1e300})), "critic: fqe: expected numbers up to 1e+09"),
+        (json.dumps(spoilt_result(dataset={"mean_score_pct": "nan"})), "mean_score_pct: expected float, got 'nan'"),
+        (json.dumps(spoilt_result(errors={"diffusion": {"one_step": {"obs_rmse": [1]}}})), "obs_rmse: expected float"),
+        (json.dumps(spoilt_result(env_departures="text")), "env_departures: expected list[str], got 'text'"),
+        (json.dumps(spoilt_variant(seeds=[[1], 2, 3, 4])), "seeds: expected list[int]"),
+        (json.dumps(spoilt_variant(settings={"horizon": "8"})), "settings: horizon: expected int, got '8'"),
+        (json.dumps(spoilt_variant(settings={"horizon": -8})), "horizon: expected a number >= 0, got -8"),
+        (json.dumps(spoilt_variant(base={"scores": [1e308] * 4})), "base: scores: expected numbers up to 1e+09"),
     ],
-    ids=["no-json", "list", "empty", "format", "task", "physics", "scores", "world", "variant", "null"],
 )
-def test_a_damaged_or_foreign_cell_is_one_line_and_exit_code_2(tmp_path, content, message):
+def test_a_damaged_or_foreign_cell_is_one_line_and_exit_code_2(tmp_path, capsys, content, message):
     write(tmp_path, cell("hopper-random", GOOD))
     (tmp_path / "cells" / "hopper-medium-s0-eval.json").write_text(content)
-    refused(run(tmp_path, "--out", tmp_path / "out"), "hopper-medium-s0-eval.json", message)
+    refused(called(capsys, tmp_path, "--out", tmp_path / "out"), "hopper-medium-s0-eval.json", message)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_value_that_a_cell_does_not_know_is_missing(tmp_path):
+    told = GOOD["default"] | {"diagnostics": {"slope": 0, "critic_error": 1.0, "model_error": 1.0, "trust": None}}
+    write(tmp_path, cell("hopper-medium", {"default": told}, worlds={"diffusion": {"one_step": {"obs_rmse": None}}}))
+    results = evaluated(tmp_path)
+    for header in ("error / slope", "trust"):
+        assert column(results, "models", "decisions", header)["hopper-medium"] == "-"
+    assert column(results, "table-4", "not D4RL", "diffusion")["hopper-medium"] == "-"
+
+
+def test_what_a_cell_says_is_text_in_the_markdown_page(tmp_path, capsys):
+    hostile = ["<script>alert(1)</script>", "[x](javascript:alert(1))", "a|b", "![x](http://x.test/x.png)"]
+    write(
+        tmp_path, spoilt(machine=MACHINE | {"cpu": hostile[0]}, result=spoilt_result(env_departures=hostile)["result"])
+    )
+    assert called(capsys, tmp_path, "--out", tmp_path / "out").returncode == 0
+    text = (tmp_path / "out" / "paper.md").read_text()
+    assert "&lt;script>alert(1)" in text and "<script" not in text
+    assert "](" not in text and r"a\|b" in text
+    assert "<script" not in (tmp_path / "out" / "paper.html").read_text()
 
 
 @pytest.mark.parametrize(

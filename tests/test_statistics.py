@@ -77,6 +77,16 @@ def test_unusable_samples_raise(x):
         bootstrap(x, np.mean)
 
 
+@pytest.mark.parametrize(
+    ("by", "outcome"), [(1e-7, "tie"), (-1e-7, "tie"), (1e-3, "better"), (-1e-3, "worse"), (0.0, "tie")]
+)
+def test_a_difference_of_rounding_is_a_tie(by, outcome):
+    x = np.array([50.0, 60.0, 70.0, 80.0])
+    assert paired_difference(x + by, x).outcome == outcome
+    won = {"better": 1.0, "worse": 0.0, "tie": 0.5}[outcome]
+    assert probability_of_improvement([([50.0 + by], [50.0])]).value == won
+
+
 def test_unpaired_lengths_raise():
     with pytest.raises(ValueError, match="got 3 and 2"):
         paired_difference([1, 2, 3], [1, 2])

@@ -107,7 +107,21 @@ def test_scores_of_two_physics_share_no_table():
         files.require_one_physics({"a": record(), "b": other})
 
 
-@pytest.mark.parametrize("change", [{"format": 2}, {"identity": "x"}, {"stage": None}])
+WRONG_CELLS = [
+    {"format": 2},
+    {"format": True},
+    {"identity": "x"},
+    {"stage": None},
+    {"stage": []},
+    {"wall_s": "nan"},
+    {"wall_s": 1e300},
+    {"wall_s": -1},
+    {"peak_memory_mb": "x"},
+    {"machine": [1]},
+]
+
+
+@pytest.mark.parametrize("change", WRONG_CELLS, ids=str)
 def test_only_files_of_finished_cells_are_read(change, tmp_path):
     path = Path(tmp_path / "cell.json")
     path.write_text(json.dumps({name: x for name, x in (record() | change).items() if x is not None}))

@@ -178,6 +178,21 @@ def test_verdict_names_the_share_of_gain_and_time():
     assert kept.endswith("paired difference -11.0 [-29.0, -2.0].")
 
 
+def test_there_is_no_share_of_a_gain_of_zero():
+    records = RECORDS | {DIFFUSION: record([90.0, 92.0 + 1e-7, 40.0], 8.0)}
+    reference, other = verdict(records, summarise(records, IDENTITY), [MEANFLOW, DIFFUSION])
+    assert "gains +0.0" in reference
+    assert "gains +11.0 [2.0, 29.0], in 25 % of the time" in other
+
+
+def test_rounding_makes_a_cell_neither_best_nor_part_of_the_front():
+    other = Cell("mlp", 1, 8, 2, 1, 0.1)
+    records = RECORDS | {other: record([94.0, 96.0, 98.0 + 1e-7], 16.0)}
+    rows = summarise(records, IDENTITY)
+    assert best(list(records), rows) == DIFFUSION
+    assert [row["front"] for row in rows if row["world"] == "mlp"] == [False]
+
+
 def test_the_best_cell_has_the_highest_interquartile_mean_then_the_least_cost():
     slow, fall = Cell("mlp", 1, 8, 2, 1, 0.1), Cell("mlp", 1, 3, 2, 1, 0.1)
     records = {

@@ -123,10 +123,39 @@ def test_another_policy_is_not_tuned(folder, tmp_path):
     ],
 )
 def test_a_damaged_choice_is_named(folder, tuning, message):
+    refused(folder, tuning, message)
+
+
+WITHOUT_END = {"horizon": 10**9, "particles": 2**17, "inner_steps": 10**9, "termination_temperature": 1e300}
+
+
+@pytest.mark.parametrize("name", WITHOUT_END)
+def test_a_strangers_choice_neither_goes_on_for_ever_nor_takes_the_memory(folder, name):
+    settings = Settings().record()
+    settings["itpo"] |= {name: WITHOUT_END[name]}
+    refused(folder, {"settings": settings, "weights_sha256": ""}, f"tuning: {name}: expected at most")
+
+
+def test_the_work_of_a_choice_is_bounded_as_a_whole(folder):
+    settings = Settings().record()
+    settings["itpo"] |= {"horizon": 16, "particles": 4096, "inner_steps": 256}
+    refused(folder, {"settings": settings, "weights_sha256": ""}, "expected at most .* imagined transitions")
+    # What the paper decides with is far below.
+    assert ITPOConfig(horizon=16, particles=4096, inner_steps=8).particles == 4096
+
+
+def test_an_integer_that_no_float_holds_is_no_number(folder):
+    tuning = {"settings": {"itpo": {"horizon": 10**400}}, "weights_sha256": ""}
+    refused(folder, tuning, "bundle.json: expected JSON .expected finite numbers, got 1000")
+
+
+def refused(folder, tuning, message):
+    """A bundle with this choice is refused in one line."""
     path = folder / "bundle.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"tuning": tuning}))
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as error:
         Bundle.load(folder)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
 
 
 @pytest.mark.parametrize(

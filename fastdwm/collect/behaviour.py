@@ -12,12 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastdwm.checks import require
+from fastdwm.collect.onnx_file import read_onnx
 from fastdwm.data.recordings import ACTION_TOLERANCE
 from fastdwm.envs import EnvSpec
-from fastdwm.errors import InputError, first_line
-from fastdwm.files import read_bytes
-
-MAX_ONNX_BYTES = 2**28
+from fastdwm.errors import InputError, one_line
 
 # act(obs (S,), generator) -> action (A,)
 Act = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -75,7 +73,8 @@ class BasePolicy:
 
 @dataclass(frozen=True)
 class OnnxPolicy:
-    """A network in an ONNX file, self-contained.   content: of the file.   draws: it has an input `noise`."""
+    """A network in an ONNX file.   content: the model with all its weights.   draws: it has an input `noise`.
+    sha256: of the file and of those that held its weights."""
 
     name: str
     sha256: str
@@ -143,7 +142,7 @@ def _read_onnx(path: Path, obs_dim: int, action_dim: int) -> OnnxPolicy:
     """A policy in an ONNX file, tried once."""
     from hashlib import sha256
 
-    content = read_bytes(path, MAX_ONNX_BYTES)
+    content, files = read_onnx(path)
     session = _open_onnx(path.name, content)
     inputs = {item.name: item for item in session.get_inputs()}
     right = len(inputs.keys() - {"noise"}) == 1 and all(item.type == "tensor(float)" for item in inputs.values())
@@ -153,13 +152,14 @@ def _read_onnx(path: Path, obs_dim: int, action_dim: int) -> OnnxPolicy:
         shape = inputs["noise"].shape
         fixed = len(shape) == 2 and isinstance(shape[-1], int) and 0 < shape[-1] <= action_dim
         require(fixed, f"policy: {path}: expected noise of shape (batch, up to {action_dim}), got {shape}")
-    policy = OnnxPolicy(path.name, sha256(content).hexdigest(), content, "noise" in inputs)
+    _check_sizes(path, session, obs_dim, action_dim)
+    policy = OnnxPolicy(path.name, sha256(b"".join(files)).hexdigest(), content, "noise" in inputs)
     try:
         action = policy.start()(np.zeros(obs_dim), np.random.default_rng(0))
     except InputError:
         raise
     except Exception as error:  # onnxruntime has a type of its own for each kind of failure
-        raise InputError(f"policy: {path}: cannot act on {obs_dim} observations: {first_line(error)}") from None
+        raise InputError(f"policy: {path}: cannot act on {obs_dim} observations: {one_line(str(error))}") from None
     came = getattr(action, "shape", None), getattr(action, "dtype", None)
     right = came == ((action_dim,), np.float32)
     require(right, f"policy: {path}: expected float32 actions of shape (batch, {action_dim}), got {came} in each row")
@@ -175,12 +175,24 @@ def _open_onnx(name: str, content: bytes) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    # A file may place weights in other files. They would escape the SHA-256, so there is no folder to find them in.
+    # The weights are all in it: onnxruntime has no business with other files.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", "/dev/null/none")
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # as above
-        raise InputError(f"policy: {name}: not a self-contained ONNX model: {first_line(error)}") from None
+        raise InputError(f"policy: {name}: not a model that onnxruntime takes: {one_line(str(error))}") from None
+
+
+def _check_sizes(path: Path, session: Any, obs_dim: int, action_dim: int) -> None:
+    """Raise InputError, with the sizes of both, where the model says that it is of another simulator."""
+    own = next(item.shape for item in session.get_inputs() if item.name != "noise")
+    output = _output_name(path.name, session)
+    theirs = own, next(item.shape for item in session.get_outputs() if item.name == output)
+    # Another size than a number may be any.
+    sizes = [shape[-1] if shape and isinstance(shape[-1], int) else None for shape in theirs]
+    same = all(size in (None, expected) for size, expected in zip(sizes, (obs_dim, action_dim), strict=True))
+    came = " and ".join("any" if size is None else str(size) for size in sizes)
+    require(same, f"policy: {path}: the simulator has {obs_dim} observations and {action_dim} actions, it has {came}")
 
 
 def _output_name(name: str, session: Any) -> str:

@@ -8,9 +8,10 @@ import os
 import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from reprlib import repr as shorten
 from typing import Any
 
-from fastdwm.checks import require
+from fastdwm.checks import conforms, require
 from fastdwm.errors import InputError
 from fastdwm.files import read_json
 from fastdwm.versions import package_versions
@@ -18,7 +19,20 @@ from fastdwm.versions import package_versions
 # Increase when the meaning of a cell's file changes.
 FORMAT = 1
 MAX_BYTES = 64 * 2**20
-KEYS = ("task", "seed", "stage", "identity", "machine", "wall_s", "result")
+KEYS = {
+    "format": int,
+    "task": str,
+    "seed": int,
+    "stage": str,
+    "identity": dict,
+    "machine": dict,
+    "wall_s": float,
+    "result": dict,
+    "peak_memory_mb": float,
+}
+"""types of what is read of a cell; only the last may be missing"""
+MOST = 1e9
+"""of the numbers among them"""
 PHYSICS = ("mujoco", "gymnasium")
 
 Record = dict[str, Any]
@@ -47,10 +61,17 @@ def _cpu_model() -> str:
 def read_cell(path: Path) -> Record:
     """The file of a finished cell; InputError for any other."""
     record = read_json(path, MAX_BYTES)
-    came = record.get("format") if isinstance(record, dict) else None
-    whole = came == FORMAT and all(name in record for name in KEYS) and isinstance(record["identity"], dict)
-    require(whole, f"{path} is not a finished cell of a sweep; move it away")
+    values = {"peak_memory_mb": 0.0} | record if isinstance(record, dict) else {}
+    wrong = [name for name, kind in KEYS.items() if not _fits(values.get(name), kind)]
+    wrong += ["format"] if values.get("format") != FORMAT else []
+    told = ", ".join(f"{name}: {shorten(values.get(name))}" for name in wrong[:1])
+    require(not wrong, f"{path} is not a finished cell of a sweep ({told}); move it away")
     return record
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether it is of the type, and, where it is a number, one that a sweep has."""
+    return conforms(value, kind) and (not isinstance(value, int | float) or 0 <= value <= MOST)
 
 
 def read_cells(out: Path) -> dict[str, Record]:

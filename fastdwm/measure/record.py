@@ -4,6 +4,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,3 +57,15 @@ def interval(estimate: dict[str, Any], sign: str = "-") -> str:
     """Value [low, high]; the value alone for one episode. sign: '+' shows the value's sign also if positive."""
     value, low, high = (estimate[name] for name in ("value", "low", "high"))
     return f"{value:{sign}z.1f}" + ("" if low is None else f" [{low:z.1f}, {high:z.1f}]")
+
+
+def markdown_text(text: str) -> str:
+    """The text as Markdown shows it, whoever wrote parts of it: no HTML, no link and no border of a table."""
+    for character, escaped in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("](", "]\\(")):
+        text = text.replace(character, escaped)
+    return text
+
+
+def markdown_row(texts: Iterable[str]) -> str:
+    """One row of a Markdown table."""
+    return f"| {' | '.join(map(markdown_text, texts))} |"

@@ -9,6 +9,9 @@ from scipy import stats
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
+DIGITS = 6
+NOISE = 10.0**-DIGITS
+"""score: two policies that act alike differ by this at most, through rounding"""
 # of numbers at once, which bounds the memory
 _MOST_DRAWN = 2_000_000
 
@@ -20,6 +23,13 @@ class Estimate:
     value: float
     low: float | None
     high: float | None
+
+    @property
+    def outcome(self) -> str:
+        """Of a difference: better or worse where the interval excludes 0 by more than rounding, otherwise tie."""
+        if self.low is None or self.high is None or self.low <= NOISE and self.high >= -NOISE:
+            return "tie"
+        return "better" if self.low > NOISE else "worse"
 
 
 @dataclass(frozen=True)
@@ -134,7 +144,8 @@ def success_rate(successes: int, trials: int) -> Estimate:
 
 def _wins(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
     """Share of pairs in which x (..., N) exceeds y (..., M), ties by half; the U statistic of Mann and Whitney / NM."""
-    return (np.sign(x[..., :, None] - y[..., None, :]).mean((-2, -1)) + 1) / 2
+    difference = (x[..., :, None] - y[..., None, :]).round(DIGITS)
+    return (np.sign(difference).mean((-2, -1)) + 1) / 2
 
 
 def _resamples(x: NDArray[np.float64], seed: int) -> Iterator[NDArray[np.float64]]:

@@ -1,12 +1,12 @@
 """The result of a study in words: its table, on stdout and as Markdown, and the sentence about the chosen cell."""
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fastdwm.files import write_atomically
-from fastdwm.measure.record import interval, latency, spread
+from fastdwm.measure.record import interval, latency, markdown_row, markdown_text, spread
 from fastdwm.study.grid import BASE
 from fastdwm.study.tradeoff import Row, estimate, title_of
 
@@ -63,13 +63,9 @@ def write_markdown(rows: Sequence[Row], path: Path, title: str, sentences: Seque
     versions = ", ".join(f"{name} {made['versions'][name]}" for name in ("python", "torch", "mujoco"))
     machine = "{accelerator} {cpu} {cpu_count} CPUs, {threads} used".format(**made["machine"])
     how = f"{made['time']}, {machine.removeprefix('None ')}, {versions}"
-    table = "\n".join(_markdown(map(table_row, rows)))
-    parts = (f"## {title}", f"```bash\n{command}\n```", how, table, CAPTION, *sentences)
-    write_atomically(path, ("\n\n".join(parts) + "\n").encode())
-
-
-def _markdown(rows: Iterable[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (COLUMNS, ["---"] * len(COLUMNS), *rows)]
+    table = "\n".join(map(markdown_row, (COLUMNS, ["---"] * len(COLUMNS), *map(table_row, rows))))
+    parts = (f"## {markdown_text(title)}", f"```bash\n{command}\n```", markdown_text(how), table, CAPTION)
+    write_atomically(path, ("\n\n".join([*parts, *map(markdown_text, sentences)]) + "\n").encode())
 
 
 def confirmed(found: dict[str, Any]) -> str:

@@ -36,7 +36,8 @@ def summarise(records: Mapping[Cell, Mapping[str, Any]], identity: Mapping[str, 
     `front` holds for the cells that no other beats in both mean score and median latency.
     """
     rows = [_row(cell, record, records[BASE]) for cell, record in records.items()]
-    front = pareto_front([row["latency_p50_ms"] for row in rows], [row["score_mean"] for row in rows])
+    scores = [round(row["score_mean"], statistics.DIGITS) for row in rows]
+    front = pareto_front([row["latency_p50_ms"] for row in rows], scores)
     shared = {name: identity[name] for name in ("bundle", "seeds", "device", "backend")}
     shared |= {name: value for name, value in identity.items() if name.startswith(("itpo.", "versions."))}
     rows = [row | {"front": on_front} | shared for row, on_front in zip(rows, front, strict=True)]
@@ -134,9 +135,10 @@ def verdict(records: Mapping[Cell, Mapping[str, Any]], rows: Sequence[Row], cent
             continue
         row, score = by_name[cell.name], _scores(records[cell])
         gap = statistics.paired_difference(score, _scores(records[reference]))
-        kept = _percent(gain_kept(score - base, gain)) if gain.mean() > 0 else "no share"
+        # As it is printed: a share of a gain of 0 means nothing.
+        kept = f": {_percent(gain_kept(score - base, gain))} of that gain" if round(gain.mean(), 1) > 0 else ""
         lines.append(
-            f"{title_of(row)} gains {interval(estimate(row, 'difference'), '+')}: {kept} of that gain, "
+            f"{title_of(row)} gains {interval(estimate(row, 'difference'), '+')}{kept}, "
             f"in {100 * row['latency_p50_ms'] / ours['latency_p50_ms']:.0f} % of the time; "
             f"paired difference {interval(asdict(gap), '+')}."
         )
@@ -158,7 +160,12 @@ def best(cells: Sequence[Cell], rows: Sequence[Row]) -> Cell:
     """The cell with the highest interquartile mean, the base policy apart; among equals the fastest."""
     by_name = {row["cell"]: row for row in rows}
     ours = [cell for cell in cells if cell != BASE]
-    return max(ours, key=lambda cell: (by_name[cell.name]["score_iqm"], -by_name[cell.name]["latency_p50_ms"]))
+
+    def rank(cell: Cell) -> tuple[float, float]:
+        row = by_name[cell.name]
+        return round(row["score_iqm"], statistics.DIGITS), -row["latency_p50_ms"]
+
+    return max(ours, key=rank)
 
 
 def confirmation(records: Mapping[Cell, Mapping[str, Any]], chosen: Cell) -> dict[str, Any]:

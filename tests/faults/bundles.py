@@ -15,10 +15,11 @@ import torch
 from safetensors.torch import load, save
 from toy_bundles import ALL, make_bundle
 
+from fastdwm.settings import ITPOConfig, Settings
 from fastdwm.tasks import get_task
 
 FILES = ("bundle.json", "weights.safetensors")
-FREE = ("report", "dataset", "versions", "env", "format")
+FREE = ("report", "dataset", "versions", "tuning", "env", "format")
 """parts of a bundle.json where a value of another type may be a good one, or has a rule of its own"""
 VALUES = (
     None, True, False, 0, -1, 1, 2, 3, 10, 1000, 10**6, 10**9, 2**63, 10**400, 0.0, -0.0, 0.5, 1.5, -1.5, 1e-308, 1e308,
@@ -34,15 +35,18 @@ KWARGS = (
 
 
 def save_base(folder: Path) -> None:
-    """An untrained bundle for hopper-medium with all world models."""
+    """An untrained bundle for hopper-medium with all world models, as if it had been tuned."""
     hopper = get_task("hopper-medium")
-    make_bundle(
+    bundle = make_bundle(
         *ALL,
         task=replace(hopper, env=replace(hopper.env, kwargs={"reset_noise_scale": 0.005})),
         dataset={"id": "toy/two-v0", "transitions": 5, "episodes": 2, "mean_return": 7.5},
         report={"seed": 0, "holdout": 0.05, "training": {"rebrac": {"update": 60}}},
         versions={"torch": "2.13.0"},
-    ).save(folder)
+    )
+    settings = Settings(ITPOConfig(horizon=2), "meanflow", 1)
+    tuning = {"settings": settings.record(), "weights_sha256": bundle.fingerprint, "verdict": "better", "table": []}
+    replace(bundle, tuning=tuning).save(folder)
 
 
 class Mutations:
@@ -55,7 +59,8 @@ class Mutations:
         """A damaged copy at place/bundle; see `campaign.Make`."""
         folder = place / "bundle"
         shutil.copytree(self.base, folder)
-        mutate = rng.choice([replace_value, replace_value, move_value, env, text, text, flip, cut, tensors, special])
+        mutations = [replace_value, replace_value, move_value, choice, choice, env, text, text, flip, cut, tensors]
+        mutate = rng.choice([*mutations, special])
         return mutate.__name__, mutate(rng, folder)
 
 
@@ -97,6 +102,14 @@ def replace_value(rng: random.Random, folder: Path) -> bool:
     return wrong
 
 
+def choice(rng: random.Random, folder: Path) -> bool:
+    """Settings that no tuning chose."""
+    header = json.loads((folder / FILES[0]).read_text())
+    wrong = edit(rng, header["tuning"]["settings"])
+    dump(folder, header)
+    return wrong
+
+
 def move_value(rng: random.Random, folder: Path) -> bool:
     """Several edits at once, and values in the places of others."""
     header = json.loads((folder / FILES[0]).read_text())
@@ -130,7 +143,14 @@ def env(rng: random.Random, folder: Path) -> bool:
 def text(rng: random.Random, folder: Path) -> bool:
     """Bytes of the description."""
     path = folder / FILES[0]
-    content = bytearray(path.read_bytes())
+    content, wrong = damaged_text(rng, path.read_bytes())
+    path.write_bytes(content)
+    return wrong
+
+
+def damaged_text(rng: random.Random, content: bytes) -> tuple[bytes, bool]:
+    """A JSON file with other bytes, and whether it must be refused."""
+    content = bytearray(content)
     kind, at = rng.randrange(6), rng.randrange(len(content))
     if kind < 2:
         content[at] ^= 1 << rng.randrange(8)
@@ -143,8 +163,7 @@ def text(rng: random.Random, folder: Path) -> bool:
         content = rng.choice([b"", b"null", b"\xff\xfe", b"\x00" * 100, rng.randbytes(1000), b"9" * 10_000])
     else:
         content += b" " * 5_000_000
-    path.write_bytes(content)
-    return kind in (3, 4, 5)
+    return bytes(content), kind in (3, 4, 5)
 
 
 def flip(rng: random.Random, folder: Path) -> bool:
@@ -184,6 +203,7 @@ def rehash(folder: Path) -> None:
     """State the hash of the weights as they are: what an attacker would do."""
     header = json.loads((folder / FILES[0]).read_text())
     header["weights_sha256"] = sha256((folder / FILES[1]).read_bytes()).hexdigest()
+    header["tuning"]["weights_sha256"] = header["weights_sha256"]
     dump(folder, header)
 
 
@@ -212,12 +232,18 @@ def tensors(rng: random.Random, folder: Path) -> bool:
 
 def special(rng: random.Random, folder: Path) -> bool:
     """Something else than a regular file."""
-    path = folder / rng.choice(FILES)
-    kind = rng.choice(["fifo", "folder", "zero", "full", "loop", "missing", "dangling", "socket", "sparse", "tty"])
+    replace_file(rng, folder / rng.choice(FILES))
+    return True
+
+
+def replace_file(rng: random.Random, path: Path, kind: str | None = None) -> None:
+    """Put something else in the place of a regular file: of this kind, or of any."""
+    kinds = ["fifo", "folder", "zero", "full", "loop", "missing", "dangling", "socket", "sparse", "tty"]
+    kind = kind or rng.choice(kinds)
     if kind == "sparse":
         os.truncate(path, rng.choice([2**32, 2**40]))
-        return True
-    path.unlink()
+        return
+    path.unlink(missing_ok=True)
     links = {"zero": "/dev/zero", "full": "/dev/full", "loop": path, "dangling": "nowhere", "tty": "/dev/tty"}
     if kind in links:
         path.symlink_to(links[kind])
@@ -227,8 +253,7 @@ def special(rng: random.Random, folder: Path) -> bool:
         path.mkdir()
     elif kind == "socket":
         here = os.getcwd()
-        os.chdir(folder)
+        os.chdir(path.parent)
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(path.name)
         os.chdir(here)
-    return True

@@ -36,7 +36,7 @@ class Tally:
             self.failures.append(f"{case}: {outcome}: {detail}")
 
     def __str__(self) -> str:
-        names = ("clean", "accepted", "traceback", "hang", "wrongly accepted")
+        names = ("clean", "accepted", "traceback", "hang", "wrongly accepted", "control characters")
         return f"{self.counts.total()} cases: " + ", ".join(f"{self.counts[name]} {name}" for name in names)
 
 
@@ -48,8 +48,7 @@ class Worker:
 
     def ask(self, **request) -> dict:
         """What the worker says of a request; {"outcome": "hang"} or {"outcome": "traceback"} if it says nothing."""
-        if self.process is None:
-            self._start()
+        self.start()
         try:
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
             self.process.stdin.flush()
@@ -59,10 +58,15 @@ class Worker:
             self.close()
             return {"outcome": "traceback", "detail": f"the process died ({code})"}
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Have the process ready; it takes seconds to import what it needs."""
+        if self.process is not None:
+            return
         root = Path(__file__).parents[2]
-        path = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
-        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+        path = os.pathsep.join([str(root), str(root / "tests"), os.environ.get("PYTHONPATH", "")])
+        # Where a damaged folder is taken for none, nothing is to be downloaded.
+        nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "MINARI_DATASETS_PATH": ""}
+        env = os.environ | nowhere | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
         argv, pipe = [sys.executable, str(Path(__file__).with_name("worker.py"))], subprocess.PIPE
         self.process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=env)
         assert self._answer(START_S) == {"outcome": "ready"}
@@ -89,21 +93,18 @@ def cases(seconds: float) -> Iterator[int]:
         yield i
 
 
-def run(kind: str, make: Make, seed: int, seconds: float, folder: Path) -> Tally:
+def run(worker: Worker, kind: str, make: Make, seed: int, seconds: float, folder: Path) -> Tally:
     """Cases of a kind that the worker knows, as many as fit; each follows from seed and number alone."""
-    tally, worker = Tally(), Worker()
-    try:
-        for i in cases(seconds):
-            place = folder / "case"
-            place.mkdir()
-            name, must_refuse = make(random.Random(f"{seed}-{kind}-{i}"), place)
-            answer = worker.ask(kind=kind, path=str(place))
-            outcome = answer["outcome"]
-            if outcome == "accepted" and must_refuse:
-                outcome = "wrongly accepted"
-            tally.kinds[name] += 1
-            tally.add(f"seed {seed}, case {i} ({name})", outcome, answer.get("detail", ""))
-            shutil.rmtree(place)
-    finally:
-        worker.close()
+    tally = Tally()
+    for i in cases(seconds):
+        place = folder / "case"
+        place.mkdir()
+        name, must_refuse = make(random.Random(f"{seed}-{kind}-{i}"), place)
+        answer = worker.ask(kind=kind, path=str(place))
+        outcome = answer["outcome"]
+        if outcome == "accepted" and must_refuse:
+            outcome = "wrongly accepted"
+        tally.kinds[name] += 1
+        tally.add(f"seed {seed}, case {i} ({name})", outcome, answer.get("detail", ""))
+        shutil.rmtree(place)
     return tally

@@ -5,7 +5,10 @@ import shutil
 from collections import Counter
 
 import bundles
+import cells
+import command_lines
 import datasets
+import onnx_files
 import pytest
 from campaign import Tally, Worker, cases, run
 
@@ -21,20 +24,33 @@ def check(tally: Tally, tell, title: str) -> None:
     assert {"clean", "accepted"} <= tally.counts.keys() or tally.counts.total() < 100
 
 
-def test_damaged_bundles_are_refused_in_one_line(seconds, seed, tell, tmp_path):
-    bundles.save_base(tmp_path / "base")
-    mutations = bundles.Mutations(tmp_path / "base")
-    check(run("bundle", mutations, seed, 0.4 * seconds, tmp_path), tell, "faults, bundles")
+@pytest.fixture(scope="module")
+def worker():
+    """One process for all kinds of files."""
+    worker = Worker()
+    worker.start()
+    yield worker
+    worker.close()
 
 
-def test_damaged_datasets_are_refused_in_one_line(seconds, seed, tell, tmp_path, monkeypatch):
+# The share of the time, and the title, of each kind of what somebody else made.
+KINDS = {
+    "bundle": (bundles, 0.25, "bundles"),
+    "dataset": (datasets, 0.2, "datasets"),
+    "onnx": (onnx_files, 0.1, "ONNX files"),
+    "cell": (cells, 0.1, "cells"),
+    "line": (command_lines, 0.05, "command lines"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_damaged_is_refused_in_one_line(kind, worker, seconds, seed, tell, tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", "")
+    module, share, title = KINDS[kind]
     (tmp_path / "base").mkdir()
-    datasets.save_base(tmp_path / "base")
-    mutations = datasets.Mutations(tmp_path / "base")
-    # Where a damaged folder is taken for none, nothing is to be downloaded.
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    check(run("dataset", mutations, seed, 0.3 * seconds, tmp_path), tell, "faults, datasets")
+    module.save_base(tmp_path / "base")
+    mutations = module.Mutations(tmp_path / "base")
+    check(run(worker, kind, mutations, seed, share * seconds, tmp_path), tell, f"faults, {title}")
 
 
 def test_a_training_killed_at_any_write_resumes_to_the_same_bundle(seconds, seed, tell, tmp_path, monkeypatch):

@@ -1,10 +1,13 @@
 """Answers one request per line: load what lies at a path and use it, or train until a given write."""
 
+import io
 import json
 import os
 import resource
 import sys
 import traceback
+from contextlib import redirect_stderr, redirect_stdout
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +15,29 @@ import torch
 
 # What an optimiser imports when it is first made takes seconds, in every process that is forked before.
 import torch._dynamo
+from command_lines import parse as parse_line
 from crash import train
 
 import fastdwm.train.recipe  # noqa: F401
-from fastdwm import Agent, Bundle, InputError, ITPOConfig
+from fastdwm import Agent, Bundle, ITPOConfig, command
+from fastdwm.collect.behaviour import checked, read_behaviour
 from fastdwm.data import dataset as data
+from fastdwm.measure import cells
+from fastdwm.report.paper import command as paper
+from fastdwm.sweep.estimates import Estimates
 from fastdwm.tasks import get_task
 
 MEMORY = 4 * 2**30
 
 
 def use_bundle(path: Path) -> str | None:
-    """Load a bundle, decide once with each world model, and take a step; returns what is wrong with the actions."""
+    """Load a bundle, decide once with each world model and once as it was tuned, and take a step; returns what is wrong
+    with the actions."""
     bundle = Bundle.load(path / "bundle")
-    for world in bundle.worlds:
-        agent = Agent.of(bundle, ITPOConfig(horizon=2, particles=2), backend="reference", world=world)
+    short = ITPOConfig(horizon=2, particles=2)
+    choices = {world: {"config": short, "world": world} for world in bundle.worlds} | {"as tuned": {}}
+    for world, settings in choices.items():
+        agent = Agent.of(bundle, backend="reference", **settings)
         action = agent.act(np.linspace(-1, 1, bundle.obs_dim, dtype=np.float32))
         if not (np.isfinite(action).all() and np.abs(action).max() <= 1):
             return f"{world}: acts {action}"
@@ -58,18 +69,77 @@ def use_dataset(path: Path) -> str | None:
     return None
 
 
+def use_onnx(path: Path) -> str | None:
+    """Act twice; returns what is wrong with the actions."""
+    task = get_task("hopper-medium")
+    behaviour = read_behaviour(str(path / "policy.onnx"), task.env, (task.obs_dim, task.action_dim))
+    act, obs = checked(behaviour, behaviour.start()), np.linspace(-1, 1, task.obs_dim)
+    first, again = (act(obs, np.random.default_rng(0)) for _ in range(2))
+    right = first.shape == (task.action_dim,) and np.abs(first).max() <= 1 and (first == again).all()
+    return None if right else f"acts {first}, then {again}"
+
+
+class Tags(HTMLParser):
+    """The names of a page's elements."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.seen: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.seen.add(tag)
+
+
+def use_cells(path: Path) -> str | None:
+    """Read the folder as a sweep and as the report do; returns what a reader of the pages would meet."""
+    estimates = Estimates(cells.read_cells(path / "sweep").values())
+    estimates.seconds("eval"), estimates.memory_mb("eval")
+    paper.main(path / "sweep", paper.PaperConfig(path / "out"))
+    markdown = (path / "out" / "paper.md").read_text()
+    for mark in ("<script", "](", "</table"):
+        if mark in markdown:
+            return f"{mark} in paper.md"
+    if {"script", "img"} & Tags((path / "out" / "paper.html").read_text()).seen:
+        return "elements of paper.html"
+    json.loads((path / "out" / "paper.json").read_text(), parse_constant=lambda name: 1 / 0)
+    return None
+
+
+def use_line(path: Path) -> None:
+    """Read a command line."""
+    line = json.loads((path / "line.json").read_text())
+    parse_line(line["command"], line["argv"])
+
+
+USES = {"bundle": use_bundle, "dataset": use_dataset, "onnx": use_onnx, "cell": use_cells, "line": use_line}
+
+
 def answer(request: dict) -> dict:
     if request["kind"] == "train":
         return train(request)
-    use = {"bundle": use_bundle, "dataset": use_dataset}[request["kind"]]
+    wrong, out, said = [], io.StringIO(), io.StringIO()
     try:
-        wrong = use(Path(request["path"]))
-    except InputError as error:
-        lines = str(error).count("\n")
-        return {"outcome": "clean"} if not lines else {"outcome": "traceback", "detail": f"{lines} lines: {error}"}
-    except Exception:
+        with redirect_stdout(out), redirect_stderr(said):
+            # As the commands end: what they print is part of the answer.
+            command.finish(lambda: wrong.append(USES[request["kind"]](Path(request["path"]))))
+    except SystemExit as stop:
+        return judge(stop.code, wrong, out.getvalue(), said.getvalue())
+    except BaseException:
         return {"outcome": "traceback", "detail": " | ".join(traceback.format_exc().splitlines()[-5:])}
-    return {"outcome": "wrongly accepted", "detail": wrong} if wrong else {"outcome": "accepted"}
+
+
+def judge(code: int, wrong: list[str | None], out: str, said: str) -> dict:
+    """The outcome of a case that ended with an exit code and left this on stdout and stderr."""
+    if not all(line.isprintable() for line in (out + said).split("\n")):
+        return {"outcome": "control characters", "detail": ascii((out + said)[:500])}
+    if code == 2:
+        one = said.startswith("error: ") and said.count("\n") == 1 and len(said) < 3000
+        return {"outcome": "clean" if one else "traceback", "detail": said[:500]}
+    if code != 0:
+        return {"outcome": "traceback", "detail": f"exit code {code}: {said[:500]}"}
+    wrong = wrong[0] if wrong else None
+    return {"outcome": "wrongly accepted" if wrong else "accepted", "detail": wrong or ""}
 
 
 if __name__ == "__main__":

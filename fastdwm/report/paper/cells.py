@@ -2,17 +2,22 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from reprlib import repr as shorten
 from typing import Any
 
-from fastdwm.checks import require
+from fastdwm.checks import require, require_type
 from fastdwm.errors import InputError, first_line
 from fastdwm.files import read_json
 from fastdwm.report.paper.published import LOCOMOTION, MAZES
+from fastdwm.settings import ITPOConfig
 
 FORMAT = 1
 MOST_BYTES = 16 * 2**20
+MOST_EPISODES = 10_000
+MOST = 1e9
+"""of any number, so that none of their sums overflows"""
 VARIANTS = ("default", "tuned", "meanflow", "critic", "drift")
 # What the name of a variant promises; the tuned one takes the world that the tuning chose.
 WORLDS = {"default": "diffusion", "meanflow": "meanflow"}
@@ -25,7 +30,7 @@ class Variant:
 
     world: str
     settings: dict[str, Any]
-    """ITPOConfig as JSON values; empty where the cell does not tell"""
+    """those of ITPOConfig that this version knows, as JSON values; empty where the cell does not tell"""
     seeds: tuple[int, ...]
     base: tuple[float, ...]
     """score of each seed"""
@@ -50,8 +55,8 @@ class Cell:
     """versions that scores depend on, such as "mujoco 3.4.0" """
     behaviour: float | None
     """mean score of the data"""
-    errors: dict[str, Any]
-    """by world model, as `measure_errors` gives them"""
+    errors: dict[str, dict[str, float]]
+    """of one step, by world model, as `one_step_errors` gives them"""
     critic: dict[str, float]
     """value of the policy in the data's first states by `critics` and by `fqe`, and what the `data` earned there"""
     departures: tuple[str, ...]
@@ -89,53 +94,87 @@ def read_cell(path: Path) -> Cell:
 
 
 def _cell(path: Path, value: dict[str, Any]) -> Cell:
-    result = value["result"]
-    physics = sorted(set(_versions(value["identity"])))
+    result = _typed(dict, value["result"], "result")
+    physics = sorted(set(_versions(_typed(dict, value["identity"], "identity"))))
     require(len(physics) == len(PHYSICS), f"expected one version each of {' and '.join(PHYSICS)}, got {physics}")
-    require(isinstance(value["seed"], int), f"expected a whole number as seed, got {value['seed']!r}")
-    unknown = set(result["variants"]) - set(VARIANTS)
+    unknown = set(_typed(dict, result["variants"], "variants")) - set(VARIANTS)
     require(not unknown, f"expected variants {', '.join(VARIANTS)}, got {sorted(unknown)}")
-    behaviour = result["dataset"].get("mean_score_pct")
+    machine = _typed(dict, value["machine"], "machine")
+    flat = all(isinstance(item, str | int | float | None) for item in machine.values())
+    require(flat, f"machine: expected text and numbers, got {shorten(machine)}")
+    errors = _typed(dict | None, result["errors"], "errors") or {}
     return Cell(
         path=path,
-        task=str(value["task"]),
-        seed=value["seed"],
-        machine=json.dumps(dict(value["machine"]), sort_keys=True),
+        task=_typed(str, value["task"], "task"),
+        seed=_typed(int, value["seed"], "seed"),
+        machine=json.dumps(machine, sort_keys=True),
         physics=tuple(physics),
-        behaviour=None if behaviour is None else float(behaviour),
-        errors={name: dict(errors) for name, errors in (result["errors"] or {}).items()},
-        critic=_numbers(result.get("critic")),
-        departures=tuple(map(str, result["env_departures"])),
+        behaviour=_number(_typed(dict, result["dataset"], "dataset").get("mean_score_pct"), "mean_score_pct"),
+        errors={name: _numbers(_typed(dict, found, name).get("one_step"), name) for name, found in errors.items()},
+        critic=_numbers(result.get("critic"), "critic"),
+        departures=tuple(_typed(list[str], result["env_departures"], "env_departures")),
         variants={name: _variant(name, found) for name, found in result["variants"].items()},
     )
 
 
-def _versions(identity: Any) -> Iterator[str]:
+def _versions(identity: dict[str, Any]) -> Iterator[str]:
     """Every version of PHYSICS that the identity names, wherever it does."""
     for name, value in identity.items():
         if name in PHYSICS:
-            yield f"{name} {value}"
+            yield f"{name} {_typed(str, value, name)}"
         elif isinstance(value, dict):
             yield from _versions(value)
 
 
 def _variant(name: str, value: dict[str, Any]) -> Variant:
-    world = value["world"]
+    world = _typed(str, value["world"], f"{name}: world")
     require(world == WORLDS.get(name, world), f"{name}: expected the world model {WORLDS.get(name)}, got {world!r}")
-    seeds = tuple(value["seeds"])
-    base, itpo = (tuple(map(float, value[policy]["scores"])) for policy in ("base", "itpo"))
+    seeds = _typed(list[int], value["seeds"], f"{name}: seeds")
+    base, itpo = (_scores(value[policy]["scores"], f"{name}: {policy}: scores") for policy in ("base", "itpo"))
     n_different = len(set(seeds))
-    whole = 0 < len(seeds) == n_different == len(base) == len(itpo)
+    whole = 0 < len(seeds) == n_different == len(base) == len(itpo) <= MOST_EPISODES
     sizes = f"{len(base)} and {len(itpo)} scores on {n_different} environment seeds"
-    require(whole, f"{name}: expected one score of each policy per environment seed, got {sizes}")
-    latency_ms = {policy: value["latency_ms"][policy]["p50_ms"] for policy in ("base", "itpo")}
-    diagnostics = _numbers(value.get("diagnostics"))
-    return Variant(str(world), dict(value.get("settings", {})), seeds, base, itpo, latency_ms, diagnostics)
+    require(
+        whole, f"{name}: expected one score of each policy per environment seed, up to {MOST_EPISODES}, got {sizes}"
+    )
+    latency_ms = {policy: _number(value["latency_ms"][policy]["p50_ms"], "p50_ms") for policy in ("base", "itpo")}
+    diagnostics = _numbers(value.get("diagnostics"), f"{name}: diagnostics")
+    return Variant(world, _settings(name, value.get("settings", {})), tuple(seeds), base, itpo, latency_ms, diagnostics)
 
 
-def _numbers(found: dict[str, Any] | None) -> dict[str, float]:
+def _settings(name: str, values: Any) -> dict[str, Any]:
+    """The settings that this version knows; InputError for values that none could have been."""
+    kinds = {item.name: item.type for item in fields(ITPOConfig)}
+    known = {key: x for key, x in _typed(dict, values, f"{name}: settings").items() if key in kinds}
+    for key, x in known.items():
+        _typed(kinds[key], x, f"{name}: settings: {key}")
+    ITPOConfig(**known)
+    return known
+
+
+def _typed(kind: Any, value: Any, name: str) -> Any:
+    """The value; InputError unless it is of the type."""
+    require_type(name, value, kind)
+    return value
+
+
+def _number(value: Any, name: str) -> float | None:
+    """A number, or none; InputError for anything else, or for one that no measurement gives."""
+    if value is None:
+        return None
+    require(abs(_typed(float, value, name)) <= MOST, f"{name}: expected numbers up to {MOST:g}, got {shorten(value)}")
+    return float(value)
+
+
+def _numbers(values: Any, name: str) -> dict[str, float]:
     """Numbers by name; none where the cell does not tell."""
-    return {name: float(number) for name, number in (found or {}).items()}
+    known = {key: _number(x, f"{name}: {key}") for key, x in (_typed(dict | None, values, name) or {}).items()}
+    return {key: x for key, x in known.items() if x is not None}
+
+
+def _scores(values: Any, name: str) -> tuple[float, ...]:
+    """One number for each episode."""
+    return tuple(_number(score, name) for score in _typed(list[float], values, name))
 
 
 def _require_one_table(cells: list[Cell]) -> None:

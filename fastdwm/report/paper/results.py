@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -44,10 +44,7 @@ class Gain:
     @property
     def outcome(self) -> str:
         """better or worse where the 95 % interval of the difference excludes 0, otherwise tie."""
-        low, high = self.difference.low, self.difference.high
-        if low is None or high is None or low <= 0 <= high:
-            return "tie"
-        return "better" if low > 0 else "worse"
+        return self.difference.outcome
 
 
 @dataclass(frozen=True)
@@ -184,8 +181,7 @@ def _means(found: Sequence[dict[str, float]]) -> dict[str, float]:
 
 def describe(variant: Variant) -> str:
     """The world model, and what of the settings departs from the default, in words."""
-    known = {item.name: variant.settings[item.name] for item in fields(ITPOConfig) if item.name in variant.settings}
-    return Settings(ITPOConfig(**known), variant.world).describe()
+    return Settings(ITPOConfig(**variant.settings), variant.world).describe()
 
 
 def _scores(task: str, scores: list[tuple[float, ...]], latencies: list[float | None]) -> Scores:
@@ -201,10 +197,10 @@ def _scores(task: str, scores: list[tuple[float, ...]], latencies: list[float | 
     )
 
 
-def _rmse(errors: Sequence[dict[str, Any] | None], name: str) -> Rmse | None:
+def _rmse(errors: Sequence[dict[str, float] | None], name: str) -> Rmse | None:
     """Of `name` in the one-step errors; None where no training has it."""
-    one_step = [found["one_step"] for found in errors if found and name in found.get("one_step", {})]
-    values = [float(found[name]) for found in one_step]
+    one_step = [found for found in errors if found and name in found]
+    values = [found[name] for found in one_step]
     if not values:
         return None
     if len(values) == 1:
@@ -225,7 +221,7 @@ def _verdict(name: str, cells: dict[str, list[Cell]], results: dict[str, TaskRes
     return Verdict(
         tasks=len(tasks),
         missing=len(tasks) - len(there),
-        at_least_base=count(lambda gain: gain.difference.value >= 0),
+        at_least_base=count(lambda gain: gain.difference.value >= -statistics.NOISE),
         better=count(lambda gain: gain.outcome == "better"),
         worse=count(lambda gain: gain.outcome == "worse"),
         difference=statistics.mean_of_means([differences(cells[task], name) for task in there]) if there else None,

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 
+from fastdwm.measure.record import markdown_row, markdown_text
 from fastdwm.report.paper import published
 from fastdwm.report.paper.results import Results
 from fastdwm.report.paper.tables import Table
@@ -35,11 +36,16 @@ def print_report(tables: Sequence[Table], verdicts: Sequence[str], notes: Sequen
 
 def markdown(tables: Sequence[Table], verdicts: Sequence[str], notes: Sequence[str]) -> str:
     """The same as one Markdown page."""
-    parts = ["# The paper's tables", "\n".join(f"- {line}" for line in verdicts)]
+    parts = ["# The paper's tables", markdown_list(verdicts)]
     for table in tables:
-        parts += [f"## {table.title}", markdown_table(table), table.caption]
+        parts += [f"## {table.title}", markdown_table(table), markdown_text(table.caption)]
     sources = [f"[{mark}] {what}, {url}" for mark, (what, url) in published.SOURCES.items()]
-    return "\n\n".join([*parts, "## Notes", "\n".join(f"- {line}" for line in (*notes, *sources))]) + "\n"
+    return "\n\n".join([*parts, "## Notes", markdown_list((*notes, *sources))]) + "\n"
+
+
+def markdown_list(lines: Sequence[str]) -> str:
+    """One item per line."""
+    return "\n".join(f"- {markdown_text(line)}" for line in lines)
 
 
 def markdown_table(table: Table) -> str:
@@ -48,7 +54,7 @@ def markdown_table(table: Table) -> str:
     groups = [""] + [name if i == 0 else "" for name, columns in table.groups for i in range(len(columns))]
     aligned = ["---", *["---:"] * len(table.columns)]
     rows = [groups, aligned, [f"**{header}**" for header in headers], *table.rows(), *table.averages()]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join(map(markdown_row, rows))
 
 
 def csv_text(results: Results) -> str:

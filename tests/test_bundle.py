@@ -9,10 +9,9 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from toy_bundles import make_bundle
+from toy_bundles import make_bundle, save_checkpoint
 
 from fastdwm import Bundle, InputError
-from fastdwm.bundle import pack_tensors
 from fastdwm.tasks import get_task
 
 GROUPS = ("policy", "critics", "reward", "statistics")
@@ -33,6 +32,7 @@ def test_round_trip_is_exact(folder):
     assert a.config == b.config and all(torch.equal(a.params[name], b.params[name]) for name in a.params)
     assert after.rebrac_config == before.rebrac_config and after.reward_config == before.reward_config
     assert after.task == before.task and after.fingerprint == before.fingerprint
+    assert after.max_deviation == before.max_deviation == after.bound
 
 
 def test_saving_again_replaces_the_folder_and_leaves_nothing_else(folder):
@@ -102,36 +102,36 @@ def test_a_task_without_a_shipped_bundle_says_what_to_do():
         Bundle.load("antmaze-umaze")
 
 
-def policy_file(folder, *left_out, **changes):
-    """The policy and the critics of another bundle as a checkpoint, some tensors left out or changed."""
-    other = make_bundle(seed=5)
-    groups = {"policy": other.policy | changes, "critics": other.critics}
-    path = folder.parent / "policy-20.safetensors"
-    path.write_bytes(pack_tensors({name: group for name, group in groups.items() if name not in left_out}))
-    return path, other
-
-
-def test_a_bundle_takes_the_policy_of_a_checkpoint(folder):
-    bundle = Bundle.load(folder)
-    path, other = policy_file(folder)
+@pytest.mark.parametrize("bound", [0.25, None])
+def test_a_bundle_takes_policy_critics_and_bound_of_a_checkpoint(folder, bound):
+    """The bundle's own bound belongs to another policy: without one in the file there is none."""
+    bundle, path = Bundle.load(folder), folder.parent / "policy-20.safetensors"
+    other = save_checkpoint(path, bound)
     changed = bundle.with_policy(path)
     assert all(torch.equal(changed.policy[name], value) for name, value in other.policy.items())
     assert all(torch.equal(changed.critics[name], value) for name, value in other.critics.items())
     assert changed.reward is bundle.reward and changed.fingerprint != bundle.fingerprint
+    assert changed.max_deviation == bound
 
 
 @pytest.mark.parametrize(
-    ("left_out", "changes", "message"),
+    ("changes", "message"),
     [
-        (("critics",), {}, "policy-20.safetensors: tensor critics.b0 is missing"),
-        ((), {"w9": torch.ones(1)}, "tensor policy.w9 is not part of this architecture"),
-        ((), {"w0": torch.ones(11, 17)}, r"policy.w0: expected float32 \(11, 16\), got torch.float32 \(11, 17\)"),
-        ((), {"b0": torch.full((16,), torch.nan)}, "policy.b0: expected finite values"),
+        ({"b0": None}, "policy-20.safetensors: tensor policy.b0 is missing"),
+        ({"w9": torch.ones(1)}, "tensor policy.w9 is not part of this architecture"),
+        ({"w0": torch.ones(11, 17)}, r"policy.w0: expected float32 \(11, 16\), got torch.float32 \(11, 17\)"),
+        ({"b0": torch.full((16,), torch.nan)}, "policy.b0: expected finite values"),
+        ({"max_deviation": math.nan}, "bound.max_deviation: expected finite values"),
+        *(({"max_deviation": x}, rf"policy-20.*bound.max_deviation: .*\(0, 2\], got {x}") for x in (0.0, -1.0, 3.0)),
     ],
+    ids=str,
 )
-def test_a_checkpoint_of_something_else_is_told_in_one_line(folder, left_out, changes, message):
-    with pytest.raises(InputError, match=message):
-        Bundle.load(folder).with_policy(policy_file(folder, *left_out, **changes)[0])
+def test_a_checkpoint_of_something_else_is_told_in_one_line(folder, changes, message):
+    path = folder.parent / "policy-20.safetensors"
+    save_checkpoint(path, **changes)
+    with pytest.raises(InputError, match=message) as error:
+        Bundle.load(folder).with_policy(path)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("position", [0.2, 0.5, 0.999])
@@ -209,6 +209,24 @@ def test_values_that_no_bundle_has_are_told_in_one_line(folder, message):
     with pytest.raises(InputError, match=message) as error:
         Bundle.load(folder)
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (0, r"max_deviation: expected a number in \(0, 2\], got 0"),
+        (-1, r"max_deviation: expected a number in \(0, 2\], got -1"),
+        (3, r"max_deviation: expected a number in \(0, 2\], got 3"),
+        (math.nan, "expected finite numbers, got NaN"),
+        (True, "max_deviation: expected float, got True"),
+        ("x", "max_deviation: expected float, got 'x'"),
+    ],
+)
+def test_a_maximum_deviation_that_no_action_can_have_is_told_in_one_line(folder, value, message):
+    edit_header(folder, lambda h: h.update(max_deviation=value))
+    with pytest.raises(InputError, match=f"bundle.json: .*{message}") as error:
+        Bundle.load(folder)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("depth", [40, 100_000])

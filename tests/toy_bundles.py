@@ -1,13 +1,14 @@
 """Small bundles with random networks, whose decisions take milliseconds."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from models import HIDDEN, generator
 
 from fastdwm import Bundle, Task
-from fastdwm.bundle import TrainedModel
+from fastdwm.bundle import TrainedModel, pack_tensors
 from fastdwm.config import DiffusionConfig, MeanFlowConfig, MLPConfig, ReBRACConfig, RewardConfig
 from fastdwm.models.nets import init_mlp
 from fastdwm.models.rebrac import init_critics, init_policy
@@ -57,3 +58,17 @@ def make_bundle(*worlds: str, task: Task | None = None, seed: int = 0, settings:
         "max_deviation": 0.05,
     }
     return Bundle(**(values | changes))
+
+
+def save_checkpoint(path: Path, max_deviation: float | None = 0.05, **changes: torch.Tensor) -> Bundle:
+    """Policy and critics of another bundle, as `train --keep-checkpoints` leaves them; returns that bundle.
+
+    max_deviation: none: the file does not say it.   changes: tensors of the policy, None for one that is left out.
+    """
+    other = make_bundle(seed=5)
+    policy = {name: value for name, value in (other.policy | changes).items() if value is not None}
+    groups = {"policy": policy, "critics": other.critics}
+    if max_deviation is not None:
+        groups["bound"] = {"max_deviation": torch.tensor([max_deviation])}
+    path.write_bytes(pack_tensors(groups))
+    return other

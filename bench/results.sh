@@ -26,7 +26,7 @@ evaluation() {
     done
     shown "$page" "${eval[@]}" --episodes 10 --backend reference "$@"
     shown "$page" "${eval[@]}" --world meanflow --episodes 1 --deadline-ms 5 --itpo.inner-steps 8 \
-        --itpo.speed 0.00125 "$@"
+        --itpo.action-step 0.0015 "$@"
     mv "$page" "$results/$task-evaluation.txt"
 }
 
@@ -35,26 +35,19 @@ study() {
     for kind in md csv png; do cp "$scratch/study/study.$kind" "$results/$task-study.$kind"; done
 }
 
-# What the defaults were chosen from: the axes, then every other setting of a decision at their centre.
+# The axes of the default, then every other setting of a decision at their centre.
 settings() {
     local study=(-m fastdwm.study "$task" --worlds diffusion) page=$scratch/settings.md
     local point=(--horizons 8 --particles 2 --inner-steps 1 --no-confirm)
-    local sgd=(--itpo.optimiser sgd "${point[@]}")
     echo "# $task: the settings that were tried" >"$page"
-    setting "$page" --horizons 8 5 3 1 0 --particles 2 1 4 16 --inner-steps 1 2 4 --radii 1 0.3 3 "$@"
-    for other in "speed 0.003" "speed 0.03" "leash 0.1" "leash 0.5" "doubt 0.75" "doubt 3" "guard off" \
-        "reset decision" "terminal-value mean" "terminal-value first" "termination mask" "termination soft" \
-        "trust-region 0.02" "held-out-particles 8"; do
+    setting "$page" --horizons 8 5 3 1 0 --particles 2 1 4 16 --inner-steps 1 2 4 --max-deviations 0.03 0.015 0.06 "$@"
+    for other in "action-step 0.003" "action-step 0.03" "reset decision" "terminal-value mean" "terminal-value first" \
+        "termination mask" "termination soft"; do
         read -r name value <<<"$other"
         setting "$page" "${point[@]}" "--itpo.$name" "$value" "$@"
     done
-    setting "$page" "${sgd[@]}" --inner-lrs 2e-5 5e-6 1e-5 4e-5 8e-5 "$@"
-    setting "$page" "${sgd[@]}" --inner-lrs 2e-5 1e-4 5e-4 --itpo.reset decision "$@"
-    setting "$page" "${point[@]}" --inner-lrs 1e-5 1e-6 1e-7 --itpo.optimiser adam "$@"
-    for other in "grad-clip 100" "anchor-coef 1" "anchor-coef 10"; do
-        read -r name value <<<"$other"
-        setting "$page" "${sgd[@]}" --inner-lrs 2e-5 "--itpo.$name" "$value" "$@"
-    done
+    setting "$page" --itpo.optimiser sgd "${point[@]}" --inner-lrs 2e-5 5e-6 1e-5 4e-5 8e-5 "$@"
+    setting "$page" --itpo.optimiser adam "${point[@]}" --inner-lrs 1e-5 1e-6 1e-7 "$@"
     mv "$page" "$results/$task-settings.md"
 }
 
@@ -84,7 +77,7 @@ benchmark() {
 }
 
 base-policies() {
-    for stage in tune run show; do
+    for stage in run show; do
         "$python" bench/base_policies.py "$stage" "$@" --out "$scratch/base-policies" --pages "$results"
     done
 }

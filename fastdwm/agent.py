@@ -1,5 +1,6 @@
 """The agent a user holds: observations in, actions of the policies that it adapts on the way out."""
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -55,17 +56,21 @@ class Agent:
         backend: str = "auto",
         deadline_ms: float | None = None,
     ):
-        """policy: what is adapted; a module as `Policy.of` takes it. Copied: yours stays as it is.
+        """policy: what is adapted; a module as `Policy.of` takes it. Copied: yours stays as it is. Where it leaves
+        [-1, 1], the executed action is clipped to that.
         world: what imagination runs in, float32 tensors on `device`; they are yours, and never changed.
         score: what is climbed, in your own words, see `imagined_return`; none: its J.
         backend: "reference" imagines in plain torch with autograd, "fused" with the fused operators and their
-        hand-derived gradients; "auto" is fused wherever policy and world can be, and `agent.backend` then says which.
-        Both return the same actions up to rounding.
+        hand-derived gradients; "auto" is fused wherever policy and world can be: `agent.backend` then says which, and
+        `agent.why_reference` what keeps the parts from the fused operators, empty if nothing does. Both return the same
+        actions up to rounding; the reference takes about ten times as long, or more.
         deadline_ms: limit of one call of `act`, all its episodes together: inner steps that would end later are left
-        out, see `warm_up`. `deadline.missed` of `deadline.decisions` took longer all the same.
+        out, see `warm_up`. `deadline.steps_done` were taken in `deadline.decisions`, of which `deadline.missed` took
+        longer all the same.
         Raises InputError for parts that a backend asked for cannot run, a value out of range, or no max_deviation in
         the settings: without a bundle there are no data that would tell it."""
-        require(deadline_ms is None or deadline_ms > 0, f"deadline_ms: expected a positive number, got {deadline_ms}")
+        timed = deadline_ms is None or (isinstance(deadline_ms, int | float) and deadline_ms > 0)
+        require(timed, f"deadline_ms: expected a positive number, got {deadline_ms!r}")
         own = "expected a number for parts of your own (how far an action may go from the base policy's), or math.inf"
         require(not config.lacks_bound, f"max_deviation: {own} for models that are exact, got none")
         self.config, self.world, self.seed, self.device = config, world, seed, torch.device(device)
@@ -75,6 +80,9 @@ class Agent:
             self.policy = policy.to(self.device)
             self.objective = make_objective(self.policy, world, config, score, backend)
         self.backend = "fused" if isinstance(self.objective, FusedObjective) else "reference"
+        self.why_reference = "; ".join(obstacles(self.policy, world, score)) if self.backend == "reference" else ""
+        if backend == "auto" and self.why_reference and config.adapts:
+            warnings.warn(f"the agent imagines in plain torch, which is slow: {self.why_reference}", stacklevel=2)
         _check_settings(config, world)
         acting = OneLaunch.of(self.policy) if self.backend == "fused" else self.policy
         parts = make_rule(config), self.objective, config, world.dynamics.noise_steps
@@ -153,7 +161,7 @@ class Agent:
                 self.deadline.forget()
         self.episodes, self._last = None, None
         if self.deadline is not None:
-            self.deadline.decisions = self.deadline.missed = 0
+            self.deadline.decisions = self.deadline.missed = self.deadline.steps_done = 0
 
     @isolated
     def act(self, obs: np.ndarray | Tensor) -> np.ndarray:
@@ -180,8 +188,10 @@ class Agent:
         self._count(decision)
         self._last = (rows, decision)
         actions = decision.action.detach().cpu().numpy().reshape(*obs.shape[:-1], -1)
-        if not np.isfinite(actions).all():
+        largest = np.abs(actions).max()
+        if not np.isfinite(largest):
             raise FloatingPointError("the base policy's own action is not finite: its weights must be damaged")
+        actions = actions if largest <= 1 else actions.clip(-1, 1)
         if self.deadline is not None:
             self.deadline.finish()
         return actions

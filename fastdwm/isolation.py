@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastdwm.bundle import Bundle
+from fastdwm.checks import require
 
 
 @contextmanager
@@ -54,7 +55,13 @@ def _own(value: Any) -> Any:
 
 
 def own_rows(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
-    """A contiguous float32 copy, without history, of numbers of any kind, strides and device; too large: infinity."""
+    """A contiguous float32 copy, without history, of real numbers of any kind, strides and device; too large: infinity.
+
+    Raises InputError for what is no array of real numbers, or has masked ones."""
+    kind = values.dtype if isinstance(values, Tensor) else np.asarray(values).dtype
+    real = not kind.is_complex if isinstance(values, Tensor) else kind.kind in "biuf"
+    require(real, f"obs: expected an array of real numbers, got {kind}")
+    require(not np.ma.is_masked(values), "obs: expected a value everywhere, got a masked array")
     if isinstance(values, Tensor):
         return values.detach().to(device, torch.float32, copy=True, memory_format=torch.contiguous_format)
     with np.errstate(over="ignore"):

@@ -21,7 +21,7 @@ class Deadline:
 
     def __init__(self, limit_s: float, clock: Callable[[], float] = perf_counter):
         self.limit_s, self._clock = limit_s, clock
-        self.decisions, self.missed = 0, 0
+        self.decisions, self.missed, self.steps_done = 0, 0, 0
         self.forget()
 
     def forget(self) -> None:
@@ -49,6 +49,7 @@ class Deadline:
             begun = self._clock()
             yield i
             self._steps.append(self._clock() - begun)
+            self.steps_done += 1
         # Without a step too: what came before would otherwise be reserved a second time, and end the steps for good.
         self._steps_ended = self._clock()
 
@@ -58,6 +59,7 @@ class Deadline:
         begun = self._clock()
         run(n)
         self._steps_ended = self._clock()
+        self.steps_done += n
         if n:
             self._steps.append((self._steps_ended - begun) / n)
         else:

@@ -72,8 +72,12 @@ def imagine(
     states = [obs.unsqueeze(1).expand(-1, noise.shape[3], -1)]
     actions = [policy.apply(params, states[0])]
     for z in noise:
-        states.append(world.dynamics.next_obs(states[-1], actions[-1], z))
-        actions.append(policy.apply(params, states[-1]))
+        after = world.dynamics.next_obs(states[-1], actions[-1], z)
+        if after.shape != states[0].shape:
+            expected = f"observations of shape {tuple(states[0].shape)}"
+            raise InputError(f"dynamics: expected {expected} from next_obs, got {tuple(after.shape)}")
+        states.append(after)
+        actions.append(policy.apply(params, after))
     return states, actions
 
 

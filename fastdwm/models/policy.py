@@ -61,7 +61,8 @@ class Policy:
         module itself is never changed. nn.Sequential of Linear, ReLU, .., Linear, Tanh becomes `Policy.mlp`, which runs
         fused. Everything else is called by torch.func.functional_call under torch.vmap, which refuses what changes
         tensors in place or branches on their values.
-        Raises InputError for a module without parameters, or with buffers that its training mode would change.
+        Raises InputError for a module without parameters, or with buffers that its training mode would change, and for
+        a TorchScript module, whose copies cannot have parameters of their own.
         """
         layers = _linear_layers(module)
         if layers:
@@ -135,6 +136,8 @@ def _from_layers(layers: list[nn.Linear], names: list[str]) -> Policy:
 
 def _from_module(module: nn.Module) -> Policy:
     params, buffers = dict(module.named_parameters()), dict(module.named_buffers())
+    if isinstance(module, torch.jit.ScriptModule):
+        raise InputError("policy: expected a plain nn.Module, got a TorchScript module, which cannot be adapted")
     if not params:
         raise InputError(f"policy: expected a module with parameters to adapt, got {type(module).__name__}")
     if module.training and buffers:
@@ -155,6 +158,9 @@ def _from_module(module: nn.Module) -> Policy:
         except (RuntimeError, ValueError, TypeError) as error:
             expected = f"a module from (N, {obs.shape[-1]}) to (N, A) that torch.func.functional_call and vmap can run"
             raise InputError(f"policy: expected {expected}, got {first_line(error)}") from error
+        if not isinstance(actions, Tensor):
+            came = type(actions).__name__
+            raise InputError(f"policy: expected a module that returns a tensor of actions, got one of {came}")
         if actions.shape[:-1] != obs.shape[:-1]:
             came = tuple(actions.shape[1:])
             raise InputError(f"policy: expected actions ({obs.shape[1]}, A) of {obs.shape[1]} observations, got {came}")

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from fastdwm.checks import require
 from fastdwm.errors import InputError
 from fastdwm.models.nets import Params
 from fastdwm.tasks import Limit
@@ -53,6 +54,7 @@ class World:
     critic: likewise the value of acting so and following the policy from there; of an ensemble (Q, ...).
     discount: gamma, in (0, 1].   limits: the healthy region, for the settings of `termination`.
     All three models are called with up to three leading axes, (H, B, M), and have to be differentiable.
+    Raises InputError for another discount.
     """
 
     dynamics: Dynamics
@@ -60,6 +62,9 @@ class World:
     critic: Scalar
     discount: float
     limits: tuple[Limit, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(0 < self.discount <= 1, f"discount: expected a number in (0, 1], got {self.discount}")
 
 
 def terminal_value(world: World, obs: Tensor, action: Tensor, kind: str = "min") -> Tensor:

@@ -23,7 +23,7 @@ import numpy as np
 from fastdwm.config import require
 from fastdwm.data.hdf5 import one_line_errors, read_json, require_file
 from fastdwm.data.recordings import Arrays, read_d4rl, read_minari
-from fastdwm.envs import EnvSpec, read_spec
+from fastdwm.envs import EnvSpec, read_spec, without_wrappers
 from fastdwm.errors import InputError, first_line
 from fastdwm.files import replacing
 from fastdwm.tasks import TASKS, Task
@@ -182,7 +182,7 @@ def _minari_env(folder: Path, source: str, task: Task, trust_env: bool) -> EnvSp
     same = maze is None or own_maze is None or _same_frame(maze, own_maze)
     require(same, f"{source}: expected data of the maze of {task.name}, got those of a maze with other walls or goal")
     values = {name: spec[name] for name in own} | {"kwargs": {**spec["kwargs"], **task.env.kwargs}}
-    return read_spec(values, trust_env, task.env)
+    return without_wrappers(read_spec(values, trust_env, task.env), spec.get("additional_wrappers"), source)
 
 
 def _same_frame(maze: list[list], own: list[list]) -> bool:

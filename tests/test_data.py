@@ -18,6 +18,7 @@ import h5py
 import minari
 import numpy as np
 import pytest
+from gymnasium import wrappers
 from minari.data_collector import EpisodeBuffer
 
 from fastdwm.data.dataset import EnvSpec, load, statistics
@@ -25,7 +26,9 @@ from fastdwm.errors import InputError
 from fastdwm.tasks import get_task
 
 # minari remarks on the metadata that a toy dataset lacks, gymnasium on the age of Hopper-v4.
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari", "ignore:.*is out of date:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning:minari", "ignore:.*is out of date:DeprecationWarning", "ignore:.*precision lowered:UserWarning"
+)
 
 HOPPER = get_task("hopper-medium")
 OBS, ACTION, REWARD = [0, 1, 2, 10, 11], [0.1, 0.2, 0.3, 0.4, 0.5], [1, 2, 3, 4, 5]
@@ -72,7 +75,7 @@ def buffer(obs, action, reward, terminated=False, truncated=False):
     return EpisodeBuffer(observations=obs, actions=action, rewards=reward, **ends)
 
 
-def minari_toy(env_id="Hopper-v5", terminated=True, **make_kwargs):
+def minari_toy(env_id="Hopper-v5", terminated=True, wrap=lambda env: env, **make_kwargs):
     """Create the toy episodes as the local Minari dataset toy/two-v0 of a simulator with 11 + 3 numbers."""
     first, second = (filled(obs, 11).astype(np.float64) for obs in ([0, 1, 2, 3], [10, 11, 12]))
     episodes = [
@@ -81,7 +84,8 @@ def minari_toy(env_id="Hopper-v5", terminated=True, **make_kwargs):
     ]
     box = gymnasium.spaces.Box
     spaces = {"observation_space": box(-np.inf, np.inf, (11,)), "action_space": box(-1, 1, (3,))}
-    minari.create_dataset_from_buffers("toy/two-v0", episodes, env=gymnasium.make(env_id, **make_kwargs), **spaces)
+    env = wrap(gymnasium.make(env_id, **make_kwargs))
+    minari.create_dataset_from_buffers("toy/two-v0", episodes, env=env.spec, **spaces)
     return "toy/two-v0"
 
 
@@ -125,9 +129,13 @@ def test_a_d4rl_file_with_next_observations_does(d4rl):
     assert_columns(load(HOPPER, d4rl(next_observations=filled([1, 2, 3, 11, 12], 11))), **EXPECTED, **RECORDED)
 
 
-@pytest.mark.parametrize("timeouts", [[0, 0, 1, 0, 1], [0, 0, 0, 0, 0]], ids=["on termination too", "end of file"])
-def test_a_timeout_neither_hides_a_termination_nor_needs_to_close_the_file(d4rl, timeouts):
-    assert_columns(load(HOPPER, d4rl(timeouts=np.bool_(timeouts))), **EXPECTED, **UNKNOWN)
+def test_a_timeout_need_not_close_the_file(d4rl):
+    assert_columns(load(HOPPER, d4rl(timeouts=np.zeros(5, bool))), **EXPECTED, **UNKNOWN)
+
+
+def test_an_end_of_both_kinds_is_truncated(d4rl):
+    data = load(HOPPER, d4rl(timeouts=np.bool_([0, 0, 1, 0, 1])))
+    assert_columns(data, terminated=[0] * 5, truncated=[0, 0, 1, 0, 1], critic_rows=[1, 1, 0, 1, 0], **UNKNOWN)
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64, np.uint8, np.int64], ids=lambda kind: kind.__name__)
@@ -137,9 +145,33 @@ def test_flags_are_zeros_and_ones_of_any_type(d4rl, kind, shape):
     assert_columns(load(HOPPER, d4rl(**flags)), **EXPECTED, **UNKNOWN)
 
 
+def test_rewards_may_stand_in_a_column(d4rl, tmp_path):
+    assert_columns(load(HOPPER, d4rl(rewards=np.float64(REWARD)[:, None])), **EXPECTED, **UNKNOWN)
+    name = minari_toy()
+    with h5py.File(tmp_path / "minari/toy/two-v0/data/main_data.hdf5", "a") as file:
+        for episode in ("episode_0", "episode_1"):
+            rewards = file[f"{episode}/rewards"][:]
+            del file[f"{episode}/rewards"]
+            file[f"{episode}/rewards"] = rewards[:, None]
+    assert_columns(load(HOPPER, name), **EXPECTED, **RECORDED)
+
+
 def test_a_minari_episode_that_just_stops_is_truncated():
     data = load(HOPPER, minari_toy(terminated=False))
     assert_columns(data, terminated=[0] * 5, truncated=[0, 0, 1, 0, 1], next_obs=[1, 2, 3, 11, 12])
+
+
+def test_a_minari_end_in_the_middle_of_an_episode_goes_on_nowhere(tmp_path, capfd):
+    name = minari_toy(terminated=False)
+    with h5py.File(tmp_path / "minari/toy/two-v0/data/main_data.hdf5", "a") as file:
+        file["episode_0/terminations"][0] = True
+    data = load(HOPPER, name)
+    assert_columns(data, terminated=[1, 0, 0, 0, 0], next_obs=[0, 2, 3, 11, 12], next_obs_known=[0, 1, 1, 1, 1])
+    assert "1 ends of episodes lead to the next row's observation" in capfd.readouterr().err
+    with h5py.File(tmp_path / "minari/toy/two-v0/data/main_data.hdf5", "a") as file:
+        file["episode_0/terminations"][1] = True
+    with pytest.raises(InputError, match="nowhere at ends of episodes, got otherwise in 2 of 3, first in row 0"):
+        load(HOPPER, name)
 
 
 def test_the_simulator_is_the_one_the_dataset_names():
@@ -161,6 +193,62 @@ def test_a_dataset_cannot_name_a_simulator_that_changes_the_score_unless_trusted
         load(HOPPER, name)
     assert "\n" not in str(caught.value)
     assert load(HOPPER, name, trust_env=True).env.kwargs == {"healthy_reward": 30.0}
+
+
+WRAPPED = {
+    "RescaleAction": lambda env: wrappers.RescaleAction(env, -0.5, 0.5),
+    "NormalizeObservation": wrappers.NormalizeObservation,
+    "NormalizeReward": lambda env: wrappers.NormalizeReward(wrappers.RecordEpisodeStatistics(env)),
+    "ClipReward": lambda env: wrappers.ClipReward(env, 0, 1),
+    "TimeAwareObservation": wrappers.TimeAwareObservation,
+    "StickyAction": lambda env: wrappers.StickyAction(env, 0.25),
+    "Autoreset": wrappers.Autoreset,
+}
+
+
+@pytest.mark.parametrize("trust_env", [False, True])
+@pytest.mark.parametrize("wrapper", WRAPPED)
+def test_a_wrapper_that_changes_the_task_is_refused_by_name(tmp_path, wrapper, trust_env):
+    name = minari_toy(wrap=WRAPPED[wrapper])
+    with pytest.raises(InputError, match=f"toy/two-v0: env: the wrapper '{wrapper}' of the recording") as caught:
+        load(HOPPER, name, trust_env)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrappers_that_change_nothing_pass(tmp_path):
+    data = load(HOPPER, minari_toy(wrap=wrappers.RecordEpisodeStatistics))
+    assert data.env == EnvSpec("Hopper-v5", {}, 1000)
+    assert load(HOPPER, rewrapped(tmp_path, wrapper("TimeLimit", max_episode_steps=6))).env.max_episode_steps == 6
+    unscaled = wrapper("RescaleAction", min_action=-1.0, max_action=1.0)
+    assert load(HOPPER, rewrapped(tmp_path, unscaled, wrapper("ClipAction"))).env == data.env
+
+
+def wrapper(name, module="gymnasium.wrappers.common", **kwargs):
+    return {"name": name, "entry_point": f"{module}:{name}", "kwargs": kwargs}
+
+
+def rewrapped(tmp_path, *wrappers):
+    """The toy dataset with these wrappers in its metadata."""
+    path = tmp_path / "minari/toy/two-v0/data/metadata.json"
+    values = json.loads(path.read_text())
+    spec = json.loads(values["env_spec"]) | {"additional_wrappers": wrappers}
+    path.write_text(json.dumps(values | {"env_spec": json.dumps(spec)}))
+    return "toy/two-v0"
+
+
+FOREIGN = {
+    "namesake": wrapper("RecordEpisodeStatistics", "mine.wrappers"),
+    "limit": wrapper("TimeLimit", max_episode_steps="6"),
+    "name": wrapper(["x"] * 10_000),
+}
+
+
+@pytest.mark.parametrize("foreign", [*FOREIGN.values(), 3, "text", {"name": "TimeLimit"}], ids=str)
+def test_a_wrapper_that_is_not_gymnasiums_is_refused(tmp_path, foreign):
+    minari_toy()
+    with pytest.raises(InputError, match="toy/two-v0: ") as caught:
+        load(HOPPER, rewrapped(tmp_path, foreign), trust_env=True)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
 
 
 def test_goal_observations_become_position_then_the_rest():
@@ -226,8 +314,12 @@ BAD_ARRAYS = {
     "flag 0.5": ({"timeouts": np.float32([0, 0, 0.5, 0, 1])}, "expected timeouts of zeros and ones.*first in row 2"),
     "flag 2": ({"terminals": np.int8([0, 2, 0, 0, 1])}, "expected terminals of zeros and ones.*first in row 1"),
     "flag nan": ({"terminals": np.float64([0, 0, 0, 0, np.nan])}, "expected terminals of zeros.*first in row 4"),
-    "two flags": ({"terminals": np.zeros((5, 2), bool)}, r"expected terminals with one flag a row, got shape \(5, 2\)"),
-    "three axes": ({"timeouts": np.zeros((5, 1, 1), bool)}, r"expected timeouts with one flag.*\(5, 1, 1\)"),
+    "two flags": (
+        {"terminals": np.zeros((5, 2), bool)},
+        r"expected terminals with one number a row, got shape \(5, 2\)",
+    ),
+    "three axes": ({"timeouts": np.zeros((5, 1, 1), bool)}, r"expected timeouts with one number.*\(5, 1, 1\)"),
+    "two rewards": ({"rewards": np.zeros((5, 2))}, r"expected rewards with one number a row, got shape \(5, 2\)"),
     "other task's file": ({"name": "walker2d_medium-v2.hdf5"}, "expected data of hopper for hopper-medium, got"),
 }
 

@@ -286,7 +286,8 @@ class TrainConfig:
     device: str = "cpu"
     """where the training runs: cpu, cuda or cuda:N"""
     trust_env: bool = False
-    """build whatever simulator the dataset names, with any settings: this may run code that came with it"""
+    """build whatever simulator the dataset names, with any settings: this may run code that came with it; and take data
+    that the simulator does not repeat"""
 
     def __post_init__(self) -> None:
         require_choices(self)

@@ -8,7 +8,7 @@ families, with the settings below; anything else needs --trust-env. gymnasium is
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from reprlib import repr as shorten
 from typing import Any
 
@@ -18,6 +18,10 @@ from fastdwm.errors import InputError, first_line
 MAX_EPISODE_STEPS = 100_000
 MAX_MAZE_CELLS = 50
 """in a row, and rows"""
+
+WATCHING = ("RecordEpisodeStatistics", "RecordVideo", "HumanRendering", "RenderCollection")
+WATCHING += ("PassiveEnvChecker", "OrderEnforcing", "ClipAction")
+"""Gymnasium's wrappers that change neither observations nor rewards, nor actions in [-1, 1]"""
 
 
 @dataclass(frozen=True)
@@ -170,6 +174,28 @@ def read_spec(values: Any, trust_env: bool = False, own: EnvSpec | None = None) 
     spec = EnvSpec(values["id"], kwargs, steps)
     if not trust_env:
         _check(spec, own)
+    return spec
+
+
+def without_wrappers(spec: EnvSpec, wrappers: Any, source: str) -> EnvSpec:
+    """A simulator that files name with Gymnasium's `additional_wrappers`, where it does the same without them.
+
+    wrappers: JSON values.   source: the file's name in messages.   Raises InputError, whoever vouches for the
+    simulator, for a wrapper that changes what is observed, done or rewarded, or that is not known: none is built.
+    """
+    for wrapper in wrappers or ():
+        name, kwargs = wrapper["name"], wrapper["kwargs"] or {}
+        limit = name == "TimeLimit" and kwargs.get("max_episode_steps")
+        sane = type(limit) is int and 1 <= limit <= MAX_EPISODE_STEPS
+        if sane:
+            spec = replace(spec, max_episode_steps=min(limit, spec.max_episode_steps or limit))
+        # The known simulators take actions in [-1, 1] themselves.
+        unscaled = name == "RescaleAction" and kwargs == {"min_action": -1, "max_action": 1} and family_of(spec)
+        place, _, kind = str(wrapper["entry_point"]).partition(":")
+        own = place.startswith("gymnasium.wrappers.") and kind == name
+        known = own and (name in WATCHING or unscaled or sane)
+        way_out = "undo it in the data and take it out of their env_spec, or record without it"
+        require(bool(known), f"{source}: env: the wrapper {shorten(name)} of the recording is not rebuilt; {way_out}")
     return spec
 
 

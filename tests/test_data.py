@@ -125,9 +125,13 @@ def test_a_d4rl_file_with_next_observations_does(d4rl):
     assert_columns(load(HOPPER, d4rl(next_observations=filled([1, 2, 3, 11, 12], 11))), **EXPECTED, **RECORDED)
 
 
-@pytest.mark.parametrize("timeouts", [[0, 0, 1, 0, 1], [0, 0, 0, 0, 0]], ids=["on termination too", "end of file"])
-def test_a_timeout_neither_hides_a_termination_nor_needs_to_close_the_file(d4rl, timeouts):
-    assert_columns(load(HOPPER, d4rl(timeouts=np.bool_(timeouts))), **EXPECTED, **UNKNOWN)
+def test_a_timeout_need_not_close_the_file(d4rl):
+    assert_columns(load(HOPPER, d4rl(timeouts=np.zeros(5, bool))), **EXPECTED, **UNKNOWN)
+
+
+def test_an_end_of_both_kinds_is_truncated(d4rl):
+    data = load(HOPPER, d4rl(timeouts=np.bool_([0, 0, 1, 0, 1])))
+    assert_columns(data, terminated=[0] * 5, truncated=[0, 0, 1, 0, 1], critic_rows=[1, 1, 0, 1, 0], **UNKNOWN)
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64, np.uint8, np.int64], ids=lambda kind: kind.__name__)
@@ -137,9 +141,33 @@ def test_flags_are_zeros_and_ones_of_any_type(d4rl, kind, shape):
     assert_columns(load(HOPPER, d4rl(**flags)), **EXPECTED, **UNKNOWN)
 
 
+def test_rewards_may_stand_in_a_column(d4rl, tmp_path):
+    assert_columns(load(HOPPER, d4rl(rewards=np.float64(REWARD)[:, None])), **EXPECTED, **UNKNOWN)
+    name = minari_toy()
+    with h5py.File(tmp_path / "minari/toy/two-v0/data/main_data.hdf5", "a") as file:
+        for episode in ("episode_0", "episode_1"):
+            rewards = file[f"{episode}/rewards"][:]
+            del file[f"{episode}/rewards"]
+            file[f"{episode}/rewards"] = rewards[:, None]
+    assert_columns(load(HOPPER, name), **EXPECTED, **RECORDED)
+
+
 def test_a_minari_episode_that_just_stops_is_truncated():
     data = load(HOPPER, minari_toy(terminated=False))
     assert_columns(data, terminated=[0] * 5, truncated=[0, 0, 1, 0, 1], next_obs=[1, 2, 3, 11, 12])
+
+
+def test_a_minari_end_in_the_middle_of_an_episode_goes_on_nowhere(tmp_path, capfd):
+    name = minari_toy(terminated=False)
+    with h5py.File(tmp_path / "minari/toy/two-v0/data/main_data.hdf5", "a") as file:
+        file["episode_0/terminations"][0] = True
+    data = load(HOPPER, name)
+    assert_columns(data, terminated=[1, 0, 0, 0, 0], next_obs=[0, 2, 3, 11, 12], next_obs_known=[0, 1, 1, 1, 1])
+    assert "1 ends of episodes lead to the next row's observation" in capfd.readouterr().err
+    with h5py.File(tmp_path / "minari/toy/two-v0/data/main_data.hdf5", "a") as file:
+        file["episode_0/terminations"][1] = True
+    with pytest.raises(InputError, match="nowhere at ends of episodes, got otherwise in 2 of 3, first in row 0"):
+        load(HOPPER, name)
 
 
 def test_the_simulator_is_the_one_the_dataset_names():
@@ -226,8 +254,12 @@ BAD_ARRAYS = {
     "flag 0.5": ({"timeouts": np.float32([0, 0, 0.5, 0, 1])}, "expected timeouts of zeros and ones.*first in row 2"),
     "flag 2": ({"terminals": np.int8([0, 2, 0, 0, 1])}, "expected terminals of zeros and ones.*first in row 1"),
     "flag nan": ({"terminals": np.float64([0, 0, 0, 0, np.nan])}, "expected terminals of zeros.*first in row 4"),
-    "two flags": ({"terminals": np.zeros((5, 2), bool)}, r"expected terminals with one flag a row, got shape \(5, 2\)"),
-    "three axes": ({"timeouts": np.zeros((5, 1, 1), bool)}, r"expected timeouts with one flag.*\(5, 1, 1\)"),
+    "two flags": (
+        {"terminals": np.zeros((5, 2), bool)},
+        r"expected terminals with one number a row, got shape \(5, 2\)",
+    ),
+    "three axes": ({"timeouts": np.zeros((5, 1, 1), bool)}, r"expected timeouts with one number.*\(5, 1, 1\)"),
+    "two rewards": ({"rewards": np.zeros((5, 2))}, r"expected rewards with one number a row, got shape \(5, 2\)"),
     "other task's file": ({"name": "walker2d_medium-v2.hdf5"}, "expected data of hopper for hopper-medium, got"),
 }
 

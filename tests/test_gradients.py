@@ -9,6 +9,7 @@ from models import ACTION_DIM, OBS_DIM, generator, make_noise, make_obs, make_po
 
 from fastdwm.config import ITPOConfig
 from fastdwm.data.dataset import EnvSpec
+from fastdwm.data.replay import Simulator
 from fastdwm.errors import InputError
 from fastdwm.itpo.objective import ReferenceObjective
 from fastdwm.models.nets import init_mlp, map_params
@@ -17,7 +18,6 @@ from fastdwm.models.rebrac import Critics, policy_shapes
 from fastdwm.report.gradients import (
     STEP,
     Differences,
-    Simulator,
     blocks,
     compare,
     compare_jacobians,
@@ -270,5 +270,5 @@ def test_trajectories_that_meet_a_cut_velocity_are_found():
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Ant-v5"])
 def test_simulator_whose_state_is_not_observed_is_an_input_error(env_id):
-    with pytest.raises(InputError, match=f"{env_id} cannot be set .*--no-gradients"):
+    with pytest.raises(InputError, match=f"{env_id} cannot be set"):
         Simulator(EnvSpec(env_id, {}, None))

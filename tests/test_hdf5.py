@@ -2,6 +2,8 @@
 
 import os
 import random
+import tracemalloc
+import zlib
 
 import h5py
 import numpy as np
@@ -95,7 +97,25 @@ def test_an_array_under_many_names_is_not_read_many_times(path):
 
 def test_arrays_beyond_the_limit_of_memory_are_refused(path, monkeypatch):
     monkeypatch.setattr(hdf5, "LIMIT_BYTES", 200)
-    assert "expected at most 200 bytes of arrays, got observations shaped (5, 11)" in refused(path)
+    assert "expected at most 200 bytes of arrays in a file of its size, got observations shaped (5, 11)" in refused(
+        path
+    )
+
+
+def test_a_bomb_is_refused_before_it_is_held(path):
+    # Below the limit of memory, but a thousand times what is in the file.
+    n = 7_000_000
+    replace(path, "observations", shape=(n, 11), dtype=np.float32, chunks=(n // 10, 11), compression="gzip")
+    with h5py.File(path, "a") as file:
+        chunk = zlib.compress(bytes(4 * 11 * (n // 10)))
+        for start in range(0, n, n // 10):
+            file["observations"].id.write_direct_chunk((start, 0), chunk)
+    assert path.stat().st_size < 2**20
+    tracemalloc.start()
+    message = refused(path)
+    assert "in a file of its size, got observations shaped (7000000, 11) of float32" in message
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
 
 
 def test_compressed_arrays_of_nothing_but_zeros_are_read(path):

@@ -36,12 +36,17 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    """A D4RL file: 20 episodes of 40 random hopper-sized transitions; s' = s + 0.1 (first action), r = s_0."""
+    """A D4RL file: 20 episodes of 40 hopper-sized transitions; s' = s + 0.1 (first action), r = s_0.
+
+    It is no recording of a hopper, whence --trust-env in `command`.
+    """
     rng = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("data") / "hopper.hdf5"
     n = 800
     action = rng.uniform(-1, 1, (n, 3)).astype(np.float32)
-    obs = rng.normal(size=(n, 11)).astype(np.float32)
+    step = 0.1 * action[:, :1].reshape(-1, 40, 1)
+    start = rng.normal(size=(20, 1, 11)).astype(np.float32)
+    obs = (start + step.cumsum(1) - step).reshape(n, 11)
     timeouts = np.arange(n) % 40 == 39
     with h5py.File(path, "w") as file:
         file["observations"], file["actions"], file["rewards"] = obs, action, obs[:, 0]
@@ -53,7 +58,7 @@ def dataset(tmp_path_factory):
 def command(dataset, out, *flags, seed=0):
     return [
         sys.executable, "-m", "fastdwm.train", "hopper-medium", f"--dataset={dataset}", f"--out={out}",
-        f"--seed={seed}", *SMALL, *flags,
+        f"--seed={seed}", "--trust-env", *SMALL, *flags,
     ]  # fmt: skip
 
 
@@ -215,12 +220,18 @@ def test_unwritable_folder_is_bad_input(dataset, tmp_path):
 
 
 UNUSABLE = {
-    "expected rows for the critics, which need rows before a timeout, got 0 of 800": {"timeouts": np.ones(800, bool)},
+    "expected rows for the critics, which need rows before a timeout, got 0 of 800": {
+        "timeouts": np.ones(800, bool),
+        "next_observations": np.zeros((800, 11), np.float32),
+    },
     "expected rows for the models, which need a next observation, got 0 of 800": {
         "terminals": np.ones(800, bool),
         "next_observations": None,
     },
-    "expected at least 2 episodes to hold one out, got 1": {"timeouts": np.zeros(800, bool)},
+    "expected at least 2 episodes to hold one out, got 1": {
+        "timeouts": np.zeros(800, bool),
+        "next_observations": None,
+    },
     "expected rows with a next observation in held-out episodes, got 0 of 800": {
         # One episode of 41 rows, which the split does not hold out, and 759 of one row.
         "terminals": np.arange(800) >= 40,
@@ -250,7 +261,8 @@ def test_data_that_nothing_can_be_learnt_from_are_refused(dataset, tmp_path, mon
 
 
 def test_unusable_data_do_not_pin_the_settings_of_a_second_attempt(dataset, tmp_path):
-    path, out = changed(dataset, tmp_path / "hopper.hdf5", {"timeouts": np.ones(800, bool)}), tmp_path / "run"
+    message = "expected rows for the critics, which need rows before a timeout, got 0 of 800"
+    path, out = changed(dataset, tmp_path / "hopper.hdf5", UNUSABLE[message]), tmp_path / "run"
     result = run(path, out, cache=tmp_path)
     assert result.returncode == 2 and result.stdout == "" and not any(out.iterdir())
     assert result.stderr.count("\n") == 1 and "expected rows for the critics" in result.stderr

@@ -22,13 +22,13 @@ import numpy as np
 
 from fastdwm.config import require
 from fastdwm.data.hdf5 import one_line_errors, read_json, require_file
-from fastdwm.data.recordings import Arrays, read_d4rl, read_minari
-from fastdwm.envs import EnvSpec, read_spec
+from fastdwm.data.recordings import Arrays, Warn, read_d4rl, read_minari
+from fastdwm.envs import EnvSpec, read_spec, without_wrappers
 from fastdwm.errors import InputError, first_line
 from fastdwm.files import replacing
 from fastdwm.tasks import TASKS, Task
 
-CACHE_FORMAT = 2  # raise it whenever the meaning of a cached array changes
+CACHE_FORMAT = 3  # raise it whenever the meaning of a cached array changes
 STD_FLOOR = 1e-3  # relative to the largest coordinate's std, see `statistics`
 
 
@@ -36,8 +36,9 @@ STD_FLOOR = 1e-3  # relative to the largest coordinate's std, see `statistics`
 class Transitions:
     """N transitions, episode after episode; at most one of `terminated` and `truncated` holds in a row.
 
-    Every episode ends with a row that is terminated or truncated; a row that was both counts as terminated, and an
-    episode that merely stops (the end of the file) as truncated. Units are the simulator's: nothing is scaled.
+    Every episode ends with a row that is terminated or truncated; a row that was marked as both counts as truncated,
+    and so does one after which an episode merely stops (at the end of the file, at a missing row). Units are the
+    simulator's: nothing is scaled.
     """
 
     obs: np.ndarray  # (N, S) float32
@@ -47,7 +48,7 @@ class Transitions:
     next_action: np.ndarray  # (N, A) float32: the next row's action, zeros at an episode's last row
     terminated: np.ndarray  # (N,) bool: the task ended, no value follows
     truncated: np.ndarray  # (N,) bool: only the recording ended, a value would follow
-    next_obs_known: np.ndarray  # (N,) bool: where false, next_obs repeats obs (D4RL files without `next_observations`)
+    next_obs_known: np.ndarray  # (N,) bool: where false, next_obs repeats obs (ends without `next_observations`)
     source: str  # dataset id or file name
     env: EnvSpec  # the simulator that the data were recorded in
 
@@ -133,8 +134,9 @@ def load(task: Task, dataset: str | None = None, trust_env: bool = False) -> Tra
     """The transitions of a Minari id (local first, then downloaded) or of a D4RL .hdf5 file; none: the task's own id.
 
     trust_env: take the simulator that a Minari dataset names, whatever it is; without, only those that `envs` knows.
-    A second load of the same files comes from a flat copy in $FASTDWM_CACHE (default ~/.cache/fastdwm). Raises
-    InputError, in one line, if the dataset cannot be had or read, holds bad values, or belongs to another task.
+    A second load of the same files comes from a flat copy in $FASTDWM_CACHE (default ~/.cache/fastdwm). What was mended
+    in the order of the steps is said on stderr. Raises InputError, in one line, if the dataset cannot be had or read,
+    holds bad values or steps in disorder, or belongs to another task.
     """
     source = dataset or task.minari_id
     require(source is not None, f"no public dataset for {task.name}: give a Minari id or a D4RL .hdf5 with --dataset")
@@ -152,11 +154,18 @@ def load(task: Task, dataset: str | None = None, trust_env: bool = False) -> Tra
         for file in files:
             require_file(file, source)
         to_success = task.ends_at_success
-        arrays = _through_cache(files, to_success, lambda: read(ends_at_success=to_success))
+        arrays, remarks = _through_cache(files, to_success, lambda warn: read(warn=warn, ends_at_success=to_success))
     for name, size in (("obs", task.obs_dim), ("action", task.action_dim)):
         got = arrays[name].shape[1]
         require(got == size, f"{source}: expected {name} of size {size} for {task.name}, got {got}")
-    return Transitions(**arrays, source=source, env=env)
+    transitions = Transitions(**arrays, source=source, env=env)
+    longest = int(np.diff(transitions.episode_ends, prepend=-1).max())
+    cap = env.max_episode_steps or (task.env.max_episode_steps if env.family == task.env.family else None)
+    if cap and longest > cap:
+        remarks.append(f"an episode has {longest} steps, the simulator ends it after {cap}")
+    for remark in remarks:
+        print(f"fastdwm: {source}: {remark}", file=sys.stderr)
+    return transitions
 
 
 def _d4rl_env(path: Path, task: Task) -> EnvSpec:
@@ -182,7 +191,7 @@ def _minari_env(folder: Path, source: str, task: Task, trust_env: bool) -> EnvSp
     same = maze is None or own_maze is None or _same_frame(maze, own_maze)
     require(same, f"{source}: expected data of the maze of {task.name}, got those of a maze with other walls or goal")
     values = {name: spec[name] for name in own} | {"kwargs": {**spec["kwargs"], **task.env.kwargs}}
-    return read_spec(values, trust_env, task.env)
+    return without_wrappers(read_spec(values, trust_env, task.env), spec.get("additional_wrappers"), source)
 
 
 def _same_frame(maze: list[list], own: list[list]) -> bool:
@@ -232,30 +241,33 @@ def _answers(url: str, timeout_s: float = 3.0) -> bool:
     return bool(answers)
 
 
-def _through_cache(files: list[Path], variant: bool, read: Callable[[], Arrays]) -> Arrays:
-    """The arrays of the files from the cache, else by `read`, which also fills the cache.
+def _through_cache(files: list[Path], variant: bool, read: Callable[[Warn], Arrays]) -> tuple[Arrays, list[str]]:
+    """The arrays of the files and the remarks on them, from the cache, else by `read`, which also fills the cache.
 
     variant: how they are read, which is not in the files.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file, save_file
+    from safetensors import SafetensorError, safe_open
+    from safetensors.numpy import save_file
 
     state = [(str(file.resolve()), (stat := file.stat()).st_mtime_ns, stat.st_size) for file in files]
     key = hashlib.sha256(json.dumps([CACHE_FORMAT, variant, *state]).encode()).hexdigest()[:32]
     root = Path(os.environ.get("FASTDWM_CACHE") or Path.home() / ".cache" / "fastdwm")
     cache, names = root / f"{key}.safetensors", {field.name for field in fields(Transitions)} - {"source", "env"}
     try:
-        arrays = load_file(cache)
+        with safe_open(cache, "np") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+            remarks = json.loads((file.metadata() or {}).get("remarks", ""))
         if arrays.keys() == names and len({len(values) for values in arrays.values()}) == 1:
-            return arrays
-    except (OSError, SafetensorError):
+            return arrays, remarks
+    except (OSError, SafetensorError, ValueError):
         pass  # absent or damaged: read the source again
-    arrays = read()
+    remarks: list[str] = []
+    arrays = read(remarks.append)
     try:
         root.mkdir(parents=True, exist_ok=True)
         # The process id keeps apart those that read the same data at once.
         with replacing(cache, cache.with_suffix(f".{os.getpid()}")) as draft:
-            save_file(arrays, draft)
+            save_file(arrays, draft, {"remarks": json.dumps(remarks)})
     except (OSError, SafetensorError) as error:
         print(f"fastdwm: next load will be slow, no cache in {root}: {first_line(error)}", file=sys.stderr)
-    return arrays
+    return arrays, remarks

@@ -17,7 +17,11 @@ import numpy as np
 from fastdwm.config import require
 from fastdwm.errors import InputError, first_line
 
-LIMIT_BYTES = 4 * 2**30  # of all arrays read from one file; D4RL's largest take 0.5 GB
+LIMIT_BYTES = 2 * 2**30  # of all arrays read from one file; D4RL's largest take 0.5 GB
+SMALL_BYTES = (
+    2**28
+)  # of arrays are read from any file, beyond that no more than MOST_DENSITY bytes for each of the file
+MOST_DENSITY = 100  # recorded numbers hardly shrink; a bomb of zeros does by a thousand
 JSON_LIMIT_BYTES = 2**24
 MOST_COMPRESSION = 1032  # no gzip stream expands by more
 NUMBERS = "biuf"  # numpy's kinds: bool, integer, unsigned, float
@@ -55,12 +59,13 @@ def read_json(path: Path, source: str) -> dict[str, Any]:
 
 
 class Reader:
-    """Numeric arrays of an open h5py.File by their path; together they never take more than LIMIT_BYTES."""
+    """Numeric arrays of an open h5py.File by their path; together they never take more than `limit_bytes`."""
 
     def __init__(self, file: Any, source: str, size_bytes: int):
         """file: h5py.File open for reading.   source: its name in messages.   size_bytes: what it takes on disk."""
         self.file, self.source = file, source
-        self.unread_bytes, self.free_bytes = size_bytes, LIMIT_BYTES
+        self.limit_bytes = min(LIMIT_BYTES, max(SMALL_BYTES, MOST_DENSITY * size_bytes))
+        self.unread_bytes, self.free_bytes = size_bytes, self.limit_bytes
 
     def __contains__(self, path: str) -> bool:
         return self._find(path) is not None
@@ -84,11 +89,16 @@ class Reader:
         self._reserve(path, dataset, max(kind.itemsize, np.dtype(dtype or kind).itemsize))
         return (dataset if dtype is None else dataset.astype(dtype))[:]
 
-    def flags(self, path: str) -> np.ndarray:
-        """(N,) bool from zeros and ones of any type, shaped (N,) or (N, 1); D4RL's relabelling writes floats."""
-        values = self.array(path)
+    def column(self, path: str, dtype: type | None = None) -> np.ndarray:
+        """(N,) numbers of an array shaped (N,) or (N, 1)."""
+        values = self.array(path, dtype)
         column = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
-        require(column.ndim == 1, f"{self.source}: expected {path} with one flag a row, got shape {values.shape}")
+        require(column.ndim == 1, f"{self.source}: expected {path} with one number a row, got shape {values.shape}")
+        return column
+
+    def flags(self, path: str) -> np.ndarray:
+        """(N,) bool from a column of zeros and ones of any type; D4RL's relabelling writes floats."""
+        column = self.column(path)
         require_rows((column == 0) | (column == 1), f"{self.source}: expected {path} of zeros and ones, got others")
         return column.astype(bool)
 
@@ -112,15 +122,17 @@ class Reader:
         elsewhere = dataset.is_virtual or properties.get_external_count()
         require(not elsewhere, f"{self.source}: expected data in {path}, got a reference to other files")
         # h5py counts a shape's elements in machine integers, which a hostile shape overflows. A chunk is read whole.
-        count = max(math.prod(dataset.shape), math.prod(dataset.chunks or ()))
+        size, chunk = math.prod(dataset.shape), math.prod(dataset.chunks or ())
         stored, most = dataset.id.get_storage_size(), MOST_COMPRESSION if properties.get_nfilters() else 1
         # The same bytes under several names would be read several times.
         self.unread_bytes -= stored
-        self.free_bytes -= math.prod(dataset.shape) * itemsize
-        shape = f"{path} shaped {dataset.shape}"
-        held = math.prod(dataset.shape) == 0 or count * dataset.dtype.itemsize <= stored * most
-        require(held and self.unread_bytes >= 0, f"{self.source}: expected {shape}, got a file too small for it")
-        require(self.free_bytes >= 0, f"{self.source}: expected at most {LIMIT_BYTES} bytes of arrays, got {shape}")
+        self.free_bytes -= size * itemsize
+        held = size == 0 or max(size, chunk) * dataset.dtype.itemsize <= stored * most
+        array = f"{path} shaped {dataset.shape}"
+        require(held and self.unread_bytes >= 0, f"{self.source}: expected {array}, got a file too small for it")
+        fits = self.free_bytes >= 0 and chunk * dataset.dtype.itemsize <= self.limit_bytes
+        limit = f"at most {self.limit_bytes} bytes of arrays in a file of its size"
+        require(fits, f"{self.source}: expected {limit}, got {array} of {dataset.dtype}")
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 Three traps, all at the last row of an episode: the row that follows in the file belongs to the next episode, so it
 gives neither the next observation nor the next action; a timeout is not a termination; and D4RL files without
 `next_observations` do not say what came after. A fourth in AntMaze: both formats go on recording after the goal.
+A fifth: the recorder itself may have mistaken the order of the steps, or where episodes end, see `mend_order`.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +17,19 @@ from fastdwm.data.hdf5 import Reader, open_hdf5, read_json, require_rows
 Arrays = dict[str, np.ndarray]
 
 ACTION_TOLERANCE = 1e-5
+OBS_TOLERANCE = 1e-5  # absolute and relative, of what should be one observation recorded twice
+
+# Mistakes in the order of a recording that are mended, as shares of the steps inside episodes and of the ends.
+FEW_BREAKS, FEW_ENDS = 0.02, 0.1
 
 D4RL_KEYS = {"obs": "observations", "action": "actions", "reward": "rewards"}
 D4RL_FLAGS = {"terminated": "terminals", "truncated": "timeouts"}
 
+Warn = Callable[[str], None]
+"""takes a line on what was mended"""
 
-def read_d4rl(path: Path, source: str, ends_at_success: bool = False) -> Arrays:
+
+def read_d4rl(path: Path, source: str, warn: Warn, ends_at_success: bool = False) -> Arrays:
     """The arrays of a D4RL file; `next_observations` is optional.
 
     ends_at_success: as `read_minari`; a recording then ends at a timeout alone, not at the terminals before it.
@@ -29,17 +38,18 @@ def read_d4rl(path: Path, source: str, ends_at_success: bool = False) -> Arrays:
         missing = [key for key in (*D4RL_KEYS.values(), *D4RL_FLAGS.values()) if key not in file]
         require(not missing, f"{source}: expected the D4RL keys {missing}, got only {list(file.file)[:20]}")
         keys = D4RL_KEYS | ({"next_obs": "next_observations"} if "next_observations" in file else {})
-        columns = {name: file.array(key, np.float32) for name, key in keys.items()}
+        readers = {"reward": file.column}
+        columns = {name: readers.get(name, file.array)(key, np.float32) for name, key in keys.items()}
         columns |= {name: file.flags(key) for name, key in D4RL_FLAGS.items()}
     check(source, columns)
     if ends_at_success:
         last = columns["truncated"].copy()
         last[-1] = True
         columns = cut_at_success(columns, last)
-    return derive(columns)
+    return derive(mend_order(source, columns, warn))
 
 
-def read_minari(folder: Path, source: str, ends_at_success: bool = False) -> Arrays:
+def read_minari(folder: Path, source: str, warn: Warn, ends_at_success: bool = False) -> Arrays:
     """The arrays of a Minari dataset in its HDF5 format (`data` folder), one episode in memory beside the result.
 
     ends_at_success: cut each recorded episode at its first success, see `cut_at_success`.
@@ -58,7 +68,7 @@ def read_minari(folder: Path, source: str, ends_at_success: bool = False) -> Arr
         columns = {name: np.concatenate(pieces.pop(name)) for name in list(pieces)}
     last = columns.pop("last")
     check(source, columns)
-    return derive(cut_at_success(columns, last) if ends_at_success else columns)
+    return derive(mend_order(source, cut_at_success(columns, last) if ends_at_success else columns, warn))
 
 
 def _episode_columns(file: Reader, episode: str) -> Arrays:
@@ -70,7 +80,7 @@ def _episode_columns(file: Reader, episode: str) -> Arrays:
     keys = [f"{key}/achieved_goal", f"{key}/observation"] if file.is_group(key) else [key]
     parts = [file.array(part, np.float32) for part in keys]
     obs = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-    action, reward = (file.array(f"{episode}/{name}", np.float32) for name in ("actions", "rewards"))
+    action, reward = file.array(f"{episode}/actions", np.float32), file.column(f"{episode}/rewards", np.float32)
     ended, cut = (file.flags(f"{episode}/{name}") for name in ("terminations", "truncations"))
     lengths = [len(obs) - 1, *(len(values) for values in (action, reward, ended, cut))]
     expected = f"{file.source}: expected T + 1 observations, T of all else"
@@ -116,18 +126,64 @@ def cut_at_success(columns: Arrays, last: np.ndarray) -> Arrays:
     return {name: values[kept] for name, values in columns.items()}
 
 
+def mend_order(source: str, columns: Arrays, warn: Warn) -> Arrays:
+    """The columns with what follows held to the next row, where both were recorded.
+
+    Inside an episode next_obs[i] is obs[i + 1]; where a few rows are not followed so, the episode is truncated there.
+    At an end it is not, for the next row is a reset's; at a few such ends, what followed becomes unknown. Raises
+    InputError where there are many of either: the rows are in disorder, or the ends are marked in the wrong rows.
+    """
+    if "next_obs" not in columns:
+        return columns
+    obs, next_obs, ends = columns["obs"], columns["next_obs"], (columns["terminated"] | columns["truncated"])[:-1]
+    followed = (next_obs[:-1] == obs[1:]).all(axis=1)
+    rest = np.flatnonzero(~followed)
+    followed[rest] = np.isclose(next_obs[rest], obs[rest + 1], OBS_TOLERANCE, OBS_TOLERANCE).all(axis=1)
+    breaks, passed = np.flatnonzero(~ends & ~followed), np.flatnonzero(ends & followed)
+
+    def refuse_many(rows: np.ndarray, total: int, share: float, expected: str, causes: str) -> None:
+        came = f"got otherwise in {len(rows)} of {total}, first in row {next(iter(rows), 0)}"
+        require(len(rows) <= max(1, share * total), f"{source}: expected {expected}, {came}; {causes}")
+
+    expected = "the next observation of a step to be the next row's observation"
+    causes = "the rows are no consecutive steps, or ends of episodes are not marked"
+    refuse_many(breaks, int((~ends).sum()), FEW_BREAKS, f"{expected} inside episodes", causes)
+    causes = "ends are marked in the wrong rows, or the recorder stored resets as steps"
+    refuse_many(passed, int(ends.sum()), FEW_ENDS, f"{expected} nowhere at ends of episodes", causes)
+    if len(breaks):
+        warn(f"{len(breaks)} steps do not lead to the next row's observation: episodes are truncated there")
+    if len(passed):
+        warn(f"{len(passed)} ends of episodes lead to the next row's observation: what followed is taken as unknown")
+    columns = columns | {"truncated": columns["truncated"].copy(), "next_obs_known": np.ones(len(obs), bool)}
+    columns["truncated"][breaks] = True
+    if len(passed):
+        columns["next_obs"], columns["next_obs_known"][passed] = next_obs.copy(), False
+        columns["next_obs"][passed] = obs[passed]
+    return columns
+
+
 def derive(columns: Arrays) -> Arrays:
-    """Checked columns with what follows from them: next_action, next_obs where it is not recorded, next_obs_known."""
-    obs, action, terminated = columns["obs"], columns["action"].clip(-1, 1), columns["terminated"]
-    truncated = columns["truncated"] & ~terminated
+    """Checked columns with what follows from them: next_action, next_obs where it is not recorded, next_obs_known.
+
+    A row with both flags is truncated: recorders mark the time limit so, also where nothing ever terminates.
+    """
+    obs, action, truncated = columns["obs"], columns["action"].clip(-1, 1), columns["truncated"].copy()
+    terminated = columns["terminated"] & ~truncated
     truncated[-1] = not terminated[-1]
     last = terminated | truncated
     inner = np.flatnonzero(~last)
     next_action = np.zeros_like(action)
     next_action[inner] = action[inner + 1]
-    next_obs, known = columns.get("next_obs"), np.ones_like(last)
+    next_obs, known = columns.get("next_obs"), columns.get("next_obs_known")
     if next_obs is None:
         next_obs, known = obs.copy(), ~last
         next_obs[inner] = obs[inner + 1]
-    derived = {"action": action, "truncated": truncated, "next_action": next_action, "next_obs": next_obs}
-    return {**columns, **derived, "next_obs_known": known}
+    ends = {"terminated": terminated, "truncated": truncated}
+    return {
+        **columns,
+        **ends,
+        "action": action,
+        "next_action": next_action,
+        "next_obs": next_obs,
+        "next_obs_known": known,
+    }

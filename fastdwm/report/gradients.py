@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from fastdwm.command import StageProgress, unwatched
-from fastdwm.config import ITPOConfig, require
-from fastdwm.envs import EnvSpec
+from fastdwm.config import ITPOConfig
+from fastdwm.data.replay import CUT_VELOCITY
 from fastdwm.itpo.objective import ReferenceObjective
 from fastdwm.models.nets import Params
 from fastdwm.models.policy import Policy, mlp_policy
@@ -26,54 +26,12 @@ from fastdwm.models.world import World
 # states, which are off by more than 1 %; at 1e-2 in a quarter of them.
 STEP = 1e-6
 
-# Hopper and Walker2d observe velocities cut at +-10: the physics of such an observation is unknown.
-CUT_VELOCITY = 10.0
-
 HORIZONS = (1, 3, 5)
 CHUNK = 10
 """states whose gradients of the return are computed at once"""
 
 Function = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """of an observation (S,) and an action (A,): next observation and reward in one array (S + 1,), float64"""
-
-
-class Simulator:
-    """A MuJoCo task as such a function. Deterministic to the bit: nothing is left of the call before.
-
-    The horizontal position, which observations leave out, is put to 0; neither physics nor reward depends on it.
-    """
-
-    def __init__(self, spec: EnvSpec, reward_scale: float = 1.0):
-        """reward_scale: simulator rewards times this are the rewards that the models were trained on.
-        Raises InputError for a simulator whose state does not follow from an observation."""
-        self.env, self.reward_scale = spec.make(), reward_scale
-        self.inner = self.env.unwrapped
-        obs = np.asarray(self.env.reset(seed=0)[0])
-        known = all(hasattr(self.inner, name) for name in ("set_state", "_get_obs", "model", "data"))
-        self.hidden = self.inner.model.nq + self.inner.model.nv - len(obs) if known else -1
-        known = self.hidden in (0, 1) and np.array_equal(self.observe(obs), obs)
-        require(known, f"gradients: {spec.id} cannot be set to the state behind an observation; give --no-gradients")
-
-    def observe(self, obs: np.ndarray) -> np.ndarray:
-        """Set the physics to obs (S,), and observe it again."""
-        import mujoco
-
-        # Also forgets the solver's last solution, from which it would start again.
-        mujoco.mj_resetData(self.inner.model, self.inner.data)
-        state = np.concatenate([np.zeros(self.hidden), obs])
-        self.inner.set_state(*np.split(state, [self.inner.model.nq]))
-        return self.inner._get_obs()
-
-    def __call__(self, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
-        self.observe(obs)
-        next_obs, reward, *_ = self.inner.step(action)
-        return np.append(next_obs, self.reward_scale * reward)
-
-    def __enter__(self) -> "Simulator":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.env.close()
 
 
 class Differences:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
 from fastdwm.config import require, require_choices
+from fastdwm.errors import InputError
 from fastdwm.files import write_json
 from fastdwm.measure.record import circumstances, prepare_output
 from fastdwm.shipped import find_bundle
@@ -54,7 +55,8 @@ class ReportConfig:
     threads: int = 1
     """CPU threads of torch"""
     trust_env: bool = False
-    """build whatever simulator the bundle or dataset names, with any settings: this may run code that came with it"""
+    """build whatever simulator the bundle or dataset names, with any settings: this may run code that came with it; and
+    take data that the simulator does not repeat"""
 
     def __post_init__(self) -> None:
         require_choices(self)
@@ -107,10 +109,13 @@ def with_seed(config: ReportConfig, bundle: "Bundle") -> ReportConfig:
 
 def check_simulator(bundle: "Bundle") -> None:
     """Raise InputError unless the simulator can give gradients, before anything takes long."""
-    from fastdwm.report.gradients import Simulator
+    from fastdwm.data.replay import Simulator
 
-    with Simulator(bundle.task.env):
-        pass
+    try:
+        with Simulator(bundle.task.env):
+            pass
+    except InputError as error:
+        raise InputError(f"gradients: {error}; give --no-gradients") from None
 
 
 def held_out(
@@ -120,6 +125,7 @@ def held_out(
     import numpy as np
 
     from fastdwm.data import dataset as data
+    from fastdwm.data import replay
     from fastdwm.measure import model_errors
 
     if config.dataset is None:
@@ -129,6 +135,7 @@ def held_out(
         source = f"{config.episodes} fresh episodes of the base policy with action noise {config.action_noise:g}"
         return transitions, np.ones(transitions.n, bool), f"{source}, {transitions.n} transitions"
     transitions = data.load(bundle.task, config.dataset, config.trust_env)
+    replay.check(transitions, config.trust_env)
     seen, how = trained_on(bundle.dataset, transitions)
     if not seen:
         source = f"{transitions.n_episodes} episodes of {transitions.source} (trained on {bundle.dataset.get('id')}"
@@ -211,6 +218,7 @@ def compare_gradients(
     import numpy as np
     import torch
 
+    from fastdwm.data.replay import Simulator
     from fastdwm.report import gradients
 
     # float64, as the simulator: rounding must not pass for an error of the models.
@@ -224,7 +232,7 @@ def compare_gradients(
     def states(column: "np.ndarray", count: int) -> "torch.Tensor":
         return torch.from_numpy(column[candidates[:count]]).double()
 
-    with gradients.Simulator(bundle.task.env, bundle.task.reward_scale) as simulator:
+    with Simulator(bundle.task.env, bundle.task.reward_scale) as simulator:
         source = gradients.Differences(simulator)
         obs, action = (states(x, config.jacobian_states) for x in (transitions.obs, transitions.action))
         uncut = gradients.uncut(obs)

@@ -83,11 +83,13 @@ def main(task_name: str, config: TrainConfig) -> None:
     command.set_up_torch(config.threads, config.device)
 
     from fastdwm.data import dataset as data
+    from fastdwm.data import replay
     from fastdwm.train.recipe import split, train
 
     on_line = event_writer(folder) if config.tensorboard else None
     transitions = data.load(task, config.dataset, config.trust_env)
     split(transitions, config)
+    replay.check(transitions, config.trust_env)
     # Only now: a first attempt that found no data to learn from must not pin the settings of the next.
     write_atomically(folder / IDENTITY_FILE, (json.dumps(identity, indent=2) + "\n").encode())
     with command.progress() as on_progress:

@@ -65,7 +65,9 @@ def train(request: dict) -> dict:
         crash, code = Crash(out, request["number"], request["after"]), 1
         try:
             sys.addaudithook(crash)
-            command.main("hopper-medium", replace(tiny(), dataset=request["dataset"], out=out))
+            # The data are random numbers, no recording of the simulator.
+            config = replace(tiny(), dataset=request["dataset"], out=out, trust_env=True)
+            command.main("hopper-medium", config)
             crash.busy, code = True, 0
             os.write(reading[1], str(crash.seen).encode())
         finally:

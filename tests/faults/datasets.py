@@ -142,8 +142,8 @@ def arrays(rng: random.Random, path: Path) -> bool:
             put(file, name, values[: rng.choice([0, 1, ROWS - 1])])
         elif kind == 2:
             put(file, name, values[..., None])
-            # Flags may stand in a column, as some recordings have them.
-            return name not in ("terminals", "timeouts")
+            # What is one number a row may stand in a column, as in some recordings.
+            return name not in ("rewards", "terminals", "timeouts")
         elif kind == 3:
             put(file, name, np.stack([values, values], -1))
         elif kind == 4:

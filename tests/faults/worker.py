@@ -10,10 +10,10 @@ from contextlib import redirect_stderr, redirect_stdout
 from html.parser import HTMLParser
 from pathlib import Path
 
+# What an optimiser and a simulator import when they are first made takes seconds, in every process forked before.
+import gymnasium.envs.mujoco.hopper_v4  # noqa: F401
 import numpy as np
 import torch
-
-# What an optimiser imports when it is first made takes seconds, in every process that is forked before.
 import torch._dynamo
 from command_lines import parse as parse_line
 from crash import train

@@ -1,0 +1,185 @@
+"""Recorded transitions replayed in the simulator: what was scaled, shifted or mixed up comes out otherwise there.
+
+gymnasium and mujoco are imported where they are used.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from fastdwm.data.dataset import Transitions, statistics
+from fastdwm.envs import EnvSpec, family_of
+from fastdwm.errors import InputError
+
+# Hopper and Walker2d observe velocities cut at +-10: the physics of such an observation is unknown.
+CUT_VELOCITY = 10.0
+
+FAMILIES = ("Hopper", "Walker2d", "HalfCheetah")
+"""whose state follows from an observation"""
+
+STEPS, EDGE_STEPS = 18, 8
+"""to replay anywhere inside episodes, and at each kind of place where recorders err"""
+FEWEST_STEPS = 3
+"""from which a median is taken"""
+SCALE_STEPS = 10_000
+"""of which the usual change of an observation is taken"""
+
+# Errors of the observation in standard deviations of its change, of the reward in its own, medians over steps. In the
+# simulator that the data were recorded in they are 1e-6; with halved or other actions observations are off by 0.1 to
+# 0.7, and rewards of another row by 0.03 to 0.2. Other versions of MuJoCo and of the robots lie between. The largest
+# changes are contacts at cut velocities, off by up to 0.6 of the change itself; a reset that was taken for a step is
+# off by more than all of it.
+OBS_TOLERANCE, REWARD_TOLERANCE, JUMP_TOLERANCE = 0.05, 0.02, 0.9
+JUMPS = "where observations change the most"
+
+
+class Simulator:
+    """A MuJoCo task as a function of observation and action. Deterministic to the bit: no call leaves anything behind.
+
+    The horizontal position, which observations leave out, is put to 0; neither physics nor reward depends on it.
+    """
+
+    def __init__(self, spec: EnvSpec, reward_scale: float = 1.0):
+        """reward_scale: simulator rewards times this are the rewards that the models were trained on.
+        Raises InputError for a simulator whose state does not follow from an observation."""
+        self.env, self.reward_scale = spec.make(), reward_scale
+        self.inner = self.env.unwrapped
+        obs = np.asarray(self.env.reset(seed=0)[0])
+        known = all(hasattr(self.inner, name) for name in ("set_state", "_get_obs", "model", "data"))
+        self.hidden = self.inner.model.nq + self.inner.model.nv - len(obs) if known else -1
+        if self.hidden not in (0, 1) or not np.array_equal(self.observe(obs), obs):
+            self.env.close()
+            raise InputError(f"{spec.id} cannot be set to the state behind an observation")
+
+    def observe(self, obs: np.ndarray) -> np.ndarray:
+        """Set the physics to obs (S,), and observe it again."""
+        import mujoco
+
+        # Also forgets the solver's last solution, from which it would start again.
+        mujoco.mj_resetData(self.inner.model, self.inner.data)
+        state = np.concatenate([np.zeros(self.hidden), obs])
+        self.inner.set_state(*np.split(state, [self.inner.model.nq]))
+        return self.inner._get_obs()
+
+    def step(self, obs: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, float, bool]:
+        """Next observation (S,), reward, and whether the episode terminates, from one obs (S,) and action (A,)."""
+        self.observe(obs)
+        next_obs, reward, terminated, *_ = self.inner.step(action)
+        return next_obs, self.reward_scale * reward, terminated
+
+    def __call__(self, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
+        """Next observation and reward in one array (S + 1,)."""
+        next_obs, reward, _ = self.step(obs, action)
+        return np.append(next_obs, reward)
+
+    def __enter__(self) -> "Simulator":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.env.close()
+
+
+def check(transitions: Transitions, trust_env: bool = False) -> None:
+    """Replay some 50 transitions of a known robot in its simulator; raise InputError, in one line, if most of a kind
+    come out otherwise.
+
+    trust_env: the user vouches for data and simulator; a warning is enough.   Other simulators are left out: their
+    state does not follow from an observation.
+    """
+    if family_of(transitions.env) not in FAMILIES or not (found := differences(transitions)):
+        return
+    message = f"{transitions.source}: replayed in {transitions.env.id}, {', '.join(found)}"
+    if not trust_env:
+        causes = "they are of another simulator, were scaled, or rows or ends of episodes are out of place"
+        raise InputError(f"{message}: {causes}; --trust-env takes them all the same")
+    print(f"fastdwm: {message}", file=sys.stderr)
+
+
+def differences(transitions: Transitions) -> list[str]:
+    """What comes out otherwise when transitions are replayed in their simulator, in words; empty if nothing does."""
+    if not transitions.model_rows.any():
+        return []
+    rng = np.random.default_rng(0)
+    sample = np.zeros(transitions.n, bool)
+    sample[rng.permutation(np.flatnonzero(transitions.model_rows))[:SCALE_STEPS]] = True
+    scale = statistics(transitions, sample)["delta_std"]
+    with Simulator(transitions.env) as simulator, _no_physics_warnings():
+        replayed = {
+            place: (rows, *_replay(simulator, transitions, rows))
+            for place, rows in _places(transitions, scale, rng).items()
+        }
+    reward_std = max(1e-3, np.concatenate([reward for _, _, reward, _ in replayed.values()]).std())
+    found: dict[str, str] = {}
+    for place, (rows, next_obs, reward, terminated) in replayed.items():
+        known = transitions.next_obs_known[rows]
+        change = _size((transitions.next_obs[rows] - transitions.obs[rows]) / scale)
+        errors = _size((next_obs - transitions.next_obs[rows]) / scale) / np.maximum(change, 1)
+        error, tolerance = _median(errors[known]), JUMP_TOLERANCE if place == JUMPS else OBS_TOLERANCE
+        if error > tolerance:
+            found.setdefault("obs", f"observations are off by {error:.2g} of their usual change {place}")
+        if place == JUMPS:
+            continue
+        # Hopper-v5 gives no reward for being healthy in the step that terminates, v4 does.
+        error = _median(np.abs(reward - transitions.reward[rows])[~transitions.terminated[rows]] / reward_std)
+        if error > REWARD_TOLERANCE:
+            found.setdefault("reward", f"rewards are off by {error:.2g} of their standard deviation {place}")
+        wrong = terminated != transitions.terminated[rows]
+        if _median(wrong) > 0.5:
+            found.setdefault("end", f"{wrong.sum()} of {len(wrong)} steps differ in whether they terminate {place}")
+    return list(found.values())
+
+
+def _places(transitions: Transitions, scale: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Rows to replay, by where they stand, in words; all but the last kind show all velocities in full."""
+    ends = transitions.episode_ends
+    starts = np.append(0, ends[:-1] + 1)
+    inside = transitions.model_rows.copy()
+    inside[ends] = False
+    inner = np.flatnonzero(inside)
+    jumps = inner[np.argsort(_size((transitions.next_obs[inner] - transitions.obs[inner]) / scale))[-EDGE_STEPS:]]
+    uncut = (np.abs(transitions.obs) != CUT_VELOCITY).all(axis=1)
+    inside &= uncut
+    places = {
+        "inside episodes": np.flatnonzero(inside),
+        "in their first steps": starts[inside[starts]],
+        "one step before their ends": ends[inside[ends - 1]] - 1,
+        "at their ends": ends[uncut[ends]],
+        JUMPS: jumps,
+    }
+    return {
+        place: rng.permutation(rows)[: STEPS if place == "inside episodes" else EDGE_STEPS]
+        for place, rows in places.items()
+    }
+
+
+def _replay(simulator: Simulator, transitions: Transitions, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Next observations (N, S), rewards (N,) and terminations (N,) of these transitions in the simulator."""
+    pairs = zip(transitions.obs[rows].astype(float), transitions.action[rows].astype(float), strict=True)
+    steps = [simulator.step(obs, action) for obs, action in pairs]
+    next_obs = np.array([step[0] for step in steps]).reshape(len(rows), transitions.obs.shape[1])
+    return next_obs, np.array([step[1] for step in steps], float), np.array([step[2] for step in steps], bool)
+
+
+def _size(values: np.ndarray) -> np.ndarray:
+    """Root mean square of each row."""
+    return np.sqrt(np.square(values).mean(axis=1))
+
+
+def _median(values: np.ndarray) -> float:
+    """Of too few values 0; of what is no number infinite."""
+    return float(np.nan_to_num(np.median(values), nan=np.inf)) if len(values) >= FEWEST_STEPS else 0.0
+
+
+@contextmanager
+def _no_physics_warnings() -> Iterator[None]:
+    """States that no robot was in make MuJoCo write warnings to a file in the working directory."""
+    import mujoco
+
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda message: None)
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(before)

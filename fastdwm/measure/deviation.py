@@ -17,24 +17,34 @@ def max_deviation(transitions: Transitions, policy: Params, discount: float) -> 
 
         l = sqrt( mean over windows of | mean over the window of d |^2 ),   |.| the root mean square over A numbers
 
-    Windows are consecutive and lie within episodes; what is left of an episode behind its last window is not used. A
-    window has 1 / (1 - discount) decisions, as far as values look ahead, or those of the median episode if that is
-    shorter. Exploration noise averages out over a window; what the recorded behaviours did otherwise than the policy
-    for so long does not, and the data show what comes of it.
+    Windows as in `window_means`. Exploration noise averages out over a window; what the recorded behaviours did
+    otherwise than the policy for so long does not, and the data show what comes of it.
     Returns l in units of the action, in (0, 2]; raises InputError for data that do exactly what the policy does.
     Source: our own.
+    """
+    value = float(np.sqrt(np.square(window_means(_deviations(transitions, policy), transitions, discount)).mean()))
+    require(value > 0, f"{transitions.source}: expected actions that differ from the policy's, got the policy's own")
+    return value
+
+
+def window_means(
+    values: np.ndarray, transitions: Transitions, discount: float, rows: np.ndarray | None = None
+) -> np.ndarray:
+    """Means (W, A) of values (N, A), a row for each transition, over windows of consecutive rows within episodes.
+
+    A window has 1 / (1 - discount) decisions, as far as values look ahead, or those of the median episode if that is
+    shorter. What is left of an episode behind its last window is not used.   rows: (N,) bool, of whole episodes; none:
+    all of them.
     """
     ends = transitions.episode_ends
     lengths = np.diff(ends, prepend=-1)
     window = min(round(1 / (1 - discount)), int(np.median(lengths)))
-    deviations = _deviations(transitions, policy)
     means = [
-        deviations[end + 1 - length :][: length // window * window].reshape(-1, window, deviations.shape[1]).mean(1)
+        values[end + 1 - length :][: length // window * window].reshape(-1, window, values.shape[1]).mean(1)
         for end, length in zip(ends, lengths, strict=True)
+        if rows is None or rows[end]
     ]
-    value = float(np.sqrt(np.square(np.concatenate(means)).mean()))
-    require(value > 0, f"{transitions.source}: expected actions that differ from the policy's, got the policy's own")
-    return value
+    return np.concatenate(means)
 
 
 @torch.no_grad()

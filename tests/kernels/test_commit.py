@@ -6,19 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastdwm.kernels.finish import NUMBERS, Outcome, finish
-from fastdwm.kernels.finish.reference import finish_reference
+from fastdwm.kernels.commit import NUMBERS, Candidate, commit
+from fastdwm.kernels.commit.reference import commit_reference
 
 pytest.importorskip("triton")
 
-from fastdwm.kernels.finish.kernel import finish_into  # noqa: E402
+from fastdwm.kernels.commit.kernel import commit_into  # noqa: E402
 
-EPISODES, WIDTH, ACTIONS, COLUMNS, NEWS = 6, 2100, 3, 8, 5
-BUFFERS = ("params", "evidence", "times", "report")
+EPISODES, WIDTH, ACTIONS = 6, 2100, 3
+BUFFERS = ("params", "times", "report")
+ROLLED_BACK = torch.tensor([False, True, True, True, True, False])
 
 
-def make_problem(dtype: torch.dtype = torch.float32, bare: bool = False) -> tuple[Outcome, dict[str, Tensor]]:
-    """One episode that is fine, and one each with something that is not; bare: without all that may be missing."""
+def make_problem(dtype: torch.dtype = torch.float32, bare: bool = False) -> tuple[Candidate, dict[str, Tensor]]:
+    """Two episodes that are fine, and one each with something that is not; bare: without all that may be missing."""
     generator = torch.Generator().manual_seed(0)
 
     def numbers(*shape: int) -> Tensor:
@@ -27,66 +28,61 @@ def make_problem(dtype: torch.dtype = torch.float32, bare: bool = False) -> tupl
     rows = {name: numbers(WIDTH) for name in ("start", "after")}
     rows |= {name: numbers(ACTIONS) for name in ("action", "base_action")}
     rows["action"][1, 2] = nan
-    rows |= {"evidence": numbers(COLUMNS)} | {n: numbers() for n in ("objective", "norm", "scale", "trust", "distance")}
-    rows["objective"][2], rows["norm"][3] = -inf, nan
+    rows |= {name: numbers() for name in ("objective", "grad_norm", "deviation")}
+    # How far the action was is told, whatever it is: an infinite one belongs to an action that is not finite.
+    rows["objective"][2], rows["grad_norm"][3], rows["deviation"][5] = -inf, nan, inf
     rows["finite"] = torch.arange(EPISODES) != 4
-    rows["reason"] = torch.arange(EPISODES) % 4
-    kept = ("start", "after", "action", "base_action")
-    found = Outcome(**{name: None if bare and name not in kept else value for name, value in rows.items()})
-    buffers = {"params": numbers(WIDTH), "evidence": numbers(COLUMNS), "times": torch.arange(EPISODES)}
-    return found, buffers | {"report": numbers(ACTIONS + len(NUMBERS))}
+    always = ("start", "after", "action", "base_action")
+    candidate = Candidate(**{name: None if bare and name not in always else value for name, value in rows.items()})
+    return candidate, {"params": numbers(WIDTH), "times": torch.arange(EPISODES), "report": numbers(ACTIONS + 4)}
 
 
-def by_kernel(found: Outcome, buffers: dict[str, Tensor]) -> dict[str, Tensor]:
+def by_kernel(candidate: Candidate, buffers: dict[str, Tensor]) -> dict[str, Tensor]:
     """The buffers afterwards, for changes stay in the interpreter's process."""
-    finish_into(found, NEWS, *(buffers[name] for name in BUFFERS))
+    commit_into(candidate, *(buffers[name] for name in BUFFERS))
     return buffers
 
 
-def by_operator(found: Outcome, buffers: dict[str, Tensor]) -> dict[str, Tensor]:
+def by_operator(candidate: Candidate, buffers: dict[str, Tensor]) -> dict[str, Tensor]:
     buffers = {name: value.clone() for name, value in buffers.items()}
-    finish(found, NEWS, *(buffers[name] for name in BUFFERS))
+    commit(candidate, *(buffers[name] for name in BUFFERS))
     return buffers
 
 
-def test_what_is_not_finite_is_undone():
-    found, before = make_problem(torch.float64)
-    after = by_operator(found, before)
-    undone = torch.tensor([False, True, True, True, True, False])
-    assert torch.equal(after["report"][:, ACTIONS + NUMBERS.index("discarded")] != 0, undone)
-    assert torch.equal(after["params"], torch.where(undone.unsqueeze(1), found.start, found.after))
-    assert torch.equal(after["report"][undone, :ACTIONS], found.base_action[undone])
-    assert torch.equal(after["report"][~undone, :ACTIONS], found.action[~undone])
-    assert torch.equal(after["evidence"][~undone], found.evidence[~undone])
-    assert torch.equal(after["evidence"][undone, :NEWS], before["evidence"][undone, :NEWS])
-    assert after["evidence"][undone, NEWS:].isnan().all()
+def test_what_is_not_finite_is_rolled_back():
+    candidate, before = make_problem(torch.float64)
+    after = by_operator(candidate, before)
+    kept = ~ROLLED_BACK.unsqueeze(1)
+    assert torch.equal(after["params"], torch.where(kept, candidate.after, candidate.start))
+    assert torch.equal(after["report"][:, :ACTIONS], torch.where(kept, candidate.action, candidate.base_action))
     assert torch.equal(after["times"], before["times"] + 1)
-    assert torch.equal(after["report"][:, -1], found.reason.double())
+    reported = dict(zip(NUMBERS, after["report"][:, ACTIONS:].T, strict=True))
+    assert torch.equal(reported.pop("discarded") != 0, ROLLED_BACK)
+    for name, value in reported.items():
+        torch.testing.assert_close(value, getattr(candidate, name), rtol=0, atol=0, equal_nan=True)
 
 
-def test_what_does_not_exist_undoes_nothing():
-    found, before = make_problem(bare=True)
-    after = by_operator(found, before)
-    assert torch.equal(after["params"][0], found.after[0]) and torch.equal(after["params"][1], found.start[1])
-    assert torch.equal(after["evidence"], before["evidence"])
+def test_what_does_not_exist_rolls_nothing_back():
+    candidate, before = make_problem(bare=True)
+    after = by_operator(candidate, before)
+    assert (after["params"] == candidate.after).all(1).tolist() == [True, False, True, True, True, True]
     unknown = [name != "discarded" for name in NUMBERS]
     assert after["report"][:, ACTIONS:][:, unknown].isnan().all()
 
 
 def test_a_state_may_be_returned_to_where_it_is():
-    found, buffers = make_problem()
-    buffers = {name: value.clone() for name, value in buffers.items()}
+    candidate, buffers = make_problem()
     start = buffers["params"].clone()
-    finish(found._replace(start=buffers["params"]), NEWS, *(buffers[name] for name in BUFFERS))
-    assert torch.equal(buffers["params"][1], start[1]) and torch.equal(buffers["params"][0], found.after[0])
+    commit(candidate._replace(start=buffers["params"]), *(buffers[name] for name in BUFFERS))
+    assert torch.equal(buffers["params"], torch.where(ROLLED_BACK.unsqueeze(1), start, candidate.after))
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["all", "bare"])
 def test_the_kernel_is_the_reference(interpreted, bare):
-    found, buffers = make_problem(bare=bare)
+    candidate, buffers = make_problem(bare=bare)
     expected = {name: value.clone() for name, value in buffers.items()}
-    finish_reference(found, NEWS, *(expected[name] for name in BUFFERS))
-    actual = interpreted(by_kernel, found, buffers)
+    commit_reference(candidate, *(expected[name] for name in BUFFERS))
+    actual = interpreted(by_kernel, candidate, buffers)
     for name, value in expected.items():
         torch.testing.assert_close(actual[name], value, rtol=0, atol=0, equal_nan=True)
 
@@ -96,23 +92,23 @@ def test_the_kernel_is_the_reference(interpreted, bare):
     [
         ("after", torch.zeros(EPISODES, 3), ValueError, "after: expected shape"),
         ("finite", torch.zeros(EPISODES), TypeError, "finite: expected torch.bool"),
-        ("norm", torch.zeros(EPISODES).double(), TypeError, "norm: expected torch.float32"),
+        ("grad_norm", torch.zeros(EPISODES).double(), TypeError, "grad_norm: expected torch.float32"),
         ("action", torch.zeros(ACTIONS, EPISODES).T, ValueError, "action: expected contiguous"),
     ],
 )
 def test_wrong_inputs_raise(name, wrong, error, match):
-    found, buffers = make_problem()
+    candidate, buffers = make_problem()
     with pytest.raises(error, match=match):
-        by_operator(found._replace(**{name: wrong}), buffers)
+        by_operator(candidate._replace(**{name: wrong}), buffers)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("bare", [False, True], ids=["all", "bare"])
 def test_the_kernel_on_a_gpu_is_the_reference(bare):
-    found, buffers = make_problem(bare=bare)
-    expected = by_operator(found, buffers)
-    on_gpu = Outcome(*(None if value is None else value.cuda() for value in found))
+    candidate, buffers = make_problem(bare=bare)
+    expected = by_operator(candidate, buffers)
+    on_gpu = Candidate(*(None if value is None else value.cuda() for value in candidate))
     actual = by_operator(on_gpu, {name: value.cuda() for name, value in buffers.items()})
     for name, value in expected.items():
         torch.testing.assert_close(actual[name].cpu(), value, rtol=0, atol=0, equal_nan=True)

@@ -16,6 +16,8 @@ STYLES = {
     "default": {"marker": "o", "markerfacecolor": INK},
     "tuned": {"marker": "s", "markerfacecolor": PAPER},
     "meanflow": {"marker": "^", "markerfacecolor": INK},
+    "critic": {"marker": "v", "markerfacecolor": PAPER},
+    "drift": {"marker": "x"},
 }
 BASE_STYLE = {"marker": "|", "markersize": 13, "markeredgewidth": 2.2}
 SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "paper", "font.family": "sans-serif", "font.size": 10}
@@ -59,7 +61,7 @@ def scores(results: Results, tasks: Sequence[str]) -> str:
 
 def place_of(name: str) -> float:
     """Height of a variant within its row."""
-    return 0.25 * (VARIANTS.index(name) - 1)
+    return 0.18 * (VARIANTS.index(name) - (len(VARIANTS) - 1) / 2)
 
 
 def _has(results: Results, task: str, name: str) -> bool:

@@ -192,7 +192,7 @@ def _known(
     def known(result: TaskResult) -> float | None:
         try:
             return number(read(result))
-        except (KeyError, ZeroDivisionError):
+        except KeyError:
             return None
 
     return _column(results, header, known, lambda value: format(value, form))

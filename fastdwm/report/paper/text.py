@@ -17,7 +17,7 @@ def print_report(tables: Sequence[Table], verdicts: Sequence[str], notes: Sequen
 
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
-        console.width = 125
+        console.width = 175
     for table in tables:
         for group, columns in table.groups:
             shown = Rich(title=f"{table.title}: {group}")

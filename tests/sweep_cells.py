@@ -8,8 +8,14 @@ import numpy as np
 from fastdwm.report.paper.published import LOCOMOTION, SCORES
 
 MACHINE = {"cpu": "x86_64", "cpu_count": 2, "threads": 1, "accelerator": None, "system": "Linux"}
-DEFAULT = {"horizon": 8, "particles": 2, "inner_steps": 1, "optimiser": "trust", "radius": None}
-WORLDS = {"default": "diffusion", "tuned": "meanflow", "meanflow": "meanflow"}
+DEFAULT = {"horizon": 8, "particles": 2, "inner_steps": 1, "optimiser": "bound", "max_deviation": None}
+WORLDS = {
+    "default": "diffusion",
+    "tuned": "meanflow",
+    "meanflow": "meanflow",
+    "critic": "diffusion",
+    "drift": "diffusion",
+}
 
 
 def variant(name, base, itpo, ms=1.0):
@@ -76,7 +82,7 @@ def sweep(folder: Path, tasks=LOCOMOTION, seeds=(0,), episodes=50, variants=tupl
         for seed in seeds:
             base = published[task] + rng.normal(0, 8, episodes)
             made = {
-                name: variant(name, base, base + gains[task] + rng.normal(i, 6, episodes), ms=2.0 - 0.5 * i)
+                name: variant(name, base, base + gains[task] + rng.normal(i, 6, episodes), ms=2.0 - 0.3 * i)
                 for i, name in enumerate(variants)
             }
             write(

@@ -117,20 +117,20 @@ def test_missing_tasks_and_variants_are_shown_and_counted(tmp_path):
 
 
 def test_what_the_models_said_stands_beside_what_came(tmp_path):
-    said = {"trust": 0.25, "slope": 2.0, "critic_error": 3.0, "model_error": 5.0, "predicted_return": 90.0}
-    default = shifted("default", -1) | {"diagnostics": said | {"prediction_error": 4.0, "distance": 0.1}}
+    said = {"deviation": 0.0625, "clipped": 0.25, "predicted_return": 90.0, "prediction_error": 4.0, "grad_norm": 0.1}
+    default = shifted("default", -1) | {"diagnostics": said}
     known = cell("hopper-medium", {"default": default})
     known["result"]["critic"] = {"critics": 219.0, "fqe": 242.0, "data": 241.0}
-    # An evaluation by SGD, or of a bundle from before there was such a report, does not know them.
+    # An evaluation that was not diagnosed, or of a bundle from before there was such a report, does not know them.
     results = evaluated(write(tmp_path, known, cell("hopper-expert", {"default": shifted("default", 1)})))
 
     def texts(group, header):
         found = column(results, "models", group, header)
         return found["hopper-medium"], found["hopper-expert"]
 
-    # The larger of the two errors, over the slope.
-    assert texts("decisions", "error / slope") == ("2.50", "-")
-    assert texts("decisions", "trust") == ("0.25", "-")
+    assert texts("decisions", "deviation") == ("0.062", "-")
+    assert texts("decisions", "clipped") == ("0.25", "-")
+    assert texts("decisions", "predicted") == ("90.0", "-")
     assert texts("decisions", "excess") == ("+4.0", "-")
     assert texts("first states", "FQE") == ("242.0", "-")
 
@@ -323,10 +323,10 @@ def test_a_damaged_or_foreign_cell_is_one_line_and_exit_code_2(tmp_path, capsys,
 
 
 def test_a_value_that_a_cell_does_not_know_is_missing(tmp_path):
-    told = GOOD["default"] | {"diagnostics": {"slope": 0, "critic_error": 1.0, "model_error": 1.0, "trust": None}}
+    told = GOOD["default"] | {"diagnostics": {"deviation": None, "predicted_return": 90.0}}
     write(tmp_path, cell("hopper-medium", {"default": told}, worlds={"diffusion": {"one_step": {"obs_rmse": None}}}))
     results = evaluated(tmp_path)
-    for header in ("error / slope", "trust"):
+    for header in ("deviation", "clipped"):
         assert column(results, "models", "decisions", header)["hopper-medium"] == "-"
     assert column(results, "table-4", "not D4RL", "diffusion")["hopper-medium"] == "-"
 

@@ -1,17 +1,24 @@
 """A policy of the user's own: any module, adapted; known ones converted and fused."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from test_agent import CONFIG, RULES, SGD, observations
+from test_agent import CONFIG, SGD, observations
 from torch import nn
 from toy_bundles import ACTION_DIM, OBS_DIM, make_bundle
 
 from fastdwm import Agent, InputError, Policy
 from fastdwm.itpo.objective import ReferenceObjective
 from fastdwm.kernels.layout import Layout
+
+pytestmark = pytest.mark.filterwarnings("ignore:the agent imagines in plain torch")
+
+BOUND = replace(CONFIG, max_deviation=0.05)
+"""parts of one's own come without data that would tell it"""
+RULES = pytest.mark.parametrize("config", [BOUND, SGD], ids=["bound", "sgd"])
 
 
 def sequential(*between):
@@ -154,7 +161,7 @@ class OneNumber(Gated):
 
 @pytest.mark.parametrize("module", [InPlace, Branching, OneNumber])
 def test_a_module_that_cannot_be_copied_says_so_in_one_line(module):
-    agent = Agent(module().eval(), world(), CONFIG)
+    agent = Agent(module().eval(), world(), BOUND)
     with pytest.raises(InputError, match=r"^policy: expected [^\n]+$"):
         agent.act(observations(1, 2)[0])
     assert agent.episodes is None
@@ -169,7 +176,7 @@ def test_a_module_that_training_would_change_is_refused():
 
 def test_fused_is_refused_with_the_reason():
     with pytest.raises(InputError, match="backend: fused is not possible: the policy is no ReLU MLP"):
-        Agent(Gated().eval(), world(), CONFIG, backend="fused")
+        Agent(Gated().eval(), world(), BOUND, backend="fused")
 
 
 @pytest.mark.parametrize("make", [sequential, lambda: Gated().eval()], ids=["sequential", "module"])

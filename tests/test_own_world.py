@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_agent import CONFIG, RULES, SGD, observations
+from test_agent import SGD, observations
+from test_own_policy import BOUND, RULES
 from torch import Tensor, nn
 from toy_bundles import OBS_DIM, make_bundle
 
@@ -13,6 +14,8 @@ from fastdwm import Agent, InputError, Policy, World
 from fastdwm.models.rebrac import Critics
 from fastdwm.models.world import terminal_value
 from fastdwm.tasks import Limit
+
+pytestmark = pytest.mark.filterwarnings("ignore:the agent imagines in plain torch")
 
 
 class Linear:
@@ -115,7 +118,7 @@ class Halved:
 def test_a_model_with_a_chain_runs_fused_and_alike():
     world = make_bundle().world()
     world = replace(world, dynamics=Halved(world.dynamics))
-    agents = [Agent(policy(), world, CONFIG, backend=backend) for backend in ("auto", "reference")]
+    agents = [Agent(policy(), world, BOUND, backend=backend) for backend in ("auto", "reference")]
     assert [agent.backend for agent in agents] == ["fused", "reference"]
     for obs in observations(5, 2):
         first, second = (agent.act(obs) for agent in agents)
@@ -124,7 +127,7 @@ def test_a_model_with_a_chain_runs_fused_and_alike():
 
 def test_an_agent_of_parts_is_the_agent_of_their_bundle():
     bundle = make_bundle()
-    whole, parts = Agent.of(bundle, CONFIG), Agent(Policy.mlp(bundle.policy), bundle.world(), CONFIG)
+    whole, parts = Agent.of(bundle, BOUND), Agent(Policy.mlp(bundle.policy), bundle.world(), BOUND)
     assert whole.backend == parts.backend == "fused"
     for obs in observations(5, 2):
         np.testing.assert_array_equal(whole.act(obs), parts.act(obs))
@@ -145,15 +148,15 @@ def test_an_agent_of_parts_is_the_agent_of_their_bundle():
 def test_what_cannot_be_fused_is_named(change, reason):
     world = replace(make_bundle().world(), **change)
     with pytest.raises(InputError, match=f"^backend: fused is not possible: {reason}$"):
-        Agent(policy(), world, CONFIG, backend="fused")
-    assert Agent(policy(), world, CONFIG).backend == "reference"
+        Agent(policy(), world, BOUND, backend="fused")
+    assert Agent(policy(), world, BOUND).backend == "reference"
 
 
 def test_a_reward_with_other_statistics_is_not_fused():
     """The fused operators normalise once, for both."""
     world = make_bundle().world()
     other = replace(world, reward=replace(world.reward, obs_std=2 * world.reward.obs_std))
-    assert Agent(policy(), other, CONFIG).backend == "reference"
+    assert Agent(policy(), other, BOUND).backend == "reference"
 
 
 def test_a_critic_may_be_one_or_an_ensemble():
@@ -171,7 +174,7 @@ def test_a_column_of_values_is_refused(part):
     world = World(Linear(gain()), reward, value, 0.9)
     column = {"reward": lambda obs, action: reward(obs, action).unsqueeze(-1)}
     column["critic"] = column["reward"]
-    agent = Agent(policy(), replace(world, **{part: column[part]}), CONFIG)
+    agent = Agent(policy(), replace(world, **{part: column[part]}), BOUND)
     with pytest.raises(InputError, match=rf"^{part}: expected shape \(.*3\).*, got \(.*2, 3, 1\)$"):
         agent.act(observations(1, 2)[0])
 
@@ -179,10 +182,8 @@ def test_a_column_of_values_is_refused(part):
 def test_settings_that_the_model_cannot_serve():
     world = World(Linear(gain()), reward, value, 0.9, (Limit(0, -1.0, 1.0),))
     with pytest.raises(InputError, match="termination: soft needs a dynamics with obs_std"):
-        Agent(policy(), world, replace(CONFIG, termination="soft"))
-    Agent(policy(), world, replace(CONFIG, termination="mask")).act(observations(1, 2)[0])
-    with pytest.raises(InputError, match="held_out_particles: expected 0 where nothing is random"):
-        Agent(policy(), world, replace(CONFIG, held_out_particles=2))
+        Agent(policy(), world, replace(BOUND, termination="soft"))
+    Agent(policy(), world, replace(BOUND, termination="mask")).act(observations(1, 2)[0])
 
 
 def test_a_model_that_diverges_in_one_episode_is_discarded_there_alone():
@@ -193,7 +194,7 @@ def test_a_model_that_diverges_in_one_episode_is_discarded_there_alone():
     obs = observations(1, 2)[0]
     obs[1, 0] = 5.0
     worlds = World(Diverging(gain()), reward, value, 0.9), World(Linear(gain()), reward, value, 0.9)
-    agent, base = Agent(policy(), worlds[0], CONFIG), Agent(policy(), worlds[1], replace(CONFIG, inner_steps=0))
+    agent, base = Agent(policy(), worlds[0], BOUND), Agent(policy(), worlds[1], replace(BOUND, inner_steps=0))
     actions = agent.act(obs)
     assert agent.discarded.tolist() == [0, 1]
     np.testing.assert_array_equal(actions[1], base.act(obs)[1])

@@ -8,7 +8,7 @@ from typing import Any
 from fastdwm.checks import conforms, from_json, require
 from fastdwm.config import ReBRACConfig, RewardConfig
 from fastdwm.errors import InputError
-from fastdwm.files import read_json
+from fastdwm.files import parse_json, read_bytes
 from fastdwm.models.table import WORLD_MODELS
 from fastdwm.settings import Settings, read_settings
 from fastdwm.tasks import Task, read_task
@@ -57,7 +57,13 @@ class Header:
 
 def read_header(path: Path, trust_env: bool) -> Header:
     """Read and check a bundle.json; InputError, in one line, for anything that is not as a bundle is saved."""
-    values = read_json(path, MAX_BYTES)
+    return parse_header(read_bytes(path, MAX_BYTES), path, trust_env)
+
+
+def parse_header(content: bytes, path: Path, trust_env: bool) -> Header:
+    """Check the content of a bundle.json; raises InputError, which names `path`, as `read_header`."""
+    require(len(content) <= MAX_BYTES, f"{path}: expected at most {MAX_BYTES} bytes, got {len(content)}")
+    values = parse_json(content, path)
     came = values.get("format") if isinstance(values, dict) else type(values).__name__
     old = type(came) is int and came == 1
     require(not old, f"{path}: format 1, of fastdwm 0.1.0, is no longer read: train it anew, or load it with 0.1.0")

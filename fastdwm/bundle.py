@@ -284,13 +284,13 @@ def _unpack_tensors(
         tensors |= {name: value.float() for name, value in weights.items()}
     for name, shape in expected.items():
         most = MAX_STATISTIC if name.startswith("statistics.") else MAX_WEIGHT
-        _check_tensor(f"{path}: {name}", tensors[name], shape, most)
+        check_tensor(f"{path}: {name}", tensors[name], shape, most)
     same = digest in (None, sha256(content).hexdigest())
     require(same, f"{path}: damaged: these are not the weights whose SHA-256 bundle.json states")
     return {group: {name: tensors[f"{group}.{name}"] for name in names} for group, names in shapes.items()}
 
 
-def _check_tensor(name: str, value: Tensor, shape: tuple, most: float) -> None:
+def check_tensor(name: str, value: Tensor, shape: tuple, most: float) -> None:
     """Raise InputError unless it has float32 numbers of that shape with which one can compute: none beyond `most`, and
     no standard deviation so small that dividing by it would lead there."""
     came = tuple(value.shape)

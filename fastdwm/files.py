@@ -187,7 +187,9 @@ def replace_pair(folder: Path, data: tuple[str, bytes], label: tuple[str, bytes]
                 if not _holds(data_path, data[1]):
                     with replacing(data_path, folder / f"{MARK}{data_path.name}") as new_data:
                         _write(new_data, data[1])
-                        _keep(data_path, _kept(data_path, _content(label_path)))
+                        # Under the same label the old data were no pair with it.
+                        if not _holds(label_path, label[1]):
+                            _keep(data_path, _kept(data_path, _content(label_path)))
                     _sync(folder)
             _sync(folder)
         finally:

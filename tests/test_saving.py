@@ -152,6 +152,12 @@ def test_who_loads_while_others_save_has_one_of_the_bundles(folder):
     assert not failed and saved > 4 and found <= {"old", "new"} and names(folder) == ["README.md", *FILES]
 
 
+def test_saving_again_repairs_damaged_weights(folder):
+    (folder / "weights.safetensors").write_bytes(b"damaged")
+    OLD.save(folder)
+    assert held(folder) == "old" and names(folder) == ["README.md", *FILES]
+
+
 @pytest.mark.parametrize("path", [".", "../bundle", "../bundle/../bundle", "sub/..", "../link"])
 def test_any_way_to_write_the_path_of_the_folder_will_do(folder, monkeypatch, path):
     (folder / "sub").mkdir()

@@ -21,8 +21,8 @@ from torch import Tensor
 from fastdwm.checks import require
 from fastdwm.config import ReBRACConfig, RewardConfig
 from fastdwm.errors import InputError
-from fastdwm.files import read_bytes, replace_folder
-from fastdwm.header import FORMAT, Header, read_header
+from fastdwm.files import data_of, prepare_folder, read_bytes, replace_pair, reread
+from fastdwm.header import FORMAT, MAX_BYTES, Header, parse_header
 from fastdwm.models.nets import Params
 from fastdwm.models.rebrac import Critics, critic_shapes, policy_shapes
 from fastdwm.models.reward import RewardModel, reward_shapes
@@ -32,6 +32,7 @@ from fastdwm.settings import Settings, read_settings
 from fastdwm.shipped import find_bundle
 from fastdwm.tasks import Task
 
+DESCRIPTION, WEIGHTS = "bundle.json", "weights.safetensors"
 STATISTICS = ("obs_mean", "obs_std", "delta_mean", "delta_std")
 OPTIONAL = ("max_deviation", "tuning")
 """parts of bundle.json that may be missing"""
@@ -137,7 +138,15 @@ class Bundle:
         return World(dynamics, reward, Critics(place(self.critics)), self.discount, self.task.limits)
 
     def save(self, folder: Path | str) -> None:
-        """Write the folder; a reader sees the old bundle or the new one, never a mixture."""
+        """Write the bundle's two files into the folder, or the one that it links to; others in it stay as they are.
+
+        Whatever fails, and whenever the process is killed, `load` finds the old bundle or the new one there. Raises
+        InputError, before anything is written, for a bundle that `load` would refuse.
+        """
+        try:
+            folder = Path(folder).resolve()
+        except (OSError, RuntimeError, ValueError) as error:
+            raise InputError(f"bundle: cannot write to {folder}: {error}") from None
         weights = self._weights()
         header = {
             "format": FORMAT,
@@ -151,8 +160,15 @@ class Bundle:
             **{name: value for name in OPTIONAL if (value := getattr(self, name)) is not None},
             "weights_sha256": sha256(weights).hexdigest(),
         }
-        description = json.dumps(header, indent=2) + "\n"
-        replace_folder(Path(folder), {"weights.safetensors": weights, "bundle.json": description.encode()})
+        try:
+            description = (json.dumps(header, indent=2) + "\n").encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InputError(f"bundle: expected values that JSON has ({error})") from None
+        # Whoever builds a bundle knows the simulator that it names.
+        header = parse_header(description, folder / DESCRIPTION, trust_env=True)
+        self._of(header, weights, folder)._check_tuning(folder)
+        prepare_folder(folder, "bundle")
+        replace_pair(folder, (WEIGHTS, weights), (DESCRIPTION, description))
 
     def _weights(self) -> bytes:
         """The content of weights.safetensors."""
@@ -178,7 +194,8 @@ class Bundle:
         """
         sizes = self.task.obs_dim, self.task.action_dim, self.rebrac_config.hidden
         shapes = {"policy": policy_shapes(*sizes), "critics": critic_shapes(*sizes), "bound": {"max_deviation": (1,)}}
-        groups = _read_tensors(Path(path), shapes, None, optional=("bound.max_deviation",))
+        content = read_bytes(Path(path), _most_bytes(shapes))
+        groups = _unpack_tensors(content, Path(path), shapes, None, optional=("bound.max_deviation",))
         bound = groups.pop("bound").get("max_deviation")
         bound = None if bound is None else float(bound)
         fits = bound is None or 0 < bound <= 2
@@ -196,16 +213,35 @@ class Bundle:
         of its range, or a tensor that is missing, superfluous, of the wrong shape or dtype, not finite or absurd.
         """
         folder = find_bundle(name_or_folder)
-        header = read_header(folder / "bundle.json", trust_env, tuned)
-        groups = _read_tensors(folder / "weights.safetensors", _shapes(header), header.weights_sha256)
+        description = folder / DESCRIPTION
+
+        def read(unchanged: Callable[[], bool]) -> "Bundle":
+            content = read_bytes(description, MAX_BYTES)
+            header = parse_header(content, description, trust_env, tuned)
+            weights = read_bytes(data_of(folder / WEIGHTS, content), _most_bytes(_shapes(header)))
+            bundle = cls._of(header, weights, folder)
+            # Without a hash nothing else tells whether the two files belong together.
+            whole = header.weights_sha256 is not None or unchanged()
+            require(whole, f"{folder}: it is being replaced")
+            return bundle
+
+        bundle = reread(read, description, folder / WEIGHTS)
+        bundle._check_tuning(folder)
+        return bundle
+
+    @classmethod
+    def _of(cls, header: Header, weights: bytes, folder: Path) -> "Bundle":
+        """The bundle of a description and of the content of the weights' file; raises as `load`."""
+        groups = _unpack_tensors(weights, folder / WEIGHTS, _shapes(header), header.weights_sha256)
         worlds = {name: TrainedModel(config, groups.pop(name)) for name, config in header.worlds.items()}
         configs = {"rebrac_config": header.rebrac, "reward_config": header.reward}
-        bundle = cls(task=header.task, worlds=worlds, **groups, **configs, **header.rest)
-        tuned_for = bundle.tuning and bundle.tuning["weights_sha256"]
-        same = tuned_for in (None, bundle.fingerprint)
-        again = f"tune it again: python -m fastdwm.tune {bundle.task.name} --bundle {folder}"
-        require(same, f"{folder / 'bundle.json'}: tuning: it was done on other weights; {again}")
-        return bundle
+        return cls(task=header.task, worlds=worlds, **groups, **configs, **header.rest)
+
+    def _check_tuning(self, folder: Path) -> None:
+        """Raise InputError if it was tuned with other weights than it has."""
+        same = self.tuning is None or self.tuning["weights_sha256"] == self.fingerprint
+        again = f"tune it again: python -m fastdwm.tune {self.task.name} --bundle {folder}"
+        require(same, f"{folder / DESCRIPTION}: tuning: it was done on other weights; {again}")
 
 
 def _each(groups: dict[str, Params], change: Callable[[Tensor], Tensor]) -> dict[str, Params]:
@@ -231,17 +267,27 @@ def _shapes(header: Header) -> dict[str, dict[str, tuple]]:
     }
 
 
-def _read_tensors(
-    path: Path, shapes: dict[str, dict[str, tuple]], digest: str | None, optional: tuple[str, ...] = ()
-) -> dict[str, Params]:
-    """Tensors of the file grouped by the part of their name before the dot, checked against `shapes` and `digest`.
+def _most_bytes(shapes: dict[str, dict[str, tuple]]) -> int:
+    """How large a file of these tensors may be: twice what is needed, so that an architecture that differs a little is
+    told by the name of a tensor."""
+    n_bytes = sum(4 * math.prod(shape) for names in shapes.values() for shape in names.values())
+    return min(MAX_FILE_BYTES, 2 * n_bytes + 2**20)
 
-    optional: names of those that may be missing.
+
+def _unpack_tensors(
+    content: bytes,
+    path: Path,
+    shapes: dict[str, dict[str, tuple]],
+    digest: str | None,
+    optional: tuple[str, ...] = (),
+) -> dict[str, Params]:
+    """Tensors of a file grouped by the part of their name before the dot, checked against `shapes` and `digest`.
+
+    path: names the file in an InputError.   optional: names of tensors that may be missing.
     """
     expected = {f"{group}.{name}": tuple(shape) for group, names in shapes.items() for name, shape in names.items()}
-    n_bytes = sum(4 * math.prod(shape) for shape in expected.values())
-    # Twice what is needed, so that an architecture that differs a little is told by the name of a tensor.
-    content = read_bytes(path, min(MAX_FILE_BYTES, 2 * n_bytes + 2**20))
+    most = _most_bytes(shapes)
+    require(len(content) <= most, f"{path}: expected at most {most} bytes, got {len(content)}")
     try:
         tensors = safetensors.torch.load(content)
     # The latter two for dtypes that this torch does not know.
@@ -258,7 +304,7 @@ def _read_tensors(
         tensors |= {name: value.float() for name, value in weights.items()}
     for name, shape in expected.items():
         most = MAX_STATISTIC if name.startswith("statistics.") else MAX_WEIGHT
-        _check_tensor(f"{path}: {name}", tensors[name], shape, most)
+        check_tensor(f"{path}: {name}", tensors[name], shape, most)
     same = digest in (None, sha256(content).hexdigest())
     require(same, f"{path}: damaged: these are not the weights whose SHA-256 bundle.json states")
     return {
@@ -267,7 +313,7 @@ def _read_tensors(
     }
 
 
-def _check_tensor(name: str, value: Tensor, shape: tuple, most: float) -> None:
+def check_tensor(name: str, value: Tensor, shape: tuple, most: float) -> None:
     """Raise InputError unless it has float32 numbers of that shape with which one can compute: none beyond `most`, and
     no standard deviation so small that dividing by it would lead there."""
     came = tuple(value.shape)

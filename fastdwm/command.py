@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import takewhile
 from typing import Annotated, Any, Literal, NoReturn
 
-from fastdwm.errors import InputError, one_line
+from fastdwm.errors import InputError, RunError, one_line
 
 # on_progress(stage, done, total): `done` of at most `total` units of the named stage are finished
 Progress = Callable[[str, int, int], None]
@@ -37,8 +37,8 @@ def run(
     """Parse the command line, call main(task, config) and leave the process.
 
     presets: builds the named configurations, of one dataclass; the first is the default.   prog: the name in --help.
-    Exit code 0 on success, 2 for wrong input (one line on stderr), 130 on Ctrl-C, 1 for a full disk (one line too);
-    anything else is a failed run and keeps its traceback and exit code 1.
+    Exit code 0 on success, 2 for wrong input (one line on stderr), 130 on Ctrl-C, 1 for a full disk or a RunError (one
+    line too); anything else is a failed run and keeps its traceback and exit code 1.
     """
     finish(lambda: main(*parse(presets(), prog, main.__doc__ or "", sys.argv[1:], own)))
 
@@ -47,9 +47,9 @@ def finish(action: Callable[[], None]) -> NoReturn:
     """Call `action` and leave the process with the exit codes of `run`."""
     try:
         action()
-    except InputError as error:
+    except (InputError, RunError) as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, InputError) else 1)
     except BrokenPipeError:
         # The reader of our output, such as `head`, has seen enough.
         os._exit(0)

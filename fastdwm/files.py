@@ -1,24 +1,32 @@
 """Files that somebody else wrote, read with distrust; files and folders of our own, written whole or not at all."""
 
 import fcntl
-import hashlib
 import json
 import math
 import os
-import re
-import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from hashlib import sha256
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fastdwm.checks import require
 from fastdwm.errors import InputError
 
 MAX_DEPTH = 32
 """of nested objects and lists in a JSON file"""
+MARK = ".fastdwm-"
+"""begins the names of all that `replace_pair` needs in a folder for a moment, or leaves there when it is killed"""
+COPY = f"{MARK}copy"
+PATIENCE_S = 10.0
+"""how long to wait for another process that replaces the same files"""
+REREADS = 500
+
+T = TypeVar("T")
 
 
 def read_bytes(path: Path, most: int) -> bytes:
@@ -38,16 +46,18 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 
 def read_json(path: Path, most: int) -> Any:
-    """The value in a JSON file of at most `most` bytes: finite numbers, printable text, at most MAX_DEPTH levels.
+    """The value in a JSON file of at most `most` bytes; raises InputError as `parse_json`."""
+    return parse_json(read_bytes(path, most), path)
 
-    Raises InputError for anything else.
+
+def parse_json(content: bytes, path: Path) -> Any:
+    """The value in the content of a JSON file: finite numbers, printable text, at most MAX_DEPTH levels.
+
+    Raises InputError, which names `path`, for anything else.
     """
     try:
-        content = read_bytes(path, most)
         value = json.loads(content, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
         _check_nesting(value)
-    except InputError:
-        raise
     # RecursionError: nested so deeply that not even the parser follows.
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected JSON ({error})") from None
@@ -88,7 +98,13 @@ def write_atomically(path: Path, content: bytes) -> None:
 
     An OSError names the file; what was there before stays, and no part of the new takes up space.
     """
-    with replacing(path, path.with_name(f".{path.name}.tmp")) as scratch, scratch.open("wb") as file:
+    with replacing(path, path.with_name(f".{path.name}.tmp")) as scratch:
+        _write(scratch, content)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file so that it is on the disk before it takes the place of another."""
+    with path.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -125,23 +141,29 @@ def strict(value: Any) -> Any:
     return value if isinstance(value, str | int | None) else str(value)
 
 
-def prepare_folder(folder: Path) -> None:
-    """Create the folder of a command's output; InputError unless files can be written there."""
+def prepare_folder(folder: Path, name: str = "out") -> None:
+    """Create the folder of a command's output; InputError, which begins with `name`, unless files can be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError(f"out: cannot write to {folder}: {error.strerror}") from None
+        raise InputError(f"{name}: cannot write to {folder}: {error.strerror}") from None
 
 
 @contextmanager
-def reserved(folder: Path) -> Iterator[None]:
-    """Nobody else works in the folder meanwhile; InputError if somebody does. Ends with the process at the latest."""
+def reserved(folder: Path, patience_s: float = 0.0) -> Iterator[None]:
+    """Nobody else works in the folder meanwhile; InputError if somebody still does after `patience_s`.
+
+    Ends with the process at the latest.
+    """
     handle = os.open(folder, os.O_RDONLY)
+    deadline = time.monotonic() + patience_s
     try:
-        taken = _lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB) is False
-        require(not taken, f"out: {folder} is in use by a command that runs; wait for it, or give another --out")
+        while _lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB) is False:
+            waits = time.monotonic() < deadline
+            require(waits, f"out: {folder} is in use by a command that runs; wait for it, or give another --out")
+            time.sleep(0.01)
         yield
     finally:
         os.close(handle)
@@ -149,56 +171,122 @@ def reserved(folder: Path) -> Iterator[None]:
 
 def sha256_of(*paths: Path) -> str:
     """SHA-256 of the files' contents, one after another, in hexadecimal."""
-    digest = hashlib.sha256()
+    digest = sha256()
     for path in paths:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def replace_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Replace a folder by one with these files; a reader sees the old folder or the new one, never a mixture.
+def replace_pair(folder: Path, data: tuple[str, bytes], label: tuple[str, bytes]) -> None:
+    """Replace two files of a folder, each given by name and content, so that the old pair or the new one is there
+    whatever fails and whenever the process is killed: the label, and the data that `data_of` finds for its content.
 
-    Also removes what processes that were killed while they did this have left beside it.
+    Until the new label takes the place of the old one, which is a single step, the old data are kept under a name that
+    is made of the old label. Nothing else in the folder is touched; of two processes one waits for the other.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    data_path, label_path = (folder / name for name, _ in (data, label))
+    with reserved(folder, PATIENCE_S):
+        _tidy(data_path, label_path)
+        try:
+            with replacing(label_path, folder / f"{MARK}{label_path.name}") as new_label:
+                _write(new_label, label[1])
+                if not _holds(data_path, data[1]):
+                    with replacing(data_path, folder / f"{MARK}{data_path.name}") as new_data:
+                        _write(new_data, data[1])
+                        # Under the same label the old data were no pair with it.
+                        if not _holds(label_path, label[1]):
+                            _keep(data_path, _kept(data_path, _content(label_path)))
+                    _sync(folder)
+            _sync(folder)
+        finally:
+            with suppress(OSError):
+                _tidy(data_path, label_path)
+
+
+def data_of(path: Path, label: bytes) -> Path:
+    """The file of a pair that belongs to this label: `path`, or what was kept while a newer one has that name."""
+    kept = _kept(path, label)
+    return kept if kept.exists() else path
+
+
+def reread(read: Callable[[Callable[[], bool]], T], *paths: Path) -> T:
+    """read(unchanged), and again where it raises InputError over files that were replaced meanwhile.
+
+    unchanged() tells whether all paths are still the files that they were when this reading began.
+    """
+    for _ in range(REREADS):
+        with ExitStack() as handles:
+            before = [_stamp(path, handles) for path in paths]
+
+            def unchanged(before: list = before) -> bool:
+                return before == [_stamp(path) for path in paths]
+
+            try:
+                return read(unchanged)
+            except InputError:
+                if unchanged():
+                    raise
+        time.sleep(0.01)
+    raise InputError(f"{paths[0]}: cannot be read: it is replaced again and again")
+
+
+def _kept(data: Path, label: bytes) -> Path:
+    return data.with_name(f"{MARK}{data.name}-{sha256(label).hexdigest()}")
+
+
+def _keep(path: Path, kept: Path) -> None:
+    """Give a file, if it exists, a second name; a copy on file systems without links."""
+    if path.exists():
+        try:
+            os.link(path, kept)
+        except OSError:
+            with replacing(kept, path.with_name(COPY)) as copy:
+                _write(copy, path.read_bytes())
+
+
+def _tidy(data: Path, label: Path) -> None:
+    """Give the data that belong to the label their name back, and remove what was kept for another label."""
+    for kept in chain(*map(data.parent.glob, (COPY, f"{MARK}{data.name}-{'[0-9a-f]' * 64}"))):
+        if kept == _kept(data, _content(label)):
+            os.replace(kept, data)
+        # Also where two names of one file were to be exchanged, which does nothing.
+        kept.unlink(missing_ok=True)
+
+
+def _content(path: Path) -> bytes:
+    """The content of a regular file; nothing for anything else."""
+    return path.read_bytes() if path.is_file() else b""
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
+
+
+def _sync(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the file system can."""
+    handle = os.open(folder, os.O_RDONLY)
+    with suppress(OSError):
+        os.fsync(handle)
+    os.close(handle)
+
+
+def _stamp(path: Path, handles: ExitStack | None = None) -> tuple[int, ...] | None:
+    """Which file it is, none where there is none; until `handles` closes no other file can have the same number."""
     try:
-        with (
-            _cleaning(folder),
-            tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch,
-        ):
-            new, old = Path(scratch, "new"), Path(scratch, "old")
-            new.mkdir()
-            for name, content in contents.items():
-                (new / name).write_bytes(content)
-            if folder.exists():
-                os.rename(folder, old)
-            os.rename(new, folder)
-    except OSError as error:
-        raise _naming(error, folder) from None
+        if handles is None:
+            about = os.stat(path)
+        else:
+            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            handles.callback(os.close, handle)
+            about = os.fstat(handle)
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino, about.st_ctime_ns
 
 
 def _naming(error: OSError, path: Path) -> OSError:
     """The error of a write, which by itself does not say of what, or names a scratch file."""
     return OSError(error.errno, error.strerror, str(path)) if error.errno else error
-
-
-@contextmanager
-def _cleaning(folder: Path) -> Iterator[None]:
-    """Afterwards remove the scratch folders that nobody uses.
-
-    Everyone who writes shares a lock on the parent folder, which ends with its process: who gets it alone is alone.
-    """
-    handle = os.open(folder.parent, os.O_RDONLY)
-    try:
-        known = _lock(handle, fcntl.LOCK_SH)
-        yield
-        if known and _lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            ours = re.compile(re.escape(f".{folder.name}-") + "[a-z0-9_]{8}")
-            for path in folder.parent.iterdir():
-                if ours.fullmatch(path.name) and not path.is_symlink():
-                    shutil.rmtree(path, ignore_errors=True)
-    finally:
-        os.close(handle)
 
 
 def _lock(handle: int, kind: int) -> bool | None:

@@ -8,7 +8,7 @@ from typing import Any
 from fastdwm.checks import conforms, from_json, require
 from fastdwm.config import ReBRACConfig, RewardConfig
 from fastdwm.errors import InputError
-from fastdwm.files import read_json
+from fastdwm.files import parse_json, read_bytes
 from fastdwm.models.table import WORLD_MODELS
 from fastdwm.settings import Settings, read_settings
 from fastdwm.tasks import Task, read_task
@@ -61,7 +61,13 @@ def read_header(path: Path, trust_env: bool, tuned: bool = True) -> Header:
 
     tuned: without, what the bundle was tuned to is left out, whatever it is.
     """
-    values = read_json(path, MAX_BYTES)
+    return parse_header(read_bytes(path, MAX_BYTES), path, trust_env, tuned)
+
+
+def parse_header(content: bytes, path: Path, trust_env: bool, tuned: bool = True) -> Header:
+    """Check the content of a bundle.json; arguments and errors, which name `path`, as of `read_header`."""
+    require(len(content) <= MAX_BYTES, f"{path}: expected at most {MAX_BYTES} bytes, got {len(content)}")
+    values = parse_json(content, path)
     came = values.get("format") if isinstance(values, dict) else type(values).__name__
     old = type(came) is int and came == 1
     require(not old, f"{path}: format 1, of fastdwm 0.1.0, is no longer read: train it anew, or load it with 0.1.0")

@@ -2,6 +2,7 @@
 
 from difflib import get_close_matches
 from pathlib import Path
+from reprlib import repr as shorten
 
 from fastdwm.errors import InputError
 
@@ -27,8 +28,11 @@ def shipped_folder(name: str) -> Path:
 def find_bundle(name_or_folder: Path | str) -> Path:
     """The folder if there is one of that name, else that of the shipped bundle; InputError for neither."""
     folder = Path(name_or_folder)
-    if folder.exists() or folder.is_symlink():
-        return folder
+    try:
+        if folder.exists() or folder.is_symlink():
+            return folder
+    except OSError as error:
+        raise InputError(f"bundle: {shorten(str(folder))}: {error.strerror}") from None
     if len(folder.parts) > 1:
         raise InputError(f"bundle: {folder}: no such folder")
     return shipped_folder(str(name_or_folder))

@@ -11,9 +11,12 @@ from toy_bundles import make_bundle
 
 from fastdwm import Agent, Bundle, InputError, ITPOConfig
 from fastdwm.settings import Settings
+from fastdwm.tune.__main__ import TuneConfig
+from fastdwm.tune.__main__ import main as tune
 from fastdwm.tune.grid import candidates
 from fastdwm.tune.halving import Trial, choose, halve
 
+TWO = ("diffusion", "meanflow")
 FEW = ("--minutes", "0.02", "--episodes", "2", "--max-steps", "15")
 
 
@@ -26,14 +29,14 @@ def run(module, *args):
 @pytest.fixture
 def folder(tmp_path):
     """Of an untrained bundle for hopper-medium with two world models."""
-    make_bundle("diffusion", "meanflow").save(tmp_path / "bundle")
+    make_bundle(*TWO).save(tmp_path / "bundle")
     return tmp_path / "bundle"
 
 
-def settle(folder, settings, **changes):
+def settle(folder, settings):
     """Give the bundle these settings as if it had been tuned to them."""
     bundle = Bundle.load(folder, tuned=False)
-    tuning = {"settings": settings.record(), "weights_sha256": bundle.fingerprint} | changes
+    tuning = {"settings": settings.record(), "weights_sha256": bundle.fingerprint}
     replace(bundle, tuning=tuning).save(folder)
 
 
@@ -71,6 +74,22 @@ def test_a_bundle_stays_as_it_is_without_write(folder, tmp_path):
     assert (folder / "bundle.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("write", [True, False])
+def test_a_shipped_bundle_is_tuned_in_a_copy(folder, tmp_path, monkeypatch, capsys, write):
+    shipped, out = tmp_path / "shipped", tmp_path / "out"
+    shipped.mkdir()
+    folder.rename(shipped / "hopper-medium")
+    before = {path.name: path.read_bytes() for path in (shipped / "hopper-medium").iterdir()}
+    monkeypatch.setattr("fastdwm.shipped.ROOT", shipped)
+    tune("hopper-medium", TuneConfig(minutes=0.02, episodes=2, max_steps=10, write=write, out=out))
+    assert {path.name: path.read_bytes() for path in (shipped / "hopper-medium").iterdir()} == before
+    copies = [path for path in out.iterdir() if path.is_dir()]
+    assert len(copies) == write
+    for copy in copies:
+        assert capsys.readouterr().out.splitlines()[-1] == f"bundle: {copy}"
+        assert Bundle.load(copy).tuning["table"] and Bundle.load(copy).fingerprint == make_bundle(*TWO).fingerprint
+
+
 def test_an_evaluation_starts_from_what_the_bundle_was_tuned_to(folder, tmp_path):
     tuned = Settings(ITPOConfig(horizon=2, radius=0.5), "meanflow", 2)
     settle(folder, tuned)
@@ -93,7 +112,9 @@ def test_an_agent_decides_as_its_bundle_was_tuned_unless_told_otherwise(folder):
 
 
 def test_a_choice_for_other_weights_is_refused_until_tuned_again(folder, tmp_path):
-    settle(folder, Settings(ITPOConfig(horizon=2)), weights_sha256="0" * 64)
+    settle(folder, Settings(ITPOConfig(horizon=2)))
+    path = folder / "bundle.json"
+    path.write_text(path.read_text().replace(Bundle.load(folder).tuning["weights_sha256"], "0" * 64, 1))
     done = run("eval", "hopper-medium", "--bundle", folder, "--out", tmp_path)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "tuning: it was done on other weights; tune it again: python -m fastdwm.tune hopper-medium" in done.stderr

@@ -79,9 +79,17 @@ class Transitions:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of observations, actions and rewards: equal for equal recordings, whatever file they come from."""
+        """SHA-256 of all columns: equal for equal recordings, whatever file they come from."""
+        return self._digest(*(item.name for item in fields(self) if item.name not in ("source", "env")))
+
+    @cached_property
+    def short_fingerprint(self) -> str:
+        """SHA-256 of observations, actions and rewards alone, which is what older bundles state."""
+        return self._digest("obs", "action", "reward")
+
+    def _digest(self, *names: str) -> str:
         digest = hashlib.sha256()
-        for values in (self.obs, self.action, self.reward):
+        for values in (getattr(self, name) for name in names):
             digest.update(repr((values.shape, values.dtype.str)).encode())
             digest.update(np.ascontiguousarray(values))
         return digest.hexdigest()

@@ -164,7 +164,8 @@ def trained_on(description: dict[str, Any], transitions: "Transitions") -> tuple
     complete = all(isinstance(value, int | float) for value in told)
     require(bool(fingerprint) or complete, f"dataset: the bundle does not say what {name} was: cannot tell what is new")
     if fingerprint:
-        seen, how = fingerprint == transitions.fingerprint, "told by the content"
+        seen = fingerprint in (transitions.fingerprint, transitions.short_fingerprint)
+        how = "told by the content"
     else:
         seen = all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(told, facts.values(), strict=True))
         how = "told by number of transitions and episodes and mean return"

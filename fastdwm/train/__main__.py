@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
+from fastdwm.checks import require
 from fastdwm.config import DiffusionConfig, MeanFlowConfig, MLPConfig, ReBRACConfig, RewardConfig, TrainConfig
 from fastdwm.errors import InputError
-from fastdwm.files import prepare_folder, write_atomically
+from fastdwm.files import prepare_folder, reserved, write_atomically
 from fastdwm.tasks import Task, get_task
 
 if TYPE_CHECKING:
     from fastdwm.bundle import Bundle
+    from fastdwm.data.dataset import Transitions
 
 # A run is only resumed with the same settings, but for those that leave the weights as they are.
 IDENTITY_FILE = "config.json"
@@ -79,45 +81,64 @@ def main(task_name: str, config: TrainConfig) -> None:
     task = get_task(task_name)
     config = dataclasses.replace(config, rebrac=config.rebrac.for_task(task))
     folder = config.out or Path("runs") / task.name
-    identity = open_folder(folder, task, config)
+    prepare_folder(folder)
+    with reserved(folder):
+        bundle = run(task, config, folder)
+    print_summary(bundle)
+    print(f"bundle: {folder / 'bundle'}")
+
+
+def run(task: Task, config: TrainConfig, folder: Path) -> Bundle:
+    """Train, or go on, in the folder, and return the bundle as it is read back from there."""
+    identity = identify(folder, task, config)
     command.set_up_torch(config.threads, config.device)
 
+    from fastdwm.bundle import Bundle
     from fastdwm.data import dataset as data
     from fastdwm.data import replay
-    from fastdwm.train.recipe import split, train
+    from fastdwm.train.recipe import prepare, train
 
     on_line = event_writer(folder) if config.tensorboard else None
     transitions = data.load(task, config.dataset, config.trust_env)
-    split(transitions, config)
+    prepare(task, transitions, config)
     replay.check(transitions, config.trust_env)
+    identity["data"] = identify_data(folder, transitions)
     # Only now: a first attempt that found no data to learn from must not pin the settings of the next.
     write_atomically(folder / IDENTITY_FILE, (json.dumps(identity, indent=2) + "\n").encode())
     with command.progress() as on_progress:
         bundle = train(task, transitions, config, folder, on_progress, on_line)
     bundle.save(folder / "bundle")
-    print_summary(bundle)
-    print(f"bundle: {folder / 'bundle'}")
+    return Bundle.load(folder / "bundle", config.trust_env)
 
 
-def open_folder(folder: Path, task: Task, config: TrainConfig) -> dict[str, Any]:
-    """Create the run's folder, or check that the run in it has the same settings; returns what identifies the run.
-
-    Raises InputError for a folder that cannot be written, or that holds a run with other settings.
-    """
+def identify(folder: Path, task: Task, config: TrainConfig) -> dict[str, Any]:
+    """The settings that identify the run; InputError for a folder that holds a run with others."""
     identity = {"task": task.name} | {
         name: value for name, value in dataclasses.asdict(config).items() if name not in FREE
     }
     identity = json.loads(json.dumps(identity, default=str))
-    prepare_folder(folder)
     try:
         saved = read_identity(folder) or identity
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"out: cannot use the folder {folder}: {error}") from None
-    for name, (came, was) in _differences(identity, saved):
+    for name, (came, was) in _differences(identity, {key: was for key, was in saved.items() if key != "data"}):
         raise InputError(
             f"{name}: the run in {folder} has {was}, got {came}; resume it unchanged or give another --out"
         )
     return identity
+
+
+def identify_data(folder: Path, transitions: Transitions) -> dict[str, Any]:
+    """What the data are, by their content; InputError for a folder that holds a run on others, whatever their name.
+
+    Older runs do not tell: they go on.
+    """
+    data = {"fingerprint": transitions.fingerprint, "env": dataclasses.asdict(transitions.env)}
+    data = json.loads(json.dumps(data, default=str))
+    same = (read_identity(folder) or {}).get("data") in (None, data)
+    changed = f"{transitions.source} is not what the run in {folder} was trained on: it has changed since"
+    require(same, f"dataset: {changed}; give it back, or give another --out")
+    return data
 
 
 def read_identity(folder: Path) -> dict[str, Any] | None:

@@ -17,8 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from fastdwm.bundle import MAX_WEIGHT
 from fastdwm.config import FitConfig
-from fastdwm.errors import InputError
+from fastdwm.errors import InputError, RunError
 from fastdwm.files import write_atomically
 from fastdwm.models.nets import Loss, Params, adam, cosine, map_params, move_towards, set_lr
 
@@ -130,6 +131,7 @@ class Loop:
         Writes <name>.safetensors (the whole state, atomically) every `save_every` updates and at the end, and appends
         the mean of each scalar to <name>.jsonl every `log_every`. `measure(n_updates)` may add slow measurements to a
         line; `on_line(name, line)` sees each; `after_update(n_updates)` comes before the state of the update is saved.
+        Raises RunError, before either, once a scalar is not finite or a weight larger than a bundle can hold.
         """
         checkpoint = self.folder / f"{name}.safetensors"
         if checkpoint.exists():
@@ -137,12 +139,16 @@ class Loop:
         log = Log(name, self.folder, trainer.n_updates, self.on_line)
         update = (CapturedUpdates if batches.matrix.is_cuda else eager)(trainer, batches, batch_size)
         while trainer.n_updates < updates:
-            log.add(update())
+            scalars = update()
             n = trainer.n_updates
+            log.add(n, scalars)
+            logs, saves = (n % every == 0 or n == updates for every in (self.log_every, self.save_every))
+            if logs or saves:
+                log.check(trainer)
             after_update(n)
-            if n % self.log_every == 0 or n == updates:
+            if logs:
                 log.write(n, measure)
-            if n % self.save_every == 0 or n == updates:
+            if saves:
                 write_atomically(checkpoint, save(snapshot(trainer)))
             if n % 20 == 0 or n == updates:
                 self.on_progress(name, n, updates)
@@ -158,17 +164,36 @@ class Log:
         self._begin()
 
     def _begin(self) -> None:
-        self.window: dict[str, list[Tensor]] = {}
+        self.window: dict[str, list[tuple[int, Tensor]]] = {}
         self.start = perf_counter()
 
-    def add(self, scalars: dict[str, Tensor]) -> None:
+    def add(self, n_updates: int, scalars: dict[str, Tensor]) -> None:
         """Note the scalars of an update."""
         for key, value in scalars.items():
-            self.window.setdefault(key, []).append(value)
+            self.window.setdefault(key, []).append((n_updates, value))
+
+    def check(self, trainer: Trainer) -> None:
+        """Raise RunError if an update since the last line gave a scalar that is not finite, or if a weight is larger
+        than a bundle can hold."""
+        found = []
+        for key, noted in self.window.items():
+            values = torch.stack([value for _, value in noted])
+            bad = values.isfinite().logical_not().nonzero()
+            if len(bad):
+                first = int(bad[0])
+                found.append((noted[first][0], key, float(values[first])))
+        for network, params in trainer.networks.items():
+            largest = max(float(value.detach().abs().max()) for value in params.values())
+            if not largest <= MAX_WEIGHT:
+                found.append((trainer.n_updates, f"the largest weight of {network}", largest))
+        if found:
+            n_updates, what, value = min(found)
+            advice = "give smaller step sizes, and another --out"
+            raise RunError(f"{self.name}: the training diverged at update {n_updates}: {what} is {value:g}; {advice}")
 
     def write(self, n_updates: int, measure: Callable[[int], dict[str, float]]) -> None:
         """Append a line, with what `measure` finds, which does not count as time of the updates."""
-        means = {key: float(torch.stack(values).mean()) for key, values in self.window.items()}
+        means = {key: float(torch.stack([value for _, value in noted]).mean()) for key, noted in self.window.items()}
         speed = len(next(iter(self.window.values()))) / (perf_counter() - self.start)
         line = {"update": n_updates, **means, "updates_per_s": speed, **measure(n_updates)}
         self.lines.append(line)

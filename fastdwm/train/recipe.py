@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastdwm.bundle import Bundle, TrainedModel, pack_tensors
+from fastdwm.bundle import MAX_STATISTIC, Bundle, TrainedModel, check_tensor, pack_tensors
 from fastdwm.checks import require
 from fastdwm.command import Progress
 from fastdwm.config import TrainConfig
@@ -29,6 +29,8 @@ from fastdwm.versions import package_versions
 
 # Real episodes during training use other seeds than evaluation (10000...) and tuning (20000...).
 EPISODE_SEED = 30_000
+MAX_REWARD = 1e6
+"""of a reward as it is learnt from, either way, and of 1 / the largest"""
 MODEL_COLUMNS = ("obs", "action", "next_obs")
 CRITIC_COLUMNS = ("obs", "action", "reward", "next_obs", "next_action", "terminated")
 
@@ -101,8 +103,7 @@ def train(
     names = [name for name in WORLD_MODELS if name != "mlp"] if config.worlds is None else config.worlds
     for name in names:
         require(name in WORLD_MODELS, f"worlds: expected some of {', '.join(WORLD_MODELS)}, got {name!r}")
-    train_rows, held_out = split(transitions, config)
-    statistics = {k: torch.from_numpy(v) for k, v in data.statistics(transitions, train_rows).items()}
+    train_rows, held_out, statistics = prepare(task, transitions, config)
     loop = Loop(folder, config.log_every, config.save_every, on_progress, on_line)
     run, training = Offline(task, transitions, config, train_rows, statistics, loop), {}
     # The policy comes before the world models: a tilt reads it.
@@ -133,6 +134,27 @@ def held_out_errors(bundle: Bundle, transitions: Transitions, held_out: np.ndarr
     """`measure_errors` by world model."""
     settings = bundle.statistics, seed, bundle.task.reward_scale
     return {name: measure_errors(bundle.world(name), transitions, held_out, *settings) for name in bundle.worlds}
+
+
+def prepare(
+    task: Task, transitions: Transitions, config: TrainConfig
+) -> tuple[np.ndarray, np.ndarray, dict[str, Tensor]]:
+    """The rows as `split` gives them, and the statistics of those that the models learn from.
+
+    Raises InputError as `split` does, and for numbers so large or small that no bundle can hold what is learnt of them.
+    """
+    train_rows, held_out = split(transitions, config)
+    # What float32 cannot hold becomes infinity, which is refused.
+    with np.errstate(all="ignore"):
+        found = data.statistics(transitions, train_rows)
+        reward = float(np.abs(transitions.reward.astype(np.float64) * task.reward_scale).max())
+    statistics = {name: torch.from_numpy(values) for name, values in found.items()}
+    for name, values in statistics.items():
+        check_tensor(f"{transitions.source}: {name}", values, (task.obs_dim,), MAX_STATISTIC)
+    usable = reward == 0 or 1 / MAX_REWARD <= reward <= MAX_REWARD
+    expected = f"expected the largest reward to be 0 or within {1 / MAX_REWARD:g} and {MAX_REWARD:g}"
+    require(usable, f"{transitions.source}: {expected}, got {reward:g}")
+    return train_rows, held_out, statistics
 
 
 def split(transitions: Transitions, config: TrainConfig) -> tuple[np.ndarray, np.ndarray]:

@@ -27,7 +27,8 @@ class TuneConfig:
     """What is tuned, on which seeds, for how long."""
 
     bundle: Path | None = None
-    """folder of trained weights, into which the choice is written; none: the one shipped for the task"""
+    """folder of trained weights, into which the choice is written; none: the one shipped for the task, of which a copy
+    with the choice goes to OUT"""
     minutes: float = 10.0
     """how long to search; more time means more episodes for the better candidates"""
     episodes: int = 4
@@ -37,9 +38,9 @@ class TuneConfig:
     max_steps: int | None = None
     """cut episodes after this many steps; none: the environment's own limit"""
     write: bool = True
-    """write the choice into the bundle; without, it is only shown and left in OUT"""
+    """write the choice into the bundle, or the copy; without, it is only shown and left in the JSON"""
     out: Path = Path("results")
-    """folder of the JSON"""
+    """folder of the JSON, and of the copy of a shipped bundle"""
     threads: int = 1
     """CPU threads of torch"""
     device: str = "cpu"
@@ -57,14 +58,16 @@ def main(task_name: str, config: TuneConfig) -> None:
     cheaper of those that are as good, and write the choice with the whole table into the bundle, where `eval` starts.
 
     The table goes to stdout, with every episode's score to OUT/TASK-tune-TIME.json, progress to stderr.
+    A shipped bundle stays as it is: the choice goes into a copy, OUT/TASK-tune-TIME.
     """
     check_name(task_name, config.bundle is not None)
     stem = prepare_output(config.out, f"{task_name}-tune")
     command.set_up_torch(config.threads, config.device)
     from fastdwm.bundle import Bundle
 
-    folder = config.bundle or shipped_folder(task_name)
-    require(not config.write or os.access(folder, os.W_OK), f"bundle: cannot write to {folder}; --no-write tunes it")
+    folder, target = config.bundle or shipped_folder(task_name), config.bundle or stem
+    writes = not config.write or config.bundle is None or os.access(folder, os.W_OK)
+    require(writes, f"bundle: cannot write to {folder}; --no-write tunes it")
     bundle = Bundle.load(folder, config.trust_env, tuned=False)
     came = bundle.task.name
     require(came == task_name, f"bundle: expected one for {task_name}, {folder} is for {came}")
@@ -75,8 +78,8 @@ def main(task_name: str, config: TuneConfig) -> None:
     print_table(bundle, base, trials, tuning)
     print(stem.with_suffix(".json"))
     if config.write:
-        dataclasses.replace(bundle, tuning=tuning).save(folder)
-        print(f"bundle: {folder}")
+        dataclasses.replace(bundle, tuning=tuning).save(target)
+        print(f"bundle: {target}")
 
 
 def search(

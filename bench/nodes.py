@@ -23,13 +23,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastdwm.kernels
 from fastdwm import ITPOConfig
-from fastdwm.itpo.episodes import Adaptation
+from fastdwm.itpo.episodes import AgentContext
 from fastdwm.itpo.graphs import CapturedEpisodes
+from fastdwm.itpo.rules import make_rule
 from fastdwm.kernels import launch
 
 FREE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "_unsafe_view"}
 """operators that launch nothing, besides views"""
-RULES = {"trust": {}, "sgd": {"optimiser": "sgd"}}
+RULES = {"bound": {"max_deviation": 0.05}, "sgd": {"optimiser": "sgd"}}
 SIZES = ((1, 64), (1, 1), (4, 17), (33, 16))
 """episodes and particles"""
 
@@ -98,15 +99,14 @@ class Counted(CapturedEpisodes):
 def nodes(size: Size, **settings: Any) -> list[str]:
     """What one captured decision of this size launches, in order."""
     problem = Problem(size)
-    config = ITPOConfig(horizon=size.H, particles=size.M, **settings)
-    problem.config = replace(config, guard="on" if config.optimiser == "trust" else "auto")
+    problem.config = ITPOConfig(horizon=size.H, particles=size.M, **settings)
     policy, objective, noise_steps = problem.policy, copy(problem.fused), problem.world.dynamics.noise_steps
     recorder = Recorder()
     with fake_gpu(recorder), torch.no_grad():
         objective.models, objective.returns = on_gpu(objective.models), on_gpu(objective.returns)
         # What a GPU's default is, and a CPU does not have.
         objective.models = replace(objective.models, chain=replace(objective.models.chain, precision="bf16"))
-        shared = Adaptation(on_gpu(policy), objective, problem.config, noise_steps, 0)
+        shared = AgentContext(on_gpu(policy), make_rule(problem.config), objective, problem.config, noise_steps, 0)
         return Counted(recorder, shared, size.B, OBS_DIM).counted
 
 

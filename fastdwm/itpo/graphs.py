@@ -119,10 +119,10 @@ class CapturedEpisodes:
         commit(candidate, self._state.params, self._time, self._report)
         if self._state.memory:
             kept = self._report[:, NUMBERS.index("discarded") - len(NUMBERS)] == 0
-            for buffer, value in zip(
-                self._state.memory, proposal.state.where(kept, proposal.start).memory, strict=True
-            ):
-                buffer.copy_(value)
+            # Not by `PolicyState.where`, which would copy the parameters too.
+            triples = zip(self._state.memory, proposal.state.memory, proposal.start.memory, strict=True)
+            for buffer, after, before in triples:
+                torch.where(kept.view(-1, *[1] * (after.dim() - 1)), after, before, out=buffer)
 
     def _replay(self, n_steps: int) -> None:
         """One decision on the host's observations, and its report on the host."""

@@ -157,7 +157,7 @@ CHANGES = {
     "next_observations": (19, 0.5),
     "rewards": (5, 0.5),
     "terminals": (19, True),
-    "timeouts": (39, False),
+    "timeouts": (10, True),
 }
 
 

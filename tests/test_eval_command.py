@@ -7,13 +7,17 @@ import sys
 from dataclasses import replace
 
 import pytest
-from toy_bundles import make_bundle
+from toy_bundles import make_bundle, save_checkpoint
 
-from fastdwm.bundle import Bundle, pack_tensors
+from fastdwm import command
+from fastdwm.bundle import Bundle
 from fastdwm.config import EvalConfig, ITPOConfig
 from fastdwm.errors import InputError
 from fastdwm.eval import __main__ as eval
 from fastdwm.measure import latency, record
+from fastdwm.measure.control import Drift
+from fastdwm.measure.simulate import run_episodes
+from fastdwm.settings import REPLACED
 from fastdwm.tasks import get_task
 
 SGD = ("--itpo.optimiser", "sgd")
@@ -23,6 +27,21 @@ def run(*args):
     """The finished process."""
     argv = [sys.executable, "-m", "fastdwm.eval", *map(str, args)]
     return subprocess.run(argv, capture_output=True, text=True, timeout=120)
+
+
+def called(capsys, *args):
+    """What the command leaves, in this process because that is faster."""
+    argv = list(map(str, args))
+    with pytest.raises(SystemExit) as stop:
+        command.finish(lambda: eval.main(*command.parse(eval.presets(), "eval", "", argv, eval.tuned)))
+    said = capsys.readouterr()
+    return subprocess.CompletedProcess(argv, stop.value.code, said.out, said.err)
+
+
+def refused(done, *messages):
+    """One line on stderr, exit code 2, nothing on stdout."""
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert done.stderr.startswith("error: ") and all(message in done.stderr for message in messages), done.stderr
 
 
 @pytest.fixture
@@ -87,9 +106,8 @@ def test_a_full_disk_loses_no_table(bundle, tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_checkpoint_takes_the_place_of_the_bundles_policy(bundle, tmp_path):
-    other = make_bundle(seed=5)
-    (tmp_path / "policy.safetensors").write_bytes(pack_tensors({"policy": other.policy, "critics": other.critics}))
+def test_a_checkpoint_takes_the_place_of_the_bundles_policy(bundle, tmp_path, capsys):
+    save_checkpoint(tmp_path / "policy.safetensors", max_deviation=0.25)
     settings = {"episodes": 1, "max_steps": 20, "itpo": ITPOConfig(horizon=1, particles=1), "backend": "reference"}
     rewards = []
     for i, checkpoint in enumerate((None, tmp_path / "policy.safetensors")):
@@ -99,7 +117,56 @@ def test_a_checkpoint_takes_the_place_of_the_bundles_policy(bundle, tmp_path):
         rewards.append(record["episodes"]["base"][0]["rewards"])
         used = Bundle.load(bundle) if checkpoint is None else Bundle.load(bundle).with_policy(checkpoint)
         assert record["bundle"]["weights_sha256"] == used.fingerprint
+        assert record["bundle"]["max_deviation"] == (0.25 if checkpoint else 0.05)
+        assert f"max_deviation {0.25 if checkpoint else 0.05:.4f} (the bundle's)" in capsys.readouterr().out
     assert rewards[0] != rewards[1]
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Nothing is about how one episode alone decides."""
+    monkeypatch.setattr(latency, "BUDGET_S", 0.1)
+
+
+SHORT = ("--episodes", 2, "--max-steps", 12, "--itpo.horizon", 2)
+
+
+@pytest.mark.parametrize("of", ["bundle", "checkpoint"])
+def test_a_policy_that_was_not_measured_needs_the_flag(of, bundle, tmp_path, capsys, quick):
+    args = ["hopper-medium", "--bundle", bundle, "--out", tmp_path / "out", *SHORT]
+    if of == "bundle":
+        make_bundle(max_deviation=None).save(bundle)
+    else:
+        save_checkpoint(tmp_path / "policy.safetensors", max_deviation=None)
+        args += ["--checkpoint", tmp_path / "policy.safetensors"]
+    for more in ([], ["--control"]):
+        refused(called(capsys, *args, *more), "max_deviation", "report deviation", "--itpo.max-deviation")
+    bound = ["--itpo.max-deviation", "0.1"]
+    for more in (bound, ["--control", *bound], ["--itpo.inner-steps", "0"], ["--control", "--itpo.inner-steps", "0"]):
+        done = called(capsys, *args, *more)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_control_runs_in_the_place_of_itpo(bundle, tmp_path, capsys, quick):
+    loaded, seeds = Bundle.load(bundle), [10_000, 10_001]
+    for size, more in ((0.05, []), (0.2, ["--itpo.max-deviation", "0.2"])):
+        out = tmp_path / str(size)
+        done = called(capsys, "hopper-medium", "--bundle", bundle, "--out", out, "--control", *SHORT, *more)
+        assert "control - base" in done.stdout and "ITPO" not in done.stdout
+        assert f"settings: control, pushed by {size:.4f}" in done.stdout
+        record = json.loads(next(out.glob("*.json")).read_text())
+        assert record["config"]["control"] is True
+        run = run_episodes(Drift(loaded, size, seeds[0]), loaded.task.env, seeds, max_steps=12)
+        assert [e["rewards"] for e in record["episodes"]["itpo"]] == [e.rewards for e in run.episodes]
+        assert all(a["rewards"] != b["rewards"] for a, b in zip(*record["episodes"].values(), strict=True))
+
+
+def test_without_inner_steps_there_is_nothing_to_control(bundle, tmp_path, capsys, quick):
+    args = ("--bundle", bundle, "--out", tmp_path / "out", "--control", *SHORT, "--itpo.inner-steps", 0)
+    done = called(capsys, "hopper-medium", *args)
+    assert "settings: base policy" in done.stdout and "pushed" not in done.stdout
+    base, other = json.loads(next((tmp_path / "out").glob("*.json")).read_text())["episodes"].values()
+    assert [e["rewards"] for e in base] == [e["rewards"] for e in other]
 
 
 def test_step_size_zero_repeats_the_base_policy(bundle, tmp_path):
@@ -120,14 +187,14 @@ def test_bundle_of_another_task_is_an_input_error(bundle, tmp_path):
         (["hoper-medium"], "hopper-medium"),
         (["hopper-medium", "--episodes", "0"], "episodes: expected a positive number, got 0"),
         (["hopper-medium", *SGD, "--itpo.inner-lr", "-1"], "inner_lr: expected a number >= 0, got -1.0"),
-        (["hopper-medium", "--itpo.radius", "0"], "radius: expected a positive number, got 0.0"),
-        (["hopper-medium", "--itpo.speed", "-0.1"], "speed: expected a positive number, got -0.1"),
-        (["hopper-medium", "--itpo.leash", "0"], "leash: expected a positive number, got 0.0"),
-        (["hopper-medium", "--itpo.doubt", "-1"], "doubt: expected a positive number, got -1.0"),
-        (["hopper-medium", "--itpo.inner-lr", "1e-5"], "inner_lr: expected none with the optimiser trust"),
-        (["hopper-medium", "--itpo.anchor-coef", "1"], "anchor_coef: expected 0.0 with the optimiser trust"),
-        (["hopper-medium", *SGD, "--itpo.radius", "0.5"], "radius: expected none with the optimiser sgd"),
-        (["hopper-medium", *SGD, "--itpo.guard", "on"], "guard: expected auto with the optimiser sgd"),
+        (["hopper-medium", "--itpo.max-deviation", "0"], "max_deviation: expected a positive number, got 0.0"),
+        (["hopper-medium", "--itpo.max-deviation", "-1"], "max_deviation: expected a positive number, got -1.0"),
+        (["hopper-medium", "--itpo.max-deviation", "nan"], "max_deviation: expected a positive number, got nan"),
+        (["hopper-medium", "--itpo.action-step", "0"], "action_step: expected a positive number, got 0.0"),
+        (["hopper-medium", "--itpo.inner-lr", "1e-5"], "inner_lr: expected 2e-05 with the optimiser bound"),
+        (["hopper-medium", *SGD, "--itpo.max-deviation", "1"], "max_deviation: expected none with the optimiser sgd"),
+        (["hopper-medium", *SGD, "--itpo.action-step", "1"], "action_step: expected 0.012 with the optimiser sgd"),
+        (["hopper-medium", "--itpo.optimiser", "trust"], "'bound', 'sgd', 'adam'"),
         (["hopper-medium", "--bundle", "/nowhere"], "/nowhere"),
         (["hopper-medium", "--deadline-ms", "0"], "deadline_ms: expected a positive number, got 0.0"),
         (["hopper-medium", "--temperature", "1.5"], "temperature: expected in [0, 1], got 1.5"),
@@ -135,12 +202,16 @@ def test_bundle_of_another_task_is_an_input_error(bundle, tmp_path):
     ],
     ids=lambda value: "-".join(text.lstrip("-") for text in value[1:]) if isinstance(value, list) else "",
 )
-def test_wrong_input_is_one_line_and_exit_code_2(args, message, tmp_path):
-    done = run(*args, "--out", tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith("error: ")
-    assert message in done.stderr
+def test_wrong_input_is_one_line_and_exit_code_2(args, message, tmp_path, capsys):
+    refused(called(capsys, *args, "--out", tmp_path), message)
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_a_flag_of_an_earlier_version_names_what_serves_in_its_place(name, tmp_path, capsys):
+    flag = f"--itpo.{name.replace('_', '-')}"
+    for args in ((flag, "1"), (f"{flag}=1",)):
+        done = called(capsys, "hopper-medium", *args, "--out", tmp_path)
+        refused(done, f"{flag} is a setting of an earlier version: {REPLACED[name]}")
 
 
 def test_unwritable_folder_is_told_before_the_run(tmp_path):
@@ -152,9 +223,7 @@ def test_unwritable_folder_is_told_before_the_run(tmp_path):
 
 
 def test_unknown_option_exits_with_2():
-    done = run("hopper-medium", "--epsodes", "3")
-    assert done.returncode == 2
-    assert "--episodes" in done.stderr
+    refused(run("hopper-medium", "--epsodes", "3"), "--episodes")
 
 
 def test_intervals_are_left_out_for_one_episode():

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from toy_bundles import make_bundle
 from torch import nn
+from toy_bundles import make_bundle
 
 from fastdwm import Agent, InputError, ITPOConfig, World
 

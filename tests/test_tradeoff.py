@@ -28,7 +28,7 @@ GRID = Grid(
     horizons=(8, 3, 0),
     particles=(2, 16),
     inner_steps=(1, 2),
-    radii=(None,),
+    max_deviations=(None,),
     inner_lrs=(0.4,),
     split_step=True,
     design="star",
@@ -64,36 +64,40 @@ def test_step_sizes_are_an_axis():
     assert steps == [(1, 0.4), (2, 0.2), (1, 0.1)]
 
 
-def test_radii_are_an_axis_of_their_own_and_not_divided():
-    grid = dataclasses.replace(GRID, horizons=(8,), particles=(2,), radii=(1.0, 0.5), inner_lrs=(None,))
-    steps = [(cell.inner_steps, cell.radius, cell.inner_lr) for cell in grid.cells(HELD) if cell.world == "mlp"]
-    assert steps == [(1, 1.0, None), (2, 1.0, None), (1, 0.5, None)]
+def test_maximum_deviations_are_an_axis_of_their_own_and_not_divided():
+    grid = dataclasses.replace(GRID, horizons=(8,), particles=(2,), max_deviations=(None, 0.1, 0.05), inner_lrs=(None,))
+    cells = [cell for cell in grid.cells(HELD) if cell.world == "mlp"]
+    steps = [(cell.inner_steps, cell.max_deviation, cell.inner_lr) for cell in cells]
+    assert steps == [(1, None, None), (2, None, None), (1, 0.1, None), (1, 0.05, None)]
+    # None is the bundle's own, which the agent finds there.
+    assert [cell.itpo(ITPOConfig()).max_deviation for cell in cells] == [None, None, 0.1, 0.05]
 
 
 @pytest.mark.parametrize(
-    ("settings", "optimiser", "radii", "inner_lrs"),
+    ("settings", "optimiser", "max_deviations", "inner_lrs"),
     [
-        ({}, "trust", (1.0,), (None,)),
-        ({"radii": (1.0, 0.3)}, "trust", (1.0, 0.3), (None,)),
+        ({}, "bound", (None,), (None,)),
+        ({"max_deviations": (0.1, 0.03)}, "bound", (0.1, 0.03), (None,)),
         ({"itpo": ITPOConfig(optimiser="sgd")}, "sgd", (None,), (2e-5,)),
         ({"itpo": ITPOConfig(optimiser="adam"), "inner_lrs": (1e-6,)}, "adam", (None,), (1e-6,)),
         ({"grid": "paper"}, "sgd", (None,), (5e-5,)),
         ({"grid": "paper", "inner_lrs": (1e-4,)}, "sgd", (None,), (1e-4,)),
-        ({"grid": "paper", "radii": (0.5,)}, "trust", (0.5,), (None,)),
+        ({"grid": "paper", "max_deviations": (0.05,)}, "bound", (0.05,), (None,)),
     ],
     ids=str,
 )
-def test_the_rule_decides_which_axis_its_strength_is(settings, optimiser, radii, inner_lrs):
+def test_the_rule_decides_which_axis_its_strength_is(settings, optimiser, max_deviations, inner_lrs):
     config = StudyConfig(**settings)
     grid = config.resolved()
-    assert (config.flags()["itpo.optimiser"], grid.radii, grid.inner_lrs) == (optimiser, radii, inner_lrs)
+    assert config.flags()["itpo.optimiser"] == optimiser
+    assert (grid.max_deviations, grid.inner_lrs) == (max_deviations, inner_lrs)
     decisions = [cell.itpo(config.common) for cell in grid.cells(HELD)]
     assert {decision.optimiser for decision in decisions} == {optimiser}
-    assert {decision.radius for decision in decisions[1:]} == set(radii)
+    assert {decision.max_deviation for decision in decisions[1:]} == set(max_deviations)
 
 
 def test_all_cells_share_the_settings_that_are_no_axis():
-    common = ITPOConfig(trust_region=0.1, reset="decision", optimiser="sgd")
+    common = ITPOConfig(noise="step", reset="decision", optimiser="sgd")
     assert DIFFUSION.itpo(common) == dataclasses.replace(common, horizon=8, particles=2, inner_steps=1, inner_lr=0.1)
     assert BASE.itpo(common) == dataclasses.replace(common, inner_steps=0)
 

@@ -12,8 +12,11 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+
+from fastdwm.kernels import memory
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -25,6 +28,13 @@ def nan_scratch() -> Iterator[None]:
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+@pytest.fixture(autouse=True)
+def nan_memory(monkeypatch) -> None:
+    """No recycled memory of earlier tests, and NaN in what is new."""
+    monkeypatch.setattr(memory, "fresh", lambda size: np.full(size, np.nan, dtype=np.float32))
+    monkeypatch.setattr(memory.POOL, "free", [])
 
 
 @pytest.fixture(scope="session")

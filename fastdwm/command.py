@@ -6,13 +6,14 @@ import dataclasses
 import errno
 import io
 import os
+import select
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import takewhile
 from typing import Annotated, Any, Literal, NoReturn
 
-from fastdwm.errors import InputError
+from fastdwm.errors import InputError, RunError
 
 # on_progress(stage, done, total): `done` of at most `total` units of the named stage are finished
 Progress = Callable[[str, int, int], None]
@@ -37,20 +38,27 @@ def run(
     """Parse the command line, call main(task, config) and leave the process.
 
     presets: builds the named configurations, of one dataclass; the first is the default.   prog: the name in --help.
-    Exit code 0 on success, 2 for wrong input (one line on stderr), 130 on Ctrl-C, 1 for a full disk (one line too);
-    anything else is a failed run and keeps its traceback and exit code 1.
+    Exit code 0 on success, 2 for wrong input (one line on stderr), 130 on Ctrl-C, 1 for a full disk or a RunError (one
+    line too); anything else is a failed run and keeps its traceback and exit code 1.
     """
     finish(lambda: main(*parse(presets(), prog, main.__doc__ or "", sys.argv[1:], own)))
 
 
 def finish(action: Callable[[], None]) -> NoReturn:
     """Call `action` and leave the process with the exit codes of `run`."""
+    # A terminal that cannot print a character, such as ±, shows a question mark.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     try:
         action()
-    except InputError as error:
+        print(end="", flush=True)
+    except (InputError, RunError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, InputError) else 1)
     except BrokenPipeError:
+        # The pipe may also be one to a process of ours.
+        if not _reader_is_gone():
+            raise
         # The reader of our output, such as `head`, has seen enough.
         os._exit(0)
     except OSError as error:
@@ -65,6 +73,15 @@ def finish(action: Callable[[], None]) -> NoReturn:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
+
+
+def _reader_is_gone() -> bool:
+    """Whether stdout is a pipe that nobody reads any more."""
+    if sys.stdout is None:
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
 
 
 def parse(

@@ -83,7 +83,7 @@ def test_errors_come_back_whole_or_at_least_their_words(processes):
 def test_a_killed_process_costs_its_own_job_alone(processes, tmp_path):
     todo = [Job("dies", jobs.die), *(Job(str(i), jobs.write, (tmp_path / "log", 0.1)) for i in range(4))]
     ended = outcomes(processes, todo)
-    assert isinstance(ended["dies"].error, Died) and "exit code -9" in str(ended["dies"].error)
+    assert isinstance(ended["dies"].error, Died) and "signal 9 (Killed" in str(ended["dies"].error)
     assert all(ended[str(i)].error is None for i in range(4))
 
 

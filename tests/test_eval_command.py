@@ -18,6 +18,7 @@ from fastdwm.errors import InputError
 from fastdwm.eval import __main__ as eval
 from fastdwm.measure import latency, record
 from fastdwm.tasks import get_task
+from fastdwm.versions import package_versions
 
 SGD = ("--itpo.optimiser", "sgd")
 
@@ -88,6 +89,20 @@ def test_a_full_disk_loses_no_table(bundle, tmp_path):
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"error: cannot write {tmp_path}/out/hopper-medium-") and "File too large" in last
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("made_with", ["here", "3.6.0"])
+def test_another_simulator_than_the_bundles_is_told(made_with, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(latency, "BUDGET_S", 0.1)
+    here = package_versions()
+    versions = here | ({} if made_with == "here" else {"mujoco": made_with, "torch": "1.0"})
+    make_bundle(versions=versions).save(tmp_path / "bundle")
+    settings = {"episodes": 1, "max_steps": 2, "itpo": ITPOConfig(inner_steps=0), "backend": "reference"}
+    eval.main("hopper-medium", EvalConfig(tmp_path / "bundle", out=tmp_path / "out", **settings))
+    told = [] if made_with == "here" else [f"mujoco {here['mujoco']} in place of 3.6.0"]
+    assert json.loads(next((tmp_path / "out").glob("*.json")).read_text())["version_departures"] == told
+    table = " ".join(capsys.readouterr().out.split())
+    assert ("scores may differ from the bundle's own: " + "".join(told) in table) == bool(told)
 
 
 def scores(bundle, out, workers):

@@ -70,7 +70,7 @@ def main(task_name: str, config: EvalConfig) -> None:
     from fastdwm.eval import plot
     from fastdwm.eval.compare import compare
     from fastdwm.eval.summary import summary
-    from fastdwm.eval.tables import print_table
+    from fastdwm.eval.tables import other_versions, print_table
 
     if config.video:
         plot.check_video(task.env)
@@ -82,7 +82,7 @@ def main(task_name: str, config: EvalConfig) -> None:
     try:
         write_json(path, evaluation_record(config, bundle, folder, evaluation, numbers))
     finally:
-        print_table(task, evaluation.seeds, numbers, task.departures())
+        print_table(task, evaluation.seeds, numbers, task.departures(), other_versions(bundle.versions))
         print(f"settings: {Settings(config.itpo, config.world, config.world_steps).describe()}")
     print(path)
     if config.plot:
@@ -95,6 +95,8 @@ def evaluation_record(
     config: EvalConfig, bundle: "Bundle", folder: Path, evaluation: "Evaluation", numbers: dict[str, Any]
 ) -> dict[str, Any]:
     """The whole evaluation as JSON values."""
+    from fastdwm.eval.tables import other_versions
+
     task = bundle.task
     provenance = {"folder": folder, "weights_sha256": bundle.fingerprint, "reward_scale": task.reward_scale}
     provenance |= {name: getattr(bundle, name) for name in ("dataset", "discount", "report", "versions")}
@@ -106,6 +108,7 @@ def evaluation_record(
         "seeds": evaluation.seeds,
         "env": dataclasses.asdict(task.env),
         "env_departures": task.departures(),
+        "version_departures": other_versions(bundle.versions),
         "bundle": provenance,
         "episodes": {
             policy: [

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import io
 import os
+import select
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -45,12 +46,19 @@ def run(
 
 def finish(action: Callable[[], None]) -> NoReturn:
     """Call `action` and leave the process with the exit codes of `run`."""
+    # A terminal that cannot print a character, such as ±, shows a question mark.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     try:
         action()
+        print(end="", flush=True)
     except (InputError, RunError) as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except BrokenPipeError:
+        # The pipe may also be one to a process of ours.
+        if not _reader_is_gone():
+            raise
         # The reader of our output, such as `head`, has seen enough.
         os._exit(0)
     except OSError as error:
@@ -65,6 +73,15 @@ def finish(action: Callable[[], None]) -> NoReturn:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
+
+
+def _reader_is_gone() -> bool:
+    """Whether stdout is a pipe that nobody reads any more."""
+    if sys.stdout is None:
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
 
 
 def parse(

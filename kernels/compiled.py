@@ -9,7 +9,6 @@ No `fastmath` that would assume finite numbers: an imagined state that diverges 
 
 import math
 import os
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -27,10 +26,11 @@ from fastdwm.kernels.layout import MLPLayout
 
 try:
     from llvmlite import binding, ir
-    from numba import carray, cfunc, njit, types
+    from numba import carray, njit, types
     from numba.core.errors import TypingError
     from numba.extending import intrinsic
 
+    from fastdwm.kernels.compiled_cache import OPTIONS, compiled, compiled_callback
     from fastdwm.kernels.compiled_panel import LANES, TALL, product_of_columns, product_of_rows, transpose_tile
 except ImportError as error:
     raise ImportError(f"the CPU kernels need numba: install it, or use --backend reference ({error})") from error
@@ -41,7 +41,6 @@ ROW_BLOCK = 32
 MIN_PRODUCTS = 1 << 23
 """multiply-adds that are worth a thread: they take 70 us at 230 GFLOP/s, and to wake a thread takes 30"""
 
-OPTIONS = dict(nogil=True, error_model="numpy")
 helper = njit(**OPTIONS, fastmath={"contract"})
 summing = njit(**OPTIONS, fastmath={"contract", "reassoc"})
 """for sums over a row: the compiler chooses their order, which makes them vectors"""
@@ -56,10 +55,6 @@ PANEL = types.void(*[POINTER, SIZE] * 4, POINTER, SIZE, SIZE, SIZE)
 
 SOURCES = sorted(Path(__file__).parent.rglob("compiled*.py"))
 STAMP = f"_{crc32(b''.join(path.read_bytes() for path in SOURCES)):08x}"
-
-
-caching = True
-"""until it fails: then the kernels are compiled in every run"""
 
 
 SIGNATURES: dict[Callable, Any] = {}
@@ -87,20 +82,7 @@ def kernel(*arguments: types.Type) -> Callable:
 def entry(function: Callable) -> Callable:
     """A kernel as Python calls it: compiled now, and once for all processes; its arguments are refused if they are not
     as declared."""
-    return cached(njit, SIGNATURES[function], function.py_func)
-
-
-def cached(compiler: Callable, signature: types.Type, function: Callable) -> Any:
-    """The function compiled for these arguments, or what an earlier process made of it."""
-    global caching
-    options = OPTIONS | {"fastmath": {"contract"}}
-    try:
-        return compiler(signature, **options, cache=caching)(function)
-    # Neither this folder nor the user's cache can be written, or the disk is full.
-    except (RuntimeError, OSError) as error:
-        caching = False
-        warnings.warn(f"the CPU kernels are compiled in every run: no cache ({error})", RuntimeWarning, stacklevel=4)
-        return compiler(signature, **options)(function)
+    return compiled(SIGNATURES[function], function.py_func)
 
 
 def run(function: Callable, n_items: int, cost: int, *args, smallest: int = TALL) -> None:
@@ -214,9 +196,9 @@ def panel(function: Callable) -> types.ExternalFunction:
     """
     function.__qualname__ += STAMP
     name = f"fastdwm_{function.__qualname__}"
-    compiled = cached(cfunc, PANEL, function)
-    binding.add_symbol(name, compiled.address)
-    ADDRESSES.append(compiled)
+    callback = compiled_callback(PANEL, function)
+    binding.add_symbol(name, callback.address)
+    ADDRESSES.append(callback)
     return types.ExternalFunction(name, PANEL)
 
 

@@ -16,7 +16,9 @@ from onnx_policies import policy_bytes, weights
 from toy_bundles import make_bundle
 
 from fastdwm.collect import __main__ as collect
+from fastdwm.collect import episodes
 from fastdwm.collect.behaviour import checked, read_behaviour
+from fastdwm.collect.settings import CollectConfig
 from fastdwm.data.dataset import load
 from fastdwm.files import sha256_of
 from fastdwm.tasks import get_task
@@ -221,6 +223,14 @@ def test_a_bundle_acts_by_its_base_policy(tmp_path):
     hidden = np.maximum(hidden @ params["w1"] + params["b1"], 0)
     expected = np.tanh(hidden @ params["w2"] + params["b2"])
     np.testing.assert_allclose(behaviour.start()(obs, None), expected, atol=1e-6)
+
+
+def test_a_worker_records_chunk_after_chunk_of_a_bundle(tmp_path, monkeypatch):
+    make_bundle().save(tmp_path / "bundle")
+    monkeypatch.setattr(episodes, "CHUNK", 100)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    collect.main("hopper", CollectConfig((f"{tmp_path}/bundle",), "three-v0", transitions=300, workers=1))
+    assert int(metadata(tmp_path, "three-v0")["total_steps"]) >= 300
 
 
 def test_a_sampler_acts_as_its_formula_says(policies):

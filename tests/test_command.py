@@ -1,15 +1,23 @@
 """What the commands share: quick help, presets and flags, exit codes, one-line errors, progress."""
 
+import os
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 
 from fastdwm import command
+from fastdwm.collect import __main__ as collect
 from fastdwm.config import EvalConfig, ITPOConfig
 from fastdwm.errors import InputError
+from fastdwm.eval import __main__ as evaluate
+from fastdwm.study import __main__ as study
 
+# Kills every worker process before it has read its job.
+DEADLY = "import os, sys\nif '--multiprocessing-fork' in sys.orig_argv: os.kill(os.getpid(), 9)\n"
+TINY = ["--episodes", "2", "--max-steps", "2", "--backend", "reference", "--workers", "2"]
 PRESETS = {"default": EvalConfig(), "paper": EvalConfig(itpo=ITPOConfig(particles=4096))}
 
 
@@ -120,6 +128,63 @@ def test_exit_codes(error, code, line, capsys, monkeypatch):
         command.run(main, lambda: PRESETS, "prog")
     assert stop.value.code == code
     assert capsys.readouterr().err.splitlines() == [line]
+
+
+@pytest.mark.parametrize(
+    ("module", "argv"),
+    [
+        (collect, ["hopper", "--policy", "hopper-medium", "--out", "new-v0", "--transitions", "100"]),
+        (study, ["hopper-medium", "--grid", "quick", "--worlds", "diffusion", "--out", "out", *TINY]),
+        (evaluate, ["hopper-medium", "--out", "out", *TINY]),
+    ],
+    ids=["collect", "study", "eval"],
+)
+def test_a_worker_that_dies_at_its_start_fails_the_command_in_one_line(module, argv, tmp_path, monkeypatch, capfd):
+    (tmp_path / "sitecustomize.py").write_text(DEADLY)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    presets = partial(command.parse, PRESETS, "prog", "")
+    with pytest.raises(SystemExit) as stop:
+        command.finish(lambda: module.main(*getattr(module, "parse", presets)(argv)))
+    lines = capfd.readouterr().err.splitlines()
+    assert stop.value.code == 1 and "Traceback" not in "".join(lines)
+    assert lines[-1].startswith("error: a worker process was ended by signal 9 (Killed")
+
+
+def test_a_broken_pipe_to_another_process_is_no_success(capfd, monkeypatch):
+    monkeypatch.setattr(os, "_exit", sys.exit)
+
+    def action():
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        command.finish(action)
+
+
+def python(code, **how):
+    """The process, which calls `command.finish` on `action`."""
+    call = f"from fastdwm import command\ndef action(): {code}\ncommand.finish(action)"
+    return subprocess.Popen([sys.executable, "-c", call], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how)
+
+
+def test_a_reader_that_leaves_early_is_no_failure():
+    process = python("print('x' * 2**20)")
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 0
+    # Also where the output was still in a buffer.
+    process = python("print('x')", stdin=subprocess.PIPE)
+    process.stdout.close()
+    assert process.communicate(timeout=60)[1] == b"" and process.returncode == 0
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_that_cannot_print_a_character_shows_another(encoding):
+    process = python(r"print('3 \u00b1 1 \u2265 \udce4')", env=os.environ | {"PYTHONIOENCODING": encoding})
+    out, err = process.communicate(timeout=60)
+    sign = "?" if encoding == "ascii" else "\u00b1"
+    assert (process.returncode, err, out.decode(encoding)[:5]) == (0, b"", f"3 {sign} 1")
 
 
 def test_progress_for_a_log_file_estimates_the_time_left(capsys, monkeypatch):

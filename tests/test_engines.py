@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import engine_jobs as jobs
@@ -83,7 +83,7 @@ def test_errors_come_back_whole_or_at_least_their_words(processes):
 def test_a_killed_process_costs_its_own_job_alone(processes, tmp_path):
     todo = [Job("dies", jobs.die), *(Job(str(i), jobs.write, (tmp_path / "log", 0.1)) for i in range(4))]
     ended = outcomes(processes, todo)
-    assert isinstance(ended["dies"].error, Died) and "exit code -9" in str(ended["dies"].error)
+    assert isinstance(ended["dies"].error, Died) and "signal 9 (Killed" in str(ended["dies"].error)
     assert all(ended[str(i)].error is None for i in range(4))
 
 
@@ -166,6 +166,33 @@ def children(pid):
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
     found = [int(child) for task in tasks for child in task.read_text().split()]
     return found + [grandchild for child in found for grandchild in children(child)]
+
+
+def listening(pids):
+    """The local addresses, in hexadecimal, on which the processes wait for connections."""
+    sockets = set()
+    for fd in (fd for pid in pids for fd in Path(f"/proc/{pid}/fd").glob("*")):
+        with suppress(OSError):
+            sockets.add(os.readlink(fd).removeprefix("socket:[").rstrip("]"))
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
+    return {row[1].rpartition(":")[0] for row in rows if row[3] == "0A" and row[9] in sockets}
+
+
+@pytest.mark.slow
+def test_ray_on_one_machine_listens_on_the_loopback_address_alone():
+    pytest.importorskip("ray")
+    code = (
+        "from fastdwm import engines; from fastdwm.engines.config import EngineConfig; from contextlib import closing\n"
+    )
+    code += "with closing(engines.start(EngineConfig(engine='ray'), 1)): print('started', flush=True); input()"
+    argv, pipe = [sys.executable, "-c", code], subprocess.PIPE
+    paths = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, env=paths) as process:
+        assert process.stdout.readline() == "started\n"
+        addresses = listening([process.pid, *children(process.pid)])
+        process.communicate("\n")
+    # 127.0.0.1, by itself and in IPv6.
+    assert addresses and addresses <= {"0100007F", "0000000000000000FFFF00000100007F"}
 
 
 @pytest.mark.slow

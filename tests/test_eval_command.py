@@ -2,9 +2,12 @@
 
 import json
 import resource
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from toy_bundles import make_bundle, save_checkpoint
@@ -19,6 +22,7 @@ from fastdwm.measure.control import Drift
 from fastdwm.measure.simulate import run_episodes
 from fastdwm.settings import REPLACED
 from fastdwm.tasks import get_task
+from fastdwm.versions import package_versions
 
 SGD = ("--itpo.optimiser", "sgd")
 
@@ -104,6 +108,72 @@ def test_a_full_disk_loses_no_table(bundle, tmp_path):
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"error: cannot write {tmp_path}/out/hopper-medium-") and "File too large" in last
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("made_with", ["here", "3.6.0"])
+def test_another_simulator_than_the_bundles_is_told(made_with, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(latency, "BUDGET_S", 0.1)
+    here = package_versions()
+    versions = here | ({} if made_with == "here" else {"mujoco": made_with, "torch": "1.0"})
+    make_bundle(versions=versions).save(tmp_path / "bundle")
+    settings = {"episodes": 1, "max_steps": 2, "itpo": ITPOConfig(inner_steps=0), "backend": "reference"}
+    eval.main("hopper-medium", EvalConfig(tmp_path / "bundle", out=tmp_path / "out", **settings))
+    told = [] if made_with == "here" else [f"mujoco {here['mujoco']} in place of 3.6.0"]
+    assert json.loads(next((tmp_path / "out").glob("*.json")).read_text())["version_departures"] == told
+    table = " ".join(capsys.readouterr().out.split())
+    assert ("scores may differ from the bundle's own: " + "".join(told) in table) == bool(told)
+
+
+def scores(bundle, out, workers):
+    settings = {"episodes": 3, "max_steps": 12, "itpo": ITPOConfig(horizon=1, particles=1), "backend": "reference"}
+    eval.main("hopper-medium", EvalConfig(bundle, out=out, workers=workers, **settings))
+    episodes = json.loads(next(out.glob("*.json")).read_text())["episodes"]
+    return [episode["return"] for policy in episodes.values() for episode in policy]
+
+
+@pytest.mark.slow
+def test_processes_that_share_the_episodes_change_no_score(bundle, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(latency, "BUDGET_S", 0.1)
+    shared = scores(bundle, tmp_path / "two", 2)
+    assert "ITPO: 36/36" in capfd.readouterr().err
+    assert shared == pytest.approx(scores(bundle, tmp_path / "one", 1), rel=1e-4)
+
+
+def descendants(pid):
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    found = [int(child) for task in tasks for child in task.read_text().split()]
+    return found + [grandchild for child in found for grandchild in descendants(child)]
+
+
+def gone(pid):
+    """Whether the process has ended; one that nobody has waited for yet has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def until(holds, most_s=30.0):
+    """Wait until it holds; returns whether it does."""
+    deadline = time.monotonic() + most_s
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return holds()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda number: number.name)
+def test_the_processes_of_an_evaluation_end_with_it(number, bundle, tmp_path):
+    flags = ["--workers=2", "--episodes=2", "--backend=reference", f"--bundle={bundle}", f"--out={tmp_path}/out"]
+    code = "import runpy; from fastdwm import command; command.PLAIN_PERIOD_S = 0; runpy.run_module('fastdwm.eval', "
+    argv = [sys.executable, "-c", code + "run_name='__main__')", "hopper-medium", *flags, "--itpo.particles=20000"]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Progress is told when both have decided.
+    assert any(line.startswith("ITPO:") for line in process.stderr)
+    there = descendants(process.pid)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert len(there) >= 2 and until(lambda: all(map(gone, there)))
 
 
 def test_a_checkpoint_takes_the_place_of_the_bundles_policy(bundle, tmp_path, capsys):

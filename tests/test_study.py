@@ -265,6 +265,17 @@ def test_what_the_bundle_cannot_do_is_told_before_anything_runs(worlds, message,
     assert not list((tmp_path / "out").rglob("*.json"))
 
 
+def test_by_default_a_study_takes_the_world_models_that_the_bundle_holds(tmp_path):
+    small = {"horizons": (1,), "particles": (1,), "inner_steps": (1,), "episodes": 1, "max_steps": 3, "confirm": False}
+    small |= {"latency_decisions": 5, "backend": "reference", "workers": 1, "threads": torch.get_num_threads()}
+    # Its diffusion model has two steps, fewer than the grid asks for beside all of them.
+    folder = save_bundle(tmp_path / "bundle", "diffusion", "mlp")
+    study.main("hopper-medium", StudyConfig(folder, grid="paper", out=tmp_path / "out", **small))
+    summary = json.loads((tmp_path / "out" / "study.json").read_text())
+    assert {cell["world"] for cell in summary["cells"]} == {"base", "diffusion", "mlp"}
+    assert summary["grid"]["worlds"] == ["diffusion", "mlp"]
+
+
 def test_a_second_study_in_the_same_folder_is_told_in_one_line(bundle, tmp_path):
     with reserved(tmp_path):
         done = run(bundle, tmp_path, *TINY, *SHORT)

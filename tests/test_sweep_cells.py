@@ -1,7 +1,6 @@
 """The cells of a sweep: what runs one does and does not do twice, and which of them may stand in one table."""
 
 import json
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 
 from fastdwm.errors import InputError
 from fastdwm.measure import cells as files
+from fastdwm.sweep import __main__ as sweep
 from fastdwm.sweep.job import CellFailed, Work, run_cell
 from fastdwm.sweep.settings import SweepConfig
 from fastdwm.sweep.stages import NAMED, Cell, Folders
@@ -70,7 +70,7 @@ def test_data_that_are_there_are_kept(work, tmp_path, monkeypatch):
     ("code", "told"),
     [
         ("import sys; sys.exit(3)", "exit code 3"),
-        ("import os; os.kill(os.getpid(), 9)", f"exit code {-signal.SIGKILL}"),
+        ("import os; os.kill(os.getpid(), 9)", "ended by signal 9"),
     ],
     ids=["fails", "killed"],
 )
@@ -79,6 +79,28 @@ def test_a_command_that_does_not_end_well_fails_the_cell(code, told, work, tmp_p
     with pytest.raises(CellFailed, match=told):
         run_cell(changed(work, commands=[["python", "-c", code], *work.commands]))
     assert not (tmp_path / "ran").exists() and not list(tmp_path.glob("cells/*"))
+
+
+@pytest.mark.parametrize(
+    ("who", "how"),
+    [
+        ("fastdwm.eval", "os.kill(os.getpid(), 15)"),
+        ("fastdwm.eval", "os._exit(130)"),
+        ("--multiprocessing-fork", "os.kill(os.getpid(), 9)"),
+    ],
+    ids=["command", "ctrl-c", "engine"],
+)
+def test_a_cell_that_was_killed_is_run_again_by_the_same_command(who, how, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    argv = ["--tasks", "hopper-medium", "--stages", "eval", "--workers", "1", "--out", str(tmp_path / "out")]
+    # The second attempt fails by itself, which is quicker than an evaluation.
+    for how_now, status in ((how, "not run"), ("os._exit(3)", "failed")):
+        where = who if status == "not run" else "fastdwm.eval"
+        (tmp_path / "sitecustomize.py").write_text(f"import os, sys\nif {where!r} in sys.orig_argv: {how_now}\n")
+        assert not sweep.main(sweep.parse(argv))
+        assert "1 of 1 cells to run" in capfd.readouterr().err
+        (cell,) = json.loads((tmp_path / "out" / "sweep.json").read_text())["cells"]
+        assert cell["status"] == status and len(list(tmp_path.glob("out/failed/*"))) == (status == "failed")
 
 
 def test_a_machine_with_another_simulator_runs_nothing(work, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ the generator that it is given and from nothing else, so what it does depends on
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,7 +53,8 @@ class BasePolicy:
 
     name: str
     sha256: str
-    params: dict[str, np.ndarray]
+    # Not compared: the SHA-256 tells as much, and arrays compared with == have no truth value.
+    params: dict[str, np.ndarray] = field(compare=False, repr=False)
     draws: bool = False
 
     def start(self) -> Act:

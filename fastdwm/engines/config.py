@@ -14,8 +14,8 @@ class EngineConfig:
     engine: Literal["processes", "ray"] = "processes"
     """processes of this machine, or tasks of Ray (pip install 'fastdwm[cluster]')"""
     address: str = "local"
-    """of the Ray cluster: local starts one on this machine for as long as the command runs, auto finds the one that
-    runs here, HOST:PORT names one"""
+    """of the Ray cluster: local starts one on this machine for as long as the command runs, which listens on the
+    loopback address alone; auto finds the one that runs here, HOST:PORT names one"""
     cell_cpus: float = 1.0
     """CPUs that a cell reserves"""
     cell_gpus: float = 0.0

@@ -4,6 +4,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from fastdwm.errors import RunError
+
 
 @dataclass(frozen=True)
 class Job:
@@ -41,7 +43,7 @@ class Engine(Protocol):
         """Leave no process behind."""
 
 
-class Died(RuntimeError):
+class Died(RunError):
     """The process of a job ended without an answer."""
 
 

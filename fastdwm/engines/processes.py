@@ -30,12 +30,15 @@ class Processes:
         self._idle: list[_Worker] = []
 
     def submit(self, job: Job) -> "_Worker":
+        # By pickle itself: torch's tensors, which multiprocessing would share, are copied.
+        content = pickle.dumps((job.function, job.args))
         worker = next((worker for worker in self._idle if worker.process.is_alive()), None)
         self._idle = [other for other in self._idle if other is not worker]
         worker = worker or _Worker()
         self._workers.add(worker)
-        # By pickle itself: torch's tensors, which multiprocessing would share, are copied.
-        worker.end.send_bytes(pickle.dumps((job.function, job.args)))
+        # From a worker that has died already, `outcome` finds the pipe at its end.
+        with suppress(ConnectionError):
+            worker.end.send_bytes(content)
         return worker
 
     def wait(self, handles: Collection["_Worker"], timeout_s: float) -> list["_Worker"]:
@@ -44,11 +47,13 @@ class Processes:
 
     def outcome(self, handle: "_Worker") -> Any:
         try:
-            well, value = pickle.loads(handle.end.recv_bytes())
-        except (EOFError, ConnectionError):
+            answer = handle.end.recv_bytes()
+        # OSError: it died in the middle of its answer.
+        except (EOFError, OSError):
             handle.process.join()
             self.cancel(handle)
-            raise Died(f"the process ended with exit code {handle.process.exitcode}") from None
+            raise Died(_how_it_ended(handle.process.exitcode)) from None
+        well, value = pickle.loads(answer)
         self._idle.append(handle)
         if well:
             return value
@@ -76,6 +81,13 @@ class _Worker:
         self.process.start()
         # With the only copy in the worker, its death ends the pipe.
         theirs.close()
+
+
+def _how_it_ended(code: int) -> str:
+    if code >= 0:
+        return f"a worker process ended with exit code {code}"
+    hint = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
+    return f"a worker process was ended by signal {-code} ({signal.strsignal(-code)}{hint})"
 
 
 def _serve(end: connection.Connection) -> None:

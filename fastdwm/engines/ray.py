@@ -63,6 +63,10 @@ def _connect(config: EngineConfig, workers: int | None) -> ModuleType:
     """Ray, connected to the cluster at the address; InputError where either is missing."""
     # Read when Ray is imported: nothing is reported to its makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if config.address == "local":
+        # Without clusters Ray listens on the loopback address alone (on any system, whatever the name says); with them,
+        # on all addresses, and it runs whatever comes.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         import ray
     except ImportError:

@@ -70,7 +70,7 @@ def main(task_name: str, config: EvalConfig) -> None:
     from fastdwm.eval import plot
     from fastdwm.eval.compare import compare
     from fastdwm.eval.summary import summary
-    from fastdwm.eval.tables import print_table
+    from fastdwm.eval.tables import other_versions, print_table
 
     if config.video:
         plot.check_video(task.env)
@@ -83,7 +83,7 @@ def main(task_name: str, config: EvalConfig) -> None:
         write_json(path, evaluation_record(config, bundle, folder, evaluation, numbers))
     finally:
         title = "control" if config.drifts else "ITPO"
-        print_table(task, evaluation.seeds, numbers, task.departures(), title)
+        print_table(task, evaluation.seeds, numbers, task.departures(), other_versions(bundle.versions), title)
         print(f"settings: {settings_line(config, bundle)}")
     print(path)
     if config.plot:
@@ -104,6 +104,8 @@ def evaluation_record(
     config: EvalConfig, bundle: "Bundle", folder: Path, evaluation: "Evaluation", numbers: dict[str, Any]
 ) -> dict[str, Any]:
     """The whole evaluation as JSON values."""
+    from fastdwm.eval.tables import other_versions
+
     task = bundle.task
     provenance = {"folder": folder, "weights_sha256": bundle.fingerprint, "reward_scale": task.reward_scale}
     names = ("dataset", "discount", "max_deviation", "report", "versions")
@@ -116,6 +118,7 @@ def evaluation_record(
         "seeds": evaluation.seeds,
         "env": dataclasses.asdict(task.env),
         "env_departures": task.departures(),
+        "version_departures": other_versions(bundle.versions),
         "bundle": provenance,
         "episodes": {
             policy: [

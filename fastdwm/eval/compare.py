@@ -1,11 +1,11 @@
 """Base policy and ITPO on the same environment seeds, the episodes shared by processes."""
 
-from concurrent.futures import ProcessPoolExecutor, wait
+import contextlib
+import tempfile
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
-from multiprocessing import get_context
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from fastdwm.agent import Agent
 from fastdwm.bundle import Bundle
 from fastdwm.command import Progress, StageProgress
 from fastdwm.config import EvalConfig
+from fastdwm.engines.interface import Ended, Job, run
+from fastdwm.engines.processes import Processes
 from fastdwm.measure.control import Drift
 from fastdwm.measure.latency import decision_latency
 from fastdwm.measure.simulate import Predictions, Run, run_episodes
@@ -73,14 +75,24 @@ def run_shared(bundle: Bundle, config: EvalConfig, seeds: list[int], on_progress
     shares = [share.tolist() for share in np.array_split(seeds, min(config.workers, len(seeds)))]
     if len(shares) == 1:
         return run_seeds(bundle, config, seeds, on_progress)
-    context = get_context("spawn")
-    with context.Manager() as manager, ProcessPoolExecutor(len(shares), mp_context=context) as pool:
-        counts = manager.dict()
-        futures = [pool.submit(run_share, bundle, config, share, counts) for share in shares]
-        while wait(futures, timeout=0.5).not_done:
-            if len(counts) == len(shares):
-                on_progress(*map(sum, zip(*counts.values(), strict=True)))
-        runs = [future.result() for future in futures]
+    values: dict[str, Run] = {}
+
+    def on_ended(ended: Ended) -> None:
+        if ended.error:
+            raise ended.error
+        values[ended.job.name] = ended.value
+
+    with tempfile.NamedTemporaryFile() as file, contextlib.closing(Processes(len(shares))) as engine:
+        counts = np.memmap(file, np.int64, "w+", shape=(len(shares), 2))
+
+        def on_wait(running: list[str]) -> None:
+            if counts.all():
+                on_progress(*counts.sum(0).tolist())
+
+        place = Path(file.name)
+        jobs = [Job(str(i), run_share, (bundle, config, share, place, i)) for i, share in enumerate(shares)]
+        run(engine, jobs, on_ended, on_wait)
+    runs = [values[job.name] for job in jobs]
     shared = Run(
         episodes=[episode for run in runs for episode in run.episodes],
         act_calls=[call for run in runs for call in run.act_calls],
@@ -92,12 +104,13 @@ def run_shared(bundle: Bundle, config: EvalConfig, seeds: list[int], on_progress
     return shared
 
 
-def run_share(bundle: Bundle, config: EvalConfig, seeds: list[int], counts: Any) -> Run:
-    """One process's share.   counts: shared dictionary for (decisions made, decisions at most), by the first seed."""
+def run_share(bundle: Bundle, config: EvalConfig, seeds: list[int], counts: Path, index: int) -> Run:
+    """One process's share.   counts: file of (decisions made, decisions at most), int64, with a row for each share."""
     torch.set_num_threads(config.threads)
+    own = np.memmap(counts, np.int64, "r+").reshape(-1, 2)[index]
 
     def on_progress(done: int, total: int) -> None:
-        counts[seeds[0]] = done, total
+        own[:] = done, total
 
     return run_seeds(bundle, config, seeds, on_progress)
 

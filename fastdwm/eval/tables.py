@@ -1,20 +1,28 @@
 """The table of an evaluation on stdout."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from fastdwm.measure.cells import physics
 from fastdwm.measure.record import interval, latency, spread
 from fastdwm.tasks import Task
 
 
 def print_table(
-    task: Task, seeds: list[int], numbers: dict[str, Any], departures: list[str], policy: str = "ITPO"
+    task: Task,
+    seeds: list[int],
+    numbers: dict[str, Any],
+    departures: list[str],
+    versions: list[str],
+    policy: str = "ITPO",
 ) -> None:
     """The result on stdout, both policies side by side.
 
-    departures: how the simulator differs from the task's, in words.   policy: what was run beside the base policy.
+    departures: how the simulator differs from the task's, in words.   versions: and its packages from the bundle's.
+    policy: what was run beside the base policy.
     """
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
@@ -22,7 +30,7 @@ def print_table(
     table = Table(
         title=f"{task.name}, episodes per policy: {len(seeds)}, environment seeds: {seeds[0]} to {seeds[-1]}",
         caption="± standard deviation over episodes; [ ] 95 % bootstrap interval; difference by seed;"
-        " p99 of 2,000 decisions or more" + foreign(departures),
+        " p99 of 2,000 decisions or more" + foreign(departures) + version_warning(versions),
     )
     for name in ("", "base policy", policy, f"{policy} - base"):
         table.add_column(name, justify="right" if name else "left")
@@ -34,6 +42,20 @@ def print_table(
 def foreign(departures: list[str]) -> str:
     """A warning for a table whose simulator is not the task's."""
     return f"\nnot the task's own simulator: {', '.join(departures)}" if departures else ""
+
+
+def version_warning(versions: list[str]) -> str:
+    """A warning for a table whose simulator has other versions than the bundle was made with."""
+    return f"\nscores may differ from the bundle's own: {', '.join(versions)}" if versions else ""
+
+
+def other_versions(made_with: Mapping[str, str]) -> list[str]:
+    """Packages of the simulator that are not those that a bundle was made with, in words.   made_with: by package."""
+    return [
+        f"{name} {version} in place of {made_with[name][:20]}"
+        for name, version in physics().items()
+        if made_with.get(name, version) != version
+    ]
 
 
 def table_rows(numbers: dict[str, Any]) -> list[list[str]]:

@@ -4,6 +4,7 @@ Every finished cell of the grid is a file of its own, so a study that was stoppe
 Heavy packages are imported inside the functions: --help answers before torch, numpy and the simulator are loaded.
 """
 
+import contextlib
 import dataclasses
 import sys
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
 from fastdwm.config import require
+from fastdwm.errors import InputError
 from fastdwm.files import prepare_folder, reserved, write_json
 from fastdwm.measure.record import circumstances
 from fastdwm.shipped import shipped_folder
-from fastdwm.study.grid import BASE, Cell, Grid, StudyConfig
+from fastdwm.study.grid import BASE, Cell, Grid, StudyConfig, parse_world
 from fastdwm.tasks import check_name
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ def run_study(bundle: "Bundle", grid: Grid, config: StudyConfig, out: Path) -> N
     from fastdwm.study.cells import finished, held_worlds, measure_latencies, plan, read
     from fastdwm.study.pool import run_cells
 
+    if config.worlds is None:
+        grid = dataclasses.replace(grid, worlds=possible(grid.worlds, bundle))
     held = held_worlds(bundle)
     cells = grid.cells(held)
     check(cells, bundle, config)
@@ -73,6 +77,17 @@ def run_study(bundle: "Bundle", grid: Grid, config: StudyConfig, out: Path) -> N
             run_cells(again, [BASE, chosen], on_progress)
     found = tradeoff.confirmation(read(again, [BASE, chosen]), chosen) if config.confirm else None
     conclude(study, grid, rows, tradeoff.verdict(records, rows, grid.centre(held)), found, out)
+
+
+def possible(worlds: tuple[str, ...], bundle: "Bundle") -> tuple[str, ...]:
+    """Those of the world models that the bundle holds, with as many network calls."""
+    found = []
+    for world in worlds:
+        name, calls = parse_world(world)
+        with contextlib.suppress(InputError):
+            bundle.world(name, steps=calls)
+            found.append(world)
+    return tuple(found)
 
 
 def check(cells: list[Cell], bundle: "Bundle", config: StudyConfig) -> None:

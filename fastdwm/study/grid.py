@@ -196,8 +196,8 @@ class StudyConfig(EngineConfig, EpisodesConfig):
     """default: one axis at a time, half an hour on two CPU cores; quick: minutes; paper: all combinations, for a GPU,
     with the optimiser sgd unless max_deviations are given"""
     worlds: tuple[str, ...] | None = None
-    """world models, NAME or NAME:CALLS (network calls per imagined transition), as in `meanflow meanflow:2`; none: the
-    grid's. Of this and the next five the first value is the centre of the grid"""
+    """world models, NAME or NAME:CALLS (network calls per imagined transition), as in `meanflow meanflow:2`; none:
+    those of the grid that the bundle holds. Of this and the next five the first value is the centre of the grid"""
     horizons: tuple[int, ...] | None = None
     """imagined transitions per rollout (H), 0: the critic alone; none: the grid's"""
     particles: tuple[int, ...] | None = None

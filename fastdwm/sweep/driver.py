@@ -12,11 +12,12 @@ from typing import Any
 from rich.console import Console
 
 from fastdwm import engines
-from fastdwm.engines.interface import Ended, Job, run
+from fastdwm.engines.interface import Died, Ended, Job, run
+from fastdwm.errors import first_line
 from fastdwm.files import write_json
 from fastdwm.measure import cells as files
 from fastdwm.sweep.estimates import Estimates
-from fastdwm.sweep.job import CellFailed, Work, run_cell
+from fastdwm.sweep.job import CellFailed, CellKilled, Work, run_cell
 from fastdwm.sweep.plan import Plan
 from fastdwm.sweep.stages import Cell
 
@@ -63,12 +64,14 @@ class Sweep:
         name = ended.job.name
         cell = self._todo.pop(name)
         if not ended.started:
-            self._say(f"{name}: not run, what it needs has failed")
+            self._say(f"{name}: not run, what it needs has not finished")
         elif ended.error is None:
             self.finished[name] = ended.value
             self._estimates.add(ended.value)
             (self.plan.folders.out / "failed" / f"{name}.json").unlink(missing_ok=True)
             self._say(f"{name}: finished in {clock(ended.value['wall_s'])}; {self._counts()}")
+        elif isinstance(ended.error, Died | CellKilled):
+            self._say(f"{name}: not run: {_reason(ended.error)}; give the same command again; {self._counts()}")
         else:
             self.failed[name] = failure = self._failure(cell, ended.error)
             self._say(f"{name}: failed: {failure['error']}; {self._counts()}", *failure["log"])
@@ -77,11 +80,9 @@ class Sweep:
                 write_json(self.plan.folders.out / "failed" / f"{name}.json", failure)
 
     def _failure(self, cell: Cell, error: BaseException) -> dict[str, Any]:
-        lines = [f"{type(error).__name__}: {error}".splitlines()[0]]
-        told = lines[0].partition(": ")[2] if isinstance(error, CellFailed) else lines[0]
         log = self._work(cell).log
         tail = last_lines(log) if log.exists() else []
-        return {"error": told, "log": tail, "file": str(log), "identity": self.plan.identity(cell)}
+        return {"error": _reason(error), "log": tail, "file": str(log), "identity": self.plan.identity(cell)}
 
     def _counts(self) -> str:
         counts = Counter(self.status(cell) for cell in self.plan.cells)
@@ -109,6 +110,12 @@ class Sweep:
     def _say(self, *lines: str) -> None:
         for line in lines:
             self._console.print(line)
+
+
+def _reason(error: BaseException) -> str:
+    """One line; without the type of the error where that is known."""
+    line = first_line(error)
+    return line.partition(": ")[2] if isinstance(error, CellFailed | Died) else line
 
 
 def last_lines(path: Path, most: int = LOG_LINES) -> list[str]:

@@ -23,10 +23,16 @@ from fastdwm.sweep.settings import SweepConfig
 from fastdwm.sweep.stages import Cell, Command, Folders
 
 PR_SET_PDEATHSIG = 1
+INTERRUPTED = 130
+"""exit code of our commands after Ctrl-C"""
 
 
 class CellFailed(RuntimeError):
     """A command of the cell did not end well; its log tells why."""
+
+
+class CellKilled(CellFailed):
+    """A command of the cell was ended from outside, which says nothing of the cell."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +124,11 @@ def _run(command: Command, log: IO[bytes]) -> float:
     process = subprocess.Popen(argv, env=_environment(), preexec_fn=_dying_with(os.getpid()), **out)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise CellFailed(f"exit code {process.returncode}: {shlex.join(command)}")
+    code = process.returncode
+    if code < 0 or code == INTERRUPTED:
+        raise CellKilled(f"ended by signal {-code if code < 0 else signal.SIGINT:d}: {shlex.join(command)}")
+    if code:
+        raise CellFailed(f"exit code {code}: {shlex.join(command)}")
     return usage.ru_maxrss / 1024
 
 

@@ -1,5 +1,6 @@
 """A small training in a process of its own, which dies at a given write."""
 
+import json
 import os
 import signal
 import sys
@@ -22,20 +23,22 @@ def tiny() -> TrainConfig:
     rebrac = ReBRACConfig(**config | {"hidden": (8, 8)})
     parts["diffusion"] = replace(parts["diffusion"], denoise_steps=2)
     config = TrainConfig(rebrac=rebrac, reward=RewardConfig(**config), **parts, log_every=2, save_every=2)
-    return replace(config, eval_episodes=0, threads=1)
+    return replace(config, eval_episodes=0, fqe_updates=4, threads=1)
 
 
 class Crash:
     """Counts what the process does to a folder, and kills it (kill -9) before, or just after, event `number`."""
 
     def __init__(self, folder: Path, number: int | None, after: bool):
-        self.folder, self.number, self.after, self.seen, self.busy = str(folder), number, after, 0, False
+        self.folder, self.number, self.after, self.busy = str(folder), number, after, False
+        self.kinds: list[str] = []
+        """event and suffix of the file, of all events so far"""
 
     def __call__(self, event: str, arguments: tuple) -> None:
         if self.busy or not self._ours(event, arguments):
             return
-        self.seen += 1
-        if self.seen == self.number:
+        self.kinds.append(f"{event} {''.join(Path(arguments[0]).suffixes)}")
+        if len(self.kinds) == self.number:
             self.busy = True
             if self.after and event == "open":
                 os.open(arguments[0], arguments[2])
@@ -54,7 +57,7 @@ def _named(path: object) -> bool:
 
 
 def train(request: dict) -> dict:
-    """Train in a fork; returns how it ended and how many writes it got to.
+    """Train in a fork; returns how it ended and the kinds of the writes it got to.
 
     request: folder `out`, `dataset`, event `number` to die at (none: run to the end), and whether `after` it.
     """
@@ -69,11 +72,11 @@ def train(request: dict) -> dict:
             config = replace(tiny(), dataset=request["dataset"], out=out, trust_env=True)
             command.main("hopper-medium", config)
             crash.busy, code = True, 0
-            os.write(reading[1], str(crash.seen).encode())
+            os.write(reading[1], json.dumps(crash.kinds).encode())
         finally:
             os._exit(code)
     os.close(reading[1])
-    status = os.waitpid(child, 0)[1]
     with os.fdopen(reading[0]) as pipe:
-        seen = pipe.read()
-    return {"outcome": "trained", "code": os.waitstatus_to_exitcode(status), "events": int(seen or 0)}
+        kinds = json.loads(pipe.read() or "[]")
+    status = os.waitpid(child, 0)[1]
+    return {"outcome": "trained", "code": os.waitstatus_to_exitcode(status), "kinds": kinds}

@@ -339,9 +339,8 @@ def test_without_numba_the_error_says_what_to_do():
     assert "need numba: install it, or use --backend reference" in said
 
 
-UNCACHED = """
-import resource, warnings
-resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+TRANSPOSES = """
+import warnings
 warnings.simplefilter("always")
 import torch
 from fastdwm.kernels.compiled import transposed
@@ -352,10 +351,32 @@ print(transposed(layout, flat)[:, :6].tolist())
 """
 
 
-def test_a_full_disk_under_the_cache_costs_a_warning(tmp_path):
-    # Files may not grow at all, as on a full disk; the pipes of the output are none.
-    env = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", UNCACHED], capture_output=True, text=True, env=env, timeout=120)
+def transpose_with_cache(folder, first=""):
+    """What a process says that transposes some parameters.   first: code that it runs before."""
+    env = os.environ | {"NUMBA_CACHE_DIR": str(folder), "OMP_NUM_THREADS": "1"}
+    argv = [sys.executable, "-c", first + TRANSPOSES]
+    done = subprocess.run(argv, capture_output=True, text=True, env=env, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[[0.0, 3.0, 1.0, 4.0, 2.0, 5.0]]"
-    assert done.stderr.count("compiled in every run") == 1 and "File too large" in done.stderr
+    return done.stderr
+
+
+def test_a_full_disk_under_the_cache_costs_a_warning(tmp_path):
+    # Files may not grow at all, as on a full disk; the pipes of the output are none.
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
+    said = transpose_with_cache(tmp_path, limit)
+    assert said.count("compiled in every run") == 1 and "File too large" in said
+
+
+def test_a_damaged_cache_costs_a_warning_and_is_mended(tmp_path):
+    assert transpose_with_cache(tmp_path) == ""
+    (index, *_), codes = sorted(tmp_path.rglob("*.nbi")), sorted(tmp_path.rglob("*.nbc"))
+    index.write_bytes(index.read_bytes()[:-20])
+    # Machine code that is not whole, and some that would run, to a crash or to other numbers.
+    codes[1].write_bytes(codes[1].read_bytes()[:5000])
+    content = codes[2].read_bytes()
+    codes[2].write_bytes(content[:20_000] + bytes(2000) + content[22_000:])
+    said = transpose_with_cache(tmp_path)
+    assert said.count("damaged, so that a CPU kernel is compiled anew") == 3 == len(codes)
+    assert all(str(path) in said for path in (index, *codes[1:]))
+    assert transpose_with_cache(tmp_path) == ""

@@ -23,7 +23,7 @@ from fastdwm.itpo.rollout import Score
 from fastdwm.itpo.rules import make_rule
 from fastdwm.kernels.layout import MLPLayout, Params
 from fastdwm.models.policy import Policy
-from fastdwm.models.world import World, terminal_value
+from fastdwm.models.world import World, sizes_of, terminal_value
 from fastdwm.settings import Settings
 
 
@@ -78,6 +78,8 @@ class Agent:
         with own_modes(self.device), torch.device("cpu"):
             policy = Policy.of(policy) if isinstance(policy, nn.Module) else policy
             self.policy = policy.to(self.device)
+            if isinstance(self.policy.layout, MLPLayout):
+                self._check_sizes(self.policy.layout.sizes[0], self.policy.layout.sizes[-1])
             self.objective = make_objective(self.policy, world, config, score, backend)
         self.backend = "fused" if isinstance(self.objective, FusedObjective) else "reference"
         self.why_reference = "; ".join(obstacles(self.policy, world, score)) if self.backend == "reference" else ""
@@ -180,6 +182,9 @@ class Agent:
             self.deadline.start()
         obs = self._check(obs)
         rows = obs.reshape(-1, obs.shape[-1])
+        if self.episodes is None and not isinstance(self.policy.layout, MLPLayout) and sizes_of(self.world.dynamics):
+            action = self.policy.act(self.policy.base, rows[:1].to(self.device))
+            self._check_sizes(rows.shape[1], action.shape[1])
         episodes = self._begin(*rows.shape) if self.episodes is None else self.episodes
         decision = episodes.decide(rows)
         if self.episodes is None:
@@ -195,6 +200,12 @@ class Agent:
         if self.deadline is not None:
             self.deadline.finish()
         return actions
+
+    def _check_sizes(self, *came: int) -> None:
+        """Raise InputError where the policy's observation and action have other sizes than the world model's."""
+        expected = sizes_of(self.world.dynamics)
+        what = "policy: expected one from {} numbers to {}, as the world model's, got one from {} to {}"
+        require(expected in (None, came), what.format(*expected or came, *came))
 
     def _check(self, obs: np.ndarray | Tensor) -> Tensor:
         # On the host: whatever is asked about the values of a GPU has to wait for it.

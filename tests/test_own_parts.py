@@ -31,6 +31,17 @@ class Returns(nn.Module):
         return self.wrap(self.body(obs))
 
 
+class Wrapped(nn.Module):
+    """The same policy as a module that is not recognised."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body = body
+
+    def forward(self, obs):
+        return self.body(obs)
+
+
 class Slow:
     """A world model of one's own that returns observations of another size."""
 
@@ -67,6 +78,16 @@ def test_a_torchscript_policy_is_refused():
 def test_a_world_that_returns_another_shape_is_refused():
     with pytest.raises(InputError, match=r"dynamics: expected observations of shape \(1, 2, 11\).*got \(1, 2, 10\)"):
         Agent(policy(), own_world(size=10), CONFIG).act(OBS)
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["mlp", "module"])
+@pytest.mark.parametrize(("obs_dim", "action_dim"), [(12, 3), (11, 4)])
+def test_a_policy_of_other_sizes_is_refused_with_both(obs_dim, action_dim, wrapped):
+    module = nn.Sequential(nn.Linear(obs_dim, 8), nn.ReLU(), nn.Linear(8, action_dim), nn.Tanh())
+    match = f"policy: expected one from 11 numbers to 3, as the world model's, got one from {obs_dim} to {action_dim}"
+    with pytest.raises(InputError, match=match):
+        agent = Agent(Wrapped(module) if wrapped else module, make_bundle().world(), CONFIG)
+        agent.act(torch.zeros(obs_dim))
 
 
 @pytest.mark.parametrize("discount", [math.nan, 1.5, 0.0, -1.0])

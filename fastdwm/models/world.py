@@ -46,6 +46,15 @@ class ChainDynamics(Dynamics, Protocol):
         """Noise (H, noise_steps, B, M, S) as that chain reads it, (H, K, B, M, S)."""
 
 
+def sizes_of(dynamics: Dynamics) -> tuple[int, int] | None:
+    """Numbers in an observation and in an action of a reverse chain; none for another model, which does not say."""
+    if not hasattr(dynamics, "chain"):
+        return None
+    params, embedding, _ = dynamics.chain()
+    obs_dim = len(dynamics.obs_mean)
+    return obs_dim, params["w0"].shape[-2] - 2 * obs_dim - embedding.shape[-1]
+
+
 @dataclass(frozen=True)
 class World:
     """The frozen models that imagination runs in; tensors of one dtype and device, float32 for an agent.

@@ -34,7 +34,7 @@ def gradient(params, rows=slice(None), seed=7):
 
 
 def lived(rule, params, rows=slice(None), steps=3):
-    """The state after some steps, and after acting with it."""
+    """The state after some steps and after acting with it, the action and its deviation."""
     state, obs = rule.init(params), make_obs(B)[rows]
     for i in range(steps):
         state, _ = rule.step(state, gradient(state.params, rows, seed=i))
@@ -61,11 +61,10 @@ def test_a_step_leaves_the_state_before_it_as_it_was(rule):
 @RULES
 def test_every_episode_is_alone(rule):
     """Its steps, its limit and what it remembers do not depend on who else is there."""
-    together = lived(rule, base_policies())
+    together, *others = lived(rule, base_policies())
     for rows in (slice(0, 1), slice(1, 4)):
-        alone = lived(rule, base_policies()[rows], rows)
-        pairs = [(a.tensors, b.tensors) for a, b in ((together[0], alone[0]),)] + [(together[1:], alone[1:])]
-        for whole, part in (pair for given in pairs for pair in zip(*given, strict=True)):
+        alone, *own = lived(rule, base_policies()[rows], rows)
+        for whole, part in zip((*together.tensors, *others), (*alone.tensors, *own), strict=True):
             torch.testing.assert_close(whole[rows], part, rtol=1e-9, atol=1e-12)
 
 

@@ -21,7 +21,7 @@ except ImportError:
     nvtx = None
 
 from fastdwm import Agent, Bundle, ITPOConfig
-from fastdwm.itpo import decision, objective, steps
+from fastdwm.itpo import objective, rules
 from fastdwm.itpo.fused import FusedObjective
 from fastdwm.kernels.rollout import imagine
 
@@ -31,12 +31,11 @@ WARM_UP = 5
 
 LEVELS = {
     "decision": 0,
-    "inner step": 1,
-    "gradient": 2,
-    "rollout forward": 3,
-    "VJP": 3,
-    "rollout value": 2,
-    "update": 2,
+    "gradient": 1,
+    "rollout forward": 2,
+    "VJP": 2,
+    "update": 1,
+    "limit": 1,
     "environment step": 0,
 }
 """how deep each range lies in the others"""
@@ -64,24 +63,22 @@ def wrap(owner: object, attribute: str, name: str) -> None:
 
 
 def add_ranges() -> None:
-    """Decision, inner step, rollout forward, gradient (forward and VJP) and update."""
+    """Decision, gradient (forward and VJP), update and limit."""
     wrap(Agent, "act", "decision")
-    wrap(decision, "inner_step", "inner step")
-    wrap(steps, "ascend", "update")
+    wrap(rules.Bound, "step", "update")
+    wrap(rules.Bound, "act", "limit")
     for kind in (objective.ReferenceObjective, FusedObjective):
         wrap(kind, "gradient", "gradient")
-        wrap(kind, "value", "rollout value")
     # Of the two paths, the eager one leaves its VJP to autograd and the fused one to its operators.
     wrap(objective, "imagine", "rollout forward")
     wrap(torch.autograd, "grad", "VJP")
     wrap(imagine, "imagine", "rollout forward")
     wrap(imagine, "backward", "VJP")
-    wrap(steps, "bounded_step", "update")
     if torch.cuda.is_available():
         from fastdwm.kernels.rollout.triton_ops import Rollout
 
         wrap(Rollout, "imagine", "rollout forward")
-        wrap(Rollout, "climb", "VJP")
+        wrap(Rollout, "backpropagate", "VJP")
 
 
 class Still:

@@ -23,7 +23,7 @@ def agent_of(problem: Problem, peer: str) -> Agent:
     size = problem.size
     agent = Agent.of(problem.bundle, problem.config, device=size.device, backend=backend, world=size.world)
     kind = CapturedEpisodes if graph else Episodes
-    agent.episodes = tried(peer, lambda: kind(agent.adaptation, size.B, OBS_DIM), once=True)
+    agent.episodes = tried(peer, lambda: kind(agent.context, size.B, OBS_DIM), once=True)
     agent._forget_counts(size.B)
     return agent
 

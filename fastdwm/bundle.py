@@ -4,7 +4,6 @@ The JSON says what the numbers are (task, data, environment, architecture, train
 tensors are the numbers. Loading trusts neither: every name, shape and value is checked, and nothing is unpickled.
 """
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +20,7 @@ from torch import Tensor
 from fastdwm.checks import require
 from fastdwm.config import ReBRACConfig, RewardConfig
 from fastdwm.errors import InputError
-from fastdwm.files import data_of, prepare_folder, read_bytes, replace_pair, reread
+from fastdwm.files import data_of, json_lines, prepare_folder, read_bytes, replace_pair, reread
 from fastdwm.header import FORMAT, MAX_BYTES, Header, parse_header
 from fastdwm.models.nets import Params
 from fastdwm.models.rebrac import Critics, critic_shapes, policy_shapes
@@ -161,7 +160,7 @@ class Bundle:
             "weights_sha256": sha256(weights).hexdigest(),
         }
         try:
-            description = (json.dumps(header, indent=2) + "\n").encode()
+            description = json_lines(header)
         except (TypeError, ValueError, RecursionError) as error:
             raise InputError(f"bundle: expected values that JSON has ({error})") from None
         # Whoever builds a bundle knows the simulator that it names.

@@ -125,9 +125,14 @@ def replacing(path: Path, scratch: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write an object with one line per key, atomically. NaN and infinity become null, other types text."""
-    lines = [f"{json.dumps(key)}: {json.dumps(strict(item), allow_nan=False)}" for key, item in value.items()]
-    write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+    """Write an object as `json_lines`, atomically. NaN and infinity become null, other types text."""
+    write_atomically(path, json_lines({key: strict(item) for key, item in value.items()}))
+
+
+def json_lines(value: Mapping[str, Any]) -> bytes:
+    """An object in JSON with one line per key; raises TypeError and ValueError as json.dumps."""
+    lines = [f"{json.dumps(key)}: {json.dumps(item, allow_nan=False)}" for key, item in value.items()]
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
 def strict(value: Any) -> Any:

@@ -55,6 +55,12 @@ def bundle(tmp_path):
     return tmp_path / "bundle"
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Nothing is about how one episode alone decides."""
+    monkeypatch.setattr(latency, "BUDGET_S", 0.1)
+
+
 def test_evaluation_leaves_table_json_and_picture(bundle, tmp_path, capsys):
     itpo = ITPOConfig(horizon=2, particles=2, optimiser="sgd", inner_lr=0.1)
     out = tmp_path / "out"
@@ -79,9 +85,7 @@ def test_evaluation_leaves_table_json_and_picture(bundle, tmp_path, capsys):
     assert diagnosis["realised_return"] is not None
 
 
-def test_a_deadline_is_reported(bundle, tmp_path, capsys, monkeypatch):
-    # Nothing here is about how one episode alone decides.
-    monkeypatch.setattr(latency, "BUDGET_S", 0.1)
+def test_a_deadline_is_reported(bundle, tmp_path, capsys, quick):
     itpo = ITPOConfig(horizon=2, particles=2, optimiser="sgd", inner_lr=0.1, inner_steps=4)
     for deadline_ms, missed in ((1e-3, 12), (1e5, 0)):
         out = tmp_path / str(missed)
@@ -176,7 +180,7 @@ def test_the_processes_of_an_evaluation_end_with_it(number, bundle, tmp_path):
     assert len(there) >= 2 and until(lambda: all(map(gone, there)))
 
 
-def test_a_checkpoint_takes_the_place_of_the_bundles_policy(bundle, tmp_path, capsys):
+def test_a_checkpoint_takes_the_place_of_the_bundles_policy(bundle, tmp_path, capsys, quick):
     save_checkpoint(tmp_path / "policy.safetensors", max_deviation=0.25)
     settings = {"episodes": 1, "max_steps": 20, "itpo": ITPOConfig(horizon=1, particles=1), "backend": "reference"}
     rewards = []
@@ -190,12 +194,6 @@ def test_a_checkpoint_takes_the_place_of_the_bundles_policy(bundle, tmp_path, ca
         assert record["bundle"]["max_deviation"] == (0.25 if checkpoint else 0.05)
         assert f"max_deviation {0.25 if checkpoint else 0.05:.4f} (the bundle's)" in capsys.readouterr().out
     assert rewards[0] != rewards[1]
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Nothing is about how one episode alone decides."""
-    monkeypatch.setattr(latency, "BUDGET_S", 0.1)
 
 
 SHORT = ("--episodes", 2, "--max-steps", 12, "--itpo.horizon", 2)
@@ -239,7 +237,7 @@ def test_without_inner_steps_there_is_nothing_to_control(bundle, tmp_path, capsy
     assert [e["rewards"] for e in base] == [e["rewards"] for e in other]
 
 
-def test_step_size_zero_repeats_the_base_policy(bundle, tmp_path):
+def test_step_size_zero_repeats_the_base_policy(bundle, tmp_path, quick):
     itpo = ITPOConfig(horizon=1, particles=2, optimiser="sgd", inner_lr=0.0)
     eval.main("hopper-medium", EvalConfig(bundle, episodes=2, max_steps=30, itpo=itpo, out=tmp_path / "out"))
     episodes = json.loads(next((tmp_path / "out").glob("*.json")).read_text())["episodes"]
@@ -309,7 +307,7 @@ def test_two_evaluations_at_once_write_two_files(tmp_path):
     assert len({process.communicate()[0] for process in both}) == 2
 
 
-def test_a_task_of_ones_own_comes_with_its_bundle(tmp_path):
+def test_a_task_of_ones_own_comes_with_its_bundle(tmp_path, quick):
     task = replace(get_task("hopper-medium"), name="my-hopper")
     make_bundle(task=task).save(tmp_path / "bundle")
     settings = {"episodes": 1, "max_steps": 5, "out": tmp_path / "out"}

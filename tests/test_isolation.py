@@ -144,7 +144,8 @@ FORK = """
         {preparation}
         try:
             agent.reset()
-            print("equal" if (agent.act(OBS[0]) == expected).all() else "differs", flush=True)
+            # Torch's products round differently on another number of threads.
+            print("equal" if abs(agent.act(OBS[0]) - expected).max() < 1e-6 else "differs", flush=True)
             torch.ones(1 << 22).exp()
         except RuntimeError as error:
             print(error, flush=True)

@@ -10,9 +10,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import sweep_cells
+from commands import called, refused
 from sweep_cells import DEFAULT, MACHINE, cell, errors, variant, write
 
-from fastdwm import command
 from fastdwm.report.paper import command as paper
 from fastdwm.report.paper import published
 from fastdwm.report.paper.cells import read_cells
@@ -29,12 +29,9 @@ def run(*args):
     return subprocess.run(argv, capture_output=True, text=True, timeout=120)
 
 
-def called(capsys, *args):
+def reported(capsys, *args):
     """What the command leaves, in this process because that is faster."""
-    with pytest.raises(SystemExit) as stop:
-        command.finish(lambda: paper.main(*paper.parse(list(map(str, args)))))
-    said = capsys.readouterr()
-    return subprocess.CompletedProcess(args, stop.value.code, said.out, said.err)
+    return called(capsys, paper.main, paper.parse, *args)
 
 
 def shifted(name, by, **settings):
@@ -109,7 +106,7 @@ def test_missing_tasks_and_variants_are_shown_and_counted(tmp_path):
     write(tmp_path, cell("hopper-medium", {"default": shifted("default", 2)}))
     results = evaluated(write(tmp_path, cell("hopper-expert", {"tuned": shifted("tuned", 2)})))
     found = results.verdicts["default"]
-    assert (found.at_least_base, found.better, found.worse, found.missing) == (1, 1, 0, 17)
+    assert (found.harmless, found.harmful, found.better, found.worse, found.missing) == (1, 0, 1, 0, 17)
     assert "on 1 of 18 " in verdicts(results)[0] and "17 of 18 are missing" in verdicts(results)[0]
     texts = column(results, "table-1", "not D4RL", "ITPO (default)")
     assert list(texts)[:18] == list(published.LOCOMOTION)
@@ -147,13 +144,21 @@ def test_averages_compare_over_the_tasks_that_every_column_has(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("better", "missing", "told"),
-    [(16, 0, "yes"), (10, 0, "no"), (10, 6, "still open"), (10, 5, "no")],
+    ("by", "missing", "told"),
+    [
+        ([0] * 17 + [-1], 0, "yes"),
+        ([0] * 16 + [-0.5, -2], 0, "no"),
+        ([2] * 10, 8, "still open"),
+        ([2] * 10 + [-2], 7, "no"),
+    ],
+    ids=["yes", "harm", "open", "harm among some"],
 )
-def test_the_question_is_answered_as_far_as_it_can_be(tmp_path, better, missing, told):
-    for i, task in enumerate(published.LOCOMOTION[: 18 - missing]):
-        write(tmp_path, cell(task, {"default": shifted("default", 1 if i < better else -1)}))
-    assert f"ITPO (default): {told}," in verdicts(evaluated(tmp_path))[-1]
+def test_the_question_is_answered_as_far_as_it_can_be(tmp_path, by, missing, told):
+    for task, change in zip(published.LOCOMOTION, by, strict=False):
+        write(tmp_path, cell(task, {"default": shifted("default", change)}))
+    results = evaluated(tmp_path)
+    assert results.verdicts["default"].missing == missing
+    assert f"ITPO (default): {told}." in verdicts(results)[-1]
 
 
 def test_latencies_of_different_machines_share_no_table(tmp_path):
@@ -184,10 +189,10 @@ def test_several_trainings_widen_the_interval_and_give_a_probability(tmp_path):
     assert "probability of improvement" in verdicts(results)[0]
 
 
-def test_a_difference_of_rounding_counts_as_at_least_the_base(tmp_path):
+def test_a_difference_of_rounding_counts_as_none(tmp_path):
     results = evaluated(write(tmp_path, cell("hopper-medium", {"default": shifted("default", -1e-7)})))
     verdict = results.verdicts["default"]
-    assert (verdict.at_least_base, verdict.better, verdict.worse) == (1, 0, 0)
+    assert (verdict.harmless, verdict.harmful, verdict.better, verdict.worse) == (1, 0, 0, 0)
     assert column(results, "table-1", "paired", "ITPO (default)")["hopper-medium"] == "+0.0 [0.0, 0.0]"
 
 
@@ -318,7 +323,7 @@ def spoilt_variant(**changes):
 def test_a_damaged_or_foreign_cell_is_one_line_and_exit_code_2(tmp_path, capsys, content, message):
     write(tmp_path, cell("hopper-random", GOOD))
     (tmp_path / "cells" / "hopper-medium-s0-eval.json").write_text(content)
-    refused(called(capsys, tmp_path, "--out", tmp_path / "out"), "hopper-medium-s0-eval.json", message)
+    refused(reported(capsys, tmp_path, "--out", tmp_path / "out"), "hopper-medium-s0-eval.json", message)
     assert not (tmp_path / "out").exists()
 
 
@@ -336,7 +341,7 @@ def test_what_a_cell_says_is_text_in_the_markdown_page(tmp_path, capsys):
     write(
         tmp_path, spoilt(machine=MACHINE | {"cpu": hostile[0]}, result=spoilt_result(env_departures=hostile)["result"])
     )
-    assert called(capsys, tmp_path, "--out", tmp_path / "out").returncode == 0
+    assert reported(capsys, tmp_path, "--out", tmp_path / "out").returncode == 0
     text = (tmp_path / "out" / "paper.md").read_text()
     assert "&lt;script>alert(1)" in text and "<script" not in text
     assert "](" not in text and r"a\|b" in text
@@ -366,13 +371,6 @@ def test_cells_that_do_not_belong_together_are_refused(tmp_path, other, message)
 def test_a_folder_without_evaluations_is_refused(tmp_path):
     refused(run(tmp_path / "nowhere"), "nowhere: no such folder")
     refused(run(tmp_path), "expected cells/*-eval.json of a sweep, found none")
-
-
-def refused(done, *messages):
-    """One line on stderr, exit code 2, nothing on stdout."""
-    assert (done.returncode, done.stdout) == (2, "")
-    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: ")
-    assert all(message in done.stderr for message in messages), done.stderr
 
 
 @pytest.mark.parametrize("args", [[], ["models"], ["paper"]], ids=["both", "models", "paper"])

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from commands import evaluate, refused
 from toy_bundles import make_bundle, save_checkpoint
 
-from fastdwm import command
 from fastdwm.bundle import Bundle
 from fastdwm.config import EvalConfig, ITPOConfig
 from fastdwm.errors import InputError
@@ -31,21 +31,6 @@ def run(*args):
     """The finished process."""
     argv = [sys.executable, "-m", "fastdwm.eval", *map(str, args)]
     return subprocess.run(argv, capture_output=True, text=True, timeout=120)
-
-
-def called(capsys, *args):
-    """What the command leaves, in this process because that is faster."""
-    argv = list(map(str, args))
-    with pytest.raises(SystemExit) as stop:
-        command.finish(lambda: eval.main(*command.parse(eval.presets(), "eval", "", argv, eval.tuned)))
-    said = capsys.readouterr()
-    return subprocess.CompletedProcess(argv, stop.value.code, said.out, said.err)
-
-
-def refused(done, *messages):
-    """One line on stderr, exit code 2, nothing on stdout."""
-    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
-    assert done.stderr.startswith("error: ") and all(message in done.stderr for message in messages), done.stderr
 
 
 @pytest.fixture
@@ -208,10 +193,10 @@ def test_a_policy_that_was_not_measured_needs_the_flag(of, bundle, tmp_path, cap
         save_checkpoint(tmp_path / "policy.safetensors", max_deviation=None)
         args += ["--checkpoint", tmp_path / "policy.safetensors"]
     for more in ([], ["--control"]):
-        refused(called(capsys, *args, *more), "max_deviation", "report deviation", "--itpo.max-deviation")
+        refused(evaluate(capsys, *args, *more), "max_deviation", "report deviation", "--itpo.max-deviation")
     bound = ["--itpo.max-deviation", "0.1"]
     for more in (bound, ["--control", *bound], ["--itpo.inner-steps", "0"], ["--control", "--itpo.inner-steps", "0"]):
-        done = called(capsys, *args, *more)
+        done = evaluate(capsys, *args, *more)
         assert done.returncode == 0, done.stderr
 
 
@@ -219,7 +204,7 @@ def test_the_control_runs_in_the_place_of_itpo(bundle, tmp_path, capsys, quick):
     loaded, seeds = Bundle.load(bundle), [10_000, 10_001]
     for size, more in ((0.05, []), (0.2, ["--itpo.max-deviation", "0.2"])):
         out = tmp_path / str(size)
-        done = called(capsys, "hopper-medium", "--bundle", bundle, "--out", out, "--control", *SHORT, *more)
+        done = evaluate(capsys, "hopper-medium", "--bundle", bundle, "--out", out, "--control", *SHORT, *more)
         assert "control - base" in done.stdout and "ITPO" not in done.stdout
         assert f"settings: control, pushed by {size:.4f}" in done.stdout
         record = json.loads(next(out.glob("*.json")).read_text())
@@ -231,7 +216,7 @@ def test_the_control_runs_in_the_place_of_itpo(bundle, tmp_path, capsys, quick):
 
 def test_without_inner_steps_there_is_nothing_to_control(bundle, tmp_path, capsys, quick):
     args = ("--bundle", bundle, "--out", tmp_path / "out", "--control", *SHORT, "--itpo.inner-steps", 0)
-    done = called(capsys, "hopper-medium", *args)
+    done = evaluate(capsys, "hopper-medium", *args)
     assert "settings: base policy" in done.stdout and "pushed" not in done.stdout
     base, other = json.loads(next((tmp_path / "out").glob("*.json")).read_text())["episodes"].values()
     assert [e["rewards"] for e in base] == [e["rewards"] for e in other]
@@ -271,14 +256,14 @@ def test_bundle_of_another_task_is_an_input_error(bundle, tmp_path):
     ids=lambda value: "-".join(text.lstrip("-") for text in value[1:]) if isinstance(value, list) else "",
 )
 def test_wrong_input_is_one_line_and_exit_code_2(args, message, tmp_path, capsys):
-    refused(called(capsys, *args, "--out", tmp_path), message)
+    refused(evaluate(capsys, *args, "--out", tmp_path), message)
 
 
 @pytest.mark.parametrize("name", REPLACED)
 def test_a_flag_of_an_earlier_version_names_what_serves_in_its_place(name, tmp_path, capsys):
     flag = f"--itpo.{name.replace('_', '-')}"
     for args in ((flag, "1"), (f"{flag}=1",)):
-        done = called(capsys, "hopper-medium", *args, "--out", tmp_path)
+        done = evaluate(capsys, "hopper-medium", *args, "--out", tmp_path)
         refused(done, f"{flag} is a setting of an earlier version: {REPLACED[name]}")
 
 

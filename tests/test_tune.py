@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toy_bundles import make_bundle
+from commands import called, evaluate, refused
+from toy_bundles import make_bundle, save_checkpoint
 
 from fastdwm import Agent, Bundle, InputError, ITPOConfig
-from fastdwm.settings import Settings
-from fastdwm.tune.__main__ import TuneConfig
+from fastdwm.measure import latency
+from fastdwm.settings import REPLACED, Settings
+from fastdwm.tune.__main__ import TuneConfig, parse
 from fastdwm.tune.__main__ import main as tune
 from fastdwm.tune.grid import candidates
 from fastdwm.tune.halving import Trial, choose, halve
@@ -27,8 +29,10 @@ def run(module, *args):
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
     """Of an untrained bundle for hopper-medium with two world models."""
+    # Nothing is about how one episode alone decides.
+    monkeypatch.setattr(latency, "BUDGET_S", 0.1)
     make_bundle(*TWO).save(tmp_path / "bundle")
     return tmp_path / "bundle"
 
@@ -40,11 +44,11 @@ def settle(folder, settings):
     replace(bundle, tuning=tuning).save(folder)
 
 
-def evaluated(folder, tmp_path, *flags):
+def evaluated(capsys, folder, tmp_path, *flags):
     """Settings of a decision, and world model, that an evaluation ran with."""
     out = tmp_path / f"eval-{len(list(tmp_path.iterdir()))}"
     short = ("--episodes", 1, "--max-steps", 3, "--bundle", folder, "--out", out)
-    done = run("eval", "hopper-medium", *short, *flags)
+    done = evaluate(capsys, "hopper-medium", *short, *flags)
     assert done.returncode == 0, done.stderr
     config = json.loads(next(out.glob("*.json")).read_text())["config"]
     return config["itpo"], config["world"], config["world_steps"]
@@ -90,47 +94,60 @@ def test_a_shipped_bundle_is_tuned_in_a_copy(folder, tmp_path, monkeypatch, caps
         assert Bundle.load(copy).tuning["table"] and Bundle.load(copy).fingerprint == make_bundle(*TWO).fingerprint
 
 
-def test_an_evaluation_starts_from_what_the_bundle_was_tuned_to(folder, tmp_path):
-    tuned = Settings(ITPOConfig(horizon=2, radius=0.5), "meanflow", 2)
+def test_an_evaluation_starts_from_what_the_bundle_was_tuned_to(folder, tmp_path, capsys):
+    tuned = Settings(ITPOConfig(horizon=2, max_deviation=0.1), "meanflow", 2)
     settle(folder, tuned)
     itpo = json.loads(json.dumps(tuned.record()["itpo"]))
-    assert evaluated(folder, tmp_path) == (itpo, "meanflow", 2)
+    assert evaluated(capsys, folder, tmp_path) == (itpo, "meanflow", 2)
     # A flag changes one setting, the default's value included.
-    assert evaluated(folder, tmp_path, "--itpo.horizon", 8) == (itpo | {"horizon": 8}, "meanflow", 2)
+    assert evaluated(capsys, folder, tmp_path, "--itpo.horizon", 8) == (itpo | {"horizon": 8}, "meanflow", 2)
     default = json.loads(json.dumps(Settings().record()["itpo"]))
     for flags in (("--preset", "default"), ("--world", "diffusion")):
-        assert evaluated(folder, tmp_path, *flags) == (default, "diffusion", None)
+        assert evaluated(capsys, folder, tmp_path, *flags) == (default, "diffusion", None)
 
 
 def test_an_agent_decides_as_its_bundle_was_tuned_unless_told_otherwise(folder):
-    settle(folder, Settings(ITPOConfig(horizon=2, particles=1), "meanflow", 2))
+    settle(folder, Settings(ITPOConfig(horizon=2, particles=1, max_deviation=0.1), "meanflow", 2))
     bundle = Bundle.load(folder)
     agent = Agent.of(bundle)
-    assert (agent.config.horizon, agent.config.particles) == (2, 1)
+    assert (agent.config.horizon, agent.config.particles, agent.config.max_deviation) == (2, 1, 0.1)
     assert agent.world.dynamics.noise_steps == bundle.world("meanflow", steps=2).dynamics.noise_steps
-    assert Agent.of(bundle, ITPOConfig()).config.horizon == ITPOConfig().horizon
+    config = Agent.of(bundle, ITPOConfig()).config
+    assert config == ITPOConfig(max_deviation=bundle.max_deviation)
 
 
-def test_a_choice_for_other_weights_is_refused_until_tuned_again(folder, tmp_path):
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"weights_sha256": "', '"weights_sha256": "0', "tuning: it was done on other weights; tune it again: "),
+        ('"action_step": ', '"leash": 0.1, "radius": ', "tuning: leash is a setting of an earlier version; tune "),
+    ],
+    ids=["weights", "settings"],
+)
+def test_a_choice_for_something_else_is_refused_until_tuned_again(folder, tmp_path, capsys, old, new, message):
     settle(folder, Settings(ITPOConfig(horizon=2)))
     path = folder / "bundle.json"
-    path.write_text(path.read_text().replace(Bundle.load(folder).tuning["weights_sha256"], "0" * 64, 1))
-    done = run("eval", "hopper-medium", "--bundle", folder, "--out", tmp_path)
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
-    assert "tuning: it was done on other weights; tune it again: python -m fastdwm.tune hopper-medium" in done.stderr
-    assert run("tune", "hopper-medium", "--bundle", folder, "--out", tmp_path, *FEW).returncode == 0
-    Bundle.load(folder)
+    # The tuning comes before the hash of the weights that are there.
+    path.write_text(path.read_text().replace(old, new, 1))
+    given = ("hopper-medium", "--bundle", folder, "--out", tmp_path)
+    refused(evaluate(capsys, *given), message)
+    assert called(capsys, tune, parse, *given, *FEW).returncode == 0
+    assert Bundle.load(folder).tuning["table"]
 
 
-def test_another_policy_is_not_tuned(folder, tmp_path):
-    from fastdwm.bundle import pack_tensors
+def test_a_bundle_that_was_not_measured_is_not_tuned(folder, tmp_path, capsys):
+    """Candidates are factors of its maximum deviation."""
+    make_bundle(max_deviation=None).save(folder)
+    done = called(capsys, tune, parse, "hopper-medium", "--bundle", folder, "--out", tmp_path / "out", *FEW)
+    refused(done, "max_deviation", "report deviation BUNDLE")
 
+
+def test_another_policy_is_not_tuned(folder, tmp_path, capsys):
     settle(folder, Settings(ITPOConfig(horizon=2)))
-    other = make_bundle(seed=5)
     path = tmp_path / "policy.safetensors"
-    path.write_bytes(pack_tensors({"policy": other.policy, "critics": other.critics}))
+    save_checkpoint(path)
     assert Bundle.load(folder).with_policy(path).settings == Settings()
-    assert evaluated(folder, tmp_path, "--checkpoint", path)[0]["horizon"] == ITPOConfig().horizon
+    assert evaluated(capsys, folder, tmp_path, "--checkpoint", path)[0]["horizon"] == ITPOConfig().horizon
 
 
 @pytest.mark.parametrize(
@@ -138,13 +155,17 @@ def test_another_policy_is_not_tuned(folder, tmp_path):
     [
         ({}, "tuning: settings: expected dict"),
         ({"settings": Settings().record()}, "tuning: weights_sha256: expected str"),
-        ({"settings": {"itpo": {}}, "weights_sha256": ""}, "tuning: anchor_coef is missing"),
+        ({"settings": {"itpo": {}}, "weights_sha256": ""}, "tuning: action_step is missing"),
+        *(
+            ({"settings": {"itpo": {name: 1.0}}, "weights_sha256": ""}, f"tuning: {name} is a setting of an earlier")
+            for name in REPLACED
+        ),
         ({"settings": Settings(world="mlp").record(), "weights_sha256": ""}, "tuning: world: the bundle holds"),
         ({"settings": Settings().record() | {"lr": 1}, "weights_sha256": ""}, "tuning: 'lr' is not a setting"),
     ],
 )
 def test_a_damaged_choice_is_named(folder, tuning, message):
-    refused(folder, tuning, message)
+    damaged(folder, tuning, message)
 
 
 WITHOUT_END = {"horizon": 10**9, "particles": 2**17, "inner_steps": 10**9, "termination_temperature": 1e300}
@@ -154,23 +175,23 @@ WITHOUT_END = {"horizon": 10**9, "particles": 2**17, "inner_steps": 10**9, "term
 def test_a_strangers_choice_neither_goes_on_for_ever_nor_takes_the_memory(folder, name):
     settings = Settings().record()
     settings["itpo"] |= {name: WITHOUT_END[name]}
-    refused(folder, {"settings": settings, "weights_sha256": ""}, f"tuning: {name}: expected at most")
+    damaged(folder, {"settings": settings, "weights_sha256": ""}, f"tuning: {name}: expected at most")
 
 
 def test_the_work_of_a_choice_is_bounded_as_a_whole(folder):
     settings = Settings().record()
     settings["itpo"] |= {"horizon": 16, "particles": 4096, "inner_steps": 256}
-    refused(folder, {"settings": settings, "weights_sha256": ""}, "expected at most .* imagined transitions")
+    damaged(folder, {"settings": settings, "weights_sha256": ""}, "expected at most .* imagined transitions")
     # What the paper decides with is far below.
     assert ITPOConfig(horizon=16, particles=4096, inner_steps=8).particles == 4096
 
 
 def test_an_integer_that_no_float_holds_is_no_number(folder):
     tuning = {"settings": {"itpo": {"horizon": 10**400}}, "weights_sha256": ""}
-    refused(folder, tuning, "bundle.json: expected JSON .expected finite numbers, got 1000")
+    damaged(folder, tuning, "bundle.json: expected JSON .expected finite numbers, got 1000")
 
 
-def refused(folder, tuning, message):
+def damaged(folder, tuning, message):
     """A bundle with this choice is refused in one line."""
     path = folder / "bundle.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"tuning": tuning}))
@@ -188,10 +209,8 @@ def refused(folder, tuning, message):
         (["hopper-medium", "--bundle", "/nowhere"], "/nowhere"),
     ],
 )
-def test_wrong_input_is_one_line_and_exit_code_2(args, message, tmp_path):
-    done = run("tune", *args, "--out", tmp_path)
-    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
-    assert done.stderr.startswith("error: ") and message in done.stderr
+def test_wrong_input_is_one_line_and_exit_code_2(args, message, tmp_path, capsys):
+    refused(called(capsys, tune, parse, *args, "--out", tmp_path), message)
 
 
 # The search by itself, with scores that are known.
@@ -276,11 +295,22 @@ def test_without_time_the_default_is_compared_with_the_base_policy():
 
 
 def test_candidates_start_with_the_default_and_differ():
-    found = candidates({"diffusion": 5, "meanflow": 1, "mlp": 1})
+    found = candidates({"diffusion": 5, "meanflow": 1, "mlp": 1}, 0.1)
     assert found[0] == Settings(ITPOConfig(), "diffusion", 5)
     assert len({str(settings) for settings in found}) == len(found)
     assert {settings.world for settings in found} == {"diffusion", "meanflow"}
     assert all(settings.itpo.inner_steps > 0 for settings in found)
+
+
+@pytest.mark.parametrize("bound", [0.1, 1e-8])
+def test_every_world_is_tried_with_factors_of_the_bundles_bound(bound):
+    """With its own one as well, which is not said, so that measuring it anew keeps the choice."""
+    found = candidates({"diffusion": 5, "meanflow": 1}, bound)
+    for world in ("diffusion", "meanflow"):
+        bounds = {settings.itpo.max_deviation for settings in found if settings.world == world}
+        assert None in bounds
+        factors = sorted(x / bound for x in bounds - {None})
+        assert factors == pytest.approx([0.5, 0.7, 1.5, 2.0], rel=1e-4)
 
 
 # Weights in float16.
@@ -293,6 +323,8 @@ def test_weights_that_float16_holds_take_half_the_room(tmp_path):
     rounded.save(tmp_path / "half")
     sizes = [(tmp_path / name / "weights.safetensors").stat().st_size for name in ("full", "half")]
     assert sizes[1] < 0.6 * sizes[0]
+    # Other weights may act otherwise, so far as the data go.
+    assert rounded.max_deviation is None and bundle.max_deviation is not None
     loaded = Bundle.load(tmp_path / "half")
     assert loaded.fingerprint == rounded.fingerprint != bundle.fingerprint
     for name, value in loaded.policy.items():

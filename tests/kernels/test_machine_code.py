@@ -69,8 +69,8 @@ def test_the_command_lists_what_it_would_compile():
     for package in ("triton", "tyro"):
         pytest.importorskip(package)
     argv = [sys.executable, "-m", "fastdwm.kernels.aot", "--only"]
-    done = subprocess.run([*argv, "pair"], capture_output=True, text=True, check=True)
-    assert done.stderr.splitlines() == ["1/2 pair_kernel sm_90", "2/2 pair_kernel sm_80"]
+    done = subprocess.run([*argv, "noise"], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines() == ["1/2 normal_fwd_kernel sm_90", "2/2 normal_fwd_kernel sm_80"]
     wrong = subprocess.run([*argv, "pears"], capture_output=True, text=True)
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: only: expected some of reverse_chain, ") and "pears" in wrong.stderr

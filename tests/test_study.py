@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import called, refused
 from toy_bundles import ALL, make_bundle
 
 from fastdwm.bundle import Bundle
@@ -28,9 +29,9 @@ SHORT = ("--episodes", "2", "--max-steps", "15", "--inner-lrs", "0.1", *SGD, "--
 SHORT += ("--latency-decisions", "50")
 
 
-def save_bundle(folder, *worlds, seed=0):
+def save_bundle(folder, *worlds, **changes):
     """An untrained bundle for hopper-medium; returns its folder."""
-    make_bundle(*(worlds or ALL), seed=seed, settings={"diffusion": {"denoise_steps": 2}}).save(folder)
+    make_bundle(*(worlds or ALL), settings={"diffusion": {"denoise_steps": 2}}, **changes).save(folder)
     return folder
 
 
@@ -47,6 +48,11 @@ def run(bundle, out, *flags):
     """The finished process."""
     argv = arguments(bundle, out, *flags)
     return subprocess.run(argv, capture_output=True, text=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def studied(capsys, *args):
+    """The same in this process."""
+    return called(capsys, study.main, study.parse, *arguments(*args)[3:])
 
 
 def read_cells(out, folder="cells"):
@@ -197,19 +203,19 @@ def test_a_killed_study_goes_on_where_it_was(bundle, tmp_path):
     ],
     ids=["episodes", "max-steps", "itpo"],
 )
-def test_cells_of_another_study_are_refused_and_kept(finished, bundle, change, message):
+def test_cells_of_another_study_are_refused_and_kept(finished, bundle, capsys, change, message):
     _, out = finished
     before = read_cells(out)
-    done = run(bundle, out, *TINY, *SHORT, *change)
-    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
-    assert message in done.stderr and "--out" in done.stderr
+    refused(studied(capsys, bundle, out, *TINY, *SHORT, *change), message, "--out")
     assert read_cells(out) == before
 
 
-def test_cells_of_another_bundle_are_refused(finished, tmp_path):
-    _, out = finished
-    done = run(save_bundle(tmp_path / "other", seed=1), out, *TINY, *SHORT)
-    assert done.returncode == 2 and "holds another study (bundle: " in done.stderr
+@pytest.mark.parametrize(
+    ("changes", "message"), [({"seed": 1}, "bundle: "), ({"max_deviation": 0.1}, "max_deviation: 0.05, now 0.1")]
+)
+def test_cells_of_another_bundle_or_bound_are_refused(finished, tmp_path, capsys, changes, message):
+    other = save_bundle(tmp_path / "other", **changes)
+    refused(studied(capsys, other, finished[1], *TINY, *SHORT), f"holds another study ({message}")
 
 
 def test_a_foreign_file_among_the_cells_is_an_input_error(bundle, tmp_path):
@@ -276,19 +282,15 @@ def test_by_default_a_study_takes_the_world_models_that_the_bundle_holds(tmp_pat
     assert summary["grid"]["worlds"] == ["diffusion", "mlp"]
 
 
-def test_a_second_study_in_the_same_folder_is_told_in_one_line(bundle, tmp_path):
+def test_a_second_study_in_the_same_folder_is_told_in_one_line(bundle, tmp_path, capsys):
     with reserved(tmp_path):
-        done = run(bundle, tmp_path, *TINY, *SHORT)
-    assert (done.returncode, done.stdout) == (2, "")
-    last = "is in use by a command that runs; wait for it, or give another --out"
-    assert done.stderr.splitlines() == [f"error: out: {tmp_path} {last}"]
+        done = studied(capsys, bundle, tmp_path, *TINY, *SHORT)
+    refused(done, f"out: {tmp_path} is in use by a command that runs; wait for it, or give another --out")
     assert read_cells(tmp_path) == {}
 
 
 def test_wrong_input_exits_with_2(bundle, tmp_path):
-    done = run(bundle, tmp_path, "--worlds", "diffusion:9")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines() == ["error: world_steps: expected 1 to 2 for diffusion, got 9"]
+    refused(run(bundle, tmp_path, "--worlds", "diffusion:9"), "world_steps: expected 1 to 2 for diffusion, got 9")
 
 
 def test_more_episodes_than_run_at_once_change_nothing(bundle, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from toy_bundles import make_bundle
 
 from fastdwm.itpo.deadline import LEARNING, Deadline
 from fastdwm.itpo.decision import decide
-from fastdwm.itpo.episodes import AgentContext
+from fastdwm.itpo.episodes import AgentContext, Episodes
 from fastdwm.itpo.fused import FusedObjective
 from fastdwm.itpo.graphs import CapturedEpisodes
 from fastdwm.itpo.rules import make_rule
@@ -29,12 +29,12 @@ def device(request):
     return request.param
 
 
-def make_episodes(device, n_episodes=3, config=BOUND, deadline=None, seed=3):
+def make_episodes(device, n_episodes=3, config=BOUND, deadline=None, seed=3, kind=CapturedEpisodes):
     bundle = make_bundle()
     policy, world = Policy.mlp(bundle.policy).to(device), bundle.world(device=device)
     objective = FusedObjective(policy, world, config, precision="ieee")
     shared = AgentContext(policy, make_rule(config), objective, config, world.dynamics.noise_steps, seed, deadline)
-    return CapturedEpisodes(shared, n_episodes, bundle.obs_dim)
+    return kind(shared, n_episodes, bundle.obs_dim)
 
 
 def observations(n_decisions, n_episodes, device):
@@ -123,6 +123,20 @@ def test_episodes_that_leave_or_restart_do_not_disturb_the_others(device, config
     changing.keep(torch.tensor([True, False]))
     actions.append(changing.decide(obs[6, 1:2]).action[0])
     torch.testing.assert_close(torch.stack(actions), torch.stack(expected), rtol=0, atol=0)
+
+
+@RULES
+@pytest.mark.parametrize("kind", [Episodes, CapturedEpisodes])
+def test_a_restarted_episode_has_forgotten_all_but_its_noise(device, config, kind):
+    """Its next decision is that of a new one on the same noise, also by what the rule remembers."""
+    episodes, obs = make_episodes(device, config=config, kind=kind), observations(4, 3, device)
+    for o in obs[:3]:
+        episodes.decide(o)
+    episodes.restart(torch.tensor([True, False, True]))
+    ((decision, expected, params),) = with_eager(episodes, obs[3:])
+    alike = (episodes.params - params).abs().amax(1) < 1e-6
+    assert alike.tolist() == [True, False, True] and (params != episodes.base).any(1).all()
+    torch.testing.assert_close(decision.action[[0, 2]].cpu(), expected.action[[0, 2]].cpu(), rtol=1e-5, atol=1e-6)
 
 
 def test_renewed_episodes_are_as_new(device):

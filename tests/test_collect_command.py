@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -20,6 +21,7 @@ from fastdwm.collect import episodes
 from fastdwm.collect.behaviour import checked, read_behaviour
 from fastdwm.collect.settings import CollectConfig
 from fastdwm.data.dataset import load
+from fastdwm.errors import InputError
 from fastdwm.files import sha256_of
 from fastdwm.tasks import get_task
 
@@ -190,6 +192,22 @@ def test_an_existing_dataset_stays_as_it_is(recorded):
     result = run(root, "--policy=random")
     assert result.returncode == 2 and result.stderr.count("\n") == 1 and f"out: {OUT} exists" in result.stderr
     assert files(root) == before
+
+
+def test_a_run_killed_after_its_dataset_was_complete_ends_well(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    config = CollectConfig(("random",), OUT, transitions=60, workers=1)
+    collect.main("hopper", config)
+    before, chunks = files(tmp_path), tmp_path / "mine" / "hopper" / ".tiny-v0.collect"
+    chunks.mkdir()
+    (chunks / "000000.npz").write_bytes(b"left")
+    for other in (replace(config, seed=1), replace(config, policy=("random", "random"))):
+        with pytest.raises(InputError, match=f"out: {OUT} exists in {tmp_path} and stays as it is"):
+            collect.main("hopper", other)
+    assert chunks.exists()
+    collect.main("hopper", config)
+    assert capsys.readouterr().out.splitlines()[-1] == f"dataset: {tmp_path / OUT}"
+    assert files(tmp_path) == before and not chunks.exists()
 
 
 def test_policies_take_turns_of_episodes(tmp_path):

@@ -37,21 +37,24 @@ def main(env_name: str, config: CollectConfig) -> None:
     """
     from fastdwm.collect.episodes import plan
     from fastdwm.collect.pool import record_chunks
-    from fastdwm.collect.recording import write_dataset
+    from fastdwm.collect.recording import is_made, write_dataset
 
     path = datasets_root() / config.out
-    require(
-        not os.path.lexists(path),
-        f"out: {config.out} exists in {datasets_root()} and stays as it is; give another --out",
-    )
     recorder, env = prepare(env_name, config)
     portions = plan(shares_of(config), config.transitions, config.shares == "episodes")
     identity = identify(recorder, config)
+    described = about(env_name, recorder, config, identity)
     folder = path.with_name(f".{path.name}.collect")
+    if os.path.lexists(path):
+        stays = f"out: {config.out} exists in {datasets_root()} and stays as it is; give another --out"
+        require(is_made(path, described), stays)
+        # A run that was killed after the dataset was complete may have left its chunks.
+        shutil.rmtree(folder, ignore_errors=True)
+        print(f"dataset: {path}")
+        return
     prepare_folder(folder)
     with reserved(folder):
         check_identity(folder, identity)
-        described = about(env_name, recorder, config, identity)
         with command.progress() as on_progress:
             record_chunks(portions, recorder, folder, config.workers, partial(on_progress, "recorded"))
             episodes = write_dataset(config.out, env, portions, folder, described, partial(on_progress, "written"))

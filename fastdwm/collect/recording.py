@@ -15,9 +15,12 @@ import numpy as np
 from fastdwm.collect.episodes import Portion, episodes_in, episodes_of
 from fastdwm.collect.settings import datasets_root
 from fastdwm.command import DISK_FULL, StageProgress, unwatched
+from fastdwm.errors import InputError
+from fastdwm.files import read_json, write_atomically
 
 EPISODE_BYTES = 16_384
 """that an episode takes in minari's format beside its numbers, measured: 13 to 14 thousand"""
+MAX_METADATA_BYTES = 2**20
 
 
 def write_dataset(
@@ -103,9 +106,21 @@ def _minari_root(root: Path) -> Iterator[None]:
 
 def _publish(out: str, scratch: Path) -> None:
     """Move the finished dataset to where minari finds it."""
-    from minari.namespace import create_namespace, list_local_namespaces
+    from minari.namespace import NAMESPACE_METADATA_FILENAME
 
-    namespace = out.rpartition("/")[0]
-    if namespace and namespace not in list_local_namespaces():
-        create_namespace(namespace)
+    # minari's own create_namespace, killed, leaves an empty file for good.
+    for namespace in Path(out).parents[:-1]:
+        described = datasets_root() / namespace / NAMESPACE_METADATA_FILENAME
+        if not described.exists():
+            write_atomically(described, b"{}")
     os.rename(scratch / out, datasets_root() / out)
+
+
+def is_made(path: Path, about: dict[str, Any]) -> bool:
+    """Whether a dataset is the one that `write_dataset` makes of the same command, policies and package versions."""
+    try:
+        metadata = read_json(path / "data" / "metadata.json", MAX_METADATA_BYTES)
+    except InputError:
+        return False
+    names = ("description", "requirements")
+    return isinstance(metadata, dict) and all(metadata.get(name) == about[name] for name in names)

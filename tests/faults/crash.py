@@ -1,82 +1,129 @@
-"""A small training in a process of its own, which dies at a given write."""
+"""A command in a fork of this process, with all the processes that it starts, which dies at a given write."""
 
-import json
+import multiprocessing
 import os
+import runpy
 import signal
 import sys
-from dataclasses import replace
+import traceback
 from pathlib import Path
+from subprocess import DEVNULL
+from types import SimpleNamespace
+from typing import Any
 
-from fastdwm.config import DiffusionConfig, MeanFlowConfig, MLPConfig, ReBRACConfig, RewardConfig, TrainConfig
-from fastdwm.train import __main__ as command
+import fastdwm.agent
+import fastdwm.engines.processes as processes
+from fastdwm.sweep import job
 
-PATHS = {"os.rename": 2, "os.mkdir": 1, "os.remove": 1, "os.rmdir": 1, "shutil.rmtree": 1}
-"""events that change a folder, and how many of their arguments are paths"""
+PATHS = {"os.rename": 2, "os.link": 2, "os.mkdir": 1, "os.remove": 1, "os.rmdir": 1, "os.truncate": 1, "os.fsync": 1}
+"""events that change a folder, and how many of their arguments are paths; os.replace is a rename, os.unlink a remove"""
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
-def tiny() -> TrainConfig:
-    """A few updates of every part, each saved often."""
-    config = {"updates": 4, "batch_size": 8, "hidden": (8,)}
-    models = {"diffusion": DiffusionConfig, "meanflow": MeanFlowConfig, "mlp": MLPConfig}
-    parts = {name: kind(**config) for name, kind in models.items()}
-    rebrac = ReBRACConfig(**config | {"hidden": (8, 8)})
-    parts["diffusion"] = replace(parts["diffusion"], denoise_steps=2)
-    config = TrainConfig(rebrac=rebrac, reward=RewardConfig(**config), **parts, log_every=2, save_every=2)
-    return replace(config, eval_episodes=0, fqe_updates=4, threads=1)
-
-
 class Crash:
-    """Counts what the process does to a folder, and kills it (kill -9) before, or just after, event `number`."""
+    """Counts what a command does to a folder, and kills it (kill -9) at write `number`: the process that writes, or
+    with `whole` all of them.
 
-    def __init__(self, folder: Path, number: int | None, after: bool):
-        self.folder, self.number, self.after, self.busy = str(folder), number, after, False
-        self.kinds: list[str] = []
-        """event and suffix of the file, of all events so far"""
+    half: the write is half done then, an opened file empty and a synchronised one cut in its middle.
+    kinds: where the event and the suffix of the file go for every write, one a line.
+    """
+
+    def __init__(self, folder: Path, number: int | None, half: bool, whole: bool, kinds: int):
+        self.folder, self.number, self.half, self.whole, self.kinds = str(folder), number, half, whole, kinds
+        self.count, self.busy = multiprocessing.Value("i", 0), False
 
     def __call__(self, event: str, arguments: tuple) -> None:
-        if self.busy or not self._ours(event, arguments):
+        if self.busy or not (path := self._changed(event, arguments)):
             return
-        self.kinds.append(f"{event} {''.join(Path(arguments[0]).suffixes)}")
-        if len(self.kinds) == self.number:
-            self.busy = True
-            if self.after and event == "open":
-                os.open(arguments[0], arguments[2])
-            os.kill(os.getpid(), signal.SIGKILL)
+        self.busy = True
+        os.write(self.kinds, f"{event} {''.join(Path(path).suffixes)}\n".encode())
+        with self.count.get_lock():
+            self.count.value += 1
+            dies = self.count.value == self.number
+        if dies:
+            # Files without a name are opened by that of their folder.
+            if self.half and event == "open" and not os.path.isdir(path):
+                os.open(path, arguments[2])
+            if self.half and event == "os.fsync" and os.path.isfile(path):
+                os.truncate(path, os.path.getsize(path) // 2)
+            os.kill(0 if self.whole else os.getpid(), signal.SIGKILL)
+        self.busy = False
 
-    def _ours(self, event: str, arguments: tuple) -> bool:
+    def fsync(self, file: Any) -> None:
+        """In the place of os.fsync, which is no event."""
+        self("os.fsync", (os.readlink(f"/proc/self/fd/{file if isinstance(file, int) else file.fileno()}"), -1))
+        FSYNC(file)
+
+    def _changed(self, event: str, arguments: tuple) -> str | None:
+        """The path in the folder that the event changes; none if it does not."""
         if event == "open":
             writes = isinstance(arguments[2], int) and arguments[2] & WRITING
-            return bool(writes) and os.fspath(arguments[0]).startswith(self.folder) if _named(arguments[0]) else False
-        paths = arguments[: PATHS.get(event, 0)]
-        return any(_named(path) and os.fspath(path).startswith(self.folder) for path in paths)
+            paths = arguments[:1] if writes else ()
+        else:
+            # Where a path may be relative to an open folder, that comes last.
+            paths = [_absolute(path, arguments[-1]) for path in arguments[: PATHS.get(event, 0)]]
+        paths = [os.fspath(path) for path in paths if isinstance(path, str | Path)]
+        return next((path for path in paths if path.startswith(self.folder)), None)
 
 
-def _named(path: object) -> bool:
-    return isinstance(path, str | Path)
+FSYNC = os.fsync
 
 
-def train(request: dict) -> dict:
-    """Train in a fork; returns how it ended and the kinds of the writes it got to.
+def _absolute(path: Any, folder: Any) -> Any:
+    open_folder = isinstance(folder, int) and folder >= 0 and isinstance(path, str)
+    return os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path) if open_folder else path
 
-    request: folder `out`, `dataset`, event `number` to die at (none: run to the end), and whether `after` it.
+
+class Forked:
+    """In the place of a `Popen` of `python -m MODULE ARGUMENTS`, without the seconds that its imports take."""
+
+    def __init__(self, argv: list[str], env: dict, preexec_fn: Any, stdin: int, stdout: Any, stderr: Any):
+        self.returncode, self.pid = None, os.fork()
+        if self.pid == 0:
+            preexec_fn()
+            os.dup2(stdout.fileno(), 1), os.dup2(stderr.fileno(), 2)
+            _run(argv[2:])
+
+
+def _run(argv: list[str]) -> None:
+    """Run a module as a command, and leave the process."""
+    code, sys.argv = 1, argv
+    try:
+        runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def run(request: dict) -> dict:
+    """Run a command, and wait until all its processes have ended; returns how it ended, the kinds of its writes and
+    the end of what it said.
+
+    request: its `argv`, from the module on; `environment`; and what `Crash` takes: `number` none runs to the end.
     """
-    out, reading = Path(request["out"]), os.pipe()
+    kinds, said = os.pipe(), Path(request["said"])
     child = os.fork()
     if child == 0:
-        os.environ["FASTDWM_CACHE"] = request["cache"]
-        crash, code = Crash(out, request["number"], request["after"]), 1
-        try:
-            sys.addaudithook(crash)
-            # The data are random numbers, no recording of the simulator.
-            config = replace(tiny(), dataset=request["dataset"], out=out, trust_env=True)
-            command.main("hopper-medium", config)
-            crash.busy, code = True, 0
-            os.write(reading[1], json.dumps(crash.kinds).encode())
-        finally:
-            os._exit(code)
-    os.close(reading[1])
-    with os.fdopen(reading[0]) as pipe:
-        kinds = json.loads(pipe.read() or "[]")
-    status = os.waitpid(child, 0)[1]
-    return {"outcome": "trained", "code": os.waitstatus_to_exitcode(status), "kinds": kinds}
+        # Those whom `whole` kills.
+        os.setsid()
+        os.environ.update(request["environment"])
+        with said.open("wb") as file:
+            os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
+        crash = Crash(request["folder"], request["number"], request["half"], request["whole"], kinds[1])
+        sys.addaudithook(crash)
+        os.fsync = crash.fsync
+        processes.get_context = lambda method: multiprocessing.get_context("fork")
+        job.subprocess = SimpleNamespace(Popen=Forked, DEVNULL=DEVNULL)
+        # The compiled kernels take seconds to load in each process.
+        fastdwm.agent.obstacles = lambda *parts: ["kills need none"]
+        _run(request["argv"])
+    os.close(kinds[1])
+    with os.fdopen(kinds[0]) as pipe:
+        # Every process holds the other end.
+        lines = pipe.read().splitlines()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return {"outcome": "ran", "code": code, "kinds": lines, "said": said.read_text(errors="replace")[-2000:]}

@@ -1,18 +1,18 @@
-"""Nothing that was damaged, or made to do damage, ends in a traceback, a hang or a result; no kill loses a training."""
+"""Nothing damaged, or made to do damage, ends in a traceback, a hang or a result; no kill loses what was done."""
 
 import random
 import shutil
 from collections import Counter
 
 import bundles
-import cells
+import cells as cell_files
 import command_lines
+import commands
 import datasets
 import onnx_files
 import pytest
 from campaign import Tally, Worker, cases, run
-
-from fastdwm import Bundle
+from commands import COMMANDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning:minari")]
 
@@ -38,7 +38,7 @@ KINDS = {
     "bundle": (bundles, 0.25, "bundles"),
     "dataset": (datasets, 0.2, "datasets"),
     "onnx": (onnx_files, 0.1, "ONNX files"),
-    "cell": (cells, 0.1, "cells"),
+    "cell": (cell_files, 0.1, "cells"),
     "line": (command_lines, 0.05, "command lines"),
 }
 
@@ -53,43 +53,59 @@ def test_what_was_damaged_is_refused_in_one_line(kind, worker, seconds, seed, te
     check(run(worker, kind, mutations, seed, share * seconds, tmp_path), tell, f"faults, {title}")
 
 
-def test_a_training_killed_at_any_write_resumes_to_the_same_bundle(seconds, seed, tell, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_killed_at_any_write_loses_nothing_and_ends_as_if_it_had_not_been(
+    name, worker, seconds, seed, tell, tmp_path, monkeypatch
+):
     monkeypatch.setenv("MINARI_DATASETS_PATH", "")
-    datasets.save_base(tmp_path)
-    worker, counts = Worker(), Counter()
+    base, out, whole = (tmp_path / name for name in ("base", "out", "whole"))
+    base.mkdir()
+    commands.save_base(base)
+    command, counts = COMMANDS[name], Counter()
+    argv = [f"fastdwm.{name}", *command.argv(base, out)]
+    environment = {"FASTDWM_CACHE": str(base / "cache"), "MINARI_DATASETS_PATH": str(out)}
 
-    def train(out, number=None, after=False):
-        places = {"out": str(out), "dataset": str(tmp_path / datasets.D4RL), "cache": str(tmp_path / "cache")}
-        return worker.ask(kind="train", number=number, after=after, limit_s=120, **places)
+    def run_command(number=None, half=False, together=False):
+        how = {"number": number, "half": half, "whole": together, "limit_s": 120.0}
+        where = {"folder": str(out), "environment": environment, "said": str(tmp_path / "said")}
+        return worker.ask(kind="command", argv=argv, **where, **how)
 
-    def weights(out):
-        return (out / "bundle" / "weights.safetensors").read_bytes()
+    def finish():
+        ran = run_command()
+        assert ran["code"] == 0, ran
+        return ran["kinds"]
 
-    try:
-        whole = tmp_path / "whole"
-        # The second run of the two finds everything trained, and writes the bundle again.
-        runs = [train(whole)["kinds"], train(whole)["kinds"]]
-        # No part writes so often that the others of its kind are hardly ever killed.
-        assert len(runs[0]) < 100
-        expected = weights(whole)
-        for i in cases(0.3 * seconds):
-            rng, out = random.Random(f"{seed}-train-{i}"), tmp_path / "out"
-            again = rng.random() < 0.25
-            if again:
-                shutil.copytree(whole, out)
-            # The kinds of writes count alike, however many there are of each.
-            kinds = runs[again]
-            kind = rng.choice(sorted(set(kinds)))
-            number = rng.choice([n for n, other in enumerate(kinds, 1) if other == kind])
-            after = rng.random() < 0.5
-            case = f"seed {seed}, case {i}: write {number} of {len(kinds)} ({kind}), {after=}, {again=}"
-            assert train(out, number, after)["code"] == -9, case
-            assert train(out)["code"] == 0, case
-            assert weights(out) == expected and Bundle.load(out / "bundle"), case
-            assert not [path.name for path in out.iterdir() if path.name.startswith(".bundle")], case
-            shutil.rmtree(out)
-            counts[kind] += 1
-    finally:
-        worker.close()
+    def begin(again):
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(*(whole, out) if again else (base / "bundle", out / "bundle"))
+
+    begin(False)
+    # The second run of the two finds everything done.
+    runs = [finish(), finish()]
+    expected = command.left(out)
+    # No part writes so often that the others of its kind are hardly ever killed.
+    assert len(runs[0]) < 200
+    out.rename(whole)
+    for i in cases(command.share * seconds):
+        rng = random.Random(f"{seed}-{name}-{i}")
+        again, half, together = (rng.random() < share for share in (0.25, 0.5, 0.5))
+        again &= bool(runs[1])
+        kinds = runs[again]
+        # The kinds of writes count alike, however many there are of each.
+        kind = rng.choice(sorted(set(kinds)))
+        number = rng.choice([n for n, other in enumerate(kinds, 1) if other == kind])
+        case = f"seed {seed}, case {i}: write {number} of {len(kinds)} ({kind}), {half=}, {together=}, {again=}"
+        begin(again)
+        before = command.left(out)
+        ran = run_command(number, half, together)
+        # A command whose worker was killed says so.
+        assert ran["code"] == -9 or (ran["code"], "Traceback" in ran["said"]) == (1, False), (case, ran)
+        after = command.left(out)
+        assert before.keys() <= after.keys(), case
+        assert all(value in (before.get(key), expected[key]) for key, value in after.items()), case
+        finish()
+        assert command.left(out) == expected, case
+        assert not [path for path in out.rglob(".*") if path.parent.name != "results"], case
+        counts[kind] += 1
     told = ", ".join(f"{n} at {kind.strip()}" for kind, n in sorted(counts.items()))
-    tell(f"faults, trainings: {counts.total()} killed at a write and resumed to the same bundle: {told}")
+    tell(f"faults, {name}: {counts.total()} killed at a write, and the same command ended well: {told}")

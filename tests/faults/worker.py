@@ -1,4 +1,4 @@
-"""Answers one request per line: load what lies at a path and use it, or train until a given write."""
+"""Answers one request per line: load what lies at a path and use it, or run a command until a given write."""
 
 import io
 import json
@@ -10,15 +10,28 @@ from contextlib import redirect_stderr, redirect_stdout
 from html.parser import HTMLParser
 from pathlib import Path
 
-# What an optimiser and a simulator import when they are first made takes seconds, in every process forked before.
+# What the commands import when they need it takes seconds, in every process forked before.
 import gymnasium.envs.mujoco.hopper_v4  # noqa: F401
+import numba  # noqa: F401
 import numpy as np
 import torch
 import torch._dynamo
 from command_lines import parse as parse_line
-from crash import train
+from crash import run as run_command
+from tyro import cli  # noqa: F401
 
-import fastdwm.train.recipe  # noqa: F401
+import fastdwm.collect.recording
+import fastdwm.eval.compare
+import fastdwm.eval.summary
+import fastdwm.eval.tables
+import fastdwm.study.__main__
+import fastdwm.study.pool
+import fastdwm.study.tables
+import fastdwm.study.tradeoff
+import fastdwm.sweep.driver
+import fastdwm.train.recipe
+import fastdwm.tune.grid
+import fastdwm.tune.halving  # noqa: F401
 from fastdwm import Agent, Bundle, ITPOConfig, command
 from fastdwm.collect.behaviour import checked, read_behaviour
 from fastdwm.data import dataset as data
@@ -116,8 +129,8 @@ USES = {"bundle": use_bundle, "dataset": use_dataset, "onnx": use_onnx, "cell": 
 
 
 def answer(request: dict) -> dict:
-    if request["kind"] == "train":
-        return train(request)
+    if request["kind"] == "command":
+        return run_command(request)
     wrong, out, said = [], io.StringIO(), io.StringIO()
     try:
         with redirect_stdout(out), redirect_stderr(said):

@@ -6,13 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
-from toy_bundles import make_bundle
+from toy_bundles import make_bundle, save_checkpoint
+from toy_data import write_dataset
 
-from fastdwm.bundle import pack_tensors
+from fastdwm import Agent, Bundle, ITPOConfig
 from fastdwm.errors import InputError
+from fastdwm.measure.control import Drift
+from fastdwm.measure.simulate import run_episodes
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "bench"))
@@ -21,8 +23,8 @@ import base_damage  # noqa: E402
 import base_page  # noqa: E402
 from base_cells import read_policies, read_settings  # noqa: E402
 
-SHORT = ("--episodes", "2", "--tuning-episodes", "2", "--max-steps", "12", "--workers", "1")
-BOLD = {"bold": {"optimiser": "sgd", "inner_lr": 0.1, "horizon": 2}}
+SHORT = ("--episodes", "2", "--max-steps", "12", "--workers", "1")
+MORE = {"bold": {"optimiser": "sgd", "inner_lr": 0.1, "horizon": 2}, "twice": {"horizon": 2, "factor": 2.0}}
 TASK = "hopper-medium"
 
 
@@ -31,25 +33,13 @@ def lab(tmp_path_factory):
     """A folder with a list of two base policies, of one bundle, more settings and a small dataset."""
     folder = tmp_path_factory.mktemp("base-policies")
     make_bundle("diffusion", "meanflow").save(folder / "bundle")
-    other = make_bundle(seed=5)
-    weights = pack_tensors({"policy": other.policy, "critics": other.critics})
-    (folder / "policy-10.safetensors").write_bytes(weights)
+    save_checkpoint(folder / "policy-10.safetensors", max_deviation=0.2)
     early = {"task": TASK, "moment": "early", "bundle": "bundle", "checkpoint": "policy-10.safetensors"}
     last = {"task": TASK, "moment": "last", "bundle": "bundle", "critics": "policy-10.safetensors"}
     (folder / "list.json").write_text(json.dumps([early, last | {"dataset": str(folder / "data.hdf5")}]))
-    (folder / "settings.json").write_text(json.dumps(BOLD))
-    write_dataset(folder / "data.hdf5")
+    (folder / "settings.json").write_text(json.dumps(MORE))
+    write_dataset(folder / "data.hdf5", n_episodes=10)
     return folder
-
-
-def write_dataset(path):
-    """A D4RL file: 10 episodes of 40 random hopper-sized transitions."""
-    rng, n = np.random.default_rng(0), 400
-    obs, action = (rng.normal(size=(n, size)).clip(-1, 1).astype(np.float32) for size in (11, 3))
-    with h5py.File(path, "w") as file:
-        file["observations"], file["actions"], file["rewards"] = obs, action, obs[:, 0]
-        file["next_observations"] = obs + 0.1 * action[:, :1]
-        file["terminals"], file["timeouts"] = np.zeros(n, bool), np.arange(n) % 40 == 39
 
 
 def call(lab, stage, *flags):
@@ -62,9 +52,8 @@ def call(lab, stage, *flags):
 
 @pytest.fixture(scope="module")
 def finished(lab):
-    """What the three stages that make the page said."""
-    done = {"tune": call(lab, "tune")}
-    done |= {stage: call(lab, stage, "--settings", str(lab / "settings.json")) for stage in ("run", "show")}
+    """What the stages that make the page said."""
+    done = {stage: call(lab, stage, "--settings", str(lab / "settings.json")) for stage in ("run", "show")}
     assert all(process.returncode == 0 for process in done.values()), [process.stderr for process in done.values()]
     return done
 
@@ -74,10 +63,15 @@ def cells(lab):
     return {path.name: path.read_bytes() for path in (lab / "out").glob("*.json")}
 
 
-def records(lab, moment, setting, seed):
-    """The finished cells of a setting that start from a seed."""
-    found = [json.loads(path.read_text()) for path in (lab / "out").glob(f"{TASK}-{moment}-*.json")]
-    return [one for one in found if one["setting"] == setting and one["episodes"][0]["seed"] == seed]
+def path_of(lab, moment, setting):
+    """The file of the finished cell of a setting."""
+    paths = (lab / "out").glob(f"{TASK}-{moment}-*.json")
+    (path,) = (path for path in paths if json.loads(path.read_text())["setting"] == setting)
+    return path
+
+
+def record_of(lab, moment, setting):
+    return json.loads(path_of(lab, moment, setting).read_text())
 
 
 def scores(record):
@@ -88,26 +82,35 @@ def test_page_json_and_picture_tell_the_paired_differences(lab, finished):
     page = json.loads((lab / "pages" / "base-policies.json").read_text())
     assert [row["moment"] for row in page["rows"]] == ["early", "last"]
     for row in page["rows"]:
-        (base,), (bold,) = (records(lab, row["moment"], name, 10_000) for name in ("base", "bold"))
+        base, bold = (record_of(lab, row["moment"], name) for name in ("base", "bold"))
         assert row["base_score"] == pytest.approx(scores(base).mean())
         assert row["differences"]["bold"]["value"] == pytest.approx((scores(bold) - scores(base)).mean())
         assert row["differences"]["bold"]["value"] != 0
-        assert row["differences"].keys() == {"default", "first", "bold", "tuned"}
+        assert list(row["differences"]) == ["default", "drift", "bold", "twice"]
     text = (lab / "pages" / "base-policies.md").read_text()
     assert text.count(f" {TASK} |") == 2 and "base_policies.py show list.json" in text
-    assert "default: lower end >= -1 in" in text and str(lab) not in text
+    assert "- control (drift): mean difference >= -1 on" in text and str(lab) not in text
     assert (lab / "pages" / "base-policies.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_tuning_chooses_on_its_own_seeds_what_scores_best(lab, finished):
-    for line, moment in zip(finished["tune"].stdout.splitlines(), ("early", "last"), strict=True):
-        found = {name: records(lab, moment, name, 20_000) for name in ("base", *("2e-06 5e-06 1e-05 2e-05".split()))}
-        means = {name: scores(record).mean() for name, (record,) in found.items()}
-        assert line == f"{TASK}-{moment}: {max(means, key=means.get)}"
+@pytest.mark.parametrize(("moment", "bound"), [("early", 0.2), ("last", 0.05)])
+def test_cells_run_the_bound_the_control_and_factors_of_the_bound(lab, finished, moment, bound):
+    """The checkpoint of the early moment has a bound of its own."""
+    bundle, seeds = Bundle.load(lab / "bundle"), [10_000, 10_001]
+    bundle = bundle.with_policy(lab / "policy-10.safetensors") if moment == "early" else bundle
+    agents = {
+        "default": Agent.of(bundle, ITPOConfig(max_deviation=bound), seed=seeds[0]),
+        "twice": Agent.of(bundle, ITPOConfig(max_deviation=2 * bound, horizon=2), seed=seeds[0]),
+        "drift": Drift(bundle, bound),
+    }
+    for name, agent in agents.items():
+        run = run_episodes(agent, bundle.task.env, seeds, max_steps=12)
+        returns = [episode["return"] for episode in record_of(lab, moment, name)["episodes"]]
+        assert returns == pytest.approx([episode.total for episode in run.episodes], abs=1e-4)
 
 
 def test_a_cell_tells_length_latency_and_mean_diagnostics(lab, finished):
-    (record,) = records(lab, "last", "bold", 10_000)
+    record = record_of(lab, "last", "bold")
     assert all(0 < episode["length"] <= 12 for episode in record["episodes"]) and record["ms_per_decision"] > 0
     means = [episode["diagnostics"]["action_distance"] for episode in record["episodes"]]
     assert record["diagnostics"]["action_distance"] == pytest.approx(np.mean(means)) and min(means) > 0
@@ -115,7 +118,7 @@ def test_a_cell_tells_length_latency_and_mean_diagnostics(lab, finished):
 
 def test_only_what_is_missing_is_run_and_cells_of_other_code_when_asked(lab, finished):
     flags, before = ("--settings", str(lab / "settings.json")), cells(lab)
-    missing, stale = (path_of_bold(lab, moment) for moment in ("early", "last"))
+    missing, stale = (path_of(lab, moment, "bold") for moment in ("early", "last"))
     missing.unlink()
     stale.write_text(json.dumps(json.loads(before[stale.name]) | {"code": "another", "ms_per_decision": -1}))
     left = cells(lab)
@@ -131,16 +134,9 @@ def test_only_what_is_missing_is_run_and_cells_of_other_code_when_asked(lab, fin
     assert json.loads(renewed[stale.name])["code"] == old["code"]
 
 
-def path_of_bold(lab, moment):
-    (path,) = (
-        p for p in (lab / "out").glob(f"{TASK}-{moment}-*.json") if json.loads(p.read_text())["setting"] == "bold"
-    )
-    return path
-
-
 def test_a_page_tells_which_cells_ran_with_other_code(lab, finished):
     policy = read_policies(lab / "list.json")[1]
-    (base,), (bold,) = (records(lab, "last", name, 10_000) for name in ("base", "bold"))
+    base, bold = (record_of(lab, "last", name) for name in ("base", "bold"))
     told = [
         base_page.made_with([base_page.summarise(policy, {"base": base, "bold": one})], base_page.circumstances())
         for one in (bold, bold | {"code": "another"})
@@ -170,14 +166,23 @@ def test_damaged_bundles_are_made_once(lab, monkeypatch):
     assert base_damage.prepare(policy, folder) == made and len(list(folder.iterdir())) == 5
 
 
-def test_verdict_counts_who_is_never_worse_and_compares_gains():
+def test_verdict_counts_harm_and_gains_beyond_chance():
     def row(**values):
-        return {"differences": {name: {"value": v, "low": low, "high": v} for name, (v, low) in values.items()}}
+        named = {name: dict(zip(("low", "value", "high"), x, strict=True)) for name, x in values.items()}
+        return {"differences": named}
 
-    rows = [row(default=(3.0, -1.0), tuned=(4.0, 3.0)), row(default=(1.0, -1.1), tuned=(1.0, 0.0))]
+    rows = [row(default=(0.5, 3.0, 4.0), drift=(-9.0, -4.0, -1.1)), row(default=(-2.0, -1.0, 0.5))]
+    # One episode has no interval.
+    rows.append(row(default=(None, -1.1, None), drift=(-9.0, -4.0, -0.9)))
     found = base_page.verdict(rows)
-    assert found["default"] == {"base_policies": 2, "never_worse": 1, "mean_gain": 2.0, "share_of_tuned": 0.8}
-    assert "default: lower end >= -1 in 1 of 2; mean gain +2.0, 80 % of tuned SGD's." in base_page.sentences(found)
+    names = ("base_policies", "harmless", "harmful", "better")
+    assert [found["default"][name] for name in names] == [3, 2, 0, 1]
+    assert [found["drift"][name] for name in names] == [2, 0, 1, 0]
+    assert found["default"]["mean_gain"] == pytest.approx(0.3) and found["drift"]["mean_gain"] == -4.0
+    first, second = base_page.sentences(found).splitlines()
+    assert first.startswith("- ITPO (default): mean difference >= -1 on 2 of 3, below beyond chance on 0, above 0 ")
+    assert second.startswith("- control (drift): mean difference >= -1 on 0 of 2, below beyond chance on 1, above 0 ")
+    assert second.endswith(" beyond chance on 0; mean gain -4.0.")
 
 
 ENTRY = {"task": TASK, "moment": "last", "bundle": "bundle"}
@@ -205,7 +210,10 @@ def test_a_list_that_cannot_be_used_is_an_input_error(tmp_path, content, message
         ({"a": 1}, "expected an object of objects"),
         ({"a": {"stepsize": 1.0}}, "ITPOConfig has no 'stepsize'"),
         ({"a": {"inner_steps": "2"}}, "inner_steps cannot be '2'"),
-        ({"a": {"inner_lr": -1.0}}, "inner_lr: expected a number >= 0"),
+        ({"a": {"optimiser": "sgd", "inner_lr": -1.0}}, "inner_lr: expected a number >= 0"),
+        ({"a": {"leash": 0.1}}, "ITPOConfig has no 'leash'"),
+        ({"a": {"factor": "2"}}, "factor cannot be '2'"),
+        ({"a": {"control": 1}}, "control cannot be 1"),
     ],
 )
 def test_settings_that_cannot_be_used_are_an_input_error(tmp_path, content, message):

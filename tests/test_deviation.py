@@ -3,11 +3,11 @@
 import math
 from dataclasses import asdict, replace
 
-import h5py
 import numpy as np
 import pytest
 import torch
 from toy_bundles import ACTION_DIM, OBS_DIM, make_bundle
+from toy_data import write_dataset
 
 from fastdwm import Bundle, InputError, ITPOConfig
 from fastdwm.data.dataset import Transitions, load
@@ -102,11 +102,7 @@ def test_the_policys_own_data_say_nothing():
 def lab(tmp_path, monkeypatch):
     """Folder of a bundle that was not measured, and the D4RL file of 10 random episodes that it was trained on."""
     monkeypatch.setenv("FASTDWM_CACHE", str(tmp_path / "cache"))
-    rng, n, path = np.random.default_rng(0), 400, tmp_path / "hopper.hdf5"
-    obs, action = (rng.uniform(-1, 1, (n, size)).astype(np.float32) for size in (OBS_DIM, ACTION_DIM))
-    with h5py.File(path, "w") as file:
-        file["observations"], file["actions"], file["rewards"] = obs, action, obs[:, 0]
-        file["terminals"], file["timeouts"] = np.zeros(n, bool), np.arange(n) % 40 == 39
+    path = write_dataset(tmp_path / "hopper.hdf5", n_episodes=10)
     make_bundle(dataset={"id": str(path)}, max_deviation=None).save(tmp_path / "bundle")
     return tmp_path / "bundle", path
 

@@ -7,31 +7,23 @@ import subprocess
 import time
 from pathlib import Path
 
-import h5py
-import numpy as np
 import pytest
 from sweeps import ENV, argv, cells, run
+from toy_data import write_dataset
 
 from fastdwm.bundle import Bundle
 
 NETS = ("rebrac", "diffusion", "meanflow", "mlp", "reward")
 SMALL = " ".join(f"--{net}.updates 60 --{net}.batch-size 32 --{net}.hidden 16 16" for net in NETS)
-SMALL += " --log-every 20 --save-every 20 --eval-episodes 0"
+SMALL += " --trust-env --log-every 20 --save-every 20 --eval-episodes 0"
 SHORT = "--episodes 2 --max-steps 5 --backend reference --itpo.inner-steps 0 --diagnose-every 1000"
 STAGES = ("--stages", "train", "eval", "--variants", "default", "meanflow")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A D4RL file of 20 episodes of 40 random hopper-sized transitions; {task} stands for the task in its name."""
-    rng = np.random.default_rng(0)
-    folder, n = tmp_path_factory.mktemp("data"), 800
-    with h5py.File(folder / "hopper-medium.hdf5", "w") as file:
-        file["observations"] = obs = rng.normal(size=(n, 11)).astype(np.float32)
-        file["actions"] = action = rng.uniform(-1, 1, (n, 3)).astype(np.float32)
-        file["rewards"], file["next_observations"] = obs[:, 0], obs + 0.1 * action[:, :1]
-        file["terminals"], file["timeouts"] = np.zeros(n, bool), np.arange(n) % 40 == 39
-    return folder / "{task}.hdf5"
+    """A D4RL file; {task} stands for the task in its name."""
+    return write_dataset(tmp_path_factory.mktemp("data") / "hopper-medium.hdf5").with_name("{task}.hdf5")
 
 
 def flags(data, out, *more):

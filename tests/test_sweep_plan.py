@@ -35,7 +35,7 @@ HOPPER = ["--tasks", "hopper-medium"]
         (["--tasks", "hoper-medium", "--stages", "eval"], "unknown task 'hoper-medium'; nearest: "),
         (["--seeds", "0"], "seeds: expected a positive number, got 0"),
         (["--workers", "0"], "workers: expected a positive number, got 0"),
-        (["--variants", "best"], "variants: expected some of default, tuned, meanflow, got 'best'"),
+        (["--variants", "best"], "variants: expected some of default, tuned, meanflow, critic, drift, got 'best'"),
         (["--train-flags", "'x y"], "train_flags: No closing quotation"),
         (["--stages", "collect"], "policies: the stage collect needs the folder"),
         (["--stages", "collect", "--policies", "x", "--dataset", "y"], "dataset: expected none with the stage collect"),
@@ -88,7 +88,13 @@ def test_a_plan_names_cells_commands_time_and_memory_and_runs_nothing(tmp_path):
     (train,) = [line for line in lines if "fastdwm.train hopper-medium " in line and "s9" in line]
     assert "--dataset hopper-medium.hdf5" in train and "--seed 9" in train
     tune = f"python -m fastdwm.tune hopper-medium --bundle {bundle} --minutes 20"
-    evals = [f"--preset {x} --bundle {bundle} --episodes 50" for x in ("tuned", "default")]
+    flags = {"tuned": "", "default": "", "meanflow": "--world meanflow ", "critic": "--itpo.horizon 0 "}
+    flags |= {"drift": "--control "}
+    evals = [
+        f"--preset {'tuned' if name == 'tuned' else 'default'} --bundle {bundle} --episodes 50 {more}"
+        f"--out {out}/eval/hopper-medium-s9/{name}"
+        for name, more in flags.items()
+    ]
     assert all(any(text in line for line in lines) for text in (tune, *evals))
 
 

@@ -15,11 +15,13 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from toy_data import write_dataset
 
 from fastdwm import Bundle
 from fastdwm.config import TrainConfig
 from fastdwm.data.dataset import load
 from fastdwm.errors import InputError
+from fastdwm.measure.deviation import max_deviation
 from fastdwm.tasks import get_task
 from fastdwm.train.fit import Batches
 from fastdwm.train.recipe import split
@@ -36,23 +38,8 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    """A D4RL file: 20 episodes of 40 hopper-sized transitions; s' = s + 0.1 (first action), r = s_0.
-
-    It is no recording of a hopper, whence --trust-env in `command`.
-    """
-    rng = np.random.default_rng(0)
-    path = tmp_path_factory.mktemp("data") / "hopper.hdf5"
-    n = 800
-    action = rng.uniform(-1, 1, (n, 3)).astype(np.float32)
-    step = 0.1 * action[:, :1].reshape(-1, 40, 1)
-    start = rng.normal(size=(20, 1, 11)).astype(np.float32)
-    obs = (start + step.cumsum(1) - step).reshape(n, 11)
-    timeouts = np.arange(n) % 40 == 39
-    with h5py.File(path, "w") as file:
-        file["observations"], file["actions"], file["rewards"] = obs, action, obs[:, 0]
-        file["next_observations"] = obs + 0.1 * action[:, :1]
-        file["terminals"], file["timeouts"] = np.zeros(n, bool), timeouts
-    return path
+    """A D4RL file: 20 episodes of 40 transitions."""
+    return write_dataset(tmp_path_factory.mktemp("data") / "hopper.hdf5")
 
 
 def command(dataset, out, *flags, seed=0):
@@ -84,7 +71,9 @@ def test_a_run_ends_with_a_bundle_its_report_and_metrics(trained, dataset):
     out, result = trained
     bundle = Bundle.load(out / "bundle")
     assert bundle.dataset["id"].endswith(dataset.name) and bundle.dataset["transitions"] == 800
-    assert bundle.dataset["fingerprint"] == load(get_task("hopper-medium"), str(dataset)).fingerprint
+    transitions = load(get_task("hopper-medium"), str(dataset))
+    assert bundle.dataset["fingerprint"] == transitions.fingerprint
+    assert bundle.max_deviation == max_deviation(transitions, bundle.policy, bundle.discount)
     assert bundle.task.env.id == "Hopper-v4"
     report = bundle.report
     assert report["training"]["rebrac"]["update"] == 60 and report["training"]["rebrac"]["score_pct"] > -5
@@ -139,6 +128,11 @@ def test_kept_checkpoints_are_the_policies_of_their_moments(dataset, tmp_path):
     for a, b in ((early.policy, expected.policy), (early.critics, expected.critics)):
         assert all(torch.equal(a[name], b[name]) for name in b)
     assert not torch.equal(early.policy["w0"], bundle.policy["w0"])
+    # Each has the bound of its own policy.
+    transitions, moments = load(get_task("hopper-medium"), str(dataset)), [bundle.with_policy(path) for path in kept]
+    measured = [max_deviation(transitions, moment.policy, bundle.discount) for moment in moments]
+    assert [moment.max_deviation for moment in moments] == pytest.approx(measured, rel=1e-6)
+    assert len(set(measured)) == 3
     assert not list((tmp_path / "short").glob("policy-*"))
 
 

@@ -1,0 +1,23 @@
+"""A small dataset whose dynamics are known."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+
+def write_dataset(path: Path, n_episodes: int = 20, length: int = 40) -> Path:
+    """A D4RL file of random hopper-sized transitions; s' = s + 0.1 (first action) in every coordinate, r = s_0.
+
+    It is no recording of a hopper: `train` learns from it with --trust-env alone.   Returns the path.
+    """
+    rng, n = np.random.default_rng(0), n_episodes * length
+    action = rng.uniform(-1, 1, (n, 3)).astype(np.float32)
+    step = 0.1 * action[:, :1].reshape(-1, length, 1)
+    start = rng.normal(size=(n_episodes, 1, 11)).astype(np.float32)
+    obs = (start + step.cumsum(1) - step).reshape(n, 11)
+    with h5py.File(path, "w") as file:
+        file["observations"], file["actions"], file["rewards"] = obs, action, obs[:, 0]
+        file["next_observations"] = obs + 0.1 * action[:, :1]
+        file["terminals"], file["timeouts"] = np.zeros(n, bool), np.arange(n) % length == length - 1
+    return path

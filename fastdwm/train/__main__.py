@@ -56,7 +56,7 @@ def presets() -> dict[str, TrainConfig]:
     cpu = TrainConfig(
         rebrac=ReBRACConfig(updates=30_000, batch_size=256, lr_decay=True, target_rate=0.03),
         diffusion=DiffusionConfig(updates=20_000, denoise_steps=5, target="x0", **fit),
-        meanflow=MeanFlowConfig(updates=10_000, **fit),
+        meanflow=MeanFlowConfig(updates=30_000, **fit),
         mlp=MLPConfig(updates=10_000, **fit),
         reward=RewardConfig(updates=20_000, **fit | {"hidden": (128, 128)}),
     )

@@ -20,7 +20,7 @@ def candidates(held: Mapping[str, int], max_deviation: float) -> list[Settings]:
     first, *others = held
     default = Settings(ITPOConfig(), first, held[first])
     worlds = [default, *(replace(default, world=name, world_steps=held[name]) for name in others if name != "mlp")]
-    bounds = [round(max_deviation * factor, 6) for factor in FACTORS]
+    bounds = [float(f"{max_deviation * factor:.6g}") for factor in FACTORS]
     result = worlds + [
         replace(world, itpo=replace(world.itpo, max_deviation=bound)) for bound in bounds for world in worlds
     ]

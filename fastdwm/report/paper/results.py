@@ -75,13 +75,20 @@ class TaskResult:
     departures: tuple[str, ...]
 
 
+MARGIN = 1.0
+"""points of score that count as harm"""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """Of one variant, over the tasks of a table."""
 
     tasks: int
     missing: int
-    at_least_base: int
+    harmless: int
+    """tasks with a mean difference of at least -MARGIN"""
+    harmful: int
+    """tasks with an interval below -MARGIN"""
     better: int
     worse: int
     difference: Estimate | None
@@ -221,7 +228,8 @@ def _verdict(name: str, cells: dict[str, list[Cell]], results: dict[str, TaskRes
     return Verdict(
         tasks=len(tasks),
         missing=len(tasks) - len(there),
-        at_least_base=count(lambda gain: gain.difference.value >= -statistics.NOISE),
+        harmless=count(lambda gain: gain.difference.value >= -MARGIN),
+        harmful=count(lambda gain: gain.difference.high is not None and gain.difference.high < -MARGIN),
         better=count(lambda gain: gain.outcome == "better"),
         worse=count(lambda gain: gain.outcome == "worse"),
         difference=statistics.mean_of_means([differences(cells[task], name) for task in there]) if there else None,

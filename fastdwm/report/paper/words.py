@@ -6,27 +6,27 @@ from dataclasses import asdict
 from fastdwm.measure.record import interval
 from fastdwm.report.paper import published
 from fastdwm.report.paper.cells import VARIANTS
-from fastdwm.report.paper.results import Results, Verdict
+from fastdwm.report.paper.published import LOCOMOTION
+from fastdwm.report.paper.results import MARGIN, Results, Verdict
 from fastdwm.report.paper.tables import TITLES
 
-# The question of the table: on how many of the 18 tasks planning has to be no worse, and better beyond chance.
-ASKED_AT_LEAST, ASKED_BETTER = 16, 9
+# The question of the table: on how many of the 18 tasks planning may do harm.
+ASKED_HARMLESS = 17
 ASKED_OF = ("default", "tuned")
 
 
 def verdicts(results: Results) -> list[str]:
-    """One sentence per variant on all 18 tasks, then what was asked."""
-    found = results.verdicts
-    answers = ", ".join(f"{TITLES[name]}: {answer(found[name])}" for name in ASKED_OF)
-    goal = (
-        f"at least the base on {ASKED_AT_LEAST} of {found['default'].tasks} and significantly better on {ASKED_BETTER}"
-    )
-    return [sentence(TITLES[name], found[name]) for name in VARIANTS] + [f"Is it {goal}? {answers}."]
+    """One sentence per variant that was run on all 18 tasks, then what was asked."""
+    found = {name: results.verdicts[name] for name in VARIANTS if results.verdicts[name].missing < len(LOCOMOTION)}
+    answers = [f"{TITLES[name]}: {answer(found[name])}" for name in ASKED_OF if name in found]
+    asked = f"Is it harmless on {ASKED_HARMLESS} of {len(LOCOMOTION)}, and harmful on none? {', '.join(answers)}."
+    return [sentence(TITLES[name], verdict) for name, verdict in found.items()] + ([asked] if answers else [])
 
 
 def sentence(title: str, verdict: Verdict) -> str:
-    """How often a variant is at least the base, better, worse, and missing."""
-    counts = f"at least the base on {verdict.at_least_base} of {verdict.tasks} [mean paired difference >= 0]"
+    """How often a variant is harmless, harmful, better, worse, and missing."""
+    counts = f"harmless on {verdict.harmless} of {verdict.tasks} [mean paired difference >= -{MARGIN:g}]"
+    counts += f", harmful on {verdict.harmful} [interval below -{MARGIN:g}]"
     told = f"{title} is {counts}, significantly better on {verdict.better}, significantly worse on {verdict.worse}"
     if verdict.missing:
         told += f"; {verdict.missing} of {verdict.tasks} are missing and count as none of these"
@@ -41,10 +41,9 @@ def sentence(title: str, verdict: Verdict) -> str:
 
 def answer(verdict: Verdict) -> str:
     """Whether what was asked holds; open while missing tasks could decide it."""
-    if verdict.at_least_base >= ASKED_AT_LEAST and verdict.better >= ASKED_BETTER:
-        return "yes"
-    at_least_base, better = (n + verdict.missing for n in (verdict.at_least_base, verdict.better))
-    return "still open" if at_least_base >= ASKED_AT_LEAST and better >= ASKED_BETTER else "no"
+    if verdict.harmful or verdict.harmless + verdict.missing < ASKED_HARMLESS:
+        return "no"
+    return "yes" if not verdict.missing else "still open"
 
 
 def notes(results: Results) -> list[str]:

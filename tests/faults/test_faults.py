@@ -7,12 +7,12 @@ from collections import Counter
 import bundles
 import cells as cell_files
 import command_lines
-import commands
 import datasets
 import onnx_files
 import pytest
+import victims
 from campaign import Tally, Worker, cases, run
-from commands import COMMANDS
+from victims import COMMANDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning:minari")]
 
@@ -60,7 +60,7 @@ def test_a_command_killed_at_any_write_loses_nothing_and_ends_as_if_it_had_not_b
     monkeypatch.setenv("MINARI_DATASETS_PATH", "")
     base, out, whole = (tmp_path / name for name in ("base", "out", "whole"))
     base.mkdir()
-    commands.save_base(base)
+    victims.save_base(base)
     command, counts = COMMANDS[name], Counter()
     argv = [f"fastdwm.{name}", *command.argv(base, out)]
     environment = {"FASTDWM_CACHE": str(base / "cache"), "MINARI_DATASETS_PATH": str(out)}

@@ -35,9 +35,9 @@ def table_row(row: Row) -> list[str]:
 
 
 def strength(row: Row) -> str:
-    """A maximum deviation or a step size; nothing for the base policy, and where it is the bundle's."""
+    """A maximum deviation or a step size; "bundle's" for the bundle's own, nothing for the base policy."""
     value = row["max_deviation"] if row["inner_lr"] is None else row["inner_lr"]
-    return "" if value is None else f"{value:g}"
+    return ("" if row["world"] == "base" else "bundle's") if value is None else f"{value:g}"
 
 
 def print_table(rows: Sequence[Row], title: str) -> None:

@@ -268,6 +268,14 @@ def add_to(x, z):
             z[i, j] += x[i, j]
 
 
+@summing
+def square_of(row):
+    total = float32(0)
+    for i in range(len(row)):
+        total += row[i] * row[i]
+    return total
+
+
 @helper
 def scale(dz, slope):
     separate()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import engine_jobs as jobs
 import pytest
+from processes import gone, until
 
 from fastdwm import engines
 from fastdwm.engines.config import EngineConfig
@@ -22,22 +23,6 @@ def outcomes(engine, todo):
     ended = {}
     run(engine, todo, lambda end: ended.update({end.job.name: end}))
     return ended
-
-
-def gone(pid):
-    """Whether the process has ended; one that nobody has waited for yet has."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
-def until(holds, most_s=30.0):
-    """Wait until it holds; returns whether it does."""
-    deadline = time.monotonic() + most_s
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return holds()
 
 
 @pytest.fixture

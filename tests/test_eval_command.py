@@ -5,12 +5,11 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from commands import evaluate, refused
+from processes import descendants, gone, until
 from toy_bundles import make_bundle, save_checkpoint
 
 from fastdwm.bundle import Bundle
@@ -126,28 +125,6 @@ def test_processes_that_share_the_episodes_change_no_score(bundle, tmp_path, cap
     shared = scores(bundle, tmp_path / "two", 2)
     assert "ITPO: 36/36" in capfd.readouterr().err
     assert shared == pytest.approx(scores(bundle, tmp_path / "one", 1), rel=1e-4)
-
-
-def descendants(pid):
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    found = [int(child) for task in tasks for child in task.read_text().split()]
-    return found + [grandchild for child in found for grandchild in descendants(child)]
-
-
-def gone(pid):
-    """Whether the process has ended; one that nobody has waited for yet has."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
-def until(holds, most_s=30.0):
-    """Wait until it holds; returns whether it does."""
-    deadline = time.monotonic() + most_s
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return holds()
 
 
 @pytest.mark.slow

@@ -4,10 +4,9 @@ import json
 import resource
 import signal
 import subprocess
-import time
-from pathlib import Path
 
 import pytest
+from processes import descendants, gone, until
 from sweeps import ENV, argv, cells, run
 from toy_data import write_dataset
 
@@ -107,31 +106,6 @@ def test_finished_cells_are_not_repeated_and_a_missing_one_is(finished, data, tm
     assert again["result"]["variants"]["default"]["itpo"]["scores"] == default["itpo"]["scores"]
     # With everything there, the command only writes the summary again.
     assert run(*flags(data, out)).stderr == ""
-
-
-def descendants(pid):
-    try:
-        tasks = list(Path(f"/proc/{pid}/task").glob("*/children"))
-        found = [int(child) for task in tasks for child in task.read_text().split()]
-    except OSError:
-        return []
-    return found + [grandchild for child in found for grandchild in descendants(child)]
-
-
-def gone(pid):
-    """Whether the process has ended; one that nobody has waited for yet has."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
-def until(holds, most_s=60.0):
-    """Wait until it holds; returns whether it does."""
-    deadline = time.monotonic() + most_s
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return holds()
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from fastdwm.kernels.compiled import (
     rows_of,
     run,
     scale,
-    summing,
+    square_of,
     tanh,
     vector,
 )
@@ -109,14 +109,6 @@ def act(layout: MLPLayout, flat: Tensor, x: Tensor) -> Tensor:
     actions = x.new_empty(*x.shape[:2], layout.sizes[-1])
     run(policy_act, x.shape[0] * x.shape[1], layout.n_params, layer_table(layout), flat, x, actions)
     return actions
-
-
-@summing
-def square_of(row):
-    total = float32(0)
-    for i in range(len(row)):
-        total += row[i] * row[i]
-    return total
 
 
 @kernel(LAYERS, STACK, MATRIX, MATRIX, MATRIX, MATRIX)

@@ -7,16 +7,8 @@ from numba import types
 from numpy import float32
 from torch import Tensor
 
-from fastdwm.kernels.compiled import MATRIX, ROW, SIZE, STACK, helper, kernel, run, summing
+from fastdwm.kernels.compiled import MATRIX, ROW, SIZE, STACK, helper, kernel, run, square_of
 from fastdwm.kernels.memory import recycled
-
-
-@summing
-def square_sum(values):
-    total = float32(0)
-    for i in range(len(values)):
-        total += values[i] * values[i]
-    return total
 
 
 @kernel(MATRIX, MATRIX, MATRIX, STACK, MATRIX, types.float64, SIZE, MATRIX, ROW, MATRIX)
@@ -30,7 +22,7 @@ def bound_step(
         for j in range(partial_sq_norms.shape[1]):
             sq_norm += partial_sq_norms[i, j]
         for j in range(len(action_grads)):
-            total += square_sum(action_grads[j, i])
+            total += square_of(action_grads[j, i])
         sq_slope = total / float32(n_slopes)
         gain, mean, count = sq_norm / sq_slope, memory[i, 0], memory[i, 1]
         if isfinite(gain):

@@ -121,17 +121,25 @@ def test_the_command_writes_the_measure_into_the_bundle(lab, given, tmp_path, ca
         before.bound  # noqa: B018
     if given:
         path = path.rename(tmp_path / "hopper-other.hdf5")
-    report.main(["deviation", str(folder), *(["--dataset", str(path)] if given else [])])
+    report.main(["deviation", str(folder), "--trust-env", *(["--dataset", str(path)] if given else [])])
     after = Bundle.load(folder)
     assert after.bound == measured(before, path) > 0.01
     assert f"max_deviation: {after.bound:.4f}, from 400 transitions of {path}" in capsys.readouterr().out
     assert (after.fingerprint, after.dataset) == (before.fingerprint, before.dataset)
 
 
+def test_data_that_the_simulator_does_not_repeat_are_refused(lab):
+    """Scaled actions would give another bound; `train` refuses them as well."""
+    folder, before = lab[0], (lab[0] / "bundle.json").read_bytes()
+    with pytest.raises(InputError, match="hopper.hdf5: replayed in Hopper-v4, .*--trust-env"):
+        report.main(["deviation", str(folder)])
+    assert (folder / "bundle.json").read_bytes() == before
+
+
 def test_without_write_it_is_only_shown(lab, capsys):
     folder, path = lab
     before = (folder / "bundle.json").read_bytes()
-    report.main(["deviation", str(folder), "--no-write"])
+    report.main(["deviation", str(folder), "--no-write", "--trust-env"])
     assert f"max_deviation: {measured(Bundle.load(folder), path):.4f}" in capsys.readouterr().out
     assert (folder / "bundle.json").read_bytes() == before
 
@@ -140,7 +148,7 @@ def test_a_shipped_bundle_stays_as_it_is(lab, capsys):
     with pytest.raises(InputError, match="bundle: hopper-medium is shipped, and stays as it is; --no-write shows it"):
         report.main(["deviation", "hopper-medium", "--dataset", str(lab[1])])
     assert capsys.readouterr().out == ""
-    report.main(["deviation", "hopper-medium", "--dataset", str(lab[1]), "--no-write"])
+    report.main(["deviation", "hopper-medium", "--dataset", str(lab[1]), "--no-write", "--trust-env"])
     assert f"{measured(Bundle.load('hopper-medium'), lab[1]):.4f}" in capsys.readouterr().out
 
 
@@ -154,7 +162,7 @@ def test_what_a_bundle_was_tuned_to_goes_with_its_old_bound(lab, itpo):
     if "leash" in itpo:
         with pytest.raises(InputError, match="tuning: leash is a setting of an earlier version; tune .* again"):
             Bundle.load(folder)
-    report.main(["deviation", str(folder)])
+    report.main(["deviation", str(folder), "--trust-env"])
     after = Bundle.load(folder)
     assert after.tuning is None and after.bound == measured(after, path) != 0.5
 

@@ -182,7 +182,8 @@ def test_the_control_runs_in_the_place_of_itpo(bundle, tmp_path, capsys, quick):
     for size, more in ((0.05, []), (0.2, ["--itpo.max-deviation", "0.2"])):
         out = tmp_path / str(size)
         done = evaluate(capsys, "hopper-medium", "--bundle", bundle, "--out", out, "--control", *SHORT, *more)
-        assert "control - base" in done.stdout and "ITPO" not in done.stdout
+        assert "control - base" in done.stdout and "ITPO" not in done.stdout + done.stderr
+        assert "control, one episode alone: " in done.stderr
         assert f"settings: control, pushed by {size:.4f}" in done.stdout
         record = json.loads(next(out.glob("*.json")).read_text())
         assert record["config"]["control"] is True

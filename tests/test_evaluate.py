@@ -250,7 +250,7 @@ def test_summary_pairs_the_seeds():
         return Run([Episode(seed, rewards=[r], discarded=1) for seed, r in enumerate(returns)], [(2, 0.004)])
 
     latencies = {"base": [0.001], "itpo": [0.002, 0.004]}
-    numbers = summary(Evaluation([0, 1], {"base": run([1, 10]), "itpo": run([3, 12])}, latencies), lambda r: 10 * r)
+    numbers = summary(Evaluation([0, 1], {"base": run([1, 10]), "itpo": run([3, 12])}, latencies, {}), lambda r: 10 * r)
     assert numbers["difference"]["score_pct"] == {"value": 20.0, "low": 20.0, "high": 20.0}
     assert numbers["itpo"]["return"]["mean"] == 7.5
     assert numbers["itpo"]["alone_latency"] == pytest.approx({"calls": 2, "p50_ms": 3.0, "p99_ms": None})

@@ -82,8 +82,8 @@ def main(task_name: str, config: EvalConfig) -> None:
     try:
         write_json(path, evaluation_record(config, bundle, folder, evaluation, numbers))
     finally:
-        title = "control" if config.drifts else "ITPO"
-        print_table(task, evaluation.seeds, numbers, task.departures(), other_versions(bundle.versions), title)
+        departures, versions = task.departures(), other_versions(bundle.versions)
+        print_table(task, evaluation.seeds, numbers, departures, versions, evaluation.titles["itpo"])
         print(f"settings: {settings_line(config, bundle)}")
     print(path)
     if config.plot:

@@ -20,8 +20,6 @@ from fastdwm.measure.control import Drift
 from fastdwm.measure.latency import decision_latency
 from fastdwm.measure.simulate import Predictions, Run, run_episodes
 
-TITLES = {"base": "base policy", "itpo": "ITPO"}
-
 
 @dataclass
 class Evaluation:
@@ -32,6 +30,8 @@ class Evaluation:
     """by policy: base, itpo"""
     alone_latency_s: dict[str, list[float]]
     """by policy: seconds per decision of one episode deciding alone"""
+    titles: dict[str, str]
+    """by policy: what tables and pictures call it"""
 
 
 def compare(bundle: Bundle, config: EvalConfig, on_progress: Progress) -> Evaluation:
@@ -41,21 +41,22 @@ def compare(bundle: Bundle, config: EvalConfig, on_progress: Progress) -> Evalua
     """
     seeds = [config.seed + i for i in range(config.episodes)]
     configs = {"base": replace(config, itpo=replace(config.itpo, inner_steps=0)), "itpo": config}
+    titles = {"base": "base policy", "itpo": "control" if config.drifts else "ITPO"}
     # Compiles the CPU kernels if no run before has: here, where it shows, and once for all processes.
     on_progress("preparation (the first run compiles)", 0, 1)
     make_agent(bundle, replace(config, deadline_ms=None), config.seed)
     on_progress("preparation (the first run compiles)", 1, 1)
     runs = {
         policy: run_shared(bundle, configs[policy], seeds, partial(on_progress, title))
-        for policy, title in TITLES.items()
+        for policy, title in titles.items()
     }
     alone = {}
-    for policy, title in TITLES.items():
+    for policy, title in titles.items():
         agent = make_agent(bundle, configs[policy], config.seed)
         # Both policies are timed on the same states, those of the base policy.
         on_decision = partial(on_progress, f"{title}, one episode alone")
         alone[policy] = decision_latency(agent, runs["base"].observations, on_decision)
-    return Evaluation(seeds, runs, alone)
+    return Evaluation(seeds, runs, alone, titles)
 
 
 def make_agent(bundle: Bundle, config: EvalConfig, seed: int, n_episodes: int = 1) -> Agent | Drift:

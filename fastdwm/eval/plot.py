@@ -7,7 +7,7 @@ import numpy as np
 
 from fastdwm.envs import EnvSpec
 from fastdwm.errors import InputError
-from fastdwm.eval.compare import TITLES, Evaluation
+from fastdwm.eval.compare import Evaluation
 from fastdwm.measure.simulate import Episode
 
 # Readable in black and white: line style and hatching differ, not only the shade.
@@ -25,12 +25,12 @@ def save_plot(evaluation: Evaluation, path: Path, title: str) -> Path:
     # A bare Figure draws without a display and leaves pyplot's global state alone.
     figure = Figure(figsize=(10, 4), layout="constrained")
     pairs, curves = figure.subplots(1, 2, width_ratios=(1, 2))
-    returns = [[episode.total for episode in evaluation.runs[policy].episodes] for policy in TITLES]
+    returns = [[episode.total for episode in evaluation.runs[policy].episodes] for policy in evaluation.titles]
     pairs.plot([0, 1], returns, color="0.7", linewidth=1)
-    for x, (policy, values) in enumerate(zip(TITLES, returns, strict=True)):
+    for x, (policy, values) in enumerate(zip(evaluation.titles, returns, strict=True)):
         pairs.plot([x] * len(values), values, "o", color=STYLES[policy]["color"])
         pairs.plot([x - 0.15, x + 0.15], [np.mean(values)] * 2, color="black", linewidth=3)
-    pairs.set(xticks=[0, 1], xticklabels=TITLES.values(), xlim=(-0.4, 1.4), ylabel="return (bar: mean)")
+    pairs.set(xticks=[0, 1], xticklabels=evaluation.titles.values(), xlim=(-0.4, 1.4), ylabel="return (bar: mean)")
     pairs.set_title(f"{title}: {len(evaluation.seeds)} seeds, each on both policies", fontsize="medium")
     n_steps = max(episode.length for run in evaluation.runs.values() for episode in run.episodes)
     for policy, run in evaluation.runs.items():
@@ -38,7 +38,7 @@ def save_plot(evaluation: Evaluation, path: Path, title: str) -> Path:
         collected = np.stack([collected_reward(episode, n_steps) for episode in run.episodes])
         mean, std = collected.mean(0), collected.std(0)
         steps = np.arange(n_steps + 1)
-        curves.plot(steps, mean, color=style["color"], linestyle=style["linestyle"], label=TITLES[policy])
+        curves.plot(steps, mean, color=style["color"], linestyle=style["linestyle"], label=evaluation.titles[policy])
         shade = {"facecolor": style["color"], "edgecolor": style["color"], "hatch": style["hatch"]}
         curves.fill_between(steps, mean - std, mean + std, alpha=0.2, linewidth=0, **shade)
     curves.set(xlabel="environment step", ylabel="reward collected so far (mean ± std)", xlim=(0, n_steps))
@@ -81,7 +81,8 @@ def save_video(env_spec: EnvSpec, evaluation: Evaluation, stem: Path) -> Path:
     import imageio
 
     path = stem.with_suffix(".mp4" if has_ffmpeg() else ".gif")
-    films = [replay(env_spec, evaluation.runs[policy].episodes[0], TITLES[policy]) for policy in TITLES]
+    titles = evaluation.titles
+    films = [replay(env_spec, evaluation.runs[policy].episodes[0], title) for policy, title in titles.items()]
     # imageio's GIF writer wants the duration of a frame in ms, its ffmpeg writer frames per second.
     timing = {"fps": VIDEO_FPS} if path.suffix == ".mp4" else {"duration": 1000 / VIDEO_FPS, "loop": 0}
     with imageio.get_writer(path, **timing) as writer:

@@ -34,13 +34,15 @@ def main(name: str, config: DeviationConfig) -> None:
     require(not config.write or folder == Path(name), f"bundle: {name} is shipped, and stays as it is; {shown}")
     command.set_up_torch(1, "cpu")
     from fastdwm.bundle import Bundle
-    from fastdwm.data.dataset import load
+    from fastdwm.data import dataset as data
+    from fastdwm.data import replay
     from fastdwm.measure.deviation import max_deviation
 
     bundle = Bundle.load(folder, config.trust_env, tuned=False)
-    dataset = config.dataset or bundle.dataset.get("id")
-    require(bool(dataset), f"dataset: {folder} does not say what it was trained on; give --dataset ID")
-    transitions = load(bundle.task, dataset, config.trust_env)
+    source = config.dataset or bundle.dataset.get("id")
+    require(bool(source), f"dataset: {folder} does not say what it was trained on; give --dataset ID")
+    transitions = data.load(bundle.task, source, config.trust_env)
+    replay.check(transitions, config.trust_env)
     value = max_deviation(transitions, bundle.policy, bundle.discount)
     print(f"max_deviation: {value:.4f}, from {transitions.n:,} transitions of {transitions.source}")
     if config.write:

@@ -317,6 +317,8 @@ def spoilt_variant(**changes):
         (json.dumps(spoilt_variant(seeds=[[1], 2, 3, 4])), "seeds: expected list[int]"),
         (json.dumps(spoilt_variant(settings={"horizon": "8"})), "settings: horizon: expected int, got '8'"),
         (json.dumps(spoilt_variant(settings={"horizon": -8})), "horizon: expected a number >= 0, got -8"),
+        # Of a rule that an earlier version had: not what its column would say.
+        (json.dumps(spoilt_variant(settings={"optimiser": "trust"})), "settings: optimiser: expected"),
         (json.dumps(spoilt_variant(base={"scores": [1e308] * 4})), "base: scores: expected numbers up to 1e+09"),
     ],
 )

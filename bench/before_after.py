@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from provenance import git, provenance
+from trees import environment
 
 PYTEST = "-m pytest bench --benchmark-only --device cpu -q -p no:cacheprovider --benchmark-json".split()
 HEAD = "| benchmark | before, ms | now, ms | now / before |\n| --- | ---: | ---: | ---: |"
@@ -27,7 +28,7 @@ Medians = dict[str, float]
 
 def begin(tree: Path, core: int, out: Path) -> subprocess.Popen:
     """The tree's benchmarks on one core."""
-    env = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+    env = environment(tree) | {"OMP_NUM_THREADS": "1"}
     command, alone = [sys.executable, *PYTEST, str(out)], partial(os.sched_setaffinity, 0, {core})
     return subprocess.Popen(command, cwd=tree, env=env, stdout=subprocess.DEVNULL, preexec_fn=alone)
 

@@ -7,7 +7,6 @@ over all rounds, as a table in Markdown.
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from time import perf_counter
 
 import numpy as np
 from provenance import git, provenance
+from trees import environment
 
 CASES = {
     "meanflow, 1, 2, 8": 300,
@@ -54,7 +54,7 @@ def measure(backend: str) -> dict[str, list[float]]:
 
 def in_process(tree: Path, backend: str) -> dict[str, list[float]]:
     """`measure` of another tree's package."""
-    env = os.environ | {"PYTHONPATH": str(tree.resolve()), "OMP_NUM_THREADS": "1"}
+    env = environment(tree) | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, "--measure", backend]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)

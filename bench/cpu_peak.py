@@ -17,11 +17,11 @@ from numba.extending import intrinsic
 from problems import ACTION_DIM, OBS_DIM, Problem, Size
 from provenance import provenance
 
-from fastdwm.kernels import compiled
-from fastdwm.kernels.compiled_panel import INT, LANES, VECTOR, emit_loop
-from fastdwm.kernels.memory import fresh
-from fastdwm.kernels.reverse_chain.compiled import reverse_chain_backward_compiled, reverse_chain_compiled
-from fastdwm.kernels.rollout import compiled_ops
+from fastdwm_kernels import compiled
+from fastdwm_kernels.compiled_panel import INT, LANES, VECTOR, emit_loop
+from fastdwm_kernels.memory import fresh
+from fastdwm_kernels.reverse_chain.compiled import reverse_chain_backward_compiled, reverse_chain_compiled
+from fastdwm_kernels.rollout import compiled_ops
 
 SUMS, STEPS = 12, 100_000
 """independent chains of multiply-adds, which hide each other's latency, and how long they are"""

@@ -22,7 +22,7 @@ from trainers import PARTS
 
 from fastdwm import Agent
 from fastdwm.itpo.fused import FusedObjective
-from fastdwm.kernels.launch import PRECISIONS
+from fastdwm_kernels.launch import PRECISIONS
 
 Row = dict[str, Any]
 

@@ -22,6 +22,8 @@ from time import monotonic
 from typing import Any
 from xml.etree import ElementTree
 
+from trees import environment
+
 ROOT = Path(__file__).resolve().parent.parent
 
 TOTAL_S = 540
@@ -162,8 +164,7 @@ def tabular(path: Path) -> bool:
 
 def run_limited(command: list[str], limit_s: float, log: Any) -> str:
     """Run in the repository: "ok", "failed (N)" or "out of time"; after `limit_s` it is interrupted, later killed."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
-    process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment, start_new_session=True)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment(ROOT), start_new_session=True)
     try:
         code = process.wait(max(limit_s, 1))
     except subprocess.TimeoutExpired:

@@ -21,12 +21,12 @@ import torch
 from problems import OBS_DIM, Problem, Size
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import fastdwm.kernels
+import fastdwm_kernels
 from fastdwm import ITPOConfig
 from fastdwm.itpo.episodes import AgentContext
 from fastdwm.itpo.graphs import CapturedEpisodes
 from fastdwm.itpo.rules import make_rule
-from fastdwm.kernels import launch
+from fastdwm_kernels import launch
 
 FREE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "_unsafe_view"}
 """operators that launch nothing, besides views"""
@@ -56,7 +56,7 @@ class Recorder(TorchDispatchMode):
 @contextmanager
 def fake_gpu(recorder: Recorder) -> Iterator[None]:
     """Tensors may be on a GPU that is not there, and launches are noted."""
-    names = [found.name for found in walk_packages(fastdwm.kernels.__path__, "fastdwm.kernels.")]
+    names = [found.name for found in walk_packages(fastdwm_kernels.__path__, "fastdwm_kernels.")]
     modules = [import_module(name) for name in names if name.endswith("kernel") or name.endswith("triton_ops")]
     launchers = [module for module in modules if getattr(module, "run", None) is launch.run]
     with ExitStack() as stack:

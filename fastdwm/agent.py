@@ -21,10 +21,10 @@ from fastdwm.itpo.graphs import CapturedEpisodes, OneLaunch
 from fastdwm.itpo.objective import Objective, ReferenceObjective
 from fastdwm.itpo.rollout import Score
 from fastdwm.itpo.rules import make_rule
-from fastdwm.kernels.layout import MLPLayout, Params
 from fastdwm.models.policy import Policy
 from fastdwm.models.world import World, sizes_of, terminal_value
 from fastdwm.settings import Settings
+from fastdwm_kernels.layout import MLPLayout, Params
 
 
 def make_objective(policy: Policy, world: World, config: ITPOConfig, score: Score | None, backend: str) -> Objective:

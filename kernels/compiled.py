@@ -22,7 +22,7 @@ import torch
 from numpy import float32, int32
 from torch import Tensor
 
-from fastdwm.kernels.layout import MLPLayout
+from fastdwm_kernels.layout import MLPLayout
 
 try:
     from llvmlite import binding, ir
@@ -30,8 +30,8 @@ try:
     from numba.core.errors import TypingError
     from numba.extending import intrinsic
 
-    from fastdwm.kernels.compiled_cache import OPTIONS, compiled, compiled_callback
-    from fastdwm.kernels.compiled_panel import LANES, TALL, product_of_columns, product_of_rows, transpose_tile
+    from fastdwm_kernels.compiled_cache import OPTIONS, compiled, compiled_callback
+    from fastdwm_kernels.compiled_panel import LANES, TALL, product_of_columns, product_of_rows, transpose_tile
 except ImportError as error:
     raise ImportError(f"the CPU kernels need numba: install it, or use --backend reference ({error})") from error
 

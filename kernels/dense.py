@@ -13,7 +13,7 @@ from itertools import accumulate
 import triton
 import triton.language as tl
 
-from fastdwm.kernels.layout import MLPLayout
+from fastdwm_kernels.layout import MLPLayout
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ except ImportError:
 from fastdwm import Agent, Bundle, ITPOConfig
 from fastdwm.itpo import objective, rules
 from fastdwm.itpo.fused import FusedObjective
-from fastdwm.kernels.rollout import imagine
+from fastdwm_kernels.rollout import imagine
 
 WARM_UP = 5
 """decisions before the profile: kernels are compiled, graphs captured and libraries initialised in them"""
@@ -75,7 +75,7 @@ def add_ranges() -> None:
     wrap(imagine, "imagine", "rollout forward")
     wrap(imagine, "backward", "VJP")
     if torch.cuda.is_available():
-        from fastdwm.kernels.rollout.triton_ops import Rollout
+        from fastdwm_kernels.rollout.triton_ops import Rollout
 
         wrap(Rollout, "imagine", "rollout forward")
         wrap(Rollout, "backpropagate", "VJP")

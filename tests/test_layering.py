@@ -1,4 +1,4 @@
-"""Imports point one way, and importing the package needs neither a simulator nor a GPU."""
+"""Imports point one way, every package is installed, and importing needs neither a simulator nor a GPU."""
 
 import ast
 import subprocess
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 # Folders and the modules beside them: each imports only from itself and from what stands before it.
 ORDER = (
-    {"kernels", "errors"},
+    {"errors"},
     {"checks"},
     {"envs"},
     {"tasks", "shipped", "settings"},
@@ -32,65 +32,78 @@ ORDER = (
 )
 
 
-def modules() -> dict[str, Path]:
-    """Every module below fastdwm but the operators, by its dotted name."""
-    paths = {path.relative_to(ROOT / "fastdwm"): path for path in (ROOT / "fastdwm").rglob("*.py")}
-    return {".".join(name.with_suffix("").parts): path for name, path in paths.items() if name.parts[0] != "kernels"}
+# The same of fastdwm_kernels, which imports nothing of fastdwm.
+KERNELS = (
+    {"aot_case", "compiled_cache", "compiled_panel", "contract", "layout", "launch", "memory"},
+    {"compiled", "cpu_linear", "dense"},
+    {"reverse_step", "policy", "frozen_mlp", "noise", "update", "commit"},
+    {"reverse_chain"},
+    {"rollout"},
+    {"aot"},
+)
+PACKAGES = {"fastdwm": (ROOT / "fastdwm", ORDER), "fastdwm_kernels": (ROOT / "kernels", KERNELS)}
 
 
-def imported(path: Path) -> set[str]:
-    """What the file imports from below fastdwm, inside functions too, by dotted names: a module or a name in one."""
+def modules(package: str) -> dict[str, Path]:
+    """Every module of the package, by its dotted name below it."""
+    folder, _ = PACKAGES[package]
+    paths = {path.relative_to(folder): path for path in folder.rglob("*.py")}
+    return {".".join(name.with_suffix("").parts): path for name, path in paths.items()}
+
+
+def imported(path: Path, package: str) -> set[str]:
+    """What the file imports from below the package, also inside functions: dotted names of modules or names in them."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
-            package, _, module = node.module.partition(".")
-            if package == "fastdwm":
+            top, _, module = node.module.partition(".")
+            if top == package:
                 names |= {f"{module}.{alias.name}".strip(".") for alias in node.names}
         elif isinstance(node, ast.Import):
-            names |= {alias.name.removeprefix("fastdwm.") for alias in node.names if alias.name.startswith("fastdwm.")}
+            prefix = f"{package}."
+            names |= {alias.name.removeprefix(prefix) for alias in node.names if alias.name.startswith(prefix)}
     return names
 
 
-def test_every_module_has_its_place():
-    assert {name.split(".")[0] for name in modules()} - {"__init__"} | {"kernels"} == set().union(*ORDER)
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_module_has_its_place(package):
+    _, order = PACKAGES[package]
+    assert {name.split(".")[0] for name in modules(package)} - {"__init__"} == set().union(*order)
 
 
-@pytest.mark.parametrize("place", range(len(ORDER)))
-def test_imports_point_down(place):
-    before = set().union(*ORDER[:place])
-    for name, path in modules().items():
+@pytest.mark.parametrize(
+    "package, place", [(package, place) for package, (_, order) in PACKAGES.items() for place in range(len(order))]
+)
+def test_imports_point_down(package, place):
+    _, order = PACKAGES[package]
+    before = set().union(*order[:place])
+    for name, path in modules(package).items():
         home = name.split(".")[0]
-        if home in ORDER[place]:
-            assert {other.split(".")[0] for other in imported(path)} <= before | {home, "__version__"}, name
+        if home in order[place]:
+            assert {other.split(".")[0] for other in imported(path, package)} <= before | {home, "__version__"}, name
 
 
-def test_no_module_imports_itself_through_others():
-    known = modules()
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_module_imports_itself_through_others(package):
+    known = modules(package)
     # A name in a module counts as the module.
-    homes = {name: {o if o in known else o.rpartition(".")[0] for o in imported(path)} for name, path in known.items()}
+    homes = {
+        name: {o if o in known else o.rpartition(".")[0] for o in imported(path, package)}
+        for name, path in known.items()
+    }
     TopologicalSorter({name: uses & known.keys() for name, uses in homes.items()}).prepare()
 
 
-def test_kernels_import_nothing_else_of_the_package():
-    for path in (ROOT / "kernels").rglob("*.py"):
-        assert {name.split(".")[0] for name in imported(path)} <= {"kernels"}, path
+def test_kernels_import_nothing_of_fastdwm():
+    for name, path in modules("fastdwm_kernels").items():
+        assert not imported(path, "fastdwm"), name
 
 
-def test_every_operator_is_packaged():
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
-    found = set(find_packages(str(ROOT), include=settings["include"]))
-    folders = {
-        ".".join(("fastdwm", *path.relative_to(ROOT).parent.parts)) for path in ROOT.glob("kernels/**/__init__.py")
-    }
-    assert folders | {"fastdwm"} <= found
-
-
-def test_a_clone_works_without_installation(tmp_path):
-    code = "import fastdwm.kernels.rollout, fastdwm; print(fastdwm.__file__)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": str(ROOT)}
-    )
-    assert Path(done.stdout.strip()).is_relative_to(ROOT)
+def test_every_package_is_installed():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert settings["package-dir"] == {"fastdwm_kernels": "kernels"}
+    kernels = [f"fastdwm_kernels.{name}" for name in find_packages(str(ROOT / "kernels"))]
+    assert set(settings["packages"]) == {*find_packages(str(ROOT), include=["fastdwm*"]), "fastdwm_kernels", *kernels}
 
 
 def loaded_by(statement: str) -> set[str]:

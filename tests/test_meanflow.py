@@ -11,7 +11,6 @@ from torch.func import jacrev
 
 from fastdwm.config import MeanFlowConfig, MLPConfig
 from fastdwm.errors import InputError
-from fastdwm.kernels.reverse_chain import pack_chain, reverse_chain
 from fastdwm.models.meanflow import (
     MeanFlow,
     average_velocity,
@@ -24,6 +23,7 @@ from fastdwm.models.meanflow import (
 )
 from fastdwm.models.mlp import build_mlp, mlp_loss, mlp_world_shapes
 from fastdwm.models.nets import init_mlp, mlp
+from fastdwm_kernels.reverse_chain import pack_chain, reverse_chain
 
 TARGETS = ("x", "u")
 STATISTICS = {

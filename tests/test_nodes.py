@@ -74,7 +74,7 @@ class Watcher(nodes.Recorder):
 
 @pytest.mark.parametrize("rule", nodes.RULES)
 def test_no_slice_asks_for_a_second_compilation(rule, monkeypatch):
-    """The ladder compiles every kernel for pointers as it declares them; an odd M S must not need others."""
+    """The AOT cases compile every kernel for pointers as it declares them; an odd M S must not need others."""
     monkeypatch.setattr(nodes, "Recorder", Watcher)
     monkeypatch.setattr(Watcher, "found", [])
     assert nodes.nodes(nodes.size_of("diffusion", 3, 17, width=WIDTH), **nodes.RULES[rule])

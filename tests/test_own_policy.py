@@ -12,7 +12,7 @@ from toy_bundles import ACTION_DIM, OBS_DIM, make_bundle
 
 from fastdwm import Agent, InputError, Policy
 from fastdwm.itpo.objective import ReferenceObjective
-from fastdwm.kernels.layout import Layout
+from fastdwm_kernels.layout import Layout
 
 pytestmark = pytest.mark.filterwarnings("ignore:the agent imagines in plain torch")
 

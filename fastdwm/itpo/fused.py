@@ -8,9 +8,13 @@ from torch import Tensor
 from fastdwm.config import ITPOConfig
 from fastdwm.errors import InputError
 from fastdwm.itpo.rollout import Score, require_plain, scored
-from fastdwm.kernels.frozen_mlp import pack_frozen_mlp
-from fastdwm.kernels.reverse_step import pack_chain
-from fastdwm.kernels.rollout import (
+from fastdwm.models.policy import Policy
+from fastdwm.models.rebrac import Critics
+from fastdwm.models.reward import RewardModel
+from fastdwm.models.world import ChainDynamics, World
+from fastdwm_kernels.frozen_mlp import pack_frozen_mlp
+from fastdwm_kernels.reverse_step import pack_chain
+from fastdwm_kernels.rollout import (
     Gradient,
     Return,
     RolloutModels,
@@ -19,11 +23,7 @@ from fastdwm.kernels.rollout import (
     score_gradient,
     score_value,
 )
-from fastdwm.kernels.rollout.op import ops_of
-from fastdwm.models.policy import Policy
-from fastdwm.models.rebrac import Critics
-from fastdwm.models.reward import RewardModel
-from fastdwm.models.world import ChainDynamics, World
+from fastdwm_kernels.rollout.op import ops_of
 
 CHAIN = ("chain", "chain_noise", "obs_mean", "obs_std", "delta_mean", "delta_std")
 """what a `ChainDynamics` has and not every `Dynamics`"""

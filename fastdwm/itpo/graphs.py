@@ -15,10 +15,10 @@ from fastdwm.config import ITPOConfig
 from fastdwm.itpo.decision import Decision, Proposal, propose
 from fastdwm.itpo.episodes import AgentContext
 from fastdwm.itpo.rules import PolicyState
-from fastdwm.kernels.commit import NUMBERS, Candidate, commit
-from fastdwm.kernels.noise import normal
-from fastdwm.kernels.policy import policy
 from fastdwm.models.policy import Policy
+from fastdwm_kernels.commit import NUMBERS, Candidate, commit
+from fastdwm_kernels.noise import normal
+from fastdwm_kernels.policy import policy
 
 EAGER_DECISIONS = 3
 """eager runs before the capture: kernels are compiled and libraries initialised in them"""

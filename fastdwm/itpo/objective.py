@@ -12,10 +12,10 @@ from torch import Tensor
 
 from fastdwm.config import ITPOConfig
 from fastdwm.itpo.rollout import Score, imagine, require_plain, scored_return
-from fastdwm.kernels.rollout import Gradient
 from fastdwm.models.nets import Params
 from fastdwm.models.policy import Policy
 from fastdwm.models.world import World
+from fastdwm_kernels.rollout import Gradient
 
 
 class Objective(Protocol):

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from fastdwm.config import ITPOConfig
-from fastdwm.kernels.rollout import Gradient
-from fastdwm.kernels.update import adam_step, bound_step, pull_back, sgd_step
+from fastdwm_kernels.rollout import Gradient
+from fastdwm_kernels.update import adam_step, bound_step, pull_back, sgd_step
 
 
 @dataclass(frozen=True)

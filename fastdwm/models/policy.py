@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fastdwm.errors import InputError, first_line
-from fastdwm.kernels.layout import Layout, MLPLayout
 from fastdwm.models.nets import Params, map_params, mlp
+from fastdwm_kernels.layout import Layout, MLPLayout
 
 Apply = Callable[[Params, Tensor], Tensor]
 

@@ -5,8 +5,8 @@ themselves can be checked on any machine. Triton itself does not fail when a ker
 shared memory than the device has.
 """
 
-from fastdwm.kernels.aot.case import AotCase, compile_case, compiled
-from fastdwm.kernels.aot.machine_code import Layer, Resources
-from fastdwm.kernels.aot.table import table
+from fastdwm_kernels.aot.compile import compile_case, compiled
+from fastdwm_kernels.aot.machine_code import Layer, Resources
+from fastdwm_kernels.aot.table import table
 
-__all__ = ["AotCase", "Layer", "Resources", "compile_case", "compiled", "table"]
+__all__ = ["Layer", "Resources", "compile_case", "compiled", "table"]

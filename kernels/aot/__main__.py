@@ -1,4 +1,4 @@
-"""python -m fastdwm.kernels.aot: the kernels compiled for GPUs that are not there, and what each of them costs."""
+"""python -m fastdwm_kernels.aot: the kernels compiled for GPUs that are not there, and what each of them costs."""
 
 import sys
 from dataclasses import dataclass
@@ -24,16 +24,15 @@ def main(config: AotConfig, file: Path | None) -> None:
     to FILE or stdout, the list and progress to stderr."""
     import triton
 
-    from fastdwm.kernels import ladder
-    from fastdwm.kernels.aot import compile_case, table
+    from fastdwm_kernels.aot import cases, compile_case, table
 
-    if unknown := sorted(set(config.only) - ladder.OPERATORS.keys()):
-        expected = ", ".join(ladder.OPERATORS)
+    if unknown := sorted(set(config.only) - cases.OPERATORS.keys()):
+        expected = ", ".join(cases.OPERATORS)
         print(f"error: only: expected some of {expected}, got {', '.join(unknown)}", file=sys.stderr)
         sys.exit(2)
-    cases, rows = ladder.cases(config.full, config.only), []
-    for i, (case, capability) in enumerate(cases):
-        print(f"{i + 1}/{len(cases)} {case.name} sm_{capability}", file=sys.stderr)
+    chosen, rows = cases.cases(config.full, config.only), []
+    for i, (case, capability) in enumerate(chosen):
+        print(f"{i + 1}/{len(chosen)} {case.name} sm_{capability}", file=sys.stderr)
         if config.table:
             rows.append((case.name, capability, compile_case(case, capability)))
     if config.table:
@@ -52,7 +51,7 @@ def parse(argv: list[str]) -> tuple[AotConfig, Path | None]:
         return config, file
 
     text = " ".join((main.__doc__ or "").split())
-    return tyro.cli(command, prog="python -m fastdwm.kernels.aot", description=text, args=argv)
+    return tyro.cli(command, prog="python -m fastdwm_kernels.aot", description=text, args=argv)
 
 
 if __name__ == "__main__":

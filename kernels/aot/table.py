@@ -1,6 +1,6 @@
 """The figures of compiled kernels as a table in Markdown."""
 
-from fastdwm.kernels.aot.machine_code import Resources
+from fastdwm_kernels.aot.machine_code import Resources
 
 HEAD = ("kernel", "target", "registers", "stack, bytes", "spills", "shared, bytes", "tensor-core instructions")
 LAYER = ("instructions per warp and hidden layer", "shuffles of these")

@@ -6,8 +6,8 @@ In place on buffers that never move, so that a replayed graph needs no copy of i
 import torch
 from torch import Tensor
 
-from fastdwm.kernels.commit.reference import NUMBERS, Candidate, commit_reference
-from fastdwm.kernels.contract import check_tensor
+from fastdwm_kernels.commit.reference import NUMBERS, Candidate, commit_reference
+from fastdwm_kernels.contract import check_tensor
 
 
 @torch.no_grad()
@@ -32,7 +32,7 @@ def commit(candidate: Candidate, params: Tensor, times: Tensor, report: Tensor) 
             kind = torch.bool if name == "finite" else dtype
             check_tensor(name, value, shapes.get(name, (n,)), kind, params.device)
     if params.is_cuda:
-        from fastdwm.kernels.commit.kernel import commit_into
+        from fastdwm_kernels.commit.kernel import commit_into
 
         commit_into(candidate, params, times, report)
     else:

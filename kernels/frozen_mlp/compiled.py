@@ -7,7 +7,7 @@ afterwards, and no activation outlives its block.
 from numba import types
 from numpy import empty, float32, int64, isnan, sqrt
 
-from fastdwm.kernels.compiled import (
+from fastdwm_kernels.compiled import (
     LAYERS,
     MATRIX,
     ROW,
@@ -24,7 +24,7 @@ from fastdwm.kernels.compiled import (
     summing,
     vector,
 )
-from fastdwm.kernels.frozen_mlp import reference
+from fastdwm_kernels.frozen_mlp import reference
 
 NORM_EPS = float32(reference.NORM_EPS)
 

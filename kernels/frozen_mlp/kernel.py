@@ -7,11 +7,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastdwm.kernels.aot import AotCase
-from fastdwm.kernels.dense import Net, dense, load_vector, silu, silu_slope, tile_offsets
-from fastdwm.kernels.frozen_mlp.reference import NORM_EPS, FrozenMLP
-from fastdwm.kernels.launch import Launch, device_capability, mlp_launch, mlp_options, operand_dtype, pad_block, run
-from fastdwm.kernels.layout import MLPLayout
+from fastdwm_kernels.aot_case import AotCase
+from fastdwm_kernels.dense import Net, dense, load_vector, silu, silu_slope, tile_offsets
+from fastdwm_kernels.frozen_mlp.reference import NORM_EPS, FrozenMLP
+from fastdwm_kernels.launch import Launch, device_capability, mlp_launch, mlp_options, operand_dtype, pad_block, run
+from fastdwm_kernels.layout import MLPLayout
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor
 
-from fastdwm.kernels.contract import check_choice, check_range, check_tensor, refuse_second_order
-from fastdwm.kernels.frozen_mlp.reference import (
+from fastdwm_kernels.contract import check_choice, check_range, check_tensor, refuse_second_order
+from fastdwm_kernels.frozen_mlp.reference import (
     FrozenMLP,
     frozen_mlp_backward_reference,
     frozen_mlp_forward_reference,
 )
-from fastdwm.kernels.launch import PRECISIONS, operand_dtype
-from fastdwm.kernels.layout import MLPLayout, Params
+from fastdwm_kernels.launch import PRECISIONS, operand_dtype
+from fastdwm_kernels.layout import MLPLayout, Params
 
 
 def pack_frozen_mlp(
@@ -66,7 +66,7 @@ class FrozenMLPFunction(torch.autograd.Function):
         if not x.is_cuda:
             value, ctx.saved = frozen_mlp_forward_reference(mlp, x)
             return value
-        from fastdwm.kernels.frozen_mlp.kernel import frozen_mlp_fwd
+        from fastdwm_kernels.frozen_mlp.kernel import frozen_mlp_fwd
 
         values, z = frozen_mlp_fwd(mlp, x, ctx.needs_input_grad[0])
         ctx.saved = values, z
@@ -79,6 +79,6 @@ class FrozenMLPFunction(torch.autograd.Function):
         refuse_second_order("frozen_mlp")
         if not grad.is_cuda:
             return frozen_mlp_backward_reference(ctx.mlp, ctx.saved, grad), None
-        from fastdwm.kernels.frozen_mlp.kernel import frozen_mlp_bwd
+        from fastdwm_kernels.frozen_mlp.kernel import frozen_mlp_bwd
 
         return frozen_mlp_bwd(ctx.mlp, *ctx.saved, grad.contiguous()), None

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdwm.kernels.cpu_linear import linear
-from fastdwm.kernels.layout import MLPLayout, Params
+from fastdwm_kernels.cpu_linear import linear
+from fastdwm_kernels.layout import MLPLayout, Params
 
 NORM_EPS = 1e-5
 """of the layer norm, as in torch"""
@@ -48,7 +48,7 @@ class FrozenMLP:
     @cached_property
     def for_cpu(self) -> tuple:
         """The same as the CPU kernels read it, made when first used: the first arguments of `scalar_gradient`."""
-        from fastdwm.kernels.compiled import layer_table, transposed
+        from fastdwm_kernels.compiled import layer_table, transposed
 
         kinds = self.activation == "silu", self.layout.layer_norm, self.reduce == "min"
         flat = self.flat[: len(self.copies)]

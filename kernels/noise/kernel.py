@@ -5,9 +5,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastdwm.kernels.aot import AotCase
-from fastdwm.kernels.launch import cdiv, run
-from fastdwm.kernels.noise.reference import SMALLEST
+from fastdwm_kernels.aot_case import AotCase
+from fastdwm_kernels.launch import cdiv, run
+from fastdwm_kernels.noise.reference import SMALLEST
 
 BLOCK = 256
 NUM_WARPS = 4

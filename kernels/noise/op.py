@@ -8,8 +8,8 @@ any split of the episodes, and in a captured graph, which only needs to count th
 import torch
 from torch import Tensor
 
-from fastdwm.kernels.contract import check_tensor
-from fastdwm.kernels.noise.reference import normal_reference
+from fastdwm_kernels.contract import check_tensor
+from fastdwm_kernels.noise.reference import normal_reference
 
 
 @torch.no_grad()
@@ -25,6 +25,6 @@ def normal(seeds: Tensor, times: Tensor, n_rows: int, width: int, period: int, s
     check_tensor("times", times, (len(seeds),), torch.int64, seeds.device)
     if not seeds.is_cuda:
         return normal_reference(seeds, times, n_rows, width, period, stream)
-    from fastdwm.kernels.noise.kernel import normal_fwd
+    from fastdwm_kernels.noise.kernel import normal_fwd
 
     return normal_fwd(seeds, times, n_rows, width, period, stream)

@@ -1,5 +1,5 @@
 """The policy MLP with one set of weights per episode: `policy`."""
 
-from fastdwm.kernels.policy.op import policy
+from fastdwm_kernels.policy.op import policy
 
 __all__ = ["policy"]

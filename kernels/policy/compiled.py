@@ -9,7 +9,7 @@ import math
 from numpy import empty, float32
 from torch import Tensor
 
-from fastdwm.kernels.compiled import (
+from fastdwm_kernels.compiled import (
     LAYERS,
     MATRIX,
     SIZE,
@@ -31,7 +31,7 @@ from fastdwm.kernels.compiled import (
     tanh,
     vector,
 )
-from fastdwm.kernels.layout import MLPLayout
+from fastdwm_kernels.layout import MLPLayout
 
 
 @helper

@@ -9,9 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastdwm.kernels.aot import AotCase
-from fastdwm.kernels.dense import Net, tile_offsets
-from fastdwm.kernels.launch import (
+from fastdwm_kernels.aot_case import AotCase
+from fastdwm_kernels.dense import Net, tile_offsets
+from fastdwm_kernels.launch import (
     Launch,
     cdiv,
     device_capability,
@@ -21,8 +21,8 @@ from fastdwm.kernels.launch import (
     pad_block,
     run,
 )
-from fastdwm.kernels.layout import MLPLayout
-from fastdwm.kernels.policy.layers import backward_layers, forward_layers, input_gradient
+from fastdwm_kernels.layout import MLPLayout
+from fastdwm_kernels.policy.layers import backward_layers, forward_layers, input_gradient
 
 
 @triton.jit(do_not_specialize=["n_rows", "episode_rows"])

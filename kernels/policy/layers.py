@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from fastdwm.kernels.dense import dense, load_vector, tanh, tile_offsets
+from fastdwm_kernels.dense import dense, load_vector, tanh, tile_offsets
 
 
 @triton.jit

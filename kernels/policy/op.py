@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from fastdwm.kernels.contract import check_choice, check_range, check_tensor, cpu_kernels, refuse_second_order
-from fastdwm.kernels.launch import PRECISIONS, operand_dtype
-from fastdwm.kernels.layout import MLPLayout
-from fastdwm.kernels.policy.reference import (
+from fastdwm_kernels.contract import check_choice, check_range, check_tensor, cpu_kernels, refuse_second_order
+from fastdwm_kernels.launch import PRECISIONS, operand_dtype
+from fastdwm_kernels.layout import MLPLayout
+from fastdwm_kernels.policy.reference import (
     policy_backward_reference,
     policy_forward_reference,
     policy_weight_grads_reference,
@@ -44,7 +44,7 @@ class PolicyFunction(torch.autograd.Function):
         ctx.layout, ctx.precision = layout, precision
         weights = flat
         if x.is_cuda:
-            from fastdwm.kernels.policy.kernel import policy_fwd
+            from fastdwm_kernels.policy.kernel import policy_fwd
 
             weights = flat.to(operand_dtype(precision))
             action, *hidden = policy_fwd(layout, weights, flat, x, precision)
@@ -60,8 +60,8 @@ class PolicyFunction(torch.autograd.Function):
         weights, x, action, *hidden = ctx.saved_tensors
         layout, grad, dflat = ctx.layout, grad.contiguous(), None
         if x.is_cuda:
-            from fastdwm.kernels.policy.kernel import policy_bwd
-            from fastdwm.kernels.policy.weight_kernel import policy_weight_bwd
+            from fastdwm_kernels.policy.kernel import policy_bwd
+            from fastdwm_kernels.policy.weight_kernel import policy_weight_bwd
 
             dx, dz, dz_out = policy_bwd(layout, weights, hidden[0], action, grad, ctx.precision)
             if need_dflat:

@@ -13,8 +13,8 @@ steps and does one product over them at the end.
 import torch
 from torch import Tensor
 
-from fastdwm.kernels.cpu_linear import linear
-from fastdwm.kernels.layout import Params
+from fastdwm_kernels.cpu_linear import linear
+from fastdwm_kernels.layout import Params
 
 
 def policy_reference(params: Params, x: Tensor) -> Tensor:

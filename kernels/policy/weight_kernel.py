@@ -6,11 +6,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastdwm.kernels.aot import AotCase
-from fastdwm.kernels.dense import Net, dot
-from fastdwm.kernels.launch import Launch, cdiv, mlp_options, outer_launch, row_parts, run
-from fastdwm.kernels.layout import MLPLayout
-from fastdwm.kernels.policy.kernel import episode_rows
+from fastdwm_kernels.aot_case import AotCase
+from fastdwm_kernels.dense import Net, dot
+from fastdwm_kernels.launch import Launch, cdiv, mlp_options, outer_launch, row_parts, run
+from fastdwm_kernels.layout import MLPLayout
+from fastdwm_kernels.policy.kernel import episode_rows
 
 SUM_BLOCK, SUM_WARPS = 1024, 4
 """parameters whose gradients a program adds up"""

@@ -1,12 +1,10 @@
 """The K-step reverse chain and its VJP on a CPU, one call each; the formulas are those of `reference.py`."""
 
-from typing import NamedTuple
-
 import torch
 from numpy import empty, float32
 from torch import Tensor
 
-from fastdwm.kernels.compiled import (
+from fastdwm_kernels.compiled import (
     LAYERS,
     MATRIX,
     ROW,
@@ -22,42 +20,13 @@ from fastdwm.kernels.compiled import (
     fill,
     helper,
     kernel,
-    layer_table,
     multiply,
     rows_of,
     run,
     silu,
-    transposed,
 )
-from fastdwm.kernels.layout import MLPLayout
-from fastdwm.kernels.memory import recycled
-from fastdwm.kernels.reverse_step.weights import ChainWeights
-
-
-class CPUChain(NamedTuple):
-    """A chain for the CPU kernels: the first arguments of both, numpy arrays; the sum of the hidden widths; and the
-    multiply-adds of one row."""
-
-    forward: tuple
-    backward: tuple
-    hidden: int
-    cost: int
-
-
-def pack(weights: ChainWeights) -> CPUChain:
-    matrices = weights.w_in, *weights.w_hidden, weights.w_out.mT
-    # The table takes the place of the first layer's bias.
-    biases = torch.zeros_like(weights.table[0]), *weights.b_hidden, weights.b_out
-    layout = MLPLayout((*(len(w) for w in matrices), weights.obs_dim))
-    params = {f"w{i}": w.unsqueeze(0) for i, w in enumerate(matrices)}
-    flat = layout.pack(params | {f"b{i}": b.unsqueeze(0) for i, b in enumerate(biases)})
-    layers, w_cond, coefficients = layer_table(layout), weights.w_cond, weights.coefficients.numpy()
-    return CPUChain(
-        (layers, flat[0].numpy(), w_cond.numpy(), weights.table.numpy(), coefficients),
-        (layers, transposed(layout, flat)[0].numpy(), w_cond.mT.contiguous().numpy(), coefficients),
-        sum(layout.sizes[1:-1]),
-        weights.steps * layout.n_params,
-    )
+from fastdwm_kernels.memory import recycled
+from fastdwm_kernels.reverse_step.weights import ChainWeights
 
 
 def reverse_chain_compiled(

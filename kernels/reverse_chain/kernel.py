@@ -8,9 +8,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastdwm.kernels.aot import AotCase
-from fastdwm.kernels.launch import run
-from fastdwm.kernels.reverse_step.kernel import (
+from fastdwm_kernels.aot_case import AotCase
+from fastdwm_kernels.launch import run
+from fastdwm_kernels.reverse_step.kernel import (
     ROWS_BWD,
     ROWS_FWD,
     aot_case,
@@ -20,9 +20,9 @@ from fastdwm.kernels.reverse_step.kernel import (
     scratch,
     store_rows,
 )
-from fastdwm.kernels.reverse_step.network import backward_steps, forward_steps, load_rows
-from fastdwm.kernels.reverse_step.tiles import padded, product
-from fastdwm.kernels.reverse_step.weights import ChainWeights, DenoiserShape
+from fastdwm_kernels.reverse_step.network import backward_steps, forward_steps, load_rows
+from fastdwm_kernels.reverse_step.tiles import padded, product
+from fastdwm_kernels.reverse_step.weights import ChainWeights, DenoiserShape
 
 
 @triton.jit(do_not_specialize=["n_rows", "steps"], do_not_specialize_on_alignment=ROWS_FWD)

@@ -9,9 +9,9 @@ through the same product (obs, action) W_c, so the gradients of the first pre-ac
 import torch
 from torch import Tensor
 
-from fastdwm.kernels.launch import round_operand
-from fastdwm.kernels.reverse_step.reference import condition, condition_vjp, denoise, denoise_vjp
-from fastdwm.kernels.reverse_step.weights import ChainWeights
+from fastdwm_kernels.launch import round_operand
+from fastdwm_kernels.reverse_step.reference import condition, condition_vjp, denoise, denoise_vjp
+from fastdwm_kernels.reverse_step.weights import ChainWeights
 
 
 def reverse_chain_reference(

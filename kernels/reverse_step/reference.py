@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdwm.kernels.cpu_linear import linear
-from fastdwm.kernels.launch import round_operand
-from fastdwm.kernels.reverse_step.weights import ChainWeights
+from fastdwm_kernels.cpu_linear import linear
+from fastdwm_kernels.launch import round_operand
+from fastdwm_kernels.reverse_step.weights import ChainWeights
 
 
 def condition(weights: ChainWeights, obs: Tensor, action: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ particles per program that is the only way to feed Hopper's tensor cores, whose 
 import triton
 import triton.language as tl
 
-from fastdwm.kernels.dense import nearest_tf32
-from fastdwm.kernels.launch import chunk, pad_block
+from fastdwm_kernels.dense import nearest_tf32
+from fastdwm_kernels.launch import chunk, pad_block
 
 padded = triton.constexpr_function(pad_block)
 tile_columns = triton.constexpr_function(chunk)

@@ -6,13 +6,14 @@ last term is a table of K rows made here; the middle one is a single product per
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdwm.kernels.contract import check_choice, check_range, check_tensor
-from fastdwm.kernels.launch import (
+from fastdwm_kernels.contract import check_choice, check_range, check_tensor
+from fastdwm_kernels.launch import (
     PRECISIONS,
     Launch,
     chain_launch,
@@ -23,6 +24,7 @@ from fastdwm.kernels.launch import (
     pad_block,
     round_operand,
 )
+from fastdwm_kernels.layout import MLPLayout
 
 MAX_OBS, MAX_ACTION, MAX_WIDTH = 128, 32, 512
 """largest sizes that the Triton kernels are compiled and checked for"""
@@ -43,6 +45,16 @@ class DenoiserShape:
     @property
     def launch(self) -> Launch:
         return chain_launch(self.width, self.obs_dim, self.precision, self.capability).for_rows(self.n_rows)
+
+
+class CPUChain(NamedTuple):
+    """A chain for the CPU kernels: the first arguments of both, numpy arrays; the sum of the hidden widths; and the
+    multiply-adds of one row."""
+
+    forward: tuple
+    backward: tuple
+    hidden: int
+    cost: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,11 +100,23 @@ class ChainWeights:
         return 1 + len(self.w_hidden)
 
     @cached_property
-    def for_cpu(self):
+    def for_cpu(self) -> CPUChain:
         """The same as the CPU kernels read it, made when first used."""
-        from fastdwm.kernels.reverse_chain.compiled import pack
+        from fastdwm_kernels.compiled import layer_table, transposed
 
-        return pack(self)
+        matrices = self.w_in, *self.w_hidden, self.w_out.mT
+        # The table takes the place of the first layer's bias.
+        biases = torch.zeros_like(self.table[0]), *self.b_hidden, self.b_out
+        layout = MLPLayout((*(len(w) for w in matrices), self.obs_dim))
+        params = {f"w{i}": w.unsqueeze(0) for i, w in enumerate(matrices)}
+        flat = layout.pack(params | {f"b{i}": b.unsqueeze(0) for i, b in enumerate(biases)})
+        layers, w_cond, coefficients = layer_table(layout), self.w_cond, self.coefficients.numpy()
+        return CPUChain(
+            (layers, flat[0].numpy(), w_cond.numpy(), self.table.numpy(), coefficients),
+            (layers, transposed(layout, flat)[0].numpy(), w_cond.mT.contiguous().numpy(), coefficients),
+            sum(layout.sizes[1:-1]),
+            self.steps * layout.n_params,
+        )
 
     @property
     def dtype(self) -> torch.dtype:

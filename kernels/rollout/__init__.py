@@ -1,9 +1,9 @@
 """The imagined return of B policies and its gradient: policy, sampler, reward and critics over H steps."""
 
-from fastdwm.kernels.rollout.gradient import Gradient
-from fastdwm.kernels.rollout.imagine import Return
-from fastdwm.kernels.rollout.models import RolloutModels
-from fastdwm.kernels.rollout.op import (
+from fastdwm_kernels.rollout.gradient import Gradient
+from fastdwm_kernels.rollout.imagine import Return
+from fastdwm_kernels.rollout.models import RolloutModels
+from fastdwm_kernels.rollout.op import (
     rollout_gradient,
     rollout_value,
     score_gradient,

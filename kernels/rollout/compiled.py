@@ -6,9 +6,9 @@ scales: obs_mean, obs_std, delta_mean and delta_std, (4, S).
 
 from numba import types
 
-from fastdwm.kernels.compiled import LAYERS, MATRIX, ROW, ROW_BLOCK, SIZE, STACK, block, helper, kernel, rows_of
-from fastdwm.kernels.policy.compiled import policy_backward, policy_forward
-from fastdwm.kernels.reverse_chain.compiled import chain_backward, chain_forward
+from fastdwm_kernels.compiled import LAYERS, MATRIX, ROW, ROW_BLOCK, SIZE, STACK, block, helper, kernel, rows_of
+from fastdwm_kernels.policy.compiled import policy_backward, policy_forward
+from fastdwm_kernels.reverse_chain.compiled import chain_backward, chain_forward
 
 STACKS = types.float32[:, :, :, ::1]
 

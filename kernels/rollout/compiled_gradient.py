@@ -6,13 +6,13 @@ of a few particles.
 
 from torch import Tensor
 
-from fastdwm.kernels.compiled import arrays, layer_table, run, transpose
-from fastdwm.kernels.memory import recycled, recycled_together
-from fastdwm.kernels.policy.compiled import policy_weight_gradient
-from fastdwm.kernels.rollout.compiled_return import imagined_return
-from fastdwm.kernels.rollout.gradient import Gradient
-from fastdwm.kernels.rollout.imagine import Return
-from fastdwm.kernels.rollout.models import RolloutModels
+from fastdwm_kernels.compiled import arrays, layer_table, run, transpose
+from fastdwm_kernels.memory import recycled, recycled_together
+from fastdwm_kernels.policy.compiled import policy_weight_gradient
+from fastdwm_kernels.rollout.compiled_return import imagined_return
+from fastdwm_kernels.rollout.gradient import Gradient
+from fastdwm_kernels.rollout.imagine import Return
+from fastdwm_kernels.rollout.models import RolloutModels
 
 
 def value(models: RolloutModels, returns: Return, params: Tensor, obs: Tensor, noise: Tensor) -> Tensor:

@@ -3,16 +3,16 @@
 import torch
 from torch import Tensor
 
-from fastdwm.kernels.compiled import arrays, entry, layer_table, run, transpose, transposed
-from fastdwm.kernels.frozen_mlp.compiled import scalar_gradient
-from fastdwm.kernels.frozen_mlp.reference import FrozenMLP
-from fastdwm.kernels.layout import MLPLayout
-from fastdwm.kernels.memory import recycled
-from fastdwm.kernels.policy.compiled import policy_backward, policy_forward, policy_weight_gradient
-from fastdwm.kernels.rollout import compiled_gradient
-from fastdwm.kernels.rollout.compiled import rollout_backward, rollout_forward
-from fastdwm.kernels.rollout.compiled_return import imagined_return
-from fastdwm.kernels.rollout.models import RolloutModels
+from fastdwm_kernels.compiled import arrays, entry, layer_table, run, transpose, transposed
+from fastdwm_kernels.frozen_mlp.compiled import scalar_gradient
+from fastdwm_kernels.frozen_mlp.reference import FrozenMLP
+from fastdwm_kernels.layout import MLPLayout
+from fastdwm_kernels.memory import recycled
+from fastdwm_kernels.policy.compiled import policy_backward, policy_forward, policy_weight_gradient
+from fastdwm_kernels.rollout import compiled_gradient
+from fastdwm_kernels.rollout.compiled import rollout_backward, rollout_forward
+from fastdwm_kernels.rollout.compiled_return import imagined_return
+from fastdwm_kernels.rollout.models import RolloutModels
 
 value, gradient = compiled_gradient.value, compiled_gradient.gradient
 

@@ -9,9 +9,9 @@ from math import exp
 from numba import types
 from numpy import empty, empty_like, float32
 
-from fastdwm.kernels.compiled import MATRIX, ROW, ROW_BLOCK, SIZE, STACK, helper, kernel
-from fastdwm.kernels.frozen_mlp.compiled import SCALAR, scalar_gradient
-from fastdwm.kernels.rollout.compiled import (
+from fastdwm_kernels.compiled import MATRIX, ROW, ROW_BLOCK, SIZE, STACK, helper, kernel
+from fastdwm_kernels.frozen_mlp.compiled import SCALAR, scalar_gradient
+from fastdwm_kernels.rollout.compiled import (
     CHAIN,
     CHAIN_VJP,
     POLICY,

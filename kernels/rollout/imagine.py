@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdwm.kernels.frozen_mlp.reference import FrozenMLP
-from fastdwm.kernels.rollout.gradient import Gradient, backward
-from fastdwm.kernels.rollout.models import RolloutModels
+from fastdwm_kernels.frozen_mlp.reference import FrozenMLP
+from fastdwm_kernels.rollout.gradient import Gradient, backward
+from fastdwm_kernels.rollout.models import RolloutModels
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fastdwm.kernels.layout import MLPLayout
-from fastdwm.kernels.reverse_step.weights import ChainWeights
+from fastdwm_kernels.layout import MLPLayout
+from fastdwm_kernels.reverse_step.weights import ChainWeights
 
 
 @dataclass(frozen=True)

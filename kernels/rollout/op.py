@@ -7,13 +7,13 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from fastdwm.kernels.contract import check_tensor
-from fastdwm.kernels.reverse_chain.op import on_compiled
-from fastdwm.kernels.rollout import imagine, score
-from fastdwm.kernels.rollout.gradient import Gradient
-from fastdwm.kernels.rollout.imagine import Return
-from fastdwm.kernels.rollout.models import RolloutModels
-from fastdwm.kernels.rollout.score import Score
+from fastdwm_kernels.contract import check_tensor
+from fastdwm_kernels.reverse_chain.op import on_compiled
+from fastdwm_kernels.rollout import imagine, score
+from fastdwm_kernels.rollout.gradient import Gradient
+from fastdwm_kernels.rollout.imagine import Return
+from fastdwm_kernels.rollout.models import RolloutModels
+from fastdwm_kernels.rollout.score import Score
 
 
 @torch.no_grad()
@@ -63,14 +63,14 @@ def whole(ops: ModuleType, name: str) -> Callable:
 def ops_of(models: RolloutModels) -> ModuleType:
     """Triton's kernels on a GPU, numba's for float32 on a CPU, and the references for all else."""
     if models.obs_mean.is_cuda:
-        from fastdwm.kernels.rollout import triton_ops
+        from fastdwm_kernels.rollout import triton_ops
 
         return triton_ops
     if on_compiled(models.chain):
-        from fastdwm.kernels.rollout import compiled_ops
+        from fastdwm_kernels.rollout import compiled_ops
 
         return compiled_ops
-    from fastdwm.kernels.rollout import torch_ops
+    from fastdwm_kernels.rollout import torch_ops
 
     return torch_ops
 

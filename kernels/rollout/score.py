@@ -10,8 +10,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from fastdwm.kernels.rollout.gradient import Gradient, backward
-from fastdwm.kernels.rollout.models import RolloutModels
+from fastdwm_kernels.rollout.gradient import Gradient, backward
+from fastdwm_kernels.rollout.models import RolloutModels
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """(B,) of states (H + 1, B, M, S) and actions (H + 1, B, M, A)"""

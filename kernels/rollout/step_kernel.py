@@ -9,12 +9,12 @@ be given.
 import triton
 import triton.language as tl
 
-from fastdwm.kernels.aot import AotCase
-from fastdwm.kernels.dense import load_vector, tile_offsets
-from fastdwm.kernels.launch import mlp_launch, mlp_options
-from fastdwm.kernels.layout import MLPLayout
-from fastdwm.kernels.policy.kernel import sizes
-from fastdwm.kernels.policy.layers import backward_layers, forward_layers, input_gradient
+from fastdwm_kernels.aot_case import AotCase
+from fastdwm_kernels.dense import load_vector, tile_offsets
+from fastdwm_kernels.launch import mlp_launch, mlp_options
+from fastdwm_kernels.layout import MLPLayout
+from fastdwm_kernels.policy.kernel import sizes
+from fastdwm_kernels.policy.layers import backward_layers, forward_layers, input_gradient
 
 # Rows of a few floats are read and written one by one: a single compilation serves any slice of a buffer.
 ROWS_FWD = ("before_ptr", "y_ptr", "x_ptr", "action_ptr", "seen_ptr", "input_ptr")

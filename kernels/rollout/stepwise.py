@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdwm.kernels.rollout.models import RolloutModels
+from fastdwm_kernels.rollout.models import RolloutModels
 
 
 class Stepwise:

@@ -4,9 +4,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastdwm.kernels.aot import AotCase
-from fastdwm.kernels.launch import pad_block, run
-from fastdwm.kernels.rollout.imagine import Return
+from fastdwm_kernels.aot_case import AotCase
+from fastdwm_kernels.launch import pad_block, run
+from fastdwm_kernels.rollout.imagine import Return
 
 BLOCK = 64
 """particles that a program takes at a time"""

@@ -3,19 +3,19 @@
 import torch
 from torch import Tensor
 
-from fastdwm.kernels.frozen_mlp.reference import (
+from fastdwm_kernels.frozen_mlp.reference import (
     frozen_mlp_backward_reference,
     frozen_mlp_forward_reference,
     frozen_mlp_reference,
 )
-from fastdwm.kernels.layout import MLPLayout
-from fastdwm.kernels.policy.reference import (
+from fastdwm_kernels.layout import MLPLayout
+from fastdwm_kernels.policy.reference import (
     policy_backward_reference,
     policy_forward_reference,
     policy_weight_grads_reference,
 )
-from fastdwm.kernels.reverse_chain.reference import reverse_chain_backward_reference, reverse_chain_reference
-from fastdwm.kernels.rollout.stepwise import Stepwise
+from fastdwm_kernels.reverse_chain.reference import reverse_chain_backward_reference, reverse_chain_reference
+from fastdwm_kernels.rollout.stepwise import Stepwise
 
 chain_forward = reverse_chain_reference
 chain_backward = reverse_chain_backward_reference

@@ -5,8 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastdwm.kernels.aot import AotCase
-from fastdwm.kernels.launch import cdiv, pad_block, run
+from fastdwm_kernels.aot_case import AotCase
+from fastdwm_kernels.launch import cdiv, pad_block, run
 
 BLOCK = 1024
 NUM_WARPS = 4

@@ -7,8 +7,8 @@ from numba import types
 from numpy import float32
 from torch import Tensor
 
-from fastdwm.kernels.compiled import MATRIX, ROW, SIZE, STACK, helper, kernel, run, square_of
-from fastdwm.kernels.memory import recycled
+from fastdwm_kernels.compiled import MATRIX, ROW, SIZE, STACK, helper, kernel, run, square_of
+from fastdwm_kernels.memory import recycled
 
 
 @kernel(MATRIX, MATRIX, MATRIX, STACK, MATRIX, types.float64, SIZE, MATRIX, ROW, MATRIX)

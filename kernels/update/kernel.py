@@ -4,9 +4,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastdwm.kernels.aot import AotCase
-from fastdwm.kernels.launch import cdiv, run
-from fastdwm.kernels.update.reference import ADAM_EPS, BETA1, BETA2, LOG_BETA1, LOG_BETA2
+from fastdwm_kernels.aot_case import AotCase
+from fastdwm_kernels.launch import cdiv, run
+from fastdwm_kernels.update.reference import ADAM_EPS, BETA1, BETA2, LOG_BETA1, LOG_BETA2
 
 BLOCK = 1024
 NUM_WARPS = 4

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from fastdwm.kernels.contract import check_tensor, cpu_kernels
-from fastdwm.kernels.memory import recycled
-from fastdwm.kernels.update import reference
+from fastdwm_kernels.contract import check_tensor, cpu_kernels
+from fastdwm_kernels.memory import recycled
+from fastdwm_kernels.update import reference
 
 
 @torch.no_grad()
@@ -78,7 +78,7 @@ def adam_step(
     check_tensor("count", count, params.shape[:1], params.dtype, params.device)
     after = *(empty(rows).copy_(rows) for rows in (params, first, second)), count.clone()
     if params.is_cuda:
-        from fastdwm.kernels.update.kernel import update_adam
+        from fastdwm_kernels.update.kernel import update_adam
 
         update_adam(after[0], grads, *after[1:], lr)
     else:
@@ -102,7 +102,7 @@ def empty(rows: Tensor) -> Tensor:
 def on(rows: Tensor, name: str):
     """The operator of this name for the device and dtype of the rows."""
     if rows.is_cuda:
-        from fastdwm.kernels.update import bound_kernel
+        from fastdwm_kernels.update import bound_kernel
 
         return getattr(bound_kernel, f"{name}_fwd")
     compiled = cpu_kernels("update") if rows.dtype == torch.float32 else None

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastdwm.kernels import memory
+from fastdwm_kernels import memory
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastdwm.kernels.reverse_chain import ChainWeights, pack_chain
 from fastdwm.models.diffusion import Diffusion, reverse_coefficients, time_embedding, vp_schedule
 from fastdwm.models.nets import Params, init_mlp, map_params, mlp_shapes
+from fastdwm_kernels.reverse_chain import ChainWeights, pack_chain
 
 FEATURES = 6
 

@@ -2,7 +2,7 @@
 
 By default one configuration of each kind, compilations of a second or two each; AOT_FULL=1 compiles every
 shipped configuration. The table of what they cost is written to the path printed at the end;
-`python -m fastdwm.kernels.aot --table` makes the same.
+`python -m fastdwm_kernels.aot --table` makes the same.
 """
 
 import os
@@ -13,13 +13,13 @@ import pytest
 
 triton = pytest.importorskip("triton")
 
-from fastdwm.kernels import ladder  # noqa: E402
-from fastdwm.kernels.aot import AotCase, Resources, compile_case, compiled, table  # noqa: E402
-from fastdwm.kernels.ladder import SMALL  # noqa: E402
-from fastdwm.kernels.launch import shared_limit  # noqa: E402
-from fastdwm.kernels.reverse_chain import kernel as reverse_chain  # noqa: E402
-from fastdwm.kernels.reverse_step import kernel as reverse_step  # noqa: E402
-from fastdwm.kernels.reverse_step.weights import DenoiserShape  # noqa: E402
+from fastdwm_kernels.aot import Resources, cases, compile_case, compiled, table  # noqa: E402
+from fastdwm_kernels.aot.cases import SMALL  # noqa: E402
+from fastdwm_kernels.aot_case import AotCase  # noqa: E402
+from fastdwm_kernels.launch import shared_limit  # noqa: E402
+from fastdwm_kernels.reverse_chain import kernel as reverse_chain  # noqa: E402
+from fastdwm_kernels.reverse_step import kernel as reverse_step  # noqa: E402
+from fastdwm_kernels.reverse_step.weights import DenoiserShape  # noqa: E402
 
 pytestmark = [
     pytest.mark.slow,
@@ -27,7 +27,7 @@ pytestmark = [
 ]
 
 FULL = bool(os.environ.get("AOT_FULL"))
-CASES = ladder.cases(FULL)
+CASES = cases.cases(FULL)
 
 
 @pytest.fixture(scope="module")

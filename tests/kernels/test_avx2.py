@@ -20,8 +20,8 @@ HASWELL = {
 # First that the path is what it should be, then the tests of products, chain, policy and a whole rollout in it.
 RUN = """
 import sys, pytest
-from fastdwm.kernels import compiled
-from fastdwm.kernels.compiled_panel import LANES, TALL
+from fastdwm_kernels import compiled
+from fastdwm_kernels.compiled_panel import LANES, TALL
 assert (LANES, TALL) == (8, 4), (LANES, TALL)
 code = "".join(compiled.entry(compiled.transpose).inspect_asm().values())
 assert "ymm" in code and "zmm" not in code

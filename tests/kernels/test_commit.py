@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastdwm.kernels.commit import NUMBERS, Candidate, commit
-from fastdwm.kernels.commit.reference import commit_reference
+from fastdwm_kernels.commit import NUMBERS, Candidate, commit
+from fastdwm_kernels.commit.reference import commit_reference
 
 pytest.importorskip("triton")
 
-from fastdwm.kernels.commit.kernel import commit_into  # noqa: E402
+from fastdwm_kernels.commit.kernel import commit_into  # noqa: E402
 
 EPISODES, WIDTH, ACTIONS = 6, 2100, 3
 BUFFERS = ("params", "times", "report")

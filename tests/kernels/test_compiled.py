@@ -16,25 +16,25 @@ from test_imagined_rollout import LAYOUT, LIMITS, POLICY, arguments, single_prec
 from fastdwm.config import ITPOConfig
 from fastdwm.itpo.fused import FusedObjective
 from fastdwm.itpo.objective import ReferenceObjective
-from fastdwm.kernels.frozen_mlp import pack_frozen_mlp
-from fastdwm.kernels.layout import MLPLayout
-from fastdwm.kernels.policy import policy
-from fastdwm.kernels.policy.reference import policy_reference
-from fastdwm.kernels.reverse_chain import reverse_chain
-from fastdwm.kernels.reverse_chain.reference import reverse_chain_backward_reference, reverse_chain_reference
-from fastdwm.kernels.rollout import torch_ops
 from fastdwm.models.nets import init_mlp, map_params, mlp_shapes
+from fastdwm_kernels.frozen_mlp import pack_frozen_mlp
+from fastdwm_kernels.layout import MLPLayout
+from fastdwm_kernels.policy import policy
+from fastdwm_kernels.policy.reference import policy_reference
+from fastdwm_kernels.reverse_chain import reverse_chain
+from fastdwm_kernels.reverse_chain.reference import reverse_chain_backward_reference, reverse_chain_reference
+from fastdwm_kernels.rollout import torch_ops
 
 # Also for a machine that only has what the GPU tests need.
 pytest.importorskip("numba")
 
-from fastdwm.kernels import compiled, memory  # noqa: E402
-from fastdwm.kernels.frozen_mlp.compiled import reduce  # noqa: E402
-from fastdwm.kernels.reverse_chain.compiled import (  # noqa: E402
+from fastdwm_kernels import compiled, memory  # noqa: E402
+from fastdwm_kernels.frozen_mlp.compiled import reduce  # noqa: E402
+from fastdwm_kernels.reverse_chain.compiled import (  # noqa: E402
     reverse_chain_backward_compiled,
     reverse_chain_compiled,
 )
-from fastdwm.kernels.rollout import compiled_ops  # noqa: E402
+from fastdwm_kernels.rollout import compiled_ops  # noqa: E402
 
 ROWS = [1, 3, 16, 17, 257]
 
@@ -334,7 +334,7 @@ def test_numba_is_loaded_only_when_needed():
 
 
 def test_without_numba_the_error_says_what_to_do():
-    attempt = "try: import fastdwm.kernels.compiled\nexcept ImportError as error: print(error)"
+    attempt = "try: import fastdwm_kernels.compiled\nexcept ImportError as error: print(error)"
     said = python(f"import sys; sys.modules['numba'] = None\n{attempt}")
     assert "need numba: install it, or use --backend reference" in said
 
@@ -343,8 +343,8 @@ TRANSPOSES = """
 import warnings
 warnings.simplefilter("always")
 import torch
-from fastdwm.kernels.compiled import transposed
-from fastdwm.kernels.layout import MLPLayout
+from fastdwm_kernels.compiled import transposed
+from fastdwm_kernels.layout import MLPLayout
 layout = MLPLayout((2, 3))
 flat = torch.arange(9.0)[None]
 print(transposed(layout, flat)[:, :6].tolist())

@@ -5,19 +5,19 @@ import torch
 from numerics import BOUND, EPS, assert_close, assert_within_twice
 from torch import Tensor
 
-from fastdwm.kernels.frozen_mlp import FrozenMLP, frozen_mlp, pack_frozen_mlp
-from fastdwm.kernels.frozen_mlp.reference import (
+from fastdwm.models.rebrac import q_values
+from fastdwm.models.reward import RewardModel
+from fastdwm_kernels.frozen_mlp import FrozenMLP, frozen_mlp, pack_frozen_mlp
+from fastdwm_kernels.frozen_mlp.reference import (
     frozen_mlp_backward_reference,
     frozen_mlp_forward_reference,
     frozen_mlp_reference,
 )
-from fastdwm.kernels.layout import MLPLayout, Params
-from fastdwm.models.rebrac import q_values
-from fastdwm.models.reward import RewardModel
+from fastdwm_kernels.layout import MLPLayout, Params
 
 pytest.importorskip("triton")
 
-from fastdwm.kernels.frozen_mlp.kernel import frozen_mlp_bwd, frozen_mlp_fwd  # noqa: E402
+from fastdwm_kernels.frozen_mlp.kernel import frozen_mlp_bwd, frozen_mlp_fwd  # noqa: E402
 
 RULES = [
     ("relu", True, "min", 2),

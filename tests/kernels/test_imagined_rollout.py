@@ -10,10 +10,10 @@ from torch import Tensor
 from fastdwm.config import ITPOConfig
 from fastdwm.itpo.fused import FusedObjective
 from fastdwm.itpo.objective import ReferenceObjective
-from fastdwm.kernels.rollout import Gradient
 from fastdwm.models.rebrac import Critics
 from fastdwm.models.world import World
 from fastdwm.tasks import Limit
+from fastdwm_kernels.rollout import Gradient
 
 LIMITS = (Limit(0, -1.5, 1.2), Limit(2, low=-2.0))
 POLICY = make_policy()
@@ -61,7 +61,7 @@ def test_one_particle_one_episode():
 
 def on_kernels(models, returns, *given: Tensor) -> tuple[Tensor, Gradient]:
     """Value and gradient by the Triton kernels; runs in the interpreter's process."""
-    from fastdwm.kernels.rollout import triton_ops
+    from fastdwm_kernels.rollout import triton_ops
 
     return triton_ops.value(models, returns, *given), triton_ops.gradient(models, returns, *given)
 
@@ -96,7 +96,7 @@ def test_kernels_in_the_interpreter_equal_the_reference(interpreted, horizon, pa
 
 def scored_on_kernels(models, *given: Tensor) -> tuple[Tensor, Gradient]:
     """The same of a score; runs in the interpreter's process."""
-    from fastdwm.kernels.rollout import score, triton_ops
+    from fastdwm_kernels.rollout import score, triton_ops
 
     value = score.value(triton_ops, models, bent, *given)
     return value, score.gradient(triton_ops, models, bent, *given)

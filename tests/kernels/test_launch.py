@@ -10,16 +10,16 @@ import torch
 from numerics import EPS, assert_close
 from torch import Tensor
 
-from fastdwm.kernels.launch import chain_launch, nearest_tf32, row_parts, run
-from fastdwm.kernels.layout import MLPLayout
+from fastdwm_kernels.launch import chain_launch, nearest_tf32, row_parts, run
+from fastdwm_kernels.layout import MLPLayout
 
 triton = pytest.importorskip("triton")
 
 import triton.language as tl  # noqa: E402
 
-from fastdwm.kernels import dense  # noqa: E402
-from fastdwm.kernels.policy.kernel import policy_fwd  # noqa: E402
-from fastdwm.kernels.reverse_step.tiles import product  # noqa: E402
+from fastdwm_kernels import dense  # noqa: E402
+from fastdwm_kernels.policy.kernel import policy_fwd  # noqa: E402
+from fastdwm_kernels.reverse_step.tiles import product  # noqa: E402
 
 KERNELS = Path(__file__).parents[2] / "kernels"
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from fastdwm.kernels.aot.machine_code import Layer, layer_of, resources_of
-from fastdwm.kernels.aot.table import table
+from fastdwm_kernels.aot.machine_code import Layer, layer_of, resources_of
+from fastdwm_kernels.aot.table import table
 
 USAGE = " Function kernel:\n  REG:40 STACK:8 SHARED:0 LOCAL:0\n"
 HGMMA = "HGMMA.64x16x16.F32.BF16 R32, gdesc[UR16], RZ, !UPT"
@@ -68,7 +68,7 @@ def test_the_table_has_a_cell_for_every_figure():
 def test_the_command_lists_what_it_would_compile():
     for package in ("triton", "tyro"):
         pytest.importorskip(package)
-    argv = [sys.executable, "-m", "fastdwm.kernels.aot", "--only"]
+    argv = [sys.executable, "-m", "fastdwm_kernels.aot", "--only"]
     done = subprocess.run([*argv, "noise"], capture_output=True, text=True, check=True)
     assert done.stderr.splitlines() == ["1/2 normal_fwd_kernel sm_90", "2/2 normal_fwd_kernel sm_80"]
     wrong = subprocess.run([*argv, "pears"], capture_output=True, text=True)

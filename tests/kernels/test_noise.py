@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fastdwm.kernels.noise import normal
-from fastdwm.kernels.noise.reference import philox
+from fastdwm_kernels.noise import normal
+from fastdwm_kernels.noise.reference import philox
 
 SEEDS, TIMES = torch.tensor([3, 4, 2**40 + 5]), torch.tensor([0, 7, 2**31])
 
@@ -59,7 +59,7 @@ def test_numbers_are_independent_standard_normal():
 @pytest.mark.parametrize(("n_rows", "width", "period"), [(1, 1, 1), (6, 5, 6), (40, 22, 8), (0, 4, 1)])
 def test_the_kernel_is_the_reference(interpreted, n_rows, width, period):
     pytest.importorskip("triton")
-    from fastdwm.kernels.noise.kernel import normal_fwd
+    from fastdwm_kernels.noise.kernel import normal_fwd
 
     actual = interpreted(normal_fwd, SEEDS, TIMES, n_rows, width, period, 1)
     expected = normal(SEEDS, TIMES, n_rows, width, period, stream=1)

@@ -5,22 +5,22 @@ import torch
 from numerics import BOUND, EPS, assert_close, assert_within_twice
 from torch import Tensor
 
-from fastdwm.kernels.launch import operand_dtype
-from fastdwm.kernels.layout import MLPLayout
-from fastdwm.kernels.policy import policy
-from fastdwm.kernels.policy.reference import (
+from fastdwm.models.nets import map_params
+from fastdwm.models.policy import mlp_policy
+from fastdwm_kernels.launch import operand_dtype
+from fastdwm_kernels.layout import MLPLayout
+from fastdwm_kernels.policy import policy
+from fastdwm_kernels.policy.reference import (
     policy_backward_reference,
     policy_forward_reference,
     policy_reference,
     policy_weight_grads_reference,
 )
-from fastdwm.models.nets import map_params
-from fastdwm.models.policy import mlp_policy
 
 pytest.importorskip("triton")
 
-from fastdwm.kernels.policy.kernel import policy_bwd, policy_fwd  # noqa: E402
-from fastdwm.kernels.policy.weight_kernel import policy_weight_bwd  # noqa: E402
+from fastdwm_kernels.policy.kernel import policy_bwd, policy_fwd  # noqa: E402
+from fastdwm_kernels.policy.weight_kernel import policy_weight_bwd  # noqa: E402
 
 SIZES = (11, 48, 32, 3)
 

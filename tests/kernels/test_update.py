@@ -7,7 +7,7 @@ import torch
 from numerics import EPS, assert_close, assert_within_twice
 from torch import Tensor
 
-from fastdwm.kernels.update import adam_step, bound_step, pull_back, reference, sgd_step
+from fastdwm_kernels.update import adam_step, bound_step, pull_back, reference, sgd_step
 
 pytest.importorskip("triton")
 
@@ -81,7 +81,7 @@ def by_operator(name: str, arguments: tuple) -> tuple[Tensor, ...]:
 
 def by_kernel(name: str, arguments: tuple) -> tuple[Tensor, ...]:
     """The Triton kernels; runs in the interpreter's process."""
-    from fastdwm.kernels.update import bound_kernel, kernel
+    from fastdwm_kernels.update import bound_kernel, kernel
 
     if name == "adam_step":
         params, grads, *memory, lr = arguments

@@ -1,35 +1,12 @@
-"""One compilation: described without compiling, and made."""
+"""Compile one case, and read what it costs from the machine code."""
 
 import subprocess
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastdwm.kernels.aot.machine_code import Resources, layer_of, resources_of
-
-
-@dataclass(frozen=True)
-class AotCase:
-    """One compilation, described without compiling; every kernel folder lists its own in `aot_cases`."""
-
-    name: str
-    """kernel and configuration, as it appears in the table"""
-    kernel: Any
-    """the @triton.jit function"""
-    pointers: Mapping[str, str]
-    """element type of every pointer argument, such as "fp32"; 16-byte aligned unless the kernel does not rely on it"""
-    constexprs: Mapping[str, Any]
-    """compile-time arguments; every argument in no mapping is an int32"""
-    options: Mapping[str, Any]
-    """num_warps, num_stages"""
-    tensor_cores: bool
-    """whether the products must run on tensor cores"""
-    scalars: Mapping[str, str] = field(default_factory=dict)
-    """type of every scalar argument that is no int32: "fp32" for a Python float"""
-    layer_products: int = 0
-    """multiplications of one hidden layer in one program, of kernels that loop over such layers; else 0"""
+from fastdwm_kernels.aot.machine_code import Resources, layer_of, resources_of
+from fastdwm_kernels.aot_case import AotCase
 
 
 def compile_case(case: AotCase, capability: int) -> Resources:

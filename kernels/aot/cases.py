@@ -7,20 +7,20 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 from itertools import product
 
-from fastdwm.kernels.aot import AotCase
-from fastdwm.kernels.commit import kernel as commit
-from fastdwm.kernels.frozen_mlp import kernel as frozen_mlp
-from fastdwm.kernels.launch import MULTIPROCESSORS, PRECISIONS, chain_launch
-from fastdwm.kernels.layout import MLPLayout
-from fastdwm.kernels.noise import kernel as noise
-from fastdwm.kernels.policy import kernel as policy
-from fastdwm.kernels.policy import weight_kernel
-from fastdwm.kernels.reverse_chain import kernel as reverse_chain
-from fastdwm.kernels.reverse_step import kernel as reverse_step
-from fastdwm.kernels.reverse_step.weights import DenoiserShape
-from fastdwm.kernels.rollout import step_kernel, terms_kernel
-from fastdwm.kernels.update import bound_kernel
-from fastdwm.kernels.update import kernel as update
+from fastdwm_kernels.aot_case import AotCase
+from fastdwm_kernels.commit import kernel as commit
+from fastdwm_kernels.frozen_mlp import kernel as frozen_mlp
+from fastdwm_kernels.launch import MULTIPROCESSORS, PRECISIONS, chain_launch
+from fastdwm_kernels.layout import MLPLayout
+from fastdwm_kernels.noise import kernel as noise
+from fastdwm_kernels.policy import kernel as policy
+from fastdwm_kernels.policy import weight_kernel
+from fastdwm_kernels.reverse_chain import kernel as reverse_chain
+from fastdwm_kernels.reverse_step import kernel as reverse_step
+from fastdwm_kernels.reverse_step.weights import DenoiserShape
+from fastdwm_kernels.rollout import step_kernel, terms_kernel
+from fastdwm_kernels.update import bound_kernel
+from fastdwm_kernels.update import kernel as update
 
 CAPABILITIES = (90, 80)
 SMALL, LARGEST = (11, 3), (128, 32)

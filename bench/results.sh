@@ -73,7 +73,7 @@ benchmark() {
             --benchmark-json "$scratch/cpu-$threads.json" "$@"
     done
     "$python" bench/table.py "$scratch"/cpu-[12].json --markdown >"$scratch/cpu.md"
-    mv "$scratch/cpu.md" "$results/cpu-epyc.md"
+    mv "$scratch/cpu.md" "$results/benchmarks-cpu.md"
 }
 
 base-policies() {

@@ -119,7 +119,7 @@ if "fastdwm.study" in argv:
         ("study", {"hopper-medium-study.md", "hopper-medium-study.csv", "hopper-medium-study.png"}),
         ("settings", {"hopper-medium-settings.md"}),
         ("models", {"hopper-medium-models.txt"}),
-        ("benchmark", {"cpu-epyc.md"}),
+        ("benchmark", {"benchmarks-cpu.md"}),
     ],
 )
 def test_results_are_made_by_commands_that_parse(what, files, tmp_path):

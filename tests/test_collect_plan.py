@@ -96,5 +96,7 @@ def test_the_line_of_a_task_parses_and_names_a_simulator_that_is_known(task):
     assert spec.kwargs.get("xml_file") == ("walker2d.xml" if env == "walker2d" else None)
 
 
-def test_the_page_has_the_files_and_the_lines():
-    assert PAGE.read_text().endswith("\n\n" + tables())
+def test_the_example_on_the_page_is_among_the_lines_that_are_printed():
+    (line,) = [line for line in PAGE.read_text().splitlines() if "collect hopper --policy $POLICIES" in line]
+    printed = tables()
+    assert line in printed.splitlines() and all(digest in printed for digest in SHA256.values())

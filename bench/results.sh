@@ -86,13 +86,14 @@ damaged-models() {
     "$python" bench/base_policies.py damage "$@" --out "$scratch/base-policies" --pages "$results"
 }
 
-# The paper's tables, from every shipped bundle as it was tuned.
+# The paper's tables, from every shipped bundle: the full page stays in SCRATCH/paper, its rows go to paper.csv.
 paper() {
     local tasks
     tasks=$("$python" -c "from fastdwm.shipped import shipped; print(*shipped())")
     # shellcheck disable=SC2086
     "$python" -m fastdwm.sweep --stages eval --tasks $tasks --out "$scratch/sweep" "$@"
-    "$python" -m fastdwm.report paper "$scratch/sweep" --out "$results"
+    "$python" -m fastdwm.report paper "$scratch/sweep" --out "$scratch/paper"
+    cp "$scratch/paper/paper.csv" "$results/"
 }
 
 what=${1:-}

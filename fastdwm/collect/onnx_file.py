@@ -34,7 +34,9 @@ def read_onnx(path: Path) -> tuple[bytes, list[bytes]]:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf has a type of its own
         raise InputError(f"policy: {path}: not an ONNX model: {first_line(error)}") from None
-    parts = list(_parts(model))
+    parts = [model, *_parts(model)]
+    # onnxruntime hands such a name on to Python, which cannot read it.
+    require(all(map(_is_text, parts)), f"policy: {path}: not an ONNX model: it has names that are not UTF-8")
     for node in (part for part in parts if isinstance(part, onnx.NodeProto)):
         _check_operator(path, node)
     tensors = [part for part in parts if isinstance(part, onnx.TensorProto)]
@@ -63,6 +65,13 @@ def _parts(message: Any) -> Iterator[Any]:
                 yield from _parts(item)
 
 
+def _is_text(message: Any) -> bool:
+    """Whether every string of the message is UTF-8; protobuf gives the bytes of one that is not."""
+    fields = ((field, value) for field, value in message.ListFields() if field.type == field.TYPE_STRING)
+    texts = (text for _, value in fields for text in ([value] if isinstance(value, str | bytes) else value))
+    return all(isinstance(text, str) for text in texts)
+
+
 def _check_operator(path: Path, node: Any) -> None:
     """Raise InputError for an operator that draws or repeats."""
     kind = node.op_type
@@ -78,8 +87,8 @@ def _weights(path: Path, tensor: Any, files: dict[str, bytes]) -> bytes:
     """The bytes of a tensor that a file beside the model holds.   files: those read so far, by name."""
     about = {entry.key: entry.value for entry in tensor.external_data}
     name = about.get("location", "")
-    # A name with a folder, or a link out of the folder, could be any file of the user's; bytes are no text.
-    plain = isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
+    # A name with a folder, or a link out of the folder, could be any file of the user's.
+    plain = name not in ("", ".", "..") and not set(name) & set("/\\\0")
     require(plain, f"policy: {path}: expected weights in a file beside it, got {ascii(name[:200])}")
     try:
         if name not in files:

@@ -111,7 +111,7 @@ def sizes(rng: random.Random, path: Path) -> bool:
 def names(rng: random.Random, path: Path) -> bool:
     """Other names, shapes and types of what goes in and comes out, and other versions."""
     model = ModelProto.FromString(path.read_bytes())
-    item, kind = rng.choice([*model.graph.input, *model.graph.output]), rng.randrange(5)
+    item, kind = rng.choice([*model.graph.input, *model.graph.output]), rng.randrange(6)
     if kind == 0:
         item.name = rng.choice(NAMES)
     elif kind == 1:
@@ -120,6 +120,10 @@ def names(rng: random.Random, path: Path) -> bool:
         item.type.tensor_type.shape.dim.add().dim_value = rng.choice([0, 1, -1, 2**40])
     elif kind == 3:
         model.opset_import[0].version = rng.choice([0, 1, 7, 13, 99, 2**62])
+    elif kind == 4:
+        # No UTF-8, which protobuf lets nobody write.
+        path.write_bytes(path.read_bytes().replace(b"batch", b"b\xe1tch"))
+        return False
     else:
         model.graph.node[-1].output[0] = rng.choice(NAMES)
     path.write_bytes(model.SerializeToString())

@@ -24,7 +24,8 @@ def run(name: str, *args: Any, env: dict[str, Any] | None = None) -> CompletedPr
     out, err = io.StringIO(), io.StringIO()
     with _undisturbed(), redirect_stdout(out), redirect_stderr(err):
         os.environ |= ENVIRONMENT | {key: str(value) for key, value in (env or {}).items()}
-        sys.argv = [name, *map(str, args)]
+        sys.orig_argv = argv(name, *args)
+        sys.argv = sys.orig_argv[2:]
         # Tests import the command's modules too.
         warnings.filterwarnings("ignore", ".* found in sys.modules", RuntimeWarning)
         try:
@@ -40,14 +41,14 @@ def _undisturbed() -> Iterator[None]:
     """Put back the state of the process that commands change."""
     import torch
 
-    argv, environment, threads = sys.argv, dict(os.environ), torch.get_num_threads()
+    lines, variables, threads = (sys.argv, sys.orig_argv), dict(os.environ), torch.get_num_threads()
     try:
         with warnings.catch_warnings():
             yield
     finally:
-        sys.argv = argv
+        sys.argv, sys.orig_argv = lines
         os.environ.clear()
-        os.environ |= environment
+        os.environ |= variables
         torch.set_num_threads(threads)
 
 

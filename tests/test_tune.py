@@ -9,7 +9,6 @@ from commands import refused, run
 from toy_bundles import make_bundle, save_checkpoint
 
 from fastdwm import Agent, Bundle, InputError, ITPOConfig
-from fastdwm.measure import latency
 from fastdwm.settings import REPLACED, Settings
 from fastdwm.tune.grid import candidates
 from fastdwm.tune.halving import Trial, choose, halve
@@ -19,10 +18,8 @@ FEW = ("--minutes", "0.02", "--episodes", "2", "--max-steps", "15")
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Of an untrained bundle for hopper-medium with two world models."""
-    # Nothing is about how one episode alone decides.
-    monkeypatch.setattr(latency, "BUDGET_S", 0.1)
+def folder(tmp_path, quick):
+    """Folder of an untrained bundle for hopper-medium with two world models."""
     make_bundle(*TWO).save(tmp_path / "bundle")
     return tmp_path / "bundle"
 

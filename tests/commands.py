@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
@@ -16,20 +17,23 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 HANG_S = 600.0
 
 
-def run(name: str, *args: Any, env: dict[str, Any] | None = None) -> CompletedProcess:
-    """Run `python -m fastdwm.NAME ARGS` in this process; an error that a command does not report is raised.
+def run(name: str | Path, *args: Any, env: dict[str, Any] | None = None) -> CompletedProcess:
+    """Run `python -m fastdwm.NAME ARGS` in this process; an error that the command does not report is raised.
 
-    env: further variables of the environment.
+    name: or the path of a script.   env: further variables of the environment.
     """
     out, err = io.StringIO(), io.StringIO()
     with _undisturbed(), redirect_stdout(out), redirect_stderr(err):
         os.environ |= ENVIRONMENT | {key: str(value) for key, value in (env or {}).items()}
         sys.orig_argv = argv(name, *args)
-        sys.argv = sys.orig_argv[2:]
+        sys.argv = [str(name), *map(str, args)]
         # Tests import the command's modules too.
         warnings.filterwarnings("ignore", ".* found in sys.modules", RuntimeWarning)
         try:
-            runpy.run_module(f"fastdwm.{name}", run_name="__main__", alter_sys=True)
+            if isinstance(name, Path):
+                runpy.run_path(str(name), run_name="__main__")
+            else:
+                runpy.run_module(f"fastdwm.{name}", run_name="__main__", alter_sys=True)
             code = 0
         except SystemExit as stop:
             code = stop.code
@@ -52,9 +56,10 @@ def _undisturbed() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def argv(name: str, *args: Any) -> list[str]:
-    """The command line of `python -m fastdwm.NAME ARGS`."""
-    return [sys.executable, "-m", f"fastdwm.{name}", *map(str, args)]
+def argv(name: str | Path, *args: Any) -> list[str]:
+    """The command line of `python -m fastdwm.NAME ARGS`, or of a script."""
+    command = [str(name)] if isinstance(name, Path) else ["-m", f"fastdwm.{name}"]
+    return [sys.executable, *command, *map(str, args)]
 
 
 def environment(**changes: Any) -> dict[str, str]:

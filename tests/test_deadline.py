@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_agent import CONFIG, RULES, observations
+from toy_agents import CONFIG, RULES, observations
 from toy_bundles import make_bundle
 
 from fastdwm import Agent

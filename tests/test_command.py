@@ -148,13 +148,13 @@ def test_a_reader_that_leaves_early_is_no_failure():
     # Also where the output was still in a buffer.
     process = python("print('x')", stdin=subprocess.PIPE)
     process.stdout.close()
-    assert process.communicate(timeout=60)[1] == b"" and process.returncode == 0
+    assert process.communicate(timeout=HANG_S)[1] == b"" and process.returncode == 0
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_a_terminal_that_cannot_print_a_character_shows_another(encoding):
     process = python(r"print('3 \u00b1 1 \u2265 \udce4')", env=os.environ | {"PYTHONIOENCODING": encoding})
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=HANG_S)
     sign = "?" if encoding == "ascii" else "\u00b1"
     assert (process.returncode, err, out.decode(encoding)[:5]) == (0, b"", f"3 {sign} 1")
 

@@ -148,6 +148,7 @@ def test_other_workers_the_same_bytes_other_seed_others(recorded, policies, mixe
     assert seeds_and_lengths(tmp_path, "other-v0") != seeds_and_lengths(recorded[0])
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bytes(policies, mixed, tmp_path):
     line = argv("collect", *arguments(f"--policy={policies}/mean.onnx", *MIXED, "--workers=1", transitions=MANY))
     folder = tmp_path / "mine" / "hopper" / ".tiny-v0.collect"
@@ -166,6 +167,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(policies, mixed, tmp_path):
     assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == ["tiny-v0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most_bytes", [20_000, 400_000])
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path, most_bytes):
     """The smaller limit stops the first chunk, the larger, which has room for it, the dataset."""

@@ -76,6 +76,7 @@ def test_a_deadline_is_reported(bundle, tmp_path, capsys, quick):
         assert "inner steps per decision" in stdout
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_no_table(bundle, tmp_path):
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))  # noqa: E731
     flags = ["--episodes=1", "--max-steps=12", "--itpo.inner-steps=0", f"--bundle={bundle}", f"--out={tmp_path}/out"]

@@ -91,6 +91,7 @@ def test_same_seed_same_weights_other_seed_other_weights(trained, dataset, tmp_p
     assert weights(tmp_path / "other") != weights(trained[0])
 
 
+@pytest.mark.slow
 def test_killed_run_resumes_to_the_same_weights(trained, dataset, tmp_path):
     out = tmp_path / "killed"
     line, quiet = argv("train", *arguments(dataset, out)), {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
@@ -170,6 +171,7 @@ def test_damaged_settings_beside_a_checkpoint_are_bad_input(dataset, tmp_path, c
     refused(result, "out: cannot use")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(trained, dataset, tmp_path):
     out = tmp_path / "run"
     # A file may have as much as a checkpoint of the reward model needs, and not that of policy and critics.
@@ -263,8 +265,7 @@ def test_a_damaged_dataset_is_bad_input(dataset, tmp_path):
 
 
 def test_damaged_checkpoint_is_bad_input(trained, dataset, tmp_path):
-    out = tmp_path / "run"
-    train(dataset, out, cache=tmp_path)
+    out = shutil.copytree(trained[0], tmp_path / "run")
     (out / "rebrac.safetensors").write_bytes(b"12345678 not safetensors")
     result = train(dataset, out, cache=tmp_path)
     assert result.returncode == 2 and "not a checkpoint of this run" in result.stderr.splitlines()[-1]

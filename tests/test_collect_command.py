@@ -92,7 +92,10 @@ def mixed(policies, tmp_path_factory):
 
 def test_train_and_eval_learn_from_what_collect_recorded(recorded, tmp_path, quick):
     root, _ = recorded
-    sizes = ["--fqe-updates=20", *(f"--{part}.updates=20" for part in ("rebrac", "diffusion", "meanflow", "mlp", "reward"))]
+    sizes = [
+        "--fqe-updates=20",
+        *(f"--{part}.updates=20" for part in ("rebrac", "diffusion", "meanflow", "mlp", "reward")),
+    ]
     for part in ("rebrac", "diffusion", "meanflow", "mlp", "reward"):
         sizes += [f"--{part}.hidden", "16", "16"]
     train = ["hopper-medium", f"--dataset={OUT}", f"--out={tmp_path}/run", *sizes, "--eval-episodes=1", "--threads=1"]

@@ -204,6 +204,7 @@ def test_bundle_of_another_task_is_an_input_error(bundle, tmp_path):
     ("args", "message"),
     [
         (["hoper-medium"], "hopper-medium"),
+        (["hopper-medium", "--epsodes", "3"], "--episodes"),
         (["hopper-medium", "--episodes", "0"], "episodes: expected a positive number, got 0"),
         (["hopper-medium", *SGD, "--itpo.inner-lr", "-1"], "inner_lr: expected a number >= 0, got -1.0"),
         (["hopper-medium", "--itpo.max-deviation", "0"], "max_deviation: expected a positive number, got 0.0"),
@@ -238,10 +239,6 @@ def test_unwritable_folder_is_told_before_the_run(tmp_path):
     (tmp_path / "file").touch()
     done = run("eval", "hopper-medium", "--out", tmp_path / "file" / "results")
     refused(done, f"out: cannot write to {tmp_path}/file/results: Not a directory")
-
-
-def test_unknown_option_exits_with_2():
-    refused(run("eval", "hopper-medium", "--epsodes", "3"), "--episodes")
 
 
 def test_intervals_are_left_out_for_one_episode():

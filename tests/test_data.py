@@ -25,7 +25,10 @@ from fastdwm.errors import InputError
 from fastdwm.tasks import get_task
 
 # minari remarks on the metadata that a toy dataset lacks, gymnasium on the age of Hopper-v4.
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari", "ignore:.*is out of date:DeprecationWarning")
+pytestmark = [
+    pytest.mark.usefixtures("private_folders"),
+    pytest.mark.filterwarnings("ignore::UserWarning:minari", "ignore:.*is out of date:DeprecationWarning"),
+]
 
 HOPPER = get_task("hopper-medium")
 OBS, ACTION, REWARD = [0, 1, 2, 10, 11], [0.1, 0.2, 0.3, 0.4, 0.5], [1, 2, 3, 4, 5]
@@ -34,12 +37,6 @@ TERMINATED, TRUNCATED = [0, 0, 1, 0, 0], [0, 0, 0, 0, 1]
 
 def filled(values, size):
     return np.repeat(np.asarray(values, np.float32)[:, None], size, axis=1)
-
-
-@pytest.fixture(autouse=True)
-def private_folders(tmp_path, monkeypatch):
-    monkeypatch.setenv("FASTDWM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
 
 
 @pytest.fixture

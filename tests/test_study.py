@@ -150,7 +150,7 @@ def test_a_killed_study_goes_on_where_it_was(bundle, tmp_path):
     # The longest cell comes first, so that the kill meets the second one in its middle.
     flags = ("--worlds", "diffusion", "--horizons", "8", "7", "6", "--particles", "200", "--inner-steps", "1")
     flags += ("--episodes", "2", "--max-steps", "60", "--workers", "1", "--backend", "reference")
-    flags += ("--latency-decisions", "10")
+    flags += ("--latency-decisions", "10", "--no-confirm")
     process = subprocess.Popen(argv("study", *arguments(bundle, out, *flags)), stderr=subprocess.DEVNULL)
     assert until(lambda: read_cells(out))
     workers = descendants(process.pid)

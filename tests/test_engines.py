@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing, suppress
+from functools import cache
 from pathlib import Path
 
 import engine_jobs as jobs
@@ -124,7 +125,9 @@ def test_without_ray_its_engine_is_an_input_error(monkeypatch):
 def test_no_cluster_at_the_address_is_an_input_error(address, monkeypatch, tmp_path):
     pytest.importorskip("ray")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    # Clusters that other tests run on this machine are none for this one.
     monkeypatch.setattr("ray._private.utils.read_ray_address", lambda *args: None)
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", cache(set))
     with pytest.raises(InputError, match="address: .*" + address) as error:
         engines.start(EngineConfig(engine="ray", address=address), 1)
     assert "\n" not in str(error.value)

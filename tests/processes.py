@@ -26,5 +26,5 @@ def until(holds, most_s=600.0):
     """Wait until it holds; returns whether it does."""
     deadline = time.monotonic() + most_s
     while not holds() and time.monotonic() < deadline:
-        time.sleep(0.001)
+        time.sleep(0.01)
     return holds()

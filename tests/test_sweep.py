@@ -223,9 +223,9 @@ def test_outcomes_of_another_physics_are_refused(finished, data, tmp_path):
 def test_cells_run_as_tasks_of_ray(finished, data, tmp_path):
     pytest.importorskip("ray")
     out = copy_of(finished[1], tmp_path / "out", "settings.json", "cells/*-train.json", "train/**/*")
-    process = subprocess.Popen(
-        argv("sweep", *flags(data, out), "--seeds", "1", "--engine", "ray", "--workers", "1"), env=environment()
-    )
+    line = argv("sweep", *flags(data, out), "--seeds", "1", "--engine", "ray", "--workers", "1")
+    # Ray would let all else on the machine go before its tasks.
+    process = subprocess.Popen(line, env=environment(RAY_worker_niceness=0))
     there = set()
     assert until(lambda: there.update(descendants(process.pid)) or process.poll() is not None)
     assert process.returncode == 0 and "hopper-medium-s0-eval" in cells(out)

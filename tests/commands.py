@@ -1,34 +1,82 @@
-"""Commands that are called in this process, which is faster than starting one."""
+"""Commands as a user gives them, run in this process, which is faster than starting one, or in one of their own."""
 
-from collections.abc import Callable
+import io
+import os
+import runpy
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
-import pytest
-
-from fastdwm import command
-from fastdwm.eval import __main__ as evaluation
-
-
-def called(capsys: pytest.CaptureFixture, main: Callable, parse: Callable, *args: Any) -> CompletedProcess:
-    """What a command leaves, that runs main(*parse(arguments))."""
-    argv = list(map(str, args))
-    with pytest.raises(SystemExit) as stop:
-        command.finish(lambda: main(*parse(argv)))
-    said = capsys.readouterr()
-    return CompletedProcess(argv, stop.value.code, said.out, said.err)
+# No number of CPUs and no terminal changes what a command prints.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+HANG_S = 600.0
 
 
-def evaluate(capsys: pytest.CaptureFixture, *args: Any) -> CompletedProcess:
-    """The same of python -m fastdwm.eval."""
+def run(name: str | Path, *args: Any, env: dict[str, Any] | None = None) -> CompletedProcess:
+    """Run `python -m fastdwm.NAME ARGS` in this process; an error that the command does not report is raised.
 
-    def parse(argv: list[str]) -> tuple[str, Any]:
-        return command.parse(evaluation.presets(), "python -m fastdwm.eval", "", argv, evaluation.tuned)
+    name: or the path of a script.   env: further variables of the environment.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    with _undisturbed(), redirect_stdout(out), redirect_stderr(err):
+        os.environ |= ENVIRONMENT | {key: str(value) for key, value in (env or {}).items()}
+        sys.orig_argv = argv(name, *args)
+        sys.argv = [str(name), *map(str, args)]
+        # Tests import the command's modules too.
+        warnings.filterwarnings("ignore", ".* found in sys.modules", RuntimeWarning)
+        try:
+            if isinstance(name, Path):
+                runpy.run_path(str(name), run_name="__main__")
+            else:
+                runpy.run_module(f"fastdwm.{name}", run_name="__main__", alter_sys=True)
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+    return CompletedProcess(args, code, out.getvalue(), err.getvalue())
 
-    return called(capsys, evaluation.main, parse, *args)
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Put back the state of the process that commands change."""
+    import torch
+
+    lines, variables, threads = (sys.argv, sys.orig_argv), dict(os.environ), torch.get_num_threads()
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        sys.argv, sys.orig_argv = lines
+        os.environ.clear()
+        os.environ |= variables
+        torch.set_num_threads(threads)
+
+
+def argv(name: str | Path, *args: Any) -> list[str]:
+    """The command line of `python -m fastdwm.NAME ARGS`, or of a script."""
+    command = [str(name)] if isinstance(name, Path) else ["-m", f"fastdwm.{name}"]
+    return [sys.executable, *command, *map(str, args)]
+
+
+def environment(**changes: Any) -> dict[str, str]:
+    """The environment of a command in a process of its own."""
+    return os.environ | ENVIRONMENT | {key: str(value) for key, value in changes.items()}
+
+
+def spawn(name: str, *args: Any, env: dict[str, Any] | None = None, **how: Any) -> CompletedProcess:
+    """Run the same in a process of its own, for tests of limits, signals and hash seeds.
+
+    how: further arguments of `subprocess.run`.
+    """
+    how = {"capture_output": True, "text": True, "timeout": HANG_S} | how
+    return subprocess.run(argv(name, *args), env=environment(**(env or {})), **how)
 
 
 def refused(done: CompletedProcess, *messages: str) -> None:
-    """One line on stderr that has the messages, exit code 2, nothing on stdout."""
+    """Check for one line on stderr that has the messages, exit code 2 and nothing on stdout."""
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), done
     assert done.stderr.startswith("error: ") and all(message in done.stderr for message in messages), done.stderr

@@ -22,9 +22,9 @@ def gone(pid):
         return True
 
 
-def until(holds, most_s=60.0):
+def until(holds, most_s=600.0):
     """Wait until it holds; returns whether it does."""
     deadline = time.monotonic() + most_s
     while not holds() and time.monotonic() < deadline:
-        time.sleep(0.02)
+        time.sleep(0.01)
     return holds()

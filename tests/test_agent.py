@@ -8,25 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toy_agents import CONFIG, RULES, SGD, observations
 from toy_bundles import ACTION_DIM, OBS_DIM, make_bundle
 
-from fastdwm import Agent, ITPOConfig
+from fastdwm import Agent
 from fastdwm.errors import InputError
 from fastdwm.measure.simulate import run_episodes
 from fastdwm.models.policy import Policy
-
-CONFIG = ITPOConfig(horizon=2, particles=3)
-SGD = ITPOConfig(horizon=2, particles=3, optimiser="sgd", inner_lr=1e-2)
-RULES = pytest.mark.parametrize("config", [CONFIG, SGD], ids=["bound", "sgd"])
 
 
 @pytest.fixture(scope="module")
 def bundle():
     return make_bundle()
-
-
-def observations(n_decisions, n_episodes, seed=0):
-    return np.random.default_rng(seed).normal(size=(n_decisions, n_episodes, OBS_DIM)).astype(np.float32)
 
 
 def test_one_observation_or_a_batch(bundle):

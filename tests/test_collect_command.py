@@ -1,19 +1,18 @@
 """`python -m fastdwm.collect` as a user runs it: from policies to a dataset, killed, resumed, misused, learnt from."""
 
 import json
-import os
 import re
 import resource
 import signal
 import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import h5py
 import numpy as np
 import pytest
+from commands import argv, environment, refused, run, spawn
 from onnx_policies import policy_bytes, weights
+from processes import until
 from toy_bundles import make_bundle
 
 from fastdwm.collect import __main__ as collect
@@ -40,16 +39,17 @@ def policies(tmp_path_factory):
     return folder
 
 
-def environment(root):
-    return os.environ | {"MINARI_DATASETS_PATH": str(root), "FASTDWM_CACHE": str(root / "cache"), "COLUMNS": "200"}
+def variables(root):
+    return {"MINARI_DATASETS_PATH": root, "FASTDWM_CACHE": root / "cache"}
 
 
-def command(*flags, env="hopper", out=OUT, transitions=3000):
-    return [sys.executable, "-m", "fastdwm.collect", env, f"--out={out}", f"--transitions={transitions}", *flags]
+def arguments(*flags, env="hopper", out=OUT, transitions=3000):
+    return (env, f"--out={out}", f"--transitions={transitions}", *flags)
 
 
-def run(root, *flags, **kwargs):
-    return subprocess.run(command(*flags, **kwargs), capture_output=True, text=True, env=environment(root), timeout=120)
+def record(root, *flags, **kwargs):
+    """What the command leaves."""
+    return run("collect", *arguments(*flags, **kwargs), env=variables(root))
 
 
 def files(root, out=OUT):
@@ -76,7 +76,7 @@ MANY = 6_000
 def recorded(policies, tmp_path_factory):
     """A dataset of the sampler, by one worker."""
     root = tmp_path_factory.mktemp("recorded")
-    result = run(root, f"--policy={policies}/sampler.onnx", "--workers=1")
+    result = record(root, f"--policy={policies}/sampler.onnx", "--workers=1")
     assert result.returncode == 0, result.stderr
     return root, result
 
@@ -85,21 +85,23 @@ def recorded(policies, tmp_path_factory):
 def mixed(policies, tmp_path_factory):
     """A dataset of several chunks, by one worker."""
     root = tmp_path_factory.mktemp("mixed")
-    result = run(root, f"--policy={policies}/mean.onnx", *MIXED, "--workers=1", transitions=MANY)
+    result = record(root, f"--policy={policies}/mean.onnx", *MIXED, "--workers=1", transitions=MANY)
     assert result.returncode == 0, result.stderr
     return root
 
 
-def test_train_and_eval_learn_from_what_collect_recorded(recorded, tmp_path):
+def test_train_and_eval_learn_from_what_collect_recorded(recorded, tmp_path, quick):
     root, _ = recorded
-    sizes = [f"--{part}.updates=20" for part in ("rebrac", "diffusion", "meanflow", "mlp", "reward")]
+    sizes = [
+        "--fqe-updates=20",
+        *(f"--{part}.updates=20" for part in ("rebrac", "diffusion", "meanflow", "mlp", "reward")),
+    ]
     for part in ("rebrac", "diffusion", "meanflow", "mlp", "reward"):
         sizes += [f"--{part}.hidden", "16", "16"]
     train = ["hopper-medium", f"--dataset={OUT}", f"--out={tmp_path}/run", *sizes, "--eval-episodes=1", "--threads=1"]
     evaluate = ["hopper-medium", f"--bundle={tmp_path}/run/bundle", "--episodes=1", "--max-steps=5"]
-    for name, argv in (("train", train), ("eval", [*evaluate, f"--out={tmp_path}/eval"])):
-        done = [sys.executable, "-m", f"fastdwm.{name}", *argv]
-        result = subprocess.run(done, capture_output=True, text=True, env=environment(root), timeout=120)
+    for name, flags in (("train", train), ("eval", [*evaluate, f"--out={tmp_path}/eval"])):
+        result = run(name, *flags, env=variables(root))
         assert result.returncode == 0, result.stderr
     assert "ITPO" in result.stdout
 
@@ -143,54 +145,51 @@ def test_the_metadata_say_how_it_came_about(recorded, policies):
 
 
 def test_other_workers_the_same_bytes_other_seed_others(recorded, policies, mixed, tmp_path):
-    assert run(tmp_path, f"--policy={policies}/mean.onnx", *MIXED, "--workers=2", transitions=MANY).returncode == 0
+    assert record(tmp_path, f"--policy={policies}/mean.onnx", *MIXED, "--workers=2", transitions=MANY).returncode == 0
     assert files(tmp_path) == files(mixed)
-    assert run(tmp_path, f"--policy={policies}/sampler.onnx", "--seed=1", out="other-v0").returncode == 0
+    assert record(tmp_path, f"--policy={policies}/sampler.onnx", "--seed=1", out="other-v0").returncode == 0
     assert seeds_and_lengths(tmp_path, "other-v0") != seeds_and_lengths(recorded[0])
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bytes(policies, mixed, tmp_path):
-    argv = command(f"--policy={policies}/mean.onnx", *MIXED, "--workers=1", transitions=MANY)
+    line = argv("collect", *arguments(f"--policy={policies}/mean.onnx", *MIXED, "--workers=1", transitions=MANY))
     folder = tmp_path / "mine" / "hopper" / ".tiny-v0.collect"
-    process = subprocess.Popen(argv, env=environment(tmp_path), stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not list(folder.glob("*.npz")) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
+    process = subprocess.Popen(line, env=environment(**variables(tmp_path)), stderr=subprocess.DEVNULL)
+    assert until(lambda: list(folder.glob("*.npz")))
     process.send_signal(signal.SIGKILL)
     process.wait()
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
     assert finished and not (tmp_path / OUT).exists()
-    other = run(tmp_path, f"--policy={policies}/mean.onnx", *MIXED, "--shares=episodes", transitions=MANY)
-    assert other.returncode == 2 and other.stderr.count("\n") == 1
-    assert f"shares: the collection in {folder} has transitions, got episodes" in other.stderr
+    other = record(tmp_path, f"--policy={policies}/mean.onnx", *MIXED, "--shares=episodes", transitions=MANY)
+    refused(other, f"shares: the collection in {folder} has transitions, got episodes")
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    again = run(tmp_path, f"--policy={policies}/mean.onnx", *MIXED, "--workers=2", transitions=MANY)
+    again = record(tmp_path, f"--policy={policies}/mean.onnx", *MIXED, "--workers=2", transitions=MANY)
     assert again.returncode == 0, again.stderr
     assert files(tmp_path) == files(mixed)
     assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == ["tiny-v0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most_bytes", [20_000, 400_000])
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path, most_bytes):
     """The smaller limit stops the first chunk, the larger, which has room for it, the dataset."""
-    argv, limit = command("--policy=random", "--workers=1", transitions=2000), (most_bytes, most_bytes)
-    full = subprocess.run(
-        argv, capture_output=True, text=True, env=environment(tmp_path),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
-    )  # fmt: skip
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))  # noqa: E731
+    flags = arguments("--policy=random", "--workers=1", transitions=2000)
+    full = spawn("collect", *flags, env=variables(tmp_path), preexec_fn=limit)
     assert full.returncode == 1 and "Traceback" not in full.stderr and not (tmp_path / OUT).exists()
     assert re.match(
         r"error: cannot write .*\.tiny-v0\.collect.*: File too large; make room", full.stderr.splitlines()[-1]
     )
-    assert run(tmp_path, "--policy=random", transitions=2000).returncode == 0
+    assert record(tmp_path, "--policy=random", transitions=2000).returncode == 0
     assert metadata(tmp_path)["total_steps"] >= 2000
 
 
 def test_an_existing_dataset_stays_as_it_is(recorded):
     root, _ = recorded
     before = files(root)
-    result = run(root, "--policy=random")
-    assert result.returncode == 2 and result.stderr.count("\n") == 1 and f"out: {OUT} exists" in result.stderr
+    result = record(root, "--policy=random")
+    refused(result, f"out: {OUT} exists")
     assert files(root) == before
 
 
@@ -214,7 +213,7 @@ def test_policies_take_turns_of_episodes(tmp_path):
     params = PARAMS | {"w1": np.zeros_like(PARAMS["w1"])}
     (tmp_path / "still.onnx").write_bytes(policy_bytes(params))
     flags = (f"--policy={tmp_path}/still.onnx:1", "--policy=random:2", "--shares=episodes")
-    assert run(tmp_path, *flags, transitions=1000).returncode == 0
+    assert record(tmp_path, *flags, transitions=1000).returncode == 0
     with h5py.File(tmp_path / OUT / "data" / "main_data.hdf5") as file:
         still = [bool(np.ptp(file[f"episode_{i}/actions"][:], axis=0).max() == 0) for i in range(len(file))]
     assert len(still) >= 9 and all(sum(still[i : i + 3]) == 1 for i in range(0, len(still) - 2, 3))
@@ -223,7 +222,7 @@ def test_policies_take_turns_of_episodes(tmp_path):
 def test_random_actions_fill_the_box_and_the_walker_has_its_friction(tmp_path):
     kwargs = {"xml_file": "walker2d.xml"}
     flags = ("--policy=random", f"--env-kwargs={json.dumps(kwargs)}")
-    assert run(tmp_path, *flags, env="walker2d", out="walker-v0", transitions=2000).returncode == 0
+    assert record(tmp_path, *flags, env="walker2d", out="walker-v0", transitions=2000).returncode == 0
     assert json.loads(metadata(tmp_path, "walker-v0")["env_spec"])["kwargs"] == kwargs
     with h5py.File(tmp_path / "walker-v0" / "data" / "main_data.hdf5") as file:
         actions = np.concatenate([file[f"episode_{i}/actions"] for i in range(len(file))])

@@ -1,13 +1,12 @@
 """What `python -m fastdwm.collect` refuses, in one line and with exit code 2."""
 
-import os
 import re
-import subprocess
 import sys
 from hashlib import sha256
 
 import numpy as np
 import pytest
+from commands import refused, run
 from onnx import ModelProto, helper
 from onnx_policies import external, policy_bytes, weights, with_loop, with_node
 
@@ -20,12 +19,6 @@ HOPPER = get_task("hopper-medium")
 SIZES = HOPPER.obs_dim, HOPPER.action_dim
 PARAMS = weights(*SIZES)
 OUT = "mine/hopper/tiny-v0"
-
-
-def run(root, *flags):
-    argv = [sys.executable, "-m", "fastdwm.collect", "hopper", f"--out={OUT}", "--transitions=100", *flags]
-    environment = os.environ | {"MINARI_DATASETS_PATH": str(root), "COLUMNS": "200"}
-    return subprocess.run(argv, capture_output=True, text=True, env=environment, timeout=120)
 
 
 BAD = {
@@ -62,22 +55,13 @@ BAD = {
 }
 
 
-def fails(capsys, *argv):
-    """The one line that the command leaves, called in this process because that is faster."""
-    with pytest.raises(SystemExit) as stop:
-        collect.command.finish(lambda: collect.main(*collect.parse(list(argv))))
-    said = capsys.readouterr()
-    assert stop.value.code == 2 and said.out == "" and said.err.count("\n") == 1
-    return said.err
-
-
 @pytest.mark.parametrize("message", BAD)
-def test_bad_input_is_one_line_exit_2(tmp_path, monkeypatch, capsys, message):
+def test_bad_input_is_one_line_exit_2(tmp_path, monkeypatch, message):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     given = {"env": "hopper", "policy": "random", "out": OUT, "transitions": 100, "flags": []} | BAD[message]
-    argv = [given["env"], f"--out={given['out']}", f"--transitions={given['transitions']}", *given["flags"]]
-    argv += [f"--policy={given['policy']}"] if given["policy"] else []
-    assert message in fails(capsys, *argv)
+    flags = [f"--out={given['out']}", f"--transitions={given['transitions']}", *given["flags"]]
+    flags += [f"--policy={given['policy']}"] if given["policy"] else []
+    refused(run("collect", given["env"], *flags), message)
     assert not any(tmp_path.iterdir())
 
 
@@ -107,11 +91,11 @@ UNUSABLE = {
 
 
 @pytest.mark.parametrize("message", UNUSABLE)
-def test_an_onnx_file_that_cannot_act_is_bad_input(tmp_path, monkeypatch, capsys, message):
+def test_an_onnx_file_that_cannot_act_is_bad_input(tmp_path, monkeypatch, message):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "data"))
     (tmp_path / "p.onnx").write_bytes(UNUSABLE[message]())
     flags = f"--policy={tmp_path}/p.onnx", f"--out={OUT}", "--transitions=10", "--workers=1"
-    assert message in fails(capsys, "hopper", *flags)
+    refused(run("collect", "hopper", *flags), message)
 
 
 def test_a_size_that_only_running_tells_is_told_too(tmp_path):
@@ -177,11 +161,12 @@ WILD = {
 @pytest.mark.parametrize("message", WILD)
 def test_an_action_that_is_none_ends_the_run_and_pins_nothing(tmp_path, message):
     (tmp_path / "p.onnx").write_bytes(policy_bytes(PARAMS | WILD[message], squash="Identity"))
-    result = run(tmp_path, f"--policy={tmp_path}/p.onnx")
+    flags = ("hopper", f"--out={OUT}", "--transitions=100")
+    result = run("collect", *flags, f"--policy={tmp_path}/p.onnx", env={"MINARI_DATASETS_PATH": tmp_path})
     assert result.returncode == 2 and result.stdout == ""
     last = result.stderr.splitlines()[-1]
     assert last.startswith("error: policy: p.onnx:") and message in last and "Traceback" not in result.stderr
-    assert run(tmp_path, "--policy=random").returncode == 0
+    assert run("collect", *flags, "--policy=random", env={"MINARI_DATASETS_PATH": tmp_path}).returncode == 0
 
 
 def test_actions_beyond_the_bounds_by_rounding_are_cut(tmp_path):
@@ -200,9 +185,9 @@ def test_without_its_packages_it_says_what_to_install(tmp_path, monkeypatch, pac
         read_behaviour(f"{tmp_path}/mean.onnx", HOPPER.env, SIZES)
 
 
-def test_a_second_command_on_the_same_dataset_is_told_so(tmp_path, monkeypatch, capsys):
+def test_a_second_command_on_the_same_dataset_is_told_so(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     folder = tmp_path / ".x-v0.collect"
     folder.mkdir()
     with collect.reserved(folder):
-        assert "in use by a command that runs" in fails(capsys, "hopper", "--policy=random", "--out=x-v0")
+        refused(run("collect", "hopper", "--policy=random", "--out=x-v0"), "in use by a command that runs")

@@ -3,16 +3,13 @@
 import os
 import subprocess
 import sys
-from functools import partial
 
 import pytest
+from commands import HANG_S, run
 
 from fastdwm import command
-from fastdwm.collect import __main__ as collect
 from fastdwm.config import EvalConfig, ITPOConfig
 from fastdwm.errors import InputError
-from fastdwm.eval import __main__ as evaluate
-from fastdwm.study import __main__ as study
 
 # Kills every worker process before it has read its job.
 DEADLY = "import os, sys\nif '--multiprocessing-fork' in sys.orig_argv: os.kill(os.getpid(), 9)\n"
@@ -21,44 +18,36 @@ PRESETS = {"default": EvalConfig(), "paper": EvalConfig(itpo=ITPOConfig(particle
 
 
 HEAVY = {"torch", "triton", "numpy", "gymnasium", "mujoco", "scipy", "rich", "matplotlib"}
+HELP = {
+    "collect": ["--policy", "--transitions"],
+    "eval": ["--itpo.horizon", "imagined transitions per rollout (H)", "--preset {tuned,default,paper}"],
+    "report": ["models BUNDLE", "deviation BUNDLE", "paper [FOLDER]"],
+    "report deviation": ["BUNDLE"],
+    "report models": ["BUNDLE", "--jacobian-states"],
+    "report paper": ["[FOLDER]", "results/sweep"],
+    "study": ["--grid {default,quick,paper}"],
+    "sweep": ["--tasks", "--train-flags", "--engine {processes,ray}", "names of tasks; locomotion: the 18"],
+    "train": ["--preset {cpu,paper}", "--rebrac.updates"],
+    "tune": ["--minutes", "tuning seeds"],
+    "kernels": ["--table", "compile, and write the table"],
+}
 
 
-def show_help(name, *python_flags):
-    """The finished process."""
-    argv = [sys.executable, *python_flags, "-m", *f"fastdwm.{name}".split(), "--help"]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=60)
+@pytest.mark.parametrize("name", HELP)
+def test_help_shows_every_field_with_its_text_and_loads_nothing_heavy(name):
+    """The one test that starts every command as a process."""
+    module = {"kernels": "fastdwm_kernels.aot"}.get(name, f"fastdwm.{name}")
+    argv = [sys.executable, "-X", "importtime", "-m", *module.split(), "--help"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=HANG_S)
+    imports = [line for line in done.stderr.splitlines() if line.startswith("import time")]
+    loaded = {line.split("|")[-1].strip().split(".")[0] for line in imports}
+    assert done.returncode == 0 and "argparse" in loaded and not loaded & HEAVY
+    shown = " ".join(done.stdout.replace("│", " ").split())
+    assert not [text for text in HELP[name] if text not in shown]
 
 
 def parse(*argv):
     return command.parse(PRESETS, "prog", "", list(argv))
-
-
-COMMANDS = ["collect", "eval", "kernels.aot", "report models", "report paper", "study", "sweep", "train", "tune"]
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_help_loads_nothing_heavy(name):
-    done = show_help(name, "-X", "importtime")
-    lines = [line for line in done.stderr.splitlines() if line.startswith("import time")]
-    loaded = {line.split("|")[-1].strip().split(".")[0] for line in lines}
-    assert done.returncode == 0 and "tyro" in loaded and not loaded & HEAVY
-
-
-@pytest.mark.parametrize(
-    ("name", "texts"),
-    [
-        ("eval", ["--itpo.horizon", "imagined transitions per rollout (H)", "--preset {tuned,default,paper}"]),
-        ("report models", ["BUNDLE", "--jacobian-states"]),
-        ("study", ["--grid {default,quick,paper}"]),
-        ("sweep", ["--tasks", "--train-flags", "--engine {processes,ray}", "names of tasks; locomotion: the 18"]),
-        ("train", ["--preset {cpu,paper}", "--rebrac.updates"]),
-        ("tune", ["--minutes", "tuning seeds"]),
-    ],
-    ids=["eval", "report", "study", "sweep", "train", "tune"],
-)
-def test_help_shows_every_field_with_its_text(name, texts):
-    said = " ".join(show_help(name).stdout.replace("│", " ").split())
-    assert not [text for text in texts if text not in said]
 
 
 def test_unknown_device_is_an_input_error():
@@ -120,26 +109,20 @@ def test_exit_codes(error, code, line, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("module", "argv"),
+    ("name", "args"),
     [
-        (collect, ["hopper", "--policy", "hopper-medium", "--out", "new-v0", "--transitions", "100"]),
-        (study, ["hopper-medium", "--grid", "quick", "--worlds", "diffusion", "--out", "out", *TINY]),
-        (evaluate, ["hopper-medium", "--out", "out", *TINY]),
+        ("collect", ["hopper", "--policy", "hopper-medium", "--out", "new-v0", "--transitions", "100"]),
+        ("study", ["hopper-medium", "--grid", "quick", "--worlds", "diffusion", "--out", "out", *TINY]),
+        ("eval", ["hopper-medium", "--out", "out", *TINY]),
     ],
     ids=["collect", "study", "eval"],
 )
-def test_a_worker_that_dies_at_its_start_fails_the_command_in_one_line(module, argv, tmp_path, monkeypatch, capfd):
+def test_a_worker_that_dies_at_its_start_fails_the_command_in_one_line(name, args, tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text(DEADLY)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(os, "_exit", sys.exit)
-    presets = partial(command.parse, PRESETS, "prog", "")
-    with pytest.raises(SystemExit) as stop:
-        command.finish(lambda: module.main(*getattr(module, "parse", presets)(argv)))
-    lines = capfd.readouterr().err.splitlines()
-    assert stop.value.code == 1 and "Traceback" not in "".join(lines)
-    assert lines[-1].startswith("error: a worker process was ended by signal 9 (Killed")
+    done = run(name, *args, env={"PYTHONPATH": tmp_path, "MINARI_DATASETS_PATH": tmp_path})
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: a worker process was ended by signal 9 (Killed")
 
 
 def test_a_broken_pipe_to_another_process_is_no_success(capfd, monkeypatch):
@@ -165,13 +148,13 @@ def test_a_reader_that_leaves_early_is_no_failure():
     # Also where the output was still in a buffer.
     process = python("print('x')", stdin=subprocess.PIPE)
     process.stdout.close()
-    assert process.communicate(timeout=60)[1] == b"" and process.returncode == 0
+    assert process.communicate(timeout=HANG_S)[1] == b"" and process.returncode == 0
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_a_terminal_that_cannot_print_a_character_shows_another(encoding):
     process = python(r"print('3 \u00b1 1 \u2265 \udce4')", env=os.environ | {"PYTHONIOENCODING": encoding})
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=HANG_S)
     sign = "?" if encoding == "ascii" else "\u00b1"
     assert (process.returncode, err, out.decode(encoding)[:5]) == (0, b"", f"3 {sign} 1")
 

@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_agent import CONFIG, RULES, observations
+from toy_agents import CONFIG, RULES, observations
 from toy_bundles import make_bundle
 
 from fastdwm import Agent
 from fastdwm.config import ITPOConfig
-from fastdwm.errors import InputError
 from fastdwm.itpo.deadline import LEARNING, Deadline
 
 
@@ -164,9 +163,3 @@ def test_warm_up_within_an_episode_leaves_it_alone():
     warmed.warm_up(obs[1])
     plain.act(obs[0])
     assert np.array_equal(act_in_turn(plain, obs[1:]), act_in_turn(warmed, obs[1:]))
-
-
-@pytest.mark.parametrize("deadline_ms", [0.0, -1.0])
-def test_a_deadline_is_positive(deadline_ms):
-    with pytest.raises(InputError, match="deadline_ms: expected a positive number"):
-        Agent.of(make_bundle(), CONFIG, deadline_ms=deadline_ms)

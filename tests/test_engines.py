@@ -5,11 +5,12 @@ import subprocess
 import sys
 import time
 from contextlib import closing, suppress
+from functools import cache
 from pathlib import Path
 
 import engine_jobs as jobs
 import pytest
-from processes import gone, until
+from processes import descendants, gone, until
 
 from fastdwm import engines
 from fastdwm.engines.config import EngineConfig
@@ -77,10 +78,9 @@ def test_what_is_raised_on_the_way_ends_the_running_jobs(processes, tmp_path):
         raise KeyboardInterrupt
 
     todo = [Job("quick", jobs.write, (tmp_path / "quick",)), Job("slow", jobs.write, (tmp_path / "slow", 60.0))]
-    start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         run(processes, todo, stop)
-    assert time.monotonic() - start < 30 and not (tmp_path / "slow").exists()
+    assert not (tmp_path / "slow").exists()
 
 
 def test_processes_end_with_a_parent_that_is_killed(tmp_path):
@@ -125,7 +125,9 @@ def test_without_ray_its_engine_is_an_input_error(monkeypatch):
 def test_no_cluster_at_the_address_is_an_input_error(address, monkeypatch, tmp_path):
     pytest.importorskip("ray")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    # Clusters that other tests run on this machine are none for this one.
     monkeypatch.setattr("ray._private.utils.read_ray_address", lambda *args: None)
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", cache(set))
     with pytest.raises(InputError, match="address: .*" + address) as error:
         engines.start(EngineConfig(engine="ray", address=address), 1)
     assert "\n" not in str(error.value)
@@ -139,18 +141,12 @@ def cluster(monkeypatch):
     # Jobs are imported by the tasks from here.
     paths = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-    before = set(children(os.getpid()))
+    before = set(descendants(os.getpid()))
     cluster = utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     cluster.before = before
     cluster.victim = cluster.add_node(num_cpus=1)
     yield cluster
     cluster.shutdown()
-
-
-def children(pid):
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    found = [int(child) for task in tasks for child in task.read_text().split()]
-    return found + [grandchild for child in found for grandchild in children(child)]
 
 
 def listening(pids):
@@ -174,7 +170,7 @@ def test_ray_on_one_machine_listens_on_the_loopback_address_alone():
     paths = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, env=paths) as process:
         assert process.stdout.readline() == "started\n"
-        addresses = listening([process.pid, *children(process.pid)])
+        addresses = listening([process.pid, *descendants(process.pid)])
         process.communicate("\n")
     # 127.0.0.1, by itself and in IPv6.
     assert addresses and addresses <= {"0100007F", "0000000000000000FFFF00000100007F"}
@@ -197,7 +193,7 @@ def test_ray_finishes_all_jobs_when_a_machine_dies_in_the_middle(cluster, tmp_pa
         assert engine.places == 2
         run(engine, todo, on_ended)
         assert until(lambda: engine.places == 1)
-        processes = set(children(os.getpid())) - cluster.before
+        processes = set(descendants(os.getpid())) - cluster.before
     assert all(ended[name].error is None and (tmp_path / name).exists() for name in names)
     # What raises is not tried again; what is killed is.
     assert str(ended["bad"].error) == "expected another job"

@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
-import os
-import subprocess
 import sys
+from functools import partial
 
 import pytest
+from commands import refused, run
 from toy_bundles import make_bundle
 
 from fastdwm import Bundle, InputError
@@ -31,23 +31,22 @@ def intruder(tmp_path):
     return tmp_path
 
 
-def evaluate(folder, *flags):
-    argv = [sys.executable, "-m", "fastdwm.eval", "hopper-medium", "--bundle=bundle", "--episodes=1", "--max-steps=3"]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(["", os.environ.get("PYTHONPATH", "")]), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*argv, "--backend=reference", *flags], cwd=folder, capture_output=True, text=True, timeout=120, env=env
-    )
+@pytest.fixture
+def evaluate(intruder, monkeypatch, quick):
+    """Evaluate that bundle in its folder, from which modules can be imported."""
+    monkeypatch.chdir(intruder)
+    monkeypatch.syspath_prepend(intruder)
+    yield partial(run, "eval", "hopper-medium", "--bundle=bundle", "--episodes=1", "--max-steps=3")
+    sys.modules.pop("hopper_env", None)
 
 
-def test_a_bundle_cannot_make_the_command_import_a_module(intruder):
-    done = evaluate(intruder)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "hopper_env:Hopper-v5" in done.stderr and "--trust-env" in done.stderr
+def test_a_bundle_cannot_make_the_command_import_a_module(evaluate, intruder):
+    refused(evaluate(), "hopper_env:Hopper-v5", "--trust-env")
     assert not (intruder / "trace").exists()
 
 
-def test_the_user_may_vouch_for_a_simulator_which_the_table_then_names(intruder):
-    done = evaluate(intruder, "--trust-env", "--out=out")
+def test_the_user_may_vouch_for_a_simulator_which_the_table_then_names(evaluate, intruder):
+    done = evaluate("--trust-env", "--out=out")
     assert done.returncode == 0, done.stderr
     assert (intruder / "trace").exists()
     assert "not the task's own simulator: id 'hopper_env:Hopper-v5'" in " ".join(done.stdout.split())

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import HANG_S, run
+from processes import until
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "bench"))
@@ -34,7 +36,7 @@ def call(out: Path, *arguments: str, without: tuple[str, ...] = ()):
     (blocked / "sitecustomize.py").write_text(BLOCK.format(names=without))
     command = ["bash", str(ROOT / "bench" / "gpu.sh"), arguments[0], str(out / "results"), *arguments[1:]]
     environment = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(blocked)}
-    return subprocess.run(command, cwd=out, env=environment, capture_output=True, text=True, timeout=500)
+    return subprocess.run(command, cwd=out, env=environment, capture_output=True, text=True, timeout=HANG_S)
 
 
 @pytest.fixture(autouse=True)
@@ -67,8 +69,10 @@ def test_without_a_simulator_all_but_the_evaluation_runs(tmp_path):
     assert statuses(tmp_path, "first") == others | {"evaluation": "skipped"}
 
 
-def test_missing_packages_are_named_in_one_line(tmp_path):
-    result = call(tmp_path, "first", without=("pytest_benchmark", "safetensors"))
+def test_missing_packages_are_named_in_one_line(tmp_path, monkeypatch):
+    for name in ("pytest_benchmark", "safetensors"):
+        monkeypatch.setitem(sys.modules, name, None)
+    result = run(ROOT / "bench" / "gpu.py", "first", tmp_path)
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
     assert "cannot import pytest_benchmark, safetensors" in line
@@ -76,7 +80,7 @@ def test_missing_packages_are_named_in_one_line(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 def test_without_a_gpu_one_line_says_so(tmp_path):
-    result = call(tmp_path, "second")
+    result = run(ROOT / "bench" / "gpu.py", "second", tmp_path)
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
     assert "no GPU" in line
@@ -93,13 +97,14 @@ def session(monkeypatch, out: Path, *steps: gpu.Step) -> gpu.Session:
 
 
 SLOW_BENCHMARKS = """
-import time
+import pathlib, time
 
 def test_fast(benchmark):
     benchmark.pedantic(lambda: None, rounds=3)
     benchmark.extra_info["done"] = True
 
 def test_endless():
+    pathlib.Path({started!r}).touch()
     time.sleep(1000)
 """
 
@@ -112,12 +117,29 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture
+def out_of_time(tmp_path, monkeypatch):
+    """A path: the time of a step is up as soon as its process has made this file."""
+    file = tmp_path / "started"
+
+    class Impatient(subprocess.Popen):
+        def wait(self, timeout=None):
+            until(lambda: file.exists() or self.poll() is not None)
+            if file.exists():
+                file.unlink()
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            return super().wait(timeout)
+
+    monkeypatch.setattr(subprocess, "Popen", Impatient)
+    monkeypatch.setattr(gpu, "GRACE_S", HANG_S)
+    return file
+
+
 @pytest.mark.usefixtures("interruptible")
-def test_a_step_out_of_time_keeps_what_it_measured(monkeypatch, tmp_path):
-    (tmp_path / "test_slow.py").write_text(SLOW_BENCHMARKS)
-    monkeypatch.setattr(gpu, "TOTAL_S", gpu.GRACE_S + 8)
+def test_a_step_out_of_time_keeps_what_it_measured(out_of_time, monkeypatch, tmp_path):
+    (tmp_path / "test_slow.py").write_text(SLOW_BENCHMARKS.format(started=str(out_of_time)))
     file = ("-m", "pytest", str(tmp_path / "test_slow.py"), "-c", os.devnull, "--benchmark-json=OUT/slow.json")
-    steps = gpu.Step("slow", 7, file), gpu.Step("next", 1, ("-c", "pass"))
+    steps = gpu.Step("slow", 1, file), gpu.Step("next", 1, ("-c", "pass"))
     assert session(monkeypatch, tmp_path, *steps).run() == 1
     rows = json.loads((tmp_path / "first.json").read_text())["rows"]
     assert [row["status"] for row in rows] == ["out of time", "ok"]
@@ -129,21 +151,20 @@ def test_a_failed_step_does_not_stop_the_next(monkeypatch, tmp_path):
     content = json.dumps({"title": "numbers", "rows": [{"speed": 0.25}]})
     keep = ("-c", f"import pathlib; pathlib.Path('OUT/numbers.json').write_text({content!r})")
     steps = gpu.Step("bad", 5, ("-c", "raise SystemExit(3)")), gpu.Step("good", 5, keep)
+    monkeypatch.setattr(gpu, "TOTAL_S", HANG_S)
     assert session(monkeypatch, tmp_path, *steps).run() == 1
     table = (tmp_path / "table.md").read_text()
     assert "| bad | failed (3) |" in table
     assert "| 0.25 |" in table
 
 
-@pytest.mark.parametrize("run, count", [("replays", 2), ("updates", 3)])
-def test_long_runs_write_their_rows(run, count, tmp_path):
+@pytest.mark.parametrize("name, count", [("replays", 2), ("updates", 3)])
+def test_long_runs_write_their_rows(name, count, tmp_path):
     file = tmp_path / "rows.json"
-    command = [sys.executable, "bench/endurance.py", run, "--count", str(count), "--device", "cpu", "--json", str(file)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    done = run(ROOT / "bench" / "endurance.py", name, "--count", count, "--device", "cpu", "--json", file)
     assert done.returncode == 0, done.stderr
     rows = json.loads(file.read_text())["rows"]
-    if run == "replays":
+    if name == "replays":
         assert {(row["operation"], row["world"]) for row in rows} == {
             (operation, world) for operation in ("rollout gradient", "decision") for world in ("diffusion", "meanflow")
         }
@@ -162,17 +183,14 @@ def test_differing_bits_are_counted():
     assert endurance.differing(lambda: (torch.tensor([next(values)]), torch.zeros(2)), 4) == 2
 
 
+@pytest.mark.slow
 def test_a_profile_needs_no_simulator(tmp_path):
     blocked = tmp_path / "blocked"
     blocked.mkdir()
     (blocked / "sitecustomize.py").write_text(BLOCK.format(names=("gymnasium", "mujoco", "nvtx")))
     command = [sys.executable, "profiles/decisions.py", "--device", "cpu", "--steps", "1", "--out", str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": f"{blocked}:{ROOT}"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stderr
     names = [row["name"] for row in json.loads((tmp_path / "profile.json").read_text())["rows"]]
     assert names[0] == "decision" and any(name.startswith("aten::") for name in names)
-
-
-def test_nsight_compute_leaves_the_clocks_alone():
-    assert "ncu --clock-control none" in (ROOT / "profiles" / "run.sh").read_text()

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_agent import CONFIG, SGD
+from toy_agents import CONFIG, SGD
 from toy_bundles import make_bundle
 
 from fastdwm.itpo.deadline import LEARNING, Deadline

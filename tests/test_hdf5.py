@@ -14,6 +14,8 @@ from fastdwm.data.dataset import load
 from fastdwm.errors import InputError
 from fastdwm.tasks import get_task
 
+pytestmark = pytest.mark.usefixtures("private_folders")
+
 HOPPER = get_task("hopper-medium")
 GOOD = {
     "observations": np.ones((5, 11), np.float32),
@@ -22,12 +24,6 @@ GOOD = {
     "terminals": np.zeros(5, bool),
     "timeouts": np.arange(5) == 4,
 }
-
-
-@pytest.fixture(autouse=True)
-def private_folders(tmp_path, monkeypatch):
-    monkeypatch.setenv("FASTDWM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_agent import CONFIG, SGD, observations
+from toy_agents import CONFIG, SGD, observations
 from toy_bundles import make_bundle
 
 from fastdwm import Agent
@@ -129,12 +129,14 @@ def test_an_action_that_is_not_finite_is_never_returned(backend, inner_steps):
 FORK = """
     import os, signal, sys, torch
     sys.path.insert(0, {tests!r})
-    from test_isolation import CONFIG, OBS, make_bundle
+    from toy_agents import CONFIG, observations
+    from toy_bundles import make_bundle
     from fastdwm import Agent
 
     torch.set_num_threads({threads})
+    obs = observations(4, 2)[0]
     agent = Agent.of(make_bundle(), CONFIG, backend="reference")
-    expected = agent.act(OBS[0])
+    expected = agent.act(obs)
     # Torch starts its threads.
     torch.ones(1 << 22).exp()
     child = os.fork()
@@ -145,7 +147,7 @@ FORK = """
         try:
             agent.reset()
             # Torch's products round differently on another number of threads.
-            print("equal" if abs(agent.act(OBS[0]) - expected).max() < 1e-6 else "differs", flush=True)
+            print("equal" if abs(agent.act(obs) - expected).max() < 1e-6 else "differs", flush=True)
             torch.ones(1 << 22).exp()
         except RuntimeError as error:
             print(error, flush=True)
@@ -154,6 +156,7 @@ FORK = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize(
     ("threads", "preparation", "says"),

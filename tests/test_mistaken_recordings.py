@@ -18,13 +18,10 @@ from fastdwm.report import models as report
 from fastdwm.tasks import get_task
 from fastdwm.train import __main__ as train
 
+pytestmark = pytest.mark.usefixtures("private_folders")
+
 HOPPER = get_task("hopper-random")
 EPISODES = 20
-
-
-@pytest.fixture(autouse=True)
-def private_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FASTDWM_CACHE", str(tmp_path / "cache"))
 
 
 def record(spec, episodes, steps=1000, seed=0):

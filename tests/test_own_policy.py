@@ -1,13 +1,12 @@
 """A policy of the user's own: any module, adapted; known ones converted and fused."""
 
 import copy
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from test_agent import CONFIG, SGD, observations
 from torch import nn
+from toy_agents import BOUND, CONFIG, OWN_RULES, SGD, Gated, observations
 from toy_bundles import ACTION_DIM, OBS_DIM, make_bundle
 
 from fastdwm import Agent, InputError, Policy
@@ -16,31 +15,10 @@ from fastdwm_kernels.layout import Layout
 
 pytestmark = pytest.mark.filterwarnings("ignore:the agent imagines in plain torch")
 
-BOUND = replace(CONFIG, max_deviation=0.05)
-"""parts of one's own come without data that would tell it"""
-RULES = pytest.mark.parametrize("config", [BOUND, SGD], ids=["bound", "sgd"])
-
 
 def sequential(*between):
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(OBS_DIM, 24), nn.ReLU(), *between, nn.Linear(24, ACTION_DIM), nn.Tanh())
-
-
-class Gated(nn.Module):
-    """Nothing that is recognised: a gate, a layer norm, constant buffers and a parameter that nothing uses."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(1)
-        self.gate, self.body = nn.Linear(OBS_DIM, 16), nn.Linear(OBS_DIM, 16)
-        self.norm, self.out = nn.LayerNorm(16), nn.Linear(16, ACTION_DIM)
-        self.unused = nn.Parameter(torch.ones(3))
-        self.register_buffer("mean", torch.full((OBS_DIM,), 0.1))
-        self.register_buffer("count", torch.tensor(7))
-
-    def forward(self, obs):
-        obs = (obs - self.mean).clamp(-5, 5)
-        return torch.tanh(self.out(self.norm(self.gate(obs).sigmoid() * self.body(obs))))
 
 
 def world():
@@ -75,7 +53,7 @@ def test_every_copy_has_its_own_parameters_and_gradient(make):
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
-@RULES
+@OWN_RULES
 def test_a_known_module_runs_fused_and_like_the_reference(config):
     module = sequential(nn.Linear(24, 16), nn.ReLU(), nn.Sequential(nn.Linear(16, 24), nn.ReLU()))
     agents = [Agent(module, world(), config, backend=backend) for backend in ("auto", "reference")]
@@ -87,7 +65,7 @@ def test_a_known_module_runs_fused_and_like_the_reference(config):
         assert np.abs(first - module(torch.tensor(obs)).numpy()).max() > 1e-4
 
 
-@RULES
+@OWN_RULES
 def test_any_module_adapts_on_the_reference_path_and_stays_as_it_is(config):
     module = Gated().eval()
     before = copy.deepcopy(module.state_dict())

@@ -5,9 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_agent import SGD, observations
-from test_own_policy import BOUND, RULES
 from torch import Tensor, nn
+from toy_agents import BOUND, OWN_RULES, SGD, observations
 from toy_bundles import OBS_DIM, make_bundle
 
 from fastdwm import Agent, InputError, Policy, World
@@ -77,7 +76,7 @@ def test_the_gradient_is_that_of_the_closed_form():
     torch.testing.assert_close(torch.tensor(agent.diagnose()["objective_before"]), returns.detach())
 
 
-@RULES
+@OWN_RULES
 @pytest.mark.parametrize("dynamics", [lambda: Linear(gain()), Learned])
 @pytest.mark.parametrize("noise", ["decision", "step", "time"])
 def test_any_model_runs_on_the_reference_path(dynamics, noise, config):

@@ -3,17 +3,14 @@
 import csv
 import io
 import json
-import subprocess
-import sys
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import sweep_cells
-from commands import called, refused
+from commands import refused, run
 from sweep_cells import DEFAULT, MACHINE, cell, errors, variant, write
 
-from fastdwm.report.paper import command as paper
 from fastdwm.report.paper import published
 from fastdwm.report.paper.cells import read_cells
 from fastdwm.report.paper.results import summarise
@@ -21,17 +18,6 @@ from fastdwm.report.paper.tables import all_tables
 from fastdwm.report.paper.words import verdicts
 
 BASE = [50.0, 60.0, 70.0, 80.0]
-
-
-def run(*args):
-    """The finished process."""
-    argv = [sys.executable, "-m", "fastdwm.report", "paper", *map(str, args)]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=120)
-
-
-def reported(capsys, *args):
-    """What the command leaves, in this process because that is faster."""
-    return called(capsys, paper.main, paper.parse, *args)
 
 
 def shifted(name, by, **settings):
@@ -69,7 +55,7 @@ def test_the_other_text_has_its_average_too():
 
 def test_the_command_leaves_every_format(tmp_path):
     sweep_cells.sweep(tmp_path / "sweep", episodes=8)
-    done = run(tmp_path / "sweep", "--out", tmp_path / "out")
+    done = run("report", "paper", tmp_path / "sweep", "--out", tmp_path / "out")
     assert (done.returncode, done.stderr) == (0, "")
     paths = [str(tmp_path / "out" / f"paper.{kind}") for kind in ("json", "md", "csv", "html")]
     assert done.stdout.splitlines()[-4:] == paths and "…" not in done.stdout
@@ -246,7 +232,7 @@ class Page(HTMLParser):
 
 def test_the_page_is_whole_and_needs_nothing_from_elsewhere(tmp_path):
     sweep_cells.sweep(tmp_path / "sweep", tasks=published.LOCOMOTION[:3], episodes=4)
-    assert run(tmp_path / "sweep", "--out", tmp_path).returncode == 0
+    assert run("report", "paper", tmp_path / "sweep", "--out", tmp_path).returncode == 0
     text = (tmp_path / "paper.html").read_text()
     page = Page(text)
     assert not page.open and not {"script", "link", "img", "iframe"} & set(page.seen)
@@ -322,10 +308,10 @@ def spoilt_variant(**changes):
         (json.dumps(spoilt_variant(base={"scores": [1e308] * 4})), "base: scores: expected numbers up to 1e+09"),
     ],
 )
-def test_a_damaged_or_foreign_cell_is_one_line_and_exit_code_2(tmp_path, capsys, content, message):
+def test_a_damaged_or_foreign_cell_is_one_line_and_exit_code_2(tmp_path, content, message):
     write(tmp_path, cell("hopper-random", GOOD))
     (tmp_path / "cells" / "hopper-medium-s0-eval.json").write_text(content)
-    refused(reported(capsys, tmp_path, "--out", tmp_path / "out"), "hopper-medium-s0-eval.json", message)
+    refused(run("report", "paper", tmp_path, "--out", tmp_path / "out"), "hopper-medium-s0-eval.json", message)
     assert not (tmp_path / "out").exists()
 
 
@@ -338,12 +324,12 @@ def test_a_value_that_a_cell_does_not_know_is_missing(tmp_path):
     assert column(results, "table-4", "not D4RL", "diffusion")["hopper-medium"] == "-"
 
 
-def test_what_a_cell_says_is_text_in_the_markdown_page(tmp_path, capsys):
+def test_what_a_cell_says_is_text_in_the_markdown_page(tmp_path):
     hostile = ["<script>alert(1)</script>", "[x](javascript:alert(1))", "a|b", "![x](http://x.test/x.png)"]
     write(
         tmp_path, spoilt(machine=MACHINE | {"cpu": hostile[0]}, result=spoilt_result(env_departures=hostile)["result"])
     )
-    assert reported(capsys, tmp_path, "--out", tmp_path / "out").returncode == 0
+    assert run("report", "paper", tmp_path, "--out", tmp_path / "out").returncode == 0
     text = (tmp_path / "out" / "paper.md").read_text()
     assert "&lt;script>alert(1)" in text and "<script" not in text
     assert "](" not in text and r"a\|b" in text
@@ -367,29 +353,14 @@ def test_what_a_cell_says_is_text_in_the_markdown_page(tmp_path, capsys):
     ids=["physics", "episodes", "default", "task"],
 )
 def test_cells_that_do_not_belong_together_are_refused(tmp_path, other, message):
-    refused(run(write(tmp_path, cell("hopper-medium", GOOD), other), "--out", tmp_path / "out"), message)
+    refused(
+        run("report", "paper", write(tmp_path, cell("hopper-medium", GOOD), other), "--out", tmp_path / "out"), message
+    )
 
 
 def test_a_folder_without_evaluations_is_refused(tmp_path):
-    refused(run(tmp_path / "nowhere"), "nowhere: no such folder")
-    refused(run(tmp_path), "expected cells/*-eval.json of a sweep, found none")
-
-
-@pytest.mark.parametrize("args", [[], ["models"], ["paper"]], ids=["both", "models", "paper"])
-def test_help_needs_no_torch(args):
-    code = f"""
-import sys
-from fastdwm.report.__main__ import main
-try:
-    main({[*args, "--help"]!r})
-except SystemExit:
-    pass
-assert not {{"torch", "numpy", "matplotlib"}} & set(sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert "usage: python -m fastdwm.report" in done.stdout
-    assert {(): "paper [FOLDER]", ("models",): "BUNDLE", ("paper",): "results/sweep"}[tuple(args)] in done.stdout
+    refused(run("report", "paper", tmp_path / "nowhere"), "nowhere: no such folder")
+    refused(run("report", "paper", tmp_path), "expected cells/*-eval.json of a sweep, found none")
 
 
 def test_tuned_settings_are_told_as_far_as_the_cell_does(tmp_path):

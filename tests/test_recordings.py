@@ -16,15 +16,12 @@ from fastdwm.errors import InputError
 from fastdwm.tasks import get_task
 
 # minari remarks on the metadata that a toy dataset lacks.
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari")
+pytestmark = [
+    pytest.mark.usefixtures("private_folders"),
+    pytest.mark.filterwarnings("ignore::UserWarning:minari"),
+]
 
 UMAZE = get_task("antmaze-umaze")
-
-
-@pytest.fixture(autouse=True)
-def private_folders(tmp_path, monkeypatch):
-    monkeypatch.setenv("FASTDWM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
 
 
 def filled(values, size):

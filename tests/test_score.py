@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 from models import ACTION_DIM, OBS_DIM, make_noise, make_obs, make_policies, make_policy, make_world
-from test_agent import CONFIG, SGD, observations
-from test_own_policy import BOUND, Gated
+from toy_agents import BOUND, CONFIG, SGD, Gated, observations
 from toy_bundles import make_bundle
 
 from fastdwm import Agent, Bundle, InputError, ITPOConfig, Policy, imagined_return

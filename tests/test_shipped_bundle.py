@@ -1,13 +1,11 @@
 """What a new user runs first: the shipped bundle, through the library and through the command."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from commands import run
 
 from fastdwm import Agent, Bundle, ITPOConfig
 from fastdwm.shipped import shipped, shipped_folder
@@ -76,17 +74,13 @@ def test_reference_and_fused_backends_act_alike(bundle):
 
 def evaluate(out, *flags):
     """Output and record of a short evaluation."""
-    flags = ["--max-steps", "40", "--out", str(out), *flags]
-    result = subprocess.run(
-        [sys.executable, "-m", "fastdwm.eval", "hopper-medium", *flags],
-        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    result = run("eval", "hopper-medium", "--max-steps", "40", "--out", out, *flags)
     assert result.returncode == 0, result.stderr
     return result, json.loads(next(out.glob("*.json")).read_text())
 
 
 @pytest.mark.slow
-def test_workers_share_the_episodes_without_changing_them(tmp_path):
+def test_workers_share_the_episodes_without_changing_them(tmp_path, quick):
     records = [evaluate(tmp_path / n, "--episodes", "3", "--workers", n)[1] for n in ("1", "2")]
     for policy in ("base", "itpo"):
         alone, shared = (record["episodes"][policy] for record in records)
@@ -99,7 +93,7 @@ def test_workers_share_the_episodes_without_changing_them(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_evaluation_command_ends_with_a_table_and_its_json(tmp_path):
+def test_the_evaluation_command_ends_with_a_table_and_its_json(tmp_path, quick):
     result, record = evaluate(tmp_path, "--episodes", "2")
     assert record["summary"]["itpo"]["decisions"] == 80 and record["env"]["id"] == "Hopper-v5"
     assert record["versions"]["mujoco"] and record["seeds"] == [10000, 10001]

@@ -1,20 +1,19 @@
 """`python -m fastdwm.train` as a user runs it: on a small dataset, killed, resumed, misused."""
 
 import json
-import os
 import re
 import resource
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from commands import argv, environment, refused, run, spawn
+from processes import until
 from toy_data import write_dataset
 
 from fastdwm import Bundle
@@ -42,23 +41,20 @@ def dataset(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("data") / "hopper.hdf5")
 
 
-def command(dataset, out, *flags, seed=0):
-    return [
-        sys.executable, "-m", "fastdwm.train", "hopper-medium", f"--dataset={dataset}", f"--out={out}",
-        f"--seed={seed}", "--trust-env", *SMALL, *flags,
-    ]  # fmt: skip
+def arguments(dataset, out, *flags):
+    return ("hopper-medium", f"--dataset={dataset}", f"--out={out}", "--trust-env", *SMALL, *flags)
 
 
-def run(*args, cache, preexec_fn=None, **kwargs):
-    env = os.environ | {"FASTDWM_CACHE": str(cache), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    return subprocess.run(command(*args, **kwargs), capture_output=True, text=True, env=env, preexec_fn=preexec_fn)
+def train(*args, cache, call=run, **how):
+    """What the command leaves.   call: `run` or `spawn`, which takes `how`."""
+    return call("train", *arguments(*args), env={"FASTDWM_CACHE": cache}, **how)
 
 
 @pytest.fixture(scope="module")
 def trained(dataset, tmp_path_factory):
     """One finished run: the folder and what was printed."""
     out = tmp_path_factory.mktemp("run") / "hopper"
-    result = run(dataset, out, cache=out.parent)
+    result = train(dataset, out, cache=out.parent)
     assert result.returncode == 0, result.stderr
     return out, result
 
@@ -89,26 +85,25 @@ def test_a_run_ends_with_a_bundle_its_report_and_metrics(trained, dataset):
 
 
 def test_same_seed_same_weights_other_seed_other_weights(trained, dataset, tmp_path):
-    run(dataset, tmp_path / "same", cache=tmp_path)
-    run(dataset, tmp_path / "other", cache=tmp_path, seed=1)
+    train(dataset, tmp_path / "same", cache=tmp_path)
+    train(dataset, tmp_path / "other", "--seed=1", cache=tmp_path)
     assert weights(tmp_path / "same") == weights(trained[0])
     assert weights(tmp_path / "other") != weights(trained[0])
 
 
+@pytest.mark.slow
 def test_killed_run_resumes_to_the_same_weights(trained, dataset, tmp_path):
     out = tmp_path / "killed"
-    env = os.environ | {"FASTDWM_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    line, quiet = argv("train", *arguments(dataset, out)), {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
     for part in ("rebrac", "diffusion"):
-        process = subprocess.Popen(command(dataset, out), env=env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        while not (out / f"{part}.safetensors").exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.001)
+        process = subprocess.Popen(line, env=environment(FASTDWM_CACHE=tmp_path), **quiet)
+        assert until((out / f"{part}.safetensors").exists)
         process.send_signal(signal.SIGKILL)
         process.wait()
         # A line cut short by the kill must not survive either.
         with (out / f"{part}.jsonl").open("a") as log:
             log.write('{"update": 4')
-    result = run(dataset, out, cache=tmp_path)
+    result = train(dataset, out, cache=tmp_path)
     assert result.returncode == 0, result.stderr
     assert weights(out) == weights(trained[0])
     updates = [json.loads(line)["update"] for line in (out / "rebrac.jsonl").read_text().splitlines()]
@@ -118,7 +113,7 @@ def test_killed_run_resumes_to_the_same_weights(trained, dataset, tmp_path):
 def test_kept_checkpoints_are_the_policies_of_their_moments(dataset, tmp_path):
     # With constant step sizes, a run of 20 updates ends where another is after 20.
     for name, flags in (("long", ["--keep-checkpoints=3"]), ("short", ["--rebrac.updates=20"])):
-        result = run(dataset, tmp_path / name, "--rebrac.no-lr-decay", *flags, cache=tmp_path)
+        result = train(dataset, tmp_path / name, "--rebrac.no-lr-decay", *flags, cache=tmp_path)
         assert result.returncode == 0, result.stderr
     bundle, expected = (Bundle.load(tmp_path / name / "bundle") for name in ("long", "short"))
     kept = sorted((tmp_path / "long").glob("policy-*"))
@@ -141,7 +136,7 @@ def test_training_on_a_gpu_captures_its_updates(dataset, tmp_path):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     pytest.importorskip("tyro")
-    result = run(dataset, tmp_path / "run", "--device=cuda", cache=tmp_path)
+    result = train(dataset, tmp_path / "run", "--device=cuda", cache=tmp_path)
     assert result.returncode == 0, result.stderr
     lines = [json.loads(line) for line in (tmp_path / "run" / "diffusion.jsonl").read_text().splitlines()]
     assert lines[-1]["loss"] < lines[0]["loss"]
@@ -151,7 +146,7 @@ def test_training_on_a_gpu_captures_its_updates(dataset, tmp_path):
 def test_models_learn_the_toy_dynamics(dataset, tmp_path):
     # s' - s is the first action times 0.1 in every coordinate and r = s_0: a mean predictor scores 1 and 1.
     flags = ("--diffusion.updates=600", "--reward.updates=600", "--diffusion.lr=3e-3", "--reward.lr=3e-3")
-    result = run(dataset, tmp_path / "run", *flags, cache=tmp_path)
+    result = train(dataset, tmp_path / "run", *flags, cache=tmp_path)
     assert result.returncode == 0, result.stderr
     errors = Bundle.load(tmp_path / "run" / "bundle").report["errors"]["diffusion"]["one_step"]
     assert errors["obs_rmse_normalised"] < 0.5
@@ -163,7 +158,7 @@ def test_a_run_killed_before_it_had_written_its_settings_goes_on(trained, datase
         out = tmp_path / str(len(content))
         out.mkdir()
         (out / "config.json").write_text(content)
-        result = run(dataset, out, cache=tmp_path)
+        result = train(dataset, out, cache=tmp_path)
         assert result.returncode == 0, result.stderr
         assert weights(out) == weights(trained[0])
 
@@ -172,20 +167,22 @@ def test_a_run_killed_before_it_had_written_its_settings_goes_on(trained, datase
 def test_damaged_settings_beside_a_checkpoint_are_bad_input(dataset, tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     (tmp_path / "diffusion.safetensors").touch()
-    result = run(dataset, tmp_path, cache=tmp_path)
-    assert result.returncode == 2 and result.stderr.count("\n") == 1 and "out: cannot use" in result.stderr
+    result = train(dataset, tmp_path, cache=tmp_path)
+    refused(result, "out: cannot use")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(trained, dataset, tmp_path):
-    out, start = tmp_path / "run", dict(cache=tmp_path)
+    out = tmp_path / "run"
     # A file may have as much as a checkpoint of the reward model needs, and not that of policy and critics.
     most = sum((trained[0] / f"{part}.safetensors").stat().st_size for part in ("reward", "rebrac")) // 2
-    result = run(dataset, out, **start, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)))
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))  # noqa: E731
+    result = train(dataset, out, cache=tmp_path, call=spawn, preexec_fn=limit)
     assert result.returncode == 1
     last = result.stderr.splitlines()[-1]
     assert last.startswith(f"error: cannot write {out}/rebrac.safetensors: File too large; make room")
     assert "Traceback" not in result.stderr and (out / "reward.safetensors").exists()
-    assert run(dataset, out, **start).returncode == 0
+    assert train(dataset, out, cache=tmp_path).returncode == 0
     assert weights(out) == weights(trained[0])
 
 
@@ -201,16 +198,15 @@ BAD = {
 @pytest.mark.parametrize("message", BAD)
 def test_bad_input_is_one_line_exit_2_and_loses_nothing(trained, dataset, tmp_path, message):
     before = weights(trained[0])
-    result = run(dataset, trained[0], *BAD[message], cache=tmp_path)
-    assert result.returncode == 2
-    assert result.stderr.count("\n") == 1 and message in result.stderr
+    result = train(dataset, trained[0], *BAD[message], cache=tmp_path)
+    refused(result, message)
     assert weights(trained[0]) == before
 
 
 def test_unwritable_folder_is_bad_input(dataset, tmp_path):
     (tmp_path / "file").write_text("")
-    result = run(dataset, tmp_path / "file" / "run", cache=tmp_path)
-    assert result.returncode == 2 and result.stderr.count("\n") == 1 and "out: cannot write to" in result.stderr
+    result = train(dataset, tmp_path / "file" / "run", cache=tmp_path)
+    refused(result, "out: cannot write to")
 
 
 UNUSABLE = {
@@ -257,23 +253,21 @@ def test_data_that_nothing_can_be_learnt_from_are_refused(dataset, tmp_path, mon
 def test_unusable_data_do_not_pin_the_settings_of_a_second_attempt(dataset, tmp_path):
     message = "expected rows for the critics, which need rows before a timeout, got 0 of 800"
     path, out = changed(dataset, tmp_path / "hopper.hdf5", UNUSABLE[message]), tmp_path / "run"
-    result = run(path, out, cache=tmp_path)
-    assert result.returncode == 2 and result.stdout == "" and not any(out.iterdir())
-    assert result.stderr.count("\n") == 1 and "expected rows for the critics" in result.stderr
+    result = train(path, out, cache=tmp_path)
+    refused(result, "expected rows for the critics")
+    assert not any(out.iterdir())
 
 
 def test_a_damaged_dataset_is_bad_input(dataset, tmp_path):
     path = changed(dataset, tmp_path / "hopper.hdf5", {"terminals": np.zeros((800, 2), np.float32)})
-    result = run(path, tmp_path / "run", cache=tmp_path)
-    assert result.returncode == 2 and result.stdout == ""
-    assert result.stderr.count("\n") == 1 and "got shape (800, 2)" in result.stderr
+    result = train(path, tmp_path / "run", cache=tmp_path)
+    refused(result, "got shape (800, 2)")
 
 
 def test_damaged_checkpoint_is_bad_input(trained, dataset, tmp_path):
-    out = tmp_path / "run"
-    run(dataset, out, cache=tmp_path)
+    out = shutil.copytree(trained[0], tmp_path / "run")
     (out / "rebrac.safetensors").write_bytes(b"12345678 not safetensors")
-    result = run(dataset, out, cache=tmp_path)
+    result = train(dataset, out, cache=tmp_path)
     assert result.returncode == 2 and "not a checkpoint of this run" in result.stderr.splitlines()[-1]
 
 

@@ -1,20 +1,15 @@
 """python -m fastdwm.tune, and what its choice means for evaluations: as a user meets it, and the search by itself."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
-from commands import called, evaluate, refused
+from commands import refused, run
 from toy_bundles import make_bundle, save_checkpoint
 
 from fastdwm import Agent, Bundle, InputError, ITPOConfig
-from fastdwm.measure import latency
 from fastdwm.settings import REPLACED, Settings
-from fastdwm.tune.__main__ import TuneConfig, parse
-from fastdwm.tune.__main__ import main as tune
 from fastdwm.tune.grid import candidates
 from fastdwm.tune.halving import Trial, choose, halve
 
@@ -22,17 +17,9 @@ TWO = ("diffusion", "meanflow")
 FEW = ("--minutes", "0.02", "--episodes", "2", "--max-steps", "15")
 
 
-def run(module, *args):
-    """The finished process."""
-    argv = [sys.executable, "-m", f"fastdwm.{module}", *map(str, args)]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=120)
-
-
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Of an untrained bundle for hopper-medium with two world models."""
-    # Nothing is about how one episode alone decides.
-    monkeypatch.setattr(latency, "BUDGET_S", 0.1)
+def folder(tmp_path, quick):
+    """Folder of an untrained bundle for hopper-medium with two world models."""
     make_bundle(*TWO).save(tmp_path / "bundle")
     return tmp_path / "bundle"
 
@@ -44,11 +31,11 @@ def settle(folder, settings):
     replace(bundle, tuning=tuning).save(folder)
 
 
-def evaluated(capsys, folder, tmp_path, *flags):
+def evaluated(folder, tmp_path, *flags):
     """Settings of a decision, and world model, that an evaluation ran with."""
     out = tmp_path / f"eval-{len(list(tmp_path.iterdir()))}"
     short = ("--episodes", 1, "--max-steps", 3, "--bundle", folder, "--out", out)
-    done = evaluate(capsys, "hopper-medium", *short, *flags)
+    done = run("eval", "hopper-medium", *short, *flags)
     assert done.returncode == 0, done.stderr
     config = json.loads(next(out.glob("*.json")).read_text())["config"]
     return config["itpo"], config["world"], config["world_steps"]
@@ -79,31 +66,31 @@ def test_a_bundle_stays_as_it_is_without_write(folder, tmp_path):
 
 
 @pytest.mark.parametrize("write", [True, False])
-def test_a_shipped_bundle_is_tuned_in_a_copy(folder, tmp_path, monkeypatch, capsys, write):
+def test_a_shipped_bundle_is_tuned_in_a_copy(folder, tmp_path, monkeypatch, write):
     shipped, out = tmp_path / "shipped", tmp_path / "out"
     shipped.mkdir()
     folder.rename(shipped / "hopper-medium")
     before = {path.name: path.read_bytes() for path in (shipped / "hopper-medium").iterdir()}
     monkeypatch.setattr("fastdwm.shipped.ROOT", shipped)
-    tune("hopper-medium", TuneConfig(minutes=0.02, episodes=2, max_steps=10, write=write, out=out))
+    done = run("tune", "hopper-medium", "--out", out, "--write" if write else "--no-write", *FEW)
     assert {path.name: path.read_bytes() for path in (shipped / "hopper-medium").iterdir()} == before
     copies = [path for path in out.iterdir() if path.is_dir()]
     assert len(copies) == write
     for copy in copies:
-        assert capsys.readouterr().out.splitlines()[-1] == f"bundle: {copy}"
+        assert done.stdout.splitlines()[-1] == f"bundle: {copy}"
         assert Bundle.load(copy).tuning["table"] and Bundle.load(copy).fingerprint == make_bundle(*TWO).fingerprint
 
 
-def test_an_evaluation_starts_from_what_the_bundle_was_tuned_to(folder, tmp_path, capsys):
+def test_an_evaluation_starts_from_what_the_bundle_was_tuned_to(folder, tmp_path):
     tuned = Settings(ITPOConfig(horizon=2, max_deviation=0.1), "meanflow", 2)
     settle(folder, tuned)
     itpo = json.loads(json.dumps(tuned.record()["itpo"]))
-    assert evaluated(capsys, folder, tmp_path) == (itpo, "meanflow", 2)
+    assert evaluated(folder, tmp_path) == (itpo, "meanflow", 2)
     # A flag changes one setting, the default's value included.
-    assert evaluated(capsys, folder, tmp_path, "--itpo.horizon", 8) == (itpo | {"horizon": 8}, "meanflow", 2)
+    assert evaluated(folder, tmp_path, "--itpo.horizon", 8) == (itpo | {"horizon": 8}, "meanflow", 2)
     default = json.loads(json.dumps(Settings().record()["itpo"]))
     for flags in (("--preset", "default"), ("--world", "diffusion")):
-        assert evaluated(capsys, folder, tmp_path, *flags) == (default, "diffusion", None)
+        assert evaluated(folder, tmp_path, *flags) == (default, "diffusion", None)
 
 
 def test_an_agent_decides_as_its_bundle_was_tuned_unless_told_otherwise(folder):
@@ -124,30 +111,30 @@ def test_an_agent_decides_as_its_bundle_was_tuned_unless_told_otherwise(folder):
     ],
     ids=["weights", "settings"],
 )
-def test_a_choice_for_something_else_is_refused_until_tuned_again(folder, tmp_path, capsys, old, new, message):
+def test_a_choice_for_something_else_is_refused_until_tuned_again(folder, tmp_path, old, new, message):
     settle(folder, Settings(ITPOConfig(horizon=2)))
     path = folder / "bundle.json"
     # The tuning comes before the hash of the weights that are there.
     path.write_text(path.read_text().replace(old, new, 1))
     given = ("hopper-medium", "--bundle", folder, "--out", tmp_path)
-    refused(evaluate(capsys, *given), message)
-    assert called(capsys, tune, parse, *given, *FEW).returncode == 0
+    refused(run("eval", *given), message)
+    assert run("tune", *given, *FEW).returncode == 0
     assert Bundle.load(folder).tuning["table"]
 
 
-def test_a_bundle_that_was_not_measured_is_not_tuned(folder, tmp_path, capsys):
+def test_a_bundle_that_was_not_measured_is_not_tuned(folder, tmp_path):
     """Candidates are factors of its maximum deviation."""
     make_bundle(max_deviation=None).save(folder)
-    done = called(capsys, tune, parse, "hopper-medium", "--bundle", folder, "--out", tmp_path / "out", *FEW)
+    done = run("tune", "hopper-medium", "--bundle", folder, "--out", tmp_path / "out", *FEW)
     refused(done, "max_deviation", "report deviation BUNDLE")
 
 
-def test_another_policy_is_not_tuned(folder, tmp_path, capsys):
+def test_another_policy_is_not_tuned(folder, tmp_path):
     settle(folder, Settings(ITPOConfig(horizon=2)))
     path = tmp_path / "policy.safetensors"
     save_checkpoint(path)
     assert Bundle.load(folder).with_policy(path).settings == Settings()
-    assert evaluated(capsys, folder, tmp_path, "--checkpoint", path)[0]["horizon"] == ITPOConfig().horizon
+    assert evaluated(folder, tmp_path, "--checkpoint", path)[0]["horizon"] == ITPOConfig().horizon
 
 
 @pytest.mark.parametrize(
@@ -209,8 +196,8 @@ def damaged(folder, tuning, message):
         (["hopper-medium", "--bundle", "/nowhere"], "/nowhere"),
     ],
 )
-def test_wrong_input_is_one_line_and_exit_code_2(args, message, tmp_path, capsys):
-    refused(called(capsys, tune, parse, *args, "--out", tmp_path), message)
+def test_wrong_input_is_one_line_and_exit_code_2(args, message, tmp_path):
+    refused(run("tune", *args, "--out", tmp_path), message)
 
 
 # The search by itself, with scores that are known.

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from test_agent import RULES, SGD, observations
+from toy_agents import RULES, SGD, observations
 from toy_bundles import ALL, make_bundle
 
 from fastdwm import Agent, Bundle, InputError

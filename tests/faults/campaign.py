@@ -14,9 +14,11 @@ from itertools import count
 from pathlib import Path
 from time import monotonic
 
-LIMIT_S = 20.0
-"""for one case; a good one takes a hundredth of a second"""
-START_S = 120.0
+LIMIT_S = 120.0
+"""for one case, which takes a hundredth of a second: what has not answered by then hangs, however slow the machine"""
+START_S = 600.0
+LEAST = 100
+"""cases of a kind, so that some are good and some are bad"""
 
 Make = Callable[[random.Random, Path], tuple[str, bool]]
 """writes a case into an empty folder; returns what was done, and whether the case must be refused"""
@@ -84,19 +86,22 @@ class Worker:
             self.process = None
 
 
-def cases(seconds: float) -> Iterator[int]:
-    """Numbers, as long as there is time; at least one."""
+def cases(seconds: float, least: int) -> Iterator[int]:
+    """Numbers, as long as there is time; at least so many."""
     end = monotonic() + seconds
     for i in count():
-        if i and monotonic() > end:
+        if i >= least and monotonic() > end:
             return
         yield i
 
 
 def run(worker: Worker, kind: str, make: Make, seed: int, seconds: float, folder: Path) -> Tally:
-    """Cases of a kind that the worker knows, as many as fit; each follows from seed and number alone."""
+    """Run LEAST cases of a kind that the worker knows, and more as long as there is time.
+
+    Each follows from seed and number alone.
+    """
     tally = Tally()
-    for i in cases(seconds):
+    for i in cases(seconds, LEAST):
         place = folder / "case"
         place.mkdir()
         name, must_refuse = make(random.Random(f"{seed}-{kind}-{i}"), place)

@@ -21,7 +21,7 @@ def check(tally: Tally, tell, title: str) -> None:
     tell(f"{title}: {tally}")
     assert not tally.failures, f"{tally}\n" + "\n".join(tally.failures[:20])
     # Neither did nothing get through nor everything.
-    assert {"clean", "accepted"} <= tally.counts.keys() or tally.counts.total() < 100
+    assert {"clean", "accepted"} <= tally.counts.keys()
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_a_command_killed_at_any_write_loses_nothing_and_ends_as_if_it_had_not_b
     environment = {"FASTDWM_CACHE": str(base / "cache"), "MINARI_DATASETS_PATH": str(out)}
 
     def run_command(number=None, half=False, together=False):
-        how = {"number": number, "half": half, "whole": together, "limit_s": 120.0}
+        how = {"number": number, "half": half, "whole": together, "limit_s": 600.0}
         where = {"folder": str(out), "environment": environment, "said": str(tmp_path / "said")}
         return worker.ask(kind="command", argv=argv, **where, **how)
 
@@ -86,7 +86,7 @@ def test_a_command_killed_at_any_write_loses_nothing_and_ends_as_if_it_had_not_b
     # No part writes so often that the others of its kind are hardly ever killed.
     assert len(runs[0]) < 200
     out.rename(whole)
-    for i in cases(command.share * seconds):
+    for i in cases(command.share * seconds, 1):
         rng = random.Random(f"{seed}-{name}-{i}")
         again, half, together = (rng.random() < share for share in (0.25, 0.5, 0.5))
         again &= bool(runs[1])

@@ -1,0 +1,16 @@
+"""Fixtures of several test files."""
+
+import pytest
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Measure the latency of an episode that decides alone on a few decisions: no test is about it."""
+    monkeypatch.setattr("fastdwm.measure.latency.BUDGET_S", 0.1)
+
+
+@pytest.fixture
+def private_folders(tmp_path, monkeypatch):
+    """Keep datasets and their caches in the test's own folder."""
+    monkeypatch.setenv("FASTDWM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))

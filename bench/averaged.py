@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from fastdwm import Agent, Bundle, ITPOConfig, run_episodes
-from fastdwm.measure.record import interval
 from fastdwm.measure.statistics import paired_difference
+from fastdwm.tables import interval
 
 SEEDS = [20_000 + i for i in range(20)]
 LAST = (2, 3, 5)

@@ -11,8 +11,8 @@ from base_cells import BasePolicy, code
 
 from fastdwm.files import write_atomically, write_json
 from fastdwm.measure import record
-from fastdwm.measure.record import interval
 from fastdwm.measure.statistics import paired_difference
+from fastdwm.tables import interval, markdown_table
 
 Row = dict[str, Any]
 Record = dict[str, Any]
@@ -101,19 +101,14 @@ def table(rows: Sequence[Row]) -> str:
     for row in rows:
         known = [row["task"], row["moment"], f"{row['base_score']:.1f}"]
         lines.append([*known, *told(row, names)])
-    return markdown(list(zip(*lines, strict=True)) if len(names) > len(rows) else lines)
+    head, *rest = zip(*lines, strict=True) if len(names) > len(rows) else lines
+    return markdown_table(head, rest)
 
 
 def told(row: Row, names: Sequence[str]) -> list[str]:
     """The row's differences as they stand in a table."""
     found = (row["differences"].get(name) for name in names)
     return ["-" if one is None else interval(one, "+") for one in found]
-
-
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """A table whose first line is its header."""
-    head, *rest = lines
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rest))
 
 
 def made_with(rows: Sequence[Row], made: Record) -> str:

@@ -17,8 +17,8 @@ from scipy import stats
 from fastdwm import Bundle
 from fastdwm.config import TrainConfig
 from fastdwm.data.dataset import Transitions, load
-from fastdwm.measure.record import interval
 from fastdwm.measure.statistics import paired_difference
+from fastdwm.tables import interval
 from fastdwm.train.fit import Loop
 from fastdwm.train.recipe import Offline, check_critics
 

@@ -12,8 +12,8 @@ import torch
 from averaged import scores
 
 from fastdwm import Bundle
-from fastdwm.measure.record import interval
 from fastdwm.measure.statistics import paired_difference
+from fastdwm.tables import interval
 
 LAST = 3
 """policies of a training that are compared"""

@@ -18,7 +18,7 @@ ORDER = (
     {"checks"},
     {"envs"},
     {"tasks", "shipped", "settings"},
-    {"config", "files", "versions"},
+    {"config", "files", "tables", "versions"},
     {"command"},
     {"data", "models"},
     {"itpo", "header"},

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastdwm.tables import markdown_table
+
 REPOSITORY = "google-research/deep_ope"
 
 SHA256 = {
@@ -107,9 +109,11 @@ PUBLISHED = {item.task: item for robot in _FILES for item in _tasks(robot)}
 
 def tables() -> str:
     """The published files and the command of each task, in Markdown."""
-    lines = ["| file | SHA-256 |", "| --- | --- |"]
-    lines += [f"| {name} | `{digest}` |" for name, digest in SHA256.items()]
-    lines += ["", "```bash"]
+    lines = [
+        markdown_table(("file", "SHA-256"), ([name, f"`{digest}`"] for name, digest in SHA256.items())),
+        "",
+        "```bash",
+    ]
     for item in PUBLISHED.values():
         # The shell is to see the variable.
         words = [word if word.startswith("$") else shlex.quote(word) for word in item.arguments("$POLICIES")]

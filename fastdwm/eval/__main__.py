@@ -70,7 +70,7 @@ def main(task_name: str, config: EvalConfig) -> None:
     from fastdwm.eval import plot
     from fastdwm.eval.compare import compare
     from fastdwm.eval.summary import summary
-    from fastdwm.eval.tables import other_versions, print_table
+    from fastdwm.eval.tables import other_versions, print_evaluation
 
     if config.video:
         plot.check_video(task.env)
@@ -83,7 +83,7 @@ def main(task_name: str, config: EvalConfig) -> None:
         write_json(path, evaluation_record(config, bundle, folder, evaluation, numbers))
     finally:
         departures, versions = task.departures(), other_versions(bundle.versions)
-        print_table(task, evaluation.seeds, numbers, departures, versions, evaluation.titles["itpo"])
+        print_evaluation(task, evaluation.seeds, numbers, departures, versions, evaluation.titles["itpo"])
         print(f"settings: {settings_line(config, bundle)}")
     print(path)
     if config.plot:

@@ -3,15 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from fastdwm.measure.cells import physics
-from fastdwm.measure.record import interval, latency, spread
+from fastdwm.tables import interval, latency, print_table, spread
 from fastdwm.tasks import Task
 
 
-def print_table(
+def print_evaluation(
     task: Task,
     seeds: list[int],
     numbers: dict[str, Any],
@@ -24,19 +21,13 @@ def print_table(
     departures: how the simulator differs from the task's, in words.   versions: and its packages from the bundle's.
     policy: what was run beside the base policy.
     """
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console.width = 100
-    table = Table(
+    print_table(
+        ("", "base policy", policy, f"{policy} - base"),
+        table_rows(numbers),
         title=f"{task.name}, episodes per policy: {len(seeds)}, environment seeds: {seeds[0]} to {seeds[-1]}",
         caption="± standard deviation over episodes; [ ] 95 % bootstrap interval; difference by seed;"
         " p99 of 2,000 decisions or more" + foreign(departures) + version_warning(versions),
     )
-    for name in ("", "base policy", policy, f"{policy} - base"):
-        table.add_column(name, justify="right" if name else "left")
-    for row in table_rows(numbers):
-        table.add_row(*row)
-    console.print(table)
 
 
 def foreign(departures: list[str]) -> str:

@@ -127,7 +127,7 @@ def conclude(
     tradeoff.save_plot(rows, out / "study.png", title)
     title = f"{title}, environment seeds {study.identity['seeds']}"
     tables.write_markdown(rows, out / "study.md", title, sentences, here)
-    tables.print_table(rows, title)
+    tables.print_study(rows, title)
     print("\n".join(sentences))
     for kind in ("md", "csv", "png", "json"):
         print(out / f"study.{kind}")

@@ -12,9 +12,9 @@ from scipy import stats
 
 from fastdwm.files import write_atomically
 from fastdwm.measure import statistics
-from fastdwm.measure.record import interval
 from fastdwm.measure.statistics import Estimate
 from fastdwm.study.grid import BASE, Cell
+from fastdwm.tables import interval
 
 Row = dict[str, Any]
 

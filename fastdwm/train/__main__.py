@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from fastdwm.checks import require
 from fastdwm.config import DiffusionConfig, MeanFlowConfig, MLPConfig, ReBRACConfig, RewardConfig, TrainConfig
 from fastdwm.errors import InputError
 from fastdwm.files import prepare_folder, reserved, write_atomically
+from fastdwm.tables import print_table
 from fastdwm.tasks import Task, get_task
 
 if TYPE_CHECKING:
@@ -189,34 +191,26 @@ def event_writer(folder: Path) -> Callable[[str, dict[str, float]], None]:
 
 def print_summary(bundle: Bundle) -> None:
     """Tables of what was trained and of the models' errors on held-out episodes."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console, report = Console(), bundle.report
-    table = Table("part", "updates", "updates/s", "last metrics", title=f"{bundle.task.name}: training")
+    report, rows, show = bundle.report, [], partial(print_table, width=80, left=None)
     for part, line in report["training"].items():
         shown = {k: v for k, v in line.items() if k not in ("update", "updates_per_s")}
         metrics = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
-        table.add_row(part, f"{line['update']:,}", f"{line['updates_per_s']:.0f}", metrics)
-    console.print(table)
+        rows.append([part, f"{line['update']:,}", f"{line['updates_per_s']:.0f}", metrics])
+    show(("part", "updates", "updates/s", "last metrics"), rows, title=f"{bundle.task.name}: training")
     if report["critic"]:
-        table = Table("by", "value", title="value of the policy in the data's first states")
-        for name, value in report["critic"].items():
-            table.add_row(VALUES[name], f"{value:.1f}")
-        console.print(table)
+        rows = [[VALUES[name], f"{value:.1f}"] for name, value in report["critic"].items()]
+        show(("by", "value"), rows, title="value of the policy in the data's first states")
     first = next(iter(report["errors"].values()))
     errors = first["one_step"]
-    table = Table("held-out error", "RMSE", "standard error", "normalised", title="one step")
-    table.add_row(
-        "next observation", f"{errors['obs_rmse']:.4f}", f"{errors['obs_rmse_se']:.4f}",
-        f"{errors['obs_rmse_normalised']:.4f}",
-    )  # fmt: skip
-    table.add_row("reward", f"{errors['reward_rmse']:.4f}", f"{errors['reward_rmse_se']:.4f}", "")
-    console.print(table)
-    table = Table("steps", "RMSE", "normalised", title="open loop, recorded actions")
-    for line in first["open_loop"]:
-        table.add_row(str(line["h"]), f"{line['obs_rmse']:.4f}", f"{line['obs_rmse_normalised']:.4f}")
-    console.print(table)
+    rows = [
+        ["next observation", *(f"{errors[name]:.4f}" for name in ("obs_rmse", "obs_rmse_se", "obs_rmse_normalised"))],
+        ["reward", *(f"{errors[name]:.4f}" for name in ("reward_rmse", "reward_rmse_se")), ""],
+    ]
+    show(("held-out error", "RMSE", "standard error", "normalised"), rows, title="one step")
+    rows = [
+        [str(line["h"]), f"{line['obs_rmse']:.4f}", f"{line['obs_rmse_normalised']:.4f}"] for line in first["open_loop"]
+    ]
+    show(("steps", "RMSE", "normalised"), rows, title="open loop, recorded actions")
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from fastdwm import command
 from fastdwm.checks import require, require_positive
 from fastdwm.files import write_json
-from fastdwm.measure.record import circumstances, interval, prepare_output
+from fastdwm.measure.record import circumstances, prepare_output
 from fastdwm.settings import ITPOConfig, Settings
 from fastdwm.shipped import shipped_folder
+from fastdwm.tables import interval, print_table
 from fastdwm.tasks import check_name
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def main(task_name: str, config: TuneConfig) -> None:
         base, finalists, trials = search(bundle, config, on_progress)
     tuning = tuning_record(bundle, config, base, finalists, trials)
     write_json(stem.with_suffix(".json"), {"task": task_name, "bundle": folder, **tuning})
-    print_table(bundle, base, trials, tuning)
+    print_trials(bundle, base, trials, tuning)
     print(stem.with_suffix(".json"))
     if config.write:
         dataclasses.replace(bundle, tuning=tuning).save(target)
@@ -146,24 +147,20 @@ def verdict(base: "Trial", chosen: "Trial") -> str:
     return f"{chosen.settings.describe()}: {difference} against the base policy on {n} tuning seeds"
 
 
-def print_table(bundle: "Bundle", base: "Trial", trials: list["Trial"], tuning: dict[str, Any]) -> None:
+def print_trials(bundle: "Bundle", base: "Trial", trials: list["Trial"], tuning: dict[str, Any]) -> None:
     """All candidates, those of most episodes first, and the choice."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console.width = 125
     caption = "IQM: interquartile mean; score - base: by seed, with 95 % interval; ms: a decision, of several at once"
-    table = Table(title=f"{bundle.task.name}, tuning seeds {tuning['seeds']}", caption=caption)
-    for name in ("settings", "episodes", "IQM", "score - base", "ms"):
-        table.add_column(name, justify="left" if name == "settings" else "right")
+    rows = []
     for trial in (base, *sorted(trials, key=lambda trial: (-len(trial.scores), -trial.iqm))):
         line = trial.record(base)
         difference = "" if trial is base else interval(line["difference"], "+")
         name = "base policy" if trial is base else trial.settings.describe()
-        table.add_row(name, str(line["episodes"]), f"{trial.iqm:.1f}", difference, f"{line['decision_ms']:.2f}")
-    console.print(table)
+        rows.append([name, str(line["episodes"]), f"{trial.iqm:.1f}", difference, f"{line['decision_ms']:.2f}"])
+    title, header = (
+        f"{bundle.task.name}, tuning seeds {tuning['seeds']}",
+        ("settings", "episodes", "IQM", "score - base", "ms"),
+    )
+    print_table(header, rows, title=title, caption=caption, width=125)
     print(tuning["verdict"])
 
 

@@ -6,10 +6,10 @@ from functools import partial
 from operator import itemgetter
 from typing import TypeVar
 
-from fastdwm.measure.record import interval, spread
 from fastdwm.report.paper import published
 from fastdwm.report.paper.cells import VARIANTS
 from fastdwm.report.paper.results import Gain, Results, Rmse, Scores, TaskResult
+from fastdwm.tables import interval, spread
 
 TITLES = {
     "default": "ITPO (default)",

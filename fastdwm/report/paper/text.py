@@ -4,31 +4,22 @@ import csv
 import io
 from collections.abc import Sequence
 
-from fastdwm.measure.record import markdown_row, markdown_text
 from fastdwm.report.paper import published
 from fastdwm.report.paper.results import Results
 from fastdwm.report.paper.tables import Table
+from fastdwm.tables import markdown_table, markdown_text, print_table, stdout
 
 
 def print_report(tables: Sequence[Table], verdicts: Sequence[str], notes: Sequence[str]) -> None:
     """On stdout: every group of columns as a table of its own, which a terminal has the width for."""
-    from rich.console import Console
-    from rich.table import Table as Rich
-
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console.width = 175
+    console = stdout(width=175)
     for table in tables:
         for group, columns in table.groups:
-            shown = Rich(title=f"{table.title}: {group}")
-            for header in ("task", *(column.header for column in columns)):
-                shown.add_column(header, justify="left" if header == "task" else "right", no_wrap=True)
-            for row in table.rows(columns):
-                shown.add_row(*row)
-            shown.add_section()
-            for row in table.averages(columns):
-                shown.add_row(*row)
-            console.print(shown)
+            header, sections = (
+                ("task", *(column.header for column in columns)),
+                (table.rows(columns), table.averages(columns)),
+            )
+            print_table(header, *sections, title=f"{table.title}: {group}", width=175, no_wrap=True)
         console.print(table.caption, end="\n\n")
     for line in (*notes, "", *verdicts):
         console.print(line)
@@ -38,7 +29,7 @@ def markdown(tables: Sequence[Table], verdicts: Sequence[str], notes: Sequence[s
     """The same as one Markdown page."""
     parts = ["# The paper's tables", markdown_list(verdicts)]
     for table in tables:
-        parts += [f"## {table.title}", markdown_table(table), markdown_text(table.caption)]
+        parts += [f"## {table.title}", grouped_table(table), markdown_text(table.caption)]
     sources = [f"[{mark}] {what}, {url}" for mark, (what, url) in published.SOURCES.items()]
     return "\n\n".join([*parts, "## Notes", markdown_list((*notes, *sources))]) + "\n"
 
@@ -48,13 +39,12 @@ def markdown_list(lines: Sequence[str]) -> str:
     return "\n".join(f"- {markdown_text(line)}" for line in lines)
 
 
-def markdown_table(table: Table) -> str:
+def grouped_table(table: Table) -> str:
     """Markdown has no groups of columns: a row of their names stands first."""
     headers = ["task", *(column.header for column in table.columns)]
     groups = [""] + [name if i == 0 else "" for name, columns in table.groups for i in range(len(columns))]
-    aligned = ["---", *["---:"] * len(table.columns)]
-    rows = [groups, aligned, [f"**{header}**" for header in headers], *table.rows(), *table.averages()]
-    return "\n".join(map(markdown_row, rows))
+    rows = [[f"**{header}**" for header in headers], *table.rows(), *table.averages()]
+    return markdown_table(groups, rows, left=1)
 
 
 def csv_text(results: Results) -> str:

@@ -2,22 +2,16 @@
 
 A file is named by what its numbers depend on (weights, settings, seeds, versions), so that a command that was killed
 goes on, commands share their cells, and what has changed is run anew. The code is not part of it, for most changes of
-code change no number: a record tells which it was. `fastdwm.study` runs a grid on one bundle and keeps no diagnostics,
-so the processes here are our own.
+code change no number: a record tells which it was.
 """
 
 import ast
 import dataclasses
 import json
-import os
 import re
-import signal
-import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
 from hashlib import sha256
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -26,6 +20,8 @@ import fastdwm
 from fastdwm import command
 from fastdwm.checks import conforms, from_json, require
 from fastdwm.config import ITPOConfig
+from fastdwm.engines.interface import Job, run_all
+from fastdwm.engines.processes import Processes
 from fastdwm.files import read_json, strict, write_json
 
 if TYPE_CHECKING:
@@ -220,6 +216,7 @@ def run_cell(cell: Cell, path: Path) -> None:
     from fastdwm.measure.control import Drift
     from fastdwm.measure.simulate import Predictions, run_episodes
 
+    command.set_up_torch(1, "cpu")
     start, bundle, itpo = perf_counter(), load(cell.policy), cell.setting.itpo
     # The base policy may have any world model.
     world = cell.world if itpo.inner_steps > 0 else next(iter(bundle.worlds))
@@ -279,17 +276,10 @@ def run_cells(cells: Iterable[Cell], folder: Path, workers: int, on_progress: Ca
     if not todo:
         return
     _compile(todo.values())
-    on_progress(len(by_path) - len(todo), len(by_path))
-    pool = ProcessPoolExecutor(min(workers, len(todo)), get_context("spawn"), initializer=_start_worker)
-    try:
-        futures = {pool.submit(run_cell, cell, path): cell for path, cell in todo.items()}
-        for count, future in enumerate(as_completed(futures), len(by_path) - len(todo) + 1):
-            if error := future.exception():
-                error.add_note(f"cell: {futures[future]}")
-                raise error
-            on_progress(count, len(by_path))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    finished = len(by_path) - len(todo)
+    on_progress(finished, len(by_path))
+    jobs = [Job(path.stem, run_cell, (cell, path)) for path, cell in todo.items()]
+    run_all(Processes(min(workers, len(todo))), jobs, lambda ran, _: on_progress(finished + round(ran), len(by_path)))
 
 
 def _compile(cells: Iterable[Cell]) -> None:
@@ -300,16 +290,3 @@ def _compile(cells: Iterable[Cell]) -> None:
         if cell.setting.itpo.inner_steps > 0:
             Agent.of(load(cell.policy), cell.setting.itpo, world=cell.world)
             return
-
-
-def _start_worker() -> None:
-    command.set_up_torch(1, "cpu")
-    # A worker that is interrupted leaves no half-written file and has nothing to say; the parent does.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A killed command leaves no process behind that would slow down the one that takes it up."""
-    parent_process().join()
-    os._exit(1)

@@ -13,7 +13,7 @@ from processes import gone, until
 
 from fastdwm import engines
 from fastdwm.engines.config import EngineConfig
-from fastdwm.engines.interface import Died, Job, run
+from fastdwm.engines.interface import Died, Job, run, run_all
 from fastdwm.engines.processes import Processes
 from fastdwm.errors import InputError
 
@@ -81,6 +81,20 @@ def test_what_is_raised_on_the_way_ends_the_running_jobs(processes, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(processes, todo, stop)
     assert time.monotonic() - start < 30 and not (tmp_path / "slow").exists()
+
+
+def test_jobs_of_most_work_run_first_and_their_values_come_in_order(tmp_path):
+    shares = []
+    todo = [Job(name, jobs.write, (tmp_path / name,), work=work) for name, work in (("a", 1), ("b", 3), ("c", 2))]
+    values = run_all(Processes(1), todo, lambda done, total: shares.append((done, total)))
+    assert list(values) == ["a", "b", "c"] and shares == [(3, 6), (5, 6), (6, 6)]
+
+
+def test_the_first_error_ends_all_jobs_and_names_its_own(tmp_path):
+    todo = [Job("slow", jobs.write, (tmp_path / "slow", 60.0)), Job("bad", jobs.refuse, (tmp_path / "bad",))]
+    with pytest.raises(InputError, match="expected another job") as error:
+        run_all(Processes(2), todo)
+    assert "job: bad" in error.value.__notes__ and not (tmp_path / "slow").exists()
 
 
 def test_processes_end_with_a_parent_that_is_killed(tmp_path):

@@ -35,8 +35,7 @@ def main(env_name: str, config: CollectConfig) -> None:
 
     Killed at any moment, the same command goes on where the last finished episodes were saved.
     """
-    from fastdwm.collect.episodes import plan
-    from fastdwm.collect.pool import record_chunks
+    from fastdwm.collect.episodes import plan, record_chunks
     from fastdwm.collect.recording import is_made, write_dataset
 
     path = datasets_root() / config.out

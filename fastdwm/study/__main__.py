@@ -56,8 +56,7 @@ def load(task_name: str, config: StudyConfig) -> "Bundle":
 def run_study(bundle: "Bundle", grid: Grid, config: StudyConfig, out: Path) -> None:
     """Run what is missing of the study, choose, confirm, and leave the results."""
     from fastdwm.study import tradeoff
-    from fastdwm.study.cells import finished, held_worlds, measure_latencies, plan, read
-    from fastdwm.study.pool import run_cells
+    from fastdwm.study.cells import finished, held_worlds, measure_latencies, plan, read, run_cells
 
     if config.worlds is None:
         grid = dataclasses.replace(grid, worlds=possible(grid.worlds, bundle))

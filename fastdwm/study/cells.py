@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from fastdwm import command, engines
 from fastdwm.agent import Agent
 from fastdwm.bundle import Bundle
 from fastdwm.command import Progress
+from fastdwm.engines.interface import Job, run_all
 from fastdwm.errors import InputError
 from fastdwm.files import write_json
 from fastdwm.measure.latency import TIMED_DECISIONS, UNTIMED_DECISIONS, decision_latency, latency_ms
@@ -105,8 +107,32 @@ def read(study: Study, cells: list[Cell]) -> dict[Cell, Record]:
     return {cell: records[cell.name] for cell in cells}
 
 
+def run_cells(study: Study, cells: list[Cell], on_progress: Progress) -> None:
+    """Run the episodes of the cells that are not finished; raises the error of the first that fails."""
+    done = finished(study)
+    todo = [cell for cell in cells if cell.name not in done]
+    if not todo:
+        return
+    # Compiles the CPU kernels if no run before has: here, where it shows, and once for all processes.
+    on_progress("preparation (the first run compiles)", 0, 1)
+    study.agent(todo[0], study.seeds[0])
+    on_progress("preparation (the first run compiles)", 1, 1)
+    total = sum(cell.work for cell in cells)
+    stage = f"{study.folder.name}, {len(todo)} of {len(cells)} cells to run (per mille of the work)"
+
+    def on_work(ran: float, to_run: float) -> None:
+        on_progress(stage, 1000 - round(1000 * (to_run - ran) / total), 1000)
+
+    on_work(0, sum(cell.work for cell in todo))
+    # Other machines share the file system, not the folder that we are in.
+    there = dataclasses.replace(study, folder=Path.absolute(study.folder))
+    jobs = [Job(cell.name, run_cell, (there, cell), work=cell.work) for cell in todo]
+    run_all(engines.start(study.config, min(study.config.workers, len(todo))), jobs, on_work)
+
+
 def run_cell(study: Study, cell: Cell) -> None:
     """All episodes of the cell, in batches of AT_ONCE; the file appears when the last one has ended."""
+    command.set_up_torch(study.config.threads, study.config.device)
     start = perf_counter()
     batches = [study.seeds[i : i + AT_ONCE] for i in range(0, len(study.seeds), AT_ONCE)]
     runs: list[Run] = []

@@ -25,7 +25,7 @@ import fastdwm.eval.compare
 import fastdwm.eval.summary
 import fastdwm.eval.tables
 import fastdwm.study.__main__
-import fastdwm.study.pool
+import fastdwm.study.cells
 import fastdwm.study.tables
 import fastdwm.study.tradeoff
 import fastdwm.sweep.driver

@@ -7,7 +7,6 @@ code change no number: a record tells which it was.
 
 import ast
 import dataclasses
-import json
 import re
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -23,6 +22,9 @@ from fastdwm.config import ITPOConfig
 from fastdwm.engines.interface import Job, run_all
 from fastdwm.engines.processes import Processes
 from fastdwm.files import read_json, strict, write_json
+from fastdwm.jobs import results
+from fastdwm.jobs.identity import digest
+from fastdwm.jobs.results import Record
 
 if TYPE_CHECKING:
     from fastdwm.bundle import Bundle
@@ -33,8 +35,6 @@ FORMAT = 2
 DIAGNOSE_EVERY = 20
 MAX_LIST_BYTES = 2**20
 VERSIONS = ("torch", "mujoco", "gymnasium")
-
-Record = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,14 +181,13 @@ def identity(cell: Cell) -> Record:
 
 def path_of(cell: Cell, folder: Path) -> Path:
     """The file of the cell."""
-    digest = sha256(json.dumps(identity(cell), sort_keys=True).encode()).hexdigest()
-    return folder / f"{cell.policy.name}-{digest[:16]}.json"
+    return folder / f"{cell.policy.name}-{digest(identity(cell))[:16]}.json"
 
 
 def read(cell: Cell, folder: Path) -> Record | None:
     """The record of the cell; none if it is not finished."""
     path = path_of(cell, folder)
-    return json.loads(path.read_text()) if path.exists() else None
+    return results.read(path, "bench", {"identity": dict}) if path.exists() else None
 
 
 def code() -> str:

@@ -162,7 +162,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(policies, mixed, tmp_path):
     assert finished and not (tmp_path / OUT).exists()
     other = run(tmp_path, f"--policy={policies}/mean.onnx", *MIXED, "--shares=episodes", transitions=MANY)
     assert other.returncode == 2 and other.stderr.count("\n") == 1
-    assert f"shares: the collection in {folder} has transitions, got episodes" in other.stderr
+    assert f"out: {folder} holds another collection (shares: transitions, now episodes" in other.stderr
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     again = run(tmp_path, f"--policy={policies}/mean.onnx", *MIXED, "--workers=2", transitions=MANY)
     assert again.returncode == 0, again.stderr

@@ -26,7 +26,7 @@ ORDER = (
     {"isolation"},
     {"agent"},
     {"measure"},
-    {"engines"},
+    {"engines", "jobs"},
     {"collect", "train", "tune", "eval", "report", "study"},
     {"sweep"},
 )

@@ -221,7 +221,7 @@ def test_cells_of_another_bundle_or_bound_are_refused(finished, tmp_path, capsys
 def test_a_foreign_file_among_the_cells_is_an_input_error(bundle, tmp_path):
     (tmp_path / "cells").mkdir()
     (tmp_path / "cells" / "notes.json").write_text("[1, 2]")
-    with pytest.raises(InputError, match="notes.json is not a cell of a study"):
+    with pytest.raises(InputError, match="notes.json is not a finished cell of a study"):
         study.main("hopper-medium", StudyConfig(bundle, out=tmp_path, threads=torch.get_num_threads()))
 
 

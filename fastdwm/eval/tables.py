@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fastdwm.measure.cells import physics
+from fastdwm.jobs.sweep import physics
 from fastdwm.tables import interval, latency, print_table, spread
 from fastdwm.tasks import Task
 

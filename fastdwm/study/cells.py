@@ -1,7 +1,6 @@
 """A cell of a study: its run, its latency, and its file, by which a study that was stopped goes on."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
@@ -14,8 +13,8 @@ from fastdwm.agent import Agent
 from fastdwm.bundle import Bundle
 from fastdwm.command import Progress
 from fastdwm.engines.interface import Job, run_all
-from fastdwm.errors import InputError
-from fastdwm.files import write_json
+from fastdwm.files import strict, write_json
+from fastdwm.jobs.results import Record, read_all
 from fastdwm.measure.latency import TIMED_DECISIONS, UNTIMED_DECISIONS, decision_latency, latency_ms
 from fastdwm.measure.record import circumstances
 from fastdwm.measure.simulate import Run, run_episodes, step_limit
@@ -26,8 +25,6 @@ from fastdwm.study.grid import BASE, Cell, StudyConfig
 FORMAT = 5
 # Episodes that a process runs in lockstep: more save nothing on a CPU, and need memory for each one's particles.
 AT_ONCE = 10
-
-Record = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +68,7 @@ def plan(bundle: Bundle, config: StudyConfig, episodes: int, first_seed: int, fo
         "max_deviation": bundle.max_deviation,
         "discount": bundle.discount,
         **{f"task.{name}": value for name, value in bundle.task.record().items() if name != "name"},
-        **{f"worlds.{name}": json.loads(json.dumps(dataclasses.asdict(x.config))) for name, x in bundle.worlds.items()},
+        **{f"worlds.{name}": strict(dataclasses.asdict(x.config)) for name, x in bundle.worlds.items()},
         "seeds": f"{seeds[0]} to {seeds[-1]}",
         "max_steps": max_steps,
         "latency_decisions": config.latency_decisions,
@@ -86,19 +83,7 @@ def plan(bundle: Bundle, config: StudyConfig, episodes: int, first_seed: int, fo
 
 def finished(study: Study) -> dict[str, Record]:
     """Records of the finished cells by name; InputError, naming the difference, if one belongs to another study."""
-    records = {}
-    for path in sorted(study.folder.glob("*.json")):
-        try:
-            record = json.loads(path.read_text())
-            identity = record["identity"]
-            differing = [key for key in identity | study.identity if identity.get(key) != study.identity.get(key)]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"out: {path} is not a cell of a study ({error}); move it away") from None
-        if differing:
-            came = "; ".join(f"{key}: {identity.get(key)}, now {study.identity.get(key)}" for key in differing)
-            raise InputError(f"out: {study.folder.parent} holds another study ({came}); give this one its own --out")
-        records[path.stem] = record
-    return records
+    return read_all(study.folder, "study", study.identity)
 
 
 def read(study: Study, cells: list[Cell]) -> dict[Cell, Record]:

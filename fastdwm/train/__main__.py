@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,13 +12,13 @@ from fastdwm import command
 from fastdwm.checks import require
 from fastdwm.config import DiffusionConfig, MeanFlowConfig, MLPConfig, ReBRACConfig, RewardConfig, TrainConfig
 from fastdwm.errors import InputError
-from fastdwm.files import prepare_folder, reserved, write_atomically
+from fastdwm.files import prepare_folder, reserved, strict, write_json
+from fastdwm.jobs.identity import read_identity, refuse_other
 from fastdwm.tables import print_table
 from fastdwm.tasks import Task, get_task
 
 if TYPE_CHECKING:
     from fastdwm.bundle import Bundle
-    from fastdwm.data.dataset import Transitions
 
 # A run is only resumed with the same settings, but for those that leave the weights as they are.
 IDENTITY_FILE = "config.json"
@@ -92,7 +91,9 @@ def main(task_name: str, config: TrainConfig) -> None:
 
 def run(task: Task, config: TrainConfig, folder: Path) -> Bundle:
     """Train, or go on, in the folder, and return the bundle as it is read back from there."""
-    identity = identify(folder, task, config)
+    identity, saved = identify(task, config), saved_identity(folder)
+    if saved is not None:
+        refuse_other({name: value for name, value in saved.items() if name != "data"}, identity, folder, "training")
     command.set_up_torch(config.threads, config.device)
 
     from fastdwm.bundle import Bundle
@@ -104,74 +105,37 @@ def run(task: Task, config: TrainConfig, folder: Path) -> Bundle:
     transitions = data.load(task, config.dataset, config.trust_env)
     prepare(task, transitions, config)
     replay.check(transitions, config.trust_env)
-    identity["data"] = identify_data(folder, transitions)
+    identity["data"] = strict({"fingerprint": transitions.fingerprint, "env": dataclasses.asdict(transitions.env)})
+    check_data(saved, identity["data"], transitions.source, folder)
     # Only now: a first attempt that found no data to learn from must not pin the settings of the next.
-    write_atomically(folder / IDENTITY_FILE, (json.dumps(identity, indent=2) + "\n").encode())
+    write_json(folder / IDENTITY_FILE, identity)
     with command.progress() as on_progress:
         bundle = train(task, transitions, config, folder, on_progress, on_line)
     bundle.save(folder / "bundle")
     return Bundle.load(folder / "bundle", config.trust_env)
 
 
-def identify(folder: Path, task: Task, config: TrainConfig) -> dict[str, Any]:
-    """The settings that identify the run; InputError for a folder that holds a run with others."""
-    identity = {"task": task.name} | {
-        name: value for name, value in dataclasses.asdict(config).items() if name not in FREE
-    }
-    identity = json.loads(json.dumps(identity, default=str))
-    try:
-        saved = read_identity(folder) or identity
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"out: cannot use the folder {folder}: {error}") from None
-    for name, (came, was) in _differences(identity, {key: was for key, was in saved.items() if key != "data"}):
-        raise InputError(
-            f"{name}: the run in {folder} has {was}, got {came}; resume it unchanged or give another --out"
-        )
-    return identity
+def identify(task: Task, config: TrainConfig) -> dict[str, Any]:
+    """The settings that identify the run, as JSON values."""
+    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE}
+    return strict({"task": task.name} | settings)
 
 
-def identify_data(folder: Path, transitions: Transitions) -> dict[str, Any]:
-    """What the data are, by their content; InputError for a folder that holds a run on others, whatever their name.
+def saved_identity(folder: Path) -> dict[str, Any] | None:
+    """What identifies the run in the folder; none where nothing has been trained yet.
 
-    Older runs do not tell: they go on.
-    """
-    data = {"fingerprint": transitions.fingerprint, "env": dataclasses.asdict(transitions.env)}
-    data = json.loads(json.dumps(data, default=str))
-    same = (read_identity(folder) or {}).get("data") in (None, data)
-    changed = f"{transitions.source} is not what the run in {folder} was trained on: it has changed since"
-    require(same, f"dataset: {changed}; give it back, or give another --out")
-    return data
-
-
-def read_identity(folder: Path) -> dict[str, Any] | None:
-    """What identifies the run in the folder, none for a folder without one; ValueError for a file that is damaged.
-
-    Where a run was killed before it had trained anything, even a damaged file stands for no run.
+    Raises InputError for a run whose file is damaged.
     """
     path = folder / IDENTITY_FILE
-    if not path.exists():
-        return None
-    try:
-        saved = json.loads(path.read_text())
-        if not isinstance(saved, dict):
-            raise ValueError(f"{IDENTITY_FILE} does not describe a run")
-    except ValueError:
-        if {other.name for other in folder.iterdir()} <= {IDENTITY_FILE, f".{IDENTITY_FILE}.tmp", "tensorboard"}:
-            return None
-        raise
-    return saved
+    begun = {other.name for other in folder.iterdir()} - {IDENTITY_FILE, f".{IDENTITY_FILE}.tmp", "tensorboard"}
+    return read_identity(path, "training") if begun and path.exists() else None
 
 
-def _differences(came: dict, saved: dict, prefix: str = "") -> list[tuple[str, tuple[Any, Any]]]:
-    """Settings that differ, by their dotted names."""
-    found = []
-    for name in came.keys() | saved.keys():
-        a, b = came.get(name), saved.get(name)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{prefix}{name}.")
-        elif a != b:
-            found.append((prefix + name, (a, b)))
-    return sorted(found)
+def check_data(saved: dict[str, Any] | None, data: dict[str, Any], source: str, folder: Path) -> None:
+    """Raise InputError if the folder holds a run on other data, whatever their name; older runs do not tell."""
+    changed = f"{source} is not what the run in {folder} was trained on: it has changed since"
+    same = (saved or {}).get("data") in (None, data)
+    require(same, f"dataset: {changed}; give it back, or give another --out")
 
 
 def event_writer(folder: Path) -> Callable[[str, dict[str, float]], None]:

@@ -8,19 +8,16 @@ import os
 import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from reprlib import repr as shorten
-from typing import Any
+from typing import Any, Literal
 
-from fastdwm.checks import conforms, require
-from fastdwm.errors import InputError
-from fastdwm.files import read_json
+from fastdwm.checks import require
+from fastdwm.jobs.results import Record, read
 from fastdwm.versions import package_versions
 
 # Increase when the meaning of a cell's file changes.
 FORMAT = 1
-MAX_BYTES = 64 * 2**20
-KEYS = {
-    "format": int,
+KINDS = {
+    "format": Literal[1],
     "task": str,
     "seed": int,
     "stage": str,
@@ -28,14 +25,10 @@ KEYS = {
     "machine": dict,
     "wall_s": float,
     "result": dict,
-    "peak_memory_mb": float,
+    "peak_memory_mb": float | None,
 }
-"""types of what is read of a cell; only the last may be missing"""
-MOST = 1e9
-"""of the numbers among them"""
+"""types of what is read of a cell"""
 PHYSICS = ("mujoco", "gymnasium")
-
-Record = dict[str, Any]
 
 
 def physics() -> dict[str, str]:
@@ -60,18 +53,7 @@ def _cpu_model() -> str:
 
 def read_cell(path: Path) -> Record:
     """The file of a finished cell; InputError for any other."""
-    record = read_json(path, MAX_BYTES)
-    values = {"peak_memory_mb": 0.0} | record if isinstance(record, dict) else {}
-    wrong = [name for name, kind in KEYS.items() if not _fits(values.get(name), kind)]
-    wrong += ["format"] if values.get("format") != FORMAT else []
-    told = ", ".join(f"{name}: {shorten(values.get(name))}" for name in wrong[:1])
-    require(not wrong, f"{path} is not a finished cell of a sweep ({told}); move it away")
-    return record
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether it is of the type, and, where it is a number, one that a sweep has."""
-    return conforms(value, kind) and (not isinstance(value, int | float) or 0 <= value <= MOST)
+    return read(path, "sweep", KINDS)
 
 
 def read_cells(out: Path) -> dict[str, Record]:
@@ -95,21 +77,3 @@ def one_machine(records: Iterable[Record]) -> bool:
     """Whether the latencies of the cells may stand in one table: same machine, same threads."""
     machines = [record["machine"] for record in records]
     return all(machine == machines[0] for machine in machines)
-
-
-def difference(came: Mapping[str, Any], expected: Mapping[str, Any], prefix: str = "") -> str | None:
-    """The first of the expected values that the other object does not have, in words; none: it has all."""
-    for name, value in expected.items():
-        other = came.get(name)
-        if isinstance(value, dict) and isinstance(other, dict):
-            if found := difference(other, value, f"{prefix}{name}."):
-                return found
-        elif other != value:
-            return f"{prefix}{name}: {other}, now {value}"
-    return None
-
-
-def refuse_other(came: Mapping[str, Any], expected: Mapping[str, Any], out: Path) -> None:
-    """Raise InputError, naming the difference, unless what the folder holds is of the sweep that is expected."""
-    if found := difference(came, expected):
-        raise InputError(f"out: {out} holds another sweep ({found}); give this one its own --out")

@@ -19,7 +19,7 @@ from toy_bundles import make_bundle
 from fastdwm.collect import __main__ as collect
 from fastdwm.collect import episodes
 from fastdwm.collect.behaviour import checked, read_behaviour
-from fastdwm.collect.settings import CollectConfig
+from fastdwm.collect.config import CollectConfig
 from fastdwm.data.dataset import load
 from fastdwm.errors import InputError
 from fastdwm.files import sha256_of

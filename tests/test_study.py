@@ -21,7 +21,7 @@ from fastdwm.errors import InputError
 from fastdwm.files import reserved
 from fastdwm.study import __main__ as study
 from fastdwm.study import cells
-from fastdwm.study.grid import StudyConfig
+from fastdwm.study.config import StudyConfig
 
 SGD = ("--itpo.optimiser", "sgd")
 TINY = ("--worlds", "diffusion", "meanflow", "--horizons", "2", "--particles", "2", "--inner-steps", "1")

@@ -10,8 +10,8 @@ import pytest
 from fastdwm.errors import InputError
 from fastdwm.jobs import sweep as files
 from fastdwm.sweep import __main__ as sweep
+from fastdwm.sweep.config import SweepConfig
 from fastdwm.sweep.job import CellFailed, Work, run_cell
-from fastdwm.sweep.settings import SweepConfig
 from fastdwm.sweep.stages import NAMED, Cell, Folders
 
 DATASET = "deepope/hopper/medium-v0"

@@ -8,7 +8,8 @@ import pytest
 
 from fastdwm.config import EvalConfig, ITPOConfig
 from fastdwm.errors import InputError
-from fastdwm.study.grid import BASE, GRIDS, Cell, Grid, StudyConfig
+from fastdwm.study.config import StudyConfig
+from fastdwm.study.grid import BASE, GRIDS, Cell, Grid
 from fastdwm.study.tables import confirmed
 from fastdwm.study.tradeoff import (
     best,

@@ -13,8 +13,9 @@ from toy_bundles import make_bundle, save_checkpoint
 from fastdwm import Agent, Bundle, InputError, ITPOConfig
 from fastdwm.measure import latency
 from fastdwm.settings import REPLACED, Settings
-from fastdwm.tune.__main__ import TuneConfig, parse
 from fastdwm.tune.__main__ import main as tune
+from fastdwm.tune.__main__ import parse
+from fastdwm.tune.config import TuneConfig
 from fastdwm.tune.grid import candidates
 from fastdwm.tune.halving import Trial, choose, halve
 

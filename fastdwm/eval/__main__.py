@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
-from fastdwm.config import EvalConfig, ITPOConfig, require
+from fastdwm.checks import require
+from fastdwm.config import EvalConfig, ITPOConfig
 from fastdwm.files import write_json
 from fastdwm.measure.record import circumstances, prepare_output
 from fastdwm.settings import Settings

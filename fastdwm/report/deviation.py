@@ -4,24 +4,12 @@ Heavy packages are imported inside the functions: --help answers before torch, n
 """
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 
 from fastdwm import command
 from fastdwm.checks import require
+from fastdwm.report.config import DeviationConfig
 from fastdwm.shipped import find_bundle
-
-
-@dataclass(frozen=True)
-class DeviationConfig:
-    """Which data, and whether the bundle is to hold the result."""
-
-    dataset: str | None = None
-    """Minari id or D4RL .hdf5 file; none: the one that the bundle was trained on"""
-    write: bool = True
-    """write it into the bundle, where agents find it; without, it is only shown"""
-    trust_env: bool = False
-    """take whatever simulator the bundle or dataset names: this may run code that came with it"""
 
 
 def main(name: str, config: DeviationConfig) -> None:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
-from fastdwm.config import require
+from fastdwm.checks import require
 from fastdwm.errors import InputError
 from fastdwm.files import prepare_folder, reserved, write_json
 from fastdwm.measure.record import circumstances
 from fastdwm.shipped import shipped_folder
-from fastdwm.study.grid import BASE, Cell, Grid, StudyConfig, parse_world
+from fastdwm.study.config import StudyConfig
+from fastdwm.study.grid import BASE, Cell, Grid, parse_world
 from fastdwm.tasks import check_name
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from fastdwm.measure.latency import TIMED_DECISIONS, UNTIMED_DECISIONS, decision
 from fastdwm.measure.record import circumstances
 from fastdwm.measure.simulate import Run, run_episodes, step_limit
 from fastdwm.models.table import network_calls
-from fastdwm.study.grid import BASE, Cell, StudyConfig
+from fastdwm.study.config import StudyConfig
+from fastdwm.study.grid import BASE, Cell
 
 # Increase when the meaning of a cell's file changes.
 FORMAT = 5

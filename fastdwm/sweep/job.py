@@ -20,7 +20,7 @@ from fastdwm.jobs import sweep as files
 from fastdwm.jobs.results import Record
 from fastdwm.measure.record import origin
 from fastdwm.sweep import outcomes
-from fastdwm.sweep.settings import SweepConfig
+from fastdwm.sweep.config import SweepConfig
 from fastdwm.sweep.stages import Cell, Command, Folders
 
 PR_SET_PDEATHSIG = 1

@@ -9,8 +9,8 @@ from fastdwm.files import read_json
 from fastdwm.jobs import sweep as files
 from fastdwm.jobs.identity import read_identity, refuse_other
 from fastdwm.jobs.results import MAX_BYTES, Record
+from fastdwm.sweep.config import STAGES, SweepConfig
 from fastdwm.sweep.outcomes import datasets_root, is_there
-from fastdwm.sweep.settings import STAGES, SweepConfig
 from fastdwm.sweep.stages import NAMED, Cell, Command, Folders, commands
 
 SETTINGS_FILE = "settings.json"

@@ -2,10 +2,10 @@
 
 import shlex
 
+from fastdwm.sweep.config import STAGES
 from fastdwm.sweep.driver import Sweep, clock
 from fastdwm.sweep.estimates import Estimates
 from fastdwm.sweep.plan import Plan
-from fastdwm.sweep.settings import STAGES
 from fastdwm.tables import print_table
 
 

@@ -3,23 +3,16 @@
 Heavy packages are imported inside the functions: --help answers before numpy is loaded; torch never is.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 from fastdwm import command
 from fastdwm.files import prepare_folder, write_atomically, write_json
+from fastdwm.report.config import PaperConfig
 from fastdwm.report.paper.cells import read_cells
 
 FOLDER = Path("results/sweep")
-
-
-@dataclass(frozen=True)
-class PaperConfig:
-    """Where the report goes."""
-
-    out: Path = Path("results/paper")
-    """folder of paper.md, paper.csv, paper.json and paper.html"""
 
 
 def main(folder: Path, config: PaperConfig) -> None:

@@ -143,11 +143,9 @@ def _setting(name: str, factor: float = 1.0, control: bool = False, **itpo: Any)
 @cache
 def load(policy: BasePolicy) -> "Bundle":
     """The bundle with the policy of that moment; InputError for one of another task."""
-    from fastdwm.bundle import Bundle
+    from fastdwm.measure.bundle import load_for
 
-    bundle = Bundle.load(policy.bundle)
-    came = bundle.task.name
-    require(came == policy.task, f"{policy.name}: expected a bundle for {policy.task}, {policy.bundle} is for {came}")
+    bundle = load_for(policy.task, Path(policy.bundle))
     return bundle if policy.checkpoint is None else bundle.with_policy(policy.checkpoint)
 
 

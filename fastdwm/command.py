@@ -20,6 +20,8 @@ Progress = Callable[[str, int, int], None]
 # the same of one stage: on_progress(done, total)
 StageProgress = Callable[[int, int], None]
 
+TASK = "TASK", "task, for example hopper-medium"
+"""the first word of most commands, in --help"""
 PLAIN_PERIOD_S = 5.0
 # What it is called on a disk, in a quota, and under a limit on the size of files.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -106,9 +108,9 @@ def parse(
     early.add_argument("--preset", default=default)
     name = early.parse_known_args(argv)[0].preset
     config = presets.get(name, presets[default])
-    task_help, preset_help = "task, for example hopper-medium", "the settings that the other flags start from"
+    (metavar, task_help), preset_help = TASK, "the settings that the other flags start from"
     fields = [
-        ("task", Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK", help=task_help)]),
+        ("task", Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar=metavar, help=task_help)]),
         ("preset", Annotated[Literal[tuple(presets)], tyro.conf.arg(help=preset_help)], default),
         ("config", Annotated[type(config), tyro.conf.arg(name="")], config),
     ]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
-from fastdwm.checks import require
 from fastdwm.config import EvalConfig, ITPOConfig
 from fastdwm.files import write_json
 from fastdwm.measure.record import circumstances, prepare_output
@@ -60,12 +59,10 @@ def main(task_name: str, config: EvalConfig) -> None:
         # MuJoCo reads it when it is imported, which has not happened yet.
         os.environ.setdefault("MUJOCO_GL", "egl")
     command.set_up_torch(config.threads, config.device)
-    from fastdwm.bundle import Bundle
+    from fastdwm.measure.bundle import load_for
 
     folder = config.bundle or shipped_folder(task_name)
-    bundle = Bundle.load(folder, config.trust_env)
-    came = bundle.task.name
-    require(came == task_name, f"bundle: expected one for {task_name}, {folder} is for {came}")
+    bundle = load_for(task_name, folder, config.trust_env)
     task, config = bundle.task, dataclasses.replace(config, world=config.world or next(iter(bundle.worlds)))
     bundle = bundle if config.checkpoint is None else bundle.with_policy(config.checkpoint)
     from fastdwm.eval import plot

@@ -5,6 +5,9 @@ from pathlib import Path
 
 from fastdwm.checks import require, require_choices
 
+BUNDLE = "BUNDLE", "folder of a bundle, or the name of a shipped one, for example hopper-medium"
+"""the word of two reports, in --help"""
+
 
 @dataclass(frozen=True)
 class ReportConfig:

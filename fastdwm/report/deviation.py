@@ -4,11 +4,12 @@ Heavy packages are imported inside the functions: --help answers before torch, n
 """
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 from fastdwm import command
 from fastdwm.checks import require
-from fastdwm.report.config import DeviationConfig
+from fastdwm.report.config import BUNDLE, DeviationConfig
 from fastdwm.shipped import find_bundle
 
 
@@ -39,8 +40,4 @@ def main(name: str, config: DeviationConfig) -> None:
         print(f"bundle: {folder}, to be tuned anew")
 
 
-def parse(argv: list[str]) -> tuple[str, DeviationConfig]:
-    """Bundle and settings; raises as `command.parse`."""
-    text = "folder of a bundle, or the name of a shipped one"
-    prog = "python -m fastdwm.report deviation"
-    return command.read_one("BUNDLE", text, DeviationConfig(), prog, main.__doc__ or "", argv)
+parse = partial(command.read_one, *BUNDLE, DeviationConfig(), "python -m fastdwm.report deviation", main.__doc__)

@@ -15,7 +15,7 @@ from fastdwm.checks import require
 from fastdwm.errors import InputError
 from fastdwm.files import write_json
 from fastdwm.measure.record import circumstances, prepare_output
-from fastdwm.report.config import ReportConfig
+from fastdwm.report.config import BUNDLE, ReportConfig
 from fastdwm.shipped import find_bundle
 
 if TYPE_CHECKING:
@@ -231,7 +231,4 @@ def report_record(
     }
 
 
-def parse(argv: list[str]) -> tuple[str, ReportConfig]:
-    """Bundle and settings; raises as `command.parse`."""
-    text = "folder, or the name of a shipped bundle, for example hopper-medium"
-    return command.read_one("BUNDLE", text, ReportConfig(), "python -m fastdwm.report models", main.__doc__ or "", argv)
+parse = partial(command.read_one, *BUNDLE, ReportConfig(), "python -m fastdwm.report models", main.__doc__)

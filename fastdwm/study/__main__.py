@@ -7,11 +7,11 @@ Heavy packages are imported inside the functions: --help answers before torch, n
 import contextlib
 import dataclasses
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
-from fastdwm.checks import require
 from fastdwm.errors import InputError
 from fastdwm.files import prepare_folder, reserved, write_json
 from fastdwm.measure.record import circumstances
@@ -40,18 +40,10 @@ def main(task_name: str, config: StudyConfig) -> None:
     with reserved(out):
         grid = config.resolved()
         command.set_up_torch(config.threads, config.device)
-        run_study(load(task_name, config), grid, config, out)
+        from fastdwm.measure.bundle import load_for
 
-
-def load(task_name: str, config: StudyConfig) -> "Bundle":
-    """The bundle; InputError for one of another task."""
-    from fastdwm.bundle import Bundle
-
-    folder = config.bundle or shipped_folder(task_name)
-    bundle = Bundle.load(folder, config.trust_env)
-    came = bundle.task.name
-    require(came == task_name, f"bundle: expected one for {task_name}, {folder} is for {came}")
-    return bundle
+        bundle = load_for(task_name, config.bundle or shipped_folder(task_name), config.trust_env)
+        run_study(bundle, grid, config, out)
 
 
 def run_study(bundle: "Bundle", grid: Grid, config: StudyConfig, out: Path) -> None:
@@ -133,10 +125,8 @@ def conclude(
         print(out / f"study.{kind}")
 
 
-def parse(argv: list[str]) -> tuple[str, StudyConfig]:
-    """Task and settings; raises as `command.parse`. There is no preset: the grids take that part."""
-    text = "task, for example hopper-medium"
-    return command.read_one("TASK", text, StudyConfig(), "python -m fastdwm.study", main.__doc__ or "", argv)
+# There is no preset: the grids take that part.
+parse = partial(command.read_one, *command.TASK, StudyConfig(), "python -m fastdwm.study", main.__doc__)
 
 
 if __name__ == "__main__":

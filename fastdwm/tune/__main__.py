@@ -6,6 +6,7 @@ Heavy packages are imported inside the functions: --help answers before torch, n
 import dataclasses
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
@@ -33,14 +34,12 @@ def main(task_name: str, config: TuneConfig) -> None:
     check_name(task_name, config.bundle is not None)
     stem = prepare_output(config.out, f"{task_name}-tune")
     command.set_up_torch(config.threads, config.device)
-    from fastdwm.bundle import Bundle
+    from fastdwm.measure.bundle import load_for
 
     folder, target = config.bundle or shipped_folder(task_name), config.bundle or stem
     writes = not config.write or config.bundle is None or os.access(folder, os.W_OK)
     require(writes, f"bundle: cannot write to {folder}; --no-write tunes it")
-    bundle = Bundle.load(folder, config.trust_env, tuned=False)
-    came = bundle.task.name
-    require(came == task_name, f"bundle: expected one for {task_name}, {folder} is for {came}")
+    bundle = load_for(task_name, folder, config.trust_env, tuned=False)
     with command.progress() as on_progress:
         base, finalists, trials = search(bundle, config, on_progress)
     tuning = tuning_record(bundle, config, base, finalists, trials)
@@ -133,10 +132,7 @@ def print_trials(bundle: "Bundle", base: "Trial", trials: list["Trial"], tuning:
     print(tuning["verdict"])
 
 
-def parse(argv: list[str]) -> tuple[str, TuneConfig]:
-    """Task and settings; raises as `command.parse`."""
-    text = "task, for example hopper-medium"
-    return command.read_one("TASK", text, TuneConfig(), "python -m fastdwm.tune", main.__doc__ or "", argv)
+parse = partial(command.read_one, *command.TASK, TuneConfig(), "python -m fastdwm.tune", main.__doc__)
 
 
 if __name__ == "__main__":

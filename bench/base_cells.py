@@ -28,7 +28,7 @@ from fastdwm.jobs.results import Record
 
 if TYPE_CHECKING:
     from fastdwm.bundle import Bundle
-    from fastdwm.measure.simulate import Episode, Run
+    from fastdwm.measure.simulate import Run
 
 # Increase when the meaning of a cell's file changes.
 FORMAT = 2
@@ -242,25 +242,15 @@ def summary(run: "Run", bundle: "Bundle") -> Record:
     ms_per_decision: time spent deciding over the decisions made, of episodes that decide together.
     diagnostics: means over the run, and over each episode, of whatever the agent tells.
     """
-    decided = sum(size for size, _ in run.act_calls), sum(seconds for _, seconds in run.act_calls)
+    from fastdwm.eval.summary import mean_diagnostics
+
     return {
-        "ms_per_decision": 1e3 * decided[1] / decided[0],
+        "ms_per_decision": 1e3 * run.decision_s,
         "diagnostics": mean_diagnostics(run.episodes),
         "episodes": [
             episode.record(bundle.task) | {"diagnostics": mean_diagnostics([episode])} for episode in run.episodes
         ],
     }
-
-
-def mean_diagnostics(episodes: Iterable["Episode"]) -> dict[str, float]:
-    """Mean of every diagnostic over the decisions that have a finite one."""
-    values: dict[str, list[float]] = {}
-    for episode in episodes:
-        for diagnosis in episode.diagnostics:
-            for name, value in diagnosis.items():
-                if value is not None and abs(value) < float("inf"):
-                    values.setdefault(name, []).append(value)
-    return {name: sum(some) / len(some) for name, some in values.items() if name != "decision"}
 
 
 def run_cells(cells: Iterable[Cell], folder: Path, workers: int, on_progress: Callable[[int, int], None]) -> None:

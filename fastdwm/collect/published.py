@@ -1,7 +1,8 @@
 """The policies that Deep OPE published for D4RL's robots, and which of them make the data of which task.
 
-Eleven snapshots of a SAC training each, from 0 (untrained) to 10 (last). Those for a level were picked by their
-measured return in Gymnasium's v5 simulators with MuJoCo 3.4, to be like D4RL's level of that name. Pure data.
+Source: github.com/google-research/deep_ope. Eleven snapshots of a SAC training each, from 0 (untrained) to 10 (last).
+Those for a level were picked by their measured return in Gymnasium's v5 simulators with MuJoCo 3.4, to be like D4RL's
+level of that name. Pure data.
 """
 
 import json
@@ -11,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from fastdwm.tables import markdown_table
-
-REPOSITORY = "google-research/deep_ope"
 
 SHA256 = {
     "halfcheetah_online_0.sampler.onnx": "4334ba01e909d4dc00409451a521a5dac3a665c147da308df88fa73d958e298a",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fastdwm import command
 from fastdwm.config import EvalConfig, ITPOConfig
 from fastdwm.files import write_json
-from fastdwm.measure.record import circumstances, prepare_output
+from fastdwm.measure.record import prepare_output
 from fastdwm.settings import Settings
 from fastdwm.shipped import shipped_folder
 from fastdwm.tasks import check_name
@@ -103,24 +103,17 @@ def evaluation_record(
 ) -> dict[str, Any]:
     """The whole evaluation as JSON values."""
     from fastdwm.eval.tables import other_versions
+    from fastdwm.measure.bundle import measured
 
-    task = bundle.task
-    provenance = {"folder": folder, "weights_sha256": bundle.fingerprint, "reward_scale": task.reward_scale}
-    names = ("dataset", "discount", "max_deviation", "report", "versions")
-    provenance |= {name: getattr(bundle, name) for name in names}
     return {
-        "task": task.name,
-        **circumstances(config.device),
+        **measured(bundle, folder, config.device, "dataset", "discount", "max_deviation", "report", "versions"),
         "summary": numbers,
         "config": dataclasses.asdict(config),
         "seeds": evaluation.seeds,
-        "env": dataclasses.asdict(task.env),
-        "env_departures": task.departures(),
         "version_departures": other_versions(bundle.versions),
-        "bundle": provenance,
         "episodes": {
             policy: [
-                episode.record(task) | {"diagnostics": episode.diagnostics, "rewards": episode.rewards}
+                episode.record(bundle.task) | {"diagnostics": episode.diagnostics, "rewards": episode.rewards}
                 for episode in run.episodes
             ]
             for policy, run in evaluation.runs.items()

@@ -21,23 +21,13 @@ def print_evaluation(
     departures: how the simulator differs from the task's, in words.   versions: and its packages from the bundle's.
     policy: what was run beside the base policy.
     """
-    print_table(
-        ("", "base policy", policy, f"{policy} - base"),
-        table_rows(numbers),
-        title=f"{task.name}, episodes per policy: {len(seeds)}, environment seeds: {seeds[0]} to {seeds[-1]}",
-        caption="± standard deviation over episodes; [ ] 95 % bootstrap interval; difference by seed;"
-        " p99 of 2,000 decisions or more" + foreign(departures) + version_warning(versions),
-    )
-
-
-def foreign(departures: list[str]) -> str:
-    """A warning for a table whose simulator is not the task's."""
-    return f"\nnot the task's own simulator: {', '.join(departures)}" if departures else ""
-
-
-def version_warning(versions: list[str]) -> str:
-    """A warning for a table whose simulator has other versions than the bundle was made with."""
-    return f"\nscores may differ from the bundle's own: {', '.join(versions)}" if versions else ""
+    title = f"{task.name}, episodes per policy: {len(seeds)}, environment seeds: {seeds[0]} to {seeds[-1]}"
+    caption = "± standard deviation over episodes; [ ] 95 % bootstrap interval; difference by seed;"
+    caption += " p99 of 2,000 decisions or more"
+    caption += f"\nnot the task's own simulator: {', '.join(departures)}" if departures else ""
+    caption += f"\nscores may differ from the bundle's own: {', '.join(versions)}" if versions else ""
+    header = ("", "base policy", policy, f"{policy} - base")
+    print_table(header, table_rows(numbers), title=title, caption=caption)
 
 
 def other_versions(made_with: Mapping[str, str]) -> list[str]:

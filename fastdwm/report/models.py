@@ -14,7 +14,7 @@ from fastdwm import command
 from fastdwm.checks import require
 from fastdwm.errors import InputError
 from fastdwm.files import write_json
-from fastdwm.measure.record import circumstances, prepare_output
+from fastdwm.measure.record import prepare_output
 from fastdwm.report.config import BUNDLE, ReportConfig
 from fastdwm.shipped import find_bundle
 
@@ -216,19 +216,10 @@ def report_record(
     config: ReportConfig, bundle: "Bundle", folder: Path, source: str, measurements: dict[str, Any]
 ) -> dict[str, Any]:
     """The whole report as JSON values."""
-    task = bundle.task
-    provenance = {"folder": folder, "weights_sha256": bundle.fingerprint, "reward_scale": task.reward_scale}
-    provenance |= {name: getattr(bundle, name) for name in ("dataset", "discount", "versions")}
-    return {
-        "task": task.name,
-        **circumstances("cpu"),
-        "held_out": source,
-        **measurements,
-        "config": dataclasses.asdict(config),
-        "env": dataclasses.asdict(task.env),
-        "env_departures": task.departures(),
-        "bundle": provenance,
-    }
+    from fastdwm.measure.bundle import measured
+
+    about = measured(bundle, folder, "cpu", "dataset", "discount", "versions")
+    return {**about, "held_out": source, **measurements, "config": dataclasses.asdict(config)}
 
 
 parse = partial(command.read_one, *BUNDLE, ReportConfig(), "python -m fastdwm.report models", main.__doc__)

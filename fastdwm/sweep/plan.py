@@ -86,7 +86,9 @@ def make(config: SweepConfig) -> Plan:
     failures = sorted((config.out / "failed").glob("*.json"))
     failed = {} if config.retry else {path.stem: read_json(path, MAX_BYTES) for path in failures}
     plan = Plan(config, folders, cells, files.physics(), finished, failed)
-    _check_settings(plan)
+    for record in finished.values():
+        _refuse_other(record["identity"], {"versions": plan.physics}, plan)
+    settings(plan)
     for cell in cells:
         plan.commands(cell)
         if cell.name in finished:
@@ -97,20 +99,13 @@ def make(config: SweepConfig) -> Plan:
 
 
 def settings(plan: Plan) -> dict[str, Any]:
-    """Of the sweep in the folder: those of stages that were run before and of the new ones."""
+    """Of the sweep in the folder: those of stages that were run before and of the new ones; InputError where they
+    differ."""
     path = plan.folders.out / SETTINGS_FILE
     before = read_identity(path, "sweep") if path.exists() else {}
-    return before | {"versions": plan.physics} | plan.config.stage_settings()
-
-
-def _check_settings(plan: Plan) -> None:
-    path, now = plan.folders.out / SETTINGS_FILE, settings(plan)
-    if path.exists():
-        refuse_other(
-            before := read_identity(path, "sweep"), {name: now[name] for name in before}, plan.folders.out, "sweep"
-        )
-    for record in plan.finished.values():
-        _refuse_other(record["identity"], {"versions": plan.physics}, plan)
+    now = before | {"versions": plan.physics} | plan.config.stage_settings()
+    refuse_other(before, {name: now[name] for name in before}, plan.folders.out, "sweep")
+    return now
 
 
 def _refuse_other(saved: dict[str, Any], now: dict[str, Any], plan: Plan) -> None:

@@ -83,7 +83,7 @@ def run_seeds(bundle: "Bundle", settings: Settings, seeds: list[int], config: Tu
     agent = Agent.of(bundle, settings.itpo, world=settings.world, world_steps=settings.world_steps, **where)
     run = run_episodes(agent, bundle.task.env, seeds, max_steps=config.max_steps)
     scores = [bundle.task.score_pct(episode.total) for episode in run.episodes]
-    return scores, sum(seconds for _, seconds in run.act_calls) / run.decisions
+    return scores, run.decision_s
 
 
 def tuning_record(

@@ -155,7 +155,7 @@ def read(fields: list[tuple], prog: str, description: str, argv: list[str]) -> A
 
 def _replaced(argv: list[str]) -> str:
     """What serves in the place of the first flag that an earlier version had; empty if there is none."""
-    from fastdwm.settings import REPLACED
+    from fastdwm.agent_settings import REPLACED
 
     for flag in argv:
         name = flag.partition("=")[0].removeprefix("--itpo.").replace("-", "_")

@@ -12,6 +12,7 @@ from commands import evaluate, refused
 from processes import descendants, gone, until
 from toy_bundles import make_bundle, save_checkpoint
 
+from fastdwm.agent_settings import REPLACED
 from fastdwm.bundle import Bundle
 from fastdwm.config import EvalConfig, ITPOConfig
 from fastdwm.errors import InputError
@@ -19,7 +20,6 @@ from fastdwm.eval import __main__ as eval
 from fastdwm.measure import latency, record
 from fastdwm.measure.control import Drift
 from fastdwm.measure.simulate import run_episodes
-from fastdwm.settings import REPLACED
 from fastdwm.tasks import get_task
 from fastdwm.versions import package_versions
 

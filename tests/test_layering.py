@@ -17,7 +17,7 @@ ORDER = (
     {"errors"},
     {"checks"},
     {"envs"},
-    {"tasks", "shipped", "settings"},
+    {"agent_settings", "shipped", "tasks"},
     {"config", "files", "tables", "versions"},
     {"command"},
     {"data", "models"},

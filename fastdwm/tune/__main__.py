@@ -10,10 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
+from fastdwm.agent_settings import ITPOConfig, Settings
 from fastdwm.checks import require
 from fastdwm.files import write_json
 from fastdwm.measure.record import circumstances, prepare_output
-from fastdwm.settings import ITPOConfig, Settings
 from fastdwm.shipped import shipped_folder
 from fastdwm.tables import interval, print_table
 from fastdwm.tasks import check_name

@@ -6,12 +6,12 @@ from pathlib import Path
 from reprlib import repr as shorten
 from typing import Any
 
+from fastdwm.agent_settings import ITPOConfig
 from fastdwm.checks import require, require_type
 from fastdwm.errors import InputError, first_line
 from fastdwm.jobs import sweep
 from fastdwm.jobs.results import MOST
 from fastdwm.report.paper.published import LOCOMOTION, MAZES
-from fastdwm.settings import ITPOConfig
 
 MOST_EPISODES = 10_000
 VARIANTS = ("default", "tuned", "meanflow", "critic", "drift")

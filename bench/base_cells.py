@@ -15,7 +15,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import fastdwm
 from fastdwm import command
 from fastdwm.checks import conforms, from_json, require
 from fastdwm.config import ITPOConfig
@@ -190,9 +189,10 @@ def read(cell: Cell, folder: Path) -> Record | None:
 
 def code() -> str:
     """What the rule's code says, whatever its layout and comments: a digest of the files that state it."""
-    root = Path(fastdwm.__file__).parent
-    folders = (root / "itpo", root / "kernels" / "update", root / "kernels" / "rollout")
-    files = [root / "config.py", *(path for folder in folders for path in sorted(folder.glob("*.py")))]
+    root = Path(__file__).parent.parent
+    folders = (root / "fastdwm" / "itpo", root / "kernels" / "update", root / "kernels" / "rollout")
+    rule = [path for folder in folders for path in sorted(folder.glob("*.py"))]
+    files = [root / "fastdwm" / "agent_settings.py", *rule]
     trees = (ast.parse(path.read_text()) for path in files)
     return sha256("".join(map(ast.dump, trees)).encode()).hexdigest()[:16]
 

@@ -259,14 +259,10 @@ def run_cells(cells: Iterable[Cell], folder: Path, workers: int, on_progress: Ca
     on_progress(finished, all of them).
     """
     by_path = {path_of(cell, folder): cell for cell in cells}
-    todo = {path: cell for path, cell in by_path.items() if not path.exists()}
-    if not todo:
-        return
-    _compile(todo.values())
-    finished = len(by_path) - len(todo)
-    on_progress(finished, len(by_path))
-    jobs = [Job(path.stem, run_cell, (cell, path)) for path, cell in todo.items()]
-    run_all(Processes(min(workers, len(todo))), jobs, lambda ran, _: on_progress(finished + round(ran), len(by_path)))
+    finished = [path.stem for path in by_path if path.exists()]
+    _compile(cell for path, cell in by_path.items() if path.stem not in finished)
+    jobs = [Job(path.stem, run_cell, (cell, path)) for path, cell in by_path.items()]
+    run_all(Processes(workers), jobs, on_progress, finished=finished)
 
 
 def _compile(cells: Iterable[Cell]) -> None:

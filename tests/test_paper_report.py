@@ -98,7 +98,7 @@ def test_differences_are_paired_and_marked(tmp_path):
         for name in ("default", "tuned", "MeanFlow")
     ]
     assert texts == ["+2.0 [2.0, 2.0] ▲", "-3.0 [-3.0, -3.0] ▼", "+0.0 [0.0, 0.0]"]
-    outcomes = {name: gain.outcome for name, gain in results.tasks["hopper-medium"].gains.items()}
+    outcomes = {name: gain.difference.outcome for name, gain in results.tasks["hopper-medium"].gains.items()}
     assert outcomes == {"default": "better", "tuned": "worse", "meanflow": "tie"}
 
 
@@ -183,7 +183,7 @@ def test_several_trainings_widen_the_interval_and_give_a_probability(tmp_path):
     gain = results.tasks["hopper-medium"].gains["default"]
     # No spread within a training: all of the interval is between them, and all three drawn alike is likely enough.
     assert (gain.difference.value, gain.difference.low, gain.difference.high) == (1.0, -2.0, 4.0)
-    assert gain.outcome == "tie" and gain.trainings == 3
+    assert gain.difference.outcome == "tie" and gain.trainings == 3
     # Every run of the base has mean 65: 69 and 66 of three exceed it.
     assert results.verdicts["default"].improvement.value == pytest.approx(2 / 3)
     assert "probability of improvement" in verdicts(results)[0]

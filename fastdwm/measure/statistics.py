@@ -12,6 +12,8 @@ CONFIDENCE = 0.95
 DIGITS = 6
 NOISE = 10.0**-DIGITS
 """score: two policies that act alike differ by this at most, through rounding"""
+MARGIN = 1.0
+"""points of score that count as harm"""
 # of numbers at once, which bounds the memory
 _MOST_DRAWN = 2_000_000
 
@@ -30,6 +32,16 @@ class Estimate:
         if self.low is None or self.high is None or self.low <= NOISE and self.high >= -NOISE:
             return "tie"
         return "better" if self.low > NOISE else "worse"
+
+
+def count_outcomes(differences: Sequence[Estimate]) -> dict[str, int]:
+    """Differences of score that are harmless (at least -MARGIN), harmful (interval below -MARGIN), better and worse."""
+    return {
+        "harmless": sum(x.value >= -MARGIN for x in differences),
+        "harmful": sum(x.high is not None and x.high < -MARGIN for x in differences),
+        "better": sum(x.outcome == "better" for x in differences),
+        "worse": sum(x.outcome == "worse" for x in differences),
+    }
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """Score against decision latency: rows of a study, Pareto front, what is kept of the gain, and the picture."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +8,6 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from fastdwm.files import write_atomically
 from fastdwm.measure import statistics
 from fastdwm.measure.statistics import Estimate
 from fastdwm.study.grid import BASE, Cell
@@ -194,15 +191,6 @@ def estimate(row: Row, name: str) -> dict[str, Any]:
     """A value and its interval."""
     low, high = _ends(name)
     return {"value": row[name], "low": row[low], "high": row[high]}
-
-
-def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """All rows under one header; what is not known is empty."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode())
 
 
 def save_plot(rows: Sequence[Row], path: Path, title: str) -> None:

@@ -11,6 +11,7 @@ from fastdwm import command
 from fastdwm.files import prepare_folder, write_atomically, write_json
 from fastdwm.report.config import PaperConfig
 from fastdwm.report.paper.cells import read_cells
+from fastdwm.tables import csv_text
 
 FOLDER = Path("results/sweep")
 
@@ -39,7 +40,7 @@ def main(folder: Path, config: PaperConfig) -> None:
     record |= {"published": {task: text.published_of(task) for task in published.LOCOMOTION + published.MAZES}}
     contents = {
         "md": text.markdown(tables, verdicts, notes),
-        "csv": text.csv_text(results),
+        "csv": csv_text(text.csv_rows(results)),
         "html": page.page(tables, verdicts, notes, pictures),
     }
     write_json(config.out / "paper.json", record)

@@ -191,7 +191,7 @@ def rate_text(scores: Scores) -> str:
 
 def gain_text(gain: Gain) -> str:
     """+1.2 [0.3, 2.1] ▲"""
-    return interval(vars(gain.difference), "+") + MARKS[gain.outcome]
+    return interval(vars(gain.difference), "+") + MARKS[gain.difference.outcome]
 
 
 def _column(

@@ -121,13 +121,16 @@ def parse(
     return parsed.task, parsed.config
 
 
-def read_one(word: str, text: str, config: Any, prog: str, description: str, argv: list[str]) -> tuple[str, Any]:
+def read_one(
+    word: str, text: str, config: Any, prog: str, description: str, argv: list[str], default: Any = None
+) -> tuple[Any, Any]:
     """A word, called `word` and explained by `text` in --help, and a configuration that starts from `config`, without
-    presets; raises as `parse`."""
+    presets; raises as `parse`.   default: of the word, which has its type; none: a text that has to be given."""
     import tyro
 
+    kind, start = (str, ()) if default is None else (type(default), (default,))
     fields = [
-        ("word", Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar=word, help=text)]),
+        ("word", Annotated[kind, tyro.conf.Positional, tyro.conf.arg(metavar=word, help=text)], *start),
         ("config", Annotated[type(config), tyro.conf.arg(name="")], config),
     ]
     parsed = read(fields, prog, description, argv)

@@ -9,13 +9,13 @@ import pytest
 
 from fastdwm.config import EvalConfig, ITPOConfig
 from fastdwm.errors import InputError
+from fastdwm.measure.statistics import ratio_of_means
 from fastdwm.study.config import StudyConfig
 from fastdwm.study.grid import BASE, GRIDS, Cell, Grid
 from fastdwm.study.tables import confirmed
 from fastdwm.study.tradeoff import (
     best,
     confirmation,
-    gain_kept,
     pareto_front,
     save_plot,
     summarise,
@@ -145,10 +145,10 @@ def test_pareto_front_of_hand_made_points():
 
 def test_share_of_the_gain():
     reference = np.array([1.0, 2.0, 3.0, 4.0])
-    kept = gain_kept(0.5 * reference, reference)
+    kept = ratio_of_means(0.5 * reference, reference)
     assert (kept.value, kept.low, kept.high) == pytest.approx((0.5, 0.5, 0.5))
     # A reference that may as well have gained nothing gives no interval.
-    uncertain = gain_kept(reference, np.array([-3.0, -1.0, 2.0, 4.0]))
+    uncertain = ratio_of_means(reference, np.array([-3.0, -1.0, 2.0, 4.0]))
     assert uncertain.value == pytest.approx(5.0) and uncertain.low is None
 
 

@@ -297,7 +297,7 @@ def spoilt_variant(**changes):
         ("{}", "is not a finished cell of a sweep (format: None); move it away"),
         (json.dumps(spoilt(format=2)), "is not a finished cell of a sweep (format: 2)"),
         (json.dumps(spoilt(task="hopper-expert")), "holds hopper-expert, seed 0"),
-        (json.dumps(spoilt(identity={})), "versions: expected dict, got None"),
+        (json.dumps(spoilt(identity={})), "different physics: hopper-medium-s0-eval has None"),
         (json.dumps(cell("hopper-medium", {"default": variant("default", BASE, BASE[:3])})), "got 4 and 3 scores on 4"),
         (
             json.dumps(cell("hopper-medium", {"default": variant("tuned", BASE, BASE)})),
@@ -355,7 +355,7 @@ def test_what_a_cell_says_is_text_in_the_markdown_page(tmp_path, capsys):
     [
         (
             cell("hopper-expert", GOOD, mujoco="3.5.0"),
-            "physics differ: gymnasium 1.2.1, mujoco 3.5.0 and gymnasium 1.2.1, mujoco 3.4.0",
+            "cells of different physics: hopper-expert-s0-eval has {'mujoco': '3.5.0', 'gymnasium': '1.2.1'}",
         ),
         (cell("hopper-medium", {"default": variant("default", BASE[:3], BASE[:3])}, seed=1), "their episodes differ"),
         (

@@ -297,7 +297,6 @@ def spoilt_variant(**changes):
         ("{}", "is not a finished cell of a sweep (format: None); move it away"),
         (json.dumps(spoilt(format=2)), "is not a finished cell of a sweep (format: 2)"),
         (json.dumps(spoilt(task="hopper-expert")), "holds hopper-expert, seed 0"),
-        (json.dumps(spoilt(identity={})), "different physics: hopper-medium-s0-eval has None"),
         (json.dumps(cell("hopper-medium", {"default": variant("default", BASE, BASE[:3])})), "got 4 and 3 scores on 4"),
         (
             json.dumps(cell("hopper-medium", {"default": variant("tuned", BASE, BASE)})),
@@ -362,9 +361,10 @@ def test_what_a_cell_says_is_text_in_the_markdown_page(tmp_path, capsys):
             cell("hopper-expert", {"default": GOOD["default"] | {"settings": DEFAULT | {"horizon": 3}}}),
             "default settings differ",
         ),
+        (cell("hopper-expert", GOOD) | {"identity": {}}, "cells of different physics: hopper-expert-s0-eval has None"),
         (cell("ant-medium", GOOD), "'ant-medium' is none of the paper's tasks"),
     ],
-    ids=["physics", "episodes", "default", "task"],
+    ids=["physics", "episodes", "default", "unknown", "task"],
 )
 def test_cells_that_do_not_belong_together_are_refused(tmp_path, other, message):
     refused(run(write(tmp_path, cell("hopper-medium", GOOD), other), "--out", tmp_path / "out"), message)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from fastdwm.report.paper.cells import VARIANTS
+from fastdwm.jobs.sweep import VARIANTS
 from fastdwm.report.paper.results import Gain, Results
 from fastdwm.report.paper.tables import TITLES
 

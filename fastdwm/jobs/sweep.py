@@ -27,10 +27,10 @@ KINDS = {
     "result": dict,
     "peak_memory_mb": float | None,
 }
-"""types of what is read of a cell"""
+"""types of the values in a cell's file"""
 PHYSICS = ("mujoco", "gymnasium")
 VARIANTS = ("default", "tuned", "meanflow", "critic", "drift")
-"""of an evaluation"""
+"""settings and controls that an evaluation compares with the base policy"""
 
 
 def physics() -> dict[str, str]:

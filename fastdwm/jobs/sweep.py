@@ -17,7 +17,7 @@ from fastdwm.versions import package_versions
 # Increase when the meaning of a cell's file changes.
 FORMAT = 1
 KINDS = {
-    "format": Literal[1],
+    "format": Literal[FORMAT],
     "task": str,
     "seed": int,
     "stage": str,

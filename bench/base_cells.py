@@ -2,43 +2,38 @@
 
 A file is named by what its numbers depend on (weights, settings, seeds, versions), so that a command that was killed
 goes on, commands share their cells, and what has changed is run anew. The code is not part of it, for most changes of
-code change no number: a record tells which it was. `fastdwm.study` runs a grid on one bundle and keeps no diagnostics,
-so the processes here are our own.
+code change no number: a record tells which it was.
 """
 
 import ast
 import dataclasses
-import json
-import os
 import re
-import signal
-import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
 from hashlib import sha256
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import fastdwm
 from fastdwm import command
 from fastdwm.checks import conforms, from_json, require
 from fastdwm.config import ITPOConfig
+from fastdwm.engines.interface import Job, run_all
+from fastdwm.engines.processes import Processes
 from fastdwm.files import read_json, strict, write_json
+from fastdwm.jobs import results
+from fastdwm.jobs.identity import digest
+from fastdwm.jobs.results import Record
 
 if TYPE_CHECKING:
     from fastdwm.bundle import Bundle
-    from fastdwm.measure.simulate import Episode, Run
+    from fastdwm.measure.simulate import Run
 
 # Increase when the meaning of a cell's file changes.
 FORMAT = 2
 DIAGNOSE_EVERY = 20
 MAX_LIST_BYTES = 2**20
 VERSIONS = ("torch", "mujoco", "gymnasium")
-
-Record = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,11 +142,9 @@ def _setting(name: str, factor: float = 1.0, control: bool = False, **itpo: Any)
 @cache
 def load(policy: BasePolicy) -> "Bundle":
     """The bundle with the policy of that moment; InputError for one of another task."""
-    from fastdwm.bundle import Bundle
+    from fastdwm.measure.bundle import load_for
 
-    bundle = Bundle.load(policy.bundle)
-    came = bundle.task.name
-    require(came == policy.task, f"{policy.name}: expected a bundle for {policy.task}, {policy.bundle} is for {came}")
+    bundle = load_for(policy.task, Path(policy.bundle))
     return bundle if policy.checkpoint is None else bundle.with_policy(policy.checkpoint)
 
 
@@ -185,21 +178,21 @@ def identity(cell: Cell) -> Record:
 
 def path_of(cell: Cell, folder: Path) -> Path:
     """The file of the cell."""
-    digest = sha256(json.dumps(identity(cell), sort_keys=True).encode()).hexdigest()
-    return folder / f"{cell.policy.name}-{digest[:16]}.json"
+    return folder / f"{cell.policy.name}-{digest(identity(cell))[:16]}.json"
 
 
 def read(cell: Cell, folder: Path) -> Record | None:
     """The record of the cell; none if it is not finished."""
     path = path_of(cell, folder)
-    return json.loads(path.read_text()) if path.exists() else None
+    return results.read(path, "bench", {"identity": dict}) if path.exists() else None
 
 
 def code() -> str:
     """What the rule's code says, whatever its layout and comments: a digest of the files that state it."""
-    root = Path(fastdwm.__file__).parent
-    folders = (root / "itpo", root / "kernels" / "update", root / "kernels" / "rollout")
-    files = [root / "config.py", *(path for folder in folders for path in sorted(folder.glob("*.py")))]
+    root = Path(__file__).parent.parent
+    folders = (root / "fastdwm" / "itpo", root / "kernels" / "update", root / "kernels" / "rollout")
+    rule = [path for folder in folders for path in sorted(folder.glob("*.py"))]
+    files = [root / "fastdwm" / "agent_settings.py", *rule]
     trees = (ast.parse(path.read_text()) for path in files)
     return sha256("".join(map(ast.dump, trees)).encode()).hexdigest()[:16]
 
@@ -220,6 +213,7 @@ def run_cell(cell: Cell, path: Path) -> None:
     from fastdwm.measure.control import Drift
     from fastdwm.measure.simulate import Predictions, run_episodes
 
+    command.set_up_torch(1, "cpu")
     start, bundle, itpo = perf_counter(), load(cell.policy), cell.setting.itpo
     # The base policy may have any world model.
     world = cell.world if itpo.inner_steps > 0 else next(iter(bundle.worlds))
@@ -248,25 +242,15 @@ def summary(run: "Run", bundle: "Bundle") -> Record:
     ms_per_decision: time spent deciding over the decisions made, of episodes that decide together.
     diagnostics: means over the run, and over each episode, of whatever the agent tells.
     """
-    decided = sum(size for size, _ in run.act_calls), sum(seconds for _, seconds in run.act_calls)
+    from fastdwm.eval.summary import mean_diagnostics
+
     return {
-        "ms_per_decision": 1e3 * decided[1] / decided[0],
+        "ms_per_decision": 1e3 * run.decision_s,
         "diagnostics": mean_diagnostics(run.episodes),
         "episodes": [
             episode.record(bundle.task) | {"diagnostics": mean_diagnostics([episode])} for episode in run.episodes
         ],
     }
-
-
-def mean_diagnostics(episodes: Iterable["Episode"]) -> dict[str, float]:
-    """Mean of every diagnostic over the decisions that have a finite one."""
-    values: dict[str, list[float]] = {}
-    for episode in episodes:
-        for diagnosis in episode.diagnostics:
-            for name, value in diagnosis.items():
-                if value is not None and abs(value) < float("inf"):
-                    values.setdefault(name, []).append(value)
-    return {name: sum(some) / len(some) for name, some in values.items() if name != "decision"}
 
 
 def run_cells(cells: Iterable[Cell], folder: Path, workers: int, on_progress: Callable[[int, int], None]) -> None:
@@ -275,21 +259,10 @@ def run_cells(cells: Iterable[Cell], folder: Path, workers: int, on_progress: Ca
     on_progress(finished, all of them).
     """
     by_path = {path_of(cell, folder): cell for cell in cells}
-    todo = {path: cell for path, cell in by_path.items() if not path.exists()}
-    if not todo:
-        return
-    _compile(todo.values())
-    on_progress(len(by_path) - len(todo), len(by_path))
-    pool = ProcessPoolExecutor(min(workers, len(todo)), get_context("spawn"), initializer=_start_worker)
-    try:
-        futures = {pool.submit(run_cell, cell, path): cell for path, cell in todo.items()}
-        for count, future in enumerate(as_completed(futures), len(by_path) - len(todo) + 1):
-            if error := future.exception():
-                error.add_note(f"cell: {futures[future]}")
-                raise error
-            on_progress(count, len(by_path))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    finished = [path.stem for path in by_path if path.exists()]
+    _compile(cell for path, cell in by_path.items() if path.stem not in finished)
+    jobs = [Job(path.stem, run_cell, (cell, path)) for path, cell in by_path.items()]
+    run_all(Processes(workers), jobs, on_progress, finished=finished)
 
 
 def _compile(cells: Iterable[Cell]) -> None:
@@ -300,16 +273,3 @@ def _compile(cells: Iterable[Cell]) -> None:
         if cell.setting.itpo.inner_steps > 0:
             Agent.of(load(cell.policy), cell.setting.itpo, world=cell.world)
             return
-
-
-def _start_worker() -> None:
-    command.set_up_torch(1, "cpu")
-    # A worker that is interrupted leaves no half-written file and has nothing to say; the parent does.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A killed command leaves no process behind that would slow down the one that takes it up."""
-    parent_process().join()
-    os._exit(1)

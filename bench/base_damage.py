@@ -13,6 +13,7 @@ from fastdwm.bundle import Bundle
 from fastdwm.checks import require
 from fastdwm.command import StageProgress
 from fastdwm.files import sha256_of
+from fastdwm.tables import markdown_table
 
 # Increase when a damage means something else than before.
 FORMAT = 1
@@ -120,8 +121,8 @@ def table(rows: list[Row]) -> str:
     """The rows in Markdown: each base policy with each of its damages."""
     names = page.names_of(rows)
     differences = [f"{page.TITLES.get(name, name)} - base" for name in names]
-    lines = [["base policy", "base", "world model", "damage", "measured", *differences]]
+    head, lines = ["base policy", "base", "world model", "damage", "measured", *differences], []
     for row in rows:
         known = [f"{row['task']}-{row['moment']}", f"{row['base_score']:.1f}", row["world"], TITLES[row["damage"]]]
         lines.append([*known, row["measured"], *page.told(row, names)])
-    return page.markdown(lines)
+    return markdown_table(head, lines)

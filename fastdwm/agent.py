@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastdwm.agent_settings import Settings
 from fastdwm.bundle import Bundle
 from fastdwm.checks import require
 from fastdwm.config import BACKENDS, ITPOConfig
@@ -23,7 +24,6 @@ from fastdwm.itpo.rollout import Score
 from fastdwm.itpo.rules import make_rule
 from fastdwm.models.policy import Policy
 from fastdwm.models.world import World, sizes_of, terminal_value
-from fastdwm.settings import Settings
 from fastdwm_kernels.layout import MLPLayout, Params
 
 

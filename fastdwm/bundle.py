@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from fastdwm.agent_settings import Settings, read_settings
 from fastdwm.checks import require
 from fastdwm.config import ReBRACConfig, RewardConfig
 from fastdwm.errors import InputError
@@ -27,7 +28,6 @@ from fastdwm.models.rebrac import Critics, critic_shapes, policy_shapes
 from fastdwm.models.reward import RewardModel, reward_shapes
 from fastdwm.models.table import WORLD_MODELS
 from fastdwm.models.world import World
-from fastdwm.settings import Settings, read_settings
 from fastdwm.shipped import find_bundle
 from fastdwm.tasks import Task
 

@@ -20,6 +20,8 @@ Progress = Callable[[str, int, int], None]
 # the same of one stage: on_progress(done, total)
 StageProgress = Callable[[int, int], None]
 
+TASK = "TASK", "task, for example hopper-medium"
+"""the first word of most commands, in --help"""
 PLAIN_PERIOD_S = 5.0
 # What it is called on a disk, in a quota, and under a limit on the size of files.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -106,9 +108,9 @@ def parse(
     early.add_argument("--preset", default=default)
     name = early.parse_known_args(argv)[0].preset
     config = presets.get(name, presets[default])
-    task_help, preset_help = "task, for example hopper-medium", "the settings that the other flags start from"
+    (metavar, task_help), preset_help = TASK, "the settings that the other flags start from"
     fields = [
-        ("task", Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK", help=task_help)]),
+        ("task", Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar=metavar, help=task_help)]),
         ("preset", Annotated[Literal[tuple(presets)], tyro.conf.arg(help=preset_help)], default),
         ("config", Annotated[type(config), tyro.conf.arg(name="")], config),
     ]
@@ -119,13 +121,16 @@ def parse(
     return parsed.task, parsed.config
 
 
-def read_one(word: str, text: str, config: Any, prog: str, description: str, argv: list[str]) -> tuple[str, Any]:
+def read_one(
+    word: str, text: str, config: Any, prog: str, description: str, argv: list[str], default: Any = None
+) -> tuple[Any, Any]:
     """A word, called `word` and explained by `text` in --help, and a configuration that starts from `config`, without
-    presets; raises as `parse`."""
+    presets; raises as `parse`.   default: of the word, which has its type; none: a text that has to be given."""
     import tyro
 
+    kind, start = (str, ()) if default is None else (type(default), (default,))
     fields = [
-        ("word", Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar=word, help=text)]),
+        ("word", Annotated[kind, tyro.conf.Positional, tyro.conf.arg(metavar=word, help=text)], *start),
         ("config", Annotated[type(config), tyro.conf.arg(name="")], config),
     ]
     parsed = read(fields, prog, description, argv)
@@ -153,7 +158,7 @@ def read(fields: list[tuple], prog: str, description: str, argv: list[str]) -> A
 
 def _replaced(argv: list[str]) -> str:
     """What serves in the place of the first flag that an earlier version had; empty if there is none."""
-    from fastdwm.settings import REPLACED
+    from fastdwm.agent_settings import REPLACED
 
     for flag in argv:
         name = flag.partition("=")[0].removeprefix("--itpo.").replace("-", "_")

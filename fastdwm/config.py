@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from fastdwm.agent_settings import ITPOConfig
 from fastdwm.checks import require, require_at_most, require_choices, require_positive, require_widths
-from fastdwm.settings import ITPOConfig
 from fastdwm.tasks import Task
 
 

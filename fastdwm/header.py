@@ -5,12 +5,12 @@ from pathlib import Path
 from reprlib import repr as shorten
 from typing import Any
 
+from fastdwm.agent_settings import Settings, read_settings
 from fastdwm.checks import conforms, from_json, require
 from fastdwm.config import ReBRACConfig, RewardConfig
 from fastdwm.errors import InputError
 from fastdwm.files import parse_json, read_bytes
 from fastdwm.models.table import WORLD_MODELS
-from fastdwm.settings import Settings, read_settings
 from fastdwm.tasks import Task, read_task
 
 FORMAT = 2

@@ -46,7 +46,7 @@ def cell(task, variants, seed=0, machine=MACHINE, mujoco="3.4.0", worlds=None):
         "task": task,
         "seed": seed,
         "stage": "eval",
-        "identity": {"seed": seed, "physics": {"mujoco": mujoco, "gymnasium": "1.2.1"}},
+        "identity": {"seed": seed, "versions": {"mujoco": mujoco, "gymnasium": "1.2.1"}},
         "machine": machine,
         "time": "2026-01-01T00:00:00+00:00",
         "versions": {},

@@ -18,7 +18,7 @@ from toy_bundles import make_bundle
 from fastdwm.collect import __main__ as collect
 from fastdwm.collect import episodes
 from fastdwm.collect.behaviour import checked, read_behaviour
-from fastdwm.collect.settings import CollectConfig
+from fastdwm.collect.config import CollectConfig
 from fastdwm.data.dataset import load
 from fastdwm.errors import InputError
 from fastdwm.files import sha256_of
@@ -162,7 +162,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(policies, mixed, tmp_path):
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
     assert finished and not (tmp_path / OUT).exists()
     other = record(tmp_path, f"--policy={policies}/mean.onnx", *MIXED, "--shares=episodes", transitions=MANY)
-    refused(other, f"shares: the collection in {folder} has transitions, got episodes")
+    refused(other, f"out: {folder} holds another collection (shares: transitions, now episodes")
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     again = record(tmp_path, f"--policy={policies}/mean.onnx", *MIXED, "--workers=2", transitions=MANY)
     assert again.returncode == 0, again.stderr

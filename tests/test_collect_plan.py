@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from fastdwm.collect import __main__ as collect
+from fastdwm.collect.config import ROBOTS, read_env, split_share
 from fastdwm.collect.episodes import CHUNK, Chunk, Portion, episodes_of, plan, save, turns
 from fastdwm.collect.published import PUBLISHED, SHA256, tables
-from fastdwm.collect.settings import ROBOTS, read_env, split_share
 from fastdwm.errors import InputError
 from fastdwm.tasks import TASKS
 

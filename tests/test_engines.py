@@ -14,7 +14,7 @@ from processes import descendants, gone, until
 
 from fastdwm import engines
 from fastdwm.engines.config import EngineConfig
-from fastdwm.engines.interface import Died, Job, run
+from fastdwm.engines.interface import Died, Job, run, run_all
 from fastdwm.engines.processes import Processes
 from fastdwm.errors import InputError
 
@@ -81,6 +81,21 @@ def test_what_is_raised_on_the_way_ends_the_running_jobs(processes, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(processes, todo, stop)
     assert not (tmp_path / "slow").exists()
+
+
+def test_jobs_of_most_work_run_first_and_their_values_come_in_order(tmp_path):
+    shares, sizes = [], {"a": 1, "b": 3, "c": 2, "d": 4}
+    todo = [Job(name, jobs.write, (tmp_path / name,), work=work) for name, work in sizes.items()]
+    values = run_all(Processes(1), todo, lambda done, total: shares.append((done, total)), finished=["d"])
+    assert list(values) == ["a", "b", "c"] and shares == [(4, 10), (7, 10), (9, 10), (10, 10)]
+    assert not (tmp_path / "d").exists()
+
+
+def test_the_first_error_ends_all_jobs_and_names_its_own(tmp_path):
+    todo = [Job("slow", jobs.write, (tmp_path / "slow", 60.0)), Job("bad", jobs.refuse, (tmp_path / "bad",))]
+    with pytest.raises(InputError, match="expected another job") as error:
+        run_all(Processes(2), todo)
+    assert "job: bad" in error.value.__notes__ and not (tmp_path / "slow").exists()
 
 
 def test_processes_end_with_a_parent_that_is_killed(tmp_path):

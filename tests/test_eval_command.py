@@ -12,14 +12,15 @@ from commands import refused, run, spawn
 from processes import descendants, gone, until
 from toy_bundles import make_bundle, save_checkpoint
 
+from fastdwm import tables
+from fastdwm.agent_settings import REPLACED
 from fastdwm.bundle import Bundle
 from fastdwm.config import EvalConfig, ITPOConfig
 from fastdwm.errors import InputError
 from fastdwm.eval import __main__ as eval
-from fastdwm.measure import latency, record
+from fastdwm.measure import latency
 from fastdwm.measure.control import Drift
 from fastdwm.measure.simulate import run_episodes
-from fastdwm.settings import REPLACED
 from fastdwm.tasks import get_task
 from fastdwm.versions import package_versions
 
@@ -242,8 +243,8 @@ def test_unwritable_folder_is_told_before_the_run(tmp_path):
 
 
 def test_intervals_are_left_out_for_one_episode():
-    assert record.interval({"value": 1.25, "low": None, "high": None}, "+") == "+1.2"
-    assert record.spread({"mean": 3.0, "std": None}) == "3.0"
+    assert tables.interval({"value": 1.25, "low": None, "high": None}, "+") == "+1.2"
+    assert tables.spread({"mean": 3.0, "std": None}) == "3.0"
 
 
 def test_two_evaluations_at_once_write_two_files(tmp_path):

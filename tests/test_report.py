@@ -18,7 +18,7 @@ from fastdwm.errors import InputError
 from fastdwm.measure import model_errors
 from fastdwm.models.world import World
 from fastdwm.report import models as report
-from fastdwm.report.models import ReportConfig
+from fastdwm.report.config import ReportConfig
 from fastdwm.tasks import get_task
 from fastdwm.train.recipe import dataset_record
 

@@ -18,7 +18,7 @@ from fastdwm.errors import InputError
 from fastdwm.files import reserved
 from fastdwm.study import __main__ as study
 from fastdwm.study import cells
-from fastdwm.study.grid import StudyConfig
+from fastdwm.study.config import StudyConfig
 
 SGD = ("--itpo.optimiser", "sgd")
 TINY = ("--worlds", "diffusion", "meanflow", "--horizons", "2", "--particles", "2", "--inner-steps", "1")
@@ -196,7 +196,7 @@ def test_cells_of_another_bundle_or_bound_are_refused(finished, tmp_path, change
 def test_a_foreign_file_among_the_cells_is_an_input_error(bundle, tmp_path):
     (tmp_path / "cells").mkdir()
     (tmp_path / "cells" / "notes.json").write_text("[1, 2]")
-    refused(study_of(bundle, tmp_path), "notes.json is not a cell of a study")
+    refused(study_of(bundle, tmp_path), "notes.json is not a finished cell of a study")
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from fastdwm.errors import InputError
-from fastdwm.measure import cells as files
+from fastdwm.jobs import sweep as files
 from fastdwm.sweep import __main__ as sweep
+from fastdwm.sweep.config import SweepConfig
 from fastdwm.sweep.job import CellFailed, Work, run_cell
-from fastdwm.sweep.settings import SweepConfig
 from fastdwm.sweep.stages import NAMED, Cell, Folders
 
 DATASET = "deepope/hopper/medium-v0"
@@ -111,7 +111,7 @@ def test_a_machine_with_another_simulator_runs_nothing(work, tmp_path, monkeypat
 
 
 def test_a_cell_says_on_which_machine_it_ran_without_torch():
-    code = "from fastdwm.measure import cells; import sys; print(sorted(cells.host())); print('torch' in sys.modules)"
+    code = "from fastdwm.jobs import sweep; import sys; print(sorted(sweep.host())); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["['accelerator', 'cpu', 'cpu_count', 'host', 'system', 'threads']", "False"]
 

@@ -15,7 +15,7 @@ from fastdwm.data.dataset import Transitions
 from fastdwm.models.nets import mlp_shapes
 from fastdwm.models.table import WORLD_MODELS, WorldModel
 from fastdwm.report import models as report
-from fastdwm.report.models import ReportConfig
+from fastdwm.report.config import ReportConfig
 from fastdwm.tasks import Limit
 from fastdwm.train.recipe import train
 

@@ -187,8 +187,8 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(trained,
 
 
 BAD = {
-    "rebrac.updates: the run in": ("--rebrac.updates=80",),
-    "seed: the run in": ("--seed=3",),
+    "holds another training (rebrac.updates: 60, now 80)": ("--rebrac.updates=80",),
+    "holds another training (seed: 0, now 3)": ("--seed=3",),
     "lr: expected a positive number, got -1": ("--diffusion.lr=-1",),
     "holdout: expected a share in (0, 1), got 1.5": ("--holdout=1.5",),
     "device: cannot use 'cuda:9'": ("--device=cuda:9",),

@@ -9,7 +9,7 @@ from commands import refused, run
 from toy_bundles import make_bundle, save_checkpoint
 
 from fastdwm import Agent, Bundle, InputError, ITPOConfig
-from fastdwm.settings import REPLACED, Settings
+from fastdwm.agent_settings import REPLACED, Settings
 from fastdwm.tune.grid import candidates
 from fastdwm.tune.halving import Trial, choose, halve
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastdwm import command
 from fastdwm.checks import require
-from fastdwm.collect.settings import CollectConfig, datasets_root, read_env, split_share
-from fastdwm.errors import InputError
-from fastdwm.files import prepare_folder, read_json, reserved, write_json
+from fastdwm.collect.config import CollectConfig, datasets_root, read_env, split_share
+from fastdwm.files import prepare_folder, reserved, strict, write_json
+from fastdwm.jobs.identity import read_identity, refuse_other
 from fastdwm.tasks import TASKS, Task
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from fastdwm.collect.episodes import Recorder
 
 IDENTITY_FILE = "collection.json"
-MAX_IDENTITY_BYTES = 2**20
 PACKAGES = ("gymnasium", "minari", "mujoco", "numpy", "onnxruntime", "torch")
 
 
@@ -35,8 +34,7 @@ def main(env_name: str, config: CollectConfig) -> None:
 
     Killed at any moment, the same command goes on where the last finished episodes were saved.
     """
-    from fastdwm.collect.episodes import plan
-    from fastdwm.collect.pool import record_chunks
+    from fastdwm.collect.episodes import plan, record_chunks
     from fastdwm.collect.recording import is_made, write_dataset
 
     path = datasets_root() / config.out
@@ -117,12 +115,7 @@ def check_identity(folder: Path, identity: dict[str, Any]) -> None:
     path = folder / IDENTITY_FILE
     # Without a finished chunk there is nothing to lose: a first attempt must not pin the settings of the next.
     if any(folder.glob("*.npz")):
-        saved = read_json(path, MAX_IDENTITY_BYTES)
-        for name, came in identity.items():
-            was = saved.get(name) if isinstance(saved, dict) else None
-            if was != came:
-                ways = f"resume it unchanged, give another --out, or delete {folder}"
-                raise InputError(f"{name}: the collection in {folder} has {was}, got {came}; {ways}")
+        refuse_other(read_identity(path, "collection"), strict(identity), folder, "collection")
     write_json(path, identity)
 
 

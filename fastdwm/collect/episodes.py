@@ -17,6 +17,9 @@ import numpy as np
 
 from fastdwm.checks import require
 from fastdwm.collect.behaviour import Act, Behaviour, checked
+from fastdwm.command import StageProgress
+from fastdwm.engines.interface import Job, run_all
+from fastdwm.engines.processes import Processes
 from fastdwm.envs import MAX_EPISODE_STEPS, EnvSpec
 from fastdwm.errors import InputError, first_line
 from fastdwm.files import write_atomically
@@ -72,6 +75,26 @@ def plan(shares: Sequence[float], transitions: int, by_episodes: bool) -> list[P
         portions.append(Portion(tuple(Chunk(index + i, turns, size) for i, size in enumerate(sizes)), quota))
         index += n
     return portions
+
+
+def record_chunks(
+    portions: Sequence[Portion], recorder: Recorder, folder: Path, workers: int, on_progress: StageProgress
+) -> None:
+    """Record the portions' chunks that have no file in the folder yet; raises the error of the first that fails."""
+    chunks = [chunk for portion in portions for chunk in portion.chunks]
+    jobs = [Job(chunk.file, _record_chunk, (chunk, recorder, folder), work=chunk.transitions) for chunk in chunks]
+    run_all(Processes(workers), jobs, on_progress, finished=[path.name for path in folder.glob("*.npz")])
+
+
+# In a worker: what was recorded last, and what acts in it.
+_last: tuple[Recorder, list[Act]] | None = None
+
+
+def _record_chunk(chunk: Chunk, recorder: Recorder, folder: Path) -> None:
+    global _last
+    if _last is None or _last[0] != recorder:
+        _last = recorder, start(recorder)
+    save(chunk, record(chunk, recorder, _last[1]), folder)
 
 
 def turns(shares: Sequence[float]) -> Iterator[int]:

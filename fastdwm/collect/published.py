@@ -1,7 +1,8 @@
 """The policies that Deep OPE published for D4RL's robots, and which of them make the data of which task.
 
-Eleven snapshots of a SAC training each, from 0 (untrained) to 10 (last). Those for a level were picked by their
-measured return in Gymnasium's v5 simulators with MuJoCo 3.4, to be like D4RL's level of that name. Pure data.
+Source: github.com/google-research/deep_ope. Eleven snapshots of a SAC training each, from 0 (untrained) to 10 (last).
+Those for a level were picked by their measured return in Gymnasium's v5 simulators with MuJoCo 3.4, to be like D4RL's
+level of that name. Pure data.
 """
 
 import json
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = "google-research/deep_ope"
+from fastdwm.tables import markdown_table
 
 SHA256 = {
     "halfcheetah_online_0.sampler.onnx": "4334ba01e909d4dc00409451a521a5dac3a665c147da308df88fa73d958e298a",
@@ -107,9 +108,11 @@ PUBLISHED = {item.task: item for robot in _FILES for item in _tasks(robot)}
 
 def tables() -> str:
     """The published files and the command of each task, in Markdown."""
-    lines = ["| file | SHA-256 |", "| --- | --- |"]
-    lines += [f"| {name} | `{digest}` |" for name, digest in SHA256.items()]
-    lines += ["", "```bash"]
+    lines = [
+        markdown_table(("file", "SHA-256"), ([name, f"`{digest}`"] for name, digest in SHA256.items())),
+        "",
+        "```bash",
+    ]
     for item in PUBLISHED.values():
         # The shell is to see the variable.
         words = [word if word.startswith("$") else shlex.quote(word) for word in item.arguments("$POLICIES")]

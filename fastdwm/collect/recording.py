@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from fastdwm.collect.config import datasets_root
 from fastdwm.collect.episodes import Portion, episodes_in, episodes_of
-from fastdwm.collect.settings import datasets_root
 from fastdwm.command import DISK_FULL, StageProgress, unwatched
 from fastdwm.errors import InputError
 from fastdwm.files import read_json, write_atomically

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
-from fastdwm.config import EvalConfig, ITPOConfig, require
+from fastdwm.agent_settings import Settings
+from fastdwm.config import EvalConfig, ITPOConfig
 from fastdwm.files import write_json
-from fastdwm.measure.record import circumstances, prepare_output
-from fastdwm.settings import Settings
+from fastdwm.measure.record import prepare_output
 from fastdwm.shipped import shipped_folder
 from fastdwm.tasks import check_name
 
@@ -59,18 +59,16 @@ def main(task_name: str, config: EvalConfig) -> None:
         # MuJoCo reads it when it is imported, which has not happened yet.
         os.environ.setdefault("MUJOCO_GL", "egl")
     command.set_up_torch(config.threads, config.device)
-    from fastdwm.bundle import Bundle
+    from fastdwm.measure.bundle import load_for
 
     folder = config.bundle or shipped_folder(task_name)
-    bundle = Bundle.load(folder, config.trust_env)
-    came = bundle.task.name
-    require(came == task_name, f"bundle: expected one for {task_name}, {folder} is for {came}")
+    bundle = load_for(task_name, folder, config.trust_env)
     task, config = bundle.task, dataclasses.replace(config, world=config.world or next(iter(bundle.worlds)))
     bundle = bundle if config.checkpoint is None else bundle.with_policy(config.checkpoint)
     from fastdwm.eval import plot
     from fastdwm.eval.compare import compare
     from fastdwm.eval.summary import summary
-    from fastdwm.eval.tables import other_versions, print_table
+    from fastdwm.eval.tables import other_versions, print_evaluation
 
     if config.video:
         plot.check_video(task.env)
@@ -83,7 +81,7 @@ def main(task_name: str, config: EvalConfig) -> None:
         write_json(path, evaluation_record(config, bundle, folder, evaluation, numbers))
     finally:
         departures, versions = task.departures(), other_versions(bundle.versions)
-        print_table(task, evaluation.seeds, numbers, departures, versions, evaluation.titles["itpo"])
+        print_evaluation(task, evaluation.seeds, numbers, departures, versions, evaluation.titles["itpo"])
         print(f"settings: {settings_line(config, bundle)}")
     print(path)
     if config.plot:
@@ -105,24 +103,17 @@ def evaluation_record(
 ) -> dict[str, Any]:
     """The whole evaluation as JSON values."""
     from fastdwm.eval.tables import other_versions
+    from fastdwm.measure.bundle import measured
 
-    task = bundle.task
-    provenance = {"folder": folder, "weights_sha256": bundle.fingerprint, "reward_scale": task.reward_scale}
-    names = ("dataset", "discount", "max_deviation", "report", "versions")
-    provenance |= {name: getattr(bundle, name) for name in names}
     return {
-        "task": task.name,
-        **circumstances(config.device),
+        **measured(bundle, folder, config.device, "dataset", "discount", "max_deviation", "report", "versions"),
         "summary": numbers,
         "config": dataclasses.asdict(config),
         "seeds": evaluation.seeds,
-        "env": dataclasses.asdict(task.env),
-        "env_departures": task.departures(),
         "version_departures": other_versions(bundle.versions),
-        "bundle": provenance,
         "episodes": {
             policy: [
-                episode.record(task) | {"diagnostics": episode.diagnostics, "rewards": episode.rewards}
+                episode.record(bundle.task) | {"diagnostics": episode.diagnostics, "rewards": episode.rewards}
                 for episode in run.episodes
             ]
             for policy, run in evaluation.runs.items()

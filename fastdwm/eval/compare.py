@@ -1,6 +1,5 @@
 """Base policy and ITPO on the same environment seeds, the episodes shared by processes."""
 
-import contextlib
 import tempfile
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +13,7 @@ from fastdwm.agent import Agent
 from fastdwm.bundle import Bundle
 from fastdwm.command import Progress, StageProgress
 from fastdwm.config import EvalConfig
-from fastdwm.engines.interface import Ended, Job, run
+from fastdwm.engines.interface import Job, run_all
 from fastdwm.engines.processes import Processes
 from fastdwm.measure.control import Drift
 from fastdwm.measure.latency import decision_latency
@@ -76,14 +75,7 @@ def run_shared(bundle: Bundle, config: EvalConfig, seeds: list[int], on_progress
     shares = [share.tolist() for share in np.array_split(seeds, min(config.workers, len(seeds)))]
     if len(shares) == 1:
         return run_seeds(bundle, config, seeds, on_progress)
-    values: dict[str, Run] = {}
-
-    def on_ended(ended: Ended) -> None:
-        if ended.error:
-            raise ended.error
-        values[ended.job.name] = ended.value
-
-    with tempfile.NamedTemporaryFile() as file, contextlib.closing(Processes(len(shares))) as engine:
+    with tempfile.NamedTemporaryFile() as file:
         counts = np.memmap(file, np.int64, "w+", shape=(len(shares), 2))
 
         def on_wait(running: list[str]) -> None:
@@ -92,8 +84,7 @@ def run_shared(bundle: Bundle, config: EvalConfig, seeds: list[int], on_progress
 
         place = Path(file.name)
         jobs = [Job(str(i), run_share, (bundle, config, share, place, i)) for i, share in enumerate(shares)]
-        run(engine, jobs, on_ended, on_wait)
-    runs = [values[job.name] for job in jobs]
+        runs = list(run_all(Processes(len(shares)), jobs, on_wait=on_wait).values())
     shared = Run(
         episodes=[episode for run in runs for episode in run.episodes],
         act_calls=[call for run in runs for call in run.act_calls],

@@ -3,15 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from fastdwm.measure.cells import physics
-from fastdwm.measure.record import interval, latency, spread
+from fastdwm.jobs.sweep import physics
+from fastdwm.tables import interval, latency, print_table, spread
 from fastdwm.tasks import Task
 
 
-def print_table(
+def print_evaluation(
     task: Task,
     seeds: list[int],
     numbers: dict[str, Any],
@@ -24,29 +21,13 @@ def print_table(
     departures: how the simulator differs from the task's, in words.   versions: and its packages from the bundle's.
     policy: what was run beside the base policy.
     """
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console.width = 100
-    table = Table(
-        title=f"{task.name}, episodes per policy: {len(seeds)}, environment seeds: {seeds[0]} to {seeds[-1]}",
-        caption="± standard deviation over episodes; [ ] 95 % bootstrap interval; difference by seed;"
-        " p99 of 2,000 decisions or more" + foreign(departures) + version_warning(versions),
-    )
-    for name in ("", "base policy", policy, f"{policy} - base"):
-        table.add_column(name, justify="right" if name else "left")
-    for row in table_rows(numbers):
-        table.add_row(*row)
-    console.print(table)
-
-
-def foreign(departures: list[str]) -> str:
-    """A warning for a table whose simulator is not the task's."""
-    return f"\nnot the task's own simulator: {', '.join(departures)}" if departures else ""
-
-
-def version_warning(versions: list[str]) -> str:
-    """A warning for a table whose simulator has other versions than the bundle was made with."""
-    return f"\nscores may differ from the bundle's own: {', '.join(versions)}" if versions else ""
+    title = f"{task.name}, episodes per policy: {len(seeds)}, environment seeds: {seeds[0]} to {seeds[-1]}"
+    caption = "± standard deviation over episodes; [ ] 95 % bootstrap interval; difference by seed;"
+    caption += " p99 of 2,000 decisions or more"
+    caption += f"\nnot the task's own simulator: {', '.join(departures)}" if departures else ""
+    caption += f"\nscores may differ from the bundle's own: {', '.join(versions)}" if versions else ""
+    header = ("", "base policy", policy, f"{policy} - base")
+    print_table(header, table_rows(numbers), title=title, caption=caption)
 
 
 def other_versions(made_with: Mapping[str, str]) -> list[str]:

@@ -73,6 +73,11 @@ class Run:
         return sum(episode.length for episode in self.episodes)
 
     @property
+    def decision_s(self) -> float:
+        """Seconds per decision, of episodes that decide together."""
+        return sum(seconds for _, seconds in self.act_calls) / self.decisions
+
+    @property
     def batch_size(self) -> int:
         """Episodes that decided at once at the start; fewer than all if processes shared them."""
         return max(size for size, _ in self.act_calls)

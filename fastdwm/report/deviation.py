@@ -4,24 +4,13 @@ Heavy packages are imported inside the functions: --help answers before torch, n
 """
 
 import dataclasses
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from fastdwm import command
 from fastdwm.checks import require
+from fastdwm.report.config import BUNDLE, DeviationConfig
 from fastdwm.shipped import find_bundle
-
-
-@dataclass(frozen=True)
-class DeviationConfig:
-    """Which data, and whether the bundle is to hold the result."""
-
-    dataset: str | None = None
-    """Minari id or D4RL .hdf5 file; none: the one that the bundle was trained on"""
-    write: bool = True
-    """write it into the bundle, where agents find it; without, it is only shown"""
-    trust_env: bool = False
-    """take whatever simulator the bundle or dataset names: this may run code that came with it"""
 
 
 def main(name: str, config: DeviationConfig) -> None:
@@ -51,8 +40,4 @@ def main(name: str, config: DeviationConfig) -> None:
         print(f"bundle: {folder}, to be tuned anew")
 
 
-def parse(argv: list[str]) -> tuple[str, DeviationConfig]:
-    """Bundle and settings; raises as `command.parse`."""
-    text = "folder of a bundle, or the name of a shipped one"
-    prog = "python -m fastdwm.report deviation"
-    return command.read_one("BUNDLE", text, DeviationConfig(), prog, main.__doc__ or "", argv)
+parse = partial(command.read_one, *BUNDLE, DeviationConfig(), "python -m fastdwm.report deviation", main.__doc__)

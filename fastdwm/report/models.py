@@ -6,16 +6,16 @@ Heavy packages are imported inside the functions: --help answers before torch, n
 import dataclasses
 import math
 import os
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
-from fastdwm.config import require, require_choices
+from fastdwm.checks import require
 from fastdwm.errors import InputError
 from fastdwm.files import write_json
-from fastdwm.measure.record import circumstances, prepare_output
+from fastdwm.measure.record import prepare_output
+from fastdwm.report.config import BUNDLE, ReportConfig
 from fastdwm.shipped import find_bundle
 
 if TYPE_CHECKING:
@@ -24,48 +24,6 @@ if TYPE_CHECKING:
 
     from fastdwm.bundle import Bundle
     from fastdwm.data.dataset import Transitions
-
-
-@dataclass(frozen=True)
-class ReportConfig:
-    """Held-out data and sample sizes."""
-
-    dataset: str | None = None
-    """Minari id or D4RL .hdf5 file whose held-out episodes are used; none: fresh episodes of the base policy"""
-    holdout: float | None = None
-    """share of the dataset's episodes that the training held out; none: what the bundle says, or else 0.05"""
-    episodes: int = 10
-    """fresh episodes"""
-    max_steps: int = 300
-    """fresh episodes are cut after this many steps"""
-    action_noise: float = 0.1
-    """std of the Gaussian noise on the actions of fresh episodes"""
-    seed: int | None = None
-    """seed of all draws, and environment seed of the first fresh episode; none: 40000, or the training's"""
-    gradients: bool = True
-    """compare the models' gradients with the simulator's, which must be able to start from any observation"""
-    jacobian_states: int = 200
-    """held-out transitions at which the Jacobians of one step are compared"""
-    return_states: int = 100
-    """held-out states from which the gradients of the return are compared"""
-    particles: int = 16
-    """noise draws that a model's gradient is averaged over (M)"""
-    out: Path = Path("results")
-    """folder of the JSON and the picture"""
-    threads: int = 1
-    """CPU threads of torch"""
-    trust_env: bool = False
-    """build whatever simulator the bundle or dataset names, with any settings: this may run code that came with it; and
-    take data that the simulator does not repeat"""
-
-    def __post_init__(self) -> None:
-        require_choices(self)
-        share = self.holdout
-        require(share is None or 0 < share < 1, f"holdout: expected a share in (0, 1), got {share}")
-        for name in ("episodes", "max_steps", "jacobian_states", "return_states", "particles", "threads"):
-            require(getattr(self, name) > 0, f"{name}: expected a positive number, got {getattr(self, name)}")
-        require(self.action_noise >= 0, f"action_noise: expected a number >= 0, got {self.action_noise}")
-        require(self.seed is None or self.seed >= 0, f"seed: expected a number >= 0 or none, got {self.seed}")
 
 
 def main(name: str, config: ReportConfig) -> None:
@@ -258,22 +216,10 @@ def report_record(
     config: ReportConfig, bundle: "Bundle", folder: Path, source: str, measurements: dict[str, Any]
 ) -> dict[str, Any]:
     """The whole report as JSON values."""
-    task = bundle.task
-    provenance = {"folder": folder, "weights_sha256": bundle.fingerprint, "reward_scale": task.reward_scale}
-    provenance |= {name: getattr(bundle, name) for name in ("dataset", "discount", "versions")}
-    return {
-        "task": task.name,
-        **circumstances("cpu"),
-        "held_out": source,
-        **measurements,
-        "config": dataclasses.asdict(config),
-        "env": dataclasses.asdict(task.env),
-        "env_departures": task.departures(),
-        "bundle": provenance,
-    }
+    from fastdwm.measure.bundle import measured
+
+    about = measured(bundle, folder, "cpu", "dataset", "discount", "versions")
+    return {**about, "held_out": source, **measurements, "config": dataclasses.asdict(config)}
 
 
-def parse(argv: list[str]) -> tuple[str, ReportConfig]:
-    """Bundle and settings; raises as `command.parse`."""
-    text = "folder, or the name of a shipped bundle, for example hopper-medium"
-    return command.read_one("BUNDLE", text, ReportConfig(), "python -m fastdwm.report models", main.__doc__ or "", argv)
+parse = partial(command.read_one, *BUNDLE, ReportConfig(), "python -m fastdwm.report models", main.__doc__)

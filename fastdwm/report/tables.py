@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from fastdwm.tables import print_table
+
 JACOBIANS = {
     "next_obs_by_action": "d next observation / d action",
     "next_obs_by_state": "d change of observation / d state",
@@ -11,30 +13,13 @@ REWARD_JACOBIANS = {"reward_by_action": "d reward / d action", "reward_by_state"
 
 def print_tables(task: str, source: str, measurements: dict[str, Any]) -> None:
     """The result on stdout: one column per world model, then the reward model."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console.width = 120
     worlds = list(measurements["worlds"].values())
-    table = Table(title=f"{task}: {source}", caption=caption(measurements))
-    for name in ("", *measurements["worlds"]):
-        table.add_column(name, justify="right" if name else "left")
-    sections = (
-        [prediction_rows, calibration_rows, gradient_rows]
-        if "left_out" in measurements
-        else [prediction_rows, calibration_rows]
-    )
-    for rows in sections:
-        for row in rows(worlds):
-            table.add_row(*row)
-        table.add_section()
-    console.print(table)
-    table = Table("reward model", "", title="the reward model, shared by the world models")
-    for row in reward_rows(measurements["reward"]):
-        table.add_row(*row)
-    console.print(table)
+    sections = [prediction_rows(worlds), calibration_rows(worlds)]
+    sections += [gradient_rows(worlds)] if "left_out" in measurements else []
+    header = ("", *measurements["worlds"])
+    print_table(header, *sections, title=f"{task}: {source}", caption=caption(measurements), width=120)
+    title = "the reward model, shared by the world models"
+    print_table(("reward model", ""), reward_rows(measurements["reward"]), title=title, width=120, left=None)
 
 
 def caption(measurements: dict[str, Any]) -> str:

@@ -7,16 +7,18 @@ Heavy packages are imported inside the functions: --help answers before torch, n
 import contextlib
 import dataclasses
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
-from fastdwm.config import require
 from fastdwm.errors import InputError
-from fastdwm.files import prepare_folder, reserved, write_json
+from fastdwm.files import prepare_folder, reserved, write_atomically, write_json
 from fastdwm.measure.record import circumstances
 from fastdwm.shipped import shipped_folder
-from fastdwm.study.grid import BASE, Cell, Grid, StudyConfig, parse_world
+from fastdwm.study.config import StudyConfig
+from fastdwm.study.grid import BASE, Cell, Grid, parse_world
+from fastdwm.tables import csv_text
 from fastdwm.tasks import check_name
 
 if TYPE_CHECKING:
@@ -39,25 +41,16 @@ def main(task_name: str, config: StudyConfig) -> None:
     with reserved(out):
         grid = config.resolved()
         command.set_up_torch(config.threads, config.device)
-        run_study(load(task_name, config), grid, config, out)
+        from fastdwm.measure.bundle import load_for
 
-
-def load(task_name: str, config: StudyConfig) -> "Bundle":
-    """The bundle; InputError for one of another task."""
-    from fastdwm.bundle import Bundle
-
-    folder = config.bundle or shipped_folder(task_name)
-    bundle = Bundle.load(folder, config.trust_env)
-    came = bundle.task.name
-    require(came == task_name, f"bundle: expected one for {task_name}, {folder} is for {came}")
-    return bundle
+        bundle = load_for(task_name, config.bundle or shipped_folder(task_name), config.trust_env)
+        run_study(bundle, grid, config, out)
 
 
 def run_study(bundle: "Bundle", grid: Grid, config: StudyConfig, out: Path) -> None:
     """Run what is missing of the study, choose, confirm, and leave the results."""
     from fastdwm.study import tradeoff
-    from fastdwm.study.cells import finished, held_worlds, measure_latencies, plan, read
-    from fastdwm.study.pool import run_cells
+    from fastdwm.study.cells import finished, held_worlds, measure_latencies, plan, read, run_cells
 
     if config.worlds is None:
         grid = dataclasses.replace(grid, worlds=possible(grid.worlds, bundle))
@@ -123,20 +116,18 @@ def conclude(
         "cells": rows,
     }
     write_json(out / "study.json", summary)
-    tradeoff.write_csv(rows, out / "study.csv")
+    write_atomically(out / "study.csv", csv_text(rows).encode())
     tradeoff.save_plot(rows, out / "study.png", title)
     title = f"{title}, environment seeds {study.identity['seeds']}"
     tables.write_markdown(rows, out / "study.md", title, sentences, here)
-    tables.print_table(rows, title)
+    tables.print_study(rows, title)
     print("\n".join(sentences))
     for kind in ("md", "csv", "png", "json"):
         print(out / f"study.{kind}")
 
 
-def parse(argv: list[str]) -> tuple[str, StudyConfig]:
-    """Task and settings; raises as `command.parse`. There is no preset: the grids take that part."""
-    text = "task, for example hopper-medium"
-    return command.read_one("TASK", text, StudyConfig(), "python -m fastdwm.study", main.__doc__ or "", argv)
+# There is no preset: the grids take that part.
+parse = partial(command.read_one, *command.TASK, StudyConfig(), "python -m fastdwm.study", main.__doc__)
 
 
 if __name__ == "__main__":

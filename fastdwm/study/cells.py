@@ -1,7 +1,6 @@
 """A cell of a study: its run, its latency, and its file, by which a study that was stopped goes on."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
@@ -9,23 +8,24 @@ from typing import Any
 
 import numpy as np
 
+from fastdwm import command, engines
 from fastdwm.agent import Agent
 from fastdwm.bundle import Bundle
 from fastdwm.command import Progress
-from fastdwm.errors import InputError
-from fastdwm.files import write_json
+from fastdwm.engines.interface import Job, run_all
+from fastdwm.files import strict, write_json
+from fastdwm.jobs.results import Record, read_all
 from fastdwm.measure.latency import TIMED_DECISIONS, UNTIMED_DECISIONS, decision_latency, latency_ms
 from fastdwm.measure.record import circumstances
 from fastdwm.measure.simulate import Run, run_episodes, step_limit
 from fastdwm.models.table import network_calls
-from fastdwm.study.grid import BASE, Cell, StudyConfig
+from fastdwm.study.config import StudyConfig
+from fastdwm.study.grid import BASE, Cell
 
 # Increase when the meaning of a cell's file changes.
 FORMAT = 5
 # Episodes that a process runs in lockstep: more save nothing on a CPU, and need memory for each one's particles.
 AT_ONCE = 10
-
-Record = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ def plan(bundle: Bundle, config: StudyConfig, episodes: int, first_seed: int, fo
         "max_deviation": bundle.max_deviation,
         "discount": bundle.discount,
         **{f"task.{name}": value for name, value in bundle.task.record().items() if name != "name"},
-        **{f"worlds.{name}": json.loads(json.dumps(dataclasses.asdict(x.config))) for name, x in bundle.worlds.items()},
+        **{f"worlds.{name}": strict(dataclasses.asdict(x.config)) for name, x in bundle.worlds.items()},
         "seeds": f"{seeds[0]} to {seeds[-1]}",
         "max_steps": max_steps,
         "latency_decisions": config.latency_decisions,
@@ -84,19 +84,7 @@ def plan(bundle: Bundle, config: StudyConfig, episodes: int, first_seed: int, fo
 
 def finished(study: Study) -> dict[str, Record]:
     """Records of the finished cells by name; InputError, naming the difference, if one belongs to another study."""
-    records = {}
-    for path in sorted(study.folder.glob("*.json")):
-        try:
-            record = json.loads(path.read_text())
-            identity = record["identity"]
-            differing = [key for key in identity | study.identity if identity.get(key) != study.identity.get(key)]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"out: {path} is not a cell of a study ({error}); move it away") from None
-        if differing:
-            came = "; ".join(f"{key}: {identity.get(key)}, now {study.identity.get(key)}" for key in differing)
-            raise InputError(f"out: {study.folder.parent} holds another study ({came}); give this one its own --out")
-        records[path.stem] = record
-    return records
+    return read_all(study.folder, "study", study.identity)
 
 
 def read(study: Study, cells: list[Cell]) -> dict[Cell, Record]:
@@ -105,8 +93,27 @@ def read(study: Study, cells: list[Cell]) -> dict[Cell, Record]:
     return {cell: records[cell.name] for cell in cells}
 
 
+def run_cells(study: Study, cells: list[Cell], on_progress: Progress) -> None:
+    """Run the episodes of the cells that are not finished; raises the error of the first that fails."""
+    done = finished(study)
+    todo = [cell for cell in cells if cell.name not in done]
+    if not todo:
+        return
+    # Compiles the CPU kernels if no run before has: here, where it shows, and once for all processes.
+    on_progress("preparation (the first run compiles)", 0, 1)
+    study.agent(todo[0], study.seeds[0])
+    on_progress("preparation (the first run compiles)", 1, 1)
+    stage = f"{study.folder.name}, {len(todo)} of {len(cells)} cells to run (per mille of the work)"
+    # Other machines share the file system, not the folder that we are in.
+    there = dataclasses.replace(study, folder=Path.absolute(study.folder))
+    jobs = [Job(cell.name, run_cell, (there, cell), work=cell.work) for cell in cells]
+    engine = engines.start(study.config, min(study.config.workers, len(todo)))
+    run_all(engine, jobs, lambda ran, total: on_progress(stage, round(1000 * ran / total), 1000), finished=done)
+
+
 def run_cell(study: Study, cell: Cell) -> None:
     """All episodes of the cell, in batches of AT_ONCE; the file appears when the last one has ended."""
+    command.set_up_torch(study.config.threads, study.config.device)
     start = perf_counter()
     batches = [study.seeds[i : i + AT_ONCE] for i in range(0, len(study.seeds), AT_ONCE)]
     runs: list[Run] = []

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from fastdwm.files import write_atomically
-from fastdwm.measure.record import interval, latency, markdown_row, markdown_text, spread
 from fastdwm.study.grid import BASE
 from fastdwm.study.tradeoff import Row, estimate, title_of
+from fastdwm.tables import interval, latency, markdown_table, markdown_text, print_table, spread
 
 COLUMNS = ("", "world model", "H", "M", "E", "strength", "score", "IQM", "score - base", "falls", "ms, p50 / p99")
 CAPTION = (
@@ -40,20 +40,9 @@ def strength(row: Row) -> str:
     return ("" if row["world"] == "base" else "bundle's") if value is None else f"{value:g}"
 
 
-def print_table(rows: Sequence[Row], title: str) -> None:
+def print_study(rows: Sequence[Row], title: str) -> None:
     """The rows on stdout; * marks the Pareto front."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console.width = 125
-    table = Table(title=title, caption=CAPTION)
-    for name in COLUMNS:
-        table.add_column(name, no_wrap=True, justify="left" if name in ("", "world model") else "right")
-    for row in rows:
-        table.add_row(*table_row(row))
-    console.print(table)
+    print_table(COLUMNS, map(table_row, rows), title=title, caption=CAPTION, width=125, left=2, no_wrap=True)
 
 
 def write_markdown(rows: Sequence[Row], path: Path, title: str, sentences: Sequence[str], made: Row) -> None:
@@ -63,7 +52,7 @@ def write_markdown(rows: Sequence[Row], path: Path, title: str, sentences: Seque
     versions = ", ".join(f"{name} {made['versions'][name]}" for name in ("python", "torch", "mujoco"))
     machine = "{accelerator} {cpu} {cpu_count} CPUs, {threads} used".format(**made["machine"])
     how = f"{made['time']}, {machine.removeprefix('None ')}, {versions}"
-    table = "\n".join(map(markdown_row, (COLUMNS, ["---"] * len(COLUMNS), *map(table_row, rows))))
+    table = markdown_table(COLUMNS, map(table_row, rows))
     parts = (f"## {markdown_text(title)}", f"```bash\n{command}\n```", markdown_text(how), table, CAPTION)
     write_atomically(path, ("\n\n".join([*parts, *map(markdown_text, sentences)]) + "\n").encode())
 

@@ -11,7 +11,7 @@ from typing import Annotated
 from fastdwm import command
 from fastdwm.files import prepare_folder, reserved, write_json
 from fastdwm.measure.record import origin
-from fastdwm.sweep.settings import STAGES, SweepConfig
+from fastdwm.sweep.config import STAGES, SweepConfig
 
 FLAGS_OF_STAGES = {f"--{stage}{join}flags" for stage in STAGES for join in "-_"}
 

@@ -15,7 +15,7 @@ from fastdwm import engines
 from fastdwm.engines.interface import Died, Ended, Job, run
 from fastdwm.errors import first_line
 from fastdwm.files import write_json
-from fastdwm.measure import cells as files
+from fastdwm.jobs.sweep import one_machine
 from fastdwm.sweep.estimates import Estimates
 from fastdwm.sweep.job import CellFailed, CellKilled, Work, run_cell
 from fastdwm.sweep.plan import Plan
@@ -142,5 +142,5 @@ def summary(sweep: Sweep, about: dict[str, Any]) -> dict[str, Any]:
         for cell in sweep.plan.cells
     ]
     timed = [record for record in sweep.finished.values() if record["stage"] == "eval"]
-    machines = {"one_machine": files.one_machine(timed)}
+    machines = {"one_machine": one_machine(timed)}
     return {**about, "config": dataclasses.asdict(sweep.plan.config), **machines, "cells": cells}

@@ -16,10 +16,11 @@ from typing import IO, Any
 
 import fastdwm
 from fastdwm.files import write_json
-from fastdwm.measure import cells as files
+from fastdwm.jobs import sweep as files
+from fastdwm.jobs.results import Record
 from fastdwm.measure.record import origin
 from fastdwm.sweep import outcomes
-from fastdwm.sweep.settings import SweepConfig
+from fastdwm.sweep.config import SweepConfig
 from fastdwm.sweep.stages import Cell, Command, Folders
 
 PR_SET_PDEATHSIG = 1
@@ -57,7 +58,7 @@ class Work:
         return (self.cwd / self.folders.out / "logs" / self.cell.name).with_suffix(".log")
 
 
-def run_cell(work: Work) -> files.Record:
+def run_cell(work: Work) -> Record:
     """Run the commands; returns what then stands in the cell's file. Raises CellFailed.
 
     Where an engine starts it a second time, because the machine of the first seemed lost, the second waits for what is
@@ -72,7 +73,7 @@ def run_cell(work: Work) -> files.Record:
     return files.read_cell(work.path)
 
 
-def _record(work: Work, log: IO[bytes]) -> files.Record:
+def _record(work: Work, log: IO[bytes]) -> Record:
     start, here = time.perf_counter(), files.physics()
     if here != work.identity["versions"]:
         raise CellFailed(f"expected {work.identity['versions']}, {files.host()['host']} has {here}")

@@ -6,9 +6,11 @@ from typing import Any
 from fastdwm import shipped
 from fastdwm.checks import require
 from fastdwm.files import read_json
-from fastdwm.measure import cells as files
+from fastdwm.jobs import sweep as files
+from fastdwm.jobs.identity import read_identity, refuse_other
+from fastdwm.jobs.results import MAX_BYTES, Record
+from fastdwm.sweep.config import STAGES, SweepConfig
 from fastdwm.sweep.outcomes import datasets_root, is_there
-from fastdwm.sweep.settings import STAGES, SweepConfig
 from fastdwm.sweep.stages import NAMED, Cell, Command, Folders, commands
 
 SETTINGS_FILE = "settings.json"
@@ -23,7 +25,7 @@ class Plan:
     cells: list[Cell]
     """each after those that it waits for"""
     physics: dict[str, str]
-    finished: dict[str, files.Record] = field(default_factory=dict)
+    finished: dict[str, Record] = field(default_factory=dict)
     """by name; of other tasks, seeds and stages, too"""
     failed: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -82,33 +84,35 @@ def make(config: SweepConfig) -> Plan:
     folders = Folders(config.out, shipped.ROOT, config.policies or NAMED.policies)
     finished = files.read_cells(config.out)
     failures = sorted((config.out / "failed").glob("*.json"))
-    failed = {} if config.retry else {path.stem: read_json(path, files.MAX_BYTES) for path in failures}
+    failed = {} if config.retry else {path.stem: read_json(path, MAX_BYTES) for path in failures}
     plan = Plan(config, folders, cells, files.physics(), finished, failed)
-    _check_settings(plan)
+    for record in finished.values():
+        _refuse_other(record["identity"], {"versions": plan.physics}, plan)
+    settings(plan)
     for cell in cells:
         plan.commands(cell)
         if cell.name in finished:
-            files.refuse_other(finished[cell.name]["identity"], plan.identity(cell), config.out)
+            _refuse_other(finished[cell.name]["identity"], plan.identity(cell), plan)
         elif cell.name not in failed:
             _check_needs(cell, plan)
     return plan
 
 
 def settings(plan: Plan) -> dict[str, Any]:
-    """Of the sweep in the folder: those of stages that were run before and of the new ones."""
+    """Settings of all stages that were run in the folder before, and of the new ones.
+
+    Raises InputError where a stage has other settings now.
+    """
     path = plan.folders.out / SETTINGS_FILE
-    before = read_json(path, files.MAX_BYTES) if path.exists() else {}
-    require(isinstance(before, dict), f"out: {path} does not describe a sweep; move it away")
-    return before | {"versions": plan.physics} | plan.config.stage_settings()
+    before = read_identity(path, "sweep") if path.exists() else {}
+    now = before | {"versions": plan.physics} | plan.config.stage_settings()
+    refuse_other(before, {name: now[name] for name in before}, plan.folders.out, "sweep")
+    return now
 
 
-def _check_settings(plan: Plan) -> None:
-    path, now = plan.folders.out / SETTINGS_FILE, settings(plan)
-    if path.exists():
-        before = read_json(path, files.MAX_BYTES)
-        files.refuse_other(before, {name: now[name] for name in before}, plan.folders.out)
-    for record in plan.finished.values():
-        files.refuse_other(record["identity"], {"versions": plan.physics}, plan.folders.out)
+def _refuse_other(saved: dict[str, Any], now: dict[str, Any], plan: Plan) -> None:
+    """Raise InputError if a finished cell has another value of what is known before it runs."""
+    refuse_other({name: saved.get(name) for name in now}, now, plan.folders.out, "sweep")
 
 
 def _check_needs(cell: Cell, plan: Plan) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastdwm.checks import require
-from fastdwm.sweep.settings import SweepConfig
+from fastdwm.sweep.config import SweepConfig
 
 Command = list[str]
 EPISODES, TUNE_MINUTES = 50, 20

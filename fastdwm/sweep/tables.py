@@ -2,13 +2,11 @@
 
 import shlex
 
-from rich.console import Console
-from rich.table import Table
-
+from fastdwm.sweep.config import STAGES
 from fastdwm.sweep.driver import Sweep, clock
 from fastdwm.sweep.estimates import Estimates
 from fastdwm.sweep.plan import Plan
-from fastdwm.sweep.settings import STAGES
+from fastdwm.tables import print_table
 
 
 def print_plan(plan: Plan, places: int) -> None:
@@ -23,14 +21,14 @@ def print_plan(plan: Plan, places: int) -> None:
         print(f"{cell.name}: {f'{clock(seconds)}, {memory:.0f} MB' if cell.name in todo else state}")
         for command in plan.commands(cell):
             print(f"    {shlex.join(command)}")
-    table = Table("stage", "cells", "to run", "time each", "memory each", title="estimate")
+    rows = []
     for stage in STAGES:
         of_stage = [cell for cell in plan.cells if cell.stage == stage]
         left = sum(cell.name in todo for cell in of_stage)
         each = clock(estimates.seconds(stage)), f"{estimates.memory_mb(stage):.0f} MB"
         if of_stage:
-            table.add_row(stage, str(len(of_stage)), str(left), *each)
-    _console().print(table)
+            rows.append([stage, str(len(of_stage)), str(left), *each])
+    print_table(("stage", "cells", "to run", "time each", "memory each"), rows, title="estimate", left=None)
     memory = places * max((estimates.memory_mb(cell.stage) for cell in plan.todo), default=0)
     total = clock(estimates.duration(plan.todo, places))
     print(f"{len(todo)} of {len(plan.cells)} cells to run, {places} at once: about {total}, at most {memory:.0f} MB")
@@ -41,7 +39,7 @@ def print_cells(sweep: Sweep) -> None:
     plan = sweep.plan
     stages = [stage for stage in STAGES if stage in plan.config.stages]
     cells = {(cell.task, cell.seed, cell.stage): cell for cell in plan.cells}
-    table = Table("task", "seed", *stages, title=str(plan.folders.out))
+    rows = []
     for task, seed in dict.fromkeys((cell.task, cell.seed) for cell in plan.cells):
         texts = []
         for stage in stages:
@@ -49,17 +47,10 @@ def print_cells(sweep: Sweep) -> None:
             # Data are collected once for all seeds.
             status = "" if cell is None else sweep.status(cell)
             texts.append(clock(sweep.finished[cell.name]["wall_s"]) if status == "finished" else status)
-        table.add_row(task, str(seed), *texts)
-    _console().print(table)
+        rows.append([task, str(seed), *texts])
+    print_table(("task", "seed", *stages), rows, title=str(plan.folders.out), left=None)
     for cell in plan.cells:
         if failure := sweep.failed.get(cell.name):
             print(f"{cell.name} failed: {failure['error']} ({failure['file']})")
             for line in failure["log"]:
                 print(f"    {line}")
-
-
-def _console() -> Console:
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console.width = 100
-    return console

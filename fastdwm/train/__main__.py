@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,13 @@ from fastdwm import command
 from fastdwm.checks import require
 from fastdwm.config import DiffusionConfig, MeanFlowConfig, MLPConfig, ReBRACConfig, RewardConfig, TrainConfig
 from fastdwm.errors import InputError
-from fastdwm.files import prepare_folder, reserved, write_atomically
+from fastdwm.files import prepare_folder, reserved, strict, write_json
+from fastdwm.jobs.identity import read_identity, refuse_other
+from fastdwm.tables import print_table
 from fastdwm.tasks import Task, get_task
 
 if TYPE_CHECKING:
     from fastdwm.bundle import Bundle
-    from fastdwm.data.dataset import Transitions
 
 # A run is only resumed with the same settings, but for those that leave the weights as they are.
 IDENTITY_FILE = "config.json"
@@ -90,7 +91,9 @@ def main(task_name: str, config: TrainConfig) -> None:
 
 def run(task: Task, config: TrainConfig, folder: Path) -> Bundle:
     """Train, or go on, in the folder, and return the bundle as it is read back from there."""
-    identity = identify(folder, task, config)
+    identity, saved = identify(task, config), saved_identity(folder)
+    if saved is not None:
+        refuse_other({name: value for name, value in saved.items() if name != "data"}, identity, folder, "training")
     command.set_up_torch(config.threads, config.device)
 
     from fastdwm.bundle import Bundle
@@ -102,74 +105,37 @@ def run(task: Task, config: TrainConfig, folder: Path) -> Bundle:
     transitions = data.load(task, config.dataset, config.trust_env)
     prepare(task, transitions, config)
     replay.check(transitions, config.trust_env)
-    identity["data"] = identify_data(folder, transitions)
+    identity["data"] = strict({"fingerprint": transitions.fingerprint, "env": dataclasses.asdict(transitions.env)})
+    check_data(saved, identity["data"], transitions.source, folder)
     # Only now: a first attempt that found no data to learn from must not pin the settings of the next.
-    write_atomically(folder / IDENTITY_FILE, (json.dumps(identity, indent=2) + "\n").encode())
+    write_json(folder / IDENTITY_FILE, identity)
     with command.progress() as on_progress:
         bundle = train(task, transitions, config, folder, on_progress, on_line)
     bundle.save(folder / "bundle")
     return Bundle.load(folder / "bundle", config.trust_env)
 
 
-def identify(folder: Path, task: Task, config: TrainConfig) -> dict[str, Any]:
-    """The settings that identify the run; InputError for a folder that holds a run with others."""
-    identity = {"task": task.name} | {
-        name: value for name, value in dataclasses.asdict(config).items() if name not in FREE
-    }
-    identity = json.loads(json.dumps(identity, default=str))
-    try:
-        saved = read_identity(folder) or identity
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"out: cannot use the folder {folder}: {error}") from None
-    for name, (came, was) in _differences(identity, {key: was for key, was in saved.items() if key != "data"}):
-        raise InputError(
-            f"{name}: the run in {folder} has {was}, got {came}; resume it unchanged or give another --out"
-        )
-    return identity
+def identify(task: Task, config: TrainConfig) -> dict[str, Any]:
+    """The settings that identify the run, as JSON values."""
+    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE}
+    return strict({"task": task.name} | settings)
 
 
-def identify_data(folder: Path, transitions: Transitions) -> dict[str, Any]:
-    """What the data are, by their content; InputError for a folder that holds a run on others, whatever their name.
+def saved_identity(folder: Path) -> dict[str, Any] | None:
+    """What identifies the run in the folder; none where nothing has been trained yet.
 
-    Older runs do not tell: they go on.
-    """
-    data = {"fingerprint": transitions.fingerprint, "env": dataclasses.asdict(transitions.env)}
-    data = json.loads(json.dumps(data, default=str))
-    same = (read_identity(folder) or {}).get("data") in (None, data)
-    changed = f"{transitions.source} is not what the run in {folder} was trained on: it has changed since"
-    require(same, f"dataset: {changed}; give it back, or give another --out")
-    return data
-
-
-def read_identity(folder: Path) -> dict[str, Any] | None:
-    """What identifies the run in the folder, none for a folder without one; ValueError for a file that is damaged.
-
-    Where a run was killed before it had trained anything, even a damaged file stands for no run.
+    Raises InputError for a run whose file is damaged.
     """
     path = folder / IDENTITY_FILE
-    if not path.exists():
-        return None
-    try:
-        saved = json.loads(path.read_text())
-        if not isinstance(saved, dict):
-            raise ValueError(f"{IDENTITY_FILE} does not describe a run")
-    except ValueError:
-        if {other.name for other in folder.iterdir()} <= {IDENTITY_FILE, f".{IDENTITY_FILE}.tmp", "tensorboard"}:
-            return None
-        raise
-    return saved
+    begun = {other.name for other in folder.iterdir()} - {IDENTITY_FILE, f".{IDENTITY_FILE}.tmp", "tensorboard"}
+    return read_identity(path, "training") if begun and path.exists() else None
 
 
-def _differences(came: dict, saved: dict, prefix: str = "") -> list[tuple[str, tuple[Any, Any]]]:
-    """Settings that differ, by their dotted names."""
-    found = []
-    for name in came.keys() | saved.keys():
-        a, b = came.get(name), saved.get(name)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{prefix}{name}.")
-        elif a != b:
-            found.append((prefix + name, (a, b)))
-    return sorted(found)
+def check_data(saved: dict[str, Any] | None, data: dict[str, Any], source: str, folder: Path) -> None:
+    """Raise InputError if the folder holds a run on other data, whatever their name; older runs do not tell."""
+    changed = f"{source} is not what the run in {folder} was trained on: it has changed since"
+    same = (saved or {}).get("data") in (None, data)
+    require(same, f"dataset: {changed}; give it back, or give another --out")
 
 
 def event_writer(folder: Path) -> Callable[[str, dict[str, float]], None]:
@@ -189,34 +155,26 @@ def event_writer(folder: Path) -> Callable[[str, dict[str, float]], None]:
 
 def print_summary(bundle: Bundle) -> None:
     """Tables of what was trained and of the models' errors on held-out episodes."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console, report = Console(), bundle.report
-    table = Table("part", "updates", "updates/s", "last metrics", title=f"{bundle.task.name}: training")
+    report, rows, show = bundle.report, [], partial(print_table, width=80, left=None)
     for part, line in report["training"].items():
         shown = {k: v for k, v in line.items() if k not in ("update", "updates_per_s")}
         metrics = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
-        table.add_row(part, f"{line['update']:,}", f"{line['updates_per_s']:.0f}", metrics)
-    console.print(table)
+        rows.append([part, f"{line['update']:,}", f"{line['updates_per_s']:.0f}", metrics])
+    show(("part", "updates", "updates/s", "last metrics"), rows, title=f"{bundle.task.name}: training")
     if report["critic"]:
-        table = Table("by", "value", title="value of the policy in the data's first states")
-        for name, value in report["critic"].items():
-            table.add_row(VALUES[name], f"{value:.1f}")
-        console.print(table)
+        rows = [[VALUES[name], f"{value:.1f}"] for name, value in report["critic"].items()]
+        show(("by", "value"), rows, title="value of the policy in the data's first states")
     first = next(iter(report["errors"].values()))
     errors = first["one_step"]
-    table = Table("held-out error", "RMSE", "standard error", "normalised", title="one step")
-    table.add_row(
-        "next observation", f"{errors['obs_rmse']:.4f}", f"{errors['obs_rmse_se']:.4f}",
-        f"{errors['obs_rmse_normalised']:.4f}",
-    )  # fmt: skip
-    table.add_row("reward", f"{errors['reward_rmse']:.4f}", f"{errors['reward_rmse_se']:.4f}", "")
-    console.print(table)
-    table = Table("steps", "RMSE", "normalised", title="open loop, recorded actions")
-    for line in first["open_loop"]:
-        table.add_row(str(line["h"]), f"{line['obs_rmse']:.4f}", f"{line['obs_rmse_normalised']:.4f}")
-    console.print(table)
+    rows = [
+        ["next observation", *(f"{errors[name]:.4f}" for name in ("obs_rmse", "obs_rmse_se", "obs_rmse_normalised"))],
+        ["reward", *(f"{errors[name]:.4f}" for name in ("reward_rmse", "reward_rmse_se")), ""],
+    ]
+    show(("held-out error", "RMSE", "standard error", "normalised"), rows, title="one step")
+    rows = [
+        [str(line["h"]), f"{line['obs_rmse']:.4f}", f"{line['obs_rmse_normalised']:.4f}"] for line in first["open_loop"]
+    ]
+    show(("steps", "RMSE", "normalised"), rows, title="open loop, recorded actions")
 
 
 if __name__ == "__main__":

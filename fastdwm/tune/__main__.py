@@ -6,51 +6,22 @@ Heavy packages are imported inside the functions: --help answers before torch, n
 import dataclasses
 import os
 import sys
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
-from fastdwm.checks import require, require_positive
+from fastdwm.agent_settings import ITPOConfig, Settings
+from fastdwm.checks import require
 from fastdwm.files import write_json
-from fastdwm.measure.record import circumstances, interval, prepare_output
-from fastdwm.settings import ITPOConfig, Settings
+from fastdwm.measure.record import circumstances, prepare_output
 from fastdwm.shipped import shipped_folder
+from fastdwm.tables import interval, print_table
 from fastdwm.tasks import check_name
+from fastdwm.tune.config import TuneConfig
 
 if TYPE_CHECKING:
     from fastdwm.bundle import Bundle
     from fastdwm.tune.halving import Trial
-
-
-@dataclasses.dataclass(frozen=True)
-class TuneConfig:
-    """What is tuned, on which seeds, for how long."""
-
-    bundle: Path | None = None
-    """folder of trained weights, into which the choice is written; none: the one shipped for the task, of which a copy
-    with the choice goes to OUT"""
-    minutes: float = 10.0
-    """how long to search; more time means more episodes for the better candidates"""
-    episodes: int = 4
-    """of each candidate in the first round; every other round, of the better half, has twice as many in all"""
-    seed: int = 20_000
-    """environment seed of the first episode; episode i uses seed + i: tuning seeds, apart from those of evaluations"""
-    max_steps: int | None = None
-    """cut episodes after this many steps; none: the environment's own limit"""
-    write: bool = True
-    """write the choice into the bundle, or the copy; without, it is only shown and left in the JSON"""
-    out: Path = Path("results")
-    """folder of the JSON, and of the copy of a shipped bundle"""
-    threads: int = 1
-    """CPU threads of torch"""
-    device: str = "cpu"
-    """where the imagination runs: cpu, cuda or cuda:N"""
-    trust_env: bool = False
-    """build whatever simulator the bundle names, with any settings: this may run code that came with it"""
-
-    def __post_init__(self) -> None:
-        require_positive(self, "minutes", "episodes", "max_steps", "threads")
-        require(self.seed >= 0, f"seed: expected a number >= 0, got {self.seed}")
 
 
 def main(task_name: str, config: TuneConfig) -> None:
@@ -63,19 +34,17 @@ def main(task_name: str, config: TuneConfig) -> None:
     check_name(task_name, config.bundle is not None)
     stem = prepare_output(config.out, f"{task_name}-tune")
     command.set_up_torch(config.threads, config.device)
-    from fastdwm.bundle import Bundle
+    from fastdwm.measure.bundle import load_for
 
     folder, target = config.bundle or shipped_folder(task_name), config.bundle or stem
     writes = not config.write or config.bundle is None or os.access(folder, os.W_OK)
     require(writes, f"bundle: cannot write to {folder}; --no-write tunes it")
-    bundle = Bundle.load(folder, config.trust_env, tuned=False)
-    came = bundle.task.name
-    require(came == task_name, f"bundle: expected one for {task_name}, {folder} is for {came}")
+    bundle = load_for(task_name, folder, config.trust_env, tuned=False)
     with command.progress() as on_progress:
         base, finalists, trials = search(bundle, config, on_progress)
     tuning = tuning_record(bundle, config, base, finalists, trials)
     write_json(stem.with_suffix(".json"), {"task": task_name, "bundle": folder, **tuning})
-    print_table(bundle, base, trials, tuning)
+    print_trials(bundle, base, trials, tuning)
     print(stem.with_suffix(".json"))
     if config.write:
         dataclasses.replace(bundle, tuning=tuning).save(target)
@@ -114,7 +83,7 @@ def run_seeds(bundle: "Bundle", settings: Settings, seeds: list[int], config: Tu
     agent = Agent.of(bundle, settings.itpo, world=settings.world, world_steps=settings.world_steps, **where)
     run = run_episodes(agent, bundle.task.env, seeds, max_steps=config.max_steps)
     scores = [bundle.task.score_pct(episode.total) for episode in run.episodes]
-    return scores, sum(seconds for _, seconds in run.act_calls) / run.decisions
+    return scores, run.decision_s
 
 
 def tuning_record(
@@ -146,31 +115,21 @@ def verdict(base: "Trial", chosen: "Trial") -> str:
     return f"{chosen.settings.describe()}: {difference} against the base policy on {n} tuning seeds"
 
 
-def print_table(bundle: "Bundle", base: "Trial", trials: list["Trial"], tuning: dict[str, Any]) -> None:
+def print_trials(bundle: "Bundle", base: "Trial", trials: list["Trial"], tuning: dict[str, Any]) -> None:
     """All candidates, those of most episodes first, and the choice."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console.width = 125
     caption = "IQM: interquartile mean; score - base: by seed, with 95 % interval; ms: a decision, of several at once"
-    table = Table(title=f"{bundle.task.name}, tuning seeds {tuning['seeds']}", caption=caption)
-    for name in ("settings", "episodes", "IQM", "score - base", "ms"):
-        table.add_column(name, justify="left" if name == "settings" else "right")
+    rows = []
     for trial in (base, *sorted(trials, key=lambda trial: (-len(trial.scores), -trial.iqm))):
         line = trial.record(base)
         difference = "" if trial is base else interval(line["difference"], "+")
         name = "base policy" if trial is base else trial.settings.describe()
-        table.add_row(name, str(line["episodes"]), f"{trial.iqm:.1f}", difference, f"{line['decision_ms']:.2f}")
-    console.print(table)
+        rows.append([name, str(line["episodes"]), f"{trial.iqm:.1f}", difference, f"{line['decision_ms']:.2f}"])
+    header, title = ("settings", "episodes", "IQM", "score - base", "ms"), f"{bundle.task.name}, tuning seeds"
+    print_table(header, rows, title=f"{title} {tuning['seeds']}", caption=caption, width=125)
     print(tuning["verdict"])
 
 
-def parse(argv: list[str]) -> tuple[str, TuneConfig]:
-    """Task and settings; raises as `command.parse`."""
-    text = "task, for example hopper-medium"
-    return command.read_one("TASK", text, TuneConfig(), "python -m fastdwm.tune", main.__doc__ or "", argv)
+parse = partial(command.read_one, *command.TASK, TuneConfig(), "python -m fastdwm.tune", main.__doc__)
 
 
 if __name__ == "__main__":

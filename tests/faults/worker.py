@@ -25,7 +25,7 @@ import fastdwm.eval.compare
 import fastdwm.eval.summary
 import fastdwm.eval.tables
 import fastdwm.study.__main__
-import fastdwm.study.pool
+import fastdwm.study.cells
 import fastdwm.study.tables
 import fastdwm.study.tradeoff
 import fastdwm.sweep.driver
@@ -35,7 +35,7 @@ import fastdwm.tune.halving  # noqa: F401
 from fastdwm import Agent, Bundle, ITPOConfig, command
 from fastdwm.collect.behaviour import checked, read_behaviour
 from fastdwm.data import dataset as data
-from fastdwm.measure import cells
+from fastdwm.jobs import sweep as cells
 from fastdwm.report.paper import command as paper
 from fastdwm.sweep.estimates import Estimates
 from fastdwm.tasks import get_task

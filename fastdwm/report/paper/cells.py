@@ -1,27 +1,22 @@
 """The finished evaluations of a sweep, read with distrust: FOLDER/cells/TASK-sSEED-eval.json."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from reprlib import repr as shorten
 from typing import Any
 
+from fastdwm.agent_settings import ITPOConfig
 from fastdwm.checks import require, require_type
 from fastdwm.errors import InputError, first_line
-from fastdwm.files import read_json
+from fastdwm.jobs import sweep
+from fastdwm.jobs.results import MOST
+from fastdwm.jobs.sweep import VARIANTS
 from fastdwm.report.paper.published import LOCOMOTION, MAZES
-from fastdwm.settings import ITPOConfig
 
-FORMAT = 1
-MOST_BYTES = 16 * 2**20
 MOST_EPISODES = 10_000
-MOST = 1e9
-"""of any number, so that none of their sums overflows"""
-VARIANTS = ("default", "tuned", "meanflow", "critic", "drift")
 # What the name of a variant promises; the tuned one takes the world that the tuning chose.
 WORLDS = {"default": "diffusion", "meanflow": "meanflow"}
-PHYSICS = ("gymnasium", "mujoco")
 
 
 @dataclass(frozen=True)
@@ -71,19 +66,17 @@ def read_cells(folder: Path) -> list[Cell]:
     other physics, other episodes of the same task, another "default".
     """
     require(folder.is_dir(), f"{folder}: no such folder")
-    paths = sorted((folder / "cells").glob("*-eval.json"))
-    require(bool(paths), f"{folder}: expected cells/*-eval.json of a sweep, found none")
-    cells = [read_cell(path) for path in paths]
+    records = sweep.read_cells(folder, "*-eval.json")
+    require(bool(records), f"{folder}: expected cells/*-eval.json of a sweep, found none")
+    cells = [read_cell(folder / "cells" / f"{name}.json", record) for name, record in records.items()]
     _require_one_table(cells)
     return cells
 
 
-def read_cell(path: Path) -> Cell:
-    """The cell in a file; raises InputError for anything else."""
-    value = read_json(path, MOST_BYTES)
+def read_cell(path: Path, record: sweep.Record) -> Cell:
+    """The cell in a file that holds this record; raises InputError for any that is no evaluation."""
     try:
-        require(value["format"] == FORMAT, f"expected format {FORMAT}, got {value['format']!r}")
-        cell = _cell(path, value)
+        cell = _cell(path, record)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         reason = str(error) if isinstance(error, InputError) else first_line(error)
         raise InputError(f"{path}: expected the evaluation cell of a sweep: {reason}") from None
@@ -93,37 +86,27 @@ def read_cell(path: Path) -> Cell:
     return cell
 
 
-def _cell(path: Path, value: dict[str, Any]) -> Cell:
-    result = _typed(dict, value["result"], "result")
-    physics = sorted(set(_versions(_typed(dict, value["identity"], "identity"))))
-    require(len(physics) == len(PHYSICS), f"expected one version each of {' and '.join(PHYSICS)}, got {physics}")
+def _cell(path: Path, record: sweep.Record) -> Cell:
+    result, versions = record["result"], _typed(dict, record["identity"].get("versions"), "versions")
+    physics = tuple(f"{name} {_typed(str, versions.get(name), name)}" for name in sorted(sweep.PHYSICS))
     unknown = set(_typed(dict, result["variants"], "variants")) - set(VARIANTS)
     require(not unknown, f"expected variants {', '.join(VARIANTS)}, got {sorted(unknown)}")
-    machine = _typed(dict, value["machine"], "machine")
+    machine = record["machine"]
     flat = all(isinstance(item, str | int | float | None) for item in machine.values())
     require(flat, f"machine: expected text and numbers, got {shorten(machine)}")
     errors = _typed(dict | None, result["errors"], "errors") or {}
     return Cell(
         path=path,
-        task=_typed(str, value["task"], "task"),
-        seed=_typed(int, value["seed"], "seed"),
+        task=record["task"],
+        seed=record["seed"],
         machine=json.dumps(machine, sort_keys=True),
-        physics=tuple(physics),
+        physics=physics,
         behaviour=_number(_typed(dict, result["dataset"], "dataset").get("mean_score_pct"), "mean_score_pct"),
         errors={name: _numbers(_typed(dict, found, name).get("one_step"), name) for name, found in errors.items()},
         critic=_numbers(result.get("critic"), "critic"),
         departures=tuple(_typed(list[str], result["env_departures"], "env_departures")),
         variants={name: _variant(name, found) for name, found in result["variants"].items()},
     )
-
-
-def _versions(identity: dict[str, Any]) -> Iterator[str]:
-    """Every version of PHYSICS that the identity names, wherever it does."""
-    for name, value in identity.items():
-        if name in PHYSICS:
-            yield f"{name} {_typed(str, value, name)}"
-        elif isinstance(value, dict):
-            yield from _versions(value)
 
 
 def _variant(name: str, value: dict[str, Any]) -> Variant:
@@ -179,11 +162,9 @@ def _scores(values: Any, name: str) -> tuple[float, ...]:
 
 def _require_one_table(cells: list[Cell]) -> None:
     """Raise InputError for cells whose scores do not belong together."""
-    first = cells[0]
     episodes: dict[str, tuple[Path, tuple[int, ...]]] = {}
     default: tuple[Path, dict[str, Any]] | None = None
     for cell in cells:
-        _same(first.path, first.physics, cell.path, cell.physics, "physics")
         for name, variant in cell.variants.items():
             _same(*episodes.setdefault(cell.task, (cell.path, variant.seeds)), cell.path, variant.seeds, "episodes")
             if name == "default":
@@ -193,5 +174,4 @@ def _require_one_table(cells: list[Cell]) -> None:
 
 def _same(path: Path, value: Any, other_path: Path, other: Any, what: str) -> None:
     names = f"{path.name} and {other_path.name}"
-    detail = f": {', '.join(value)} and {', '.join(other)}" if what == "physics" else ""
-    require(value == other, f"{names} do not belong in one table, their {what} differ{detail}")
+    require(value == other, f"{names} do not belong in one table, their {what} differ")

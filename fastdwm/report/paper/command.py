@@ -3,23 +3,15 @@
 Heavy packages are imported inside the functions: --help answers before numpy is loaded; torch never is.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 from fastdwm import command
 from fastdwm.files import prepare_folder, write_atomically, write_json
+from fastdwm.report.config import PaperConfig
 from fastdwm.report.paper.cells import read_cells
-
-FOLDER = Path("results/sweep")
-
-
-@dataclass(frozen=True)
-class PaperConfig:
-    """Where the report goes."""
-
-    out: Path = Path("results/paper")
-    """folder of paper.md, paper.csv, paper.json and paper.html"""
+from fastdwm.tables import csv_text
 
 
 def main(folder: Path, config: PaperConfig) -> None:
@@ -46,7 +38,7 @@ def main(folder: Path, config: PaperConfig) -> None:
     record |= {"published": {task: text.published_of(task) for task in published.LOCOMOTION + published.MAZES}}
     contents = {
         "md": text.markdown(tables, verdicts, notes),
-        "csv": text.csv_text(results),
+        "csv": csv_text(text.csv_rows(results)),
         "html": page.page(tables, verdicts, notes, pictures),
     }
     write_json(config.out / "paper.json", record)
@@ -57,14 +49,12 @@ def main(folder: Path, config: PaperConfig) -> None:
         print(config.out / f"paper.{kind}")
 
 
-def parse(argv: list[str]) -> tuple[Path, PaperConfig]:
-    """Folder of the sweep and settings; raises as `command.parse`."""
-    import tyro
-
-    folder = tyro.conf.arg(metavar="[FOLDER]", help="a sweep's folder, with its cells/")
-    fields = [
-        ("folder", Annotated[Path, tyro.conf.Positional, folder], FOLDER),
-        ("config", Annotated[PaperConfig, tyro.conf.arg(name="")], PaperConfig()),
-    ]
-    parsed = command.read(fields, "python -m fastdwm.report paper", main.__doc__ or "", argv)
-    return parsed.folder, parsed.config
+parse = partial(
+    command.read_one,
+    "[FOLDER]",
+    "a sweep's folder, with its cells/",
+    PaperConfig(),
+    "python -m fastdwm.report paper",
+    main.__doc__,
+    default=Path("results/sweep"),
+)

@@ -1,34 +1,20 @@
 """The report on a terminal, as Markdown and as CSV."""
 
-import csv
-import io
 from collections.abc import Sequence
 
-from fastdwm.measure.record import markdown_row, markdown_text
 from fastdwm.report.paper import published
 from fastdwm.report.paper.results import Results
 from fastdwm.report.paper.tables import Table
+from fastdwm.tables import markdown_table, markdown_text, print_table, stdout
 
 
 def print_report(tables: Sequence[Table], verdicts: Sequence[str], notes: Sequence[str]) -> None:
     """On stdout: every group of columns as a table of its own, which a terminal has the width for."""
-    from rich.console import Console
-    from rich.table import Table as Rich
-
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console.width = 175
+    console = stdout(width=175)
     for table in tables:
         for group, columns in table.groups:
-            shown = Rich(title=f"{table.title}: {group}")
-            for header in ("task", *(column.header for column in columns)):
-                shown.add_column(header, justify="left" if header == "task" else "right", no_wrap=True)
-            for row in table.rows(columns):
-                shown.add_row(*row)
-            shown.add_section()
-            for row in table.averages(columns):
-                shown.add_row(*row)
-            console.print(shown)
+            header, title = ("task", *(column.header for column in columns)), f"{table.title}: {group}"
+            print_table(header, table.rows(columns), table.averages(columns), title=title, width=175, no_wrap=True)
         console.print(table.caption, end="\n\n")
     for line in (*notes, "", *verdicts):
         console.print(line)
@@ -38,7 +24,7 @@ def markdown(tables: Sequence[Table], verdicts: Sequence[str], notes: Sequence[s
     """The same as one Markdown page."""
     parts = ["# The paper's tables", markdown_list(verdicts)]
     for table in tables:
-        parts += [f"## {table.title}", markdown_table(table), markdown_text(table.caption)]
+        parts += [f"## {table.title}", grouped_table(table), markdown_text(table.caption)]
     sources = [f"[{mark}] {what}, {url}" for mark, (what, url) in published.SOURCES.items()]
     return "\n\n".join([*parts, "## Notes", markdown_list((*notes, *sources))]) + "\n"
 
@@ -48,27 +34,18 @@ def markdown_list(lines: Sequence[str]) -> str:
     return "\n".join(f"- {markdown_text(line)}" for line in lines)
 
 
-def markdown_table(table: Table) -> str:
+def grouped_table(table: Table) -> str:
     """Markdown has no groups of columns: a row of their names stands first."""
     headers = ["task", *(column.header for column in table.columns)]
     groups = [""] + [name if i == 0 else "" for name, columns in table.groups for i in range(len(columns))]
-    aligned = ["---", *["---:"] * len(table.columns)]
-    rows = [groups, aligned, [f"**{header}**" for header in headers], *table.rows(), *table.averages()]
-    return "\n".join(map(markdown_row, rows))
+    rows = [[f"**{header}**" for header in headers], *table.rows(), *table.averages()]
+    return markdown_table(groups, rows, left=1)
 
 
-def csv_text(results: Results) -> str:
-    """One line per task, ours and the published numbers, unrounded; empty where missing."""
-    rows = [
-        csv_row(results, task) for task in (*published.LOCOMOTION, *(t for t in published.MAZES if t in results.tasks))
-    ]
-    # The fullest row first: it has the columns in their order.
-    names = dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row)
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(names), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
+def csv_rows(results: Results) -> list[dict[str, object]]:
+    """One row per task, ours and the published numbers."""
+    mazes = (task for task in published.MAZES if task in results.tasks)
+    return [csv_row(results, task) for task in (*published.LOCOMOTION, *mazes)]
 
 
 def csv_row(results: Results, task: str) -> dict[str, object]:
@@ -81,7 +58,7 @@ def csv_row(results: Results, task: str) -> dict[str, object]:
         for name, gain in result.gains.items():
             found = {"mean": gain.scores.mean, "iqm": gain.scores.iqm.value, "ms": gain.scores.latency_ms}
             found |= {"difference": gain.difference.value, "low": gain.difference.low, "high": gain.difference.high}
-            row |= {f"{name}_{key}": value for key, value in (found | {"outcome": gain.outcome}).items()}
+            row |= {f"{name}_{key}": value for key, value in (found | {"outcome": gain.difference.outcome}).items()}
         for world, rmse in result.dynamics.items():
             row |= {f"{world}_rmse": rmse.value, f"{world}_rmse_se": rmse.error}
         if result.reward:

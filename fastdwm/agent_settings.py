@@ -1,4 +1,4 @@
-"""The settings of a decision: those of ITPO, and with which world model it imagines. Imports no numpy, no torch."""
+"""How an agent decides: the settings of ITPO, and the world model that it imagines with. Imports no numpy, no torch."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fastdwm.checks import require
 from fastdwm.config import MeanFlowConfig
-from fastdwm.models.nets import Loss, Params, mlp, mlp_shapes
+from fastdwm.models.nets import Loss, Params, mlp, mlp_and_tangent, mlp_shapes
 
 Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 """u(z, r, t) (N, S) of z (N, S) and times r, t (N,)"""
@@ -34,6 +34,16 @@ def time_features(r: Tensor, t: Tensor, features: int) -> Tensor:
     frequency = torch.linspace(0, math.log(2 * math.pi), features // 4, dtype=t.dtype, device=t.device).exp()
     angle = (torch.stack([t, t - r], -1).unsqueeze(-1) * frequency).flatten(-2)
     return torch.cat([angle.sin(), angle.cos()], -1)
+
+
+def features_slope(features: Tensor) -> Tensor:
+    """Derivative of `time_features` in t, from what they are: the frequency times cos, and times -sin."""
+    sin, cos = features.chunk(2, -1)
+    n = sin.shape[-1] // 2
+    frequency = (
+        torch.linspace(0, math.log(2 * math.pi), n, dtype=features.dtype, device=features.device).exp().repeat(2)
+    )
+    return torch.cat([frequency * cos, -frequency * sin], -1)
 
 
 def sampling_times(steps: int) -> tuple[Tensor, Tensor]:
@@ -166,14 +176,33 @@ def average_velocity(model: MeanFlow, config: MeanFlowConfig, obs: Tensor, actio
     return u
 
 
-@torch.no_grad()
-def total_derivative(u: Velocity, z: Tensor, r: Tensor, t: Tensor, direction: Tensor) -> Tensor:
-    """du/dt (N, S) along the flow: the directional derivative of u along (direction, 0, 1) in (z, r, t).
+def velocity_and_rate(
+    model: MeanFlow,
+    config: MeanFlowConfig,
+    obs: Tensor,
+    action: Tensor,
+    flow: tuple[Tensor, Tensor, Tensor],
+    direction: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """u (N, S) at flow = (z, r, t), and du/dt (n, S) in its last n rows: the derivative along (direction, 0, 1) in
+    (z, r, t), a constant for autograd.
 
-    With it the MeanFlow identity reads u + (t - r) du/dt = v, the velocity at (z, t), if `direction` is v.
+    With it the MeanFlow identity reads u + (t - r) du/dt = v, the velocity at (z, t), if `direction` (n, S) is v.
     Keep the products in float32: tf32 or less would show in a derivative that the loss multiplies and compares.
     """
-    return torch.func.jvp(u, (z, r, t), (direction, torch.zeros_like(r), torch.ones_like(t)))[1]
+    (z, r, t), n = flow, len(obs) - len(direction)
+    features = time_features(r, t, config.time_features)
+    slope = features_slope(features[n:])
+    unmoved = torch.zeros_like(obs[n:]), torch.zeros_like(action[n:])
+    inputs, along = torch.cat([z, obs, action, features], -1), torch.cat([direction, *unmoved, slope], -1)
+    output, change = mlp_and_tangent(model.params, inputs, along)
+    if config.target != "x":
+        return output, change
+    column = t.clamp(min=T_FLOOR).unsqueeze(-1)
+    u = (z - output) / column
+    # Below the floor t does not divide.
+    moving = (t[n:] >= T_FLOOR).unsqueeze(-1)
+    return u, (direction - change - moving * u[n:].detach()) / column[n:]
 
 
 def meanflow_loss(
@@ -195,14 +224,13 @@ def meanflow_loss(
     z, velocity = clean + t.unsqueeze(-1) * (noise - clean), noise - clean
     # With r = t the derivative has the factor zero: the first rows, plain flow matching, do without it.
     n = config.equal_rows(len(t))
-    u = average_velocity(model, config, condition[n:], action[n:])
     direction = velocity[n:]
     if config.objective == "imf":
         with torch.no_grad():
-            direction = u(z[n:], t[n:], t[n:])
-    rate = total_derivative(u, z[n:], r[n:], t[n:], direction)
+            direction = average_velocity(model, config, condition[n:], action[n:])(z[n:], t[n:], t[n:])
+    u, rate = velocity_and_rate(model, config, condition, action, (z, r, t), direction)
     correction = torch.cat([torch.zeros_like(z[:n]), (t - r)[n:].unsqueeze(-1) * rate])
-    error = average_velocity(model, config, condition, action)(z, r, t) + correction - velocity
+    error = u + correction - velocity
     if config.target == "x":
         error = error * t.clamp(min=T_FLOOR).unsqueeze(-1)
     rows = error.square().mean(-1)

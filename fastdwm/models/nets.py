@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastdwm_kernels import training
+
 Params = dict[str, Tensor]
 Loss = Callable[[Params, dict[str, Tensor], torch.Generator], Tensor]
 """scalar loss of parameters and a batch, float32 columns (N,) or (N, d) by name, with what randomness it draws"""
@@ -80,6 +82,8 @@ def mlp(params: Params, x: Tensor, activation: Callable[[Tensor], Tensor] = F.re
 
     x: (..., N, d_in), or (Q, N, d_in) for parameters with a leading axis Q.   Returns (..., N, d_out).
     """
+    if isinstance(params, training.PackedParams):
+        return training.mlp(params, x, activation.__name__)
     last = n_layers(params) - 1
     for i in range(last):
         x = activation(linear(x, params[f"w{i}"], params[f"b{i}"]))
@@ -87,6 +91,38 @@ def mlp(params: Params, x: Tensor, activation: Callable[[Tensor], Tensor] = F.re
             scale, shift = params[f"scale{i}"].unsqueeze(-2), params[f"shift{i}"].unsqueeze(-2)
             x = torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), scale)
     return linear(x, params[f"w{last}"], params[f"b{last}"])
+
+
+def mlp_and_tangent(params: Params, x: Tensor, dx: Tensor) -> tuple[Tensor, Tensor]:
+    """Output (N, d_out) of one SiLU network for x (N, d_in), and its derivative (n, d_out) in the last n rows along
+    dx (n, d_in), which is a constant for autograd."""
+    if isinstance(params, training.PackedParams):
+        return training.mlp_and_tangent(params, x, dx, "silu")
+    first, last = len(x) - len(dx), n_layers(params) - 1
+    for i in range(last):
+        z = linear(x, params[f"w{i}"], params[f"b{i}"])
+        x = F.silu(z)
+        with torch.no_grad():
+            sigmoid = z[first:].sigmoid()
+            dx = (dx @ params[f"w{i}"]) * (sigmoid + x[first:] * (1 - sigmoid))
+    with torch.no_grad():
+        dx = dx @ params[f"w{last}"]
+    return linear(x, params[f"w{last}"], params[f"b{last}"]), dx
+
+
+def trained(params: Params) -> Params:
+    """The parameters as leaves that get gradients: where the compiled passes serve, a copy in one buffer."""
+    params = training.pack_params(params) or params
+    for value in params.values():
+        value.requires_grad_(True)
+    return params
+
+
+def copy_params(params: Params) -> Params:
+    """A copy without gradients, packed if the parameters are."""
+    if isinstance(params, training.PackedParams):
+        return params.clone()
+    return map_params(lambda value: value.detach().clone(), params)
 
 
 def map_params(fn: Callable[[Tensor], Tensor], params: Params) -> Params:

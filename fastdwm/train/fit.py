@@ -21,7 +21,7 @@ from fastdwm.bundle import MAX_WEIGHT
 from fastdwm.config import FitConfig
 from fastdwm.errors import InputError, RunError
 from fastdwm.files import write_atomically
-from fastdwm.models.nets import Loss, Params, adam, cosine, map_params, move_towards, set_lr
+from fastdwm.models.nets import Loss, Params, adam, copy_params, cosine, move_towards, set_lr, trained
 
 EAGER_UPDATES = 3
 """of each kind before a capture: they initialise libraries and the optimisers' state"""
@@ -57,13 +57,12 @@ class ModelTrainer:
         config: FitConfig,
         generator: torch.Generator,
     ):
-        """params: fresh parameters, owned by this object from now on.   loss(params, batch, generator) is a scalar.
+        """params: fresh parameters; `networks` has what becomes of them.   loss(params, batch, generator) is a scalar.
         config: without an `ema_rate` the average equals the raw weights.   generator: of the parameters' device."""
         self.loss, self.config, self.generator, self.n_updates = loss, config, generator, 0
         self.ema_rate = getattr(config, "ema_rate", 1.0)
-        self.networks = {"raw": params, "averaged": map_params(Tensor.clone, params)}
-        for value in params.values():
-            value.requires_grad_(True)
+        params = trained(params)
+        self.networks = {"raw": params, "averaged": copy_params(params)}
         self.optimisers = {"raw": adam(params, config.lr)}
 
     def advance(self) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastdwm.config import ReBRACConfig
-from fastdwm.models.nets import Params, adam, cosine, map_params, move_towards, set_lr
+from fastdwm.models.nets import Params, adam, copy_params, cosine, move_towards, set_lr, trained
 from fastdwm.models.policy import mlp_policy
 from fastdwm.models.rebrac import critic_loss, q_values
 
@@ -19,12 +19,10 @@ class FQE:
 
     def __init__(self, policy: Params, critics: Params, config: ReBRACConfig, updates: int, generator: torch.Generator):
         """policy, critics: trained, copied.   config: of their training.   generator: of their device."""
-        self.policy, self.config, self.updates, self.generator, self.n_updates = policy, config, updates, generator, 0
-        copy = map_params(lambda value: value.detach().clone(), critics)
-        self.networks = {"critics": copy, "target": map_params(Tensor.clone, copy)}
-        for value in copy.values():
-            value.requires_grad_(True)
-        self.optimisers = {"critics": adam(copy, config.critic_lr)}
+        self.config, self.updates, self.generator, self.n_updates = config, updates, generator, 0
+        self.policy, critics = trained(copy_params(policy)), trained(copy_params(critics))
+        self.networks = {"critics": critics, "target": copy_params(critics)}
+        self.optimisers = {"critics": adam(critics, config.critic_lr)}
 
     def advance(self) -> None:
         """Count an update and set its step size; all steps are of one kind."""

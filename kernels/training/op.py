@@ -1,0 +1,124 @@
+"""Compiled MLPs for autograd: float32 on a CPU. The reference is autograd through the same network in plain torch."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdwm_kernels.contract import check_choice, check_tensor, cpu_kernels, refuse_second_order
+from fastdwm_kernels.layout import MLPLayout, Params
+
+
+class PackedParams(dict[str, Tensor]):
+    """Parameters by name, as views of one buffer (Q, layout.width), each of them a leaf for autograd.
+
+    Shapes are those of one network, or (Q, ...) of several. Update them in place.
+    """
+
+    def __init__(self, params: Params, layout: MLPLayout, single: bool):
+        self.layout, self.single = layout, single
+        self.flat = layout.pack(
+            {name: value.detach()[None] if single else value.detach() for name, value in params.items()}
+        )
+        views = layout.views(self.flat)
+        super().__init__({name: value[0] if single else value for name, value in views.items()})
+
+    def clone(self) -> "PackedParams":
+        """A copy in a buffer of its own, without gradients."""
+        return PackedParams(self, self.layout, self.single)
+
+
+def pack_params(params: Params) -> PackedParams | None:
+    """A copy of an MLP's parameters w0 (d_in, d_out), b0 (d_out,), ... or (Q, ...), with scale{i}, shift{i} or without.
+
+    None where the compiled passes do not serve: without numba, on another device, in another dtype, or for a network
+    without hidden layers or of another shape.
+    """
+    if cpu_kernels("training") is None or any(v.is_cuda or v.dtype != torch.float32 for v in params.values()):
+        return None
+    single = params["w0"].dim() == 2
+    try:
+        layout = MLPLayout.of({name: value[None] if single else value for name, value in params.items()})
+    except (KeyError, ValueError):
+        return None
+    return PackedParams(params, layout, single) if len(layout.sizes) > 2 else None
+
+
+def mlp(params: PackedParams, x: Tensor, activation: str) -> Tensor:
+    """Output (N, d_out) of one network for x (N, d_in); or (Q, N, d_out) of several, for x (Q, N, d_in).
+
+    activation: "relu", or "silu" without layer norm.   The parameters alone get gradients, of first order.
+    Raises ValueError on a wrong shape or activation, TypeError on a wrong dtype, NotImplementedError if x is to get
+    gradients or second-order gradients are asked for.
+    """
+    rows = prepared(params, x, activation)
+    if not (torch.is_grad_enabled() and any(value.requires_grad for value in params.values())):
+        y = cpu_kernels("training").evaluated(params.layout, params.flat, rows, activation)
+    else:
+        y, _ = MLPFunction.apply(params, rows, activation, None, *params.values())
+    return y[0] if params.single else y
+
+
+def mlp_and_tangent(params: PackedParams, x: Tensor, dx: Tensor, activation: str) -> tuple[Tensor, Tensor]:
+    """As `mlp` of one network without layer norm; and the derivative (n, d_out) of its last n rows along dx (n, d_in),
+    which is a constant for autograd."""
+    rows, last = prepared(params, x, activation), prepared(params, dx, activation)
+    if not params.single or params.layout.layer_norm:
+        raise ValueError("params: expected one network without layer norm")
+    y, dy = MLPFunction.apply(params, rows, activation, last, *params.values())
+    return y[0], dy[0]
+
+
+def least_value(params: PackedParams, x: Tensor) -> Tensor:
+    """Least output (N,) over the copies, which have one each and relu, for x (N, d_in); x alone gets a gradient, that
+    of the smallest copy."""
+    if params.single or params.layout.sizes[-1] != 1:
+        raise ValueError("params: expected several networks with one output")
+    check_tensor("x", x, (None, params.layout.sizes[0]), torch.float32, params.flat.device)
+    return LeastFunction.apply(params, x)
+
+
+def prepared(params: PackedParams, x: Tensor, activation: str) -> Tensor:
+    """x as the passes take it: contiguous, (Q, N, d_in), or (1, N, d_in) of all copies; raises as `mlp` says."""
+    check_choice("activation", activation, ("relu",) if params.layout.layer_norm else ("relu", "silu"))
+    if torch.is_grad_enabled() and x.requires_grad:
+        raise NotImplementedError("x: gradients of the input are not implemented; use the plain torch path")
+    x = x[None] if params.single else x
+    # The same rows for all copies are read once.
+    shared = x.dim() == 3 and len(x) == len(params.flat) and x.stride(0) == 0
+    x = x[:1] if shared else x.contiguous()
+    check_tensor("x", x, (1 if shared else len(params.flat), None, params.layout.sizes[0]), torch.float32)
+    return x
+
+
+class MLPFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, params: PackedParams, x: Tensor, activation: str, dx: Tensor | None, *values: Tensor):
+        compiled = cpu_kernels("training")
+        y, saved = compiled.forward_pass(params.layout, params.flat, x, activation)
+        dy = y.new_empty(0) if dx is None else compiled.tangent_pass(params.layout, params.flat, saved, dx)
+        ctx.params, ctx.activation, ctx.saved = params, activation, saved
+        ctx.mark_non_differentiable(dy)
+        return y, dy
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor):
+        refuse_second_order("mlp")
+        params = ctx.params
+        grads = cpu_kernels("training").backward_pass(
+            params.layout, params.flat, ctx.saved, grad.contiguous(), ctx.activation
+        )
+        views = params.layout.views(grads).values()
+        return None, None, None, None, *(value[0] if params.single else value for value in views)
+
+
+class LeastFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, params: PackedParams, x: Tensor) -> Tensor:
+        value, ctx.dx = cpu_kernels("training").least(params.layout, params.flat, x, ctx.needs_input_grad[1])
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        refuse_second_order("least_value")
+        return None, ctx.dx * grad.unsqueeze(-1)

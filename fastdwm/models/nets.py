@@ -111,15 +111,20 @@ def mlp_and_tangent(params: Params, x: Tensor, dx: Tensor) -> tuple[Tensor, Tens
 
 
 def trained(params: Params) -> Params:
-    """The parameters as leaves that get gradients: where the compiled passes serve, a copy in one buffer."""
+    """The parameters, ready to get gradients: where the compiled passes serve, a copy in one buffer."""
     params = training.pack_params(params) or params
-    for value in params.values():
+    for value in leaves(params):
         value.requires_grad_(True)
     return params
 
 
+def leaves(params: Params) -> list[Tensor]:
+    """The tensors that gradients and optimisers know: the parameters, or the buffer that they lie in."""
+    return [params.flat] if isinstance(params, training.PackedParams) else list(params.values())
+
+
 def copy_params(params: Params) -> Params:
-    """A copy without gradients, packed if the parameters are."""
+    """A copy without gradients, in one buffer if the parameters are."""
     if isinstance(params, training.PackedParams):
         return params.clone()
     return map_params(lambda value: value.detach().clone(), params)
@@ -133,7 +138,14 @@ def map_params(fn: Callable[[Tensor], Tensor], params: Params) -> Params:
 @torch.no_grad()
 def move_towards(target: Params, source: Params, rate: float) -> None:
     """Exponential moving average in place: target += rate (source - target)."""
-    torch._foreach_lerp_(list(target.values()), [source[name] for name in target], rate)
+    torch._foreach_lerp_(leaves(target), leaves(source), rate)
+
+
+def set_grads(params: Params, loss: Tensor) -> None:
+    """The gradient of the loss, for an optimiser's step."""
+    values = leaves(params)
+    for value, grad in zip(values, torch.autograd.grad(loss, values), strict=True):
+        value.grad = grad
 
 
 def cosine(n_updates: int, total: int) -> float:
@@ -143,10 +155,39 @@ def cosine(n_updates: int, total: int) -> float:
 
 def adam(params: Params, lr: float) -> torch.optim.Adam:
     """Adam on all parameters; on a GPU its update can be captured as a graph, and its step size is on the device."""
-    values = list(params.values())
+    values = leaves(params)
     if values[0].is_cuda:
         return torch.optim.Adam(values, torch.tensor(lr, device=values[0].device), fused=True, capturable=True)
     return torch.optim.Adam(values, lr, fused=True)
+
+
+def moments(optimiser: torch.optim.Adam, params: Params) -> dict[str, dict[str, Tensor]]:
+    """The optimiser's state of each parameter, whether they lie in one buffer or not."""
+    if not isinstance(params, training.PackedParams):
+        return {name: optimiser.state[value] for name, value in params.items()}
+    state = {
+        k: params.views(t) if t.dim() else dict.fromkeys(params, t) for k, t in optimiser.state[params.flat].items()
+    }
+    return {name: {key: of[name] for key, of in state.items()} for name in params}
+
+
+def set_moments(optimiser: torch.optim.Adam, params: Params, state: dict[str, dict[str, Tensor]]) -> None:
+    """Bring the optimiser into a state that `moments` gave."""
+    if not isinstance(params, training.PackedParams):
+        for name, value in params.items():
+            # The update count is read on the host, unless a captured graph reads it.
+            on_device = optimiser.defaults["capturable"]
+            optimiser.state[value] = {
+                k: t.to(value.device) if k != "step" or on_device else t for k, t in state[name].items()
+            }
+        return
+    joined = {}
+    for key, first in state[next(iter(params))].items():
+        joined[key] = torch.zeros_like(params.flat) if first.dim() else first
+        if first.dim():
+            for name, view in params.views(joined[key]).items():
+                view.copy_(state[name][key])
+    optimiser.state[params.flat] = joined
 
 
 def set_lr(optimiser: torch.optim.Adam, lr: float) -> None:

@@ -20,6 +20,7 @@ from fastdwm.models.nets import (
     mlp,
     mlp_shapes,
     move_towards,
+    set_grads,
     set_lr,
     trained,
 )
@@ -157,7 +158,5 @@ class ReBRAC:
         return info
 
     def _step(self, network: str, loss: Tensor) -> None:
-        params = list(self.networks[network].values())
-        for value, grad in zip(params, torch.autograd.grad(loss, params), strict=True):
-            value.grad = grad
+        set_grads(self.networks[network], loss)
         self.optimisers[network].step()

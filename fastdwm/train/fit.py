@@ -21,7 +21,20 @@ from fastdwm.bundle import MAX_WEIGHT
 from fastdwm.config import FitConfig
 from fastdwm.errors import InputError, RunError
 from fastdwm.files import write_atomically
-from fastdwm.models.nets import Loss, Params, adam, copy_params, cosine, move_towards, set_lr, trained
+from fastdwm.models.nets import (
+    Loss,
+    Params,
+    adam,
+    copy_params,
+    cosine,
+    leaves,
+    moments,
+    move_towards,
+    set_grads,
+    set_lr,
+    set_moments,
+    trained,
+)
 
 EAGER_UPDATES = 3
 """of each kind before a capture: they initialise libraries and the optimisers' state"""
@@ -74,9 +87,8 @@ class ModelTrainer:
         """One gradient step on the batch."""
         raw = self.networks["raw"]
         loss = self.loss(raw, batch, self.generator)
-        for value, grad in zip(raw.values(), torch.autograd.grad(loss, list(raw.values())), strict=True):
-            value.grad = grad
-        norm = torch.nn.utils.clip_grad_norm_(raw.values(), self.config.grad_clip)
+        set_grads(raw, loss)
+        norm = torch.nn.utils.clip_grad_norm_(leaves(raw), self.config.grad_clip)
         self.optimisers["raw"].step()
         move_towards(self.networks["averaged"], raw, self.ema_rate)
         return {"loss": loss.detach(), "grad_norm": norm.detach()}
@@ -248,9 +260,9 @@ def snapshot(trainer: Trainer) -> dict[str, Tensor]:
         for name, value in params.items()
     }
     for network, optimiser in trainer.optimisers.items():
-        for name, value in trainer.networks[network].items():
-            for key, moment in optimiser.state[value].items():
-                tensors[f"optimisers.{network}.{name}.{key}"] = moment.cpu()
+        for name, state in moments(optimiser, trainer.networks[network]).items():
+            for key, moment in state.items():
+                tensors[f"optimisers.{network}.{name}.{key}"] = moment.cpu().contiguous()
     return tensors | {"generator": trainer.generator.get_state(), "n_updates": torch.tensor(trainer.n_updates)}
 
 
@@ -263,14 +275,11 @@ def restore(trainer: Trainer, path: Path) -> None:
             for name, value in params.items():
                 value.copy_(tensors[f"networks.{network}.{name}"])
         for network, optimiser in trainer.optimisers.items():
-            for name, value in trainer.networks[network].items():
+            params, state = trainer.networks[network], {}
+            for name in params:
                 prefix = f"optimisers.{network}.{name}."
-                moments = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
-                # The update count is read on the host, unless a captured graph reads it.
-                on_device = optimiser.defaults["capturable"]
-                optimiser.state[value] = {
-                    k: t.to(value.device) if k != "step" or on_device else t for k, t in moments.items()
-                }
+                state[name] = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
+            set_moments(optimiser, params, state)
         trainer.generator.set_state(tensors["generator"])
         trainer.n_updates = int(tensors["n_updates"])
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:

@@ -13,7 +13,6 @@ an order that depends on neither the items nor the threads.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from numba import types
 from numpy import empty, float32, sqrt
 from torch import Tensor
@@ -201,7 +200,7 @@ def sum_rows(d, total):
 
 @kernel(LAYERS, KINDS, SIZE, STACK, STACK, MATRIX, MATRIX, STACK, MATRIX)
 def gradient(start, stop, layers, kinds, n_slabs, x, dy, post, dz, sums, grads):
-    """grads (Q, P), but for the padding."""
+    """grads (Q, P), zero in the padding."""
     n_rows, last = dy.shape[1], len(layers) - 1
     for item in range(start, stop):
         q, rest = divmod(item, len(layers) * n_slabs)
@@ -219,6 +218,9 @@ def gradient(start, stop, layers, kinds, n_slabs, x, dy, post, dz, sums, grads):
             if kinds[1] and i < last:
                 both = block(grads[q], at + (d_in + 1) * d_out, 1, 2 * d_out)
                 sum_rows(sums[q, :, 2 * before : 2 * (before + d_out)], both[0])
+            if i == last:
+                for j in range(at + (d_in + 1) * d_out, grads.shape[1]):
+                    grads[q, j] = float32(0)
 
 
 @dataclass(frozen=True)

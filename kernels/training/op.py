@@ -10,22 +10,23 @@ from fastdwm_kernels.layout import MLPLayout, Params
 
 
 class PackedParams(dict[str, Tensor]):
-    """Parameters by name, as views of one buffer (Q, layout.width), each of them a leaf for autograd.
+    """Parameters by name, as views of one buffer `flat` (Q, layout.width), which is the leaf for autograd.
 
     Shapes are those of one network, or (Q, ...) of several. Update them in place.
     """
 
-    def __init__(self, params: Params, layout: MLPLayout, single: bool):
-        self.layout, self.single = layout, single
-        self.flat = layout.pack(
-            {name: value.detach()[None] if single else value.detach() for name, value in params.items()}
-        )
-        views = layout.views(self.flat)
-        super().__init__({name: value[0] if single else value for name, value in views.items()})
+    def __init__(self, layout: MLPLayout, flat: Tensor, single: bool):
+        self.layout, self.flat, self.single = layout, flat, single
+        super().__init__(self.views(flat.detach()))
+
+    def views(self, flat: Tensor) -> Params:
+        """What is laid out as the parameters are, by name."""
+        views = self.layout.views(flat)
+        return {name: value[0] for name, value in views.items()} if self.single else views
 
     def clone(self) -> "PackedParams":
         """A copy in a buffer of its own, without gradients."""
-        return PackedParams(self, self.layout, self.single)
+        return PackedParams(self.layout, self.flat.detach().clone(), self.single)
 
 
 def pack_params(params: Params) -> PackedParams | None:
@@ -37,11 +38,12 @@ def pack_params(params: Params) -> PackedParams | None:
     if cpu_kernels("training") is None or any(v.is_cuda or v.dtype != torch.float32 for v in params.values()):
         return None
     single = params["w0"].dim() == 2
+    copies = {name: value.detach()[None] if single else value.detach() for name, value in params.items()}
     try:
-        layout = MLPLayout.of({name: value[None] if single else value for name, value in params.items()})
+        layout = MLPLayout.of(copies)
     except (KeyError, ValueError):
         return None
-    return PackedParams(params, layout, single) if len(layout.sizes) > 2 else None
+    return PackedParams(layout, layout.pack(copies), single) if len(layout.sizes) > 2 else None
 
 
 def mlp(params: PackedParams, x: Tensor, activation: str) -> Tensor:
@@ -52,10 +54,10 @@ def mlp(params: PackedParams, x: Tensor, activation: str) -> Tensor:
     gradients or second-order gradients are asked for.
     """
     rows = prepared(params, x, activation)
-    if not (torch.is_grad_enabled() and any(value.requires_grad for value in params.values())):
-        y = cpu_kernels("training").evaluated(params.layout, params.flat, rows, activation)
+    if params.flat.requires_grad and torch.is_grad_enabled():
+        y, _ = MLPFunction.apply(params.layout, params.flat, rows, activation, None)
     else:
-        y, _ = MLPFunction.apply(params, rows, activation, None, *params.values())
+        y = cpu_kernels("training").evaluated(params.layout, params.flat, rows, activation)
     return y[0] if params.single else y
 
 
@@ -65,7 +67,7 @@ def mlp_and_tangent(params: PackedParams, x: Tensor, dx: Tensor, activation: str
     rows, last = prepared(params, x, activation), prepared(params, dx, activation)
     if not params.single or params.layout.layer_norm:
         raise ValueError("params: expected one network without layer norm")
-    y, dy = MLPFunction.apply(params, rows, activation, last, *params.values())
+    y, dy = MLPFunction.apply(params.layout, params.flat, rows, activation, last)
     return y[0], dy[0]
 
 
@@ -75,7 +77,7 @@ def least_value(params: PackedParams, x: Tensor) -> Tensor:
     if params.single or params.layout.sizes[-1] != 1:
         raise ValueError("params: expected several networks with one output")
     check_tensor("x", x, (None, params.layout.sizes[0]), torch.float32, params.flat.device)
-    return LeastFunction.apply(params, x)
+    return LeastFunction.apply(params.layout, params.flat.detach(), x)
 
 
 def prepared(params: PackedParams, x: Tensor, activation: str) -> Tensor:
@@ -93,32 +95,31 @@ def prepared(params: PackedParams, x: Tensor, activation: str) -> Tensor:
 
 class MLPFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, params: PackedParams, x: Tensor, activation: str, dx: Tensor | None, *values: Tensor):
+    def forward(ctx: Any, layout: MLPLayout, flat: Tensor, x: Tensor, activation: str, dx: Tensor | None):
         compiled = cpu_kernels("training")
-        y, saved = compiled.forward_pass(params.layout, params.flat, x, activation)
-        dy = y.new_empty(0) if dx is None else compiled.tangent_pass(params.layout, params.flat, saved, dx)
-        ctx.params, ctx.activation, ctx.saved = params, activation, saved
-        ctx.mark_non_differentiable(dy)
+        y, saved = compiled.forward_pass(layout, flat, x, activation)
+        dy = None if dx is None else compiled.tangent_pass(layout, flat, saved, dx)
+        ctx.layout, ctx.activation, ctx.saved = layout, activation, saved
+        ctx.save_for_backward(flat)
+        if dy is not None:
+            ctx.mark_non_differentiable(dy)
         return y, dy
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor):
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         refuse_second_order("mlp")
-        params = ctx.params
-        grads = cpu_kernels("training").backward_pass(
-            params.layout, params.flat, ctx.saved, grad.contiguous(), ctx.activation
-        )
-        views = params.layout.views(grads).values()
-        return None, None, None, None, *(value[0] if params.single else value for value in views)
+        (flat,) = ctx.saved_tensors
+        dflat = cpu_kernels("training").backward_pass(ctx.layout, flat, ctx.saved, grad.contiguous(), ctx.activation)
+        return None, dflat, None, None, None
 
 
 class LeastFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, params: PackedParams, x: Tensor) -> Tensor:
-        value, ctx.dx = cpu_kernels("training").least(params.layout, params.flat, x, ctx.needs_input_grad[1])
+    def forward(ctx: Any, layout: MLPLayout, flat: Tensor, x: Tensor) -> Tensor:
+        value, ctx.dx = cpu_kernels("training").least(layout, flat, x, ctx.needs_input_grad[2])
         return value
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor]:
         refuse_second_order("least_value")
-        return None, ctx.dx * grad.unsqueeze(-1)
+        return None, None, ctx.dx * grad.unsqueeze(-1)

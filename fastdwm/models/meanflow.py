@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fastdwm.checks import require
 from fastdwm.config import MeanFlowConfig
-from fastdwm.models.nets import Loss, Params, mlp, mlp_and_tangent, mlp_shapes
+from fastdwm.models.nets import Loss, Params, mean_squared_error, mlp, mlp_shapes
 
 Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 """u(z, r, t) (N, S) of z (N, S) and times r, t (N,)"""
@@ -176,35 +176,6 @@ def average_velocity(model: MeanFlow, config: MeanFlowConfig, obs: Tensor, actio
     return u
 
 
-def velocity_and_rate(
-    model: MeanFlow,
-    config: MeanFlowConfig,
-    obs: Tensor,
-    action: Tensor,
-    flow: tuple[Tensor, Tensor, Tensor],
-    direction: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """u (N, S) at flow = (z, r, t), and du/dt (n, S) in its last n rows: the derivative along (direction, 0, 1) in
-    (z, r, t), a constant for autograd.
-
-    With it the MeanFlow identity reads u + (t - r) du/dt = v, the velocity at (z, t), if `direction` (n, S) is v.
-    Keep the products in float32: tf32 or less would show in a derivative that the loss multiplies and compares.
-    """
-    (z, r, t), n = flow, len(obs) - len(direction)
-    features = time_features(r, t, config.time_features)
-    slope = features_slope(features[n:])
-    unmoved = torch.zeros_like(obs[n:]), torch.zeros_like(action[n:])
-    inputs, along = torch.cat([z, obs, action, features], -1), torch.cat([direction, *unmoved, slope], -1)
-    output, change = mlp_and_tangent(model.params, inputs, along)
-    if config.target != "x":
-        return output, change
-    column = t.clamp(min=T_FLOOR).unsqueeze(-1)
-    u = (z - output) / column
-    # Below the floor t does not divide.
-    moving = (t[n:] >= T_FLOOR).unsqueeze(-1)
-    return u, (direction - change - moving * u[n:].detach()) / column[n:]
-
-
 def meanflow_loss(
     model: MeanFlow,
     config: MeanFlowConfig,
@@ -228,13 +199,32 @@ def meanflow_loss(
     if config.objective == "imf":
         with torch.no_grad():
             direction = average_velocity(model, config, condition[n:], action[n:])(z[n:], t[n:], t[n:])
-    u, rate = velocity_and_rate(model, config, condition, action, (z, r, t), direction)
-    correction = torch.cat([torch.zeros_like(z[:n]), (t - r)[n:].unsqueeze(-1) * rate])
-    error = u + correction - velocity
-    if config.target == "x":
-        error = error * t.clamp(min=T_FLOOR).unsqueeze(-1)
-    rows = error.square().mean(-1)
-    return (rows if weights is None else rows * weights).mean()
+    features = time_features(r, t, config.time_features)
+    unmoved = torch.zeros_like(condition[n:]), torch.zeros_like(action[n:])
+    inputs = torch.cat([z, condition, action, features], -1)
+    along = torch.cat([direction, *unmoved, features_slope(features[n:])], -1)
+    target, shares = network_target(config, z, r, t, velocity, direction)
+    return mean_squared_error(model.params, inputs, target, F.silu, weights, (along, shares))[0]
+
+
+def network_target(
+    config: MeanFlowConfig, z: Tensor, r: Tensor, t: Tensor, velocity: Tensor, direction: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The network's target (N, S) and its `shares` (2, n), see `mean_squared_error`, from V = v solved for the output.
+
+    direction: (n, S) of the derivative, in the last n rows. With f the output, f' its derivative and c the floored t,
+    u:  V - v = f + (t - r) f' - v.
+    x:  c (v - V) = f - (z - c v) - (t - r) (direction - f' - (z - f) / c), without the last term below the floor, where
+    t does not divide.
+    """
+    n = len(z) - len(direction)
+    gap, column = (t - r)[n:], t.clamp(min=T_FLOOR)
+    if config.target != "x":
+        return velocity, torch.stack([-gap, torch.zeros_like(gap)])
+    share = gap * (t[n:] >= T_FLOOR) / column[n:]
+    target = z - column.unsqueeze(-1) * velocity
+    target[n:] += gap.unsqueeze(-1) * direction - share.unsqueeze(-1) * z[n:]
+    return target, torch.stack([-gap, share])
 
 
 def meanflow_objective(config: MeanFlowConfig, statistics: dict[str, Tensor]) -> Loss:

@@ -93,11 +93,36 @@ def mlp(params: Params, x: Tensor, activation: Callable[[Tensor], Tensor] = F.re
     return linear(x, params[f"w{last}"], params[f"b{last}"])
 
 
+def mean_squared_error(
+    params: Params,
+    x: Tensor,
+    target: Tensor,
+    activation: Callable[[Tensor], Tensor],
+    weights: Tensor | None = None,
+    along: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Mean of (y - target)^2 weights for y = mlp(params, x), summed over copies; and y, for the log.
+
+    target: (N, d_out), or (Q, N, d_out), one for each copy.   weights: (N,), none: all one.
+    along: dx (n, d_in) and shares (2, n), of one SiLU network; then the target of the last n rows has in addition
+    shares[0] times the derivative of y along dx and shares[1] times y itself, both as constants for autograd.
+    """
+    if isinstance(params, training.PackedParams):
+        return training.mean_squared_error(params, x, target, activation.__name__, weights, along)
+    if along is None:
+        y = mlp(params, x, activation)
+    else:
+        (dx, shares), n = along, len(x) - len(along[0])
+        y, rate = mlp_and_tangent(params, x, dx)
+        moved = shares[0].unsqueeze(-1) * rate + shares[1].unsqueeze(-1) * y[n:].detach()
+        target = torch.cat([target[:n], target[n:] + moved])
+    rows = (y - target).square().mean(-1)
+    return (rows if weights is None else rows * weights).mean(-1).sum(), y.detach()
+
+
 def mlp_and_tangent(params: Params, x: Tensor, dx: Tensor) -> tuple[Tensor, Tensor]:
     """Output (N, d_out) of one SiLU network for x (N, d_in), and its derivative (n, d_out) in the last n rows along
     dx (n, d_in), which is a constant for autograd."""
-    if isinstance(params, training.PackedParams):
-        return training.mlp_and_tangent(params, x, dx, "silu")
     first, last = len(x) - len(dx), n_layers(params) - 1
     for i in range(last):
         z = linear(x, params[f"w{i}"], params[f"b{i}"])
@@ -141,11 +166,18 @@ def move_towards(target: Params, source: Params, rate: float) -> None:
     torch._foreach_lerp_(leaves(target), leaves(source), rate)
 
 
-def set_grads(params: Params, loss: Tensor) -> None:
-    """The gradient of the loss, for an optimiser's step."""
-    values = leaves(params)
+def minimise(optimiser: torch.optim.Adam, params: Params, loss: Tensor, max_norm: float | None = None) -> Tensor | None:
+    """One step of the optimiser, along a gradient that is cut to `max_norm`; returns its norm before, if so."""
+    values, norm = leaves(params), None
     for value, grad in zip(values, torch.autograd.grad(loss, values), strict=True):
         value.grad = grad
+    if isinstance(params, training.PackedParams):
+        norm = training.adam_step(optimiser, params, max_norm)
+        return None if norm is None else torch.tensor(norm)
+    if max_norm is not None:
+        norm = torch.nn.utils.clip_grad_norm_(values, max_norm).detach()
+    optimiser.step()
+    return norm
 
 
 def cosine(n_updates: int, total: int) -> float:

@@ -7,6 +7,7 @@ updates, target noise, initialisation and layer norm. Deviations are marked wher
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastdwm.config import ReBRACConfig
@@ -17,10 +18,11 @@ from fastdwm.models.nets import (
     cosine,
     init_mlp,
     map_params,
+    mean_squared_error,
+    minimise,
     mlp,
     mlp_shapes,
     move_towards,
-    set_grads,
     set_lr,
     trained,
 )
@@ -90,9 +92,13 @@ def critic_target(
 
 
 def critic_loss(params: Params, batch: dict[str, Tensor], target: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared error summed over the critics and averaged over the batch; and the mean value."""
-    q = q_values(params, batch["obs"], batch["action"])
-    return (q - target).square().mean(1).sum(), q.detach().mean()
+    """Squared error summed over the critics and averaged over the batch; and the mean value.
+
+    target: (N,), or (Q, N), one for each critic.
+    """
+    x = torch.cat([batch["obs"], batch["action"]], -1)
+    loss, q = mean_squared_error(params, x.expand(len(params["w0"]), *x.shape), target.unsqueeze(-1), F.relu)
+    return loss, q.mean()
 
 
 def actor_loss(
@@ -146,17 +152,13 @@ class ReBRAC:
         with torch.no_grad():
             target = critic_target(nets["target_policy"], nets["target_critics"], batch, noise, config)
         loss, q_mean = critic_loss(nets["critics"], batch, target)
-        self._step("critics", loss)
+        minimise(self.optimisers["critics"], nets["critics"], loss)
         info = {"critic_loss": loss.detach(), "q_mean": q_mean}
         if with_policy:
             # The target policy follows the policy from before its step, as in the reference implementation.
             move_towards(nets["target_policy"], nets["policy"], config.target_rate)
             loss, distance = actor_loss(nets["policy"], nets["critics"], batch, config)
-            self._step("policy", loss)
+            minimise(self.optimisers["policy"], nets["policy"], loss)
             move_towards(nets["target_critics"], nets["critics"], config.target_rate)
             info |= {"actor_loss": loss.detach(), "bc_distance": distance}
         return info
-
-    def _step(self, network: str, loss: Tensor) -> None:
-        set_grads(self.networks[network], loss)
-        self.optimisers[network].step()

@@ -27,10 +27,9 @@ from fastdwm.models.nets import (
     adam,
     copy_params,
     cosine,
-    leaves,
+    minimise,
     moments,
     move_towards,
-    set_grads,
     set_lr,
     set_moments,
     trained,
@@ -87,11 +86,9 @@ class ModelTrainer:
         """One gradient step on the batch."""
         raw = self.networks["raw"]
         loss = self.loss(raw, batch, self.generator)
-        set_grads(raw, loss)
-        norm = torch.nn.utils.clip_grad_norm_(leaves(raw), self.config.grad_clip)
-        self.optimisers["raw"].step()
+        norm = minimise(self.optimisers["raw"], raw, loss, self.config.grad_clip)
         move_towards(self.networks["averaged"], raw, self.ema_rate)
-        return {"loss": loss.detach(), "grad_norm": norm.detach()}
+        return {"loss": loss.detach(), "grad_norm": norm}
 
 
 class Batches:

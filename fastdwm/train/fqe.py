@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastdwm.config import ReBRACConfig
-from fastdwm.models.nets import Params, adam, copy_params, cosine, move_towards, set_grads, set_lr, trained
+from fastdwm.models.nets import Params, adam, copy_params, cosine, minimise, move_towards, set_lr, trained
 from fastdwm.models.policy import mlp_policy
 from fastdwm.models.rebrac import critic_loss, q_values
 
@@ -36,8 +36,7 @@ class FQE:
             value = q_values(target, batch["next_obs"], mlp_policy(self.policy, batch["next_obs"]))
             y = batch["reward"] + self.config.discount * (1 - batch["terminated"]) * value
         loss, q_mean = critic_loss(critics, batch, y)
-        set_grads(critics, loss)
-        self.optimisers["critics"].step()
+        minimise(self.optimisers["critics"], critics, loss)
         move_towards(target, critics, self.config.target_rate)
         return {"critic_loss": loss.detach(), "q_mean": q_mean}
 

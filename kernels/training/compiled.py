@@ -13,6 +13,7 @@ an order that depends on neither the items nor the threads.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from numba import types
 from numpy import empty, float32, sqrt
 from torch import Tensor
@@ -20,6 +21,7 @@ from torch import Tensor
 from fastdwm_kernels.compiled import (
     LAYERS,
     MATRIX,
+    ROW,
     SIZE,
     STACK,
     address,
@@ -223,6 +225,29 @@ def gradient(start, stop, layers, kinds, n_slabs, x, dy, post, dz, sums, grads):
                     grads[q, j] = float32(0)
 
 
+@kernel(STACK, STACK, ROW, MATRIX, MATRIX, STACK, MATRIX)
+def squared_error(start, stop, y, target, weights, rates, shares, dy, losses):
+    """dy and losses (Q, blocks), which sum up to the loss, of y and target (Q or 1, N, d_out).
+
+    The arguments are those of `op.mean_squared_error`: weights (N,) or (0,); for the last n rows rates (n, d_out), and
+    shares (2, n) of them and of y itself.
+    """
+    (_, n_rows, d_out), first = y.shape, len(y[0]) - len(rates)
+    factor = float32(1) / float32(n_rows * d_out)
+    for item in range(start, stop):
+        q, low, high = item_rows(item, n_rows)
+        total, aim = float32(0), target[q if len(target) > 1 else 0]
+        for i in range(low, high):
+            weight = factor * weights[i] if len(weights) else factor
+            for j in range(d_out):
+                error = y[q, i, j] - aim[i, j]
+                if i >= first:
+                    error -= shares[0, i - first] * rates[i - first, j] + shares[1, i - first] * y[q, i, j]
+                total += weight * error * error
+                dy[q, i, j] = float32(2) * weight * error
+        losses[q, low // ROWS] = total
+
+
 @dataclass(frozen=True)
 class Saved:
     """What the passes backward and along a tangent need of the pass forward."""
@@ -274,6 +299,13 @@ def backward_pass(layout: MLPLayout, flat: Tensor, saved: Saved, dy: Tensor, act
     n_items, cost = len(flat) * len(layers) * n_slabs, n_rows * layout.n_params // (len(layers) * n_slabs)
     run(gradient, n_items, cost, layers, kinds, n_slabs, saved.x, dy, saved.post, dz, sums, grads, smallest=1)
     return grads
+
+
+def loss_pass(y: Tensor, target: Tensor, weights: Tensor, rates: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss and dy, of arguments as in `squared_error`."""
+    dy, losses = torch.empty_like(y), y.new_empty(len(y), -(-y.shape[1] // ROWS))
+    run(squared_error, losses.numel(), ROWS * y.shape[2], y, target, weights, rates, shares, dy, losses, smallest=1)
+    return losses.sum(), dy
 
 
 def least(layout: MLPLayout, flat: Tensor, x: Tensor, differentiate: bool) -> tuple[Tensor, Tensor]:

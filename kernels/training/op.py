@@ -55,20 +55,60 @@ def mlp(params: PackedParams, x: Tensor, activation: str) -> Tensor:
     """
     rows = prepared(params, x, activation)
     if params.flat.requires_grad and torch.is_grad_enabled():
-        y, _ = MLPFunction.apply(params.layout, params.flat, rows, activation, None)
+        y = MLPFunction.apply(params.layout, params.flat, rows, activation)
     else:
         y = cpu_kernels("training").evaluated(params.layout, params.flat, rows, activation)
     return y[0] if params.single else y
 
 
-def mlp_and_tangent(params: PackedParams, x: Tensor, dx: Tensor, activation: str) -> tuple[Tensor, Tensor]:
-    """As `mlp` of one network without layer norm; and the derivative (n, d_out) of its last n rows along dx (n, d_in),
-    which is a constant for autograd."""
-    rows, last = prepared(params, x, activation), prepared(params, dx, activation)
-    if not params.single or params.layout.layer_norm:
-        raise ValueError("params: expected one network without layer norm")
-    y, dy = MLPFunction.apply(params.layout, params.flat, rows, activation, last)
-    return y[0], dy[0]
+def mean_squared_error(
+    params: PackedParams,
+    x: Tensor,
+    target: Tensor,
+    activation: str,
+    weights: Tensor | None = None,
+    along: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Sum over the copies of the mean of (y - target)^2 weights; and y as in `mlp`, which is a constant for autograd.
+
+    target: (N, d_out), or (Q, N, d_out), one for each copy.   weights: (N,), none: all one.
+    along: dx (n, d_in) and shares (2, n); then the target of the last n rows has in addition shares[0] times the
+    derivative of y along dx and shares[1] times y itself, both as constants. For one network without layer norm.
+    """
+    rows, empty = prepared(params, x, activation), x.new_empty(0, 0)
+    target = (target if target.dim() == 3 else target.unsqueeze(0)).contiguous()
+    weights = empty.view(0) if weights is None else weights.contiguous()
+    check_tensor("target", target, (None, rows.shape[1], params.layout.sizes[-1]), torch.float32)
+    if len(target) not in (1, len(params.flat)):
+        raise ValueError(f"target: expected one for all or {len(params.flat)}, got {len(target)}")
+    dx, shares = (None, empty) if along is None else (prepared(params, along[0], activation), along[1])
+    loss, y = ErrorFunction.apply(params.layout, params.flat, rows, activation, target, weights, dx, shares)
+    return loss, y[0] if params.single else y
+
+
+@torch.no_grad()
+def adam_step(optimiser: torch.optim.Adam, params: PackedParams, max_norm: float | None = None) -> float | None:
+    """The optimiser's step on packed parameters, whose gradient is cut to `max_norm`; returns its norm before, if so.
+
+    The state is the optimiser's own, and so are the settings, of which amsgrad and weight decay are not supported.
+    """
+    from fastdwm_kernels.training.compiled_adam import adam_step, gradient_norm
+
+    flat, group = params.flat, optimiser.param_groups[0]
+    state, (beta1, beta2) = optimiser.state[flat], group["betas"]
+    if not state:
+        moments = {name: torch.zeros_like(flat) for name in ("exp_avg", "exp_avg_sq")}
+        optimiser.state[flat] = state = {"step": torch.tensor(0.0), **moments}
+    state["step"] += 1
+    n, grads, norm, factor = float(state["step"]), flat.grad.view(-1), None, 1.0
+    if max_norm is not None:
+        norm = gradient_norm(grads)
+        # Written so that NaN stays.
+        factor = 1.0 if norm + 1e-6 <= max_norm else max_norm / (norm + 1e-6)
+    of_moments = 1 - beta1, beta2, 1 - beta2, group["lr"] / (1 - beta1**n), (1 - beta2**n) ** -0.5, group["eps"]
+    values = flat.detach().view(-1), grads, state["exp_avg"].view(-1), state["exp_avg_sq"].view(-1)
+    adam_step(*values, [factor, *of_moments])
+    return norm
 
 
 def least_value(params: PackedParams, x: Tensor) -> Tensor:
@@ -95,22 +135,47 @@ def prepared(params: PackedParams, x: Tensor, activation: str) -> Tensor:
 
 class MLPFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, layout: MLPLayout, flat: Tensor, x: Tensor, activation: str, dx: Tensor | None):
-        compiled = cpu_kernels("training")
-        y, saved = compiled.forward_pass(layout, flat, x, activation)
-        dy = None if dx is None else compiled.tangent_pass(layout, flat, saved, dx)
+    def forward(ctx: Any, layout: MLPLayout, flat: Tensor, x: Tensor, activation: str) -> Tensor:
+        y, saved = cpu_kernels("training").forward_pass(layout, flat, x, activation)
         ctx.layout, ctx.activation, ctx.saved = layout, activation, saved
         ctx.save_for_backward(flat)
-        if dy is not None:
-            ctx.mark_non_differentiable(dy)
-        return y, dy
+        return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_order("mlp")
         (flat,) = ctx.saved_tensors
         dflat = cpu_kernels("training").backward_pass(ctx.layout, flat, ctx.saved, grad.contiguous(), ctx.activation)
-        return None, dflat, None, None, None
+        return None, dflat, None, None
+
+
+class ErrorFunction(torch.autograd.Function):
+    """The gradient is made with the loss, in the pass forward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        layout: MLPLayout,
+        flat: Tensor,
+        x: Tensor,
+        activation: str,
+        target: Tensor,
+        weights: Tensor,
+        dx: Tensor | None,
+        shares: Tensor,
+    ):
+        compiled = cpu_kernels("training")
+        y, saved = compiled.forward_pass(layout, flat, x, activation)
+        rates = shares if dx is None else compiled.tangent_pass(layout, flat, saved, dx)[0]
+        loss, dy = compiled.loss_pass(y, target, weights, rates, shares)
+        ctx.dflat = compiled.backward_pass(layout, flat, saved, dy, activation)
+        ctx.mark_non_differentiable(y)
+        return loss, y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        refuse_second_order("mean_squared_error")
+        return None, ctx.dflat if float(grad) == 1 else ctx.dflat * grad, *[None] * 6
 
 
 class LeastFunction(torch.autograd.Function):

@@ -2,9 +2,9 @@
 
 flat: parameters (Q, P).   x (Q, N, d_in), or (1, N, d_in) of all copies; y and dy (Q, N, d_out).
 kinds: whether the activation is silu, not relu; whether a layer norm follows it (then the activation is relu).
-pre, post, dz (Q, N sum of hidden widths): blocks of all hidden layers. `post` is what a layer hands on, `dz` the
-gradient of its affine map's result, and `pre` is that result where a layer norm follows and elsewhere the derivative of
-the activation. mean, rstd (Q, hidden layers, N): of the layer norms.
+pre, post (Q, N sum of hidden widths): blocks of all hidden layers. `post` is what a layer hands on, and `pre` its affine
+map's result where a layer norm follows, and elsewhere the derivative of the activation; the pass backward writes the
+gradient dz of that result over it. mean, rstd (Q, hidden layers, N): of the layer norms.
 
 An item is a block of ROWS rows of one copy, or a slab of ROWS rows of one weight matrix. Sums over a batch are made in
 an order that depends on neither the items nor the threads.
@@ -74,14 +74,15 @@ def normalise(z, gain, shift, mean, rstd, y):
 
 
 @summing
-def normalise_vjp(dz, z, gain, mean, rstd, dgain, dshift):
-    """dz, the gradient of `normalise`'s y, becomes that of z; dgain and dshift (d,) are sums over the rows."""
+def normalise_vjp(dy, z, gain, mean, rstd, dgain, dshift):
+    """z becomes its gradient, from dy, that of `normalise`'s y, which is lost; dgain and dshift (d,) are sums over the
+    rows."""
     separate()
     d = z.shape[1]
     for j in range(d):
         dgain[j] = dshift[j] = float32(0)
     for i in range(len(z)):
-        pre, grad, center, factor = z[i], dz[i], mean[i], rstd[i]
+        pre, grad, center, factor = z[i], dy[i], mean[i], rstd[i]
         total = along = float32(0)
         for j in range(d):
             normal = ((float32(0) if pre[j] <= 0 else pre[j]) - center) * factor
@@ -93,7 +94,7 @@ def normalise_vjp(dz, z, gain, mean, rstd, dgain, dshift):
         total, along = total / float32(d), along / float32(d)
         for j in range(d):
             normal = (pre[j] - center) * factor
-            grad[j] = float32(0) if pre[j] <= 0 else factor * (grad[j] - total - normal * along)
+            pre[j] = float32(0) if pre[j] <= 0 else factor * (grad[j] - total - normal * along)
 
 
 @helper
@@ -111,6 +112,15 @@ def hidden_layer(h, flat, layer, kinds, pre, post, mean, rstd):
 
 
 @helper
+def widest(layers):
+    """Width of the widest hidden layer."""
+    width = 0
+    for i in range(len(layers) - 1):
+        width = max(width, layers[i, 1])
+    return width
+
+
+@helper
 def item_rows(item, n_rows):
     """The copy of an item, and its rows: from the first, to the last."""
     q, part = divmod(item, (n_rows + ROWS - 1) // ROWS)
@@ -120,10 +130,8 @@ def item_rows(item, n_rows):
 @kernel(LAYERS, MATRIX, KINDS, STACK, STACK)
 def evaluate(start, stop, layers, flat, kinds, x, y):
     """y, and nothing for a gradient."""
-    last, widest = len(layers) - 1, 0
-    for i in range(last):
-        widest = max(widest, layers[i, 1])
-    pre, post = empty(ROWS * widest, float32), empty((2, ROWS * widest), float32)
+    last, size = len(layers) - 1, ROWS * widest(layers)
+    pre, post = empty(size, float32), empty((2, size), float32)
     mean, rstd = empty(ROWS, float32), empty(ROWS, float32)
     for item in range(start, stop):
         q, low, high = item_rows(item, x.shape[1])
@@ -153,10 +161,8 @@ def forward(start, stop, layers, flat, kinds, x, pre, post, mean, rstd, y):
 @kernel(LAYERS, MATRIX, MATRIX, SIZE, STACK, STACK)
 def tangent(start, stop, layers, flat, pre, n_rows, dx, dy):
     """dy (Q, n, d_out): derivative of y along dx (Q, n, d_in) in the last n of the N = `n_rows` rows, without norm."""
-    last, widest, first = len(layers) - 1, 0, n_rows - dx.shape[1]
-    for i in range(last):
-        widest = max(widest, layers[i, 1])
-    buffers = empty((2, ROWS * widest), float32)
+    last, first = len(layers) - 1, n_rows - dx.shape[1]
+    buffers = empty((2, ROWS * widest(layers)), float32)
     for item in range(start, stop):
         q, low, high = item_rows(item, dx.shape[1])
         h = dx[q, low:high]
@@ -168,24 +174,29 @@ def tangent(start, stop, layers, flat, pre, n_rows, dx, dy):
         product(h, address(flat[q], layers[last, 2]), layers[last, 1], dy[q, low:high], nothing(), 0, nothing())
 
 
-@kernel(LAYERS, MATRIX, MATRIX, KINDS, STACK, MATRIX, STACK, STACK, MATRIX, STACK)
-def backward(start, stop, layers, flat, flat_t, kinds, dy, pre, mean, rstd, dz, sums):
-    """dz, and sums (Q, blocks, 2 sum of hidden widths): gradients of each layer's gain and shift, block by block."""
+@kernel(LAYERS, MATRIX, MATRIX, KINDS, STACK, MATRIX, STACK, STACK, STACK)
+def backward(start, stop, layers, flat, flat_t, kinds, dy, pre, mean, rstd, sums):
+    """`pre` becomes dz; sums (Q, blocks, 2 sum of hidden widths): gradients of each layer's gain and shift, block by
+    block."""
     n_rows, last = dy.shape[1], len(layers) - 1
+    buffer = empty(ROWS * widest(layers), float32)
     for item in range(start, stop):
         q, low, high = item_rows(item, n_rows)
         d = dy[q, low:high]
         for i in range(last, 0, -1):
             below = layers[i - 1]
-            z, dh = rows_of(pre[q], below, low, high, n_rows), rows_of(dz[q], below, low, high, n_rows)
+            z = rows_of(pre[q], below, low, high, n_rows)
             if kinds[1]:
+                dh, both = (
+                    block(buffer, 0, high - low, below[1]),
+                    block(sums[q, low // ROWS], 2 * below[3], 2, below[1]),
+                )
                 affine_vjp(d, flat_t[q], layers[i], dh)
-                both = block(sums[q, low // ROWS], 2 * below[3], 2, below[1])
                 of_rows = mean[q, i - 1, low:high], rstd[q, i - 1, low:high]
                 normalise_vjp(dh, z, vector(flat[q], below, 1), *of_rows, both[0], both[1])
             else:
-                affine_vjp_through(d, flat_t[q], layers[i], z, dh)
-            d = dh
+                affine_vjp_through(d, flat_t[q], layers[i], z, z)
+            d = z
 
 
 @helper
@@ -248,15 +259,16 @@ def squared_error(start, stop, y, target, weights, rates, shares, dy, losses):
         losses[q, low // ROWS] = total
 
 
-@dataclass(frozen=True)
+@dataclass
 class Saved:
-    """What the passes backward and along a tangent need of the pass forward."""
+    """What the passes backward and along a tangent need of the pass forward; the first of them uses it up."""
 
     x: Tensor
     pre: Tensor
     post: Tensor
     mean: Tensor
     rstd: Tensor
+    spent: bool = False
 
 
 def kinds_of(layout: MLPLayout, activation: str) -> tuple[bool, bool]:
@@ -291,13 +303,16 @@ def tangent_pass(layout: MLPLayout, flat: Tensor, saved: Saved, dx: Tensor) -> T
 def backward_pass(layout: MLPLayout, flat: Tensor, saved: Saved, dy: Tensor, activation: str) -> Tensor:
     """The gradient of the parameters (Q, P), from that of y."""
     layers, kinds, n_rows = layer_table(layout), kinds_of(layout, activation), dy.shape[1]
-    width, flat_t, dz = sum(layout.sizes[1:-1]), recycled(*flat.shape), recycled(*saved.pre.shape)
+    if saved.spent:
+        raise RuntimeError("a pass has no second gradient: the first has taken its place")
+    saved.spent = True
+    width, flat_t = sum(layout.sizes[1:-1]), recycled(*flat.shape)
     sums = flat.new_empty(len(flat), -(-n_rows // ROWS), 2 * width if layout.layer_norm else 0)
     transposed(layout, flat, flat_t)
-    _run(backward, layout, dy, layers, flat, flat_t, kinds, dy, saved.pre, saved.mean, saved.rstd, dz, sums)
+    _run(backward, layout, dy, layers, flat, flat_t, kinds, dy, saved.pre, saved.mean, saved.rstd, sums)
     grads, n_slabs = recycled(*flat.shape), -(-max(layout.sizes[:-1]) // ROWS)
     n_items, cost = len(flat) * len(layers) * n_slabs, n_rows * layout.n_params // (len(layers) * n_slabs)
-    run(gradient, n_items, cost, layers, kinds, n_slabs, saved.x, dy, saved.post, dz, sums, grads, smallest=1)
+    run(gradient, n_items, cost, layers, kinds, n_slabs, saved.x, dy, saved.post, saved.pre, sums, grads, smallest=1)
     return grads
 
 

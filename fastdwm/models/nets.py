@@ -173,6 +173,8 @@ def minimise(optimiser: torch.optim.Adam, params: Params, loss: Tensor, max_norm
         value.grad = grad
     if isinstance(params, training.PackedParams):
         norm = training.adam_step(optimiser, params, max_norm)
+        # The next gradient finds its memory in the cache.
+        params.flat.grad = None
         return None if norm is None else torch.tensor(norm)
     if max_norm is not None:
         norm = torch.nn.utils.clip_grad_norm_(values, max_norm).detach()

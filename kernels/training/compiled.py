@@ -2,9 +2,9 @@
 
 flat: parameters (Q, P).   x (Q, N, d_in), or (1, N, d_in) of all copies; y and dy (Q, N, d_out).
 kinds: whether the activation is silu, not relu; whether a layer norm follows it (then the activation is relu).
-pre, post (Q, N sum of hidden widths): blocks of all hidden layers. `post` is what a layer hands on, and `pre` its affine
-map's result where a layer norm follows, and elsewhere the derivative of the activation; the pass backward writes the
-gradient dz of that result over it. mean, rstd (Q, hidden layers, N): of the layer norms.
+pre, post (Q, N sum of hidden widths): blocks of all hidden layers. `post` is what a layer hands on, and `pre` its
+affine map's result where a layer norm follows, and elsewhere the derivative of the activation; the pass backward writes
+the gradient dz of that result over it. mean, rstd (Q, hidden layers, N): of the layer norms.
 
 An item is a block of ROWS rows of one copy, or a slab of ROWS rows of one weight matrix. Sums over a batch are made in
 an order that depends on neither the items nor the threads.
@@ -13,6 +13,7 @@ an order that depends on neither the items nor the threads.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from numba import types
 from numpy import empty, float32, sqrt
@@ -41,12 +42,13 @@ from fastdwm_kernels.compiled import (
     separate,
     silu,
     summing,
+    transpose,
     transposed,
     vector,
 )
 from fastdwm_kernels.frozen_mlp.compiled import NORM_EPS, scalar_gradient
 from fastdwm_kernels.layout import MLPLayout
-from fastdwm_kernels.memory import recycled
+from fastdwm_kernels.memory import recycled, recycled_together
 
 ROWS = 64
 """rows of an item: their activations stay in the cache from one layer to the next"""
@@ -264,10 +266,12 @@ class Saved:
     """What the passes backward and along a tangent need of the pass forward; the first of them uses it up."""
 
     x: Tensor
-    pre: Tensor
-    post: Tensor
-    mean: Tensor
-    rstd: Tensor
+    pre: np.ndarray
+    post: np.ndarray
+    mean: np.ndarray
+    rstd: np.ndarray
+    sums: np.ndarray
+    flat_t: np.ndarray
     spent: bool = False
 
 
@@ -284,11 +288,12 @@ def evaluated(layout: MLPLayout, flat: Tensor, x: Tensor, activation: str) -> Te
 
 def forward_pass(layout: MLPLayout, flat: Tensor, x: Tensor, activation: str) -> tuple[Tensor, Saved]:
     """y, of arguments as in `op.prepared`, and what the gradients need."""
-    n_copies, n_rows, n_hidden = len(flat), x.shape[1], len(layout.sizes) - 2
-    y, blocks = x.new_empty(n_copies, n_rows, layout.sizes[-1]), (n_copies, n_rows * sum(layout.sizes[1:-1]))
-    norms = (n_copies, n_hidden, n_rows if layout.layer_norm else 0)
-    saved = Saved(x, recycled(*blocks), recycled(*blocks), x.new_empty(norms), x.new_empty(norms))
-    of_rows = saved.pre, saved.post, saved.mean, saved.rstd
+    n_copies, n_rows, widths = len(flat), x.shape[1], layout.sizes[1:-1]
+    blocks = (n_copies, n_rows * sum(widths))
+    norms = (n_copies, len(widths), n_rows if layout.layer_norm else 0)
+    sums = (n_copies, -(-n_rows // ROWS), 2 * sum(widths) if layout.layer_norm else 0)
+    saved = Saved(x, *recycled_together(blocks, blocks, norms, norms, sums, tuple(flat.shape)))
+    y, of_rows = x.new_empty(n_copies, n_rows, layout.sizes[-1]), (saved.pre, saved.post, saved.mean, saved.rstd)
     _run(forward, layout, y, layer_table(layout), flat, kinds_of(layout, activation), x, *of_rows, y)
     return y, saved
 
@@ -302,17 +307,25 @@ def tangent_pass(layout: MLPLayout, flat: Tensor, saved: Saved, dx: Tensor) -> T
 
 def backward_pass(layout: MLPLayout, flat: Tensor, saved: Saved, dy: Tensor, activation: str) -> Tensor:
     """The gradient of the parameters (Q, P), from that of y."""
-    layers, kinds, n_rows = layer_table(layout), kinds_of(layout, activation), dy.shape[1]
     if saved.spent:
         raise RuntimeError("a pass has no second gradient: the first has taken its place")
     saved.spent = True
-    width, flat_t = sum(layout.sizes[1:-1]), recycled(*flat.shape)
-    sums = flat.new_empty(len(flat), -(-n_rows // ROWS), 2 * width if layout.layer_norm else 0)
-    transposed(layout, flat, flat_t)
-    _run(backward, layout, dy, layers, flat, flat_t, kinds, dy, saved.pre, saved.mean, saved.rstd, sums)
-    grads, n_slabs = recycled(*flat.shape), -(-max(layout.sizes[:-1]) // ROWS)
-    n_items, cost = len(flat) * len(layers) * n_slabs, n_rows * layout.n_params // (len(layers) * n_slabs)
-    run(gradient, n_items, cost, layers, kinds, n_slabs, saved.x, dy, saved.post, saved.pre, sums, grads, smallest=1)
+    layers, kinds, n_slabs = layer_table(layout), kinds_of(layout, activation), -(-max(layout.sizes[:-1]) // ROWS)
+    run(transpose, len(flat), layout.n_params, layers, flat, saved.flat_t, smallest=1)
+    of_rows = saved.pre, saved.mean, saved.rstd, saved.sums
+    _run(backward, layout, dy, layers, flat, saved.flat_t, kinds, dy, *of_rows)
+    grads, n_parts = recycled(*flat.shape), len(layers) * n_slabs
+    args = saved.x, dy, saved.post, saved.pre, saved.sums, grads
+    run(
+        gradient,
+        len(flat) * n_parts,
+        dy.shape[1] * layout.n_params // n_parts,
+        layers,
+        kinds,
+        n_slabs,
+        *args,
+        smallest=1,
+    )
     return grads
 
 

@@ -8,6 +8,7 @@ step; neither samples the data distribution, so the standard DDPM posterior is u
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -164,6 +165,12 @@ def build_diffusion(
 def denoiser_shapes(obs_dim: int, action_dim: int, config: DiffusionConfig) -> dict[str, tuple]:
     """Parameter shapes of the denoiser: (noisy target, obs, action, time features) -> target."""
     return mlp_shapes((2 * obs_dim + action_dim + config.time_features, *config.hidden, obs_dim))
+
+
+@lru_cache
+def abar_of(steps: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The schedule's abar (K,), made once: a captured update cannot copy it from the host."""
+    return vp_schedule(steps).abar.to(device, dtype)
 
 
 def diffusion_loss(

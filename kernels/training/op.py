@@ -81,7 +81,12 @@ def mean_squared_error(
     check_tensor("target", target, (None, rows.shape[1], params.layout.sizes[-1]), torch.float32)
     if len(target) not in (1, len(params.flat)):
         raise ValueError(f"target: expected one for all or {len(params.flat)}, got {len(target)}")
-    dx, shares = (None, empty) if along is None else (prepared(params, along[0], activation), along[1])
+    dx, shares = None, empty
+    if along is not None:
+        if not params.single or params.layout.layer_norm:
+            raise ValueError("along: expected one network without layer norm")
+        dx, shares = prepared(params, along[0], activation), along[1].contiguous()
+        check_tensor("shares", shares, (2, dx.shape[1]), torch.float32)
     loss, y = ErrorFunction.apply(params.layout, params.flat, rows, activation, target, weights, dx, shares)
     return loss, y[0] if params.single else y
 

@@ -199,29 +199,29 @@ def moments(optimiser: torch.optim.Adam, params: Params) -> dict[str, dict[str, 
     """The optimiser's state of each parameter, whether they lie in one buffer or not."""
     if not isinstance(params, training.PackedParams):
         return {name: optimiser.state[value] for name, value in params.items()}
-    state = {
-        k: params.views(t) if t.dim() else dict.fromkeys(params, t) for k, t in optimiser.state[params.flat].items()
+    named = {
+        key: params.views(value) if value.dim() else {name: value.clone() for name in params}
+        for key, value in optimiser.state[params.flat].items()
     }
-    return {name: {key: of[name] for key, of in state.items()} for name in params}
+    return {name: {key: values[name] for key, values in named.items()} for name in params}
 
 
 def set_moments(optimiser: torch.optim.Adam, params: Params, state: dict[str, dict[str, Tensor]]) -> None:
     """Bring the optimiser into a state that `moments` gave."""
-    if not isinstance(params, training.PackedParams):
-        for name, value in params.items():
-            # The update count is read on the host, unless a captured graph reads it.
-            on_device = optimiser.defaults["capturable"]
-            optimiser.state[value] = {
-                k: t.to(value.device) if k != "step" or on_device else t for k, t in state[name].items()
-            }
-        return
-    joined = {}
-    for key, first in state[next(iter(params))].items():
-        joined[key] = torch.zeros_like(params.flat) if first.dim() else first
-        if first.dim():
-            for name, view in params.views(joined[key]).items():
+    if isinstance(params, training.PackedParams):
+        flat = {key: value.clone() for key, value in next(iter(state.values())).items() if not value.dim()}
+        for key in ("exp_avg", "exp_avg_sq"):
+            flat[key] = torch.zeros_like(params.flat)
+            for name, view in params.views(flat[key]).items():
                 view.copy_(state[name][key])
-    optimiser.state[params.flat] = joined
+        optimiser.state[params.flat] = flat
+        return
+    # The update count is read on the host, unless a captured graph reads it.
+    on_device = optimiser.defaults["capturable"]
+    for name, value in params.items():
+        optimiser.state[value] = {
+            key: t.to(value.device) if key != "step" or on_device else t for key, t in state[name].items()
+        }
 
 
 def set_lr(optimiser: torch.optim.Adam, lr: float) -> None:

@@ -10,6 +10,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from time import process_time
 
@@ -23,8 +24,8 @@ UPDATES = 20
 N_DATA, OBS_DIM, ACTION_DIM = 100_000, 11, 3
 
 
-def updates() -> dict:
-    """A function that does one update, for each part."""
+def trainers(arrange: Callable[[dict], dict] = lambda params: params) -> dict[str, tuple]:
+    """A trainer and a function that does one update, for each part; `arrange` may change the fresh parameters."""
     import torch
 
     from fastdwm.models.nets import init_mlp
@@ -35,45 +36,44 @@ def updates() -> dict:
     from fastdwm.train.__main__ import presets
     from fastdwm.train.fit import Batches, ModelTrainer, eager
 
-    torch.set_num_threads(1)
     config, dims, random = presets()["cpu"], (OBS_DIM, ACTION_DIM), np.random.default_rng(0)
     widths = {"obs": OBS_DIM, "next_obs": OBS_DIM, "action": ACTION_DIM, "next_action": ACTION_DIM}
     columns = {name: random.uniform(-1, 1, (N_DATA, width)) for name, width in widths.items()}
     columns |= {"reward": random.uniform(-1, 1, N_DATA), "terminated": random.random(N_DATA) > 0.99}
     weighted = columns | {"weight": np.ones(N_DATA)}
-    statistics = {
-        f"{name}_{of}": torch.full((OBS_DIM,), float(of == "std"))
-        for name in ("obs", "delta")
-        for of in ("mean", "std")
-    }
+    moments = {"mean": torch.zeros(OBS_DIM), "std": torch.ones(OBS_DIM)}
+    statistics = {f"{name}_{moment}": value for name in ("obs", "delta") for moment, value in moments.items()}
 
     def generator() -> torch.Generator:
         return torch.Generator().manual_seed(0)
 
-    def update(trainer, data, settings):
-        return eager(trainer, Batches(data, np.arange(N_DATA)), settings.batch_size)
+    def part(trainer, data, settings):
+        return trainer, eager(trainer, Batches(data, np.arange(N_DATA)), settings.batch_size)
 
     rebrac = config.rebrac.for_task(get_task("hopper-medium"))
-    networks = (init(*dims, rebrac.hidden, generator()) for init in (init_policy, init_critics))
-    made = {"rebrac": update(ReBRAC(*networks, rebrac, generator()), columns, rebrac)}
-    for name, world in WORLD_MODELS.items():
-        settings = config.world(name, world.config)
-        params = init_mlp(world.shapes(*dims, settings), generator())
-        trainer = ModelTrainer(params, world.loss(settings, statistics), settings, generator())
-        made[name] = update(trainer, weighted if name == "meanflow" else columns, settings)
-    params = init_mlp(reward_shapes(*dims, config.reward), generator())
-    trainer = ModelTrainer(params, reward_objective(statistics), config.reward, generator())
-    made["reward"] = update(trainer, columns, config.reward)
-    return made
+    networks = (arrange(init(*dims, rebrac.hidden, generator())) for init in (init_policy, init_critics))
+    parts = {"rebrac": part(ReBRAC(*networks, rebrac, generator()), columns, rebrac)}
+    models = {
+        name: (config.world(name, world.config), world.shapes, world.loss) for name, world in WORLD_MODELS.items()
+    }
+    models["reward"] = config.reward, reward_shapes, lambda settings, statistics: reward_objective(statistics)
+    for name, (settings, shapes, loss) in models.items():
+        params = arrange(init_mlp(shapes(*dims, settings), generator()))
+        trainer = ModelTrainer(params, loss(settings, statistics), settings, generator())
+        parts[name] = part(trainer, weighted if name == "meanflow" else columns, settings)
+    return parts
 
 
 def work() -> None:
     """Time UPDATES updates of each part named on a line of the input, in ms each."""
-    every = updates()
+    import torch
+
+    torch.set_num_threads(1)
+    parts = trainers()
     for name in map(str.strip, sys.stdin):
         begun = process_time()
         for _ in range(UPDATES):
-            every[name]()
+            parts[name][1]()
         print(json.dumps(1e3 * (process_time() - begun) / UPDATES), flush=True)
 
 

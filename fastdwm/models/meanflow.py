@@ -13,6 +13,7 @@ As in diffusion.py the model lives in normalised units, y = (delta - delta_mean)
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -29,20 +30,23 @@ T_FLOOR = 0.05
 """times below it count as this much where u = (z - x) / t would be divided by zero"""
 
 
+@lru_cache
+def frequencies(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(n,) from 1 to 2 pi."""
+    return torch.linspace(0, math.log(2 * math.pi), n, dtype=dtype, device=device).exp()
+
+
 def time_features(r: Tensor, t: Tensor, features: int) -> Tensor:
     """(..., features) sinusoids of t and t - r, each (...); frequencies from 1 to 2 pi, as low as the diffusion's."""
-    frequency = torch.linspace(0, math.log(2 * math.pi), features // 4, dtype=t.dtype, device=t.device).exp()
-    angle = (torch.stack([t, t - r], -1).unsqueeze(-1) * frequency).flatten(-2)
+    angle = torch.stack([t, t - r], -1).unsqueeze(-1) * frequencies(features // 4, t.dtype, t.device)
+    angle = angle.flatten(-2)
     return torch.cat([angle.sin(), angle.cos()], -1)
 
 
 def features_slope(features: Tensor) -> Tensor:
     """Derivative of `time_features` in t, from what they are: the frequency times cos, and times -sin."""
     sin, cos = features.chunk(2, -1)
-    n = sin.shape[-1] // 2
-    frequency = (
-        torch.linspace(0, math.log(2 * math.pi), n, dtype=features.dtype, device=features.device).exp().repeat(2)
-    )
+    frequency = frequencies(sin.shape[-1] // 2, features.dtype, features.device).repeat(2)
     return torch.cat([frequency * cos, -frequency * sin], -1)
 
 
@@ -195,12 +199,12 @@ def meanflow_loss(
     z, velocity = clean + t.unsqueeze(-1) * (noise - clean), noise - clean
     # With r = t the derivative has the factor zero: the first rows, plain flow matching, do without it.
     n = config.equal_rows(len(t))
-    direction = velocity[n:]
+    last_obs, last_action, last_t, direction = condition[n:], action[n:], t[n:], velocity[n:]
     if config.objective == "imf":
         with torch.no_grad():
-            direction = average_velocity(model, config, condition[n:], action[n:])(z[n:], t[n:], t[n:])
+            direction = average_velocity(model, config, last_obs, last_action)(z[n:], last_t, last_t)
     features = time_features(r, t, config.time_features)
-    unmoved = torch.zeros_like(condition[n:]), torch.zeros_like(action[n:])
+    unmoved = torch.zeros_like(last_obs), torch.zeros_like(last_action)
     inputs = torch.cat([z, condition, action, features], -1)
     along = torch.cat([direction, *unmoved, features_slope(features[n:])], -1)
     target, shares = network_target(config, z, r, t, velocity, direction)

@@ -281,14 +281,14 @@ def kinds_of(layout: MLPLayout, activation: str) -> tuple[bool, bool]:
 
 def evaluated(layout: MLPLayout, flat: Tensor, x: Tensor, activation: str) -> Tensor:
     """y, of arguments as in `op.prepared`."""
-    y = x.new_empty(len(flat), x.shape[1], layout.sizes[-1])
+    y = x.new_empty(flat.shape[0], x.shape[1], layout.sizes[-1])
     _run(evaluate, layout, y, layer_table(layout), flat, kinds_of(layout, activation), x, y)
     return y
 
 
 def forward_pass(layout: MLPLayout, flat: Tensor, x: Tensor, activation: str) -> tuple[Tensor, Saved]:
     """y, of arguments as in `op.prepared`, and what the gradients need."""
-    n_copies, n_rows, widths = len(flat), x.shape[1], layout.sizes[1:-1]
+    n_copies, n_rows, widths = flat.shape[0], x.shape[1], layout.sizes[1:-1]
     blocks = (n_copies, n_rows * sum(widths))
     norms = (n_copies, len(widths), n_rows if layout.layer_norm else 0)
     sums = (n_copies, -(-n_rows // ROWS), 2 * sum(widths) if layout.layer_norm else 0)
@@ -300,7 +300,7 @@ def forward_pass(layout: MLPLayout, flat: Tensor, x: Tensor, activation: str) ->
 
 def tangent_pass(layout: MLPLayout, flat: Tensor, saved: Saved, dx: Tensor) -> Tensor:
     """dy of dx; no layer norm."""
-    dy = dx.new_empty(len(flat), dx.shape[1], layout.sizes[-1])
+    dy = dx.new_empty(flat.shape[0], dx.shape[1], layout.sizes[-1])
     _run(tangent, layout, dy, layer_table(layout), flat, saved.pre, saved.x.shape[1], dx, dy)
     return dy
 
@@ -311,14 +311,14 @@ def backward_pass(layout: MLPLayout, flat: Tensor, saved: Saved, dy: Tensor, act
         raise RuntimeError("a pass has no second gradient: the first has taken its place")
     saved.spent = True
     layers, kinds, n_slabs = layer_table(layout), kinds_of(layout, activation), -(-max(layout.sizes[:-1]) // ROWS)
-    run(transpose, len(flat), layout.n_params, layers, flat, saved.flat_t, smallest=1)
+    run(transpose, flat.shape[0], layout.n_params, layers, flat, saved.flat_t, smallest=1)
     of_rows = saved.pre, saved.mean, saved.rstd, saved.sums
     _run(backward, layout, dy, layers, flat, saved.flat_t, kinds, dy, *of_rows)
     grads, n_parts = recycled(*flat.shape), len(layers) * n_slabs
     args = saved.x, dy, saved.post, saved.pre, saved.sums, grads
     run(
         gradient,
-        len(flat) * n_parts,
+        flat.shape[0] * n_parts,
         dy.shape[1] * layout.n_params // n_parts,
         layers,
         kinds,
@@ -331,20 +331,20 @@ def backward_pass(layout: MLPLayout, flat: Tensor, saved: Saved, dy: Tensor, act
 
 def loss_pass(y: Tensor, target: Tensor, weights: Tensor, rates: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
     """The loss and dy, of arguments as in `squared_error`."""
-    dy, losses = torch.empty_like(y), y.new_empty(len(y), -(-y.shape[1] // ROWS))
+    dy, losses = torch.empty_like(y), y.new_empty(y.shape[0], -(-y.shape[1] // ROWS))
     run(squared_error, losses.numel(), ROWS * y.shape[2], y, target, weights, rates, shares, dy, losses, smallest=1)
     return losses.sum(), dy
 
 
 def least(layout: MLPLayout, flat: Tensor, x: Tensor, differentiate: bool) -> tuple[Tensor, Tensor]:
     """The least value (N,) of x (N, d_in) over the copies, and its gradient in x, if wanted."""
-    value, dx = x.new_empty(len(x)), x.new_empty(len(x) if differentiate else 0, x.shape[1])
+    value, dx = x.new_empty(x.shape[0]), x.new_empty(x.shape[0] if differentiate else 0, x.shape[1])
     flat_t = transposed(layout, flat, recycled(*flat.shape)) if differentiate else flat
-    cost, kinds = len(flat) * layout.n_params * (2 if differentiate else 1), (False, layout.layer_norm, True)
-    run(scalar_gradient, len(x), cost, layer_table(layout), flat, flat_t, kinds, x, value, dx)
+    cost, kinds = flat.shape[0] * layout.n_params * (2 if differentiate else 1), (False, layout.layer_norm, True)
+    run(scalar_gradient, x.shape[0], cost, layer_table(layout), flat, flat_t, kinds, x, value, dx)
     return value, dx
 
 
 def _run(function: Callable, layout: MLPLayout, y: Tensor, *args) -> None:
     """A kernel whose items are blocks of the rows of y (Q, N, d_out)."""
-    run(function, len(y) * -(-y.shape[1] // ROWS), ROWS * layout.n_params, *args, smallest=1)
+    run(function, y.shape[0] * -(-y.shape[1] // ROWS), ROWS * layout.n_params, *args, smallest=1)

@@ -35,7 +35,9 @@ def pack_params(params: Params) -> PackedParams | None:
     None where the compiled passes do not serve: without numba, on another device, in another dtype, or for a network
     without hidden layers or of another shape.
     """
-    if cpu_kernels("training") is None or any(v.is_cuda or v.dtype != torch.float32 for v in params.values()):
+    if cpu_kernels("training") is None or any(
+        value.device.type != "cpu" or value.dtype != torch.float32 for value in params.values()
+    ):
         return None
     single = params["w0"].dim() == 2
     copies = {name: value.detach()[None] if single else value.detach() for name, value in params.items()}
@@ -79,8 +81,8 @@ def mean_squared_error(
     target = (target if target.dim() == 3 else target.unsqueeze(0)).contiguous()
     weights = empty.view(0) if weights is None else weights.contiguous()
     check_tensor("target", target, (None, rows.shape[1], params.layout.sizes[-1]), torch.float32)
-    if len(target) not in (1, len(params.flat)):
-        raise ValueError(f"target: expected one for all or {len(params.flat)}, got {len(target)}")
+    if target.shape[0] not in (1, params.flat.shape[0]):
+        raise ValueError(f"target: expected one for all or {params.flat.shape[0]}, got {target.shape[0]}")
     dx, shares = None, empty
     if along is not None:
         if not params.single or params.layout.layer_norm:
@@ -132,9 +134,9 @@ def prepared(params: PackedParams, x: Tensor, activation: str) -> Tensor:
         raise NotImplementedError("x: gradients of the input are not implemented; use the plain torch path")
     x = x[None] if params.single else x
     # The same rows for all copies are read once.
-    shared = x.dim() == 3 and len(x) == len(params.flat) and x.stride(0) == 0
+    shared = x.dim() == 3 and x.shape[0] == params.flat.shape[0] and x.stride(0) == 0
     x = x[:1] if shared else x.contiguous()
-    check_tensor("x", x, (1 if shared else len(params.flat), None, params.layout.sizes[0]), torch.float32)
+    check_tensor("x", x, (1 if shared else params.flat.shape[0], None, params.layout.sizes[0]), torch.float32)
     return x
 
 

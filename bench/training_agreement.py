@@ -9,14 +9,14 @@ they are about as far from torch as torch is from itself.
 
 import argparse
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
 import torch
 from provenance import provenance
 from torch import Tensor
+from trainers import plain_torch
 from training_speed import PARTS, trainers
-
-from fastdwm_kernels import training
 
 Weights = dict[str, dict[str, Tensor]]
 
@@ -38,11 +38,8 @@ def weights(
     name: str, compiled: bool, moments: list[int], arrange: Callable[[dict], dict] = unchanged
 ) -> list[Weights]:
     """All networks of a part after these numbers of updates."""
-    pack = training.pack_params
-    if not compiled:
-        training.pack_params = lambda params: None
-    trainer, update = trainers(arrange)[name]
-    training.pack_params = pack
+    with nullcontext() if compiled else plain_torch():
+        trainer, update = trainers(arrange)[name]
     results = []
     for n in range(max(moments) + 1):
         if n in moments:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastdwm.checks import require
 from fastdwm.config import DiffusionConfig
-from fastdwm.models.nets import Loss, Params, mlp, mlp_shapes
+from fastdwm.models.nets import Loss, Params, mean_squared_error, mlp, mlp_shapes
 
 
 @dataclass(frozen=True)
@@ -182,10 +182,11 @@ def diffusion_loss(
     """
     clean = (batch["next_obs"] - batch["obs"] - model.delta_mean) / model.delta_std
     condition = (batch["obs"] - model.obs_mean) / model.obs_std
-    abar = vp_schedule(config.denoise_steps).abar.to(clean)[index].unsqueeze(-1)
+    abar = abar_of(config.denoise_steps, clean.dtype, clean.device)[index].unsqueeze(-1)
     noisy = abar.sqrt() * clean + (1 - abar).sqrt() * noise
-    output = model.predict(noisy, index, condition, batch["action"])
-    return F.mse_loss(output, noise if config.target == "eps" else clean)
+    inputs = torch.cat([noisy, condition, batch["action"], model.embedding[index]], -1)
+    target = noise if config.target == "eps" else clean
+    return mean_squared_error(model.params, inputs, target, F.silu)[0]
 
 
 def diffusion_objective(config: DiffusionConfig, statistics: dict[str, Tensor]) -> Loss:

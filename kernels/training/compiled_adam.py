@@ -24,15 +24,8 @@ def step(start, stop, values, grads, mean, square, scalars):
     square), epsilon.
     """
     separate()
-    factor, follow, keep, take, rate, unbias, epsilon = (
-        scalars[0],
-        scalars[1],
-        scalars[2],
-        scalars[3],
-        scalars[4],
-        scalars[5],
-        scalars[6],
-    )
+    factor, follow, keep, take = scalars[0], scalars[1], scalars[2], scalars[3]
+    rate, unbias, epsilon = scalars[4], scalars[5], scalars[6]
     for item in range(start, stop):
         low, high = item * CHUNK, min((item + 1) * CHUNK, len(values))
         x, g, m, v = values[low:high], grads[low:high], mean[low:high], square[low:high]

@@ -1,5 +1,8 @@
 """Adam on a flat buffer: the norm of the gradient, and the step with a bound on that norm, in one pass each."""
 
+import math
+
+import numpy as np
 from numpy import sqrt
 from torch import Tensor
 
@@ -37,12 +40,13 @@ def step(start, stop, values, grads, mean, square, scalars):
 
 
 def gradient_norm(grads: Tensor) -> float:
-    """Norm of a flat gradient."""
-    sums = grads.new_empty(-(-len(grads) // CHUNK))
-    run(squares, len(sums), CHUNK, grads, sums, smallest=1)
-    return float(sums.double().sum().sqrt())
+    """Norm of a gradient."""
+    sums = np.empty(-(-grads.numel() // CHUNK), np.float32)
+    run(squares, len(sums), CHUNK, grads.numpy().reshape(-1), sums, smallest=1)
+    return math.sqrt(sums.sum(dtype=np.float64))
 
 
 def adam_step(values: Tensor, grads: Tensor, mean: Tensor, square: Tensor, scalars: list[float]) -> None:
-    """`step` of flat tensors."""
-    run(step, -(-len(values) // CHUNK), CHUNK, values, grads, mean, square, values.new_tensor(scalars), smallest=1)
+    """`step` of tensors of the same shape."""
+    flat = [tensor.numpy().reshape(-1) for tensor in (values, grads, mean, square)]
+    run(step, -(-values.numel() // CHUNK), CHUNK, *flat, np.array(scalars, np.float32), smallest=1)

@@ -107,14 +107,13 @@ def adam_step(optimiser: torch.optim.Adam, params: PackedParams, max_norm: float
         moments = {name: torch.zeros_like(flat) for name in ("exp_avg", "exp_avg_sq")}
         optimiser.state[flat] = state = {"step": torch.tensor(0.0), **moments}
     state["step"] += 1
-    n, grads, norm, factor = float(state["step"]), flat.grad.view(-1), None, 1.0
+    n, norm, factor = float(state["step"]), None, 1.0
     if max_norm is not None:
-        norm = gradient_norm(grads)
+        norm = gradient_norm(flat.grad)
         # Written so that NaN stays.
         factor = 1.0 if norm + 1e-6 <= max_norm else max_norm / (norm + 1e-6)
     of_moments = 1 - beta1, beta2, 1 - beta2, group["lr"] / (1 - beta1**n), (1 - beta2**n) ** -0.5, group["eps"]
-    values = flat.detach().view(-1), grads, state["exp_avg"].view(-1), state["exp_avg_sq"].view(-1)
-    adam_step(*values, [factor, *of_moments])
+    adam_step(flat.detach(), flat.grad, state["exp_avg"], state["exp_avg_sq"], [factor, *of_moments])
     return norm
 
 

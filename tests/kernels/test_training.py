@@ -14,6 +14,7 @@ from fastdwm.models.nets import init_mlp, map_params, mlp_shapes
 pytest.importorskip("numba")
 
 from fastdwm_kernels import compiled, training  # noqa: E402
+from fastdwm_kernels.training import op  # noqa: E402
 from fastdwm_kernels.training.compiled import ROWS  # noqa: E402
 
 BATCHES = (1, 17, 256)
@@ -198,13 +199,16 @@ def test_not_a_number_stays(threads):
     assert packed["w0"].isnan().all()
 
 
-def test_what_the_passes_do_not_serve_is_not_packed():
+def test_what_the_passes_do_not_serve_is_not_packed(monkeypatch):
     params = make_params(None, (5, 8, 2), False)
     assert isinstance(nets.trained(params), training.PackedParams)
     for other in (double(params), make_params(None, (5, 2), False), params | {"extra": torch.ones(1)}):
         assert training.pack_params(other) is None
         plain = nets.trained(other)
         assert plain is other and all(value.requires_grad for value in plain.values())
+    # As without numba.
+    monkeypatch.setattr(op, "cpu_kernels", lambda operator: None)
+    assert training.pack_params(make_params(None, (5, 8, 2), False)) is None
 
 
 def test_misuse_raises():

@@ -1,14 +1,16 @@
-"""One training update of each part, with the batch sizes that training uses."""
+"""One training update of each part, with the batch sizes that training uses: in plain torch, and as it is trained."""
+
+from contextlib import nullcontext
 
 import pytest
 import torch
 from peers import tried
 from problems import Size
-from trainers import PARTS
+from trainers import PARTS, plain_torch
 
 from fastdwm.train.fit import EAGER_UPDATES
 
-PEERS = {"cpu": ("reference",), "cuda": ("reference", "reference graph")}
+PEERS = {"cpu": ("reference", "fused"), "cuda": ("reference", "reference graph")}
 
 
 def width_alone(size: Size) -> Size:
@@ -21,7 +23,8 @@ RACES = {"test_update": (width_alone, PEERS)}
 @pytest.mark.parametrize("name", PARTS)
 def test_update(name, size, peer, problem, race):
     """There is nothing to compare with: an update has to stay finite and to change the parameters."""
-    part = PARTS[name](problem)
+    with plain_torch() if peer == "reference" else nullcontext():
+        part = PARTS[name](problem)
     update = part.update(captured=peer == "reference graph")
     before = part.trainer.networks[part.network]["w0"].detach().clone()
     # Captured updates are eager before they are captured.

@@ -1,6 +1,7 @@
 """Every part that is trained, with fresh parameters and made-up data, as training would run it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from fastdwm.models.reward import reward_objective
 from fastdwm.models.table import WORLD_MODELS
 from fastdwm.train.fit import Batches, CapturedUpdates, ModelTrainer, eager
 from fastdwm.train.recipe import CRITIC_COLUMNS, MODEL_COLUMNS
+from fastdwm_kernels import training
 
 N_DATA = 100_000
 
@@ -32,6 +34,16 @@ class Part:
     def update(self, captured: bool) -> Callable:
         """A function that does one update and returns its scalars."""
         return (CapturedUpdates if captured else eager)(self.trainer, self.batches, self.batch_size)
+
+
+@contextmanager
+def plain_torch() -> Iterator[None]:
+    """Trainers made in it train without the compiled updates, as where there is no numba."""
+    pack, training.pack_params = training.pack_params, lambda params: None
+    try:
+        yield
+    finally:
+        training.pack_params = pack
 
 
 def rebrac(problem: Problem) -> Part:

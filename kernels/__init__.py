@@ -8,8 +8,9 @@ frozen_mlp     reward model and critics
 update         the optimiser steps of all policies, and the limit of how far they go
 commit         the end of a captured decision: what is kept, what is rolled back
 rollout        the imagined return and its gradient, composed of the others
+training       MLPs in training on a CPU: losses, all gradients, Adam
 
 Every operator runs on a CPU, in any dtype, by its reference, which is derived by hand and needs no autograd tape. The
 chain and the whole rollout in float32 run by kernels that numba compiles (`compiled.py`), without a fallback; the
-policy without a gradient and the default's step and limit by such kernels where numba is installed.
+policy without a gradient, the default's step and limit, and trainings by such kernels where numba is installed.
 """

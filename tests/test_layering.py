@@ -38,7 +38,7 @@ KERNELS = (
     {"compiled", "cpu_linear", "dense"},
     {"reverse_step", "policy", "frozen_mlp", "noise", "update", "commit"},
     {"reverse_chain"},
-    {"rollout"},
+    {"rollout", "training"},
     {"aot"},
 )
 PACKAGES = {"fastdwm": (ROOT / "fastdwm", ORDER), "fastdwm_kernels": (ROOT / "kernels", KERNELS)}

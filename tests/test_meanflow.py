@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from torch.func import jacrev
 
 from fastdwm.config import MeanFlowConfig, MLPConfig
 from fastdwm.errors import InputError
+from fastdwm.models import meanflow, nets
 from fastdwm.models.meanflow import (
+    T_FLOOR,
     MeanFlow,
     average_velocity,
     build_meanflow,
@@ -19,7 +22,6 @@ from fastdwm.models.meanflow import (
     meanflow_loss,
     meanflow_shapes,
     time_features,
-    total_derivative,
 )
 from fastdwm.models.mlp import build_mlp, mlp_loss, mlp_world_shapes
 from fastdwm.models.nets import init_mlp, mlp
@@ -105,27 +107,76 @@ class GaussianFlow(MeanFlow):
 EXACT = {name: type(name, (GaussianFlow,), {"target": name}) for name in TARGETS}
 
 
-def test_identity_holds_for_a_flow_with_a_closed_form():
-    obs, action, z = make_rows()
-    r, t = make_times(make_config(equal_share=0.0))
-    m = mean_of(obs, action)
+# The derivative by torch.func, the reference of the one that the loss carries by hand.
+@torch.no_grad()
+def total_derivative(u, z, r, t, direction):
+    """du/dt (N, S) along the flow: the derivative of u along (direction, 0, 1) in (z, r, t)."""
+    return torch.func.jvp(u, (z, r, t), (direction, torch.zeros_like(r), torch.ones_like(t)))[1]
 
-    def u(z, r, t):
-        return exact_velocity(z, r.unsqueeze(-1), t.unsqueeze(-1), m)
 
-    velocity = marginal_velocity(z, t.unsqueeze(-1), m)
-    compound = u(z, r, t) + (t - r).unsqueeze(-1) * total_derivative(u, z, r, t, velocity)
-    torch.testing.assert_close(compound, velocity, rtol=1e-10, atol=1e-12)
-    assert (u(z, r, t) - velocity).abs().max() > 0.1
+def reference_loss(model, config, batch, r, t, noise, weights=None):
+    """The loss as it is defined: with u, its derivative and the error in it."""
+    clean = (batch["next_obs"] - batch["obs"] - model.delta_mean) / model.delta_std
+    condition, action = (batch["obs"] - model.obs_mean) / model.obs_std, batch["action"]
+    z, velocity = clean + t.unsqueeze(-1) * (noise - clean), noise - clean
+    u = average_velocity(model, config, condition, action)
+    with torch.no_grad():
+        direction = u(z, t, t) if config.objective == "imf" else velocity
+    rate = total_derivative(u, z, r, t, direction)
+    error = u(z, r, t) + (t - r).unsqueeze(-1) * rate - velocity
+    if config.target == "x":
+        error = error * t.clamp(min=T_FLOOR).unsqueeze(-1)
+    rows = error.square().mean(-1)
+    return (rows if weights is None else rows * weights).mean()
+
+
+OPTIONS = list(product(TARGETS, ("imf", "mf"), ("uniform", "logit_normal"), (0, 0.5, 1)))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("target, objective, law, share", OPTIONS)
+def test_loss_and_gradient_are_those_of_automatic_differentiation(target, objective, law, share, weighted):
+    config = make_config(time_features=16, target=target, objective=objective, time_law=law, equal_share=share)
+    model, n = make_model(config), 101
+    batch, _, noise = make_batch(model, n)
+    r, t = (x.double() for x in draw_times(config, n, generator(3)))
+    t[-2:] = torch.tensor([T_FLOOR / 2, T_FLOOR])
+    r[-2:] = share * t[-2:]
+    weights = torch.rand(n, generator=generator(4)).double() if weighted else None
+    params = list(model.params.values())
+    for value in params:
+        value.requires_grad_(True)
+    losses = [loss(model, config, batch, r, t, noise, weights) for loss in (meanflow_loss, reference_loss)]
+    torch.testing.assert_close(*losses, rtol=1e-10, atol=0)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, params) for loss in losses), rtol=1e-10, atol=1e-12)
+
+
+def exact_network(model):
+    """`mean_squared_error` with the exact flow in the place of the network."""
+
+    def error(params, x, target, activation, weights, along):
+        (dx, shares), widths = along, (OBS_DIM, OBS_DIM, ACTION_DIM, x.shape[1] - 2 * OBS_DIM - ACTION_DIM)
+
+        def network(x):
+            z, obs, action, features = x.split(widths, 1)
+            return model.predict(z, features, obs, action)
+
+        n = len(x) - len(dx)
+        y, (last, rate) = network(x), torch.func.jvp(network, (x[n:],), (dx,))
+        moved = shares[0].unsqueeze(1) * rate + shares[1].unsqueeze(1) * last
+        return (y - torch.cat([target[:n], target[n:] + moved])).square().mean(), y
+
+    return error
 
 
 @pytest.mark.parametrize("objective", ["imf", "mf"])
 @pytest.mark.parametrize("target", TARGETS)
-def test_loss_of_the_exact_flow_is_that_of_its_velocity(target, objective):
+def test_loss_of_the_exact_flow_is_that_of_its_velocity(target, objective, monkeypatch):
     # With its own velocity as the direction, V is the marginal velocity v* in every row. The direction e - y adds
     # (t - r) du/dz (e - y - v*) = (1 - s_r / s_t) (e - y - v*), so that s_r / s_t of the error v* - (e - y) is left.
     config = make_config(target=target, objective=objective)
     model = make_model(config, EXACT[target])
+    monkeypatch.setattr(meanflow, "mean_squared_error", exact_network(model))
     batch, clean, noise = make_batch(model)
     r, t = make_times(config)
     m = mean_of((batch["obs"] - model.obs_mean) / model.obs_std, batch["action"])
@@ -151,15 +202,13 @@ def test_any_number_of_steps_composes_to_the_exact_flow(target, steps):
     torch.testing.assert_close(model.next_obs(obs, action, noise.unsqueeze(0)), expected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_total_derivative_matches_finite_differences(target):
-    config = make_config(target=target, time_features=16)
-    model = make_model(config)
-    obs, action, z = make_rows()
-    r, t = make_times(make_config(equal_share=0.0))
-    u, direction, h = average_velocity(model, config, obs, action), torch.randn(12, OBS_DIM).double(), 1e-5
-    expected = (u(z + h * direction, r, t + h) - u(z - h * direction, r, t - h)) / (2 * h)
-    torch.testing.assert_close(total_derivative(u, z, r, t, direction), expected, rtol=1e-6, atol=1e-8)
+def test_derivative_matches_finite_differences():
+    params = make_model(make_config()).params
+    x, dx = (torch.randn(12, len(params["w0"]), generator=generator(seed)).double() for seed in (1, 2))
+    h, (y, dy) = 1e-5, nets.mlp_and_tangent(params, x, dx[4:])
+    assert torch.equal(y, mlp(params, x, F.silu))
+    expected = (mlp(params, x + h * dx, F.silu) - mlp(params, x - h * dx, F.silu)) / (2 * h)
+    torch.testing.assert_close(dy, expected[4:], rtol=1e-6, atol=1e-8)
 
 
 def test_no_gradient_flows_through_the_derivative():
@@ -196,17 +245,17 @@ def test_rows_with_equal_times_are_plain_flow_matching(objective):
 
 
 def test_equal_rows_skip_the_derivative(monkeypatch):
-    config, seen, jvp = make_config(equal_share=0.25), [], torch.func.jvp
+    config, rows, tangent = make_config(equal_share=0.25), [], nets.mlp_and_tangent
 
-    def counting(function, primals, tangents):
-        seen.append(len(primals[0]))
-        return jvp(function, primals, tangents)
+    def counting(params, x, dx):
+        rows.append(len(dx))
+        return tangent(params, x, dx)
 
-    monkeypatch.setattr(torch.func, "jvp", counting)
+    monkeypatch.setattr(nets, "mlp_and_tangent", counting)
     model = make_model(config)
     batch, _, noise = make_batch(model)
     split = meanflow_loss(model, config, batch, *make_times(config), noise)
-    assert seen == [9]
+    assert rows == [9]
     # Rows with r = t that do take the derivative lose as much: the split changes the cost, not the loss.
     torch.testing.assert_close(
         split, meanflow_loss(model, replace(config, equal_share=0.0), batch, *make_times(config), noise)

@@ -8,6 +8,7 @@ step; neither samples the data distribution, so the standard DDPM posterior is u
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from fastdwm.checks import require
 from fastdwm.config import DiffusionConfig
-from fastdwm.models.nets import Loss, Params, mlp, mlp_shapes
+from fastdwm.models.nets import Loss, Params, mean_squared_error, mlp, mlp_shapes
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,12 @@ def denoiser_shapes(obs_dim: int, action_dim: int, config: DiffusionConfig) -> d
     return mlp_shapes((2 * obs_dim + action_dim + config.time_features, *config.hidden, obs_dim))
 
 
+@lru_cache
+def abar_of(steps: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The schedule's abar (K,), made once: a captured update cannot copy it from the host."""
+    return vp_schedule(steps).abar.to(device, dtype)
+
+
 def diffusion_loss(
     model: Diffusion, config: DiffusionConfig, batch: dict[str, Tensor], index: Tensor, noise: Tensor
 ) -> Tensor:
@@ -175,10 +182,11 @@ def diffusion_loss(
     """
     clean = (batch["next_obs"] - batch["obs"] - model.delta_mean) / model.delta_std
     condition = (batch["obs"] - model.obs_mean) / model.obs_std
-    abar = vp_schedule(config.denoise_steps).abar.to(clean)[index].unsqueeze(-1)
+    abar = abar_of(config.denoise_steps, clean.dtype, clean.device)[index].unsqueeze(-1)
     noisy = abar.sqrt() * clean + (1 - abar).sqrt() * noise
-    output = model.predict(noisy, index, condition, batch["action"])
-    return F.mse_loss(output, noise if config.target == "eps" else clean)
+    inputs = torch.cat([noisy, condition, batch["action"], model.embedding[index]], -1)
+    target = noise if config.target == "eps" else clean
+    return mean_squared_error(model.params, inputs, target, F.silu)[0]
 
 
 def diffusion_objective(config: DiffusionConfig, statistics: dict[str, Tensor]) -> Loss:

@@ -13,6 +13,7 @@ As in diffusion.py the model lives in normalised units, y = (delta - delta_mean)
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from fastdwm.checks import require
 from fastdwm.config import MeanFlowConfig
-from fastdwm.models.nets import Loss, Params, mlp, mlp_shapes
+from fastdwm.models.nets import Loss, Params, mean_squared_error, mlp, mlp_shapes
 
 Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 """u(z, r, t) (N, S) of z (N, S) and times r, t (N,)"""
@@ -29,11 +30,24 @@ T_FLOOR = 0.05
 """times below it count as this much where u = (z - x) / t would be divided by zero"""
 
 
+@lru_cache
+def frequencies(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(n,) from 1 to 2 pi."""
+    return torch.linspace(0, math.log(2 * math.pi), n, dtype=dtype, device=device).exp()
+
+
 def time_features(r: Tensor, t: Tensor, features: int) -> Tensor:
     """(..., features) sinusoids of t and t - r, each (...); frequencies from 1 to 2 pi, as low as the diffusion's."""
-    frequency = torch.linspace(0, math.log(2 * math.pi), features // 4, dtype=t.dtype, device=t.device).exp()
-    angle = (torch.stack([t, t - r], -1).unsqueeze(-1) * frequency).flatten(-2)
+    angle = torch.stack([t, t - r], -1).unsqueeze(-1) * frequencies(features // 4, t.dtype, t.device)
+    angle = angle.flatten(-2)
     return torch.cat([angle.sin(), angle.cos()], -1)
+
+
+def features_slope(features: Tensor) -> Tensor:
+    """Derivative of `time_features` in t, from what they are: the frequency times cos, and times -sin."""
+    sin, cos = features.chunk(2, -1)
+    frequency = frequencies(sin.shape[-1] // 2, features.dtype, features.device).repeat(2)
+    return torch.cat([frequency * cos, -frequency * sin], -1)
 
 
 def sampling_times(steps: int) -> tuple[Tensor, Tensor]:
@@ -166,16 +180,6 @@ def average_velocity(model: MeanFlow, config: MeanFlowConfig, obs: Tensor, actio
     return u
 
 
-@torch.no_grad()
-def total_derivative(u: Velocity, z: Tensor, r: Tensor, t: Tensor, direction: Tensor) -> Tensor:
-    """du/dt (N, S) along the flow: the directional derivative of u along (direction, 0, 1) in (z, r, t).
-
-    With it the MeanFlow identity reads u + (t - r) du/dt = v, the velocity at (z, t), if `direction` is v.
-    Keep the products in float32: tf32 or less would show in a derivative that the loss multiplies and compares.
-    """
-    return torch.func.jvp(u, (z, r, t), (direction, torch.zeros_like(r), torch.ones_like(t)))[1]
-
-
 def meanflow_loss(
     model: MeanFlow,
     config: MeanFlowConfig,
@@ -195,18 +199,36 @@ def meanflow_loss(
     z, velocity = clean + t.unsqueeze(-1) * (noise - clean), noise - clean
     # With r = t the derivative has the factor zero: the first rows, plain flow matching, do without it.
     n = config.equal_rows(len(t))
-    u = average_velocity(model, config, condition[n:], action[n:])
-    direction = velocity[n:]
+    last_obs, last_action, last_t, direction = condition[n:], action[n:], t[n:], velocity[n:]
     if config.objective == "imf":
         with torch.no_grad():
-            direction = u(z[n:], t[n:], t[n:])
-    rate = total_derivative(u, z[n:], r[n:], t[n:], direction)
-    correction = torch.cat([torch.zeros_like(z[:n]), (t - r)[n:].unsqueeze(-1) * rate])
-    error = average_velocity(model, config, condition, action)(z, r, t) + correction - velocity
-    if config.target == "x":
-        error = error * t.clamp(min=T_FLOOR).unsqueeze(-1)
-    rows = error.square().mean(-1)
-    return (rows if weights is None else rows * weights).mean()
+            direction = average_velocity(model, config, last_obs, last_action)(z[n:], last_t, last_t)
+    features = time_features(r, t, config.time_features)
+    unmoved = torch.zeros_like(last_obs), torch.zeros_like(last_action)
+    inputs = torch.cat([z, condition, action, features], -1)
+    along = torch.cat([direction, *unmoved, features_slope(features[n:])], -1)
+    target, shares = network_target(config, z, r, t, velocity, direction)
+    return mean_squared_error(model.params, inputs, target, F.silu, weights, (along, shares))[0]
+
+
+def network_target(
+    config: MeanFlowConfig, z: Tensor, r: Tensor, t: Tensor, velocity: Tensor, direction: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The network's target (N, S) and its `shares` (2, n), see `mean_squared_error`, from V = v solved for the output.
+
+    direction: (n, S) of the derivative, in the last n rows. With f the output, f' its derivative and c the floored t,
+    u:  V - v = f + (t - r) f' - v.
+    x:  c (v - V) = f - (z - c v) - (t - r) (direction - f' - (z - f) / c), without the last term below the floor, where
+    t does not divide.
+    """
+    n = len(z) - len(direction)
+    gap, column = (t - r)[n:], t.clamp(min=T_FLOOR)
+    if config.target != "x":
+        return velocity, torch.stack([-gap, torch.zeros_like(gap)])
+    share = gap * (t[n:] >= T_FLOOR) / column[n:]
+    target = z - column.unsqueeze(-1) * velocity
+    target[n:] += gap.unsqueeze(-1) * direction - share.unsqueeze(-1) * z[n:]
+    return target, torch.stack([-gap, share])
 
 
 def meanflow_objective(config: MeanFlowConfig, statistics: dict[str, Tensor]) -> Loss:

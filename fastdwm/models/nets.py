@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastdwm_kernels import training
+
 Params = dict[str, Tensor]
 Loss = Callable[[Params, dict[str, Tensor], torch.Generator], Tensor]
 """scalar loss of parameters and a batch, float32 columns (N,) or (N, d) by name, with what randomness it draws"""
@@ -80,6 +82,8 @@ def mlp(params: Params, x: Tensor, activation: Callable[[Tensor], Tensor] = F.re
 
     x: (..., N, d_in), or (Q, N, d_in) for parameters with a leading axis Q.   Returns (..., N, d_out).
     """
+    if isinstance(params, training.PackedParams):
+        return training.mlp(params, x, activation.__name__)
     last = n_layers(params) - 1
     for i in range(last):
         x = activation(linear(x, params[f"w{i}"], params[f"b{i}"]))
@@ -87,6 +91,68 @@ def mlp(params: Params, x: Tensor, activation: Callable[[Tensor], Tensor] = F.re
             scale, shift = params[f"scale{i}"].unsqueeze(-2), params[f"shift{i}"].unsqueeze(-2)
             x = torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), scale)
     return linear(x, params[f"w{last}"], params[f"b{last}"])
+
+
+def mean_squared_error(
+    params: Params,
+    x: Tensor,
+    target: Tensor,
+    activation: Callable[[Tensor], Tensor],
+    weights: Tensor | None = None,
+    along: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Mean of (y - target)^2 weights for y = mlp(params, x), summed over copies; and y, for the log.
+
+    target: (N, d_out), or (Q, N, d_out), one for each copy.   weights: (N,), none: all one.
+    along: dx (n, d_in) and shares (2, n), of one SiLU network; then the target of the last n rows has in addition
+    shares[0] times the derivative of y along dx and shares[1] times y itself, both as constants for autograd.
+    """
+    if isinstance(params, training.PackedParams):
+        return training.mean_squared_error(params, x, target, activation.__name__, weights, along)
+    if along is None:
+        y = mlp(params, x, activation)
+    else:
+        (dx, shares), n = along, len(x) - len(along[0])
+        y, rate = mlp_and_tangent(params, x, dx)
+        moved = shares[0].unsqueeze(-1) * rate + shares[1].unsqueeze(-1) * y[n:].detach()
+        target = torch.cat([target[:n], target[n:] + moved])
+    rows = (y - target).square().mean(-1)
+    return (rows if weights is None else rows * weights).mean(-1).sum(), y.detach()
+
+
+def mlp_and_tangent(params: Params, x: Tensor, dx: Tensor) -> tuple[Tensor, Tensor]:
+    """Output (N, d_out) of one SiLU network for x (N, d_in), and its derivative (n, d_out) in the last n rows along
+    dx (n, d_in), which is a constant for autograd."""
+    first, last = len(x) - len(dx), n_layers(params) - 1
+    for i in range(last):
+        z = linear(x, params[f"w{i}"], params[f"b{i}"])
+        x = F.silu(z)
+        with torch.no_grad():
+            sigmoid = z[first:].sigmoid()
+            dx = (dx @ params[f"w{i}"]) * (sigmoid + x[first:] * (1 - sigmoid))
+    with torch.no_grad():
+        dx = dx @ params[f"w{last}"]
+    return linear(x, params[f"w{last}"], params[f"b{last}"]), dx
+
+
+def trained(params: Params) -> Params:
+    """The parameters, ready to get gradients: where the compiled passes serve, a copy in one buffer."""
+    params = training.pack_params(params) or params
+    for value in leaves(params):
+        value.requires_grad_(True)
+    return params
+
+
+def leaves(params: Params) -> list[Tensor]:
+    """The tensors that gradients and optimisers know: the parameters, or the buffer that they lie in."""
+    return [params.flat] if isinstance(params, training.PackedParams) else list(params.values())
+
+
+def copy_params(params: Params) -> Params:
+    """A copy without gradients, in one buffer if the parameters are."""
+    if isinstance(params, training.PackedParams):
+        return params.clone()
+    return map_params(lambda value: value.detach().clone(), params)
 
 
 def map_params(fn: Callable[[Tensor], Tensor], params: Params) -> Params:
@@ -97,7 +163,23 @@ def map_params(fn: Callable[[Tensor], Tensor], params: Params) -> Params:
 @torch.no_grad()
 def move_towards(target: Params, source: Params, rate: float) -> None:
     """Exponential moving average in place: target += rate (source - target)."""
-    torch._foreach_lerp_(list(target.values()), [source[name] for name in target], rate)
+    torch._foreach_lerp_(leaves(target), leaves(source), rate)
+
+
+def minimise(optimiser: torch.optim.Adam, params: Params, loss: Tensor, max_norm: float | None = None) -> Tensor | None:
+    """One step of the optimiser, along a gradient that is cut to `max_norm`; returns its norm before, if so."""
+    values, norm = leaves(params), None
+    for value, grad in zip(values, torch.autograd.grad(loss, values), strict=True):
+        value.grad = grad
+    if isinstance(params, training.PackedParams):
+        norm = training.adam_step(optimiser, params, max_norm)
+        # The next gradient finds its memory in the cache.
+        params.flat.grad = None
+        return None if norm is None else torch.tensor(norm)
+    if max_norm is not None:
+        norm = torch.nn.utils.clip_grad_norm_(values, max_norm).detach()
+    optimiser.step()
+    return norm
 
 
 def cosine(n_updates: int, total: int) -> float:
@@ -107,10 +189,39 @@ def cosine(n_updates: int, total: int) -> float:
 
 def adam(params: Params, lr: float) -> torch.optim.Adam:
     """Adam on all parameters; on a GPU its update can be captured as a graph, and its step size is on the device."""
-    values = list(params.values())
+    values = leaves(params)
     if values[0].is_cuda:
         return torch.optim.Adam(values, torch.tensor(lr, device=values[0].device), fused=True, capturable=True)
     return torch.optim.Adam(values, lr, fused=True)
+
+
+def moments(optimiser: torch.optim.Adam, params: Params) -> dict[str, dict[str, Tensor]]:
+    """The optimiser's state of each parameter, whether they lie in one buffer or not."""
+    if not isinstance(params, training.PackedParams):
+        return {name: optimiser.state[value] for name, value in params.items()}
+    named = {
+        key: params.views(value) if value.dim() else {name: value.clone() for name in params}
+        for key, value in optimiser.state[params.flat].items()
+    }
+    return {name: {key: values[name] for key, values in named.items()} for name in params}
+
+
+def set_moments(optimiser: torch.optim.Adam, params: Params, state: dict[str, dict[str, Tensor]]) -> None:
+    """Bring the optimiser into a state that `moments` gave."""
+    if isinstance(params, training.PackedParams):
+        flat = {key: value.clone() for key, value in next(iter(state.values())).items() if not value.dim()}
+        for key in ("exp_avg", "exp_avg_sq"):
+            flat[key] = torch.zeros_like(params.flat)
+            for name, view in params.views(flat[key]).items():
+                view.copy_(state[name][key])
+        optimiser.state[params.flat] = flat
+        return
+    # The update count is read on the host, unless a captured graph reads it.
+    on_device = optimiser.defaults["capturable"]
+    for name, value in params.items():
+        optimiser.state[value] = {
+            key: t.to(value.device) if key != "step" or on_device else t for key, t in state[name].items()
+        }
 
 
 def set_lr(optimiser: torch.optim.Adam, lr: float) -> None:

@@ -7,11 +7,27 @@ updates, target noise, initialisation and layer norm. Deviations are marked wher
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastdwm.config import ReBRACConfig
-from fastdwm.models.nets import Params, adam, cosine, init_mlp, map_params, mlp, mlp_shapes, move_towards, set_lr
+from fastdwm.models.nets import (
+    Params,
+    adam,
+    copy_params,
+    cosine,
+    init_mlp,
+    map_params,
+    mean_squared_error,
+    minimise,
+    mlp,
+    mlp_shapes,
+    move_towards,
+    set_lr,
+    trained,
+)
 from fastdwm.models.policy import mlp_policy
+from fastdwm_kernels import training
 
 
 def q_values(params: Params, obs: Tensor, action: Tensor) -> Tensor:
@@ -20,6 +36,13 @@ def q_values(params: Params, obs: Tensor, action: Tensor) -> Tensor:
     rows = x.reshape(-1, x.shape[-1])
     n_critics = params["w0"].shape[0]
     return mlp(params, rows.expand(n_critics, *rows.shape)).reshape(n_critics, *x.shape[:-1])
+
+
+def least_value(params: Params, obs: Tensor, action: Tensor) -> Tensor:
+    """min_i Q_i(s, a), (N,), of obs (N, S) and action (N, A); its gradient goes to the action, not to the critics."""
+    if isinstance(params, training.PackedParams):
+        return training.least_value(params, torch.cat([obs, action], -1))
+    return q_values(map_params(Tensor.detach, params), obs, action).amin(0)
 
 
 @dataclass(frozen=True)
@@ -64,14 +87,18 @@ def critic_target(
     smoothing = (config.target_noise * noise).clamp(-config.target_noise_clip, config.target_noise_clip)
     next_action = (mlp_policy(target_policy, batch["next_obs"]) + smoothing).clamp(-1, 1)
     penalty = (next_action - batch["next_action"]).square().sum(-1)
-    value = q_values(target_critics, batch["next_obs"], next_action).amin(0) - config.critic_bc_coef * penalty
+    value = least_value(target_critics, batch["next_obs"], next_action) - config.critic_bc_coef * penalty
     return batch["reward"] + config.discount * (1 - batch["terminated"]) * value
 
 
 def critic_loss(params: Params, batch: dict[str, Tensor], target: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared error summed over the critics and averaged over the batch; and the mean value."""
-    q = q_values(params, batch["obs"], batch["action"])
-    return (q - target).square().mean(1).sum(), q.detach().mean()
+    """Squared error summed over the critics and averaged over the batch; and the mean value.
+
+    target: (N,), or (Q, N), one for each critic.
+    """
+    x = torch.cat([batch["obs"], batch["action"]], -1)
+    loss, q = mean_squared_error(params, x.expand(len(params["w0"]), *x.shape), target.unsqueeze(-1), F.relu)
+    return loss, q.mean()
 
 
 def actor_loss(
@@ -80,7 +107,7 @@ def actor_loss(
     """mean(b1 ||pi(s) - a||^2 - lambda min_i Q_i(s, pi(s))), lambda = 1 / mean |min Q|; and the mean BC distance."""
     action = mlp_policy(params, batch["obs"])
     distance = (action - batch["action"]).square().sum(-1)
-    q = q_values(critic_params, batch["obs"], action).amin(0)
+    q = least_value(critic_params, batch["obs"], action)
     scale = 1 / q.detach().abs().mean()
     return (config.actor_bc_coef * distance - scale * q).mean(), distance.detach().mean()
 
@@ -89,17 +116,16 @@ class ReBRAC:
     """A `training.Trainer`: policy, critics, their targets and optimisers; one critic update a step."""
 
     def __init__(self, policy: Params, critics: Params, config: ReBRACConfig, generator: torch.Generator):
-        """policy, critics: fresh parameters (`init_policy`, `init_critics`), owned by this object from now on.
+        """policy, critics: fresh parameters (`init_policy`, `init_critics`); `networks` has what becomes of them.
         generator: of the parameters' device; draws the target noise."""
         self.config, self.generator, self.n_updates = config, generator, 0
+        policy, critics = trained(policy), trained(critics)
         self.networks = {
             "policy": policy,
             "critics": critics,
-            "target_policy": map_params(Tensor.clone, policy),
-            "target_critics": map_params(Tensor.clone, critics),
+            "target_policy": copy_params(policy),
+            "target_critics": copy_params(critics),
         }
-        for value in (*policy.values(), *critics.values()):
-            value.requires_grad_(True)
         self.optimisers = {
             "policy": adam(policy, config.actor_lr),
             "critics": adam(critics, config.critic_lr),
@@ -126,19 +152,13 @@ class ReBRAC:
         with torch.no_grad():
             target = critic_target(nets["target_policy"], nets["target_critics"], batch, noise, config)
         loss, q_mean = critic_loss(nets["critics"], batch, target)
-        self._step("critics", loss)
+        minimise(self.optimisers["critics"], nets["critics"], loss)
         info = {"critic_loss": loss.detach(), "q_mean": q_mean}
         if with_policy:
             # The target policy follows the policy from before its step, as in the reference implementation.
             move_towards(nets["target_policy"], nets["policy"], config.target_rate)
-            loss, distance = actor_loss(nets["policy"], map_params(Tensor.detach, nets["critics"]), batch, config)
-            self._step("policy", loss)
+            loss, distance = actor_loss(nets["policy"], nets["critics"], batch, config)
+            minimise(self.optimisers["policy"], nets["policy"], loss)
             move_towards(nets["target_critics"], nets["critics"], config.target_rate)
             info |= {"actor_loss": loss.detach(), "bc_distance": distance}
         return info
-
-    def _step(self, network: str, loss: Tensor) -> None:
-        params = list(self.networks[network].values())
-        for value, grad in zip(params, torch.autograd.grad(loss, params), strict=True):
-            value.grad = grad
-        self.optimisers[network].step()

@@ -21,7 +21,19 @@ from fastdwm.bundle import MAX_WEIGHT
 from fastdwm.config import FitConfig
 from fastdwm.errors import InputError, RunError
 from fastdwm.files import write_atomically
-from fastdwm.models.nets import Loss, Params, adam, cosine, map_params, move_towards, set_lr
+from fastdwm.models.nets import (
+    Loss,
+    Params,
+    adam,
+    copy_params,
+    cosine,
+    minimise,
+    moments,
+    move_towards,
+    set_lr,
+    set_moments,
+    trained,
+)
 
 EAGER_UPDATES = 3
 """of each kind before a capture: they initialise libraries and the optimisers' state"""
@@ -57,13 +69,12 @@ class ModelTrainer:
         config: FitConfig,
         generator: torch.Generator,
     ):
-        """params: fresh parameters, owned by this object from now on.   loss(params, batch, generator) is a scalar.
+        """params: fresh parameters; `networks` has what becomes of them.   loss(params, batch, generator) is a scalar.
         config: without an `ema_rate` the average equals the raw weights.   generator: of the parameters' device."""
         self.loss, self.config, self.generator, self.n_updates = loss, config, generator, 0
         self.ema_rate = getattr(config, "ema_rate", 1.0)
-        self.networks = {"raw": params, "averaged": map_params(Tensor.clone, params)}
-        for value in params.values():
-            value.requires_grad_(True)
+        params = trained(params)
+        self.networks = {"raw": params, "averaged": copy_params(params)}
         self.optimisers = {"raw": adam(params, config.lr)}
 
     def advance(self) -> None:
@@ -75,12 +86,9 @@ class ModelTrainer:
         """One gradient step on the batch."""
         raw = self.networks["raw"]
         loss = self.loss(raw, batch, self.generator)
-        for value, grad in zip(raw.values(), torch.autograd.grad(loss, list(raw.values())), strict=True):
-            value.grad = grad
-        norm = torch.nn.utils.clip_grad_norm_(raw.values(), self.config.grad_clip)
-        self.optimisers["raw"].step()
+        norm = minimise(self.optimisers["raw"], raw, loss, self.config.grad_clip)
         move_towards(self.networks["averaged"], raw, self.ema_rate)
-        return {"loss": loss.detach(), "grad_norm": norm.detach()}
+        return {"loss": loss.detach(), "grad_norm": norm}
 
 
 class Batches:
@@ -249,9 +257,9 @@ def snapshot(trainer: Trainer) -> dict[str, Tensor]:
         for name, value in params.items()
     }
     for network, optimiser in trainer.optimisers.items():
-        for name, value in trainer.networks[network].items():
-            for key, moment in optimiser.state[value].items():
-                tensors[f"optimisers.{network}.{name}.{key}"] = moment.cpu()
+        for name, state in moments(optimiser, trainer.networks[network]).items():
+            for key, moment in state.items():
+                tensors[f"optimisers.{network}.{name}.{key}"] = moment.cpu().contiguous()
     return tensors | {"generator": trainer.generator.get_state(), "n_updates": torch.tensor(trainer.n_updates)}
 
 
@@ -264,14 +272,11 @@ def restore(trainer: Trainer, path: Path) -> None:
             for name, value in params.items():
                 value.copy_(tensors[f"networks.{network}.{name}"])
         for network, optimiser in trainer.optimisers.items():
-            for name, value in trainer.networks[network].items():
+            params, state = trainer.networks[network], {}
+            for name in params:
                 prefix = f"optimisers.{network}.{name}."
-                moments = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
-                # The update count is read on the host, unless a captured graph reads it.
-                on_device = optimiser.defaults["capturable"]
-                optimiser.state[value] = {
-                    k: t.to(value.device) if k != "step" or on_device else t for k, t in moments.items()
-                }
+                state[name] = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
+            set_moments(optimiser, params, state)
         trainer.generator.set_state(tensors["generator"])
         trainer.n_updates = int(tensors["n_updates"])
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:

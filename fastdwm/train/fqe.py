@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastdwm.config import ReBRACConfig
-from fastdwm.models.nets import Params, adam, cosine, map_params, move_towards, set_lr
+from fastdwm.models.nets import Params, adam, copy_params, cosine, minimise, move_towards, set_lr, trained
 from fastdwm.models.policy import mlp_policy
 from fastdwm.models.rebrac import critic_loss, q_values
 
@@ -19,12 +19,10 @@ class FQE:
 
     def __init__(self, policy: Params, critics: Params, config: ReBRACConfig, updates: int, generator: torch.Generator):
         """policy, critics: trained, copied.   config: of their training.   generator: of their device."""
-        self.policy, self.config, self.updates, self.generator, self.n_updates = policy, config, updates, generator, 0
-        copy = map_params(lambda value: value.detach().clone(), critics)
-        self.networks = {"critics": copy, "target": map_params(Tensor.clone, copy)}
-        for value in copy.values():
-            value.requires_grad_(True)
-        self.optimisers = {"critics": adam(copy, config.critic_lr)}
+        self.config, self.updates, self.generator, self.n_updates = config, updates, generator, 0
+        self.policy, critics = trained(copy_params(policy)), trained(copy_params(critics))
+        self.networks = {"critics": critics, "target": copy_params(critics)}
+        self.optimisers = {"critics": adam(critics, config.critic_lr)}
 
     def advance(self) -> None:
         """Count an update and set its step size; all steps are of one kind."""
@@ -38,9 +36,7 @@ class FQE:
             value = q_values(target, batch["next_obs"], mlp_policy(self.policy, batch["next_obs"]))
             y = batch["reward"] + self.config.discount * (1 - batch["terminated"]) * value
         loss, q_mean = critic_loss(critics, batch, y)
-        for value, grad in zip(critics.values(), torch.autograd.grad(loss, list(critics.values())), strict=True):
-            value.grad = grad
-        self.optimisers["critics"].step()
+        minimise(self.optimisers["critics"], critics, loss)
         move_towards(target, critics, self.config.target_rate)
         return {"critic_loss": loss.detach(), "q_mean": q_mean}
 

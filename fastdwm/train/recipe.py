@@ -241,6 +241,7 @@ def train_rebrac(run: Offline) -> tuple[Params, Params, Metrics]:
     policy = run.place(init_policy(*run.dims, config.hidden, init))
     critics = run.place(init_critics(*run.dims, config.hidden, init))
     trainer = ReBRAC(policy, critics, config, generator)
+    policy, critics = (trainer.networks[name] for name in ("policy", "critics"))
     seeds = [EPISODE_SEED + i for i in range(run.config.eval_episodes)]
     period = max(config.updates // 10, 1)
     moments = kept_moments(config.updates, run.config.keep_checkpoints)

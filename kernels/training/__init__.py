@@ -1,0 +1,19 @@
+"""MLPs in training on a CPU: compiled passes forward and backward, with all gradients, for autograd.
+
+pack_params(params)                           the parameters in one buffer, which the passes read
+mlp(params, x, activation)                    outputs, differentiable in the parameters
+mean_squared_error(params, x, target, ..)     a loss, of which the gradient is made at once
+least_value(params, x)                        least output over the copies, differentiable in x
+adam_step(optimiser, params, max_norm)        clipping and Adam's step, in one pass
+"""
+
+from fastdwm_kernels.training.op import (
+    PackedParams,
+    adam_step,
+    least_value,
+    mean_squared_error,
+    mlp,
+    pack_params,
+)
+
+__all__ = ["PackedParams", "adam_step", "least_value", "mean_squared_error", "mlp", "pack_params"]

@@ -20,8 +20,8 @@ from provenance import provenance
 from fastdwm_kernels import compiled
 from fastdwm_kernels.compiled_panel import INT, LANES, VECTOR, emit_loop
 from fastdwm_kernels.memory import fresh
-from fastdwm_kernels.reverse_chain.compiled import reverse_chain_backward_compiled, reverse_chain_compiled
 from fastdwm_kernels.rollout import compiled_ops
+from fastdwm_kernels.sampler.compiled import reverse_chain_backward_compiled, reverse_chain_compiled
 
 SUMS, STEPS = 12, 100_000
 """independent chains of multiply-adds, which hide each other's latency, and how long they are"""

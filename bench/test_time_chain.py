@@ -5,8 +5,7 @@ from dataclasses import replace
 import torch
 from problems import ACTION_DIM, OBS_DIM, Problem, Size
 
-from fastdwm_kernels.reverse_chain import reverse_chain
-from fastdwm_kernels.reverse_step import reverse_step
+from fastdwm_kernels.sampler import reverse_chain, reverse_step
 
 PEERS = {"cpu": ("reference", "fused"), "cuda": ("reference", "fused")}
 

@@ -13,7 +13,7 @@ from problems import ACTION_DIM, OBS_DIM, Problem, Size
 
 from fastdwm.itpo.fused import FusedObjective
 from fastdwm_kernels.launch import PRECISIONS
-from fastdwm_kernels.reverse_chain import reverse_chain
+from fastdwm_kernels.sampler import reverse_chain
 
 BASE = Size(M=64, device="cuda")
 EPISODES = [replace(BASE, B=B, M=16) for B in (1, 10, 100, 132)]

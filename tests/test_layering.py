@@ -36,8 +36,7 @@ ORDER = (
 KERNELS = (
     {"aot_case", "compiled_cache", "compiled_panel", "contract", "layout", "launch", "memory"},
     {"compiled", "cpu_linear", "dense"},
-    {"reverse_step", "policy", "frozen_mlp", "noise", "update", "commit"},
-    {"reverse_chain"},
+    {"sampler", "policy", "frozen_mlp", "noise", "update", "commit"},
     {"rollout"},
     {"aot"},
 )

@@ -23,7 +23,7 @@ from fastdwm.models.meanflow import (
 )
 from fastdwm.models.mlp import build_mlp, mlp_loss, mlp_world_shapes
 from fastdwm.models.nets import init_mlp, mlp
-from fastdwm_kernels.reverse_chain import pack_chain, reverse_chain
+from fastdwm_kernels.sampler import pack_chain, reverse_chain
 
 TARGETS = ("x", "u")
 STATISTICS = {

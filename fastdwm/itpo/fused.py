@@ -13,7 +13,6 @@ from fastdwm.models.rebrac import Critics
 from fastdwm.models.reward import RewardModel
 from fastdwm.models.world import ChainDynamics, World
 from fastdwm_kernels.frozen_mlp import pack_frozen_mlp
-from fastdwm_kernels.reverse_step import pack_chain
 from fastdwm_kernels.rollout import (
     Gradient,
     Return,
@@ -24,6 +23,7 @@ from fastdwm_kernels.rollout import (
     score_value,
 )
 from fastdwm_kernels.rollout.op import ops_of
+from fastdwm_kernels.sampler import pack_chain
 
 CHAIN = ("chain", "chain_noise", "obs_mean", "obs_std", "delta_mean", "delta_std")
 """what a `ChainDynamics` has and not every `Dynamics`"""

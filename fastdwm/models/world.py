@@ -40,7 +40,7 @@ class ChainDynamics(Dynamics, Protocol):
     delta_std: Tensor
 
     def chain(self) -> tuple[Params, Tensor, Tensor]:
-        """Parameters, embedding and coefficients for `kernels.reverse_step.pack_chain`."""
+        """Parameters, embedding and coefficients for `kernels.sampler.pack_chain`."""
 
     def chain_noise(self, noise: Tensor) -> Tensor:
         """Noise (H, noise_steps, B, M, S) as that chain reads it, (H, K, B, M, S)."""

@@ -15,10 +15,10 @@ from fastdwm_kernels.layout import MLPLayout
 from fastdwm_kernels.noise import kernel as noise
 from fastdwm_kernels.policy import kernel as policy
 from fastdwm_kernels.policy import weight_kernel
-from fastdwm_kernels.reverse_chain import kernel as reverse_chain
-from fastdwm_kernels.reverse_step import kernel as reverse_step
-from fastdwm_kernels.reverse_step.weights import DenoiserShape
 from fastdwm_kernels.rollout import step_kernel, terms_kernel
+from fastdwm_kernels.sampler import kernel as reverse_chain
+from fastdwm_kernels.sampler import step_kernel as reverse_step
+from fastdwm_kernels.sampler.weights import DenoiserShape
 from fastdwm_kernels.update import bound_kernel
 from fastdwm_kernels.update import kernel as update
 

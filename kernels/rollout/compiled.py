@@ -8,7 +8,7 @@ from numba import types
 
 from fastdwm_kernels.compiled import LAYERS, MATRIX, ROW, ROW_BLOCK, SIZE, STACK, block, helper, kernel, rows_of
 from fastdwm_kernels.policy.compiled import policy_backward, policy_forward
-from fastdwm_kernels.reverse_chain.compiled import chain_backward, chain_forward
+from fastdwm_kernels.sampler.compiled import chain_backward, chain_forward
 
 STACKS = types.float32[:, :, :, ::1]
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastdwm_kernels.layout import MLPLayout
-from fastdwm_kernels.reverse_step.weights import ChainWeights
+from fastdwm_kernels.sampler.weights import ChainWeights
 
 
 @dataclass(frozen=True)

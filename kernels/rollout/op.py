@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from fastdwm_kernels.contract import check_tensor
-from fastdwm_kernels.reverse_chain.op import on_compiled
 from fastdwm_kernels.rollout import imagine, score
 from fastdwm_kernels.rollout.gradient import Gradient
 from fastdwm_kernels.rollout.imagine import Return
 from fastdwm_kernels.rollout.models import RolloutModels
 from fastdwm_kernels.rollout.score import Score
+from fastdwm_kernels.sampler.op import on_compiled
 
 
 @torch.no_grad()

@@ -14,8 +14,8 @@ from fastdwm_kernels.policy.reference import (
     policy_forward_reference,
     policy_weight_grads_reference,
 )
-from fastdwm_kernels.reverse_chain.reference import reverse_chain_backward_reference, reverse_chain_reference
 from fastdwm_kernels.rollout.stepwise import Stepwise
+from fastdwm_kernels.sampler.reference import reverse_chain_backward_reference, reverse_chain_reference
 
 chain_forward = reverse_chain_reference
 chain_backward = reverse_chain_backward_reference

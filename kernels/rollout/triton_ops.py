@@ -15,12 +15,12 @@ from fastdwm_kernels.frozen_mlp.reference import FrozenMLP
 from fastdwm_kernels.launch import cdiv, mlp_options, operand_dtype, run
 from fastdwm_kernels.policy.kernel import policy_launch, sizes
 from fastdwm_kernels.policy.weight_kernel import policy_weight_bwd
-from fastdwm_kernels.reverse_chain.kernel import reverse_chain_bwd, reverse_chain_fwd
 from fastdwm_kernels.rollout.gradient import Gradient
 from fastdwm_kernels.rollout.imagine import Return
 from fastdwm_kernels.rollout.models import RolloutModels
 from fastdwm_kernels.rollout.step_kernel import step_bwd_kernel, step_fwd_kernel
 from fastdwm_kernels.rollout.terms_kernel import terms
+from fastdwm_kernels.sampler.kernel import reverse_chain_bwd, reverse_chain_fwd
 
 __all__ = ["Rollout", "gradient", "value"]
 

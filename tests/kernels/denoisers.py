@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastdwm.models.diffusion import Diffusion, reverse_coefficients, time_embedding, vp_schedule
 from fastdwm.models.nets import Params, init_mlp, map_params, mlp_shapes
-from fastdwm_kernels.reverse_chain import ChainWeights, pack_chain
+from fastdwm_kernels.sampler import ChainWeights, pack_chain
 
 FEATURES = 6
 

@@ -17,9 +17,9 @@ from fastdwm_kernels.aot import Resources, cases, compile_case, compiled, table 
 from fastdwm_kernels.aot.cases import SMALL  # noqa: E402
 from fastdwm_kernels.aot_case import AotCase  # noqa: E402
 from fastdwm_kernels.launch import shared_limit  # noqa: E402
-from fastdwm_kernels.reverse_chain import kernel as reverse_chain  # noqa: E402
-from fastdwm_kernels.reverse_step import kernel as reverse_step  # noqa: E402
-from fastdwm_kernels.reverse_step.weights import DenoiserShape  # noqa: E402
+from fastdwm_kernels.sampler import kernel as reverse_chain  # noqa: E402
+from fastdwm_kernels.sampler import step_kernel as reverse_step  # noqa: E402
+from fastdwm_kernels.sampler.weights import DenoiserShape  # noqa: E402
 
 pytestmark = [
     pytest.mark.slow,

@@ -21,20 +21,20 @@ from fastdwm_kernels.frozen_mlp import pack_frozen_mlp
 from fastdwm_kernels.layout import MLPLayout
 from fastdwm_kernels.policy import policy
 from fastdwm_kernels.policy.reference import policy_reference
-from fastdwm_kernels.reverse_chain import reverse_chain
-from fastdwm_kernels.reverse_chain.reference import reverse_chain_backward_reference, reverse_chain_reference
 from fastdwm_kernels.rollout import torch_ops
+from fastdwm_kernels.sampler import reverse_chain
+from fastdwm_kernels.sampler.reference import reverse_chain_backward_reference, reverse_chain_reference
 
 # Also for a machine that only has what the GPU tests need.
 pytest.importorskip("numba")
 
 from fastdwm_kernels import compiled, memory  # noqa: E402
 from fastdwm_kernels.frozen_mlp.compiled import reduce  # noqa: E402
-from fastdwm_kernels.reverse_chain.compiled import (  # noqa: E402
+from fastdwm_kernels.rollout import compiled_ops  # noqa: E402
+from fastdwm_kernels.sampler.compiled import (  # noqa: E402
     reverse_chain_backward_compiled,
     reverse_chain_compiled,
 )
-from fastdwm_kernels.rollout import compiled_ops  # noqa: E402
 
 ROWS = [1, 3, 16, 17, 257]
 

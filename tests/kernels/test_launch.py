@@ -19,7 +19,7 @@ import triton.language as tl  # noqa: E402
 
 from fastdwm_kernels import dense  # noqa: E402
 from fastdwm_kernels.policy.kernel import policy_fwd  # noqa: E402
-from fastdwm_kernels.reverse_step.tiles import product  # noqa: E402
+from fastdwm_kernels.sampler.tiles import product  # noqa: E402
 
 KERNELS = Path(__file__).parents[2] / "kernels"
 

@@ -5,8 +5,7 @@ import torch
 from denoisers import Problem, make_problem
 from numerics import EPS, assert_close
 
-from fastdwm_kernels.reverse_chain import reverse_chain
-from fastdwm_kernels.reverse_step import reverse_step
+from fastdwm_kernels.sampler import reverse_chain, reverse_step
 
 INDEX = 1
 
@@ -59,7 +58,7 @@ def test_gradcheck():
 
 def launch_both(problem: Problem):
     """Output without and with saving, then the gradients, from the kernels. Runs in the interpreter's process."""
-    from fastdwm_kernels.reverse_step.kernel import reverse_step_bwd, reverse_step_fwd
+    from fastdwm_kernels.sampler.step_kernel import reverse_step_bwd, reverse_step_fwd
 
     weights = problem.weights()
     inputs = [t.detach() for t in step_inputs(problem)]

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from fastdwm_kernels.aot_case import AotCase
 from fastdwm_kernels.launch import Launch, chain_resident, chunk, dot_precision, run
-from fastdwm_kernels.reverse_step.network import backward_steps, forward_steps, load_rows
-from fastdwm_kernels.reverse_step.tiles import padded, product
-from fastdwm_kernels.reverse_step.weights import ChainWeights, DenoiserShape
+from fastdwm_kernels.sampler.network import backward_steps, forward_steps, load_rows
+from fastdwm_kernels.sampler.tiles import padded, product
+from fastdwm_kernels.sampler.weights import ChainWeights, DenoiserShape
 
 # Rows of a few floats are read and written one by one: a single compilation serves any slice of a buffer.
 ROWS_FWD = ("y_ptr", "obs_ptr", "action_ptr", "noise_ptr", "out_ptr")

@@ -10,8 +10,8 @@ from numerics import BOUND, EPS, assert_close, row_error
 
 from fastdwm.models.nets import map_params, mlp
 from fastdwm_kernels import launch
-from fastdwm_kernels.reverse_chain import ChainWeights, pack_chain, reverse_chain
-from fastdwm_kernels.reverse_chain.reference import reverse_chain_backward_reference, reverse_chain_reference
+from fastdwm_kernels.sampler import ChainWeights, pack_chain, reverse_chain
+from fastdwm_kernels.sampler.reference import reverse_chain_backward_reference, reverse_chain_reference
 
 CASES = {
     "eps": dict(target="eps"),
@@ -76,7 +76,7 @@ def launch_both(problem: Problem, precision: str = "ieee"):
 
 
 def launch_weights(problem: Problem, weights: ChainWeights):
-    from fastdwm_kernels.reverse_chain.kernel import reverse_chain_bwd, reverse_chain_fwd
+    from fastdwm_kernels.sampler.kernel import reverse_chain_bwd, reverse_chain_fwd
 
     inputs = problem.obs, problem.action, problem.noise
     y, saved = reverse_chain_fwd(weights, *inputs, True)

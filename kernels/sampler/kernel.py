@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fastdwm_kernels.aot_case import AotCase
 from fastdwm_kernels.launch import run
-from fastdwm_kernels.reverse_step.kernel import (
+from fastdwm_kernels.sampler.network import backward_steps, forward_steps, load_rows
+from fastdwm_kernels.sampler.step_kernel import (
     ROWS_BWD,
     ROWS_FWD,
     aot_case,
@@ -20,9 +21,8 @@ from fastdwm_kernels.reverse_step.kernel import (
     scratch,
     store_rows,
 )
-from fastdwm_kernels.reverse_step.network import backward_steps, forward_steps, load_rows
-from fastdwm_kernels.reverse_step.tiles import padded, product
-from fastdwm_kernels.reverse_step.weights import ChainWeights, DenoiserShape
+from fastdwm_kernels.sampler.tiles import padded, product
+from fastdwm_kernels.sampler.weights import ChainWeights, DenoiserShape
 
 
 @triton.jit(do_not_specialize=["n_rows", "steps"], do_not_specialize_on_alignment=ROWS_FWD)

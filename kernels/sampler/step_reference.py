@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastdwm_kernels.cpu_linear import linear
 from fastdwm_kernels.launch import round_operand
-from fastdwm_kernels.reverse_step.weights import ChainWeights
+from fastdwm_kernels.sampler.weights import ChainWeights
 
 
 def condition(weights: ChainWeights, obs: Tensor, action: Tensor) -> Tensor:

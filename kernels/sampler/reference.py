@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fastdwm_kernels.launch import round_operand
-from fastdwm_kernels.reverse_step.reference import condition, condition_vjp, denoise, denoise_vjp
-from fastdwm_kernels.reverse_step.weights import ChainWeights
+from fastdwm_kernels.sampler.step_reference import condition, condition_vjp, denoise, denoise_vjp
+from fastdwm_kernels.sampler.weights import ChainWeights
 
 
 def reverse_chain_reference(

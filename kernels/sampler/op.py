@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from fastdwm_kernels.contract import check_tensor, refuse_second_order
-from fastdwm_kernels.reverse_chain.reference import reverse_chain_backward_reference, reverse_chain_reference
-from fastdwm_kernels.reverse_step.weights import ChainWeights
+from fastdwm_kernels.sampler.reference import reverse_chain_backward_reference, reverse_chain_reference
+from fastdwm_kernels.sampler.weights import ChainWeights
 
 
 def reverse_chain(weights: ChainWeights, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
@@ -51,11 +51,11 @@ def on_compiled(weights: ChainWeights) -> bool:
 
 def _forward(weights: ChainWeights):
     if weights.device.type == "cuda":
-        from fastdwm_kernels.reverse_chain.kernel import reverse_chain_fwd
+        from fastdwm_kernels.sampler.kernel import reverse_chain_fwd
 
         return reverse_chain_fwd
     if on_compiled(weights):
-        from fastdwm_kernels.reverse_chain.compiled import reverse_chain_compiled
+        from fastdwm_kernels.sampler.compiled import reverse_chain_compiled
 
         return reverse_chain_compiled
     return reverse_chain_reference
@@ -63,11 +63,11 @@ def _forward(weights: ChainWeights):
 
 def _backward(weights: ChainWeights):
     if weights.device.type == "cuda":
-        from fastdwm_kernels.reverse_chain.kernel import reverse_chain_bwd
+        from fastdwm_kernels.sampler.kernel import reverse_chain_bwd
 
         return reverse_chain_bwd
     if on_compiled(weights):
-        from fastdwm_kernels.reverse_chain.compiled import reverse_chain_backward_compiled
+        from fastdwm_kernels.sampler.compiled import reverse_chain_backward_compiled
 
         return reverse_chain_backward_compiled
     return reverse_chain_backward_reference

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from fastdwm_kernels.contract import check_range, check_tensor, refuse_second_order
-from fastdwm_kernels.reverse_step.reference import reverse_step_backward_reference, reverse_step_reference
-from fastdwm_kernels.reverse_step.weights import ChainWeights
+from fastdwm_kernels.sampler.step_reference import reverse_step_backward_reference, reverse_step_reference
+from fastdwm_kernels.sampler.weights import ChainWeights
 
 
 def reverse_step(weights: ChainWeights, index: int, y: Tensor, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class ReverseStepFunction(torch.autograd.Function):
 def _forward(weights: ChainWeights):
     if weights.device.type != "cuda":
         return reverse_step_reference
-    from fastdwm_kernels.reverse_step.kernel import reverse_step_fwd
+    from fastdwm_kernels.sampler.step_kernel import reverse_step_fwd
 
     return reverse_step_fwd
 
@@ -55,6 +55,6 @@ def _forward(weights: ChainWeights):
 def _backward(weights: ChainWeights):
     if weights.device.type != "cuda":
         return reverse_step_backward_reference
-    from fastdwm_kernels.reverse_step.kernel import reverse_step_bwd
+    from fastdwm_kernels.sampler.step_kernel import reverse_step_bwd
 
     return reverse_step_bwd

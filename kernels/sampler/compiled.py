@@ -26,7 +26,7 @@ from fastdwm_kernels.compiled import (
     silu,
 )
 from fastdwm_kernels.memory import recycled
-from fastdwm_kernels.reverse_step.weights import ChainWeights
+from fastdwm_kernels.sampler.weights import ChainWeights
 
 
 def reverse_chain_compiled(

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from fastdwm_kernels.dense import silu, silu_slope
-from fastdwm_kernels.reverse_step.tiles import dot, padded, product_at_once, rows_of_tile, tile_of, whole
+from fastdwm_kernels.sampler.tiles import dot, padded, product_at_once, rows_of_tile, tile_of, whole
 
 
 @triton.jit

@@ -21,7 +21,7 @@ from fastdwm_kernels import compiled
 from fastdwm_kernels.compiled_panel import INT, LANES, VECTOR, emit_loop
 from fastdwm_kernels.memory import fresh
 from fastdwm_kernels.rollout import compiled_ops
-from fastdwm_kernels.sampler.compiled import reverse_chain_backward_compiled, reverse_chain_compiled
+from fastdwm_kernels.sampler.compiled import sampler_backward_compiled, sampler_compiled
 
 SUMS, STEPS = 12, 100_000
 """independent chains of multiply-adds, which hide each other's latency, and how long they are"""
@@ -82,13 +82,13 @@ def parts(problem: Problem) -> dict[str, tuple[int, Callable]]:
     obs, action = problem.normal(1, rows, OBS_DIM), problem.normal(2, rows, ACTION_DIM)
     noise, both = problem.normal(3, steps, rows, OBS_DIM), torch.cat([obs, action], 1)
     visited = both.repeat(size.H, 1)
-    _, slopes = reverse_chain_compiled(models.chain, obs, action, noise, True)
+    _, slopes = sampler_compiled(models.sampler, obs, action, noise, True)
     chain = rows * (steps * cost((OBS_DIM, size.D, size.D, size.D, OBS_DIM)) + cost((OBS_DIM + ACTION_DIM, size.D)))
     scalar, policy = cost(returns.reward.layout.sizes), rows * (size.H + 1) * cost(layout.sizes)
     reward, critics = 2 * size.H * rows * scalar, 3 * rows * scalar
     return {
-        "chain, forward": (chain, lambda: reverse_chain_compiled(models.chain, obs, action, noise, True)),
-        "chain, backward": (chain, lambda: reverse_chain_backward_compiled(models.chain, obs, slopes)),
+        "chain, forward": (chain, lambda: sampler_compiled(models.sampler, obs, action, noise, True)),
+        "chain, backward": (chain, lambda: sampler_backward_compiled(models.sampler, obs, slopes)),
         "reward and its gradient": (reward, lambda: compiled_ops.scalar_forward(returns.reward, visited)),
         "critics and their gradient": (critics, lambda: compiled_ops.scalar_forward(returns.critics, both)),
         "whole gradient": (

@@ -95,8 +95,8 @@ def nearest_tf32(x: Tensor) -> Tensor:
     return torch.where(x.isnan(), x, bits.view(torch.float32))
 
 
-def chain_launch(width: int, obs_dim: int, precision: str, capability: int) -> Launch:
-    """Sizes of the reverse-step and reverse-chain kernels for a padded hidden width; `Launch.for_rows` takes the block.
+def sampler_launch(width: int, obs_dim: int, precision: str, capability: int) -> Launch:
+    """Sizes of the reverse-step and sampler kernels for a padded hidden width; `Launch.for_rows` takes the block.
 
     The largest that compile without spilling registers; tests/kernels/test_aot.py holds every case to that.
     """
@@ -118,7 +118,7 @@ def chain_launch(width: int, obs_dim: int, precision: str, capability: int) -> L
     )
 
 
-def chain_resident(width: int, obs_dim: int, precision: str) -> bool:
+def sampler_resident(width: int, obs_dim: int, precision: str) -> bool:
     """Whether the matrices of the first and the last layer stay in shared memory, beside the tiles under way.
 
     IEEE products take their operands from registers, where there is no room.

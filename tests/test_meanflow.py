@@ -1,4 +1,4 @@
-"""The MeanFlow model against a flow with a closed form, its loss against finite differences, its steps as a chain."""
+"""The MeanFlow model against a flow with a closed form, its loss against finite differences, its steps as a sampler."""
 
 import math
 from dataclasses import replace
@@ -23,7 +23,7 @@ from fastdwm.models.meanflow import (
 )
 from fastdwm.models.mlp import build_mlp, mlp_loss, mlp_world_shapes
 from fastdwm.models.nets import init_mlp, mlp
-from fastdwm_kernels.sampler import pack_chain, reverse_chain
+from fastdwm_kernels.sampler import pack_sampler, sample
 
 TARGETS = ("x", "u")
 STATISTICS = {
@@ -275,21 +275,21 @@ def test_one_step_of_x_is_the_network_to_the_bit():
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
 @pytest.mark.parametrize("target", TARGETS)
-def test_reverse_chain_gives_the_models_numbers(target, steps):
+def test_reverse_sampler_gives_the_models_numbers(target, steps):
     model = make_model(make_config(target=target, steps=steps, temperature=0.7))
     obs, action, noise = make_rows()
-    weights = pack_chain(*model.chain(), OBS_DIM, ACTION_DIM)
-    bank = model.chain_noise(noise.reshape(1, 1, 3, 4, OBS_DIM)).reshape(steps, -1, OBS_DIM)
-    y = reverse_chain(weights, (obs - model.obs_mean) / model.obs_std, action, bank)
+    weights = pack_sampler(*model.sampler(), OBS_DIM, ACTION_DIM)
+    bank = model.sampler_noise(noise.reshape(1, 1, 3, 4, OBS_DIM)).reshape(steps, -1, OBS_DIM)
+    y = sample(weights, (obs - model.obs_mean) / model.obs_std, action, bank)
     expected = model.next_obs(obs, action, noise.unsqueeze(0))
     torch.testing.assert_close(obs + model.delta_mean + model.delta_std * y, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_one_step_of_x_is_a_chain_of_one_step():
+def test_one_step_of_x_is_a_sampler_of_one_step():
     model = make_model(make_config())
     obs, action, noise = make_rows()
-    weights = pack_chain(model.params, model.embedding, torch.tensor([[0.0, 1.0, 0.0]]).double(), OBS_DIM, ACTION_DIM)
-    y = reverse_chain(weights, (obs - model.obs_mean) / model.obs_std, action, noise.unsqueeze(0))
+    weights = pack_sampler(model.params, model.embedding, torch.tensor([[0.0, 1.0, 0.0]]).double(), OBS_DIM, ACTION_DIM)
+    y = sample(weights, (obs - model.obs_mean) / model.obs_std, action, noise.unsqueeze(0))
     expected = model.next_obs(obs, action, noise.unsqueeze(0))
     torch.testing.assert_close(obs + model.delta_mean + model.delta_std * y, expected, rtol=1e-12, atol=1e-12)
 
@@ -349,13 +349,13 @@ def make_mlp():
     return build_mlp(params, STATISTICS, config, torch.float64)
 
 
-def test_plain_regression_is_a_chain_that_ignores_its_noise():
+def test_plain_regression_is_a_sampler_that_ignores_its_noise():
     model = make_mlp()
     obs, action, noise = make_rows()
     expected = model.next_obs(obs, action, noise.unsqueeze(0))
     assert torch.equal(model.next_obs(obs, action, 2 * noise.unsqueeze(0)), expected)
-    weights = pack_chain(*model.chain(), OBS_DIM, ACTION_DIM)
-    y = reverse_chain(weights, (obs - model.obs_mean) / model.obs_std, action, noise.unsqueeze(0))
+    weights = pack_sampler(*model.sampler(), OBS_DIM, ACTION_DIM)
+    y = sample(weights, (obs - model.obs_mean) / model.obs_std, action, noise.unsqueeze(0))
     torch.testing.assert_close(obs + model.delta_mean + model.delta_std * y, expected, rtol=1e-12, atol=1e-12)
 
 

@@ -127,12 +127,12 @@ class Diffusion:
                 y = y + sigma * noise[i + 1]
         return obs + self.delta_mean + self.delta_std * y
 
-    def chain(self) -> tuple[Params, Tensor, Tensor]:
-        """Parameters, embedding and coefficients of this chain, for `pack_chain`."""
+    def sampler(self) -> tuple[Params, Tensor, Tensor]:
+        """Parameters, embedding and coefficients of this sampler, for `pack_sampler`."""
         return self.params, self.embedding, self.coefficients
 
-    def chain_noise(self, noise: Tensor) -> Tensor:
-        """Noise (H, K, B, M, S) as that chain reads it."""
+    def sampler_noise(self, noise: Tensor) -> Tensor:
+        """Noise (H, K, B, M, S) as that sampler reads it."""
         return noise
 
 

@@ -95,14 +95,14 @@ class MeanFlow:
             y = c_y * y + c_out * self.predict(y, features, condition, action)
         return obs + self.delta_mean + self.delta_std * y
 
-    def chain(self) -> tuple[Params, Tensor, Tensor]:
-        """Parameters, embedding and coefficients of the reverse chain that it is, for `pack_chain`."""
+    def sampler(self) -> tuple[Params, Tensor, Tensor]:
+        """Parameters, embedding and coefficients of the sampler that it is, for `pack_sampler`."""
         return self.params, self.embedding, self.coefficients
 
-    def chain_noise(self, noise: Tensor) -> Tensor:
-        """Noise (H, 1, B, M, S) as that chain reads it: (H, n, B, M, S), the temperature on the start.
+    def sampler_noise(self, noise: Tensor) -> Tensor:
+        """Noise (H, 1, B, M, S) as that sampler reads it: (H, n, B, M, S), the temperature on the start.
 
-        The later steps add none (sigma = 0), but the chain has a place for it.
+        The later steps add none (sigma = 0), but the sampler has a place for it.
         """
         extra = len(self.coefficients) - 1
         if self.temperature != 1:

@@ -41,14 +41,14 @@ class MLPDynamics:
         condition = (obs - self.obs_mean) / self.obs_std
         return obs + self.delta_mean + self.delta_std * self.predict(condition, action)
 
-    def chain(self) -> tuple[Params, Tensor, Tensor]:
-        """Itself as a reverse chain for `pack_chain`: K = 1, deaf to z. Embedding (1, 0), coefficients (1, 3)."""
+    def sampler(self) -> tuple[Params, Tensor, Tensor]:
+        """Itself as a sampler for `pack_sampler`: K = 1, deaf to z. Embedding (1, 0), coefficients (1, 3)."""
         w0, obs_dim = self.params["w0"], len(self.obs_mean)
         deaf = torch.cat([w0.new_zeros(obs_dim, w0.shape[1]), w0])
         return self.params | {"w0": deaf}, w0.new_zeros(1, 0), w0.new_tensor([[0.0, 1.0, 0.0]])
 
-    def chain_noise(self, noise: Tensor) -> Tensor:
-        """Noise (H, 1, B, M, S) as that chain reads it."""
+    def sampler_noise(self, noise: Tensor) -> Tensor:
+        """Noise (H, 1, B, M, S) as that sampler reads it."""
         return noise
 
 

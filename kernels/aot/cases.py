@@ -10,13 +10,13 @@ from itertools import product
 from fastdwm_kernels.aot_case import AotCase
 from fastdwm_kernels.commit import kernel as commit
 from fastdwm_kernels.frozen_mlp import kernel as frozen_mlp
-from fastdwm_kernels.launch import MULTIPROCESSORS, PRECISIONS, chain_launch
+from fastdwm_kernels.launch import MULTIPROCESSORS, PRECISIONS, sampler_launch
 from fastdwm_kernels.layout import MLPLayout
 from fastdwm_kernels.noise import kernel as noise
 from fastdwm_kernels.policy import kernel as policy
 from fastdwm_kernels.policy import weight_kernel
 from fastdwm_kernels.rollout import step_kernel, terms_kernel
-from fastdwm_kernels.sampler import kernel as reverse_chain
+from fastdwm_kernels.sampler import kernel as sampler
 from fastdwm_kernels.sampler import step_kernel as reverse_step
 from fastdwm_kernels.sampler.weights import DenoiserShape
 from fastdwm_kernels.update import bound_kernel
@@ -39,14 +39,14 @@ def denoiser_shapes(capability: int) -> Iterator[tuple[DenoiserShape, bool]]:
         shape = DenoiserShape(*sizes, width, layers, precision, capability)
         yield shape, typical or largest or reference or long
         # So many rows that the blocks are larger, and the registers fewer.
-        for block in chain_launch(width, sizes[0], precision, capability).larger:
+        for block in sampler_launch(width, sizes[0], precision, capability).larger:
             yield replace(shape, n_rows=block * MULTIPROCESSORS), typical and block == (32 if width == 256 else 64)
 
 
-def chain_cases(capability: int, full: bool) -> Iterator[AotCase]:
+def sampler_cases(capability: int, full: bool) -> Iterator[AotCase]:
     for shape, default in denoiser_shapes(capability):
         if full or default:
-            yield from reverse_chain.aot_cases(shape)
+            yield from sampler.aot_cases(shape)
 
 
 def step_cases(capability: int, full: bool) -> Iterator[AotCase]:
@@ -92,7 +92,7 @@ def frozen_mlp_cases(capability: int, full: bool) -> Iterator[AotCase]:
 
 # Operator: cases for one compute capability. To be extended by every new operator.
 OPERATORS = {
-    "reverse_chain": chain_cases,
+    "sampler": sampler_cases,
     "reverse_step": step_cases,
     "policy": policy_cases,
     "frozen_mlp": frozen_mlp_cases,

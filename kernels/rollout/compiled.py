@@ -1,4 +1,4 @@
-"""The serial part of a rollout on a CPU: the policy and the chain, H times, for a block of rows at a time.
+"""The serial part of a rollout on a CPU: the policy and the sampler, H times, for a block of rows at a time.
 
 Rows are N = B M. The formulas are those of `stepwise.py`, the buffers those of the operators' own `compiled.py`;
 scales: obs_mean, obs_std, delta_mean and delta_std, (4, S).
@@ -8,7 +8,7 @@ from numba import types
 
 from fastdwm_kernels.compiled import LAYERS, MATRIX, ROW, ROW_BLOCK, SIZE, STACK, block, helper, kernel, rows_of
 from fastdwm_kernels.policy.compiled import policy_backward, policy_forward
-from fastdwm_kernels.sampler.compiled import chain_backward, chain_forward
+from fastdwm_kernels.sampler.compiled import sampler_backward, sampler_forward
 
 STACKS = types.float32[:, :, :, ::1]
 
@@ -43,35 +43,35 @@ def show(low, high, first, particles, state, seen):
 
 
 POLICY = types.Tuple((LAYERS, MATRIX, STACK, MATRIX, MATRIX))
-CHAIN = types.Tuple((LAYERS, ROW, MATRIX, MATRIX, MATRIX))
+SAMPLER = types.Tuple((LAYERS, ROW, MATRIX, MATRIX, MATRIX))
 POLICY_VJP = types.Tuple((LAYERS, MATRIX, MATRIX, MATRIX))
-CHAIN_VJP = types.Tuple((LAYERS, ROW, MATRIX, MATRIX))
+SAMPLER_VJP = types.Tuple((LAYERS, ROW, MATRIX, MATRIX))
 PAIR = types.UniTuple(MATRIX, 2)
 
 
 @helper
-def slopes_of(chain_slopes, first, low, high, n_rows, hidden):
-    """Slopes (H K, .) of the chain for a block of rows, or (1, .) if nobody will read them.
+def slopes_of(sampler_slopes, first, low, high, n_rows, hidden):
+    """Slopes (H K, .) of the sampler for a block of rows, or (1, .) if nobody will read them.
 
-    chain_slopes: those of all N rows (N H K hidden,) or (N hidden,), block after block, with row `first` at its start.
+    sampler_slopes: those of all N rows (N H K hidden,) or (N hidden,), block after block; row `first` is at its start.
     """
-    kept = len(chain_slopes) // (n_rows * hidden)
-    return block(chain_slopes, (low - first) * kept * hidden, kept, (high - low) * hidden)
+    kept = len(sampler_slopes) // (n_rows * hidden)
+    return block(sampler_slopes, (low - first) * kept * hidden, kept, (high - low) * hidden)
 
 
-@kernel(SIZE, POLICY, CHAIN, MATRIX, STACKS, ROW, SIZE, PAIR, STACK, STACK)
+@kernel(SIZE, POLICY, SAMPLER, MATRIX, STACKS, ROW, SIZE, PAIR, STACK, STACK)
 def rollout_forward(
-    start, stop, particles, policy, chain, scales, noise, chain_slopes, first_saved, scratch, states, actions
+    start, stop, particles, policy, sampler, scales, noise, sampler_slopes, first_saved, scratch, states, actions
 ):
     """states (H + 1, N, S), the first of which is given, and actions (H + 1, N, A).
 
-    policy, chain: arguments of their own kernels.   noise: (H, K, N, S).   chain_slopes, first_saved: as in
+    policy, sampler: arguments of their own kernels.   noise: (H, K, N, S).   sampler_slopes, first_saved: as in
     `slopes_of`.   scratch: (N, S + A), (N, S).
     """
     (layers, flat, seen, outputs, slopes), (x, y), horizon = policy, scratch, len(noise)
     for low in range(start, stop, ROW_BLOCK):
         high = min(low + ROW_BLOCK, stop)
-        saved = slopes_of(chain_slopes, first_saved, low, high, states.shape[1], chain[0][-1, 3])
+        saved = slopes_of(sampler_slopes, first_saved, low, high, states.shape[1], sampler[0][-1, 3])
         for j in range(horizon + 1):
             state, action, first = states[j], actions[j], j * particles
             show(low, high, first, particles, state, seen)
@@ -81,25 +81,27 @@ def rollout_forward(
                 condition(scales, state[low:high], action[low:high], x[low:high])
                 at = j * noise.shape[1] if len(saved) > 1 else 0
                 own = saved[at : at + noise.shape[1]]
-                chain_forward(0, high - low, *chain, x[low:high], noise[j, :, low:high], own, y[low:high])
+                sampler_forward(0, high - low, *sampler, x[low:high], noise[j, :, low:high], own, y[low:high])
                 for row in range(low, high):
                     for k in range(state.shape[1]):
                         states[j + 1, row, k] = state[row, k] + (scales[2, k] + scales[3, k] * y[row, k])
 
 
-@kernel(SIZE, POLICY_VJP, CHAIN_VJP, MATRIX, ROW, SIZE, STACK, STACK, types.UniTuple(MATRIX, 3))
-def rollout_backward(start, stop, particles, policy, chain, scales, chain_slopes, first_saved, direct, slopes, scratch):
+@kernel(SIZE, POLICY_VJP, SAMPLER_VJP, MATRIX, ROW, SIZE, STACK, STACK, types.UniTuple(MATRIX, 3))
+def rollout_backward(
+    start, stop, particles, policy, sampler, scales, sampler_slopes, first_saved, direct, slopes, scratch
+):
     """dz of all layers and steps, for the policies' weight gradients, and slopes (H + 1, N, A) of the actions.
 
     direct: (H + 1, N, S + A), gradient of each step's own terms.
 
-    policy, chain: arguments of their own kernels.   scratch: (N, S), (N, S), (N, S + A).
+    policy, sampler: arguments of their own kernels.   scratch: (N, S), (N, S), (N, S + A).
     """
     (layers, flat_t, policy_slopes, dz), (lam, ds, dx) = policy, scratch
     horizon, obs_dim = len(direct) - 1, lam.shape[1]
     for low in range(start, stop, ROW_BLOCK):
         high = min(low + ROW_BLOCK, stop)
-        saved = slopes_of(chain_slopes, first_saved, low, high, direct.shape[1], chain[0][-1, 3])
+        saved = slopes_of(sampler_slopes, first_saved, low, high, direct.shape[1], sampler[0][-1, 3])
         n_calls = len(saved) // max(horizon, 1)
         # (Not by slices: the message of their error takes seconds to compile.)
         for row in range(low, high):
@@ -115,7 +117,7 @@ def rollout_backward(start, stop, particles, policy, chain, scales, chain_slopes
                     for k in range(obs_dim):
                         ds[row, k] = lam[row, k] * scales[3, k]
                 own = saved[j * n_calls : (j + 1) * n_calls]
-                chain_backward(0, high - low, *chain, own, ds[low:high], dx[low:high])
+                sampler_backward(0, high - low, *sampler, own, ds[low:high], dx[low:high])
                 for row in range(low, high):
                     for k in range(obs_dim):
                         lam[row, k] += dx[row, k] / scales[1, k] + direct[j, row, k]

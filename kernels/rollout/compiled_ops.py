@@ -91,12 +91,12 @@ class Rollout:
 
     def __init__(self, models: RolloutModels, params: Tensor, noise: Tensor, save: bool):
         (horizon, steps, n_policies, self.particles, self.obs_dim), self.models = noise.shape, models
-        self.n_rows, chain = n_policies * self.particles, models.chain.for_cpu
+        self.n_rows, sampler = n_policies * self.particles, models.sampler.for_cpu
         self.noise = noise.view(horizon, steps, self.n_rows, self.obs_dim)
-        self.policy = PolicyTape(models.policy, params, horizon + 1, self.particles, models.chain.precision)
+        self.policy = PolicyTape(models.policy, params, horizon + 1, self.particles, models.sampler.precision)
         # Slopes that nobody will read share one place.
-        self.slopes = recycled((horizon * steps if save else 1) * self.n_rows * chain.hidden)
-        self.cost = (horizon + 1) * models.policy.n_params + horizon * chain.cost
+        self.slopes = recycled((horizon * steps if save else 1) * self.n_rows * sampler.hidden)
+        self.cost = (horizon + 1) * models.policy.n_params + horizon * sampler.cost
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         n_steps, n_rows, tape = len(self.noise) + 1, self.n_rows, self.policy
@@ -105,7 +105,7 @@ class Rollout:
         states[0].view(len(obs), self.particles, -1)[:] = obs.unsqueeze(1)
         scratch = arrays(obs.new_empty(n_rows, self.obs_dim + action_dim), obs.new_empty(n_rows, self.obs_dim))
         policy = tape.layers, *arrays(tape.flat, tape.states, tape.outputs, tape.slopes)
-        parts = self.particles, policy, self.models.chain.for_cpu.forward, self.models.scales
+        parts = self.particles, policy, self.models.sampler.for_cpu.forward, self.models.scales
         run(rollout_forward, n_rows, self.cost, *parts, self.noise, self.slopes, 0, scratch, states, actions)
         return states, actions
 
@@ -115,7 +115,7 @@ class Rollout:
         scratch = arrays(*(direct.new_empty(self.n_rows, width) for width in widths))
         slopes = direct.new_empty(*direct.shape[:2], direct.shape[2] - self.obs_dim)
         policy = tape.layers, *arrays(tape.flat_t, tape.slopes, tape.dz)
-        parts = self.particles, policy, self.models.chain.for_cpu.backward, self.models.scales
+        parts = self.particles, policy, self.models.sampler.for_cpu.backward, self.models.scales
         run(rollout_backward, self.n_rows, self.cost, *parts, self.slopes, 0, direct, slopes, scratch)
         return *tape.weight_gradient(), slopes
 

@@ -66,7 +66,7 @@ def ops_of(models: RolloutModels) -> ModuleType:
         from fastdwm_kernels.rollout import triton_ops
 
         return triton_ops
-    if on_compiled(models.chain):
+    if on_compiled(models.sampler):
         from fastdwm_kernels.rollout import compiled_ops
 
         return compiled_ops
@@ -76,8 +76,8 @@ def ops_of(models: RolloutModels) -> ModuleType:
 
 
 def check(models: RolloutModels, obs: Tensor, noise: Tensor, params: Tensor) -> None:
-    chain = models.chain
-    check_tensor("obs", obs, (None, chain.obs_dim), chain.dtype, chain.device)
-    check_tensor("params", params, (len(obs), models.policy.width), chain.dtype, chain.device)
-    shape = (None, chain.steps, len(obs), None, chain.obs_dim)
-    check_tensor("noise", noise, shape, chain.dtype, chain.device)
+    sampler = models.sampler
+    check_tensor("obs", obs, (None, sampler.obs_dim), sampler.dtype, sampler.device)
+    check_tensor("params", params, (len(obs), models.policy.width), sampler.dtype, sampler.device)
+    shape = (None, sampler.steps, len(obs), None, sampler.obs_dim)
+    check_tensor("noise", noise, shape, sampler.dtype, sampler.device)

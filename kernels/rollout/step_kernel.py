@@ -1,9 +1,9 @@
-"""Triton kernels of one imagined step beside its chain: one launch forward, one backward.
+"""Triton kernels of one imagined step beside its sampler: one launch forward, one backward.
 
-The chain reads a normalised observation and an action, and gives a normalised change. What lies between two chains is
-one launch: the new state, its place in the tape, its normalisation, the policy, and the inputs of reward and critic.
-Backward likewise: the gradients that meet in a state, the policy's own backward pass, and what the chain before is to
-be given.
+The sampler reads a normalised observation and an action, and gives a normalised change. Everything between two calls
+of it is one launch: the new state, its place in the tape, its normalisation, the policy, and the inputs of reward and
+critic. The backward launch adds the gradients that meet in a state, runs the policy's backward pass, and writes the
+upstream gradient of the sampler before.
 """
 
 import triton
@@ -29,7 +29,7 @@ def step_fwd_kernel(before_ptr, y_ptr, scales_ptr, weights_ptr, flat_ptr, x_ptr,
                     input_ptr, n_rows, episode_rows, NET: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
                     BLOCK_A: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr,
                     PRECISION: tl.constexpr):  # fmt: skip
-    """The state of BLOCK_M particles of one episode after a chain, and the policy's action in it.
+    """The state of BLOCK_M particles of one episode after a sampler, and the policy's action in it.
 
     Grid      (cdiv(n_rows, BLOCK_M), B)
     Reads     before: with y (B n_rows, S) the states (B, n_rows, S) of the step before, in the tape; without, (B, S)
@@ -106,7 +106,7 @@ def step_bwd_kernel(direct_ptr, extra_ptr, lam_ptr, dobs_ptr, daction_ptr, scale
               None; lam and dobs (B n_rows, S), daction (B n_rows, A) of what follows, or None of each; action
               (B n_rows, A), hidden in the tape, scales, and weights in the operand dtype
     Writes    dz and dz_out in the tape; slopes (B n_rows, A), the actions' gradient, times scale;
-              unless None the state's gradient after (B n_rows, S), and dy, what the chain before is given: all once
+              unless None the state's gradient after (B n_rows, S), and dy, what the sampler before is given: all once
     Requires  BLOCK_D >= every hidden width, BLOCK_S >= S; rows, widths and inputs are masked
     Numerics  fp32 accumulators; the layer gradients are rounded once, on store
     """
@@ -145,8 +145,8 @@ def step_bwd_kernel(direct_ptr, extra_ptr, lam_ptr, dobs_ptr, daction_ptr, scale
 def aot_cases(layout: MLPLayout, precision: str, capability: int) -> list[AotCase]:
     """The first, a middle and the last step, forward and backward."""
     fwd = {"first": ("y_ptr",), "middle": (), "last": ("seen_ptr",)}
-    chain = ("lam_ptr", "dobs_ptr", "daction_ptr")
-    bwd = {"first": ("after_ptr", "dy_ptr", "extra_ptr"), "middle": (), "last": (*chain, "extra_ptr")}
+    sampler = ("lam_ptr", "dobs_ptr", "daction_ptr")
+    bwd = {"first": ("after_ptr", "dy_ptr", "extra_ptr"), "middle": (), "last": (*sampler, "extra_ptr")}
     return [
         aot_case(kernel, layout, precision, capability, place, unused)
         for kernel, places in ((step_fwd_kernel, fwd), (step_bwd_kernel, bwd))

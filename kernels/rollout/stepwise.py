@@ -1,4 +1,4 @@
-"""The serial part of a rollout, one operator after the other: the policy and the chain, H times, and back.
+"""The serial part of a rollout, one operator after the other: the policy and the sampler, H times, and back.
 
 What the fused execution on a CPU (`compiled.py`) does in two calls, for the operators that are called one by one.
 """
@@ -16,15 +16,15 @@ class Stepwise:
     """B policies (B, P) with M particles each; rows are N = B M. Subclasses name the operators."""
 
     PolicyTape: type
-    chain_forward: Callable
-    chain_backward: Callable
+    sampler_forward: Callable
+    sampler_backward: Callable
 
     def __init__(self, models: RolloutModels, params: Tensor, noise: Tensor, save: bool):
         """noise: (H, K, B, M, S).   save: a call of `backward` will follow."""
         self.models, self.noise, self.save = models, noise, save
         horizon, _, _, particles, _ = noise.shape
-        self.policy = self.PolicyTape(models.policy, params, horizon + 1, particles, models.chain.precision)
-        self.chains: list[Any] = []
+        self.policy = self.PolicyTape(models.policy, params, horizon + 1, particles, models.sampler.precision)
+        self.saved: list[Any] = []
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """States (H + 1, N, S) and actions (H + 1, N, A) from obs (B, S)."""
@@ -34,9 +34,9 @@ class Stepwise:
         for j in range(horizon):
             rows = ((state - models.obs_mean) / models.obs_std).view(-1, obs_dim)
             action, noise = actions[j].reshape(len(rows), -1), self.noise[j].reshape(steps, -1, obs_dim)
-            y, saved = self.chain_forward(models.chain, rows, action, noise, self.save)
+            y, saved = self.sampler_forward(models.sampler, rows, action, noise, self.save)
             state = state + (y * models.delta_std).add_(models.delta_mean).view_as(state)
-            self.chains.append(saved)
+            self.saved.append(saved)
             states.append(state)
             actions.append(self.policy.forward(j + 1, state))
         return torch.stack(states).flatten(1, 2), torch.stack(actions).flatten(1, 2)
@@ -49,7 +49,7 @@ class Stepwise:
         slopes = [p]
         for j in range(horizon, -1, -1):
             if j < horizon:
-                dobs, daction = self.chain_backward(models.chain, lam * models.delta_std, self.chains[j])
+                dobs, daction = self.sampler_backward(models.sampler, lam * models.delta_std, self.saved[j])
                 lam = lam + dobs / models.obs_std + direct[j, :, :obs_dim]
                 p = daction + direct[j, :, obs_dim:]
                 slopes.insert(0, p)

@@ -15,10 +15,10 @@ from fastdwm_kernels.policy.reference import (
     policy_weight_grads_reference,
 )
 from fastdwm_kernels.rollout.stepwise import Stepwise
-from fastdwm_kernels.sampler.reference import reverse_chain_backward_reference, reverse_chain_reference
+from fastdwm_kernels.sampler.reference import sampler_backward_reference, sampler_reference
 
-chain_forward = reverse_chain_reference
-chain_backward = reverse_chain_backward_reference
+sampler_forward = sampler_reference
+sampler_backward = sampler_backward_reference
 scalar_value = frozen_mlp_reference
 scalar_forward = frozen_mlp_forward_reference
 scalar_backward = frozen_mlp_backward_reference
@@ -54,5 +54,5 @@ class PolicyTape:
 
 class Rollout(Stepwise):
     PolicyTape = PolicyTape
-    chain_forward = staticmethod(chain_forward)
-    chain_backward = staticmethod(chain_backward)
+    sampler_forward = staticmethod(sampler_forward)
+    sampler_backward = staticmethod(sampler_backward)

@@ -1,8 +1,8 @@
 """The imagined return and its gradient by the Triton kernels: the derivation of `imagine.py` in few, larger launches.
 
-One launch for each imagined step and one for its chain, both ways; one each for the value and the derivative of reward
-and critics at all visited states, one for what these add up to, and one for the gradient of all weights, or two where
-its rows are many. The policies' weights are rounded to the operands once for all of them.
+One launch for each imagined step and one for its sampler, both ways; one each for the value and the derivative of
+reward and critics at all visited states, one for what these add up to, and one for the gradient of all weights, or two
+where its rows are many. The policies' weights are rounded to the operands once for all of them.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from fastdwm_kernels.rollout.imagine import Return
 from fastdwm_kernels.rollout.models import RolloutModels
 from fastdwm_kernels.rollout.step_kernel import step_bwd_kernel, step_fwd_kernel
 from fastdwm_kernels.rollout.terms_kernel import terms
-from fastdwm_kernels.sampler.kernel import reverse_chain_bwd, reverse_chain_fwd
+from fastdwm_kernels.sampler.kernel import sampler_bwd, sampler_fwd
 
 __all__ = ["Rollout", "gradient", "value"]
 
@@ -70,7 +70,7 @@ class Rollout:
         self.horizon, steps, n_policies, self.particles, obs_dim = noise.shape
         self.n_rows, n_steps, layout = n_policies * self.particles, self.horizon + 1, models.policy
         self.noise = noise.view(self.horizon, steps, self.n_rows, obs_dim)
-        self.precision = models.chain.precision
+        self.precision = models.sampler.precision
         # What every step reads, both ways: half the bytes where operands are bf16.
         self.weights = params.to(operand_dtype(self.precision))
         tape, widths = (n_policies, n_steps * self.particles), sum(layout.sizes[1:-1])
@@ -78,7 +78,7 @@ class Rollout:
         self.hidden = params.new_empty(*tape, widths, dtype=operand_dtype(self.precision))
         self.actions = params.new_empty(n_steps, self.n_rows, layout.sizes[-1])
         self.inputs = params.new_empty(n_steps * self.n_rows, obs_dim + layout.sizes[-1])
-        self.chains: list[Tensor | None] = []
+        self.saved: list[Tensor | None] = []
 
     @property
     def taped(self) -> Tensor:
@@ -101,15 +101,15 @@ class Rollout:
 
     def imagine(self, obs: Tensor) -> None:
         """All states and actions from obs (B, S)."""
-        before, y, chain = obs, None, self.models.chain
+        before, y, sampler = obs, None, self.models.sampler
         seen = obs.new_empty(self.n_rows, obs.shape[1])
         for j in range(self.horizon + 1):
             last = j == self.horizon
             self._act(j, before, y, None if last else seen)
             if not last:
                 before = self.step(j, self.states)
-                y, saved = reverse_chain_fwd(chain, seen, self.actions[j], self.noise[j], self.save)
-                self.chains.append(saved)
+                y, saved = sampler_fwd(sampler, seen, self.actions[j], self.noise[j], self.save)
+                self.saved.append(saved)
 
     def _act(self, j: int, before: Tensor, y: Tensor | None, seen: Tensor | None) -> None:
         inputs = self.inputs[j * self.n_rows :]
@@ -134,15 +134,15 @@ class Rollout:
         obs_dim = self.states.shape[2]
         dz = torch.empty_like(self.hidden)
         dz_out = dz.new_empty(*dz.shape[:2], self.actions.shape[2])
-        slopes, chain = torch.empty_like(self.actions), (None, None, None)
+        slopes, sampler = torch.empty_like(self.actions), (None, None, None)
         for j in range(self.horizon, -1, -1):
             after, dy = (direct[j].new_empty(self.n_rows, obs_dim) if j else None for _ in range(2))
             tapes = (self.step(j, tape) for tape in (self.hidden, dz, dz_out))
-            read = direct[j], extra[j] if extra is not None and j else None, *chain, self.models.scales
+            read = direct[j], extra[j] if extra is not None and j else None, *sampler, self.models.scales
             tensors = *read, self.actions[j], self.weights, *tapes, slopes[j], after, dy
             self._launch(step_bwd_kernel, tensors, scale, SEEN=seen and j < self.horizon)
             if j:
-                chain = after, *reverse_chain_bwd(self.models.chain, dy, self.chains[j - 1])
+                sampler = after, *sampler_bwd(self.models.sampler, dy, self.saved[j - 1])
         grads, squares = policy_weight_bwd(self.models.policy, self.states, self.hidden, dz, dz_out, self.precision)
         return grads, squares, slopes
 

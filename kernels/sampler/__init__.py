@@ -1,7 +1,7 @@
 """The K-step sampler of a world model in one launch, with its VJP; and one of its steps."""
 
-from fastdwm_kernels.sampler.op import reverse_chain
+from fastdwm_kernels.sampler.op import sample
 from fastdwm_kernels.sampler.step import reverse_step
-from fastdwm_kernels.sampler.weights import ChainWeights, pack_chain
+from fastdwm_kernels.sampler.weights import SamplerWeights, pack_sampler
 
-__all__ = ["ChainWeights", "pack_chain", "reverse_chain", "reverse_step"]
+__all__ = ["SamplerWeights", "pack_sampler", "reverse_step", "sample"]

@@ -1,4 +1,4 @@
-"""The K-step reverse chain and its VJP on a CPU, one call each; the formulas are those of `reference.py`."""
+"""The K-step sampler and its VJP on a CPU, one call each; the formulas are those of `reference.py`."""
 
 import torch
 from numpy import empty, float32
@@ -26,24 +26,24 @@ from fastdwm_kernels.compiled import (
     silu,
 )
 from fastdwm_kernels.memory import recycled
-from fastdwm_kernels.sampler.weights import ChainWeights
+from fastdwm_kernels.sampler.weights import SamplerWeights
 
 
-def reverse_chain_compiled(
-    weights: ChainWeights, obs: Tensor, action: Tensor, noise: Tensor, save: bool
+def sampler_compiled(
+    weights: SamplerWeights, obs: Tensor, action: Tensor, noise: Tensor, save: bool
 ) -> tuple[Tensor, Tensor]:
     """y_0 (N, S), and silu' of all pre-activations (K, N sum of widths), valid only if `save`."""
     packed, y = weights.for_cpu, torch.empty_like(obs)
     slopes = recycled(weights.steps if save else 1, len(obs) * packed.hidden)
     x = torch.cat([obs.detach(), action.detach()], 1)
-    run(chain_forward, len(obs), packed.cost, *packed.forward, x, noise.detach(), slopes, y)
+    run(sampler_forward, len(obs), packed.cost, *packed.forward, x, noise.detach(), slopes, y)
     return y, slopes
 
 
-def reverse_chain_backward_compiled(weights: ChainWeights, dy: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
+def sampler_backward_compiled(weights: SamplerWeights, dy: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of obs (N, S) and action (N, A)."""
     packed, dx = weights.for_cpu, dy.new_empty(len(dy), weights.obs_dim + weights.action_dim)
-    run(chain_backward, len(dy), packed.cost, *packed.backward, slopes, dy, dx)
+    run(sampler_backward, len(dy), packed.cost, *packed.backward, slopes, dy, dx)
     return dx[:, : weights.obs_dim], dx[:, weights.obs_dim :]
 
 
@@ -67,7 +67,7 @@ def advance(state, out, coefficients, noise):
 
 
 @kernel(LAYERS, ROW, MATRIX, MATRIX, MATRIX, MATRIX, STACK, MATRIX, MATRIX)
-def chain_forward(start, stop, layers, flat, w_cond, table, coefficients, x, noise, slopes, y):
+def sampler_forward(start, stop, layers, flat, w_cond, table, coefficients, x, noise, slopes, y):
     """y (N, S) from x = (obs, action) (N, S + A) and noise (K, N, S).
 
     table (K, D): what step k adds to x w_cond in the first layer, whose own b is not read.   coefficients: (K, 3).
@@ -96,7 +96,7 @@ def chain_forward(start, stop, layers, flat, w_cond, table, coefficients, x, noi
 
 
 @kernel(LAYERS, ROW, MATRIX, MATRIX, MATRIX, MATRIX, MATRIX)
-def chain_backward(start, stop, layers, flat_t, w_cond_t, coefficients, slopes, dy, dx):
+def sampler_backward(start, stop, layers, flat_t, w_cond_t, coefficients, slopes, dy, dx):
     """dx (N, S + A) from dy (N, S)."""
     last = len(layers) - 1
     for low in range(start, stop, ROW_BLOCK):

@@ -1,14 +1,14 @@
-"""The whole reverse chain as a differentiable operator."""
+"""The whole sampler as a differentiable operator."""
 
 import torch
 from torch import Tensor
 
 from fastdwm_kernels.contract import check_tensor, refuse_second_order
-from fastdwm_kernels.sampler.reference import reverse_chain_backward_reference, reverse_chain_reference
-from fastdwm_kernels.sampler.weights import ChainWeights
+from fastdwm_kernels.sampler.reference import sampler_backward_reference, sampler_reference
+from fastdwm_kernels.sampler.weights import SamplerWeights
 
 
-def reverse_chain(weights: ChainWeights, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
+def sample(weights: SamplerWeights, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
     """y_0 from y_K = noise[0] by K reverse steps: one launch, and one more for the VJP.
 
     obs: (N, S), normalised.   action: (N, A).   noise: (K, N, S), standard normal.   All contiguous, in the weights'
@@ -24,12 +24,12 @@ def reverse_chain(weights: ChainWeights, obs: Tensor, action: Tensor, noise: Ten
     check_tensor("action", action, (n_rows, weights.action_dim), dtype, device)
     check_tensor("noise", noise, (weights.steps, n_rows, weights.obs_dim), dtype, device)
     if torch.is_grad_enabled() and (obs.requires_grad or action.requires_grad):
-        return ReverseChainFunction.apply(weights, obs, action, noise)
+        return SamplerFunction.apply(weights, obs, action, noise)
     with torch.no_grad():
         return _forward(weights)(weights, obs, action, noise, False)[0]
 
 
-class ReverseChainFunction(torch.autograd.Function):
+class SamplerFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, weights, obs, action, noise):
         y, ctx.saved = _forward(weights)(weights, obs, action, noise, True)
@@ -38,36 +38,36 @@ class ReverseChainFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy):
-        refuse_second_order("reverse_chain")
+        refuse_second_order("sampler")
         # Autograd may hand over an expanded gradient, which no caller of the operator controls.
         dobs, daction = _backward(ctx.weights)(ctx.weights, dy.contiguous(), ctx.saved)
         return None, dobs, daction, None
 
 
-def on_compiled(weights: ChainWeights) -> bool:
+def on_compiled(weights: SamplerWeights) -> bool:
     """Whether the CPU kernels can take these weights."""
     return weights.device.type == "cpu" and weights.dtype == torch.float32 and weights.precision == "ieee"
 
 
-def _forward(weights: ChainWeights):
+def _forward(weights: SamplerWeights):
     if weights.device.type == "cuda":
-        from fastdwm_kernels.sampler.kernel import reverse_chain_fwd
+        from fastdwm_kernels.sampler.kernel import sampler_fwd
 
-        return reverse_chain_fwd
+        return sampler_fwd
     if on_compiled(weights):
-        from fastdwm_kernels.sampler.compiled import reverse_chain_compiled
+        from fastdwm_kernels.sampler.compiled import sampler_compiled
 
-        return reverse_chain_compiled
-    return reverse_chain_reference
+        return sampler_compiled
+    return sampler_reference
 
 
-def _backward(weights: ChainWeights):
+def _backward(weights: SamplerWeights):
     if weights.device.type == "cuda":
-        from fastdwm_kernels.sampler.kernel import reverse_chain_bwd
+        from fastdwm_kernels.sampler.kernel import sampler_bwd
 
-        return reverse_chain_bwd
+        return sampler_bwd
     if on_compiled(weights):
-        from fastdwm_kernels.sampler.compiled import reverse_chain_backward_compiled
+        from fastdwm_kernels.sampler.compiled import sampler_backward_compiled
 
-        return reverse_chain_backward_compiled
-    return reverse_chain_backward_reference
+        return sampler_backward_compiled
+    return sampler_backward_reference

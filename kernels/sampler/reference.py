@@ -1,6 +1,6 @@
-"""The K-step reverse chain and its VJP in torch: the meaning of the kernels, in any dtype.
+"""The K-step sampler and its VJP in torch: the meaning of the kernels, in any dtype.
 
-The chain is y_K = noise[0], then the reverse step of `reverse_step/reference.py` for k = K..1, z = noise[K - k + 1];
+The sampler is y_K = noise[0], then the reverse step of `reverse_step/reference.py` for k = K..1, z = noise[K - k + 1];
 sigma_1 = 0, so the last step reads no noise. In the VJP the steps run the other way. obs and action enter every step
 through the same product (obs, action) W_c, so the gradients of the first pre-activations are summed over k first:
   d(obs, action) = (sum_k dz_k) W_c^T,   dy_k = c_y dy_{k-1} + dz_k W_y^T.
@@ -11,11 +11,11 @@ from torch import Tensor
 
 from fastdwm_kernels.launch import round_operand
 from fastdwm_kernels.sampler.step_reference import condition, condition_vjp, denoise, denoise_vjp
-from fastdwm_kernels.sampler.weights import ChainWeights
+from fastdwm_kernels.sampler.weights import SamplerWeights
 
 
-def reverse_chain_reference(
-    weights: ChainWeights, obs: Tensor, action: Tensor, noise: Tensor, save: bool
+def sampler_reference(
+    weights: SamplerWeights, obs: Tensor, action: Tensor, noise: Tensor, save: bool
 ) -> tuple[Tensor, list[list[Tensor]]]:
     """y_0 (N, S) and the pre-activations of every step, step K first, valid only if `save`."""
     cond = condition(weights, obs, action)
@@ -31,9 +31,7 @@ def reverse_chain_reference(
     return y, saved
 
 
-def reverse_chain_backward_reference(
-    weights: ChainWeights, dy: Tensor, saved: list[list[Tensor]]
-) -> tuple[Tensor, Tensor]:
+def sampler_backward_reference(weights: SamplerWeights, dy: Tensor, saved: list[list[Tensor]]) -> tuple[Tensor, Tensor]:
     """Gradients of obs (N, S) and action (N, A)."""
     total = None
     for index, (c_y, c_out, _) in enumerate(weights.affine):

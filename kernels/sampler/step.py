@@ -5,10 +5,10 @@ from torch import Tensor
 
 from fastdwm_kernels.contract import check_range, check_tensor, refuse_second_order
 from fastdwm_kernels.sampler.step_reference import reverse_step_backward_reference, reverse_step_reference
-from fastdwm_kernels.sampler.weights import ChainWeights
+from fastdwm_kernels.sampler.weights import SamplerWeights
 
 
-def reverse_step(weights: ChainWeights, index: int, y: Tensor, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
+def reverse_step(weights: SamplerWeights, index: int, y: Tensor, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
     """y_{k-1} = c_y y + c_out net(y, k, obs, action) + sigma noise for k = index + 1, in one launch.
 
     y, obs, noise: (N, S), obs normalised.   action: (N, A).   All contiguous, in the weights' dtype (float32; float64
@@ -44,7 +44,7 @@ class ReverseStepFunction(torch.autograd.Function):
         return None, None, dy, dobs, daction, None
 
 
-def _forward(weights: ChainWeights):
+def _forward(weights: SamplerWeights):
     if weights.device.type != "cuda":
         return reverse_step_reference
     from fastdwm_kernels.sampler.step_kernel import reverse_step_fwd
@@ -52,7 +52,7 @@ def _forward(weights: ChainWeights):
     return reverse_step_fwd
 
 
-def _backward(weights: ChainWeights):
+def _backward(weights: SamplerWeights):
     if weights.device.type != "cuda":
         return reverse_step_backward_reference
     from fastdwm_kernels.sampler.step_kernel import reverse_step_bwd

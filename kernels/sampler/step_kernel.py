@@ -1,4 +1,4 @@
-"""Triton kernels of one reverse step, and the pieces that the kernels of the whole chain share.
+"""Triton kernels of one reverse step, and the pieces that the kernels of the whole sampler share.
 
 Activations stay transposed, (features, particles); see `tiles.py` for the products and `network.py` for the layers. All
 extents are powers of two, padded with zeros when the weights are packed.
@@ -10,10 +10,10 @@ import triton.language as tl
 from torch import Tensor
 
 from fastdwm_kernels.aot_case import AotCase
-from fastdwm_kernels.launch import Launch, chain_resident, chunk, dot_precision, run
+from fastdwm_kernels.launch import Launch, chunk, dot_precision, run, sampler_resident
 from fastdwm_kernels.sampler.network import backward_steps, forward_steps, load_rows
 from fastdwm_kernels.sampler.tiles import padded, product
-from fastdwm_kernels.sampler.weights import ChainWeights, DenoiserShape
+from fastdwm_kernels.sampler.weights import DenoiserShape, SamplerWeights
 
 # Rows of a few floats are read and written one by one: a single compilation serves any slice of a buffer.
 ROWS_FWD = ("y_ptr", "obs_ptr", "action_ptr", "noise_ptr", "out_ptr")
@@ -48,7 +48,7 @@ def reverse_step_fwd_kernel(y_ptr, obs_ptr, action_ptr, noise_ptr, w_ptr, b_ptr,
     """BLOCK_M rows of c_y y + c_out net(y, k, obs, action) + sigma noise, k = index + 1.
 
     Grid      (cdiv(n_rows, BLOCK_M),)
-    Reads     y, noise, obs (n_rows, S), action (n_rows, A), ChainWeights.tiles, constants and coefficients
+    Reads     y, noise, obs (n_rows, S), action (n_rows, A), SamplerWeights.tiles, constants and coefficients
     Writes    out (n_rows, S); pre-activations saved (HIDDEN + 1, programs, D * BLOCK_M) unless None
     Numerics  operands in the weights' dtype, float32 accumulator and state
     """
@@ -69,7 +69,7 @@ def reverse_step_bwd_kernel(dout_ptr, saved_ptr, w_ptr, coef_ptr, dy_ptr, dobs_p
     """BLOCK_M rows of the VJP of one reverse step.
 
     Grid      (cdiv(n_rows, BLOCK_M),)
-    Reads     dout (n_rows, S), saved (HIDDEN + 1, programs, D * BLOCK_M), ChainWeights.tiles_t and coefficients
+    Reads     dout (n_rows, S), saved (HIDDEN + 1, programs, D * BLOCK_M), SamplerWeights.tiles_t and coefficients
     Writes    dy, dobs (n_rows, S), daction (n_rows, A)
     Numerics  operands in the weights' dtype, float32 accumulator
     """
@@ -85,15 +85,15 @@ def reverse_step_bwd_kernel(dout_ptr, saved_ptr, w_ptr, coef_ptr, dy_ptr, dobs_p
     store_rows(daction_ptr, dcond, rows, n_rows, S, A)
 
 
-def compile_time(shape: ChainWeights | DenoiserShape, launch: Launch) -> dict:
-    """Compile-time arguments that all kernels of the step and the chain share."""
+def compile_time(shape: SamplerWeights | DenoiserShape, launch: Launch) -> dict:
+    """Compile-time arguments that all kernels of the step and the sampler share."""
     sizes = dict(S=shape.obs_dim, A=shape.action_dim, D=shape.width, HIDDEN=shape.hidden_layers - 1)
     return sizes | dict(
         BLOCK_M=launch.block_m,
         N_TILES=shape.width // chunk(shape.width, shape.width, launch.tile) if shape.hidden_layers > 1 else 1,
         TILE=launch.tile,
         STAGES=launch.num_stages,
-        RESIDENT=chain_resident(shape.width, shape.obs_dim, shape.precision),
+        RESIDENT=sampler_resident(shape.width, shape.obs_dim, shape.precision),
         IP=dot_precision(shape.precision),
     )
 
@@ -104,7 +104,7 @@ def options(launch: Launch) -> dict:
     return dict(num_warps=launch.num_warps, num_stages=launch.num_stages, maxnreg=255)
 
 
-def scratch(weights: ChainWeights, steps: int, n_rows: int) -> Tensor:
+def scratch(weights: SamplerWeights, steps: int, n_rows: int) -> Tensor:
     """Room for the pre-activations of `steps` steps, whole tiles: (steps, layers, programs, D * BLOCK_M)."""
     launch = weights.launch.for_rows(n_rows)
     tiles = (*launch.grid(n_rows), weights.width * launch.block_m)
@@ -112,7 +112,7 @@ def scratch(weights: ChainWeights, steps: int, n_rows: int) -> Tensor:
 
 
 def reverse_step_fwd(
-    weights: ChainWeights, index: int, y: Tensor, obs: Tensor, action: Tensor, noise: Tensor, save: bool
+    weights: SamplerWeights, index: int, y: Tensor, obs: Tensor, action: Tensor, noise: Tensor, save: bool
 ) -> tuple[Tensor, Tensor | None]:
     """y_{k-1} (N, S) of step k = index + 1 and, if `save`, the pre-activations; one launch."""
     out = torch.empty_like(y)
@@ -126,7 +126,7 @@ def reverse_step_fwd(
     return out, saved
 
 
-def reverse_step_bwd(weights: ChainWeights, index: int, dout: Tensor, saved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def reverse_step_bwd(weights: SamplerWeights, index: int, dout: Tensor, saved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of y, obs and action; one launch."""
     dy, dobs = torch.empty_like(dout), torch.empty_like(dout)
     daction = dout.new_empty(len(dout), weights.action_dim)
@@ -140,7 +140,7 @@ def reverse_step_bwd(weights: ChainWeights, index: int, dout: Tensor, saved: Ten
 
 
 def aot_case(kernel, pointers: tuple[str, ...], shape: DenoiserShape) -> AotCase:
-    """One kernel of the step or the chain for a denoiser of this shape; a `saved_ptr` not in `pointers` is None."""
+    """One kernel of the step or the sampler for a denoiser of this shape; a `saved_ptr` not in `pointers` is None."""
     operand = "bf16" if shape.precision == "bf16" else "fp32"
     saves = "saved_ptr" in pointers
     unused = {"saved_ptr": None} if "saved_ptr" in kernel.arg_names and not saves else {}

@@ -12,21 +12,21 @@ from torch import Tensor
 
 from fastdwm_kernels.cpu_linear import linear
 from fastdwm_kernels.launch import round_operand
-from fastdwm_kernels.sampler.weights import ChainWeights
+from fastdwm_kernels.sampler.weights import SamplerWeights
 
 
-def condition(weights: ChainWeights, obs: Tensor, action: Tensor) -> Tensor:
+def condition(weights: SamplerWeights, obs: Tensor, action: Tensor) -> Tensor:
     """(N, D) part of the first pre-activation that obs and action contribute."""
     return linear(round_operand(torch.cat([obs, action], 1), weights.precision), weights.w_cond)
 
 
-def condition_vjp(weights: ChainWeights, dz: Tensor) -> tuple[Tensor, Tensor]:
+def condition_vjp(weights: SamplerWeights, dz: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of obs (N, S) and action (N, A) from that of the first pre-activation."""
     dcond = linear(round_operand(dz, weights.precision), weights.w_cond.mT)
     return dcond[:, : weights.obs_dim].contiguous(), dcond[:, weights.obs_dim :].contiguous()
 
 
-def denoise(weights: ChainWeights, z: Tensor, save: bool) -> tuple[Tensor, list[Tensor]]:
+def denoise(weights: SamplerWeights, z: Tensor, save: bool) -> tuple[Tensor, list[Tensor]]:
     """Last hidden activation, as an operand, and all pre-activations; overwrites z unless `save`."""
     saved = [z]
     h = round_operand(F.silu(z, inplace=not save), weights.precision)
@@ -37,7 +37,7 @@ def denoise(weights: ChainWeights, z: Tensor, save: bool) -> tuple[Tensor, list[
     return h, saved
 
 
-def denoise_vjp(weights: ChainWeights, dout: Tensor, saved: list[Tensor]) -> Tensor:
+def denoise_vjp(weights: SamplerWeights, dout: Tensor, saved: list[Tensor]) -> Tensor:
     """Gradient (N, D) of the first pre-activation from that of the network output (N, S)."""
     dh = round_operand(dout, weights.precision) @ weights.w_out
     for z, w in zip(reversed(saved[1:]), reversed(weights.w_hidden), strict=True):
@@ -52,7 +52,7 @@ def silu_vjp(dh: Tensor, z: Tensor) -> Tensor:
 
 
 def reverse_step_reference(
-    weights: ChainWeights, index: int, y: Tensor, obs: Tensor, action: Tensor, noise: Tensor, save: bool
+    weights: SamplerWeights, index: int, y: Tensor, obs: Tensor, action: Tensor, noise: Tensor, save: bool
 ) -> tuple[Tensor, list[Tensor]]:
     """y_{k-1} (N, S) of step k = index + 1 and the pre-activations, valid only if `save`."""
     c_y, c_out, sigma = weights.affine[index]
@@ -64,7 +64,7 @@ def reverse_step_reference(
 
 
 def reverse_step_backward_reference(
-    weights: ChainWeights, index: int, dout: Tensor, saved: list[Tensor]
+    weights: SamplerWeights, index: int, dout: Tensor, saved: list[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of y, obs and action."""
     c_y, c_out, _ = weights.affine[index]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastdwm.models.diffusion import Diffusion, reverse_coefficients, time_embedding, vp_schedule
 from fastdwm.models.nets import Params, init_mlp, map_params, mlp_shapes
-from fastdwm_kernels.sampler import ChainWeights, pack_chain
+from fastdwm_kernels.sampler import SamplerWeights, pack_sampler
 
 FEATURES = 6
 
@@ -24,11 +24,13 @@ class Problem:
     noise: Tensor
     upstream: Tensor
 
-    def weights(self, precision: str = "ieee", dtype: torch.dtype = torch.float32, device: str = "cpu") -> ChainWeights:
+    def weights(
+        self, precision: str = "ieee", dtype: torch.dtype = torch.float32, device: str = "cpu"
+    ) -> SamplerWeights:
         params = map_params(lambda p: p.to(device, dtype), self.params)
         obs_dim, action_dim = self.obs.shape[1], self.action.shape[1]
         coefficients, embedding = self.coefficients.to(device), self.embedding.to(device)
-        return pack_chain(params, embedding, coefficients, obs_dim, action_dim, precision)
+        return pack_sampler(params, embedding, coefficients, obs_dim, action_dim, precision)
 
     def model(self) -> Diffusion:
         """The plain model in float64; its statistics leave inputs and outputs alone."""

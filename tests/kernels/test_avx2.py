@@ -17,7 +17,7 @@ HASWELL = {
     "NUMBA_CPU_FEATURES": "+avx,+avx2,+bmi,+bmi2,+f16c,+fma,+lzcnt,+popcnt,+sse4.1,+sse4.2,+ssse3,+sse3",
 }
 
-# First that the path is what it should be, then the tests of products, chain, policy and a whole rollout in it.
+# First that the path is what it should be, then the tests of products, sampler, policy and a whole rollout in it.
 RUN = """
 import sys, pytest
 from fastdwm_kernels import compiled

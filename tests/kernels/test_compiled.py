@@ -22,8 +22,8 @@ from fastdwm_kernels.layout import MLPLayout
 from fastdwm_kernels.policy import policy
 from fastdwm_kernels.policy.reference import policy_reference
 from fastdwm_kernels.rollout import torch_ops
-from fastdwm_kernels.sampler import reverse_chain
-from fastdwm_kernels.sampler.reference import reverse_chain_backward_reference, reverse_chain_reference
+from fastdwm_kernels.sampler import sample
+from fastdwm_kernels.sampler.reference import sampler_backward_reference, sampler_reference
 
 # Also for a machine that only has what the GPU tests need.
 pytest.importorskip("numba")
@@ -32,8 +32,8 @@ from fastdwm_kernels import compiled, memory  # noqa: E402
 from fastdwm_kernels.frozen_mlp.compiled import reduce  # noqa: E402
 from fastdwm_kernels.rollout import compiled_ops  # noqa: E402
 from fastdwm_kernels.sampler.compiled import (  # noqa: E402
-    reverse_chain_backward_compiled,
-    reverse_chain_compiled,
+    sampler_backward_compiled,
+    sampler_compiled,
 )
 
 ROWS = [1, 3, 16, 17, 257]
@@ -120,7 +120,7 @@ def test_activations_keep_nan(activation):
     assert np.isnan(z).all()
 
 
-# The chain.
+# The sampler.
 CASES = {
     "width48": dict(hidden=(48, 48)),
     "width100": dict(hidden=(100, 100, 100), steps=10),
@@ -132,7 +132,7 @@ CASES = {
 }
 
 
-def chain(forward, backward, problem):
+def sampler(forward, backward, problem):
     """y_0 and the gradients of obs and action."""
     weights = problem.weights()
     y, saved = forward(weights, problem.obs, problem.action, problem.noise, True)
@@ -141,28 +141,28 @@ def chain(forward, backward, problem):
 
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("case", CASES)
-def test_chain_error_is_at_most_twice_that_of_torch(case, rows, threads):
+def test_sampler_error_is_at_most_twice_that_of_torch(case, rows, threads):
     problem = make_problem(rows, **CASES[case])
-    actual = chain(reverse_chain_compiled, reverse_chain_backward_compiled, problem)
-    eager = chain(reverse_chain_reference, reverse_chain_backward_reference, problem)
+    actual = sampler(sampler_compiled, sampler_backward_compiled, problem)
+    eager = sampler(sampler_reference, sampler_backward_reference, problem)
     for ours, theirs, expected in zip(actual, eager, problem.truth(), strict=True):
         assert_within_twice(ours, theirs, expected, "ieee")
         assert_close(ours, expected, EPS["ieee"])
 
 
-def test_chain_without_saving_is_the_same():
+def test_sampler_without_saving_is_the_same():
     problem = make_problem(17, steps=10)
     inputs = problem.weights(), problem.obs, problem.action, problem.noise
-    assert torch.equal(reverse_chain_compiled(*inputs, False)[0], reverse_chain_compiled(*inputs, True)[0])
+    assert torch.equal(sampler_compiled(*inputs, False)[0], sampler_compiled(*inputs, True)[0])
 
 
 def test_a_row_does_not_depend_on_the_others(threads):
     problem = make_problem(83, hidden=(100, 100))
-    together = chain(reverse_chain_compiled, reverse_chain_backward_compiled, problem)
+    together = sampler(sampler_compiled, sampler_backward_compiled, problem)
     for rows in (slice(0, 1), slice(5, 12), slice(40, 83)):
         inputs = {name: getattr(problem, name)[rows] for name in ("obs", "action", "upstream")}
         part = replace(problem, noise=problem.noise[:, rows].contiguous(), **inputs)
-        alone = chain(reverse_chain_compiled, reverse_chain_backward_compiled, part)
+        alone = sampler(sampler_compiled, sampler_backward_compiled, part)
         assert all(torch.equal(a[rows], b) for a, b in zip(together, alone, strict=True))
 
 
@@ -170,9 +170,9 @@ def test_a_row_does_not_depend_on_the_others(threads):
 def test_a_diverged_row_stays_visible_and_alone(bad):
     problem = make_problem(19, steps=10)
     weights, clean = problem.weights(), problem.obs.clone()
-    expected = reverse_chain(weights, clean, problem.action, problem.noise)
+    expected = sample(weights, clean, problem.action, problem.noise)
     problem.obs[4, 1] = bad
-    y = reverse_chain(weights, problem.obs, problem.action, problem.noise)
+    y = sample(weights, problem.obs, problem.action, problem.noise)
     assert y[4].isnan().all()
     assert torch.equal(y[torch.arange(19) != 4], expected[torch.arange(19) != 4])
 

@@ -10,7 +10,7 @@ import torch
 from numerics import EPS, assert_close
 from torch import Tensor
 
-from fastdwm_kernels.launch import chain_launch, nearest_tf32, row_parts, run
+from fastdwm_kernels.launch import nearest_tf32, row_parts, run, sampler_launch
 from fastdwm_kernels.layout import MLPLayout
 
 triton = pytest.importorskip("triton")
@@ -74,12 +74,12 @@ def kernels_of(path: Path) -> list[str]:
     [(1, 16), (132 * 16, 16), (132 * 16 + 1, 32), (4096, 32), (132 * 32 + 1, 64), (10**6, 64)],
 )
 def test_no_multiprocessor_has_a_second_block_while_there_are_larger_ones(n_rows, block):
-    assert chain_launch(128, 11, "bf16", 90).for_rows(n_rows).block_m == block
+    assert sampler_launch(128, 11, "bf16", 90).for_rows(n_rows).block_m == block
 
 
 def test_a_denoiser_without_larger_blocks_keeps_its_own():
     for width, obs_dim, precision in ((512, 11, "bf16"), (256, 128, "bf16"), (256, 11, "tf32"), (128, 11, "ieee")):
-        launch = chain_launch(width, obs_dim, precision, 90)
+        launch = sampler_launch(width, obs_dim, precision, 90)
         assert launch.for_rows(10**6) == launch
 
 
@@ -158,14 +158,14 @@ def product_of(w: Tensor, x: Tensor) -> Tensor:
     return out
 
 
-def test_the_activations_of_the_chain_are_rounded(interpreted):
+def test_the_activations_of_the_sampler_are_rounded(interpreted):
     g = torch.Generator().manual_seed(0)
     w, x = nearest_tf32(torch.randn(32, 64, generator=g)), torch.randn(64, 16, generator=g)
     expected = w.double() @ rounded_in_float64(x).double()
     assert_close(interpreted(product_of, w, x), expected, EPS["ieee"])
 
 
-def test_the_weights_of_the_chain_are_packed_rounded():
+def test_the_weights_of_the_sampler_are_packed_rounded():
     from denoisers import make_problem
 
     weights = make_problem(hidden=(48, 33)).weights("tf32")

@@ -5,7 +5,7 @@ import torch
 from denoisers import Problem, make_problem
 from numerics import EPS, assert_close
 
-from fastdwm_kernels.sampler import reverse_chain, reverse_step
+from fastdwm_kernels.sampler import reverse_step, sample
 
 INDEX = 1
 
@@ -45,7 +45,7 @@ def test_steps_compose_to_the_chain():
     noise = torch.cat([problem.noise, torch.full_like(problem.noise[:1], 1e3)]).double()  # sigma_1 = 0
     for i, index in enumerate(reversed(range(weights.steps))):
         y = reverse_step(weights, index, y, problem.obs.double(), problem.action.double(), noise[i + 1])
-    expected = reverse_chain(weights, problem.obs.double(), problem.action.double(), problem.noise.double())
+    expected = sample(weights, problem.obs.double(), problem.action.double(), problem.noise.double())
     assert_close(y, expected, 2.0**-52)
 
 

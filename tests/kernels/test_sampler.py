@@ -1,4 +1,4 @@
-"""The fused reverse chain: reference, hand-derived VJP, Triton kernels, contract."""
+"""The fused sampler: reference, hand-derived VJP, Triton kernels, contract."""
 
 from dataclasses import replace
 from unittest.mock import patch
@@ -10,8 +10,8 @@ from numerics import BOUND, EPS, assert_close, row_error
 
 from fastdwm.models.nets import map_params, mlp
 from fastdwm_kernels import launch
-from fastdwm_kernels.sampler import ChainWeights, pack_chain, reverse_chain
-from fastdwm_kernels.sampler.reference import reverse_chain_backward_reference, reverse_chain_reference
+from fastdwm_kernels.sampler import SamplerWeights, pack_sampler, sample
+from fastdwm_kernels.sampler.reference import sampler_backward_reference, sampler_reference
 
 CASES = {
     "eps": dict(target="eps"),
@@ -26,7 +26,7 @@ def operator(problem: Problem, **kwargs) -> tuple[torch.Tensor, torch.Tensor, to
     """y_0 and both gradients through the public operator."""
     weights = problem.weights(**kwargs)
     obs, action, noise = problem.inputs(weights.dtype, weights.device)
-    y = reverse_chain(weights, obs, action, noise)
+    y = sample(weights, obs, action, noise)
     return y, *torch.autograd.grad(y, (obs, action), problem.upstream.to(y))
 
 
@@ -37,14 +37,14 @@ def test_forward_is_the_diffusion_sampler(case):
     assert_close(operator(problem, dtype=torch.float64)[0], problem.truth()[0], 2.0**-52)
 
 
-def test_a_chain_of_one_step_is_one_network_call():
+def test_a_sampler_of_one_step_is_one_network_call():
     problem = make_problem(steps=1)
     problem = replace(problem, coefficients=torch.tensor([[0.0, 1.0, 0.0]]).double())
     features = problem.embedding.expand(len(problem.obs), -1)
     inputs = torch.cat([problem.noise[0], problem.obs, problem.action, features], 1)
     expected = mlp(map_params(torch.Tensor.double, problem.params), inputs.double(), torch.nn.functional.silu)
     weights = problem.weights()
-    assert_close(reverse_chain(weights, problem.obs, problem.action, problem.noise), expected, EPS["ieee"])
+    assert_close(sample(weights, problem.obs, problem.action, problem.noise), expected, EPS["ieee"])
 
 
 # Rung 2: the hand-derived VJP.
@@ -53,7 +53,7 @@ def test_gradcheck(case):
     problem = make_problem(rows=2, **CASES[case])
     obs, action, noise = problem.inputs(torch.float64)
     weights = problem.weights(dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda o, a: reverse_chain(weights, o, a, noise), (obs, action))
+    assert torch.autograd.gradcheck(lambda o, a: sample(weights, o, a, noise), (obs, action))
 
 
 @pytest.mark.parametrize("rows", [1, 16, 17, 257])
@@ -75,12 +75,12 @@ def launch_both(problem: Problem, precision: str = "ieee"):
     return launch_weights(problem, problem.weights(precision))
 
 
-def launch_weights(problem: Problem, weights: ChainWeights):
-    from fastdwm_kernels.sampler.kernel import reverse_chain_bwd, reverse_chain_fwd
+def launch_weights(problem: Problem, weights: SamplerWeights):
+    from fastdwm_kernels.sampler.kernel import sampler_bwd, sampler_fwd
 
     inputs = problem.obs, problem.action, problem.noise
-    y, saved = reverse_chain_fwd(weights, *inputs, True)
-    return reverse_chain_fwd(weights, *inputs, False)[0], y, *reverse_chain_bwd(weights, problem.upstream, saved)
+    y, saved = sampler_fwd(weights, *inputs, True)
+    return sampler_fwd(weights, *inputs, False)[0], y, *sampler_bwd(weights, problem.upstream, saved)
 
 
 @pytest.mark.parametrize("rows", [1, 16, 17, 257])
@@ -130,8 +130,8 @@ def test_kernel_error_is_at_most_twice_eager(rows, hidden, precision, monkeypatc
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", precision == "tf32")
     problem = make_problem(rows, hidden, steps=5, obs_dim=11, action_dim=3)
     weights = problem.weights(precision, device="cuda")
-    y, saved = reverse_chain_reference(weights, *(t.cuda() for t in (problem.obs, problem.action, problem.noise)), True)
-    eager = y, *reverse_chain_backward_reference(weights, problem.upstream.cuda(), saved)
+    y, saved = sampler_reference(weights, *(t.cuda() for t in (problem.obs, problem.action, problem.noise)), True)
+    eager = y, *sampler_backward_reference(weights, problem.upstream.cuda(), saved)
     fused = operator(problem, precision=precision, device="cuda")
     for expected, base, actual in zip(problem.truth(), eager, fused, strict=True):
         # One row is a small sample: eager may be lucky, but not below a quarter of an eps.
@@ -171,13 +171,13 @@ def test_wrong_input_raises(name):
     inputs = {key: getattr(problem, key) for key in ("obs", "action", "noise")}
     inputs |= {key: change(inputs[key]) for key, change in changes.items()}
     with pytest.raises(error, match=message):
-        reverse_chain(problem.weights(), **inputs)
+        sample(problem.weights(), **inputs)
 
 
 def test_second_order_gradients_raise():
     problem = make_problem()
     obs, action, noise = problem.inputs()
-    y = reverse_chain(problem.weights(), obs, action, noise)
+    y = sample(problem.weights(), obs, action, noise)
     with pytest.raises(NotImplementedError, match="second-order"):
         torch.autograd.grad(y.sum(), obs, create_graph=True)
 
@@ -185,7 +185,7 @@ def test_second_order_gradients_raise():
 def test_noise_gets_no_gradient():
     problem = make_problem()
     obs, action, noise = problem.inputs()
-    y = reverse_chain(problem.weights(), obs, action, noise.requires_grad_())
+    y = sample(problem.weights(), obs, action, noise.requires_grad_())
     _, unused = torch.autograd.grad(y, (obs, noise), problem.upstream, allow_unused=True)
     assert unused is None
 
@@ -194,9 +194,9 @@ def test_no_graph_unless_a_gradient_is_wanted():
     problem = make_problem()
     obs, action, noise = problem.inputs()
     weights = problem.weights()
-    assert not reverse_chain(weights, obs.detach(), action.detach(), noise).requires_grad
+    assert not sample(weights, obs.detach(), action.detach(), noise).requires_grad
     with torch.no_grad():
-        assert not reverse_chain(weights, obs, action, noise).requires_grad
+        assert not sample(weights, obs, action, noise).requires_grad
 
 
 def test_inputs_stay_as_they_were():
@@ -204,7 +204,7 @@ def test_inputs_stay_as_they_were():
     inputs = problem.obs, problem.action, problem.noise, problem.upstream
     before = [t.clone() for t in inputs]
     operator(problem)
-    reverse_chain(problem.weights(), *inputs[:3])
+    sample(problem.weights(), *inputs[:3])
     assert all(torch.equal(a, b) for a, b in zip(inputs, before, strict=True))
 
 
@@ -212,18 +212,18 @@ def test_packed_weights_are_a_copy():
     problem = make_problem()
     params = map_params(torch.clone, problem.params)
     weights = replace(problem, params=params).weights()
-    before = reverse_chain(weights, problem.obs, problem.action, problem.noise)
+    before = sample(weights, problem.obs, problem.action, problem.noise)
     for value in params.values():
         value.zero_()
-    assert torch.equal(reverse_chain(weights, problem.obs, problem.action, problem.noise), before)
+    assert torch.equal(sample(weights, problem.obs, problem.action, problem.noise), before)
 
 
 def test_packing_rejects_layers_that_do_not_fit():
     problem = make_problem()
     sizes = dict(obs_dim=5, action_dim=2)
     with pytest.raises(ValueError, match="precision: expected one of"):
-        pack_chain(problem.params, problem.embedding, problem.coefficients, **sizes, precision="fp8")
+        pack_sampler(problem.params, problem.embedding, problem.coefficients, **sizes, precision="fp8")
     with pytest.raises(ValueError, match="w0: expected shape"):
-        pack_chain(problem.params, problem.embedding, problem.coefficients, obs_dim=6, action_dim=2)
+        pack_sampler(problem.params, problem.embedding, problem.coefficients, obs_dim=6, action_dim=2)
     with pytest.raises(ValueError, match="coefficients: expected shape"):
-        pack_chain(problem.params, problem.embedding, problem.coefficients[1:], **sizes)
+        pack_sampler(problem.params, problem.embedding, problem.coefficients[1:], **sizes)

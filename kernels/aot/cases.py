@@ -17,7 +17,6 @@ from fastdwm_kernels.policy import kernel as policy
 from fastdwm_kernels.policy import weight_kernel
 from fastdwm_kernels.rollout import step_kernel, terms_kernel
 from fastdwm_kernels.sampler import kernel as sampler
-from fastdwm_kernels.sampler import step_kernel as reverse_step
 from fastdwm_kernels.sampler.weights import DenoiserShape
 from fastdwm_kernels.update import bound_kernel
 from fastdwm_kernels.update import kernel as update
@@ -47,13 +46,6 @@ def sampler_cases(capability: int, full: bool) -> Iterator[AotCase]:
     for shape, default in denoiser_shapes(capability):
         if full or default:
             yield from sampler.aot_cases(shape)
-
-
-def step_cases(capability: int, full: bool) -> Iterator[AotCase]:
-    for shape, default in denoiser_shapes(capability):
-        typical = shape.width == 256 and shape.hidden_layers == 3 and capability == 90 and shape.n_rows == 1
-        if full or (default and typical):
-            yield from reverse_step.aot_cases(shape)
 
 
 def mlp_shapes(capability: int) -> Iterator[tuple[tuple[int, ...], int, int, str, bool]]:
@@ -93,7 +85,6 @@ def frozen_mlp_cases(capability: int, full: bool) -> Iterator[AotCase]:
 # Operator: cases for one compute capability. To be extended by every new operator.
 OPERATORS = {
     "sampler": sampler_cases,
-    "reverse_step": step_cases,
     "policy": policy_cases,
     "frozen_mlp": frozen_mlp_cases,
     "update": lambda capability, full: [*update.aot_cases(), *bound_kernel.aot_cases()],

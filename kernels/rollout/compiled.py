@@ -117,7 +117,7 @@ def rollout_backward(
                     for k in range(obs_dim):
                         ds[row, k] = lam[row, k] * scales[3, k]
                 own = saved[j * n_calls : (j + 1) * n_calls]
-                sampler_backward(0, high - low, *sampler, own, ds[low:high], dx[low:high])
+                sampler_backward(0, high - low, *sampler, own, ds[low:high], dx[low:high], ds[:0])
                 for row in range(low, high):
                     for k in range(obs_dim):
                         lam[row, k] += dx[row, k] / scales[1, k] + direct[j, row, k]

@@ -49,7 +49,7 @@ class Stepwise:
         slopes = [p]
         for j in range(horizon, -1, -1):
             if j < horizon:
-                dobs, daction = self.sampler_backward(models.sampler, lam * models.delta_std, self.saved[j])
+                dobs, daction, _ = self.sampler_backward(models.sampler, lam * models.delta_std, self.saved[j])
                 lam = lam + dobs / models.obs_std + direct[j, :, :obs_dim]
                 p = daction + direct[j, :, obs_dim:]
                 slopes.insert(0, p)

@@ -40,11 +40,12 @@ def sampler_compiled(
     return y, slopes
 
 
-def sampler_backward_compiled(weights: SamplerWeights, dy: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of obs (N, S) and action (N, A)."""
+def sampler_backward_compiled(weights: SamplerWeights, dy: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of obs (N, S), action (N, A) and the start y_K (N, S)."""
     packed, dx = weights.for_cpu, dy.new_empty(len(dy), weights.obs_dim + weights.action_dim)
-    run(sampler_backward, len(dy), packed.cost, *packed.backward, slopes, dy, dx)
-    return dx[:, : weights.obs_dim], dx[:, weights.obs_dim :]
+    dstart = torch.empty_like(dy)
+    run(sampler_backward, len(dy), packed.cost, *packed.backward, slopes, dy, dx, dstart)
+    return dx[:, : weights.obs_dim], dx[:, weights.obs_dim :], dstart
 
 
 @helper
@@ -95,9 +96,9 @@ def sampler_forward(start, stop, layers, flat, w_cond, table, coefficients, x, n
             advance(state, h, coefficients[k], noise[len(table) - k if k else 0, low:high])
 
 
-@kernel(LAYERS, ROW, MATRIX, MATRIX, MATRIX, MATRIX, MATRIX)
-def sampler_backward(start, stop, layers, flat_t, w_cond_t, coefficients, slopes, dy, dx):
-    """dx (N, S + A) from dy (N, S)."""
+@kernel(LAYERS, ROW, MATRIX, MATRIX, MATRIX, MATRIX, MATRIX, MATRIX)
+def sampler_backward(start, stop, layers, flat_t, w_cond_t, coefficients, slopes, dy, dx, dstart):
+    """dx (N, S + A), and dstart (N, S) unless it has no rows, from dy (N, S)."""
     last = len(layers) - 1
     for low in range(start, stop, ROW_BLOCK):
         high = min(low + ROW_BLOCK, stop)
@@ -112,9 +113,11 @@ def sampler_backward(start, stop, layers, flat_t, w_cond_t, coefficients, slopes
                 affine_vjp_through(dz, flat_t, layers[i], rows_of(slopes[k], layers[i - 1], low, high, len(dy)), dh)
                 dz = dh
             add_to(dz, total)
-            if k < len(coefficients) - 1:
+            if k < len(coefficients) - 1 or len(dstart):
                 dstate = empty(grad.shape, float32)
                 affine_vjp(dz, flat_t, layers[0], dstate)
                 combine(coefficients[k, 0], grad, float32(1), dstate, grad)
+        if len(dstart):
+            copy(grad, dstart[low:high])
         fill(dx[low:high], float32(0))
         multiply(total, w_cond_t, dx[low:high])

@@ -82,14 +82,14 @@ def first_layer(w_in, w_ptr, y, cond, table, TILE: tl.constexpr, IP: tl.constexp
 
 
 @triton.jit
-def forward_steps(y, cond, noise_ptr, w_ptr, b_ptr, coef_ptr, saved_ptr, rows, n_rows, index, steps,
-                  S: tl.constexpr, HIDDEN: tl.constexpr, NOISE_FROM: tl.constexpr, N_TILES: tl.constexpr,
-                  TILE: tl.constexpr, STAGES: tl.constexpr, RESIDENT: tl.constexpr, IP: tl.constexpr):  # fmt: skip
-    """State (padded S, BLOCK_M) after `steps` reverse steps, of numbers index + 1, index, ..
+def forward_steps(y, cond, noise_ptr, w_ptr, b_ptr, coef_ptr, saved_ptr, rows, n_rows, steps,
+                  S: tl.constexpr, HIDDEN: tl.constexpr, N_TILES: tl.constexpr, TILE: tl.constexpr,
+                  STAGES: tl.constexpr, RESIDENT: tl.constexpr, IP: tl.constexpr):  # fmt: skip
+    """State (padded S, BLOCK_M) after all `steps` reverse steps, the last of which adds no noise.
 
-    cond: (D, BLOCK_M), what obs and action add to every first pre-activation.   noise_ptr: (steps, n_rows, S), read by
-    steps of index NOISE_FROM and above.   w_ptr: in, HIDDEN matrices (D, D), out, packed.   b_ptr: HIDDEN biases, that
-    of the output, and the table.   saved_ptr: (steps, HIDDEN + 1, programs, D * BLOCK_M), or None.
+    cond: (D, BLOCK_M), what obs and action add to every first pre-activation.   noise_ptr: (steps - 1,
+    n_rows, S).   w_ptr: in, HIDDEN matrices (D, D), out, packed.   b_ptr: HIDDEN biases, that of the output, and the
+    table.   saved_ptr: (steps, HIDDEN + 1, programs, D * BLOCK_M), or None.
     """
     D: tl.constexpr = cond.shape[0]
     BLOCK_M: tl.constexpr = cond.shape[1]
@@ -102,7 +102,7 @@ def forward_steps(y, cond, noise_ptr, w_ptr, b_ptr, coef_ptr, saved_ptr, rows, n
     if RESIDENT:
         w_in, w_out = whole(w_ptr, D, SP), whole(out_ptr, SP, D)
     b_out = vector(b_ptr + HIDDEN * D, SP)[:, None]
-    last = index - steps + 1
+    index = steps - 1
     z = first_layer(w_in, w_ptr, y, cond, vector(table_ptr + index * D, D), TILE, IP)
     sums = tl.zeros((D, BLOCK_M), tl.float32)
     if saved_ptr is not None:
@@ -120,7 +120,7 @@ def forward_steps(y, cond, noise_ptr, w_ptr, b_ptr, coef_ptr, saved_ptr, rows, n
                 bias = vector(b_ptr + layer * D, D)
             if layer == 0:
                 if NOISE_EARLY:
-                    noise = noise_of_step(noise_ptr, rows, n_rows, S, index >= NOISE_FROM)
+                    noise = noise_of_step(noise_ptr, rows, n_rows, S, index > 0)
         if HIDDEN > 0:
             sums = dot(tile_of(hidden_ptr, tile, D, D // N_TILES), rows_of_tile(h, t, N_TILES), sums, IP)
         tile = tl.where(tile == ROUNDS - 1, 0, tile + 1)
@@ -139,12 +139,12 @@ def forward_steps(y, cond, noise_ptr, w_ptr, b_ptr, coef_ptr, saved_ptr, rows, n
                 layer = 0
                 out = product_at_once(w_out, out_ptr, h, b_out + tl.zeros((SP, BLOCK_M), tl.float32), SP, TILE, IP)
                 if not NOISE_EARLY:
-                    noise = noise_of_step(noise_ptr, rows, n_rows, S, index >= NOISE_FROM)
+                    noise = noise_of_step(noise_ptr, rows, n_rows, S, index > 0)
                 y = tl.load(coef_ptr + 3 * index) * y + tl.load(coef_ptr + 3 * index + 1) * out
                 y += tl.load(coef_ptr + 3 * index + 2) * noise
                 noise_ptr += n_rows * S
                 index -= 1
-                if index >= last:
+                if index >= 0:
                     z = first_layer(w_in, w_ptr, y, cond, vector(table_ptr + index * D, D), TILE, IP)
                     if saved_ptr is not None:
                         keep(saved_ptr, z)
@@ -163,11 +163,10 @@ def last_layer_vjp(w_out, w_ptr, dout, saved_ptr, D: tl.constexpr, TILE: tl.cons
 
 
 @triton.jit
-def backward_steps(dy, w_ptr, coef_ptr, saved_ptr, index, steps, S: tl.constexpr, D: tl.constexpr,
+def backward_steps(dy, w_ptr, coef_ptr, saved_ptr, steps, S: tl.constexpr, D: tl.constexpr,
                    HIDDEN: tl.constexpr, N_TILES: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr,
                    RESIDENT: tl.constexpr, IP: tl.constexpr):  # fmt: skip
-    """Gradients of the state, (padded S, BLOCK_M), and of cond, (D, BLOCK_M), before `steps` steps, of numbers
-    index + 1, index + 2, ..
+    """Gradients of the state, (padded S, BLOCK_M), and of cond, (D, BLOCK_M), before all `steps` steps.
 
     dy: (padded S, BLOCK_M), after them.   w_ptr: in, HIDDEN matrices, the last first, and out, transposed and packed.
     saved_ptr: as `forward_steps` left it.
@@ -180,10 +179,8 @@ def backward_steps(dy, w_ptr, coef_ptr, saved_ptr, index, steps, S: tl.constexpr
     w_in, w_out = None, None
     if RESIDENT:
         w_in, w_out = whole(w_ptr, SP, D), whole(out_ptr, D, SP)
-    index = tl.cast(index, tl.int32)
-    end = index + steps
     saved_ptr += layer_size(D, BLOCK_M) * (steps * (HIDDEN + 1) - 1)
-    c_y, c_out = 0.0, tl.load(coef_ptr + 3 * index + 1)
+    index, c_y, c_out = tl.cast(0, tl.int32), 0.0, tl.load(coef_ptr + 1)
     dz = last_layer_vjp(w_out, out_ptr, c_out * dy, saved_ptr, D, TILE, IP)
     dcond = tl.zeros((D, BLOCK_M), tl.float32)
     sums = tl.zeros((D, BLOCK_M), tl.float32)
@@ -198,7 +195,7 @@ def backward_steps(dy, w_ptr, coef_ptr, saved_ptr, index, steps, S: tl.constexpr
                 saved = tl.load(saved_tile(saved_ptr, D, BLOCK_M))
             if layer == 0:
                 c_y = tl.load(coef_ptr + 3 * index)
-                c_out = tl.load(coef_ptr + 3 * tl.minimum(index + 1, end - 1) + 1)
+                c_out = tl.load(coef_ptr + 3 * tl.minimum(index + 1, steps - 1) + 1)
         if HIDDEN > 0:
             sums = dot(tile_of(hidden_ptr, tile, D, D // N_TILES), rows_of_tile(dz, t, N_TILES), sums, IP)
         tile = tl.where(tile == ROUNDS - 1, 0, tile + 1)
@@ -215,7 +212,7 @@ def backward_steps(dy, w_ptr, coef_ptr, saved_ptr, index, steps, S: tl.constexpr
                 dcond += dz
                 dy = product_at_once(w_in, w_ptr, dz, c_y * dy, SP, TILE, IP)
                 index += 1
-                if index < end:
+                if index < steps:
                     saved_ptr -= layer_size(D, BLOCK_M)
                     dz = last_layer_vjp(w_out, out_ptr, c_out * dy, saved_ptr, D, TILE, IP)
     return dy, dcond

@@ -1,9 +1,9 @@
-"""The whole sampler as a differentiable operator."""
+"""A world model's sampler, and one step of it, as differentiable operators."""
 
 import torch
 from torch import Tensor
 
-from fastdwm_kernels.contract import check_tensor, refuse_second_order
+from fastdwm_kernels.contract import check_range, check_tensor, refuse_second_order
 from fastdwm_kernels.sampler.reference import sampler_backward_reference, sampler_reference
 from fastdwm_kernels.sampler.weights import SamplerWeights
 
@@ -23,13 +23,39 @@ def sample(weights: SamplerWeights, obs: Tensor, action: Tensor, noise: Tensor) 
     check_tensor("obs", obs, (n_rows, weights.obs_dim), dtype, device)
     check_tensor("action", action, (n_rows, weights.action_dim), dtype, device)
     check_tensor("noise", noise, (weights.steps, n_rows, weights.obs_dim), dtype, device)
-    if torch.is_grad_enabled() and (obs.requires_grad or action.requires_grad):
+    return _apply(weights, obs, action, noise.detach())
+
+
+def reverse_step(weights: SamplerWeights, index: int, y: Tensor, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
+    """y_{k-1} = c_y y + c_out net(y, k, obs, action) + sigma noise for k = index + 1: a sampler of one step.
+
+    y, obs, noise: (N, S), obs normalised.   action: (N, A).   All contiguous, in the weights' dtype (float32; float64
+    on the CPU for checks) and on their device.   index: 0..K - 1.
+    Returns (N, S), newly allocated. Gradients flow to y, obs and action, first order only; noise and weights get none.
+    Raises ValueError on a wrong shape, stride, device or index, TypeError on a wrong dtype, NotImplementedError when
+    asked for second-order gradients.
+    Source: [ITPO] v1 section 3 with the corrected reverse step.
+    """
+    check_range("index", index, 0, weights.steps - 1)
+    n_rows, dtype, device = y.shape[0], weights.dtype, weights.device
+    for name, value in (("y", y), ("obs", obs), ("noise", noise)):
+        check_tensor(name, value, (n_rows, weights.obs_dim), dtype, device)
+    check_tensor("action", action, (n_rows, weights.action_dim), dtype, device)
+    out, sigma = _apply(weights.single_steps[index], obs, action, y.unsqueeze(0)), weights.affine[index][2]
+    # The last step of a sampler adds no noise, so the kernel reads none.
+    return torch.add(out, noise.detach(), alpha=sigma) if sigma else out
+
+
+def _apply(weights: SamplerWeights, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
+    if torch.is_grad_enabled() and any(value.requires_grad for value in (obs, action, noise)):
         return SamplerFunction.apply(weights, obs, action, noise)
     with torch.no_grad():
         return _forward(weights)(weights, obs, action, noise, False)[0]
 
 
 class SamplerFunction(torch.autograd.Function):
+    """Gradients of obs and action, and of the noise where it is the state that a single step starts from."""
+
     @staticmethod
     def forward(ctx, weights, obs, action, noise):
         y, ctx.saved = _forward(weights)(weights, obs, action, noise, True)
@@ -40,8 +66,8 @@ class SamplerFunction(torch.autograd.Function):
     def backward(ctx, dy):
         refuse_second_order("sampler")
         # Autograd may hand over an expanded gradient, which no caller of the operator controls.
-        dobs, daction = _backward(ctx.weights)(ctx.weights, dy.contiguous(), ctx.saved)
-        return None, dobs, daction, None
+        dobs, daction, dstart = _backward(ctx.weights)(ctx.weights, dy.contiguous(), ctx.saved)
+        return None, dobs, daction, dstart.unsqueeze(0) if ctx.needs_input_grad[3] else None
 
 
 def on_compiled(weights: SamplerWeights) -> bool:

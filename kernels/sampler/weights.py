@@ -4,7 +4,7 @@ The first layer is linear in (y, obs, action, time features), so z_0 = y W_y + (
 last term is a table of K rows made here; the middle one is one product for all K steps; only W_y is left in the loop.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -92,7 +92,7 @@ class SamplerWeights:
 
     @property
     def steps(self) -> int:
-        """Network calls per sampler (K)."""
+        """Network calls per sample (K)."""
         return len(self.affine)
 
     @property
@@ -118,6 +118,22 @@ class SamplerWeights:
             self.steps * layout.n_params,
         )
 
+    @cached_property
+    def single_steps(self) -> tuple["SamplerWeights", ...]:
+        """Each step as a sampler of its own, without its noise, made when first used; entry k - 1 is step k."""
+        rest = self.constants[: -self.steps * self.width]
+        rows = self.constants[-self.steps * self.width :].view(self.steps, self.width)
+        return tuple(
+            replace(
+                self,
+                table=self.table[k : k + 1],
+                coefficients=F.pad(self.coefficients[k : k + 1, :2], (0, 1)),
+                affine=((*self.affine[k][:2], 0.0),),
+                constants=torch.cat([rest, rows[k]]),
+            )
+            for k in range(self.steps)
+        )
+
     @property
     def dtype(self) -> torch.dtype:
         """dtype of observations, noise and results."""
@@ -137,7 +153,7 @@ def pack_sampler(
     action_dim: int,
     precision: str = "ieee",
 ) -> SamplerWeights:
-    """Copy a denoiser into the form that the fused reverse step and sampler read.
+    """Copy a denoiser into the form that the fused operators read.
 
     params: w0 (S + S + A + features, D0), b0, .., layout (d_in, d_out), input order (y, obs, action, time features),
     SiLU after every layer but the last; float32, or float64 on the CPU.   embedding: (K, features).

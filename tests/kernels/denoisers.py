@@ -44,11 +44,12 @@ class Problem:
         leaves = [t.to(device, dtype).requires_grad_() for t in (self.obs, self.action)]
         return *leaves, self.noise.to(device, dtype)
 
-    def truth(self) -> tuple[Tensor, Tensor, Tensor]:
-        """y_0 and the gradients of obs and action, float64, by autograd through the plain model."""
+    def truth(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """y_0 and the gradients of obs, action and y_K, float64, by autograd through the plain model."""
         obs, action, noise = self.inputs(torch.float64)
-        y = self.model().next_obs(obs, action, noise) - obs
-        return y.detach(), *torch.autograd.grad(y, (obs, action), self.upstream.double())
+        y = self.model().next_obs(obs, action, noise.requires_grad_()) - obs
+        dobs, daction, dnoise = torch.autograd.grad(y, (obs, action, noise), self.upstream.double())
+        return y.detach(), dobs, daction, dnoise[0]
 
 
 def make_problem(

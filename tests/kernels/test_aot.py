@@ -18,7 +18,6 @@ from fastdwm_kernels.aot.cases import SMALL  # noqa: E402
 from fastdwm_kernels.aot_case import AotCase  # noqa: E402
 from fastdwm_kernels.launch import shared_limit  # noqa: E402
 from fastdwm_kernels.sampler import kernel as sampler  # noqa: E402
-from fastdwm_kernels.sampler import step_kernel as reverse_step  # noqa: E402
 from fastdwm_kernels.sampler.weights import DenoiserShape  # noqa: E402
 
 pytestmark = [
@@ -90,7 +89,6 @@ def test_a_hidden_layer_is_few_instructions_and_no_shuffle(kernel, instructions,
 def test_the_number_of_programs_is_multiplied_in_64_bits():
     """A million rows have more than 2^31 pre-activations."""
     cases = [*sampler.aot_cases(DenoiserShape(*SMALL, 128, 2, "bf16", 90))]
-    cases += reverse_step.aot_cases(DenoiserShape(*SMALL, 128, 2, "bf16", 90))
     seen = 0
     for case in cases:
         code = compiled(case, 90).asm["ttir"]

@@ -10,7 +10,7 @@ from numerics import BOUND, EPS, assert_close, row_error
 
 from fastdwm.models.nets import map_params, mlp
 from fastdwm_kernels import launch
-from fastdwm_kernels.sampler import SamplerWeights, pack_sampler, sample
+from fastdwm_kernels.sampler import SamplerWeights, pack_sampler, reverse_step, sample
 from fastdwm_kernels.sampler.reference import sampler_backward_reference, sampler_reference
 
 CASES = {
@@ -59,19 +59,66 @@ def test_gradcheck(case):
 @pytest.mark.parametrize("rows", [1, 16, 17, 257])
 def test_cpu_path_matches_autograd(rows):
     problem = make_problem(rows, hidden=(96, 70))
-    for actual, expected in zip(operator(problem), problem.truth(), strict=True):
+    for actual, expected in zip(operator(problem), problem.truth()[:3], strict=True):
         assert_close(actual, expected, EPS["ieee"])
 
 
 def test_bf16_operands_cost_two_eps():
     problem = make_problem(33, hidden=(96, 70))
-    for actual, expected in zip(operator(problem, precision="bf16"), problem.truth(), strict=True):
+    for actual, expected in zip(operator(problem, precision="bf16"), problem.truth()[:3], strict=True):
         assert_close(actual, expected, EPS["bf16"], BOUND["bf16"])
+
+
+# A single step.
+INDEX = 1
+
+
+def step_inputs(problem: Problem, dtype: torch.dtype = torch.float32, device: str = "cpu"):
+    """y, obs and action as leaves that want gradients, and noise."""
+    leaves = (problem.noise[0], problem.obs, problem.action)
+    return *(t.to(device, dtype).requires_grad_() for t in leaves), problem.noise[1].to(device, dtype)
+
+
+def step_truth(problem: Problem):
+    """y_{k-1} and the gradients of y, obs and action, float64, by autograd through the plain model."""
+    y, obs, action, noise = step_inputs(problem, torch.float64)
+    c_y, c_out, sigma = problem.coefficients[INDEX]
+    out = c_y * y + c_out * problem.model().predict(y, INDEX, obs, action) + sigma * noise
+    return out.detach(), *torch.autograd.grad(out, (y, obs, action), problem.upstream.double())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("target", ["eps", "x0"])
+@pytest.mark.parametrize("hidden", [(20,), (48, 33), (32, 48, 16, 24)], ids=str)
+def test_a_step_is_that_of_the_plain_model(target, hidden, dtype):
+    problem = make_problem(target=target, hidden=hidden)
+    inputs = step_inputs(problem, dtype)
+    out = reverse_step(problem.weights(dtype=dtype), INDEX, *inputs)
+    results = out, *torch.autograd.grad(out, inputs[:3], problem.upstream.to(out))
+    for actual, expected in zip(results, step_truth(problem), strict=True):
+        assert_close(actual, expected, torch.finfo(dtype).eps)
+
+
+def test_steps_compose_to_the_sampler():
+    problem = make_problem()
+    weights, y = problem.weights(dtype=torch.float64), problem.noise[0].double()
+    noise = torch.cat([problem.noise, torch.full_like(problem.noise[:1], 1e3)]).double()  # sigma_1 = 0
+    for i, index in enumerate(reversed(range(weights.steps))):
+        y = reverse_step(weights, index, y, problem.obs.double(), problem.action.double(), noise[i + 1])
+    expected = sample(weights, problem.obs.double(), problem.action.double(), problem.noise.double())
+    assert_close(y, expected, 2.0**-52)
+
+
+def test_gradcheck_of_a_step():
+    problem = make_problem(rows=2)
+    *leaves, noise = step_inputs(problem, torch.float64)
+    weights = problem.weights(dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda *args: reverse_step(weights, INDEX, *args, noise), leaves)
 
 
 # Rung 3: the kernels in the interpreter.
 def launch_both(problem: Problem, precision: str = "ieee"):
-    """y_0 without and with saving, then both gradients, from the kernels. Runs in the interpreter's process."""
+    """y_0 without and with saving, then the gradients of obs, action and y_K. Runs in the interpreter's process."""
     return launch_weights(problem, problem.weights(precision))
 
 
@@ -111,6 +158,19 @@ def launch_larger(problem: Problem):
         return launch_weights(problem, weights)
 
 
+def launch_step(problem: Problem):
+    """As `launch_both`, of step `INDEX` alone. Runs in the interpreter's process."""
+    return launch_weights(replace(problem, noise=problem.noise[:1]), problem.weights().single_steps[INDEX])
+
+
+def test_kernel_of_a_single_step(interpreted):
+    problem = make_problem(17)
+    y, dy, dobs, daction = step_truth(problem)
+    y = y - problem.coefficients[INDEX, 2] * problem.noise[1]
+    for actual, expected in zip(interpreted(launch_step, problem), (y, y, dobs, daction, dy), strict=True):
+        assert_close(actual, expected, EPS["ieee"])
+
+
 @pytest.mark.parametrize("rows", [17, 70], ids=["block32", "block64"])
 def test_kernel_blocks(interpreted, rows):
     """Forward and VJP agree about the block, and about where a larger one keeps its pre-activations."""
@@ -133,7 +193,7 @@ def test_kernel_error_is_at_most_twice_eager(rows, hidden, precision, monkeypatc
     y, saved = sampler_reference(weights, *(t.cuda() for t in (problem.obs, problem.action, problem.noise)), True)
     eager = y, *sampler_backward_reference(weights, problem.upstream.cuda(), saved)
     fused = operator(problem, precision=precision, device="cuda")
-    for expected, base, actual in zip(problem.truth(), eager, fused, strict=True):
+    for expected, base, actual in zip(problem.truth()[:3], eager[:3], fused, strict=True):
         # One row is a small sample: eager may be lucky, but not below a quarter of an eps.
         allowed = 2 * max(row_error(base, expected).max(), EPS[precision] / 4)
         assert_close(actual, expected, EPS[precision], float(allowed / EPS[precision]))
@@ -172,6 +232,26 @@ def test_wrong_input_raises(name):
     inputs |= {key: change(inputs[key]) for key, change in changes.items()}
     with pytest.raises(error, match=message):
         sample(problem.weights(), **inputs)
+
+
+@pytest.mark.parametrize("name", ["y", "obs", "noise"])
+def test_a_step_from_a_wrong_shape_raises(name):
+    problem = make_problem()
+    inputs = dict(zip(("y", "obs", "action", "noise"), step_inputs(problem), strict=True))
+    inputs[name] = inputs[name].detach()[:, 1:].contiguous()
+    with pytest.raises(ValueError, match=f"{name}: expected shape"):
+        reverse_step(problem.weights(), INDEX, **inputs)
+
+
+def test_a_step_with_a_wrong_index_dtype_or_stride_raises():
+    problem = make_problem()
+    weights, (y, obs, action, noise) = problem.weights(), step_inputs(problem)
+    with pytest.raises(ValueError, match="index: expected 0 to 2"):
+        reverse_step(weights, 3, y, obs, action, noise)
+    with pytest.raises(TypeError, match="action: expected torch.float32"):
+        reverse_step(weights, 0, y, obs, action.double(), noise)
+    with pytest.raises(ValueError, match="y: expected contiguous"):
+        reverse_step(weights, 0, y.mT.contiguous().mT, obs, action, noise)
 
 
 def test_second_order_gradients_raise():

@@ -105,7 +105,7 @@ def nodes(size: Size, **settings: Any) -> list[str]:
     with fake_gpu(recorder), torch.no_grad():
         objective.models, objective.returns = on_gpu(objective.models), on_gpu(objective.returns)
         # What a GPU's default is, and a CPU does not have.
-        objective.models = replace(objective.models, sampler=replace(objective.models.sampler, precision="bf16"))
+        objective.models = replace(objective.models, sampler=replace(objective.models.sampler, precision="fp16"))
         shared = AgentContext(on_gpu(policy), make_rule(problem.config), objective, problem.config, noise_steps, 0)
         return Counted(recorder, shared, size.B, OBS_DIM).counted
 

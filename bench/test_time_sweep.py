@@ -12,15 +12,14 @@ from peers import captured
 from problems import ACTION_DIM, OBS_DIM, Problem, Size
 
 from fastdwm.itpo.fused import FusedObjective
-from fastdwm_kernels.launch import PRECISIONS
 from fastdwm_kernels.sampler import sample
 
 BASE = Size(M=64, device="cuda")
 EPISODES = [replace(BASE, B=B, M=16) for B in (1, 10, 100, 132)]
 PARTICLES = [replace(BASE, M=M) for M in (64, 256, 1024, 4096)]
 WIDTHS = [replace(BASE, D=D) for D in (128, 512)]
-ROLLOUTS = [(size, "bf16") for size in (*EPISODES, *PARTICLES, *WIDTHS)]
-ROLLOUTS += [(replace(BASE, M=M), precision) for precision in PRECISIONS for M in (64, 4096) if precision != "bf16"]
+ROLLOUTS = [(size, "fp16") for size in (*EPISODES, *PARTICLES, *WIDTHS)]
+ROLLOUTS += [(replace(BASE, M=M), "ieee") for M in (64, 4096)]
 
 LAUNCHES = [(block_m, warps) for block_m in (8, 16, 32, 64) for warps in (4, 8, 16)]
 SAMPLERS = [(replace(BASE, M=M, H=1), *launch) for M in (64, 4096) for launch in LAUNCHES]

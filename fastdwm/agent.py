@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastdwm.bundle import Bundle
 from fastdwm.checks import require
-from fastdwm.config import BACKENDS, ITPOConfig
+from fastdwm.config import BACKENDS, PRECISIONS, ITPOConfig
 from fastdwm.isolation import isolated, own_bundle, own_modes, own_rows
 from fastdwm.itpo.deadline import LEARNING, Deadline
 from fastdwm.itpo.decision import Decision
@@ -27,12 +27,18 @@ from fastdwm.settings import Settings
 from fastdwm_kernels.layout import MLPLayout, Params
 
 
-def make_objective(policy: Policy, world: World, config: ITPOConfig, score: Score | None, backend: str) -> Objective:
+def make_objective(
+    policy: Policy, world: World, config: ITPOConfig, score: Score | None, backend: str, precision: str
+) -> Objective:
     """The imagined return in plain torch ("reference"), or by the fused operators ("fused", and "auto" if it can)."""
+    require(precision in PRECISIONS, f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
     require(backend in BACKENDS, f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
-    if backend == "reference" or (backend == "auto" and obstacles(policy, world, score)):
-        return ReferenceObjective(policy, world, config, score)
-    return FusedObjective(policy, world, config, score)
+    fused = backend == "fused" or (backend == "auto" and not obstacles(policy, world, score))
+    where = "expected auto or ieee on a CPU and in plain torch; fp16 is for the fused operators on a GPU"
+    require(precision != "fp16" or (fused and policy.base.is_cuda), f"precision: {where}")
+    if fused:
+        return FusedObjective(policy, world, config, score, precision=precision)
+    return ReferenceObjective(policy, world, config, score)
 
 
 class Agent:
@@ -54,6 +60,7 @@ class Agent:
         seed: int = 0,
         device: str = "cpu",
         backend: str = "auto",
+        precision: str = "auto",
         deadline_ms: float | None = None,
     ):
         """policy: what is adapted; a module as `Policy.of` takes it. Copied: yours stays as it is. Where it leaves
@@ -64,6 +71,8 @@ class Agent:
         hand-derived gradients; "auto" is fused wherever policy and world can be: `agent.backend` then says which, and
         `agent.why_reference` what keeps the parts from the fused operators, empty if nothing does. Both return the same
         actions up to rounding; the reference takes about ten times as long, or more.
+        precision: operands of the fused operators' products, "fp16" on a GPU or "ieee"; sums and states are float32.
+        "auto" is fp16 on a GPU and ieee on a CPU.
         deadline_ms: limit of one call of `act`, all its episodes together: inner steps that would end later are left
         out, see `warm_up`. `deadline.steps_done` were taken in `deadline.decisions`, of which `deadline.missed` took
         longer all the same.
@@ -80,7 +89,7 @@ class Agent:
             self.policy = policy.to(self.device)
             if isinstance(self.policy.layout, MLPLayout):
                 self._check_sizes(self.policy.layout.sizes[0], self.policy.layout.sizes[-1])
-            self.objective = make_objective(self.policy, world, config, score, backend)
+            self.objective = make_objective(self.policy, world, config, score, backend, precision)
         self.backend = "fused" if isinstance(self.objective, FusedObjective) else "reference"
         self.why_reference = "; ".join(obstacles(self.policy, world, score)) if self.backend == "reference" else ""
         if backend == "auto" and self.why_reference and config.adapts:

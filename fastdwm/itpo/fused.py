@@ -12,6 +12,7 @@ from fastdwm.models.policy import Policy
 from fastdwm.models.rebrac import Critics
 from fastdwm.models.reward import RewardModel
 from fastdwm.models.world import SamplerDynamics, World
+from fastdwm_kernels.contract import operands
 from fastdwm_kernels.frozen_mlp import pack_frozen_mlp
 from fastdwm_kernels.rollout import (
     Gradient,
@@ -57,23 +58,25 @@ class FusedObjective:
         config: ITPOConfig,
         score: Score | None = None,
         *,
-        precision: str | None = None,
+        precision: str = "auto",
     ):
         """score: as in `imagined_return`; autograd differentiates it, and nothing else.
-        precision: operands of every product, "ieee", "tf32" or "bf16", with float32 sums and states; none: bf16 on a
-        GPU, ieee elsewhere.
-        Raises InputError where there are `obstacles`, or the CPU kernels are not installed."""
+        precision: operands of every product, "fp16" or "ieee", with float32 sums and states; "auto": fp16 on a GPU,
+        ieee elsewhere.
+        Raises InputError where there are `obstacles`, weights exceed the range of fp16, or the CPU kernels are not
+        installed."""
         require_plain(config, score)
         if found := obstacles(policy, world, score):
             raise InputError(f"backend: fused is not possible: {'; '.join(found)}")
-        precision = precision or ("bf16" if world.dynamics.obs_mean.is_cuda else "ieee")
+        if precision == "auto":
+            precision = "fp16" if world.dynamics.obs_mean.is_cuda else "ieee"
         self.sampler_noise = world.dynamics.sampler_noise
-        self.models = rollout_models(policy, world.dynamics, precision)
-        self.returns = default_return(world, config, precision) if score is None else None
         self.score = None if score is None else partial(scored, score, world)
         try:
+            self.models = rollout_models(policy, world.dynamics, precision)
+            self.returns = default_return(world, config, precision) if score is None else None
             ops_of(self.models)
-        except ImportError as error:
+        except (ImportError, ValueError) as error:
             raise InputError(str(error)) from error
 
     def value(self, params: Tensor, obs: Tensor, noise: Tensor) -> Tensor:
@@ -90,8 +93,9 @@ class FusedObjective:
 
 
 def rollout_models(policy: Policy, dynamics: SamplerDynamics, precision: str) -> RolloutModels:
-    """What is rolled out, packed."""
+    """The policy's layout and the packed sampler."""
     layout = policy.layout
+    operands("policy", policy.base, precision)
     return RolloutModels(
         policy=layout,
         sampler=pack_sampler(*dynamics.sampler(), layout.sizes[0], layout.sizes[-1], precision),

@@ -31,10 +31,10 @@ def denoiser_shapes(capability: int) -> Iterator[tuple[DenoiserShape, bool]]:
     for width, layers, precision, sizes in product((128, 256, 512), (2, 3, 4), PRECISIONS, (SMALL, LARGEST)):
         # The number of hidden layers is a loop count, so one value stands for all in most configurations.
         typical = layers == 3 and sizes == SMALL
-        largest = layers == 3 and width == 512 and precision == "bf16"
-        reference = sizes == SMALL and width == 256 and precision == "bf16" and capability == 90
+        largest = layers == 3 and width == 512 and precision == "fp16"
+        reference = sizes == SMALL and width == 256 and precision == "fp16" and capability == 90
         # Long observations under narrower layers: the first to run out of registers and of shared memory.
-        long = sizes == LARGEST and width < 512 and layers == 2 and precision != "ieee" and capability == 90
+        long = sizes == LARGEST and width < 512 and layers == 2 and precision == "fp16" and capability == 90
         shape = DenoiserShape(*sizes, width, layers, precision, capability)
         yield shape, typical or largest or reference or long
         # So many rows that the blocks are larger, and the registers fewer.
@@ -51,12 +51,10 @@ def sampler_cases(capability: int, full: bool) -> Iterator[AotCase]:
 def mlp_shapes(capability: int) -> Iterator[tuple[tuple[int, ...], int, int, str, bool]]:
     """Hidden widths, observation and action size and precision of every shipped MLP; and whether by default."""
     for width, layers, precision, sizes in product((128, 256, 512), (2, 3, 4), PRECISIONS, (SMALL, LARGEST)):
-        typical = width == 256 and layers == 3 and sizes == SMALL and (precision == "bf16" or capability == 90)
-        # The first to run out of registers.
-        wide = width == 512 and layers == 3 and sizes == SMALL and precision == "tf32" and capability == 90
+        typical = width == 256 and layers == 3 and sizes == SMALL and (precision == "fp16" or capability == 90)
         # Left to choose the registers itself, the assembler spilled.
-        left = layers == 4 and width == (128 if sizes == LARGEST else 512) and precision != "bf16" and capability == 90
-        yield (width,) * layers, *sizes, precision, typical or wide or left
+        left = layers == 4 and width == (128 if sizes == LARGEST else 512) and precision == "ieee" and capability == 90
+        yield (width,) * layers, *sizes, precision, typical or left
 
 
 def policy_cases(capability: int, full: bool) -> Iterator[AotCase]:

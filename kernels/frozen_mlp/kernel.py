@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastdwm_kernels.aot_case import AotCase
+from fastdwm_kernels.aot_case import AotCase, operand_type
 from fastdwm_kernels.dense import Net, dense, load_vector, silu, silu_slope, tile_offsets
 from fastdwm_kernels.frozen_mlp.reference import NORM_EPS, FrozenMLP
 from fastdwm_kernels.launch import Launch, device_capability, mlp_launch, mlp_options, operand_dtype, pad_block, run
@@ -76,7 +76,6 @@ def frozen_mlp_fwd_kernel(x_ptr, weights_ptr, flat_ptr, h_ptr, z_ptr, values_ptr
     C: tl.constexpr = NET.n_cols
     # Bound here because Triton 3.6 does not take a field of a dataclass as a compile-time argument.
     ACTIVATION: tl.constexpr = RULE.activation
-    PRECISION: tl.constexpr = RULE.precision
     EPS: tl.constexpr = RULE.norm_eps
     x_ptr += start * NET.sizes[0]
     h_ptr += (copy * n_rows + start) * C
@@ -88,10 +87,10 @@ def frozen_mlp_fwd_kernel(x_ptr, weights_ptr, flat_ptr, h_ptr, z_ptr, values_ptr
         D = NET.sizes[i + 1]
         w_ptr = weights_ptr + NET.w[i]
         if i == 0:
-            z = dense(w_ptr, x_ptr, rows, row_mask, D_IN, D_IN, D, D, 1, BLOCK_D, BLOCK_K, PRECISION)
+            z = dense(w_ptr, x_ptr, rows, row_mask, D_IN, D_IN, D, D, 1, BLOCK_D, BLOCK_K)
         else:
             in_ptr = h_ptr + NET.cols[i - 1]
-            z = dense(w_ptr, in_ptr, rows, row_mask, C, D_IN, D, D, 1, BLOCK_D, BLOCK_K, PRECISION)
+            z = dense(w_ptr, in_ptr, rows, row_mask, C, D_IN, D, D, 1, BLOCK_D, BLOCK_K)
         z += load_vector(flat_ptr + NET.b[i], D, BLOCK_D)
         at, mask = tile_offsets(rows, row_mask, C, D, BLOCK_D)
         if SAVE:
@@ -148,7 +147,6 @@ def frozen_mlp_bwd_kernel(grad_ptr, values_ptr, weights_ptr, flat_ptr, z_ptr, dz
     N_HIDDEN: tl.constexpr = len(NET.cols)
     C: tl.constexpr = NET.n_cols
     ACTIVATION: tl.constexpr = RULE.activation
-    PRECISION: tl.constexpr = RULE.precision
     EPS: tl.constexpr = RULE.norm_eps
     S: tl.constexpr = NET.sizes[0]
     z_ptr += (copy * n_rows + start) * C
@@ -171,9 +169,9 @@ def frozen_mlp_bwd_kernel(grad_ptr, values_ptr, weights_ptr, flat_ptr, z_ptr, dz
         w_ptr = weights_ptr + NET.w[i]
         dz_i_ptr = dz_ptr + NET.cols[i]
         if i > 0:
-            dh = dense(w_ptr, dz_i_ptr, rows, row_mask, C, D, NET.sizes[i], 1, D, BLOCK_D, BLOCK_K, PRECISION)
+            dh = dense(w_ptr, dz_i_ptr, rows, row_mask, C, D, NET.sizes[i], 1, D, BLOCK_D, BLOCK_K)
         else:
-            dx = dense(w_ptr, dz_i_ptr, rows, row_mask, C, D, S, 1, D, BLOCK_S, BLOCK_K, PRECISION)
+            dx = dense(w_ptr, dz_i_ptr, rows, row_mask, C, D, S, 1, D, BLOCK_S, BLOCK_K)
     if RULE.reduce == "mean":
         dx_ptr += copy * n_rows * S
     at, mask = tile_offsets(rows, mine, S, S, BLOCK_S)
@@ -249,7 +247,7 @@ def frozen_mlp_bwd(mlp: FrozenMLP, values: Tensor, z: Tensor, grad: Tensor) -> T
 def aot_cases(layout: MLPLayout, rule: Rule, capability: int) -> list[AotCase]:
     """Forward without and with saving, and backward, for a network of this layout."""
     launch = launch_for(layout, rule.precision, capability)
-    operand = "bf16" if rule.precision == "bf16" else "fp32"
+    operand = operand_type(rule.precision)
     name = f"{rule.precision} {'-'.join(map(str, layout.sizes))} x{rule.n_copies} {rule.activation}"
     name += " norm" if rule.layer_norm else ""
     variants = ((frozen_mlp_fwd_kernel, False), (frozen_mlp_fwd_kernel, True), (frozen_mlp_bwd_kernel, False))

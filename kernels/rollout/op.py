@@ -7,7 +7,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from fastdwm_kernels.contract import check_tensor
+from fastdwm_kernels.contract import check_precision, check_tensor
 from fastdwm_kernels.rollout import imagine, score
 from fastdwm_kernels.rollout.gradient import Gradient
 from fastdwm_kernels.rollout.imagine import Return
@@ -22,7 +22,7 @@ def rollout_value(models: RolloutModels, returns: Return, params: Tensor, obs: T
 
     params: flat policy parameters (B, P).   obs: (B, S), raw units.
     noise: (H, K, B, M, S), standard normal.   All contiguous, of the models' dtype and device.
-    Raises ValueError on a wrong shape, stride or device, TypeError on a wrong dtype.
+    Raises ValueError on a wrong shape, stride, device or precision, TypeError on a wrong dtype.
     """
     check(models, obs, noise, params)
     return whole(ops_of(models), "value")(models, returns, params, obs, noise)
@@ -77,6 +77,7 @@ def ops_of(models: RolloutModels) -> ModuleType:
 
 def check(models: RolloutModels, obs: Tensor, noise: Tensor, params: Tensor) -> None:
     sampler = models.sampler
+    check_precision(sampler.precision, obs.is_cuda)
     check_tensor("obs", obs, (None, sampler.obs_dim), sampler.dtype, sampler.device)
     check_tensor("params", params, (len(obs), models.policy.width), sampler.dtype, sampler.device)
     shape = (None, sampler.steps, len(obs), None, sampler.obs_dim)

@@ -9,7 +9,7 @@ upstream gradient of the sampler before.
 import triton
 import triton.language as tl
 
-from fastdwm_kernels.aot_case import AotCase
+from fastdwm_kernels.aot_case import AotCase, operand_type
 from fastdwm_kernels.dense import load_vector, tile_offsets
 from fastdwm_kernels.launch import mlp_launch, mlp_options
 from fastdwm_kernels.layout import MLPLayout
@@ -27,8 +27,7 @@ ROWS_BWD = (
 @triton.jit(do_not_specialize=["n_rows", "episode_rows"], do_not_specialize_on_alignment=ROWS_FWD)
 def step_fwd_kernel(before_ptr, y_ptr, scales_ptr, weights_ptr, flat_ptr, x_ptr, hidden_ptr, action_ptr, seen_ptr,
                     input_ptr, n_rows, episode_rows, NET: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
-                    BLOCK_A: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr,
-                    PRECISION: tl.constexpr):  # fmt: skip
+                    BLOCK_A: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
     """The state of BLOCK_M particles of one episode after a sampler, and the policy's action in it.
 
     Grid      (cdiv(n_rows, BLOCK_M), B)
@@ -67,7 +66,7 @@ def step_fwd_kernel(before_ptr, y_ptr, scales_ptr, weights_ptr, flat_ptr, x_ptr,
     tl.store(input_ptr + input_at, state, mask=mask)
     tl.debug_barrier()
     params = (weights_ptr + episode * NET.width, flat_ptr + episode * NET.width)
-    action = forward_layers(x_ptr, *params, hidden_ptr, rows, row_mask, NET, BLOCK_D, BLOCK_A, BLOCK_K, PRECISION)
+    action = forward_layers(x_ptr, *params, hidden_ptr, rows, row_mask, NET, BLOCK_D, BLOCK_A, BLOCK_K)
     at, mask = tile_offsets(rows, row_mask, A, A, BLOCK_A)
     tl.store(action_ptr + row * A + at, action, mask=mask)
     input_at, _ = tile_offsets(rows, row_mask, S + A, A, BLOCK_A)
@@ -97,8 +96,7 @@ def gradient_of_state(direct_ptr, extra_ptr, lam_ptr, dobs_ptr, scales_ptr, row,
 def step_bwd_kernel(direct_ptr, extra_ptr, lam_ptr, dobs_ptr, daction_ptr, scales_ptr, action_ptr, weights_ptr,
                     hidden_ptr, dz_ptr, dz_out_ptr, slopes_ptr, after_ptr, dy_ptr, n_rows, episode_rows, scale,
                     NET: tl.constexpr, SEEN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
-                    BLOCK_A: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr,
-                    PRECISION: tl.constexpr):  # fmt: skip
+                    BLOCK_A: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
     """Back through the policy of BLOCK_M particles of one episode, to the state where it acted.
 
     Grid      (cdiv(n_rows, BLOCK_M), B)
@@ -132,9 +130,9 @@ def step_bwd_kernel(direct_ptr, extra_ptr, lam_ptr, dobs_ptr, daction_ptr, scale
     action = tl.load(action_ptr + row * A + at, mask=mask, other=0.0)
     tl.store(dz_out_ptr + at, (p * (1 - action * action)).to(dz_ptr.dtype.element_ty), mask=mask)
     tl.debug_barrier()
-    backward_layers(dz_out_ptr, weights_ptr, hidden_ptr, dz_ptr, rows, row_mask, NET, BLOCK_D, BLOCK_K, PRECISION)
+    backward_layers(dz_out_ptr, weights_ptr, hidden_ptr, dz_ptr, rows, row_mask, NET, BLOCK_D, BLOCK_K)
     if after_ptr is not None:
-        lam = input_gradient(dz_ptr, weights_ptr, rows, row_mask, NET, BLOCK_S, BLOCK_K, PRECISION)
+        lam = input_gradient(dz_ptr, weights_ptr, rows, row_mask, NET, BLOCK_S, BLOCK_K)
         given = (direct_ptr, extra_ptr, lam_ptr, dobs_ptr, scales_ptr)
         lam += gradient_of_state(*given, row, rows, row_mask, S, A, SEEN, BLOCK_S)
         at, mask = tile_offsets(rows, row_mask, S, S, BLOCK_S)
@@ -159,7 +157,7 @@ def aot_case(
 ) -> AotCase:
     """One of them; the pointers that are `unused` are None."""
     launch = mlp_launch(max(layout.sizes[1:-1]), precision, capability)
-    operand = "bf16" if precision == "bf16" else "fp32"
+    operand = operand_type(precision)
     operands = ("weights_ptr", "hidden_ptr", "dz_ptr", "dz_out_ptr")
     pointers = [p for p in kernel.arg_names if p.endswith("_ptr") and p not in unused]
     seen = {"SEEN": place != "last"} if kernel is step_bwd_kernel else {}
@@ -167,7 +165,7 @@ def aot_case(
         name=f"{kernel.__name__} {precision} {'-'.join(map(str, layout.sizes))} {place}",
         kernel=kernel,
         pointers={p: operand if p in operands else "fp32" for p in pointers},
-        constexprs=sizes(layout, precision, launch, kernel) | seen | dict.fromkeys(unused),
+        constexprs=sizes(layout, launch, kernel) | seen | dict.fromkeys(unused),
         options=mlp_options(launch),
         tensor_cores=precision != "ieee",
         scalars={"scale": "fp32"} if kernel is step_bwd_kernel else {},

@@ -71,7 +71,7 @@ class Rollout:
         self.n_rows, n_steps, layout = n_policies * self.particles, self.horizon + 1, models.policy
         self.noise = noise.view(self.horizon, steps, self.n_rows, obs_dim)
         self.precision = models.sampler.precision
-        # What every step reads, both ways: half the bytes where operands are bf16.
+        # What every step reads, both ways: half the bytes where operands are fp16.
         self.weights = params.to(operand_dtype(self.precision))
         tape, widths = (n_policies, n_steps * self.particles), sum(layout.sizes[1:-1])
         self.states = params.new_empty(*tape, obs_dim)
@@ -119,7 +119,7 @@ class Rollout:
     def _launch(self, kernel, tensors: tuple[Tensor | None, ...], *scalars: float, **constants: bool) -> None:
         layout, n_rows = self.models.policy, self.particles
         launch = policy_launch(layout, self.precision, self.flat.device)
-        given = sizes(layout, self.precision, launch, kernel) | constants | mlp_options(launch)
+        given = sizes(layout, launch, kernel) | constants | mlp_options(launch)
         grid = cdiv(n_rows, launch.block_m), len(self.flat)
         run(kernel, grid, *tensors, n_rows, self.states.shape[1], *scalars, **given)
 

@@ -8,8 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastdwm_kernels.aot_case import AotCase
-from fastdwm_kernels.launch import Launch, chunk, dot_precision, run, sampler_resident
+from fastdwm_kernels.aot_case import AotCase, operand_type
+from fastdwm_kernels.launch import Launch, chunk, run, sampler_resident
 from fastdwm_kernels.sampler.network import backward_steps, forward_steps, load_rows
 from fastdwm_kernels.sampler.tiles import padded, product
 from fastdwm_kernels.sampler.weights import DenoiserShape, SamplerWeights
@@ -29,21 +29,21 @@ def store_rows(ptr, value, rows, n_rows, FIRST: tl.constexpr, WIDTH: tl.constexp
 
 @triton.jit
 def condition(obs_ptr, action_ptr, w_ptr, rows, n_rows, S: tl.constexpr, A: tl.constexpr, D: tl.constexpr,
-              TILE: tl.constexpr, STAGES: tl.constexpr, IP: tl.constexpr):  # fmt: skip
+              TILE: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
     """(D, BLOCK_M) part of the first pre-activation that obs and action contribute."""
     column = tl.arange(0, padded(S + A))[:, None]
     row = (rows < n_rows)[None, :]
     obs = tl.load(obs_ptr + rows[None, :] * S + column, mask=row & (column < S), other=0.0)
     mask = row & (column >= S) & (column < S + A)
     action = tl.load(action_ptr + rows[None, :] * A + (column - S), mask=mask, other=0.0)
-    return product(w_ptr, obs + action, D, TILE, STAGES, IP)
+    return product(w_ptr, obs + action, D, TILE, STAGES)
 
 
 @triton.jit(do_not_specialize=["n_rows", "steps"], do_not_specialize_on_alignment=ROWS_FWD)
 def sampler_fwd_kernel(noise_ptr, obs_ptr, action_ptr, w_ptr, b_ptr, coef_ptr, y_ptr, saved_ptr, n_rows, steps,
                              S: tl.constexpr, A: tl.constexpr, D: tl.constexpr, HIDDEN: tl.constexpr,
                              BLOCK_M: tl.constexpr, N_TILES: tl.constexpr, TILE: tl.constexpr,
-                             STAGES: tl.constexpr, RESIDENT: tl.constexpr, IP: tl.constexpr):  # fmt: skip
+                             STAGES: tl.constexpr, RESIDENT: tl.constexpr):  # fmt: skip
     """BLOCK_M rows of y_0: `steps` reverse steps from y_K = noise[0].
 
     Grid      (cdiv(n_rows, BLOCK_M),)
@@ -54,10 +54,10 @@ def sampler_fwd_kernel(noise_ptr, obs_ptr, action_ptr, w_ptr, b_ptr, coef_ptr, y
     """
     C: tl.constexpr = padded(S + A)
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    cond = condition(obs_ptr, action_ptr, w_ptr, rows, n_rows, S, A, D, TILE, STAGES, IP)
+    cond = condition(obs_ptr, action_ptr, w_ptr, rows, n_rows, S, A, D, TILE, STAGES)
     y = load_rows(noise_ptr, rows, n_rows, S)
     y = forward_steps(y, cond, noise_ptr + n_rows * S, w_ptr + C * D, b_ptr, coef_ptr, saved_ptr, rows, n_rows,
-                      steps, S, HIDDEN, N_TILES, TILE, STAGES, RESIDENT, IP)  # fmt: skip
+                      steps, S, HIDDEN, N_TILES, TILE, STAGES, RESIDENT)  # fmt: skip
     store_rows(y_ptr, y, rows, n_rows, 0, S)
 
 
@@ -65,7 +65,7 @@ def sampler_fwd_kernel(noise_ptr, obs_ptr, action_ptr, w_ptr, b_ptr, coef_ptr, y
 def sampler_bwd_kernel(dy_ptr, saved_ptr, w_ptr, coef_ptr, dobs_ptr, daction_ptr, dstart_ptr, n_rows, steps,
                              S: tl.constexpr, A: tl.constexpr, D: tl.constexpr, HIDDEN: tl.constexpr,
                              BLOCK_M: tl.constexpr, N_TILES: tl.constexpr, TILE: tl.constexpr,
-                             STAGES: tl.constexpr, RESIDENT: tl.constexpr, IP: tl.constexpr):  # fmt: skip
+                             STAGES: tl.constexpr, RESIDENT: tl.constexpr):  # fmt: skip
     """BLOCK_M rows of the VJP of the sampler, step 1 first.
 
     Grid      (cdiv(n_rows, BLOCK_M),)
@@ -78,10 +78,10 @@ def sampler_bwd_kernel(dy_ptr, saved_ptr, w_ptr, coef_ptr, dobs_ptr, daction_ptr
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     dy = load_rows(dy_ptr, rows, n_rows, S)
     dstart, total = backward_steps(
-        dy, w_ptr + C * D, coef_ptr, saved_ptr, steps, S, D, HIDDEN, N_TILES, TILE, STAGES, RESIDENT, IP
+        dy, w_ptr + C * D, coef_ptr, saved_ptr, steps, S, D, HIDDEN, N_TILES, TILE, STAGES, RESIDENT
     )
     store_rows(dstart_ptr, dstart, rows, n_rows, 0, S)
-    dcond = product(w_ptr, total, C, TILE, STAGES, IP)
+    dcond = product(w_ptr, total, C, TILE, STAGES)
     store_rows(dobs_ptr, dcond, rows, n_rows, 0, S)
     store_rows(daction_ptr, dcond, rows, n_rows, S, A)
 
@@ -95,7 +95,6 @@ def compile_time(shape: SamplerWeights | DenoiserShape, launch: Launch) -> dict:
         TILE=launch.tile,
         STAGES=launch.num_stages,
         RESIDENT=sampler_resident(shape.width, shape.obs_dim, shape.precision),
-        IP=dot_precision(shape.precision),
     )
 
 
@@ -141,7 +140,7 @@ def sampler_bwd(weights: SamplerWeights, dy: Tensor, saved: Tensor) -> tuple[Ten
 
 def aot_case(kernel, pointers: tuple[str, ...], shape: DenoiserShape) -> AotCase:
     """One of the kernels for a denoiser of this shape; a `saved_ptr` not in `pointers` is None."""
-    operand = "bf16" if shape.precision == "bf16" else "fp32"
+    operand = operand_type(shape.precision)
     saves = "saved_ptr" in pointers
     unused = {"saved_ptr": None} if "saved_ptr" in kernel.arg_names and not saves else {}
     launch = shape.launch

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fastdwm_kernels.contract import check_range, check_tensor, refuse_second_order
+from fastdwm_kernels.contract import check_precision, check_range, check_tensor, refuse_second_order
 from fastdwm_kernels.sampler.reference import sampler_backward_reference, sampler_reference
 from fastdwm_kernels.sampler.weights import SamplerWeights
 
@@ -15,14 +15,15 @@ def sample(weights: SamplerWeights, obs: Tensor, action: Tensor, noise: Tensor) 
     dtype (float32; float64 on the CPU for checks) and on their device.
     Returns (N, S), newly allocated; deterministic given the noise. Gradients flow to obs and action, first order only;
     noise and weights get none. Pre-activations (K, layers, N, D) are kept for the VJP only if a gradient is wanted.
-    Raises ValueError on a wrong shape, stride or device, TypeError on a wrong dtype, NotImplementedError when asked for
-    second-order gradients.
+    Raises ValueError on a wrong shape, stride, device or precision, TypeError on a wrong dtype, NotImplementedError
+    when asked for second-order gradients.
     Source: [ITPO] v1 section 3 with the corrected reverse step.
     """
     n_rows, dtype, device = obs.shape[0], weights.dtype, weights.device
     check_tensor("obs", obs, (n_rows, weights.obs_dim), dtype, device)
     check_tensor("action", action, (n_rows, weights.action_dim), dtype, device)
     check_tensor("noise", noise, (weights.steps, n_rows, weights.obs_dim), dtype, device)
+    check_precision(weights.precision, obs.is_cuda)
     return _apply(weights, obs, action, noise.detach())
 
 
@@ -32,8 +33,8 @@ def reverse_step(weights: SamplerWeights, index: int, y: Tensor, obs: Tensor, ac
     y, obs, noise: (N, S), obs normalised.   action: (N, A).   All contiguous, in the weights' dtype (float32; float64
     on the CPU for checks) and on their device.   index: 0..K - 1.
     Returns (N, S), newly allocated. Gradients flow to y, obs and action, first order only; noise and weights get none.
-    Raises ValueError on a wrong shape, stride, device or index, TypeError on a wrong dtype, NotImplementedError when
-    asked for second-order gradients.
+    Raises ValueError on a wrong shape, stride, device, precision or index, TypeError on a wrong dtype,
+    NotImplementedError when asked for second-order gradients.
     Source: [ITPO] v1 section 3 with the corrected reverse step.
     """
     check_range("index", index, 0, weights.steps - 1)
@@ -41,6 +42,7 @@ def reverse_step(weights: SamplerWeights, index: int, y: Tensor, obs: Tensor, ac
     for name, value in (("y", y), ("obs", obs), ("noise", noise)):
         check_tensor(name, value, (n_rows, weights.obs_dim), dtype, device)
     check_tensor("action", action, (n_rows, weights.action_dim), dtype, device)
+    check_precision(weights.precision, y.is_cuda)
     out, sigma = _apply(weights.single_steps[index], obs, action, y.unsqueeze(0)), weights.affine[index][2]
     # The last step of a sampler adds no noise, so the kernel reads none.
     return torch.add(out, noise.detach(), alpha=sigma) if sigma else out
@@ -72,7 +74,7 @@ class SamplerFunction(torch.autograd.Function):
 
 def on_compiled(weights: SamplerWeights) -> bool:
     """Whether the CPU kernels can take these weights."""
-    return weights.device.type == "cpu" and weights.dtype == torch.float32 and weights.precision == "ieee"
+    return weights.device.type == "cpu" and weights.dtype == torch.float32
 
 
 def _forward(weights: SamplerWeights):

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastdwm_kernels.cpu_linear import linear
-from fastdwm_kernels.launch import round_operand
 from fastdwm_kernels.sampler.weights import SamplerWeights
 
 
@@ -22,11 +21,11 @@ def sampler_reference(
     weights: SamplerWeights, obs: Tensor, action: Tensor, noise: Tensor, save: bool
 ) -> tuple[Tensor, list[list[Tensor]]]:
     """y_0 (N, S) and the pre-activations of every step, step K first, valid only if `save`."""
-    cond = linear(round_operand(torch.cat([obs, action], 1), weights.precision), weights.w_cond)
+    cond = linear(torch.cat([obs, action], 1), weights.w_cond)
     y, saved = noise[0], []
     for i, index in enumerate(reversed(range(weights.steps))):
         c_y, c_out, sigma = weights.affine[index]
-        z = (cond + weights.table[index]).addmm_(round_operand(y, weights.precision), weights.w_in)
+        z = (cond + weights.table[index]).addmm_(y, weights.w_in)
         h, pre_activations = denoise(weights, z, save)
         saved.append(pre_activations)
         y = (c_y * y).add_(weights.b_out, alpha=c_out).addmm_(h, weights.w_out.mT, alpha=c_out)
@@ -43,28 +42,28 @@ def sampler_backward_reference(
     for index, (c_y, c_out, _) in enumerate(weights.affine):
         dz = denoise_vjp(weights, c_out * dy, saved[-1 - index])
         total += dz
-        dy = torch.addmm(dy, round_operand(dz, weights.precision), weights.w_in.mT, beta=c_y)
-    dcond = linear(round_operand(total, weights.precision), weights.w_cond.mT)
+        dy = torch.addmm(dy, dz, weights.w_in.mT, beta=c_y)
+    dcond = linear(total, weights.w_cond.mT)
     return dcond[:, : weights.obs_dim].contiguous(), dcond[:, weights.obs_dim :].contiguous(), dy
 
 
 def denoise(weights: SamplerWeights, z: Tensor, save: bool) -> tuple[Tensor, list[Tensor]]:
-    """Last hidden activation, as an operand, and all pre-activations; overwrites z unless `save`."""
+    """Last hidden activation and all pre-activations; overwrites z unless `save`."""
     saved = [z]
-    h = round_operand(F.silu(z, inplace=not save), weights.precision)
+    h = F.silu(z, inplace=not save)
     for w, b in zip(weights.w_hidden, weights.b_hidden, strict=True):
         z = linear(h, w, b)
         saved.append(z)
-        h = round_operand(F.silu(z, inplace=not save), weights.precision)
+        h = F.silu(z, inplace=not save)
     return h, saved
 
 
 def denoise_vjp(weights: SamplerWeights, dout: Tensor, saved: list[Tensor]) -> Tensor:
     """Gradient (N, D) of the first pre-activation from that of the network output (N, S)."""
-    dh = round_operand(dout, weights.precision) @ weights.w_out
+    dh = dout @ weights.w_out
     for z, w in zip(reversed(saved[1:]), reversed(weights.w_hidden), strict=True):
         dz = silu_vjp(dh, z)
-        dh = linear(round_operand(dz, weights.precision), w.mT)
+        dh = linear(dz, w.mT)
     return silu_vjp(dh, saved[0])
 
 

@@ -12,15 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdwm_kernels.contract import check_choice, check_range, check_tensor
+from fastdwm_kernels.contract import check_choice, check_range, check_tensor, operands
 from fastdwm_kernels.launch import (
     PRECISIONS,
     Launch,
     chunk,
     device_capability,
-    operand_dtype,
     pad_block,
-    round_operand,
     sampler_launch,
     sampler_resident,
 )
@@ -61,7 +59,7 @@ class CPUSampler(NamedTuple):
 class SamplerWeights:
     """K reverse steps of one frozen denoiser, made by `pack_sampler`; own memory, no gradients.
 
-    For the reference, in the state's dtype and rounded to the operands' precision:
+    For the reference, in the state's dtype:
     w_in (S, D), w_cond (S + A, D), table (K, D), w_hidden and b_hidden (one of each per hidden-to-hidden layer),
     w_out (S, D), transposed, b_out (S,), coefficients (K, 3) and the same as Python floats, `affine`.
 
@@ -158,8 +156,9 @@ def pack_sampler(
     params: w0 (S + S + A + features, D0), b0, .., layout (d_in, d_out), input order (y, obs, action, time features),
     SiLU after every layer but the last; float32, or float64 on the CPU.   embedding: (K, features).
     coefficients: (K, 3) rows (c_y, c_out, sigma); row k - 1 belongs to step k. Copied to the host once, here.
-    precision: operands of every product, "ieee", "tf32" or "bf16"; sums and state keep the parameters' dtype.
-    Raises ValueError on shapes that disagree or, on CUDA, on sizes beyond MAX_OBS, MAX_ACTION and MAX_WIDTH.
+    precision: operands of every product, "fp16" (on a GPU) or "ieee"; sums and states are float32.
+    Raises ValueError on shapes that disagree, on weights beyond the range of fp16 and, on CUDA, on sizes beyond
+    MAX_OBS, MAX_ACTION and MAX_WIDTH.
     """
     check_choice("precision", precision, PRECISIONS)
     layers = [(params[f"w{i}"].detach(), params[f"b{i}"].detach()) for i in range(len(params) // 2)]
@@ -169,13 +168,13 @@ def pack_sampler(
     inputs = [obs_dim, obs_dim + action_dim, embedding.shape[1]]
     w_in, w_cond, w_time = w_first.split(inputs)
     table = (embedding.double() @ w_time.double() + b_first.double()).to(dtype)
-    natural = [round_operand(w, precision).contiguous() for w in (w_cond, w_in, *(w for w, _ in hidden), w_out)]
+    natural = [w.contiguous() for w in (w_cond, w_in, *(w for w, _ in hidden), w_out)]
     width = pad_block(max(w.shape[1] for w, _ in layers[:-1]))
     launch = sampler_launch(width, obs_dim, precision, device_capability(w_first.device))
     # A matrix that stays is one tile, however large.
     ends = width * MAX_OBS if sampler_resident(width, obs_dim, precision) else launch.tile
     limits = [launch.tile, ends, *(launch.tile for _ in hidden), ends]
-    tiles, tiles_t = _tiles([w.to(operand_dtype(precision)) for w in natural], width, limits)
+    tiles, tiles_t = _tiles([operands("params", w, precision) for w in natural], width, limits)
     biases = [*(b for _, b in hidden), b_out, *table]
     sizes = [width] * len(hidden) + [pad_block(obs_dim)] + [width] * len(table)
     return SamplerWeights(

@@ -76,7 +76,7 @@ def test_names_tell_cases_apart():
 def test_a_hidden_layer_is_few_instructions_and_no_shuffle(kernel, instructions, hidden_layers, used_by):
     """Of the sampler that results are told for: a warp chooses its part of x among its own registers."""
     name, *save = kernel.split()
-    shape = DenoiserShape(*SMALL, 256, hidden_layers, "bf16", 90)
+    shape = DenoiserShape(*SMALL, 256, hidden_layers, "fp16", 90)
     (case,) = (
         case for case in sampler.aot_cases(shape) if f"_{name}_" in case.name and ("save" in case.name) == bool(save)
     )
@@ -88,7 +88,7 @@ def test_a_hidden_layer_is_few_instructions_and_no_shuffle(kernel, instructions,
 
 def test_the_number_of_programs_is_multiplied_in_64_bits():
     """A million rows have more than 2^31 pre-activations."""
-    cases = [*sampler.aot_cases(DenoiserShape(*SMALL, 128, 2, "bf16", 90))]
+    cases = [*sampler.aot_cases(DenoiserShape(*SMALL, 128, 2, "fp16", 90))]
     seen = 0
     for case in cases:
         code = compiled(case, 90).asm["ttir"]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from numerics import BOUND, EPS, assert_close, assert_within_twice
+from numerics import BOUND, EPS, Products, assert_close, assert_within_twice
 from torch import Tensor
 
 from fastdwm.models.rebrac import q_values
@@ -13,6 +13,7 @@ from fastdwm_kernels.frozen_mlp.reference import (
     frozen_mlp_forward_reference,
     frozen_mlp_reference,
 )
+from fastdwm_kernels.launch import PRECISIONS
 from fastdwm_kernels.layout import MLPLayout, Params
 
 pytest.importorskip("triton")
@@ -45,6 +46,13 @@ def make_params(sizes: tuple[int, ...], layer_norm: bool, copies: int, seed: int
         one = pack({name: value[q] for name, value in params.items()}, "relu", "first")
         params[f"b{len(sizes) - 2}"][q] -= frozen_mlp_reference(one, random(64, sizes[0], seed=9)).mean()
     return params
+
+
+def keep_apart(params: Params, kind: str) -> None:
+    """The smallest of close copies may differ between precisions."""
+    if kind == "min":
+        bias = params[f"b{sum(name.startswith('w') for name in params) - 1}"]
+        bias.add_(torch.arange(len(bias))[:, None] * 4.0)
 
 
 def pack(params: Params, activation: str, reduce: str, precision: str = "ieee", **to) -> FrozenMLP:
@@ -103,18 +111,25 @@ def test_gradient_of_the_minimum_is_that_of_each_rows_smallest_critic():
     torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(("activation", "layer_norm", "kind", "copies"), RULES)
 @pytest.mark.parametrize("rows", [1, 17, 257])
-def test_kernels_are_the_reference(interpreted, rows, activation, layer_norm, kind, copies):
+def test_kernels_are_the_reference(interpreted, rows, activation, layer_norm, kind, copies, precision):
     params = make_params((14, 48, 32, 1), layer_norm, copies)
+    if precision == "fp16":
+        keep_apart(params, kind)
     x, grad = random(rows, 14, seed=2), random(rows, seed=3)
-    mlp = pack(params, activation, kind)
-    value, dx = reference_gradients(mlp, x, grad)
-    values, actual = interpreted(
-        kernel_gradients, pack(params, activation, kind, dtype=torch.float32), x.float(), grad.float()
-    )
-    assert_close(reduce(mlp, values)[:, None], value[:, None], EPS["ieee"], BOUND["ieee"])
-    assert_close(actual, dx, EPS["ieee"], BOUND["ieee"])
+    value, dx = reference_gradients(pack(params, activation, kind), x, grad)
+    mlp = pack(params, activation, kind, precision, dtype=torch.float32)
+    values, actual = interpreted(kernel_gradients, mlp, x.float(), grad.float())
+    with Products(precision):
+        eager = reference_gradients(pack(params, activation, kind, dtype=torch.float32), x.float(), grad.float())
+    if precision == "ieee":
+        assert_close(reduce(mlp, values)[:, None], value[:, None], EPS[precision], BOUND[precision])
+        assert_close(actual, dx, EPS[precision], BOUND[precision])
+    else:
+        assert_within_twice(reduce(mlp, values), eager[0], value, precision)
+        assert_within_twice(actual, eager[1], dx, precision)
 
 
 @pytest.mark.parametrize("sizes", [(14, 40, 1), (20, 24, 48, 16, 32, 1)], ids=str)
@@ -172,33 +187,28 @@ def test_wrong_inputs_raise():
         pack(params, "tanh", "first")
     with pytest.raises(ValueError, match="reduce"):
         pack(params, "relu", "max")
-    with pytest.raises(ValueError, match="precision"):
-        pack(params, "relu", "first", "bf16")
+    with pytest.raises(ValueError, match="precision: expected one of ieee"):
+        frozen_mlp(pack(params, "relu", "first", "fp16"), random(4, 3))
+    with pytest.raises(ValueError, match="params: expected weights up to 65504, got 1e\\+06: use precision 'ieee'"):
+        pack({**params, "w0": 1e6 * torch.ones_like(params["w0"])}, "relu", "first", "fp16")
     with pytest.raises(TypeError, match=r"params\[b0\]"):
         pack_frozen_mlp({**params, "b0": params["b0"].float()})
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("precision", ["ieee", "tf32", "bf16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(("activation", "layer_norm", "kind", "copies"), RULES)
 @pytest.mark.parametrize("rows", [1, 257, 5000])
 def test_kernels_on_a_gpu_err_at_most_twice_as_much_as_torch(rows, activation, layer_norm, kind, copies, precision):
     params = make_params((20, 256, 256, 300, 1), layer_norm, copies)
-    if kind == "min":
-        # The smallest of close copies may differ between precisions: keep them apart.
-        params["b3"].add_(torch.arange(copies)[:, None] * 4.0)
+    keep_apart(params, kind)
     x, grad = random(rows, 20, seed=2), random(rows, seed=3)
     value, dx = reference_gradients(pack(params, activation, kind), x, grad)
-    rounded = {"ieee": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}[precision]
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    flat = pack(params, activation, kind).flat.cuda().to(rounded)
-    layout = MLPLayout((20, 256, 256, 300, 1), layer_norm)
-    eager_mlp = FrozenMLP(layout, activation, kind, precision, flat, flat)
-    eager = reference_gradients(eager_mlp, x.cuda().to(rounded), grad.cuda().to(rounded))
-    torch.set_float32_matmul_precision(before)
-    mlp = pack(params, activation, kind, precision, dtype=torch.float32, device="cuda")
+    single = dict(dtype=torch.float32, device="cuda")
+    with Products(precision):
+        eager = reference_gradients(pack(params, activation, kind, **single), x.float().cuda(), grad.float().cuda())
+    mlp = pack(params, activation, kind, precision, **single)
     values, actual = kernel_gradients(mlp, x.float().cuda(), grad.float().cuda())
     assert_within_twice(reduce(mlp, values), eager[0], value, precision)
     assert_within_twice(actual, eager[1], dx, precision)

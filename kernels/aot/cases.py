@@ -68,16 +68,12 @@ def policy_cases(capability: int, full: bool) -> Iterator[AotCase]:
 
 
 def frozen_mlp_cases(capability: int, full: bool) -> Iterator[AotCase]:
-    """The twin critics and the reward model; with full also with SiLU."""
+    """The twin critics and the reward model."""
     for hidden, obs_dim, action_dim, precision, default in mlp_shapes(capability):
-        for activation in ("relu", "silu") if full else ("relu",):
-            if full or default:
-                for rule in (
-                    frozen_mlp.Rule(activation, True, "min", 2, precision),
-                    frozen_mlp.Rule(activation, False, "first", 1, precision),
-                ):
-                    layout = MLPLayout((obs_dim + action_dim, *hidden, 1), rule.layer_norm)
-                    yield from frozen_mlp.aot_cases(layout, rule, capability)
+        if full or default:
+            for rule in (frozen_mlp.Rule(True, "min", 2, precision), frozen_mlp.Rule(False, "first", 1, precision)):
+                layout = MLPLayout((obs_dim + action_dim, *hidden, 1), rule.layer_norm)
+                yield from frozen_mlp.aot_cases(layout, rule, capability)
 
 
 # Operator: cases for one compute capability. To be extended by every new operator.

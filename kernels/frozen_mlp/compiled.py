@@ -20,7 +20,6 @@ from fastdwm_kernels.compiled import (
     relu,
     rows_of,
     scale,
-    silu,
     summing,
     vector,
 )
@@ -55,11 +54,8 @@ def scalar_forward(layers, flat, kinds, x, slopes, normal, rstd, value):
     for i in range(last):
         z = empty((n, layers[i, 1]), float32)
         affine(h, flat, layers[i], z)
+        relu(z, rows_of(slopes, layers[i], 0, n, n))
         if kinds[0]:
-            silu(z, rows_of(slopes, layers[i], 0, n, n))
-        else:
-            relu(z, rows_of(slopes, layers[i], 0, n, n))
-        if kinds[1]:
             gain, shift = vector(flat, layers[i], 1), vector(flat, layers[i], 2)
             normalise(z, gain, shift, rows_of(normal, layers[i], 0, n, n), rstd[i])
         h = z
@@ -116,7 +112,7 @@ def scalar_backward(layers, flat, flat_t, kinds, saved, share, dx):
         affine_vjp(dz, flat_t, layers[i], dh)
         if i > 0:
             below = layers[i - 1]
-            if kinds[1]:
+            if kinds[0]:
                 normalise_vjp(dh, vector(flat, below, 1), rows_of(normal, below, 0, n, n), rstd[i - 1], rows)
             scale_by_rows(dh, rows_of(slopes, below, 0, n, n), rows)
         dz = dh
@@ -132,7 +128,7 @@ def scale_by_rows(dz, slope, rows):
         scale(dz[i : i + 1], slope[row : row + 1])
 
 
-KINDS = types.UniTuple(types.boolean, 3)
+KINDS = types.UniTuple(types.boolean, 2)
 SCALAR = types.Tuple((LAYERS, MATRIX, MATRIX, KINDS))
 """what a kernel knows of a network: the first arguments of `scalar_gradient`"""
 
@@ -141,8 +137,7 @@ SCALAR = types.Tuple((LAYERS, MATRIX, MATRIX, KINDS))
 def scalar_gradient(start, stop, layers, flat, flat_t, kinds, x, value, dx):
     """value (N,) of x (N, d_in), and its gradient dx (N, d_in) unless that has no rows.
 
-    kinds: whether the activation is silu, not relu; whether a layer norm follows it; whether the value is the least of
-    the Q copies, not their mean.
+    kinds: whether a layer norm follows each activation; whether the value is the least of the Q copies, not their mean.
     """
     n_copies, width = len(flat), layers[-1, 3]
     for low in range(start, stop, ROW_BLOCK):
@@ -152,7 +147,7 @@ def scalar_gradient(start, stop, layers, flat, flat_t, kinds, x, value, dx):
         rstd, values = empty((n_copies, len(layers), n), float32), empty((n_copies, n, 1), float32)
         for q in range(n_copies):
             scalar_forward(layers, flat[q], kinds, x[low:high], slopes[q], normal[q], rstd[q], values[q])
-        shares = reduce(values, kinds[2], value[low:high])
+        shares = reduce(values, kinds[1], value[low:high])
         if len(dx):
             fill(dx[low:high], float32(0))
             for q in range(n_copies):

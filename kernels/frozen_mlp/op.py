@@ -20,19 +20,16 @@ from fastdwm_kernels.launch import PRECISIONS
 from fastdwm_kernels.layout import MLPLayout, Params
 
 
-def pack_frozen_mlp(
-    params: Params, *, activation: str = "relu", reduce: str = "first", precision: str = "ieee"
-) -> FrozenMLP:
+def pack_frozen_mlp(params: Params, *, reduce: str = "first", precision: str = "ieee") -> FrozenMLP:
     """A copy of the network(s), for inference only.
 
     params: w0 (d_in, d_out), b0 (d_out,), ... of one network or (Q, ...) of several, with scale{i}, shift{i} of a layer
-    norm after the activation or without; one output; fp32, on the CPU also fp64.   activation: "relu" or "silu".
+    norm after the activation or without; one output; fp32, on the CPU also fp64.
     reduce: "min", "mean" or "first" of the copies.   precision: of the operands, "fp16" (on a GPU)
     or "ieee".
     Raises ValueError on wrong shapes or names, weights beyond the range of fp16, or sizes that the kernels do not have
     (hidden widths <= 512, d_in <= 256); TypeError on a wrong dtype.
     """
-    check_choice("activation", activation, ("relu", "silu"))
     check_choice("reduce", reduce, ("min", "mean", "first"))
     first = params["w0"]
     check_choice("precision", precision, PRECISIONS)
@@ -49,7 +46,7 @@ def pack_frozen_mlp(
         check_range("input size", layout.sizes[0], 1, 256)
         check_range("hidden width", max(layout.sizes[1:-1]), 1, 512)
     flat = layout.pack({name: value.detach() for name, value in params.items()})
-    return FrozenMLP(layout, activation, reduce, precision, flat, operands("params", flat, precision))
+    return FrozenMLP(layout, reduce, precision, flat, operands("params", flat, precision))
 
 
 def frozen_mlp(mlp: FrozenMLP, x: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """The imagined return and its gradient as operators: checks, then the one derivation on torch or on kernels."""
 
-from collections.abc import Callable
-from functools import partial
 from types import ModuleType
 
 import torch
@@ -25,7 +23,7 @@ def rollout_value(models: RolloutModels, returns: Return, params: Tensor, obs: T
     Raises ValueError on a wrong shape, stride, device or precision, TypeError on a wrong dtype.
     """
     check(models, obs, noise, params)
-    return whole(ops_of(models), "value")(models, returns, params, obs, noise)
+    return ops_of(models).value(models, returns, params, obs, noise)
 
 
 @torch.no_grad()
@@ -35,7 +33,7 @@ def rollout_gradient(models: RolloutModels, returns: Return, params: Tensor, obs
     Derived by hand, without an autograd tape: the results carry no gradients.
     """
     check(models, obs, noise, params)
-    return whole(ops_of(models), "gradient")(models, returns, params, obs, noise)
+    return ops_of(models).gradient(models, returns, params, obs, noise)
 
 
 @torch.no_grad()
@@ -55,13 +53,9 @@ def score_gradient(models: RolloutModels, scored: Score, params: Tensor, obs: Te
     return score.gradient(ops_of(models), models, scored, params, obs, noise)
 
 
-def whole(ops: ModuleType, name: str) -> Callable:
-    """A function of `imagine`: in the operators' own words where they have any, or called one by one."""
-    return getattr(ops, name, None) or partial(getattr(imagine, name), ops)
-
-
 def ops_of(models: RolloutModels) -> ModuleType:
-    """Triton's kernels on a GPU, numba's for float32 on a CPU, and the references for all else."""
+    """The module with `value`, `gradient` and `Rollout`: by Triton's kernels on a GPU, by numba's for float32 on a CPU,
+    and by the references for all else."""
     if models.obs_mean.is_cuda:
         from fastdwm_kernels.rollout import triton_ops
 
@@ -70,9 +64,7 @@ def ops_of(models: RolloutModels) -> ModuleType:
         from fastdwm_kernels.rollout import compiled_ops
 
         return compiled_ops
-    from fastdwm_kernels.rollout import torch_ops
-
-    return torch_ops
+    return imagine
 
 
 def check(models: RolloutModels, obs: Tensor, noise: Tensor, params: Tensor) -> None:

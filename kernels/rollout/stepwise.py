@@ -1,29 +1,55 @@
-"""The serial part of a rollout, one operator after the other: the policy and the sampler, H times, and back.
+"""The serial part of a rollout by the torch references: the policy and the sampler, H times, and the backward pass."""
 
-What the fused execution on a CPU (`compiled.py`) does in two calls, for the operators that are called one by one.
-"""
-
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastdwm_kernels.layout import MLPLayout
+from fastdwm_kernels.policy.reference import (
+    policy_backward_reference,
+    policy_forward_reference,
+    policy_weight_grads_reference,
+)
 from fastdwm_kernels.rollout.models import RolloutModels
+from fastdwm_kernels.sampler.reference import sampler_backward_reference, sampler_reference
 
 
-class Stepwise:
-    """B policies (B, P) with M particles each; rows are N = B M. Subclasses name the operators."""
+class PolicyTape:
+    """B policies along a rollout: what each step leaves for the gradient, and one weight gradient over all steps."""
 
-    PolicyTape: type
-    sampler_forward: Callable
-    sampler_backward: Callable
+    def __init__(self, layout: MLPLayout, flat: Tensor, n_steps: int):
+        """flat: (B, P).   n_steps: calls of `forward` to come."""
+        self.layout, self.params = layout, layout.views(flat)
+        self.states: list[Tensor] = [None] * n_steps
+        self.actions, self.hidden, self.dz = list(self.states), list(self.states), list(self.states)
+
+    def forward(self, j: int, state: Tensor) -> Tensor:
+        """Actions (B, M, A) of step j in states (B, M, S)."""
+        self.states[j] = state
+        self.actions[j], self.hidden[j] = policy_forward_reference(self.params, state)
+        return self.actions[j]
+
+    def backward(self, j: int, grad: Tensor, need_dx: bool = True) -> Tensor | None:
+        """Gradient of step j's states from that of its actions (B, M, A)."""
+        dx, self.dz[j] = policy_backward_reference(self.params, self.hidden[j], self.actions[j], grad, need_dx)
+        return dx
+
+    def weight_gradient(self) -> tuple[Tensor, Tensor]:
+        """(B, P), after `backward` of every step, and parts (B, any) of its squared norm."""
+        hidden = [torch.cat(layer, 1) for layer in zip(*self.hidden, strict=True)]
+        dz = [torch.cat(layer, 1) for layer in zip(*self.dz, strict=True)]
+        grads = self.layout.pack(policy_weight_grads_reference(torch.cat(self.states, 1), hidden, dz))
+        return grads, grads.square().sum(1, keepdim=True)
+
+
+class Rollout:
+    """B policies (B, P) with M particles each; rows are N = B M."""
 
     def __init__(self, models: RolloutModels, params: Tensor, noise: Tensor, save: bool):
         """noise: (H, K, B, M, S).   save: a call of `backward` will follow."""
         self.models, self.noise, self.save = models, noise, save
-        horizon, _, _, particles, _ = noise.shape
-        self.policy = self.PolicyTape(models.policy, params, horizon + 1, particles, models.sampler.precision)
+        self.policy = PolicyTape(models.policy, params, len(noise) + 1)
         self.saved: list[Any] = []
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,7 +60,7 @@ class Stepwise:
         for j in range(horizon):
             rows = ((state - models.obs_mean) / models.obs_std).view(-1, obs_dim)
             action, noise = actions[j].reshape(len(rows), -1), self.noise[j].reshape(steps, -1, obs_dim)
-            y, saved = self.sampler_forward(models.sampler, rows, action, noise, self.save)
+            y, saved = sampler_reference(models.sampler, rows, action, noise, self.save)
             state = state + (y * models.delta_std).add_(models.delta_mean).view_as(state)
             self.saved.append(saved)
             states.append(state)
@@ -49,7 +75,7 @@ class Stepwise:
         slopes = [p]
         for j in range(horizon, -1, -1):
             if j < horizon:
-                dobs, daction, _ = self.sampler_backward(models.sampler, lam * models.delta_std, self.saved[j])
+                dobs, daction, _ = sampler_backward_reference(models.sampler, lam * models.delta_std, self.saved[j])
                 lam = lam + dobs / models.obs_std + direct[j, :, :obs_dim]
                 p = daction + direct[j, :, obs_dim:]
                 slopes.insert(0, p)

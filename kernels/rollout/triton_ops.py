@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from fastdwm_kernels.frozen_mlp.kernel import frozen_mlp_bwd, frozen_mlp_fwd
-from fastdwm_kernels.frozen_mlp.reference import FrozenMLP
 from fastdwm_kernels.launch import cdiv, mlp_options, operand_dtype, run
 from fastdwm_kernels.policy.kernel import policy_launch, sizes
 from fastdwm_kernels.policy.weight_kernel import policy_weight_bwd
@@ -48,14 +47,6 @@ def gradient(models: RolloutModels, returns: Return, params: Tensor, obs: Tensor
         direct = [*of_states.view(rollout.horizon, *direct[0].shape), *direct]
     grads, partial_sq_norms, action_grads = rollout.backpropagate(direct, extra, True, float(rollout.particles))
     return Gradient(found, grads, action_grads.unflatten(1, (-1, rollout.particles)), partial_sq_norms)
-
-
-def scalar_value(mlp: FrozenMLP, x: Tensor) -> Tensor:
-    """Value (N,) of the inputs x (N, d_in), over the copies as `mlp.reduce` says."""
-    values, _ = frozen_mlp_fwd(mlp, x, False)
-    if mlp.reduce == "min":
-        return values.amin(0)
-    return values[0] if mlp.reduce == "first" else values.mean(0)
 
 
 class Rollout:
@@ -153,5 +144,5 @@ class Rollout:
         return self.taped.transpose(0, 1).flatten(1, 2), self.actions
 
     def backward(self, direct: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As `stepwise.Stepwise.backward`."""
+        """As `stepwise.Rollout.backward`."""
         return self.backpropagate(direct, None, False, 1.0)

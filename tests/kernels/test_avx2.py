@@ -28,7 +28,8 @@ assert "ymm" in code and "zmm" not in code
 sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[1:]]))
 """
 ESSENTIAL = (
-    "multiply or way_back or silu or keep_nan or transposed or short_rollouts or (chain_error and one-thread and width)"
+    "multiply or way_back or silu or keep_nan or transposed or short_rollouts"
+    " or (sampler_error and one-thread and width)"
 )
 
 

@@ -35,7 +35,8 @@ def step_of(problem: Problem, peer: str):
         weights = problem.fused.models.sampler
         return lambda obs, action: reverse_step(weights, index, y, obs, action, noise)
     c_y, c_out, sigma = dynamics.coefficients[index]
-    return lambda obs, action: c_y * y + c_out * dynamics.predict(y, index, obs, action) + sigma * noise
+    features = dynamics.embedding[index]
+    return lambda obs, action: c_y * y + c_out * dynamics.predict(y, features, obs, action) + sigma * noise
 
 
 def sampler_of(problem: Problem, peer: str):

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastdwm.models.diffusion import Diffusion, reverse_coefficients, time_embedding, vp_schedule
+from fastdwm.models.diffusion import reverse_coefficients, time_embedding, vp_schedule
 from fastdwm.models.nets import Params, init_mlp, map_params, mlp_shapes
+from fastdwm.models.sampler import Sampler
 from fastdwm_kernels.sampler import SamplerWeights, pack_sampler
 
 FEATURES = 6
@@ -32,12 +33,11 @@ class Problem:
         coefficients, embedding = self.coefficients.to(device), self.embedding.to(device)
         return pack_sampler(params, embedding, coefficients, obs_dim, action_dim, precision)
 
-    def model(self) -> Diffusion:
+    def model(self) -> Sampler:
         """The plain model in float64; its statistics leave inputs and outputs alone."""
         zero, one = torch.zeros(self.obs.shape[1]).double(), torch.ones(self.obs.shape[1]).double()
-        return Diffusion(
-            map_params(Tensor.double, self.params), self.coefficients, self.embedding, zero, one, zero, one
-        )
+        steps = self.coefficients, self.embedding, len(self.coefficients)
+        return Sampler(map_params(Tensor.double, self.params), *steps, 1.0, zero, one, zero, one)
 
     def inputs(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
         """obs and action as leaves that want gradients, and noise."""

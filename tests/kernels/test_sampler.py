@@ -80,7 +80,7 @@ def step_truth(problem: Problem):
     """y_{k-1} and the gradients of y, obs and action, float64, by autograd through the plain model."""
     y, obs, action, noise = step_inputs(problem, torch.float64)
     c_y, c_out, sigma = problem.coefficients[INDEX]
-    out = c_y * y + c_out * problem.model().predict(y, INDEX, obs, action) + sigma * noise
+    out = c_y * y + c_out * problem.model().predict(y, problem.embedding[INDEX], obs, action) + sigma * noise
     return out.detach(), *torch.autograd.grad(out, (y, obs, action), problem.upstream.double())
 
 

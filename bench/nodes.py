@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fastdwm_kernels
 from fastdwm import ITPOConfig
 from fastdwm.itpo.episodes import AgentContext
-from fastdwm.itpo.graphs import CapturedEpisodes
+from fastdwm.itpo.graphs import CudaGraphEpisodes
 from fastdwm.itpo.rules import make_rule
 from fastdwm_kernels import launch
 
@@ -80,7 +80,7 @@ def on_gpu(value: Any) -> Any:
     return value
 
 
-class Counted(CapturedEpisodes):
+class Counted(CudaGraphEpisodes):
     """Episodes whose graphs are counted in the place of being captured."""
 
     def __init__(self, recorder: Recorder, *args: Any):

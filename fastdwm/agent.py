@@ -17,7 +17,8 @@ from fastdwm.itpo.decision import Decision
 from fastdwm.itpo.episodes import AgentContext, Episodes
 from fastdwm.itpo.forks import THREADS
 from fastdwm.itpo.fused import FusedObjective, obstacles
-from fastdwm.itpo.graphs import CapturedEpisodes, OneLaunch
+from fastdwm.itpo.fused_policy import FusedPolicy
+from fastdwm.itpo.graphs import CudaGraphEpisodes
 from fastdwm.itpo.objective import Objective, ReferenceObjective
 from fastdwm.itpo.rollout import Score
 from fastdwm.itpo.rules import make_rule
@@ -95,11 +96,11 @@ class Agent:
         if backend == "auto" and self.why_reference and config.adapts:
             warnings.warn(f"the agent imagines in plain torch, which is slow: {self.why_reference}", stacklevel=2)
         _check_settings(config, world)
-        acting = OneLaunch.of(self.policy) if self.backend == "fused" else self.policy
+        acting = FusedPolicy.of(self.policy) if self.backend == "fused" else self.policy
         parts = make_rule(config), self.objective, config, world.dynamics.noise_steps
         self.context = AgentContext(acting, *parts, seed, self.deadline)
-        self.episodes: Episodes | CapturedEpisodes | None = None
-        self._captured: CapturedEpisodes | None = None
+        self.episodes: Episodes | CudaGraphEpisodes | None = None
+        self._captured: CudaGraphEpisodes | None = None
         self._forget_counts(0)
         self._last: tuple[Tensor, Decision] | None = None
 
@@ -147,14 +148,14 @@ class Agent:
         layout = self.policy.layout
         return layout.sizes[0] if isinstance(layout, MLPLayout) else None
 
-    def _begin(self, n_episodes: int, obs_dim: int) -> Episodes | CapturedEpisodes:
+    def _begin(self, n_episodes: int, obs_dim: int) -> Episodes | CudaGraphEpisodes:
         if self.device.type != "cuda" or self.backend != "fused":
             return Episodes(self.context, n_episodes, obs_dim)
         # A capture takes seconds: as many episodes as before use the same graphs.
         if self._captured is not None and self._captured.slots == n_episodes:
             self._captured.renew()
         else:
-            self._captured = CapturedEpisodes(self.context, n_episodes, obs_dim)
+            self._captured = CudaGraphEpisodes(self.context, n_episodes, obs_dim)
         return self._captured
 
     def warm_up(self, obs: np.ndarray | Tensor) -> None:

@@ -89,13 +89,13 @@ def parts(problem: Problem) -> dict[str, tuple[int, Callable]]:
     obs, action = problem.normal(1, rows, OBS_DIM), problem.normal(2, rows, ACTION_DIM)
     noise, both = problem.normal(3, steps, rows, OBS_DIM), torch.cat([obs, action], 1)
     visited = both.repeat(size.H, 1)
-    _, slopes = sampler_compiled(models.sampler, obs, action, noise, True)
+    _, act_derivs = sampler_compiled(models.sampler, obs, action, noise, True)
     sampler = rows * (steps * cost((OBS_DIM, size.D, size.D, size.D, OBS_DIM)) + cost((OBS_DIM + ACTION_DIM, size.D)))
     network, policy = cost(returns.reward.layout.sizes), rows * (size.H + 1) * cost(layout.sizes)
     reward, critics = 2 * size.H * rows * network, 3 * rows * network
     return {
         "sampler, forward": (sampler, lambda: sampler_compiled(models.sampler, obs, action, noise, True)),
-        "sampler, backward": (sampler, lambda: sampler_backward_compiled(models.sampler, obs, slopes)),
+        "sampler, backward": (sampler, lambda: sampler_backward_compiled(models.sampler, obs, act_derivs)),
         "reward and its gradient": (reward, partial(scalar, returns.reward, visited)),
         "critics and their gradient": (critics, partial(scalar, returns.critics, both)),
         "whole gradient": (

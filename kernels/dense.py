@@ -93,7 +93,7 @@ def silu(z):
 
 
 @triton.jit
-def silu_slope(z):
+def silu_deriv(z):
     """The derivative of silu."""
     s = tl.sigmoid(z)
     return s * (1.0 + z * (1.0 - s))

@@ -48,13 +48,13 @@ def reduce(values, least, value):
 
 
 @helper
-def scalar_forward(layers, flat, kinds, x, slopes, normal, rstd, value):
-    """value (n, 1) of one copy, slopes of its activations, and what a layer norm makes before scale and shift."""
+def scalar_forward(layers, flat, kinds, x, act_derivs, normal, rstd, value):
+    """value (n, 1) of one copy, act_derivs of its activations, and what a layer norm makes before scale and shift."""
     h, n, last = x, len(x), len(layers) - 1
     for i in range(last):
         z = empty((n, layers[i, 1]), float32)
         affine(h, flat, layers[i], z)
-        relu(z, rows_of(slopes, layers[i], 0, n, n))
+        relu(z, rows_of(act_derivs, layers[i], 0, n, n))
         if kinds[0]:
             gain, shift = vector(flat, layers[i], 1), vector(flat, layers[i], 2)
             normalise(z, gain, shift, rows_of(normal, layers[i], 0, n, n), rstd[i])
@@ -97,7 +97,7 @@ def normalise_vjp(dh, gain, normal, rstd, rows):
 @helper
 def scalar_backward(layers, flat, flat_t, kinds, saved, share, dx):
     """dx (n, d_in) += share times the gradient of one copy's value, for the rows with a share (n,) alone."""
-    slopes, normal, rstd = saved
+    act_derivs, normal, rstd = saved
     n, last, rows, m = len(dx), len(layers) - 1, empty(len(dx), int64), 0
     for i in range(n):
         if share[i] != 0:
@@ -114,7 +114,7 @@ def scalar_backward(layers, flat, flat_t, kinds, saved, share, dx):
             below = layers[i - 1]
             if kinds[0]:
                 normalise_vjp(dh, vector(flat, below, 1), rows_of(normal, below, 0, n, n), rstd[i - 1], rows)
-            scale_by_rows(dh, rows_of(slopes, below, 0, n, n), rows)
+            scale_by_rows(dh, rows_of(act_derivs, below, 0, n, n), rows)
         dz = dh
     for i in range(m):
         for j in range(dx.shape[1]):
@@ -122,10 +122,10 @@ def scalar_backward(layers, flat, flat_t, kinds, saved, share, dx):
 
 
 @helper
-def scale_by_rows(dz, slope, rows):
-    """dz (m, d) times the given rows of slope (n, d)."""
+def scale_by_rows(dz, act_deriv, rows):
+    """dz (m, d) times the given rows of act_deriv (n, d)."""
     for i, row in enumerate(rows):
-        scale(dz[i : i + 1], slope[row : row + 1])
+        scale(dz[i : i + 1], act_deriv[row : row + 1])
 
 
 KINDS = types.UniTuple(types.boolean, 2)
@@ -143,13 +143,13 @@ def scalar_gradient(start, stop, layers, flat, flat_t, kinds, x, value, dx):
     for low in range(start, stop, ROW_BLOCK):
         high = min(low + ROW_BLOCK, stop)
         n = high - low
-        slopes, normal = empty((n_copies, n * width), float32), empty((n_copies, n * width), float32)
+        act_derivs, normal = empty((n_copies, n * width), float32), empty((n_copies, n * width), float32)
         rstd, values = empty((n_copies, len(layers), n), float32), empty((n_copies, n, 1), float32)
         for q in range(n_copies):
-            scalar_forward(layers, flat[q], kinds, x[low:high], slopes[q], normal[q], rstd[q], values[q])
+            scalar_forward(layers, flat[q], kinds, x[low:high], act_derivs[q], normal[q], rstd[q], values[q])
         shares = reduce(values, kinds[1], value[low:high])
         if len(dx):
             fill(dx[low:high], float32(0))
             for q in range(n_copies):
-                saved = slopes[q], normal[q], rstd[q]
+                saved = act_derivs[q], normal[q], rstd[q]
                 scalar_backward(layers, flat[q], flat_t[q], kinds, saved, shares[q], dx[low:high])

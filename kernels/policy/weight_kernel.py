@@ -45,15 +45,15 @@ def outer_tile(h_ptr, dz_ptr, dw_ptr, db_ptr, tile, n_rows, H_STRIDE: tl.constex
 
 
 @triton.jit(do_not_specialize=["n_rows", "part_rows", "episode_rows"])
-def policy_weight_bwd_kernel(x_ptr, hidden_ptr, dz_ptr, dz_out_ptr, dflat_ptr, squares_ptr, n_rows, part_rows,
+def policy_weight_bwd_kernel(x_ptr, hidden_ptr, dz_ptr, dz_out_ptr, dflat_ptr, partial_sq_norms_ptr, n_rows, part_rows,
                              episode_rows, NET: tl.constexpr, FIRST_TILE: tl.constexpr, BLOCK: tl.constexpr,
                              BLOCK_K: tl.constexpr):  # fmt: skip
     """Parameter gradients from part_rows stored rows, (BLOCK, BLOCK) weights of one layer and one episode per program.
 
     Grid      (FIRST_TILE[-1], B, parts of the rows); layer i owns tiles FIRST_TILE[i] to FIRST_TILE[i + 1]
     Reads     x (B, n_rows, S), hidden and dz (B, n_rows, NET.n_cols), dz_out (B, n_rows, A)
-    Writes    dflat (parts, B, NET.width): every element once, the padding as zero; squares (B, FIRST_TILE[-1]), of each
-              tile, or None for more than one part
+    Writes    dflat (parts, B, NET.width): every element once, the padding as zero;
+              partial_sq_norms (B, FIRST_TILE[-1]), of each tile, or None for more than one part
     Numerics  fp32 accumulators; rows are summed in blocks of BLOCK_K in one fixed order
     """
     tile = tl.program_id(0)
@@ -91,19 +91,19 @@ def policy_weight_bwd_kernel(x_ptr, hidden_ptr, dz_ptr, dz_out_ptr, dflat_ptr, s
         square = outer_tile(
             h_ptr, dz_out_ptr, dw_ptr, db_ptr, last_tile, n_rows, C, A, D_LAST, A, BLOCK, BLOCK_K
         )  # fmt: skip
-    if squares_ptr is not None:
-        tl.store(squares_ptr + tl.program_id(1) * FIRST_TILE[N_HIDDEN + 1] + tile, square)
+    if partial_sq_norms_ptr is not None:
+        tl.store(partial_sq_norms_ptr + tl.program_id(1) * FIRST_TILE[N_HIDDEN + 1] + tile, square)
     padding = NET.n_params + tl.arange(0, 16)
     tl.store(dflat_ptr + padding, tl.zeros((16,), tl.float32), mask=(padding < NET.width) & (tile == 0))
 
 
 @triton.jit(do_not_specialize=["n_parts", "width"])
-def policy_sum_kernel(parts_ptr, dflat_ptr, squares_ptr, n_parts, width, BLOCK: tl.constexpr):
+def policy_sum_kernel(parts_ptr, dflat_ptr, partial_sq_norms_ptr, n_parts, width, BLOCK: tl.constexpr):
     """BLOCK parameter gradients of one episode from those of the parts of its rows, added in their order.
 
     Grid      (cdiv(width, BLOCK), B)
     Reads     parts (n_parts, B, width)
-    Writes    dflat (B, width); squares (B, cdiv(width, BLOCK)), the sum over each block
+    Writes    dflat (B, width); partial_sq_norms (B, cdiv(width, BLOCK)), the sum over each block
     """
     episode = tl.program_id(1).to(tl.int64)
     column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -113,7 +113,7 @@ def policy_sum_kernel(parts_ptr, dflat_ptr, squares_ptr, n_parts, width, BLOCK: 
     for part in range(1, n_parts):
         total += tl.load(parts_ptr + part * size + at, mask=inside, other=0.0)
     tl.store(dflat_ptr + at, total, mask=inside)
-    tl.store(squares_ptr + episode * tl.num_programs(0) + tl.program_id(0), tl.sum(total * total))
+    tl.store(partial_sq_norms_ptr + episode * tl.num_programs(0) + tl.program_id(0), tl.sum(total * total))
 
 
 def outer_sizes(layout: MLPLayout, launch: Launch) -> dict:
@@ -136,24 +136,25 @@ def policy_weight_bwd(
     n_parts = row_parts(n_rows, n_tiles * copies)
     part_rows = cdiv(n_rows, n_parts * constants["BLOCK_K"]) * constants["BLOCK_K"]
     parts = x.new_empty(n_parts, copies, layout.width)
-    squares = x.new_empty(copies, n_tiles) if n_parts == 1 else None
+    partial_sq_norms = x.new_empty(copies, n_tiles) if n_parts == 1 else None
     run(
         policy_weight_bwd_kernel, (n_tiles, copies, n_parts),
-        x, hidden, dz, dz_out, parts, squares, n_rows, part_rows, episode_rows(x), **constants, **mlp_options(launch),
+        x, hidden, dz, dz_out, parts, partial_sq_norms, n_rows, part_rows, episode_rows(x),
+        **constants, **mlp_options(launch),
     )  # fmt: skip
-    return (parts[0], squares) if n_parts == 1 else sum_of_parts(parts)
+    return (parts[0], partial_sq_norms) if n_parts == 1 else sum_of_parts(parts)
 
 
 def sum_of_parts(parts: Tensor) -> tuple[Tensor, Tensor]:
     """Of (parts, B, width): the sum (B, width), and parts (B, any) of its rows' squared norms; one launch."""
     n_parts, copies, width = parts.shape
     n_blocks = cdiv(width, SUM_BLOCK)
-    dflat, squares = parts.new_empty(copies, width), parts.new_empty(copies, n_blocks)
+    dflat, partial_sq_norms = parts.new_empty(copies, width), parts.new_empty(copies, n_blocks)
     run(
         policy_sum_kernel, (n_blocks, copies),
-        parts, dflat, squares, n_parts, width, BLOCK=SUM_BLOCK, num_warps=SUM_WARPS,
+        parts, dflat, partial_sq_norms, n_parts, width, BLOCK=SUM_BLOCK, num_warps=SUM_WARPS,
     )  # fmt: skip
-    return dflat, squares
+    return dflat, partial_sq_norms
 
 
 def aot_cases(layout: MLPLayout, precision: str) -> list[AotCase]:
@@ -170,7 +171,7 @@ def aot_cases(layout: MLPLayout, precision: str) -> list[AotCase]:
             options=mlp_options(launch),
             tensor_cores=precision != "ieee",
         )
-        for part, unused in (("", ()), (" part", ("squares_ptr",)))
+        for part, unused in (("", ()), (" part", ("partial_sq_norms_ptr",)))
     ]
 
 

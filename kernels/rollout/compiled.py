@@ -50,32 +50,32 @@ PAIR = types.UniTuple(MATRIX, 2)
 
 
 @helper
-def slopes_of(sampler_slopes, first, low, high, n_rows, hidden):
-    """Slopes (H K, .) of the sampler for a block of rows, or (1, .) if nobody will read them.
+def derivs_of(sampler_derivs, first, low, high, n_rows, hidden):
+    """Derivatives (H K, .) of the sampler for a block of rows, or (1, .) if nobody will read them.
 
-    sampler_slopes: those of all N rows (N H K hidden,) or (N hidden,), block after block; row `first` is at its start.
+    sampler_derivs: those of all N rows (N H K hidden,) or (N hidden,), block after block; row `first` is at its start.
     """
-    kept = len(sampler_slopes) // (n_rows * hidden)
-    return block(sampler_slopes, (low - first) * kept * hidden, kept, (high - low) * hidden)
+    kept = len(sampler_derivs) // (n_rows * hidden)
+    return block(sampler_derivs, (low - first) * kept * hidden, kept, (high - low) * hidden)
 
 
 @kernel(SIZE, POLICY, SAMPLER, MATRIX, STACKS, ROW, SIZE, PAIR, STACK, STACK)
 def rollout_forward(
-    start, stop, particles, policy, sampler, scales, noise, sampler_slopes, first_saved, scratch, states, actions
+    start, stop, particles, policy, sampler, scales, noise, sampler_derivs, first_saved, scratch, states, actions
 ):
     """states (H + 1, N, S), the first of which is given, and actions (H + 1, N, A).
 
-    policy, sampler: arguments of their own kernels.   noise: (H, K, N, S).   sampler_slopes, first_saved: as in
-    `slopes_of`.   scratch: (N, S + A), (N, S).
+    policy, sampler: arguments of their own kernels.   noise: (H, K, N, S).   sampler_derivs, first_saved: as in
+    `derivs_of`.   scratch: (N, S + A), (N, S).
     """
-    (layers, flat, seen, outputs, slopes), (x, y), horizon = policy, scratch, len(noise)
+    (layers, flat, seen, outputs, act_derivs), (x, y), horizon = policy, scratch, len(noise)
     for low in range(start, stop, ROW_BLOCK):
         high = min(low + ROW_BLOCK, stop)
-        saved = slopes_of(sampler_slopes, first_saved, low, high, states.shape[1], sampler[0][-1, 3])
+        saved = derivs_of(sampler_derivs, first_saved, low, high, states.shape[1], sampler[0][-1, 3])
         for j in range(horizon + 1):
             state, action, first = states[j], actions[j], j * particles
             show(low, high, first, particles, state, seen)
-            policy_forward(low, high, layers, flat, seen, outputs, slopes, first, particles)
+            policy_forward(low, high, layers, flat, seen, outputs, act_derivs, first, particles)
             take_actions(low, high, first, particles, layers[-1], outputs, seen.shape[1], action)
             if j < horizon:
                 condition(scales, state[low:high], action[low:high], x[low:high])
@@ -89,19 +89,19 @@ def rollout_forward(
 
 @kernel(SIZE, POLICY_VJP, SAMPLER_VJP, MATRIX, ROW, SIZE, STACK, STACK, types.UniTuple(MATRIX, 3))
 def rollout_backward(
-    start, stop, particles, policy, sampler, scales, sampler_slopes, first_saved, direct, slopes, scratch
+    start, stop, particles, policy, sampler, scales, sampler_derivs, first_saved, direct, action_grads, scratch
 ):
-    """dz of all layers and steps, for the policies' weight gradients, and slopes (H + 1, N, A) of the actions.
+    """dz of all layers and steps, for the policies' weight gradients, and action_grads (H + 1, N, A) of the actions.
 
     direct: (H + 1, N, S + A), gradient of each step's own terms.
 
     policy, sampler: arguments of their own kernels.   scratch: (N, S), (N, S), (N, S + A).
     """
-    (layers, flat_t, policy_slopes, dz), (lam, ds, dx) = policy, scratch
+    (layers, flat_t, act_derivs, dz), (lam, ds, dx) = policy, scratch
     horizon, obs_dim = len(direct) - 1, lam.shape[1]
     for low in range(start, stop, ROW_BLOCK):
         high = min(low + ROW_BLOCK, stop)
-        saved = slopes_of(sampler_slopes, first_saved, low, high, direct.shape[1], sampler[0][-1, 3])
+        saved = derivs_of(sampler_derivs, first_saved, low, high, direct.shape[1], sampler[0][-1, 3])
         n_calls = len(saved) // max(horizon, 1)
         # (Not by slices: the message of their error takes seconds to compile.)
         for row in range(low, high):
@@ -109,9 +109,9 @@ def rollout_backward(
                 if k < obs_dim:
                     lam[row, k] = direct[horizon, row, k]
                 else:
-                    slopes[horizon, row, k - obs_dim] = direct[horizon, row, k]
+                    action_grads[horizon, row, k - obs_dim] = direct[horizon, row, k]
         for j in range(horizon, -1, -1):
-            p = slopes[j]
+            p = action_grads[j]
             if j < horizon:
                 for row in range(low, high):
                     for k in range(obs_dim):
@@ -124,7 +124,7 @@ def rollout_backward(
                     for k in range(p.shape[1]):
                         p[row, k] = dx[row, obs_dim + k] + direct[j, row, obs_dim + k]
             rows = len(ds) if j else 0
-            policy_backward(low, high, layers, flat_t, policy_slopes, p, dz, ds[:rows], j * particles, particles)
+            policy_backward(low, high, layers, flat_t, act_derivs, p, dz, ds[:rows], j * particles, particles)
             if j:
                 for row in range(low, high):
                     for k in range(obs_dim):

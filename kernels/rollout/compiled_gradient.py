@@ -40,7 +40,7 @@ def gradient(models: RolloutModels, returns: Return, params: Tensor, obs: Tensor
 
 
 def make_tape(models: RolloutModels, params: Tensor, noise: Tensor, save: bool) -> list:
-    """Memory of a rollout, in numpy: seen, outputs, slopes (of the policies), slopes (of the sampler), dz, flat_t,
+    """Memory of a rollout, in numpy: seen, outputs, act_derivs, sampler_derivs, dz, flat_t,
     states and actions; what only the backward pass needs is empty without it."""
     (horizon, steps, n_policies, particles, obs_dim), layout = noise.shape, models.policy
     n_steps, n_rows, back = horizon + 1, n_policies * particles, n_policies if save else 0
@@ -49,7 +49,7 @@ def make_tape(models: RolloutModels, params: Tensor, noise: Tensor, save: bool) 
         (n_policies, n_steps * particles, obs_dim),
         layers,
         layers,
-        # Slopes that nobody will read share one place.
+        # Derivatives that nobody will read share one place.
         ((horizon * steps if save else 1) * n_rows * models.sampler.for_cpu.hidden,),
         (back, layers[1]),
         (back, params.shape[1]),
@@ -69,13 +69,13 @@ def run_rows(
 ) -> Tensor:
     """J (B,); `imagined_return` leaves the rest in action_grads (H + 1, N, A), unless it is empty, and on the tape."""
     horizon, steps, n_policies, particles, obs_dim = noise.shape
-    seen, outputs, policy_slopes, sampler_slopes, dz, flat_t, states, actions = tape
+    seen, outputs, act_derivs, sampler_derivs, dz, flat_t, states, actions = tape
     layers, sampler, flat = layer_table(models.policy), models.sampler.for_cpu, params.numpy()
-    policy, policy_vjp = (layers, flat, seen, outputs, policy_slopes), (layers, flat_t, policy_slopes, dz)
+    policy, policy_vjp = (layers, flat, seen, outputs, act_derivs), (layers, flat_t, act_derivs, dz)
     packed = policy, policy_vjp, sampler.forward, sampler.backward, returns.reward.for_cpu, returns.critics.for_cpu
     n_rows, values = n_policies * particles, obs.new_empty(n_policies * particles)
     given = (*packed, models.scales.numpy()), returns.for_cpu
-    rolled = noise.view(horizon, steps, n_rows, obs_dim), sampler_slopes, obs
+    rolled = noise.view(horizon, steps, n_rows, obs_dim), sampler_derivs, obs
     written = states, actions, *arrays(action_grads, values)
     cost = 2 * (horizon + 1) * (models.policy.n_params + sampler.cost)
     run(imagined_return, n_rows, cost, particles, *given, *rolled, written)

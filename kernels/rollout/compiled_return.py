@@ -116,7 +116,7 @@ FOUND = types.Tuple((STACK, STACK, STACK, ROW))
 
 
 @kernel(SIZE, MODELS, ENDING, STACKS, ROW, MATRIX, FOUND)
-def imagined_return(start, stop, particles, models, ending, noise, sampler_slopes, obs, found):
+def imagined_return(start, stop, particles, models, ending, noise, sampler_derivs, obs, found):
     """values, each particle's own J from obs (B, S); and unless action_grads has no rows the gradient: dz of all
     layers and steps, and the gradient of each particle's own J with respect to its actions.
 
@@ -135,8 +135,8 @@ def imagined_return(start, stop, particles, models, ending, noise, sampler_slope
         for row in range(low, high):
             for k in range(obs_dim):
                 states[0, row, k] = obs[row // particles, k]
-        # All blocks save their slopes in the same place, which stays in the cache.
-        saved = sampler_slopes, low - start
+        # All blocks save their derivatives in the same place, which stays in the cache.
+        saved = sampler_derivs, low - start
         rollout_forward(low, high, particles, policy, sampler, scales, noise, *saved, (x, y), states, actions)
         n, seen = high - low, states[:, low:high]
         terms = found_in(n, n_steps - 1, width if back else 0)

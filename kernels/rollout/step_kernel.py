@@ -19,7 +19,7 @@ from fastdwm_kernels.policy.layers import backward_layers, forward_layers, input
 # Rows of a few floats are read and written one by one: a single compilation serves any slice of a buffer.
 ROWS_FWD = ("before_ptr", "y_ptr", "x_ptr", "action_ptr", "seen_ptr", "input_ptr")
 ROWS_BWD = (
-    "direct_ptr", "extra_ptr", "lam_ptr", "dobs_ptr", "daction_ptr", "action_ptr", "dz_out_ptr", "slopes_ptr",
+    "direct_ptr", "extra_ptr", "lam_ptr", "dobs_ptr", "daction_ptr", "action_ptr", "dz_out_ptr", "action_grads_ptr",
     "after_ptr", "dy_ptr",
 )  # fmt: skip
 
@@ -94,7 +94,7 @@ def gradient_of_state(direct_ptr, extra_ptr, lam_ptr, dobs_ptr, scales_ptr, row,
 
 @triton.jit(do_not_specialize=["n_rows", "episode_rows", "scale"], do_not_specialize_on_alignment=ROWS_BWD)
 def step_bwd_kernel(direct_ptr, extra_ptr, lam_ptr, dobs_ptr, daction_ptr, scales_ptr, action_ptr, weights_ptr,
-                    hidden_ptr, dz_ptr, dz_out_ptr, slopes_ptr, after_ptr, dy_ptr, n_rows, episode_rows, scale,
+                    hidden_ptr, dz_ptr, dz_out_ptr, action_grads_ptr, after_ptr, dy_ptr, n_rows, episode_rows, scale,
                     NET: tl.constexpr, SEEN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
                     BLOCK_A: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
     """Back through the policy of BLOCK_M particles of one episode, to the state where it acted.
@@ -103,7 +103,7 @@ def step_bwd_kernel(direct_ptr, extra_ptr, lam_ptr, dobs_ptr, daction_ptr, scale
     Reads     direct (B n_rows, S + A), the step's own terms, of the normalised state if SEEN; extra (B n_rows, S) or
               None; lam and dobs (B n_rows, S), daction (B n_rows, A) of what follows, or None of each; action
               (B n_rows, A), hidden in the tape, scales, and weights in the operand dtype
-    Writes    dz and dz_out in the tape; slopes (B n_rows, A), the actions' gradient, times scale;
+    Writes    dz and dz_out in the tape; action_grads (B n_rows, A), the actions' gradient, times scale;
               unless None the state's gradient after (B n_rows, S), and dy, what the sampler before is given: all once
     Requires  BLOCK_D >= every hidden width, BLOCK_S >= S; rows, widths and inputs are masked
     Numerics  fp32 accumulators; the layer gradients are rounded once, on store
@@ -126,7 +126,7 @@ def step_bwd_kernel(direct_ptr, extra_ptr, lam_ptr, dobs_ptr, daction_ptr, scale
     p = tl.load(direct_ptr + row * (S + A) + S + direct_at, mask=mask, other=0.0)
     if daction_ptr is not None:
         p += tl.load(daction_ptr + row * A + at, mask=mask, other=0.0)
-    tl.store(slopes_ptr + row * A + at, scale * p, mask=mask)
+    tl.store(action_grads_ptr + row * A + at, scale * p, mask=mask)
     action = tl.load(action_ptr + row * A + at, mask=mask, other=0.0)
     tl.store(dz_out_ptr + at, (p * (1 - action * action)).to(dz_ptr.dtype.element_ty), mask=mask)
     tl.debug_barrier()

@@ -72,14 +72,14 @@ class Rollout:
         the gradient of each step's own terms; lam and p as in imagine.py."""
         models, (horizon, _, n_policies, particles, obs_dim) = self.models, self.noise.shape
         lam, p = direct[horizon].split([obs_dim, direct.shape[2] - obs_dim], 1)
-        slopes = [p]
+        action_grads = [p]
         for j in range(horizon, -1, -1):
             if j < horizon:
                 dobs, daction, _ = sampler_backward_reference(models.sampler, lam * models.delta_std, self.saved[j])
                 lam = lam + dobs / models.obs_std + direct[j, :, :obs_dim]
                 p = daction + direct[j, :, obs_dim:]
-                slopes.insert(0, p)
+                action_grads.insert(0, p)
             ds = self.policy.backward(j, p.reshape(n_policies, particles, -1), need_dx=j > 0)
             if j > 0:
                 lam = lam + ds.flatten(0, 1)
-        return *self.policy.weight_gradient(), torch.stack(slopes)
+        return *self.policy.weight_gradient(), torch.stack(action_grads)

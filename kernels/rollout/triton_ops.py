@@ -125,18 +125,20 @@ class Rollout:
         obs_dim = self.states.shape[2]
         dz = torch.empty_like(self.hidden)
         dz_out = dz.new_empty(*dz.shape[:2], self.actions.shape[2])
-        slopes, following = torch.empty_like(self.actions), (None, None, None)
+        action_grads, following = torch.empty_like(self.actions), (None, None, None)
         for j in range(self.horizon, -1, -1):
             after, dy = (direct[j].new_empty(self.n_rows, obs_dim) if j else None for _ in range(2))
             tapes = (self.step(j, tape) for tape in (self.hidden, dz, dz_out))
             read = direct[j], extra[j] if extra is not None and j else None, *following, self.models.scales
-            tensors = *read, self.actions[j], self.weights, *tapes, slopes[j], after, dy
+            tensors = *read, self.actions[j], self.weights, *tapes, action_grads[j], after, dy
             self._launch(step_bwd_kernel, tensors, scale, SEEN=seen and j < self.horizon)
             if j:
                 dobs, daction, _ = sampler_bwd(self.models.sampler, dy, self.saved[j - 1])
                 following = after, dobs, daction
-        grads, squares = policy_weight_bwd(self.models.policy, self.states, self.hidden, dz, dz_out, self.precision)
-        return grads, squares, slopes
+        grads, partial_sq_norms = policy_weight_bwd(
+            self.models.policy, self.states, self.hidden, dz, dz_out, self.precision
+        )
+        return grads, partial_sq_norms, action_grads
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """States (H + 1, N, S) and actions (H + 1, N, A), for any score of them."""

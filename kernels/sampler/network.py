@@ -7,7 +7,7 @@ wait. The matrices of the first and the last layer are loaded once, if they are 
 import triton
 import triton.language as tl
 
-from fastdwm_kernels.dense import dot, silu, silu_slope
+from fastdwm_kernels.dense import dot, silu, silu_deriv
 from fastdwm_kernels.sampler.tiles import padded, product_at_once, rows_of_tile, tile_of, whole
 
 
@@ -159,7 +159,7 @@ def last_layer_vjp(w_out, w_ptr, dout, saved_ptr, D: tl.constexpr, TILE: tl.cons
     BLOCK_M: tl.constexpr = dout.shape[1]
     saved = tl.load(saved_tile(saved_ptr, D, BLOCK_M))
     dh = product_at_once(w_out, w_ptr, dout, tl.zeros((D, BLOCK_M), tl.float32), D, TILE)
-    return dh * silu_slope(kept(saved, D, BLOCK_M))
+    return dh * silu_deriv(kept(saved, D, BLOCK_M))
 
 
 @triton.jit
@@ -204,7 +204,7 @@ def backward_steps(dy, w_ptr, coef_ptr, saved_ptr, steps, S: tl.constexpr, D: tl
                 if not EARLY:
                     saved_ptr -= layer_size(D, BLOCK_M)
                     saved = tl.load(saved_tile(saved_ptr, D, BLOCK_M))
-                dz = sums * silu_slope(kept(saved, D, BLOCK_M))
+                dz = sums * silu_deriv(kept(saved, D, BLOCK_M))
                 sums = tl.zeros((D, BLOCK_M), tl.float32)
             layer += 1
             if layer == max(1, HIDDEN):

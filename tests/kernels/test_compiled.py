@@ -89,28 +89,28 @@ def test_multiply_columns_is_the_product(rows, d_in, d_out):
 @SHAPES
 @COLUMNS
 def test_the_way_back_through_a_layer_and_the_activation_before(rows, d_in, d_out):
-    dz, w_t, slope = normal(rows, d_in), normal(d_in, d_out, seed=1), normal(rows, d_out, seed=2)
+    dz, w_t, act_deriv = normal(rows, d_in), normal(d_in, d_out, seed=1), normal(rows, d_out, seed=2)
     layer = np.array([d_out, d_in, 0, 0])
     for through in (True, False):
         z, behind = filled(torch.full((rows, d_out), torch.nan))
         if through:
-            compiled.affine_vjp_through(dz.numpy(), w_t.flatten().numpy(), layer, slope.numpy(), z)
+            compiled.affine_vjp_through(dz.numpy(), w_t.flatten().numpy(), layer, act_deriv.numpy(), z)
         else:
             compiled.affine_vjp(dz.numpy(), w_t.flatten().numpy(), layer, z)
-        expected = dz.double() @ w_t.double() * (slope.double() if through else 1)
+        expected = dz.double() @ w_t.double() * (act_deriv.double() if through else 1)
         assert_close(torch.from_numpy(z), expected, EPS["ieee"])
         assert np.isnan(behind).all()
 
 
-def test_silu_and_its_slope_are_exact_to_rounding():
+def test_silu_and_its_derivative_are_exact_to_rounding():
     x = torch.cat([torch.linspace(-30, 30, 40001), torch.tensor([0.0, 88.0, 1e4, 1e30, -80.0])])
-    z, slope = x.clone().unsqueeze(0).numpy(), np.empty((1, len(x)), dtype=np.float32)
-    compiled.silu(z, slope)
+    z, act_deriv = x.clone().unsqueeze(0).numpy(), np.empty((1, len(x)), dtype=np.float32)
+    compiled.silu(z, act_deriv)
     sigmoid = x.double().sigmoid()
     torch.testing.assert_close(torch.from_numpy(z[0]).double(), x * sigmoid, rtol=5e-7, atol=1e-30)
-    # Where the slope crosses zero, only its absolute error can be small.
+    # Where the derivative crosses zero, only its absolute error can be small.
     torch.testing.assert_close(
-        torch.from_numpy(slope[0]).double(), sigmoid * (1 + x * (1 - sigmoid)), rtol=5e-7, atol=1e-7
+        torch.from_numpy(act_deriv[0]).double(), sigmoid * (1 + x * (1 - sigmoid)), rtol=5e-7, atol=1e-7
     )
 
 

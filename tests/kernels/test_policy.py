@@ -51,8 +51,8 @@ def kernel_gradients(layout: MLPLayout, flat: Tensor, x: Tensor, grad: Tensor, p
     weights = flat.to(operand_dtype(precision))
     action, hidden = policy_fwd(layout, weights, flat, x, precision)
     dx, dz, dz_out = policy_bwd(layout, weights, hidden, action, grad, precision)
-    dflat, squares = policy_weight_bwd(layout, x, hidden, dz, dz_out, precision)
-    norm = squares.sum(1, keepdim=True).sqrt()
+    dflat, partial_sq_norms = policy_weight_bwd(layout, x, hidden, dz, dz_out, precision)
+    norm = partial_sq_norms.sum(1, keepdim=True).sqrt()
     return {"action": action, "hidden": hidden, "dx": dx, "dz": dz, "dflat": dflat, "norm": norm}
 
 

@@ -17,12 +17,12 @@ from numba.extending import intrinsic
 from problems import ACTION_DIM, OBS_DIM, Problem, Size
 from provenance import provenance
 
-from fastdwm_kernels import compiled
-from fastdwm_kernels.compiled_panel import INT, LANES, VECTOR, emit_loop
+from fastdwm_kernels import cpu
 from fastdwm_kernels.frozen_mlp import FrozenMLP
-from fastdwm_kernels.frozen_mlp.compiled import scalar_gradient
+from fastdwm_kernels.frozen_mlp.cpu import scalar_gradient
+from fastdwm_kernels.gemm import INT, LANES, VECTOR, emit_loop
 from fastdwm_kernels.memory import fresh
-from fastdwm_kernels.sampler.compiled import sampler_backward_compiled, sampler_compiled
+from fastdwm_kernels.sampler.cpu import sampler_backward_cpu, sampler_cpu
 
 SUMS, STEPS = 12, 100_000
 """independent chains of multiply-adds, which hide each other's latency, and how long they are"""
@@ -57,7 +57,7 @@ def peak(n):
 @njit
 def products(x, w, z, n):
     for _ in range(n):
-        compiled.multiply(x, w, z)
+        cpu.multiply(x, w, z)
 
 
 def seconds(call: Callable) -> float:
@@ -79,7 +79,7 @@ def cost(sizes: tuple[int, ...]) -> int:
 def scalar(mlp: FrozenMLP, x: torch.Tensor) -> None:
     """Value and gradient."""
     multiply_adds = 2 * len(mlp.copies) * mlp.layout.n_params
-    compiled.run(scalar_gradient, len(x), multiply_adds, *mlp.for_cpu, x, x.new_empty(len(x)), torch.empty_like(x))
+    cpu.run(scalar_gradient, len(x), multiply_adds, *mlp.for_cpu, x, x.new_empty(len(x)), torch.empty_like(x))
 
 
 def parts(problem: Problem) -> dict[str, tuple[int, Callable]]:
@@ -89,13 +89,13 @@ def parts(problem: Problem) -> dict[str, tuple[int, Callable]]:
     obs, action = problem.normal(1, rows, OBS_DIM), problem.normal(2, rows, ACTION_DIM)
     noise, both = problem.normal(3, steps, rows, OBS_DIM), torch.cat([obs, action], 1)
     visited = both.repeat(size.H, 1)
-    _, act_derivs = sampler_compiled(models.sampler, obs, action, noise, True)
+    _, act_derivs = sampler_cpu(models.sampler, obs, action, noise, True)
     sampler = rows * (steps * cost((OBS_DIM, size.D, size.D, size.D, OBS_DIM)) + cost((OBS_DIM + ACTION_DIM, size.D)))
     network, policy = cost(returns.reward.layout.sizes), rows * (size.H + 1) * cost(layout.sizes)
     reward, critics = 2 * size.H * rows * network, 3 * rows * network
     return {
-        "sampler, forward": (sampler, lambda: sampler_compiled(models.sampler, obs, action, noise, True)),
-        "sampler, backward": (sampler, lambda: sampler_backward_compiled(models.sampler, obs, act_derivs)),
+        "sampler, forward": (sampler, lambda: sampler_cpu(models.sampler, obs, action, noise, True)),
+        "sampler, backward": (sampler, lambda: sampler_backward_cpu(models.sampler, obs, act_derivs)),
         "reward and its gradient": (reward, partial(scalar, returns.reward, visited)),
         "critics and their gradient": (critics, partial(scalar, returns.critics, both)),
         "whole gradient": (

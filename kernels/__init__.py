@@ -1,4 +1,4 @@
-"""Fused operators, one folder each: contract, torch reference, Triton and CPU kernels. Imports torch,
+"""Fused operators, one folder each: checks, torch reference, Triton and CPU kernels. Imports torch,
 triton and numba, nothing else.
 
 sampler     all K steps of a world model's sampler in one launch; with K = 1 one network call
@@ -9,6 +9,6 @@ commit      the end of a captured decision: what is kept, what is rolled back
 rollout     the imagined return and its gradient, composed of the others
 
 Every operator runs on a CPU, in any dtype, by its reference, which is derived by hand and needs no autograd tape. The
-sampler and the whole rollout in float32 run by kernels that numba compiles (`compiled.py`), without a fallback; the
+sampler and the whole rollout in float32 run by kernels that numba compiles (`cpu.py`), without a fallback; the
 policy without a gradient and the default's step and limit by such kernels where numba is installed.
 """

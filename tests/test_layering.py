@@ -34,8 +34,8 @@ ORDER = (
 
 # The same of fastdwm_kernels, which imports nothing of fastdwm.
 KERNELS = (
-    {"aot_case", "compiled_cache", "compiled_panel", "layout", "launch", "memory"},
-    {"compiled", "contract", "cpu_linear", "dense"},
+    {"aot_case", "cpu_cache", "gemm", "layout", "launch", "memory"},
+    {"checks", "cpu", "cpu_linear", "dense"},
     {"sampler", "policy", "frozen_mlp", "noise", "update", "commit"},
     {"rollout"},
     {"aot"},

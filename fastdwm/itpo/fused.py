@@ -12,7 +12,7 @@ from fastdwm.models.policy import Policy
 from fastdwm.models.rebrac import Critics
 from fastdwm.models.reward import RewardModel
 from fastdwm.models.world import SamplerDynamics, World
-from fastdwm_kernels.contract import operands
+from fastdwm_kernels.checks import operands
 from fastdwm_kernels.frozen_mlp import pack_frozen_mlp
 from fastdwm_kernels.rollout import (
     Gradient,

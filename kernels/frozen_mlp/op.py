@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fastdwm_kernels.contract import (
+from fastdwm_kernels.checks import (
     check_choice,
     check_precision,
     check_range,

@@ -46,7 +46,7 @@ class FrozenMLP:
     @cached_property
     def for_cpu(self) -> tuple:
         """The same as the CPU kernels read it, made when first used: the first arguments of `scalar_gradient`."""
-        from fastdwm_kernels.compiled import layer_table, transposed
+        from fastdwm_kernels.cpu import layer_table, transposed
 
         kinds = self.layout.layer_norm, self.reduce == "min"
         flat = self.flat[: len(self.copies)]

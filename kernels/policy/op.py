@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fastdwm_kernels.contract import check_precision, check_range, check_tensor, cpu_kernels, refuse_second_order
+from fastdwm_kernels.checks import check_precision, check_range, check_tensor, cpu_kernels, refuse_second_order
 from fastdwm_kernels.launch import operand_dtype
 from fastdwm_kernels.layout import MLPLayout
 from fastdwm_kernels.policy.reference import (

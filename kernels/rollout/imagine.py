@@ -10,7 +10,7 @@ and dJ/dpsi = sum_j Pi_psi(j)' p_j, one product over the rows of all steps.  Sou
 Only policy and sampler are serial (`Rollout`): its backward pass needs of everything else just the gradient of step j's
 own terms with respect to (s_j, a_j). Reward and critics are scalar functions: their values and gradients at all visited
 states come from one call each. This module calls the torch references one by one; `triton_ops` has launches and
-`compiled_gradient` has calls of their own for the same: one derivation, three executions.
+`cpu_gradient` has calls of their own for the same: one derivation, three executions.
 """
 
 from dataclasses import dataclass

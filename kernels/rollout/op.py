@@ -5,13 +5,13 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from fastdwm_kernels.contract import check_precision, check_tensor
+from fastdwm_kernels.checks import check_precision, check_tensor
 from fastdwm_kernels.rollout import imagine, score
 from fastdwm_kernels.rollout.gradient import Gradient
 from fastdwm_kernels.rollout.imagine import Return
 from fastdwm_kernels.rollout.models import RolloutModels
 from fastdwm_kernels.rollout.score import Score
-from fastdwm_kernels.sampler.op import on_compiled
+from fastdwm_kernels.sampler.op import has_cpu_kernels
 
 
 @torch.no_grad()
@@ -60,10 +60,10 @@ def ops_of(models: RolloutModels) -> ModuleType:
         from fastdwm_kernels.rollout import triton_ops
 
         return triton_ops
-    if on_compiled(models.sampler):
-        from fastdwm_kernels.rollout import compiled_ops
+    if has_cpu_kernels(models.sampler):
+        from fastdwm_kernels.rollout import cpu_ops
 
-        return compiled_ops
+        return cpu_ops
     return imagine
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fastdwm_kernels.contract import check_precision, check_range, check_tensor, refuse_second_order
+from fastdwm_kernels.checks import check_precision, check_range, check_tensor, refuse_second_order
 from fastdwm_kernels.sampler.reference import sampler_backward_reference, sampler_reference
 from fastdwm_kernels.sampler.weights import SamplerWeights
 
@@ -72,7 +72,7 @@ class SamplerFunction(torch.autograd.Function):
         return None, dobs, daction, dstart.unsqueeze(0) if ctx.needs_input_grad[3] else None
 
 
-def on_compiled(weights: SamplerWeights) -> bool:
+def has_cpu_kernels(weights: SamplerWeights) -> bool:
     """Whether the CPU kernels can take these weights."""
     return weights.device.type == "cpu" and weights.dtype == torch.float32
 
@@ -82,10 +82,10 @@ def _forward(weights: SamplerWeights):
         from fastdwm_kernels.sampler.kernel import sampler_fwd
 
         return sampler_fwd
-    if on_compiled(weights):
-        from fastdwm_kernels.sampler.compiled import sampler_compiled
+    if has_cpu_kernels(weights):
+        from fastdwm_kernels.sampler.cpu import sampler_cpu
 
-        return sampler_compiled
+        return sampler_cpu
     return sampler_reference
 
 
@@ -94,8 +94,8 @@ def _backward(weights: SamplerWeights):
         from fastdwm_kernels.sampler.kernel import sampler_bwd
 
         return sampler_bwd
-    if on_compiled(weights):
-        from fastdwm_kernels.sampler.compiled import sampler_backward_compiled
+    if has_cpu_kernels(weights):
+        from fastdwm_kernels.sampler.cpu import sampler_backward_cpu
 
-        return sampler_backward_compiled
+        return sampler_backward_cpu
     return sampler_backward_reference

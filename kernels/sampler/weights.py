@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdwm_kernels.contract import check_choice, check_range, check_tensor, operands
+from fastdwm_kernels.checks import check_choice, check_range, check_tensor, operands
 from fastdwm_kernels.launch import (
     PRECISIONS,
     Launch,
@@ -100,7 +100,7 @@ class SamplerWeights:
     @cached_property
     def for_cpu(self) -> CPUSampler:
         """The same as the CPU kernels read it, made when first used."""
-        from fastdwm_kernels.compiled import layer_table, transposed
+        from fastdwm_kernels.cpu import layer_table, transposed
 
         matrices = self.w_in, *self.w_hidden, self.w_out.mT
         # The table takes the place of the first layer's bias.

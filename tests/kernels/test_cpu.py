@@ -29,12 +29,12 @@ from fastdwm_kernels.sampler.reference import sampler_backward_reference, sample
 # Also for a machine that only has what the GPU tests need.
 pytest.importorskip("numba")
 
-from fastdwm_kernels import compiled, memory  # noqa: E402
-from fastdwm_kernels.frozen_mlp.compiled import reduce, scalar_gradient  # noqa: E402
-from fastdwm_kernels.rollout import compiled_ops  # noqa: E402
-from fastdwm_kernels.sampler.compiled import (  # noqa: E402
-    sampler_backward_compiled,
-    sampler_compiled,
+from fastdwm_kernels import cpu, memory  # noqa: E402
+from fastdwm_kernels.frozen_mlp.cpu import reduce, scalar_gradient  # noqa: E402
+from fastdwm_kernels.rollout import cpu_ops  # noqa: E402
+from fastdwm_kernels.sampler.cpu import (  # noqa: E402
+    sampler_backward_cpu,
+    sampler_cpu,
 )
 
 ROWS = [1, 3, 16, 17, 257]
@@ -43,7 +43,7 @@ ROWS = [1, 3, 16, 17, 257]
 @pytest.fixture(params=[1, 2], ids=["one-thread", "two-threads"])
 def threads(request, monkeypatch):
     """However little there is to do."""
-    monkeypatch.setattr(compiled, "MIN_PRODUCTS", 1)
+    monkeypatch.setattr(cpu, "MIN_PRODUCTS", 1)
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield
@@ -71,7 +71,7 @@ def filled(z: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
 def test_multiply_adds_the_product(rows, d_in, d_out):
     x, w, before = normal(rows, d_in), normal(d_in, d_out, seed=1), normal(rows, d_out, seed=2)
     z, behind = filled(before)
-    compiled.multiply(x.numpy(), w.numpy(), z)
+    cpu.multiply(x.numpy(), w.numpy(), z)
     assert_close(torch.from_numpy(z), before.double() + x.double() @ w.double(), EPS["ieee"])
     assert np.isnan(behind).all()
 
@@ -81,7 +81,7 @@ def test_multiply_adds_the_product(rows, d_in, d_out):
 def test_multiply_columns_is_the_product(rows, d_in, d_out):
     x, w = normal(d_in, rows), normal(d_in, d_out, seed=1)
     z, behind = filled(torch.full((rows, d_out), torch.nan))
-    compiled.multiply_columns(x.numpy(), w.numpy(), z)
+    cpu.multiply_columns(x.numpy(), w.numpy(), z)
     assert_close(torch.from_numpy(z), x.double().mT @ w.double(), EPS["ieee"])
     assert np.isnan(behind).all()
 
@@ -94,9 +94,9 @@ def test_the_way_back_through_a_layer_and_the_activation_before(rows, d_in, d_ou
     for through in (True, False):
         z, behind = filled(torch.full((rows, d_out), torch.nan))
         if through:
-            compiled.affine_vjp_through(dz.numpy(), w_t.flatten().numpy(), layer, act_deriv.numpy(), z)
+            cpu.affine_vjp_through(dz.numpy(), w_t.flatten().numpy(), layer, act_deriv.numpy(), z)
         else:
-            compiled.affine_vjp(dz.numpy(), w_t.flatten().numpy(), layer, z)
+            cpu.affine_vjp(dz.numpy(), w_t.flatten().numpy(), layer, z)
         expected = dz.double() @ w_t.double() * (act_deriv.double() if through else 1)
         assert_close(torch.from_numpy(z), expected, EPS["ieee"])
         assert np.isnan(behind).all()
@@ -105,7 +105,7 @@ def test_the_way_back_through_a_layer_and_the_activation_before(rows, d_in, d_ou
 def test_silu_and_its_derivative_are_exact_to_rounding():
     x = torch.cat([torch.linspace(-30, 30, 40001), torch.tensor([0.0, 88.0, 1e4, 1e30, -80.0])])
     z, act_deriv = x.clone().unsqueeze(0).numpy(), np.empty((1, len(x)), dtype=np.float32)
-    compiled.silu(z, act_deriv)
+    cpu.silu(z, act_deriv)
     sigmoid = x.double().sigmoid()
     torch.testing.assert_close(torch.from_numpy(z[0]).double(), x * sigmoid, rtol=5e-7, atol=1e-30)
     # Where the derivative crosses zero, only its absolute error can be small.
@@ -114,7 +114,7 @@ def test_silu_and_its_derivative_are_exact_to_rounding():
     )
 
 
-@pytest.mark.parametrize("activation", [compiled.silu, compiled.relu, compiled.tanh])
+@pytest.mark.parametrize("activation", [cpu.silu, cpu.relu, cpu.tanh])
 def test_activations_keep_nan(activation):
     z = np.full((1, 20), np.nan, dtype=np.float32)
     activation(z, np.empty_like(z))
@@ -144,7 +144,7 @@ def sampler(forward, backward, problem):
 @pytest.mark.parametrize("case", CASES)
 def test_sampler_error_is_at_most_twice_that_of_torch(case, rows, threads):
     problem = make_problem(rows, **CASES[case])
-    actual = sampler(sampler_compiled, sampler_backward_compiled, problem)
+    actual = sampler(sampler_cpu, sampler_backward_cpu, problem)
     eager = sampler(sampler_reference, sampler_backward_reference, problem)
     for ours, theirs, expected in zip(actual, eager, problem.truth(), strict=True):
         assert_within_twice(ours, theirs, expected, "ieee")
@@ -154,16 +154,16 @@ def test_sampler_error_is_at_most_twice_that_of_torch(case, rows, threads):
 def test_sampler_without_saving_is_the_same():
     problem = make_problem(17, steps=10)
     inputs = problem.weights(), problem.obs, problem.action, problem.noise
-    assert torch.equal(sampler_compiled(*inputs, False)[0], sampler_compiled(*inputs, True)[0])
+    assert torch.equal(sampler_cpu(*inputs, False)[0], sampler_cpu(*inputs, True)[0])
 
 
 def test_a_row_does_not_depend_on_the_others(threads):
     problem = make_problem(83, hidden=(100, 100))
-    together = sampler(sampler_compiled, sampler_backward_compiled, problem)
+    together = sampler(sampler_cpu, sampler_backward_cpu, problem)
     for rows in (slice(0, 1), slice(5, 12), slice(40, 83)):
         inputs = {name: getattr(problem, name)[rows] for name in ("obs", "action", "upstream")}
         part = replace(problem, noise=problem.noise[:, rows].contiguous(), **inputs)
-        alone = sampler(sampler_compiled, sampler_backward_compiled, part)
+        alone = sampler(sampler_cpu, sampler_backward_cpu, part)
         assert all(torch.equal(a[rows], b) for a, b in zip(together, alone, strict=True))
 
 
@@ -181,7 +181,7 @@ def test_a_diverged_row_stays_visible_and_alone(bad):
 # Policies and frozen networks.
 def test_strided_memory_is_refused():
     with pytest.raises(Exception, match="C-contiguous"):
-        compiled.multiply(np.ones((4, 6), np.float32)[:, ::2], np.ones((3, 2), np.float32), np.ones((4, 2), np.float32))
+        cpu.multiply(np.ones((4, 6), np.float32)[:, ::2], np.ones((3, 2), np.float32), np.ones((4, 2), np.float32))
 
 
 @pytest.mark.parametrize("particles", [1, 3, 17])
@@ -204,7 +204,7 @@ def test_rollout_of_any_widths(sizes, particles, threads):
         return states, actions, grads, partial_sq_norms.sum(1, keepdim=True), action_grads
 
     eager, expected = (derivatives(stepwise.Rollout, dtype) for dtype in (torch.float32, torch.float64))
-    for ours, theirs, truth in zip(derivatives(compiled_ops.Rollout, torch.float32), eager, expected, strict=True):
+    for ours, theirs, truth in zip(derivatives(cpu_ops.Rollout, torch.float32), eager, expected, strict=True):
         assert_within_twice(ours, theirs, truth, "ieee")
 
 
@@ -229,7 +229,7 @@ def test_frozen_networks(reduce, layer_norm, rows):
     params = {name: 0.3 * normal(3, *shape, seed=i) for i, (name, shape) in enumerate(shapes)}
     single = pack_frozen_mlp(params, reduce=reduce)
     x, value, gradient = normal(rows, 9), torch.empty(rows), torch.empty(rows, 9)
-    compiled.run(scalar_gradient, rows, 1, *single.for_cpu, x, value, gradient)
+    cpu.run(scalar_gradient, rows, 1, *single.for_cpu, x, value, gradient)
 
     def derivatives(mlp, x):
         value, saved = frozen_mlp_forward_reference(mlp, x)
@@ -244,7 +244,7 @@ def test_frozen_networks(reduce, layer_norm, rows):
 def test_transposed_parameters(sizes, threads):
     layout = MLPLayout(sizes)
     flat = normal(2, layout.width)
-    views, turned = layout.views(flat), layout.views(compiled.transposed(layout, flat))
+    views, turned = layout.views(flat), layout.views(cpu.transposed(layout, flat))
     for name in views:
         if name.startswith("w"):
             assert torch.equal(turned[name].flatten(1), views[name].mT.flatten(1))
@@ -336,7 +336,7 @@ def test_numba_is_loaded_only_when_needed():
 
 
 def test_without_numba_the_error_says_what_to_do():
-    attempt = "try: import fastdwm_kernels.compiled\nexcept ImportError as error: print(error)"
+    attempt = "try: import fastdwm_kernels.cpu\nexcept ImportError as error: print(error)"
     said = python(f"import sys; sys.modules['numba'] = None\n{attempt}")
     assert "need numba: install it, or use --backend reference" in said
 
@@ -345,7 +345,7 @@ TRANSPOSES = """
 import warnings
 warnings.simplefilter("always")
 import torch
-from fastdwm_kernels.compiled import transposed
+from fastdwm_kernels.cpu import transposed
 from fastdwm_kernels.layout import MLPLayout
 layout = MLPLayout((2, 3))
 flat = torch.arange(9.0)[None]

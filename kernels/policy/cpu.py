@@ -9,7 +9,7 @@ import math
 from numpy import empty, float32
 from torch import Tensor
 
-from fastdwm_kernels.compiled import (
+from fastdwm_kernels.cpu import (
     LAYERS,
     MATRIX,
     SIZE,

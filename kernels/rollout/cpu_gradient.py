@@ -6,10 +6,10 @@ of a few particles.
 
 from torch import Tensor
 
-from fastdwm_kernels.compiled import arrays, layer_table, run, transpose
+from fastdwm_kernels.cpu import arrays, layer_table, run, transpose
 from fastdwm_kernels.memory import recycled, recycled_together
-from fastdwm_kernels.policy.compiled import policy_weight_gradient
-from fastdwm_kernels.rollout.compiled_return import imagined_return
+from fastdwm_kernels.policy.cpu import policy_weight_gradient
+from fastdwm_kernels.rollout.cpu_return import imagined_return
 from fastdwm_kernels.rollout.gradient import Gradient
 from fastdwm_kernels.rollout.imagine import Return
 from fastdwm_kernels.rollout.models import RolloutModels

@@ -4,7 +4,7 @@ import torch
 from numpy import empty, float32
 from torch import Tensor
 
-from fastdwm_kernels.compiled import (
+from fastdwm_kernels.cpu import (
     LAYERS,
     MATRIX,
     ROW,
@@ -29,7 +29,7 @@ from fastdwm_kernels.memory import recycled
 from fastdwm_kernels.sampler.weights import SamplerWeights
 
 
-def sampler_compiled(
+def sampler_cpu(
     weights: SamplerWeights, obs: Tensor, action: Tensor, noise: Tensor, save: bool
 ) -> tuple[Tensor, Tensor]:
     """y_0 (N, S), and silu' of all pre-activations (K, N sum of widths), valid only if `save`."""
@@ -40,7 +40,7 @@ def sampler_compiled(
     return y, act_derivs
 
 
-def sampler_backward_compiled(weights: SamplerWeights, dy: Tensor, act_derivs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def sampler_backward_cpu(weights: SamplerWeights, dy: Tensor, act_derivs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of obs (N, S), action (N, A) and the start y_K (N, S)."""
     packed, dx = weights.for_cpu, dy.new_empty(len(dy), weights.obs_dim + weights.action_dim)
     dstart = torch.empty_like(dy)

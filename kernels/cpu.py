@@ -1,6 +1,6 @@
 """What the CPU kernels are made of: float32, compiled by numba when first used, later read from its cache.
 
-A kernel (`compiled.py` of an operator) works on the items start..stop-1 of its buffers, rows or policies, and holds no
+A kernel (`cpu.py` of an operator) works on the items start..stop-1 of its buffers, rows or policies, and holds no
 lock, so that threads can share the items. All its arrays are C-contiguous. What it computes for a row depends on that
 row alone, to the bit: not on how many there are, nor on the threads.
 
@@ -30,8 +30,8 @@ try:
     from numba.core.errors import TypingError
     from numba.extending import intrinsic
 
-    from fastdwm_kernels.compiled_cache import OPTIONS, compiled, compiled_callback
-    from fastdwm_kernels.compiled_panel import LANES, TALL, product_of_columns, product_of_rows, transpose_tile
+    from fastdwm_kernels.cpu_cache import OPTIONS, compiled, compiled_callback
+    from fastdwm_kernels.gemm import LANES, TALL, product_of_columns, product_of_rows, transpose_tile
 except ImportError as error:
     raise ImportError(f"the CPU kernels need numba: install it, or use --backend reference ({error})") from error
 
@@ -53,7 +53,7 @@ POINTER = types.CPointer(types.float32)
 PANEL = types.void(*[POINTER, SIZE] * 4, POINTER, SIZE, SIZE, SIZE)
 """type of a product of pointers"""
 
-SOURCES = sorted(Path(__file__).parent.rglob("compiled*.py"))
+SOURCES = sorted([*Path(__file__).parent.rglob("cpu*.py"), Path(__file__).parent / "gemm.py"])
 STAMP = f"_{crc32(b''.join(path.read_bytes() for path in SOURCES)):08x}"
 
 
@@ -214,7 +214,7 @@ def columns_product(x, x_row, w, w_row, z, z_row, start, start_row, act_deriv, r
 
 @helper
 def product(x, w, w_row, z, start, start_row, act_deriv):
-    """z (n, d_out) = (start + x w) act_deriv, pointers but for x (n, d_in) and z; see `compiled_panel.product`."""
+    """z (n, d_out) = (start + x w) act_deriv, pointers but for x (n, d_in) and z; see `gemm.product`."""
     (n, d_in), d_out = x.shape, z.shape[1]
     rows_product(address(x, 0), d_in, w, w_row, address(z, 0), d_out, start, start_row, act_deriv, n, d_in, d_out)
 

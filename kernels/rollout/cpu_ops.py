@@ -2,15 +2,15 @@
 
 from torch import Tensor
 
-from fastdwm_kernels.compiled import arrays, entry, layer_table, run, transpose, transposed
+from fastdwm_kernels.cpu import arrays, entry, layer_table, run, transpose, transposed
 from fastdwm_kernels.memory import recycled
-from fastdwm_kernels.policy.compiled import policy_weight_gradient
-from fastdwm_kernels.rollout import compiled_gradient
-from fastdwm_kernels.rollout.compiled import rollout_backward, rollout_forward
-from fastdwm_kernels.rollout.compiled_return import imagined_return
+from fastdwm_kernels.policy.cpu import policy_weight_gradient
+from fastdwm_kernels.rollout import cpu_gradient
+from fastdwm_kernels.rollout.cpu import rollout_backward, rollout_forward
+from fastdwm_kernels.rollout.cpu_return import imagined_return
 from fastdwm_kernels.rollout.models import RolloutModels
 
-value, gradient = compiled_gradient.value, compiled_gradient.gradient
+value, gradient = cpu_gradient.value, cpu_gradient.gradient
 
 
 class Rollout:

@@ -7,7 +7,7 @@ afterwards, and no activation outlives its block.
 from numba import types
 from numpy import empty, float32, int64, isnan, sqrt
 
-from fastdwm_kernels.compiled import (
+from fastdwm_kernels.cpu import (
     LAYERS,
     MATRIX,
     ROW,

@@ -1,14 +1,14 @@
 """The serial part of a rollout on a CPU: the policy and the sampler, H times, for a block of rows at a time.
 
-Rows are N = B M. The formulas are those of `stepwise.py`, the buffers those of the operators' own `compiled.py`;
+Rows are N = B M. The formulas are those of `stepwise.py`, the buffers those of the operators' own `cpu.py`;
 scales: obs_mean, obs_std, delta_mean and delta_std, (4, S).
 """
 
 from numba import types
 
-from fastdwm_kernels.compiled import LAYERS, MATRIX, ROW, ROW_BLOCK, SIZE, STACK, block, helper, kernel, rows_of
-from fastdwm_kernels.policy.compiled import policy_backward, policy_forward
-from fastdwm_kernels.sampler.compiled import sampler_backward, sampler_forward
+from fastdwm_kernels.cpu import LAYERS, MATRIX, ROW, ROW_BLOCK, SIZE, STACK, block, helper, kernel, rows_of
+from fastdwm_kernels.policy.cpu import policy_backward, policy_forward
+from fastdwm_kernels.sampler.cpu import sampler_backward, sampler_forward
 
 STACKS = types.float32[:, :, :, ::1]
 

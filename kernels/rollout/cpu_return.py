@@ -1,7 +1,7 @@
 """The imagined return of some rows and all the way back to the policies' layers, one call on a CPU.
 
 Rows are N = B M. The formulas, and the names of what is computed, are those of `imagine.py`; the serial part is
-`compiled.py`.
+`cpu.py`.
 """
 
 from math import exp
@@ -9,9 +9,9 @@ from math import exp
 from numba import types
 from numpy import empty, empty_like, float32
 
-from fastdwm_kernels.compiled import MATRIX, ROW, ROW_BLOCK, SIZE, STACK, helper, kernel
-from fastdwm_kernels.frozen_mlp.compiled import SCALAR, scalar_gradient
-from fastdwm_kernels.rollout.compiled import (
+from fastdwm_kernels.cpu import MATRIX, ROW, ROW_BLOCK, SIZE, STACK, helper, kernel
+from fastdwm_kernels.frozen_mlp.cpu import SCALAR, scalar_gradient
+from fastdwm_kernels.rollout.cpu import (
     POLICY,
     POLICY_VJP,
     SAMPLER,

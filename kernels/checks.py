@@ -92,6 +92,6 @@ def refuse_second_order(op: str) -> None:
 def cpu_kernels(operator: str) -> ModuleType | None:
     """Those of this operator; none without numba, which what is imagined in plain torch does not need."""
     try:
-        return import_module(f"fastdwm_kernels.{operator}.compiled")
+        return import_module(f"fastdwm_kernels.{operator}.cpu")
     except ImportError:
         return None

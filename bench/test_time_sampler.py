@@ -22,7 +22,7 @@ def one_call(size: Size) -> Size:
 RACES = {
     "test_reverse_step": (one_call, PEERS),
     "test_reverse_step_vjp": (one_call, PEERS),
-    "test_reverse_chain": (one_transition, PEERS),
+    "test_sampler": (one_transition, PEERS),
     "test_reverse_sampler_vjp": (one_transition, PEERS),
 }
 
@@ -91,7 +91,7 @@ def test_reverse_step_vjp(size, peer, problem, race):
     run(race, problem, peer, "reverse step and VJP", step_of, with_vjp)
 
 
-def test_reverse_chain(size, peer, problem, race):
+def test_sampler(size, peer, problem, race):
     run(race, problem, peer, "sampler", sampler_of, forward)
 
 

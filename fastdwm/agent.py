@@ -67,7 +67,7 @@ class Agent:
         """policy: what is adapted; a module as `Policy.of` takes it. Copied: yours stays as it is. Where it leaves
         [-1, 1], the executed action is clipped to that.
         world: what imagination runs in, float32 tensors on `device`; they are yours, and never changed.
-        score: what is climbed, in your own words, see `imagined_return`; none: its J.
+        score: the objective to maximise, in your own words, see `imagined_return`; none: its J.
         backend: "reference" imagines in plain torch with autograd, "fused" with the fused operators and their
         hand-derived gradients; "auto" is fused wherever policy and world can be: `agent.backend` then says which, and
         `agent.why_reference` what keeps the parts from the fused operators, empty if nothing does. Both return the same

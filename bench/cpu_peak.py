@@ -17,11 +17,12 @@ from numba.extending import intrinsic
 from problems import ACTION_DIM, OBS_DIM, Problem, Size
 from provenance import provenance
 
-from fastdwm_kernels import compiled
-from fastdwm_kernels.compiled_panel import INT, LANES, VECTOR, emit_loop
+from fastdwm_kernels import cpu
+from fastdwm_kernels.frozen_mlp import FrozenMLP
+from fastdwm_kernels.frozen_mlp.cpu import scalar_gradient
+from fastdwm_kernels.gemm import INT, LANES, VECTOR, emit_loop
 from fastdwm_kernels.memory import fresh
-from fastdwm_kernels.reverse_chain.compiled import reverse_chain_backward_compiled, reverse_chain_compiled
-from fastdwm_kernels.rollout import compiled_ops
+from fastdwm_kernels.sampler.cpu import sampler_backward_cpu, sampler_cpu
 
 SUMS, STEPS = 12, 100_000
 """independent chains of multiply-adds, which hide each other's latency, and how long they are"""
@@ -56,7 +57,7 @@ def peak(n):
 @njit
 def products(x, w, z, n):
     for _ in range(n):
-        compiled.multiply(x, w, z)
+        cpu.multiply(x, w, z)
 
 
 def seconds(call: Callable) -> float:
@@ -75,6 +76,12 @@ def cost(sizes: tuple[int, ...]) -> int:
     return sum(a * b for a, b in pairwise(sizes))
 
 
+def scalar(mlp: FrozenMLP, x: torch.Tensor) -> None:
+    """Value and gradient."""
+    multiply_adds = 2 * len(mlp.copies) * mlp.layout.n_params
+    cpu.run(scalar_gradient, len(x), multiply_adds, *mlp.for_cpu, x, x.new_empty(len(x)), torch.empty_like(x))
+
+
 def parts(problem: Problem) -> dict[str, tuple[int, Callable]]:
     """Multiply-adds and a call of each part of the problem's gradient."""
     size, models, returns = problem.size, problem.fused.models, problem.fused.returns
@@ -82,17 +89,17 @@ def parts(problem: Problem) -> dict[str, tuple[int, Callable]]:
     obs, action = problem.normal(1, rows, OBS_DIM), problem.normal(2, rows, ACTION_DIM)
     noise, both = problem.normal(3, steps, rows, OBS_DIM), torch.cat([obs, action], 1)
     visited = both.repeat(size.H, 1)
-    _, slopes = reverse_chain_compiled(models.chain, obs, action, noise, True)
-    chain = rows * (steps * cost((OBS_DIM, size.D, size.D, size.D, OBS_DIM)) + cost((OBS_DIM + ACTION_DIM, size.D)))
-    scalar, policy = cost(returns.reward.layout.sizes), rows * (size.H + 1) * cost(layout.sizes)
-    reward, critics = 2 * size.H * rows * scalar, 3 * rows * scalar
+    _, act_derivs = sampler_cpu(models.sampler, obs, action, noise, True)
+    sampler = rows * (steps * cost((OBS_DIM, size.D, size.D, size.D, OBS_DIM)) + cost((OBS_DIM + ACTION_DIM, size.D)))
+    network, policy = cost(returns.reward.layout.sizes), rows * (size.H + 1) * cost(layout.sizes)
+    reward, critics = 2 * size.H * rows * network, 3 * rows * network
     return {
-        "chain, forward": (chain, lambda: reverse_chain_compiled(models.chain, obs, action, noise, True)),
-        "chain, backward": (chain, lambda: reverse_chain_backward_compiled(models.chain, obs, slopes)),
-        "reward and its gradient": (reward, lambda: compiled_ops.scalar_forward(returns.reward, visited)),
-        "critics and their gradient": (critics, lambda: compiled_ops.scalar_forward(returns.critics, both)),
+        "sampler, forward": (sampler, lambda: sampler_cpu(models.sampler, obs, action, noise, True)),
+        "sampler, backward": (sampler, lambda: sampler_backward_cpu(models.sampler, obs, act_derivs)),
+        "reward and its gradient": (reward, partial(scalar, returns.reward, visited)),
+        "critics and their gradient": (critics, partial(scalar, returns.critics, both)),
         "whole gradient": (
-            2 * size.H * chain + 3 * policy + reward + critics,
+            2 * size.H * sampler + 3 * policy + reward + critics,
             lambda: problem.fused.gradient(*problem.arguments),
         ),
     }

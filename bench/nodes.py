@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fastdwm_kernels
 from fastdwm import ITPOConfig
 from fastdwm.itpo.episodes import AgentContext
-from fastdwm.itpo.graphs import CapturedEpisodes
+from fastdwm.itpo.graphs import CudaGraphEpisodes
 from fastdwm.itpo.rules import make_rule
 from fastdwm_kernels import launch
 
@@ -80,7 +80,7 @@ def on_gpu(value: Any) -> Any:
     return value
 
 
-class Counted(CapturedEpisodes):
+class Counted(CudaGraphEpisodes):
     """Episodes whose graphs are counted in the place of being captured."""
 
     def __init__(self, recorder: Recorder, *args: Any):
@@ -105,7 +105,7 @@ def nodes(size: Size, **settings: Any) -> list[str]:
     with fake_gpu(recorder), torch.no_grad():
         objective.models, objective.returns = on_gpu(objective.models), on_gpu(objective.returns)
         # What a GPU's default is, and a CPU does not have.
-        objective.models = replace(objective.models, chain=replace(objective.models.chain, precision="bf16"))
+        objective.models = replace(objective.models, sampler=replace(objective.models.sampler, precision="fp16"))
         shared = AgentContext(on_gpu(policy), make_rule(problem.config), objective, problem.config, noise_steps, 0)
         return Counted(recorder, shared, size.B, OBS_DIM).counted
 

@@ -83,7 +83,7 @@ def sizes(device: str, full: bool) -> list[Size]:
     if not full:
         return [replace(size, device=device) for size in DEFAULT[device]]
     every = [Size(*values, device=device) for values in product(*AXES.values())]
-    # A diffusion chain of one call costs what MeanFlow does.
+    # A diffusion sampler of one call costs what MeanFlow does.
     every = [replace(size, world="meanflow") if size.K == 1 else size for size in every]
     return [size for size in every if size.rows <= MAX_ROWS[device]]
 
@@ -161,4 +161,4 @@ class Problem:
     @property
     def precision(self) -> str:
         """Of the fused operators' operands."""
-        return self.fused.models.chain.precision
+        return self.fused.models.sampler.precision

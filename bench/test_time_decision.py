@@ -7,7 +7,7 @@ from problems import OBS_DIM, Problem
 
 from fastdwm import Agent
 from fastdwm.itpo.episodes import Episodes
-from fastdwm.itpo.graphs import CapturedEpisodes
+from fastdwm.itpo.graphs import CudaGraphEpisodes
 
 PEERS = {"cpu": ("reference", "fused"), "cuda": ("reference", "reference graph", "fused", "fused graph")}
 RACES = {"test_decision": (lambda size: size, PEERS)}
@@ -22,7 +22,7 @@ def agent_of(problem: Problem, peer: str) -> Agent:
     backend, *graph = peer.split()
     size = problem.size
     agent = Agent.of(problem.bundle, problem.config, device=size.device, backend=backend, world=size.world)
-    kind = CapturedEpisodes if graph else Episodes
+    kind = CudaGraphEpisodes if graph else Episodes
     agent.episodes = tried(peer, lambda: kind(agent.context, size.B, OBS_DIM), once=True)
     agent._forget_counts(size.B)
     return agent

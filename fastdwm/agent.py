@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from fastdwm.agent_settings import Settings
 from fastdwm.bundle import Bundle
 from fastdwm.checks import require
-from fastdwm.config import BACKENDS, ITPOConfig
+from fastdwm.config import BACKENDS, PRECISIONS, ITPOConfig
 from fastdwm.isolation import isolated, own_bundle, own_modes, own_rows
 from fastdwm.itpo.deadline import LEARNING, Deadline
 from fastdwm.itpo.decision import Decision
 from fastdwm.itpo.episodes import AgentContext, Episodes
 from fastdwm.itpo.forks import THREADS
 from fastdwm.itpo.fused import FusedObjective, obstacles
-from fastdwm.itpo.graphs import CapturedEpisodes, OneLaunch
+from fastdwm.itpo.fused_policy import FusedPolicy
+from fastdwm.itpo.graphs import CudaGraphEpisodes
 from fastdwm.itpo.objective import Objective, ReferenceObjective
 from fastdwm.itpo.rollout import Score
 from fastdwm.itpo.rules import make_rule
@@ -27,12 +28,18 @@ from fastdwm.models.world import World, sizes_of, terminal_value
 from fastdwm_kernels.layout import MLPLayout, Params
 
 
-def make_objective(policy: Policy, world: World, config: ITPOConfig, score: Score | None, backend: str) -> Objective:
+def make_objective(
+    policy: Policy, world: World, config: ITPOConfig, score: Score | None, backend: str, precision: str
+) -> Objective:
     """The imagined return in plain torch ("reference"), or by the fused operators ("fused", and "auto" if it can)."""
+    require(precision in PRECISIONS, f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
     require(backend in BACKENDS, f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
-    if backend == "reference" or (backend == "auto" and obstacles(policy, world, score)):
-        return ReferenceObjective(policy, world, config, score)
-    return FusedObjective(policy, world, config, score)
+    fused = backend == "fused" or (backend == "auto" and not obstacles(policy, world, score))
+    where = "expected auto or ieee on a CPU and in plain torch; fp16 is for the fused operators on a GPU"
+    require(precision != "fp16" or (fused and policy.base.is_cuda), f"precision: {where}")
+    if fused:
+        return FusedObjective(policy, world, config, score, precision=precision)
+    return ReferenceObjective(policy, world, config, score)
 
 
 class Agent:
@@ -54,16 +61,19 @@ class Agent:
         seed: int = 0,
         device: str = "cpu",
         backend: str = "auto",
+        precision: str = "auto",
         deadline_ms: float | None = None,
     ):
         """policy: what is adapted; a module as `Policy.of` takes it. Copied: yours stays as it is. Where it leaves
         [-1, 1], the executed action is clipped to that.
         world: what imagination runs in, float32 tensors on `device`; they are yours, and never changed.
-        score: what is climbed, in your own words, see `imagined_return`; none: its J.
+        score: the objective to maximise, in your own words, see `imagined_return`; none: its J.
         backend: "reference" imagines in plain torch with autograd, "fused" with the fused operators and their
         hand-derived gradients; "auto" is fused wherever policy and world can be: `agent.backend` then says which, and
         `agent.why_reference` what keeps the parts from the fused operators, empty if nothing does. Both return the same
         actions up to rounding; the reference takes about ten times as long, or more.
+        precision: operands of the fused operators' products, "fp16" on a GPU or "ieee"; sums and states are float32.
+        "auto" is fp16 on a GPU and ieee on a CPU.
         deadline_ms: limit of one call of `act`, all its episodes together: inner steps that would end later are left
         out, see `warm_up`. `deadline.steps_done` were taken in `deadline.decisions`, of which `deadline.missed` took
         longer all the same.
@@ -80,17 +90,17 @@ class Agent:
             self.policy = policy.to(self.device)
             if isinstance(self.policy.layout, MLPLayout):
                 self._check_sizes(self.policy.layout.sizes[0], self.policy.layout.sizes[-1])
-            self.objective = make_objective(self.policy, world, config, score, backend)
+            self.objective = make_objective(self.policy, world, config, score, backend, precision)
         self.backend = "fused" if isinstance(self.objective, FusedObjective) else "reference"
         self.why_reference = "; ".join(obstacles(self.policy, world, score)) if self.backend == "reference" else ""
         if backend == "auto" and self.why_reference and config.adapts:
             warnings.warn(f"the agent imagines in plain torch, which is slow: {self.why_reference}", stacklevel=2)
         _check_settings(config, world)
-        acting = OneLaunch.of(self.policy) if self.backend == "fused" else self.policy
+        acting = FusedPolicy.of(self.policy) if self.backend == "fused" else self.policy
         parts = make_rule(config), self.objective, config, world.dynamics.noise_steps
         self.context = AgentContext(acting, *parts, seed, self.deadline)
-        self.episodes: Episodes | CapturedEpisodes | None = None
-        self._captured: CapturedEpisodes | None = None
+        self.episodes: Episodes | CudaGraphEpisodes | None = None
+        self._captured: CudaGraphEpisodes | None = None
         self._forget_counts(0)
         self._last: tuple[Tensor, Decision] | None = None
 
@@ -138,14 +148,14 @@ class Agent:
         layout = self.policy.layout
         return layout.sizes[0] if isinstance(layout, MLPLayout) else None
 
-    def _begin(self, n_episodes: int, obs_dim: int) -> Episodes | CapturedEpisodes:
+    def _begin(self, n_episodes: int, obs_dim: int) -> Episodes | CudaGraphEpisodes:
         if self.device.type != "cuda" or self.backend != "fused":
             return Episodes(self.context, n_episodes, obs_dim)
         # A capture takes seconds: as many episodes as before use the same graphs.
         if self._captured is not None and self._captured.slots == n_episodes:
             self._captured.renew()
         else:
-            self._captured = CapturedEpisodes(self.context, n_episodes, obs_dim)
+            self._captured = CudaGraphEpisodes(self.context, n_episodes, obs_dim)
         return self._captured
 
     def warm_up(self, obs: np.ndarray | Tensor) -> None:

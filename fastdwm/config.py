@@ -170,6 +170,7 @@ class RewardConfig(FitConfig):
 
 
 BACKENDS = ("auto", "reference", "fused")
+PRECISIONS = ("auto", "fp16", "ieee")
 
 
 @dataclass(frozen=True)
@@ -217,6 +218,8 @@ class EvalConfig(EpisodesConfig):
     """network calls per imagined transition, of diffusion at most its K, of meanflow 1, 2 or 4; none: the bundle's"""
     temperature: float | None = None
     """scale of meanflow's noise (tau), 0: deterministic; none: the bundle's"""
+    precision: Literal["auto", "fp16", "ieee"] = "auto"
+    """operands of the products: fp16, on a GPU alone, or float32; auto: fp16 on a GPU, ieee on a CPU"""
     deadline_ms: float | None = None
     """time limit of a decision, for all episodes that decide at once: inner steps that would not fit are left out"""
     control: bool = False

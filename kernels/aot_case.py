@@ -5,6 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+def operand_type(precision: str) -> str:
+    """Element type of the operands of the products, as a case names it."""
+    return "fp32" if precision == "ieee" else precision
+
+
 @dataclass(frozen=True)
 class AotCase:
     """One compilation, described without compiling; every kernel folder lists its own in `aot_cases`."""

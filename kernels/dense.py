@@ -47,8 +47,8 @@ class Net:
 
 @triton.jit
 def dense(w_ptr, x_ptr, rows, row_mask, X_STRIDE: tl.constexpr, D_IN: tl.constexpr, D_OUT: tl.constexpr,
-          STRIDE_IN: tl.constexpr, STRIDE_OUT: tl.constexpr, BLOCK_OUT: tl.constexpr, BLOCK_K: tl.constexpr,
-          PRECISION: tl.constexpr):  # fmt: skip
+          STRIDE_IN: tl.constexpr, STRIDE_OUT: tl.constexpr, BLOCK_OUT: tl.constexpr,
+          BLOCK_K: tl.constexpr):  # fmt: skip
     """sum over i of w[i, o] x[row, i], as a tile (BLOCK_OUT, BLOCK_M) in fp32; rows of the tile past D_OUT are zero.
 
     w[i, o] lies at i STRIDE_IN + o STRIDE_OUT, so the same code is a layer and its transpose; x is (rows, X_STRIDE).
@@ -61,27 +61,15 @@ def dense(w_ptr, x_ptr, rows, row_mask, X_STRIDE: tl.constexpr, D_IN: tl.constex
         w = tl.load(w_ptr + out[:, None] * STRIDE_OUT + i[None, :] * STRIDE_IN, mask=w_mask, other=0.0)
         x_mask = (i < D_IN)[:, None] & row_mask[None, :]
         x = tl.load(x_ptr + i[:, None] + rows[None, :] * X_STRIDE, mask=x_mask, other=0.0)
-        acc = dot(w, x, acc, PRECISION)
+        acc = dot(w, x, acc)
     return acc
 
 
 @triton.jit
-def dot(a, b, acc, PRECISION: tl.constexpr):
-    """acc + a @ b with operands of this precision and fp32 sums."""
-    if PRECISION == "bf16":
-        return tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), acc)
-    elif PRECISION == "tf32":
-        return tl.dot(nearest_tf32(a), nearest_tf32(b), acc, input_precision=PRECISION)
-    else:
-        return tl.dot(a, b, acc, input_precision=PRECISION)
-
-
-@triton.jit
-def nearest_tf32(x):
-    """fp32 rounded to the 10 fraction bits of TF32, ties away from zero; the tensor cores themselves would truncate."""
-    bits = (x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
-    # The canonical NaN of a GPU has all bits set and would overflow.
-    return tl.where(x == x, bits.to(tl.float32, bitcast=True), x)
+def dot(w, x, acc):
+    """acc + w x with fp32 sums, x rounded to the dtype of w; acc may be None."""
+    # Always named: without it fp32 operands are rounded to TF32.
+    return tl.dot(w, x.to(w.dtype), acc, input_precision="ieee")
 
 
 @triton.jit
@@ -105,7 +93,7 @@ def silu(z):
 
 
 @triton.jit
-def silu_slope(z):
+def silu_deriv(z):
     """The derivative of silu."""
     s = tl.sigmoid(z)
     return s * (1.0 + z * (1.0 - s))

@@ -4,10 +4,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
-PRECISIONS = ("ieee", "tf32", "bf16")
-"""fp32 products exact to IEEE; fp32 rounded to TF32 by the tensor cores; bf16 operands. Sums and state are fp32."""
+PRECISIONS = ("fp16", "ieee")
+"""operands of the products on a GPU: rounded to fp16, or fp32 exact to IEEE; sums and states are fp32"""
 
 MIN_DOT = 16
 """smallest extent of a tl.dot operand"""
@@ -74,43 +73,25 @@ def device_capability(device: torch.device) -> int:
 
 def operand_dtype(precision: str) -> torch.dtype:
     """dtype in which a kernel keeps the operands of its products (weights, and activations saved for the VJP)."""
-    return torch.bfloat16 if precision == "bf16" else torch.float32
+    return torch.float16 if precision == "fp16" else torch.float32
 
 
-def dot_precision(precision: str) -> str:
-    """`input_precision` of tl.dot; it must always be passed, since fp32 operands default to TF32."""
-    return "tf32" if precision == "tf32" else "ieee"
-
-
-def round_operand(x: Tensor, precision: str) -> Tensor:
-    """`x` as a product of this precision sees it, in x's dtype: what a reference does before each matrix product."""
-    if precision == "bf16":
-        return x.to(torch.bfloat16).to(x.dtype)
-    return nearest_tf32(x.float()).to(x.dtype) if precision == "tf32" else x
-
-
-def nearest_tf32(x: Tensor) -> Tensor:
-    """fp32 rounded to the 10 fraction bits of TF32, ties away from zero, as the kernels do before a product."""
-    bits = (x.view(torch.int32) + 0x1000) & -0x2000
-    return torch.where(x.isnan(), x, bits.view(torch.float32))
-
-
-def chain_launch(width: int, obs_dim: int, precision: str, capability: int) -> Launch:
-    """Sizes of the reverse-step and reverse-chain kernels for a padded hidden width; `Launch.for_rows` takes the block.
+def sampler_launch(width: int, obs_dim: int, precision: str, capability: int) -> Launch:
+    """Sizes of the reverse-step and sampler kernels for a padded hidden width; `Launch.for_rows` takes the block.
 
     The largest that compile without spilling registers; tests/kernels/test_aot.py holds every case to that.
     """
-    tile, widest = {"ieee": (2048, 256), "tf32": (8192, 320), "bf16": (16384, 576)}[precision]
+    tile, widest = {"ieee": (2048, 256), "fp16": (16384, 576)}[precision]
     # A long observation stays in registers, and its matrices have tiles of their own in flight.
     long = pad_block(obs_dim) > 32
-    stages = {232448: 4, 166912: 3}.get(shared_limit(capability), 2) if precision == "bf16" else 2
+    stages = {232448: 4, 166912: 3}.get(shared_limit(capability), 2) if precision == "fp16" else 2
     larger: tuple[int, ...] = ()
-    if precision == "bf16" and width <= 256 and not long:
+    if precision == "fp16" and width <= 256 and not long:
         # Without Hopper's tensor cores the operands of a layer of 128, which is one tile, fill the registers.
         larger = (32,) if width > 128 else (32, 64) if stages == 4 else ()
     return Launch(
         block_m=16 if width + pad_block(obs_dim) <= widest else 8,
-        tile=tile // 2 if long and precision == "bf16" else tile,
+        tile=tile // 2 if long and precision == "fp16" else tile,
         num_warps=8,
         # The addresses of tiles on their way find no registers beside IEEE operands of this width.
         num_stages=1 if precision == "ieee" and width > 256 else stages,
@@ -118,7 +99,7 @@ def chain_launch(width: int, obs_dim: int, precision: str, capability: int) -> L
     )
 
 
-def chain_resident(width: int, obs_dim: int, precision: str) -> bool:
+def sampler_resident(width: int, obs_dim: int, precision: str) -> bool:
     """Whether the matrices of the first and the last layer stay in shared memory, beside the tiles under way.
 
     IEEE products take their operands from registers, where there is no room.
@@ -137,11 +118,10 @@ def mlp_launch(width: int, precision: str, capability: int) -> Launch:
     A tile of weights is (padded width, tile / padded width).
     """
     block = pad_block(width)
-    depth = {"ieee": 16, "tf32": 32 if block <= 128 else 16, "bf16": 64 if block <= 256 else 32}[precision]
-    # fp32 tiles of this width, and with IEEE products the operands too, would spill: fewer particles, more warps.
-    narrow = precision != "bf16" and block > 256
-    # Beyond tensor-core tiles of width 256, the addresses of a third stage find no registers.
-    third = shared_limit(capability) > 150_000 and (precision == "bf16" or precision == "tf32" and not narrow)
+    depth = {"ieee": 16, "fp16": 64 if block <= 256 else 32}[precision]
+    # fp32 tiles of this width, and their operands, would spill: fewer particles, more warps.
+    narrow = precision == "ieee" and block > 256
+    third = shared_limit(capability) > 150_000 and precision == "fp16"
     return Launch(
         block_m=8 if narrow else 16,
         tile=block * depth,
@@ -162,7 +142,7 @@ def outer_launch(precision: str) -> Launch:
     if precision == "ieee":
         return Launch(block_m=32, tile=32 * 16, num_warps=4, num_stages=3)
     # Few programs, each of which goes through all rows in turn: what counts is how often it must wait.
-    return Launch(block_m=64, tile=64 * (64 if precision == "bf16" else 32), num_warps=4, num_stages=3)
+    return Launch(block_m=64, tile=64 * 64, num_warps=4, num_stages=3)
 
 
 def row_parts(n_rows: int, n_programs: int) -> int:

@@ -136,7 +136,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the trace; default: %(default)s")
-    parser.add_argument("--ncu", action="store_true", help="Nsight Compute of one reverse-chain kernel")
+    parser.add_argument("--ncu", action="store_true", help="Nsight Compute of one sampler kernel")
     parser.add_argument("--external", action="store_true", help="another profiler is watching: make ranges alone")
     return parser.parse_args()
 

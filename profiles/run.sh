@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # profiles/run.sh [task] [--backend auto|reference|fused] [--bundle DIR] [--out DIR] [--ncu] ...: see --help.
 # With Nsight Systems on the PATH and a GPU: a report with the NVTX ranges and a table of them. With --ncu: Nsight
-# Compute of one reverse-chain kernel. Otherwise torch's profiler: a Chrome trace and a table; no GPU needed.
+# Compute of one sampler kernel. Otherwise torch's profiler: a Chrome trace and a table; no GPU needed.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python}
@@ -26,7 +26,7 @@ if $ncu; then
     need ncu
     # Two launches, past those of the warm-up; graphs are profiled kernel by kernel.
     # The clocks of a shared machine are left as they are.
-    exec ncu --clock-control none --set full --graph-profiling node --kernel-name 'regex:reverse_chain' --launch-skip 20 --launch-count 2 \
+    exec ncu --clock-control none --set full --graph-profiling node --kernel-name 'regex:sampler_' --launch-skip 20 --launch-count 2 \
         --export "$stem" --force-overwrite --print-summary per-kernel \
         "$python" "$here/decisions.py" "$@" --steps 2 --external
 elif command -v nsys >/dev/null && gpu; then

@@ -4,11 +4,12 @@ import torch
 from torch import Tensor
 
 from fastdwm.config import DiffusionConfig
-from fastdwm.models.diffusion import Diffusion, build_diffusion, denoiser_shapes
+from fastdwm.models.diffusion import build_diffusion, denoiser_shapes
 from fastdwm.models.nets import Params, init_mlp, map_params
 from fastdwm.models.policy import Policy
 from fastdwm.models.rebrac import Critics, critic_shapes, policy_shapes
 from fastdwm.models.reward import RewardModel
+from fastdwm.models.sampler import Sampler
 from fastdwm.models.world import World
 from fastdwm.tasks import Limit
 
@@ -23,7 +24,7 @@ def double(params: Params) -> Params:
     return map_params(Tensor.double, params)
 
 
-def make_dynamics(target: str = "eps", denoise_steps: int = 4, seed: int = 0) -> Diffusion:
+def make_dynamics(target: str = "eps", denoise_steps: int = 4, seed: int = 0) -> Sampler:
     """A random denoiser with statistics that are neither zero nor one."""
     config = DiffusionConfig(denoise_steps=denoise_steps, target=target, hidden=HIDDEN, time_features=4)
     params = double(init_mlp(denoiser_shapes(OBS_DIM, ACTION_DIM, config), generator(seed)))

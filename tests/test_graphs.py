@@ -11,7 +11,7 @@ from fastdwm.itpo.deadline import LEARNING, Deadline
 from fastdwm.itpo.decision import decide
 from fastdwm.itpo.episodes import AgentContext, Episodes
 from fastdwm.itpo.fused import FusedObjective
-from fastdwm.itpo.graphs import CapturedEpisodes
+from fastdwm.itpo.graphs import CudaGraphEpisodes
 from fastdwm.itpo.rules import make_rule
 from fastdwm.models.policy import Policy
 
@@ -29,7 +29,7 @@ def device(request):
     return request.param
 
 
-def make_episodes(device, n_episodes=3, config=BOUND, deadline=None, seed=3, kind=CapturedEpisodes):
+def make_episodes(device, n_episodes=3, config=BOUND, deadline=None, seed=3, kind=CudaGraphEpisodes):
     bundle = make_bundle()
     policy, world = Policy.mlp(bundle.policy).to(device), bundle.world(device=device)
     objective = FusedObjective(policy, world, config, precision="ieee")
@@ -126,7 +126,7 @@ def test_episodes_that_leave_or_restart_do_not_disturb_the_others(device, config
 
 
 @RULES
-@pytest.mark.parametrize("kind", [Episodes, CapturedEpisodes])
+@pytest.mark.parametrize("kind", [Episodes, CudaGraphEpisodes])
 def test_a_restarted_episode_has_forgotten_all_but_its_noise(device, config, kind):
     """Its next decision is that of a new one on the same noise, also by what the rule remembers."""
     episodes, obs = make_episodes(device, config=config, kind=kind), observations(4, 3, device)

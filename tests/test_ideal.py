@@ -7,28 +7,28 @@ import pytest
 import torch
 
 from fastdwm.measure.ideal import chain_std
-from fastdwm.models.diffusion import Diffusion, Schedule, respace, reverse_coefficients, vp_schedule
+from fastdwm.models.diffusion import respace, reverse_coefficients, vp_schedule
+from fastdwm.models.sampler import Sampler
 
 STDS = [0.03, 0.1, 0.3, 1.0]
 
 
 @dataclass(frozen=True)
-class Exact(Diffusion):
+class Exact(Sampler):
     """A diffusion model whose network is the optimal one for normal data."""
 
-    schedule: Schedule
     target: str
     std: float
 
-    def predict(self, y, index, obs, action):
-        abar = self.schedule.abar[index]
+    def predict(self, y, abar, obs, action):
         clean = abar.sqrt() * self.std**2 / (abar * self.std**2 + 1 - abar) * y
         return clean if self.target == "x0" else (y - abar.sqrt() * clean) / (1 - abar).sqrt()
 
 
 def exact(schedule, target, std):
     zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
-    return Exact({}, reverse_coefficients(schedule, target), zero, zero, one, zero, one, schedule, target, std)
+    steps = reverse_coefficients(schedule, target), schedule.abar.unsqueeze(1), schedule.steps
+    return Exact({}, *steps, 1.0, zero, one, zero, one, target, std)
 
 
 @pytest.mark.parametrize("target", ["x0", "eps"])

@@ -34,10 +34,9 @@ ORDER = (
 
 # The same of fastdwm_kernels, which imports nothing of fastdwm.
 KERNELS = (
-    {"aot_case", "compiled_cache", "compiled_panel", "contract", "layout", "launch", "memory"},
-    {"compiled", "cpu_linear", "dense"},
-    {"reverse_step", "policy", "frozen_mlp", "noise", "update", "commit"},
-    {"reverse_chain"},
+    {"aot_case", "cpu_cache", "gemm", "layout", "launch", "memory"},
+    {"checks", "cpu", "cpu_linear", "dense"},
+    {"sampler", "policy", "frozen_mlp", "noise", "update", "commit"},
     {"rollout", "training"},
     {"aot"},
 )

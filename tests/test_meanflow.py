@@ -1,4 +1,4 @@
-"""The MeanFlow model against a flow with a closed form, its loss against finite differences, its steps as a chain."""
+"""The MeanFlow model against a flow with a closed form, its loss against finite differences, its steps as a sampler."""
 
 import math
 from dataclasses import replace
@@ -15,7 +15,6 @@ from fastdwm.errors import InputError
 from fastdwm.models import meanflow, nets
 from fastdwm.models.meanflow import (
     T_FLOOR,
-    MeanFlow,
     average_velocity,
     build_meanflow,
     draw_times,
@@ -25,7 +24,8 @@ from fastdwm.models.meanflow import (
 )
 from fastdwm.models.mlp import build_mlp, mlp_loss, mlp_world_shapes
 from fastdwm.models.nets import init_mlp, mlp
-from fastdwm_kernels.reverse_chain import pack_chain, reverse_chain
+from fastdwm.models.sampler import Sampler
+from fastdwm_kernels.sampler import pack_sampler, sample
 
 TARGETS = ("x", "u")
 STATISTICS = {
@@ -41,7 +41,7 @@ def make_config(**kwargs) -> MeanFlowConfig:
     return MeanFlowConfig(**{"hidden": HIDDEN, "time_features": 4} | kwargs)
 
 
-def make_model(config: MeanFlowConfig, kind: type[MeanFlow] = MeanFlow) -> MeanFlow:
+def make_model(config: MeanFlowConfig, kind: type[Sampler] = Sampler) -> Sampler:
     params = double(init_mlp(meanflow_shapes(OBS_DIM, ACTION_DIM, config), generator()))
     return kind(**vars(build_meanflow(params, STATISTICS, config, torch.float64)))
 
@@ -53,7 +53,7 @@ def make_rows(n: int = 12) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return obs, torch.rand(n, ACTION_DIM, generator=g, dtype=torch.float64) * 2 - 1, noise
 
 
-def make_batch(model: MeanFlow, n: int = 12) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+def make_batch(model: Sampler, n: int = 12) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
     """A batch, its clean targets y and its noise."""
     obs, action, noise = make_rows(n)
     clean = torch.randn(n, OBS_DIM, generator=generator(2), dtype=torch.float64)
@@ -92,7 +92,7 @@ def exact_velocity(z, r, t, m):
     return torch.where(gap == 0, marginal_velocity(z, t, m), (z - flow(z, r, t, m)) / torch.where(gap == 0, 1.0, gap))
 
 
-class GaussianFlow(MeanFlow):
+class GaussianFlow(Sampler):
     """Answers exactly. The times come back from the features sin and cos of t and t - r, whose frequency is 1."""
 
     target = "x"
@@ -324,21 +324,21 @@ def test_one_step_of_x_is_the_network_to_the_bit():
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
 @pytest.mark.parametrize("target", TARGETS)
-def test_reverse_chain_gives_the_models_numbers(target, steps):
+def test_reverse_sampler_gives_the_models_numbers(target, steps):
     model = make_model(make_config(target=target, steps=steps, temperature=0.7))
     obs, action, noise = make_rows()
-    weights = pack_chain(*model.chain(), OBS_DIM, ACTION_DIM)
-    bank = model.chain_noise(noise.reshape(1, 1, 3, 4, OBS_DIM)).reshape(steps, -1, OBS_DIM)
-    y = reverse_chain(weights, (obs - model.obs_mean) / model.obs_std, action, bank)
+    weights = pack_sampler(*model.sampler(), OBS_DIM, ACTION_DIM)
+    bank = model.sampler_noise(noise.reshape(1, 1, 3, 4, OBS_DIM)).reshape(steps, -1, OBS_DIM)
+    y = sample(weights, (obs - model.obs_mean) / model.obs_std, action, bank)
     expected = model.next_obs(obs, action, noise.unsqueeze(0))
     torch.testing.assert_close(obs + model.delta_mean + model.delta_std * y, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_one_step_of_x_is_a_chain_of_one_step():
+def test_one_step_of_x_is_a_sampler_of_one_step():
     model = make_model(make_config())
     obs, action, noise = make_rows()
-    weights = pack_chain(model.params, model.embedding, torch.tensor([[0.0, 1.0, 0.0]]).double(), OBS_DIM, ACTION_DIM)
-    y = reverse_chain(weights, (obs - model.obs_mean) / model.obs_std, action, noise.unsqueeze(0))
+    weights = pack_sampler(model.params, model.embedding, torch.tensor([[0.0, 1.0, 0.0]]).double(), OBS_DIM, ACTION_DIM)
+    y = sample(weights, (obs - model.obs_mean) / model.obs_std, action, noise.unsqueeze(0))
     expected = model.next_obs(obs, action, noise.unsqueeze(0))
     torch.testing.assert_close(obs + model.delta_mean + model.delta_std * y, expected, rtol=1e-12, atol=1e-12)
 
@@ -395,24 +395,24 @@ def test_bad_settings_are_refused(field):
 def make_mlp():
     config = MLPConfig(hidden=HIDDEN)
     params = double(init_mlp(mlp_world_shapes(OBS_DIM, ACTION_DIM, config), generator()))
-    return build_mlp(params, STATISTICS, config, torch.float64)
+    return build_mlp(params, STATISTICS, config, torch.float64), params
 
 
-def test_plain_regression_is_a_chain_that_ignores_its_noise():
-    model = make_mlp()
+def test_plain_regression_is_a_sampler_that_ignores_its_noise():
+    model, _ = make_mlp()
     obs, action, noise = make_rows()
     expected = model.next_obs(obs, action, noise.unsqueeze(0))
     assert torch.equal(model.next_obs(obs, action, 2 * noise.unsqueeze(0)), expected)
-    weights = pack_chain(*model.chain(), OBS_DIM, ACTION_DIM)
-    y = reverse_chain(weights, (obs - model.obs_mean) / model.obs_std, action, noise.unsqueeze(0))
+    weights = pack_sampler(*model.sampler(), OBS_DIM, ACTION_DIM)
+    y = sample(weights, (obs - model.obs_mean) / model.obs_std, action, noise.unsqueeze(0))
     torch.testing.assert_close(obs + model.delta_mean + model.delta_std * y, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_the_loss_of_plain_regression_is_zero_for_the_right_answer_only():
-    model = make_mlp()
+    model, params = make_mlp()
     obs, action, noise = make_rows()
     right = {"obs": obs, "action": action, "next_obs": model.next_obs(obs, action, noise.unsqueeze(0))}
-    assert mlp_loss(model, right) < 1e-25
+    assert mlp_loss(model, params, right) < 1e-25
     wrong = right | {"next_obs": right["next_obs"] + 2 * model.delta_std}
-    assert mlp_loss(model, wrong) == pytest.approx(4.0)
-    assert mlp_loss(model, wrong, torch.full((12,), 0.5)) == pytest.approx(2.0)
+    assert mlp_loss(model, params, wrong) == pytest.approx(4.0)
+    assert mlp_loss(model, params, wrong, torch.full((12,), 0.5)) == pytest.approx(2.0)

@@ -24,7 +24,7 @@ def test_a_decision_is_few_launches_at_any_size(world, rule, size):
     found = nodes.nodes(nodes.size_of(world, *size, width=WIDTH), **nodes.RULES[rule])
     assert len(found) <= GATE, found
     # The body was counted, and not an empty one.
-    assert found.count("reverse_chain_fwd_kernel") == found.count("reverse_chain_bwd_kernel") == 5
+    assert found.count("sampler_fwd_kernel") == found.count("sampler_bwd_kernel") == 5
 
 
 def test_hardly_anything_is_left_to_torch():

@@ -97,7 +97,7 @@ def test_the_users_tensors_are_left_alone():
 
 
 class Halved:
-    """A chain around another: it runs fused, for it can say how."""
+    """A sampler around another: it runs fused, for it can say how."""
 
     def __init__(self, inner):
         self.inner = inner
@@ -107,14 +107,14 @@ class Halved:
     def next_obs(self, obs, action, noise):
         return obs + (self.inner.next_obs(obs, action, noise) - obs) / 2
 
-    def chain(self):
-        return self.inner.chain()
+    def sampler(self):
+        return self.inner.sampler()
 
-    def chain_noise(self, noise):
-        return self.inner.chain_noise(noise)
+    def sampler_noise(self, noise):
+        return self.inner.sampler_noise(noise)
 
 
-def test_a_model_with_a_chain_runs_fused_and_alike():
+def test_a_model_with_a_sampler_runs_fused_and_alike():
     world = make_bundle().world()
     world = replace(world, dynamics=Halved(world.dynamics))
     agents = [Agent(policy(), world, BOUND, backend=backend) for backend in ("auto", "reference")]
@@ -137,7 +137,7 @@ def test_an_agent_of_parts_is_the_agent_of_their_bundle():
     [
         (
             {"dynamics": Linear(gain())},
-            "the dynamics has no chain, chain_noise, obs_mean, obs_std, delta_mean, delta_std",
+            "the dynamics has no sampler, sampler_noise, obs_mean, obs_std, delta_mean, delta_std",
         ),
         ({"reward": reward}, "the reward is no RewardModel with the dynamics' obs_mean and obs_std"),
         ({"critic": value}, "the critic is no Critics"),

@@ -39,7 +39,7 @@ def reverse_step(dynamics, y: Tensor, k: int, obs: Tensor, action: Tensor, z: Te
     abar, abar_prev = math.prod(alpha[:k]), math.prod(alpha[: k - 1])
     beta = 1 - alpha[k - 1]
     sigma = math.sqrt(beta * (1 - abar_prev) / (1 - abar)) if k > 1 else 0.0
-    eps = dynamics.predict(y, k - 1, (obs - dynamics.obs_mean) / dynamics.obs_std, action)
+    eps = dynamics.predict(y, dynamics.embedding[k - 1], (obs - dynamics.obs_mean) / dynamics.obs_std, action)
     return (y - beta / math.sqrt(1 - abar) * eps) / math.sqrt(alpha[k - 1]) + sigma * z
 
 

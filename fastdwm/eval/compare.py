@@ -62,7 +62,9 @@ def make_agent(bundle: Bundle, config: EvalConfig, seed: int, n_episodes: int = 
     """The agent that the settings describe; with a deadline, warmed up for `n_episodes` at once."""
     if config.drifts:
         return Drift(bundle, config.itpo.max_deviation or bundle.bound, seed)
-    settings = {name: getattr(config, name) for name in ("device", "backend", "temperature", "deadline_ms")}
+    settings = {
+        name: getattr(config, name) for name in ("device", "backend", "precision", "temperature", "deadline_ms")
+    }
     world = dict(world=config.world, world_steps=config.world_steps)
     agent = Agent.of(bundle, config.itpo, seed=seed, **world, **settings)
     if agent.deadline is not None:

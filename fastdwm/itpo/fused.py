@@ -11,9 +11,9 @@ from fastdwm.itpo.rollout import Score, require_plain, scored
 from fastdwm.models.policy import Policy
 from fastdwm.models.rebrac import Critics
 from fastdwm.models.reward import RewardModel
-from fastdwm.models.world import ChainDynamics, World
+from fastdwm.models.world import SamplerDynamics, World
+from fastdwm_kernels.checks import operands
 from fastdwm_kernels.frozen_mlp import pack_frozen_mlp
-from fastdwm_kernels.reverse_step import pack_chain
 from fastdwm_kernels.rollout import (
     Gradient,
     Return,
@@ -24,15 +24,16 @@ from fastdwm_kernels.rollout import (
     score_value,
 )
 from fastdwm_kernels.rollout.op import ops_of
+from fastdwm_kernels.sampler import pack_sampler
 
-CHAIN = ("chain", "chain_noise", "obs_mean", "obs_std", "delta_mean", "delta_std")
-"""what a `ChainDynamics` has and not every `Dynamics`"""
+SAMPLER = ("sampler", "sampler_noise", "obs_mean", "obs_std", "delta_mean", "delta_std")
+"""what a `SamplerDynamics` has and not every `Dynamics`"""
 
 
 def obstacles(policy: Policy, world: World, score: Score | None) -> list[str]:
     """What keeps these parts from the fused operators, in words; empty if they run."""
     found = [] if policy.fused else ["the policy is no ReLU MLP with a tanh at its end"]
-    if missing := [name for name in CHAIN if not hasattr(world.dynamics, name)]:
+    if missing := [name for name in SAMPLER if not hasattr(world.dynamics, name)]:
         found.append(f"the dynamics has no {', '.join(missing)}")
     elif score is None and not _packable(world.reward, world.dynamics):
         found.append("the reward is no RewardModel with the dynamics' obs_mean and obs_std")
@@ -41,7 +42,7 @@ def obstacles(policy: Policy, world: World, score: Score | None) -> list[str]:
     return found
 
 
-def _packable(reward: object, dynamics: ChainDynamics) -> bool:
+def _packable(reward: object, dynamics: SamplerDynamics) -> bool:
     """Whether one normalisation serves both."""
     pairs = [(getattr(reward, name, None), getattr(dynamics, name)) for name in ("obs_mean", "obs_std")]
     return isinstance(reward, RewardModel) and all(torch.equal(own, theirs) for own, theirs in pairs)
@@ -57,44 +58,47 @@ class FusedObjective:
         config: ITPOConfig,
         score: Score | None = None,
         *,
-        precision: str | None = None,
+        precision: str = "auto",
     ):
         """score: as in `imagined_return`; autograd differentiates it, and nothing else.
-        precision: operands of every product, "ieee", "tf32" or "bf16", with float32 sums and states; none: bf16 on a
-        GPU, ieee elsewhere.
-        Raises InputError where there are `obstacles`, or the CPU kernels are not installed."""
+        precision: operands of every product, "fp16" or "ieee", with float32 sums and states; "auto": fp16 on a GPU,
+        ieee elsewhere.
+        Raises InputError where there are `obstacles`, weights exceed the range of fp16, or the CPU kernels are not
+        installed."""
         require_plain(config, score)
         if found := obstacles(policy, world, score):
             raise InputError(f"backend: fused is not possible: {'; '.join(found)}")
-        precision = precision or ("bf16" if world.dynamics.obs_mean.is_cuda else "ieee")
-        self.chain_noise = world.dynamics.chain_noise
-        self.models = rollout_models(policy, world.dynamics, precision)
-        self.returns = default_return(world, config, precision) if score is None else None
+        if precision == "auto":
+            precision = "fp16" if world.dynamics.obs_mean.is_cuda else "ieee"
+        self.sampler_noise = world.dynamics.sampler_noise
         self.score = None if score is None else partial(scored, score, world)
         try:
+            self.models = rollout_models(policy, world.dynamics, precision)
+            self.returns = default_return(world, config, precision) if score is None else None
             ops_of(self.models)
-        except ImportError as error:
+        except (ImportError, ValueError) as error:
             raise InputError(str(error)) from error
 
     def value(self, params: Tensor, obs: Tensor, noise: Tensor) -> Tensor:
-        noise = self.chain_noise(noise)
+        noise = self.sampler_noise(noise)
         if self.score is None:
             return rollout_value(self.models, self.returns, params, obs, noise)
         return score_value(self.models, self.score, params, obs, noise)
 
     def gradient(self, params: Tensor, obs: Tensor, noise: Tensor) -> Gradient:
-        noise = self.chain_noise(noise)
+        noise = self.sampler_noise(noise)
         if self.score is None:
             return rollout_gradient(self.models, self.returns, params, obs, noise)
         return score_gradient(self.models, self.score, params, obs, noise)
 
 
-def rollout_models(policy: Policy, dynamics: ChainDynamics, precision: str) -> RolloutModels:
-    """What is rolled out, packed."""
+def rollout_models(policy: Policy, dynamics: SamplerDynamics, precision: str) -> RolloutModels:
+    """The policy's layout and the packed sampler."""
     layout = policy.layout
+    operands("policy", policy.base, precision)
     return RolloutModels(
         policy=layout,
-        chain=pack_chain(*dynamics.chain(), layout.sizes[0], layout.sizes[-1], precision),
+        sampler=pack_sampler(*dynamics.sampler(), layout.sizes[0], layout.sizes[-1], precision),
         obs_mean=dynamics.obs_mean,
         obs_std=dynamics.obs_std,
         delta_mean=dynamics.delta_mean,

@@ -5,7 +5,6 @@ Host cost per decision: one copy in, one replay, one copy out. A graph has a fix
 deadline there is one for each number, in one pool of memory.
 """
 
-from dataclasses import dataclass, fields
 from math import prod
 
 import torch
@@ -14,35 +13,16 @@ from torch import Tensor
 from fastdwm.config import ITPOConfig
 from fastdwm.itpo.decision import Decision, Proposal, propose
 from fastdwm.itpo.episodes import AgentContext
+from fastdwm.itpo.fused_policy import FusedPolicy
 from fastdwm.itpo.rules import PolicyState
-from fastdwm.models.policy import Policy
 from fastdwm_kernels.commit import NUMBERS, Candidate, commit
 from fastdwm_kernels.noise import normal
-from fastdwm_kernels.policy import policy
 
 EAGER_DECISIONS = 3
 """eager runs before the capture: kernels are compiled and libraries initialised in them"""
 
 
-@dataclass(frozen=True)
-class OneLaunch(Policy):
-    """The project's MLP, that acts by its kernel."""
-
-    def act(self, flat: Tensor, obs: Tensor) -> Tensor:
-        # One policy for all, which need not be read anew for each.
-        if flat.stride(0) == 0:
-            return policy(self.layout, flat[:1], obs.unsqueeze(0))[0]
-        return policy(self.layout, flat, obs.unsqueeze(1)).squeeze(1)
-
-    @classmethod
-    def of(cls, given: Policy) -> Policy:
-        """The same policy where the kernel is for its kind."""
-        if not given.fused:
-            return given
-        return cls(**{field.name: getattr(given, field.name) for field in fields(given)})
-
-
-class CapturedEpisodes:
+class CudaGraphEpisodes:
     """B episodes with the interface of `Episodes`.
 
     The batch keeps its B slots when episodes leave; theirs are computed and ignored. The noise of slot i is a function
@@ -53,7 +33,7 @@ class CapturedEpisodes:
     def __init__(self, shared: AgentContext, n_episodes: int, obs_dim: int):
         """Captures the graphs on a CUDA device; elsewhere every decision runs the same body eagerly (for tests)."""
         self.shared, device = shared, shared.policy.base.device
-        self._policy = OneLaunch.of(shared.policy)
+        self._policy = FusedPolicy.of(shared.policy)
         self._base = shared.policy.base.repeat(n_episodes, 1)
         start = shared.rule.init(self._base)
         self._state = PolicyState(start.params.clone(), start.memory)

@@ -1,4 +1,4 @@
-"""What is climbed: the imagined return of B policies at once, and the way up it.
+"""The objective to maximise: the imagined return of B policies at once, and its gradient.
 
 Every episode owns a copy of the policy; a sum over episodes has each copy's own gradient, so one backward pass serves
 them all.

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from fastdwm.checks import require
 from fastdwm.config import DiffusionConfig
-from fastdwm.models.nets import Loss, Params, mean_squared_error, mlp, mlp_shapes
+from fastdwm.models.nets import Loss, Params, mean_squared_error, mlp_shapes
+from fastdwm.models.sampler import Sampler
 
 
 @dataclass(frozen=True)
@@ -83,60 +84,6 @@ def time_embedding(steps: int, features: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], 1)
 
 
-@dataclass(frozen=True)
-class Diffusion:
-    """A transition model ready to imagine with: denoiser, step constants and normalisation statistics.
-
-    params      denoiser MLP (S + S + A + features -> S) with SiLU
-    coefficients (K, 3), embedding (K, features)
-    obs_mean, obs_std, delta_mean, delta_std (S,)
-    """
-
-    params: Params
-    coefficients: Tensor
-    embedding: Tensor
-    obs_mean: Tensor
-    obs_std: Tensor
-    delta_mean: Tensor
-    delta_std: Tensor
-
-    @property
-    def noise_steps(self) -> int:
-        """Gaussian vectors that one transition consumes: the start y_K and z_{K-1}..z_1 (z_0 is never used)."""
-        return len(self.coefficients)
-
-    def predict(self, y: Tensor, index: int | Tensor, obs: Tensor, action: Tensor) -> Tensor:
-        """Network output at diffusion step `index + 1` for y (..., S), normalised obs (..., S), action (..., A)."""
-        features = self.embedding[index].expand(*y.shape[:-1], -1)
-        return mlp(self.params, torch.cat([y, obs, action, features], -1), F.silu)
-
-    def next_obs(self, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
-        """Sample the next observation; differentiable in obs and action, deterministic given the noise.
-
-        obs: (..., S) raw units.   action: (..., A) in [-1, 1].   noise: (K, ..., S) standard normal, noise[0] is y_K.
-        Returns (..., S), raw units.
-        Source: [ITPO] v1 section 3 with the corrected reverse step (module docstring).
-        """
-        condition = (obs - self.obs_mean) / self.obs_std
-        steps = self.noise_steps
-        y = noise[0]
-        for i in range(steps):
-            k = steps - 1 - i
-            c_y, c_out, sigma = self.coefficients[k]
-            y = c_y * y + c_out * self.predict(y, k, condition, action)
-            if k > 0:
-                y = y + sigma * noise[i + 1]
-        return obs + self.delta_mean + self.delta_std * y
-
-    def chain(self) -> tuple[Params, Tensor, Tensor]:
-        """Parameters, embedding and coefficients of this chain, for `pack_chain`."""
-        return self.params, self.embedding, self.coefficients
-
-    def chain_noise(self, noise: Tensor) -> Tensor:
-        """Noise (H, K, B, M, S) as that chain reads it."""
-        return noise
-
-
 def build_diffusion(
     params: Params,
     statistics: dict[str, Tensor],
@@ -144,7 +91,7 @@ def build_diffusion(
     dtype: torch.dtype = torch.float32,
     steps: int | None = None,
     temperature: float | None = None,
-) -> Diffusion:
+) -> Sampler:
     """Assemble the model from denoiser parameters and the statistics obs_mean, obs_std, delta_mean, delta_std.
 
     steps: network calls, at most those trained for (K); none: K.   Raises InputError for others, or a temperature.
@@ -153,13 +100,9 @@ def build_diffusion(
     require(temperature is None, f"temperature: expected none for diffusion, got {temperature}")
     require(steps is None or 1 <= steps <= most, f"world_steps: expected 1 to {most} for diffusion, got {steps}")
     schedule, index = respace(vp_schedule(most), steps or most)
-    device = statistics["obs_mean"].device
-    return Diffusion(
-        params=params,
-        coefficients=reverse_coefficients(schedule, config.target).to(device, dtype),
-        embedding=time_embedding(config.denoise_steps, config.time_features)[index].to(device, dtype),
-        **{name: statistics[name].to(device, dtype) for name in ("obs_mean", "obs_std", "delta_mean", "delta_std")},
-    )
+    coefficients = reverse_coefficients(schedule, config.target)
+    embedding = time_embedding(most, config.time_features)[index]
+    return Sampler.of(params, coefficients, embedding, statistics, dtype, noise_steps=len(coefficients))
 
 
 def denoiser_shapes(obs_dim: int, action_dim: int, config: DiffusionConfig) -> dict[str, tuple]:
@@ -174,14 +117,13 @@ def abar_of(steps: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def diffusion_loss(
-    model: Diffusion, config: DiffusionConfig, batch: dict[str, Tensor], index: Tensor, noise: Tensor
+    model: Sampler, config: DiffusionConfig, batch: dict[str, Tensor], index: Tensor, noise: Tensor
 ) -> Tensor:
     """Mean squared error of the predicted noise (or clean target) at diffusion steps index + 1.
 
     batch: obs, next_obs (N, S), action (N, A), raw units.   index: (N,) int64 in [0, K).   noise: (N, S) std normal.
     """
-    clean = (batch["next_obs"] - batch["obs"] - model.delta_mean) / model.delta_std
-    condition = (batch["obs"] - model.obs_mean) / model.obs_std
+    condition, clean = model.normalise(batch)
     abar = abar_of(config.denoise_steps, clean.dtype, clean.device)[index].unsqueeze(-1)
     noisy = abar.sqrt() * clean + (1 - abar).sqrt() * noise
     inputs = torch.cat([noisy, condition, batch["action"], model.embedding[index]], -1)

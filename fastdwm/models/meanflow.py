@@ -12,7 +12,7 @@ As in diffusion.py the model lives in normalised units, y = (delta - delta_mean)
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -21,7 +21,8 @@ from torch import Tensor
 
 from fastdwm.checks import require
 from fastdwm.config import MeanFlowConfig
-from fastdwm.models.nets import Loss, Params, mean_squared_error, mlp, mlp_shapes
+from fastdwm.models.nets import Loss, Params, mean_squared_error, mlp_shapes
+from fastdwm.models.sampler import Sampler
 
 Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 """u(z, r, t) (N, S) of z (N, S) and times r, t (N,)"""
@@ -67,63 +68,6 @@ def sampling_coefficients(steps: int, target: str) -> Tensor:
     return torch.stack([c_y, c_out, torch.zeros_like(t)], 1)
 
 
-@dataclass(frozen=True)
-class MeanFlow:
-    """A transition model ready to imagine with, interchangeable with `diffusion.Diffusion`.
-
-    params       MLP (S + S + A + features -> S) with SiLU, inputs (z, obs, action, time features)
-    coefficients (n, 3), embedding (n, features): affine step and time features of each sampling step
-    temperature  scale of the noise that a sample starts from (tau)
-    obs_mean, obs_std, delta_mean, delta_std (S,)
-    """
-
-    params: Params
-    coefficients: Tensor
-    embedding: Tensor
-    temperature: float
-    obs_mean: Tensor
-    obs_std: Tensor
-    delta_mean: Tensor
-    delta_std: Tensor
-
-    @property
-    def noise_steps(self) -> int:
-        """Gaussian vectors that one transition consumes: the start z_1, however many sampling steps follow."""
-        return 1
-
-    def predict(self, z: Tensor, features: Tensor, obs: Tensor, action: Tensor) -> Tensor:
-        """Network output for z (..., S), time features (..., F), normalised obs (..., S), action (..., A)."""
-        return mlp(self.params, torch.cat([z, obs, action, features], -1), F.silu)
-
-    def next_obs(self, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
-        """Sample the next observation; differentiable in obs and action, deterministic given the noise.
-
-        obs: (..., S) raw units.   action: (..., A) in [-1, 1].   noise: (1, ..., S) standard normal.
-        Returns (..., S), raw units.
-        """
-        condition = (obs - self.obs_mean) / self.obs_std
-        y = self.temperature * noise[0]
-        for k in reversed(range(len(self.coefficients))):
-            c_y, c_out, _ = self.coefficients[k]
-            features = self.embedding[k].expand(*y.shape[:-1], -1)
-            y = c_y * y + c_out * self.predict(y, features, condition, action)
-        return obs + self.delta_mean + self.delta_std * y
-
-    def chain(self) -> tuple[Params, Tensor, Tensor]:
-        """Parameters, embedding and coefficients of the reverse chain that it is, for `pack_chain`."""
-        return self.params, self.embedding, self.coefficients
-
-    def chain_noise(self, noise: Tensor) -> Tensor:
-        """Noise (H, 1, B, M, S) as that chain reads it: (H, n, B, M, S), the temperature on the start.
-
-        The later steps add none (sigma = 0), but the chain has a place for it.
-        """
-        extra = len(self.coefficients) - 1
-        if self.temperature != 1:
-            noise = self.temperature * noise
-        return F.pad(noise, (0, 0) * 3 + (0, extra)) if extra else noise
-
-
 def build_meanflow(
     params: Params,
     statistics: dict[str, Tensor],
@@ -131,7 +75,7 @@ def build_meanflow(
     dtype: torch.dtype = torch.float32,
     steps: int | None = None,
     temperature: float | None = None,
-) -> MeanFlow:
+) -> Sampler:
     """Assemble the model from network parameters and the statistics obs_mean, obs_std, delta_mean, delta_std.
 
     steps: network calls, 1, 2 or 4.   temperature: scale of the noise, in [0, 1].   None: the configuration's.
@@ -140,15 +84,9 @@ def build_meanflow(
     require(steps in (None, 1, 2, 4), f"world_steps: expected 1, 2 or 4 for meanflow, got {steps}")
     asked = {"steps": steps, "temperature": temperature}
     config = replace(config, **{name: value for name, value in asked.items() if value is not None})
-    device = statistics["obs_mean"].device
+    coefficients = sampling_coefficients(config.steps, config.target)
     embedding = time_features(*sampling_times(config.steps), config.time_features)
-    return MeanFlow(
-        params=params,
-        coefficients=sampling_coefficients(config.steps, config.target).to(device, dtype),
-        embedding=embedding.to(device, dtype),
-        temperature=config.temperature,
-        **{name: statistics[name].to(device, dtype) for name in ("obs_mean", "obs_std", "delta_mean", "delta_std")},
-    )
+    return Sampler.of(params, coefficients, embedding, statistics, dtype, temperature=config.temperature)
 
 
 def meanflow_shapes(obs_dim: int, action_dim: int, config: MeanFlowConfig) -> dict[str, tuple]:
@@ -168,7 +106,7 @@ def draw_times(config: MeanFlowConfig, n: int, generator: torch.Generator) -> tu
     return torch.cat([t[:n_equal], r[n_equal:]]), t
 
 
-def average_velocity(model: MeanFlow, config: MeanFlowConfig, obs: Tensor, action: Tensor) -> Velocity:
+def average_velocity(model: Sampler, config: MeanFlowConfig, obs: Tensor, action: Tensor) -> Velocity:
     """u of the model under the condition obs (N, S), normalised, and action (N, A)."""
 
     def u(z: Tensor, r: Tensor, t: Tensor) -> Tensor:
@@ -181,7 +119,7 @@ def average_velocity(model: MeanFlow, config: MeanFlowConfig, obs: Tensor, actio
 
 
 def meanflow_loss(
-    model: MeanFlow,
+    model: Sampler,
     config: MeanFlowConfig,
     batch: dict[str, Tensor],
     r: Tensor,
@@ -194,8 +132,7 @@ def meanflow_loss(
     batch: obs, next_obs (N, S), action (N, A), raw units.   r, t: (N,), as `draw_times` gives them.
     noise: (N, S) standard normal.   weights: (N,) with mean 1 over the data, see tilt.py; none: all one.
     """
-    clean = (batch["next_obs"] - batch["obs"] - model.delta_mean) / model.delta_std
-    condition, action = (batch["obs"] - model.obs_mean) / model.obs_std, batch["action"]
+    (condition, clean), action = model.normalise(batch), batch["action"]
     z, velocity = clean + t.unsqueeze(-1) * (noise - clean), noise - clean
     # With r = t the derivative has the factor zero: the first rows, plain flow matching, do without it.
     n = config.equal_rows(len(t))

@@ -44,5 +44,5 @@ WORLD_MODELS: dict[str, WorldModel] = {
 
 
 def network_calls(dynamics: Any) -> int:
-    """Network calls per transition: the length of its reverse chain; 1 for a model that is none."""
-    return len(dynamics.chain()[2]) if hasattr(dynamics, "chain") else 1
+    """Network calls per transition: the length of its sampler; 1 for a model that is none."""
+    return len(dynamics.sampler()[2]) if hasattr(dynamics, "sampler") else 1

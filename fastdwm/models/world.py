@@ -28,10 +28,10 @@ class Dynamics(Protocol):
         (noise_steps, ..., S). Differentiable in obs and action, and a function of its arguments alone."""
 
 
-class ChainDynamics(Dynamics, Protocol):
-    """A transition model that is a reverse chain in normalised units, as the fused operators run it.
+class SamplerDynamics(Dynamics, Protocol):
+    """A transition model that is a sampler in normalised units, as the fused operators run it.
 
-    next_obs = obs + delta_mean + delta_std y, with y the chain's end given (obs - obs_mean) / obs_std and the action.
+    next_obs = obs + delta_mean + delta_std y, with y the sampler's end given (obs - obs_mean) / obs_std and the action.
     """
 
     obs_mean: Tensor
@@ -39,18 +39,18 @@ class ChainDynamics(Dynamics, Protocol):
     delta_mean: Tensor
     delta_std: Tensor
 
-    def chain(self) -> tuple[Params, Tensor, Tensor]:
-        """Parameters, embedding and coefficients for `kernels.reverse_step.pack_chain`."""
+    def sampler(self) -> tuple[Params, Tensor, Tensor]:
+        """Parameters, embedding and coefficients for `kernels.sampler.pack_sampler`."""
 
-    def chain_noise(self, noise: Tensor) -> Tensor:
-        """Noise (H, noise_steps, B, M, S) as that chain reads it, (H, K, B, M, S)."""
+    def sampler_noise(self, noise: Tensor) -> Tensor:
+        """Noise (H, noise_steps, B, M, S) as that sampler reads it, (H, K, B, M, S)."""
 
 
 def sizes_of(dynamics: Dynamics) -> tuple[int, int] | None:
-    """Numbers in an observation and in an action of a reverse chain; none for another model, which does not say."""
-    if not hasattr(dynamics, "chain"):
+    """Numbers in an observation and in an action of a sampler; none for another model, which does not say."""
+    if not hasattr(dynamics, "sampler"):
         return None
-    params, embedding, _ = dynamics.chain()
+    params, embedding, _ = dynamics.sampler()
     obs_dim = len(dynamics.obs_mean)
     return obs_dim, params["w0"].shape[-2] - 2 * obs_dim - embedding.shape[-1]
 

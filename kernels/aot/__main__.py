@@ -16,7 +16,7 @@ class AotConfig:
     full: bool = False
     """every shipped configuration in the place of one of each kind"""
     only: tuple[str, ...] = ()
-    """operators, such as reverse_chain; none: all"""
+    """operators, such as sampler; none: all"""
 
 
 def main(config: AotConfig, file: Path | None) -> None:

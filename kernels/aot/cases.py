@@ -10,15 +10,14 @@ from itertools import product
 from fastdwm_kernels.aot_case import AotCase
 from fastdwm_kernels.commit import kernel as commit
 from fastdwm_kernels.frozen_mlp import kernel as frozen_mlp
-from fastdwm_kernels.launch import MULTIPROCESSORS, PRECISIONS, chain_launch
+from fastdwm_kernels.launch import MULTIPROCESSORS, PRECISIONS, sampler_launch
 from fastdwm_kernels.layout import MLPLayout
 from fastdwm_kernels.noise import kernel as noise
 from fastdwm_kernels.policy import kernel as policy
 from fastdwm_kernels.policy import weight_kernel
-from fastdwm_kernels.reverse_chain import kernel as reverse_chain
-from fastdwm_kernels.reverse_step import kernel as reverse_step
-from fastdwm_kernels.reverse_step.weights import DenoiserShape
 from fastdwm_kernels.rollout import step_kernel, terms_kernel
+from fastdwm_kernels.sampler import kernel as sampler
+from fastdwm_kernels.sampler.weights import DenoiserShape
 from fastdwm_kernels.update import bound_kernel
 from fastdwm_kernels.update import kernel as update
 
@@ -32,39 +31,30 @@ def denoiser_shapes(capability: int) -> Iterator[tuple[DenoiserShape, bool]]:
     for width, layers, precision, sizes in product((128, 256, 512), (2, 3, 4), PRECISIONS, (SMALL, LARGEST)):
         # The number of hidden layers is a loop count, so one value stands for all in most configurations.
         typical = layers == 3 and sizes == SMALL
-        largest = layers == 3 and width == 512 and precision == "bf16"
-        reference = sizes == SMALL and width == 256 and precision == "bf16" and capability == 90
+        largest = layers == 3 and width == 512 and precision == "fp16"
+        reference = sizes == SMALL and width == 256 and precision == "fp16" and capability == 90
         # Long observations under narrower layers: the first to run out of registers and of shared memory.
-        long = sizes == LARGEST and width < 512 and layers == 2 and precision != "ieee" and capability == 90
+        long = sizes == LARGEST and width < 512 and layers == 2 and precision == "fp16" and capability == 90
         shape = DenoiserShape(*sizes, width, layers, precision, capability)
         yield shape, typical or largest or reference or long
         # So many rows that the blocks are larger, and the registers fewer.
-        for block in chain_launch(width, sizes[0], precision, capability).larger:
+        for block in sampler_launch(width, sizes[0], precision, capability).larger:
             yield replace(shape, n_rows=block * MULTIPROCESSORS), typical and block == (32 if width == 256 else 64)
 
 
-def chain_cases(capability: int, full: bool) -> Iterator[AotCase]:
+def sampler_cases(capability: int, full: bool) -> Iterator[AotCase]:
     for shape, default in denoiser_shapes(capability):
         if full or default:
-            yield from reverse_chain.aot_cases(shape)
-
-
-def step_cases(capability: int, full: bool) -> Iterator[AotCase]:
-    for shape, default in denoiser_shapes(capability):
-        typical = shape.width == 256 and shape.hidden_layers == 3 and capability == 90 and shape.n_rows == 1
-        if full or (default and typical):
-            yield from reverse_step.aot_cases(shape)
+            yield from sampler.aot_cases(shape)
 
 
 def mlp_shapes(capability: int) -> Iterator[tuple[tuple[int, ...], int, int, str, bool]]:
     """Hidden widths, observation and action size and precision of every shipped MLP; and whether by default."""
     for width, layers, precision, sizes in product((128, 256, 512), (2, 3, 4), PRECISIONS, (SMALL, LARGEST)):
-        typical = width == 256 and layers == 3 and sizes == SMALL and (precision == "bf16" or capability == 90)
-        # The first to run out of registers.
-        wide = width == 512 and layers == 3 and sizes == SMALL and precision == "tf32" and capability == 90
+        typical = width == 256 and layers == 3 and sizes == SMALL and (precision == "fp16" or capability == 90)
         # Left to choose the registers itself, the assembler spilled.
-        left = layers == 4 and width == (128 if sizes == LARGEST else 512) and precision != "bf16" and capability == 90
-        yield (width,) * layers, *sizes, precision, typical or wide or left
+        left = layers == 4 and width == (128 if sizes == LARGEST else 512) and precision == "ieee" and capability == 90
+        yield (width,) * layers, *sizes, precision, typical or left
 
 
 def policy_cases(capability: int, full: bool) -> Iterator[AotCase]:
@@ -78,22 +68,17 @@ def policy_cases(capability: int, full: bool) -> Iterator[AotCase]:
 
 
 def frozen_mlp_cases(capability: int, full: bool) -> Iterator[AotCase]:
-    """The twin critics and the reward model; with full also with SiLU."""
+    """The twin critics and the reward model."""
     for hidden, obs_dim, action_dim, precision, default in mlp_shapes(capability):
-        for activation in ("relu", "silu") if full else ("relu",):
-            if full or default:
-                for rule in (
-                    frozen_mlp.Rule(activation, True, "min", 2, precision),
-                    frozen_mlp.Rule(activation, False, "first", 1, precision),
-                ):
-                    layout = MLPLayout((obs_dim + action_dim, *hidden, 1), rule.layer_norm)
-                    yield from frozen_mlp.aot_cases(layout, rule, capability)
+        if full or default:
+            for rule in (frozen_mlp.Rule(True, "min", 2, precision), frozen_mlp.Rule(False, "first", 1, precision)):
+                layout = MLPLayout((obs_dim + action_dim, *hidden, 1), rule.layer_norm)
+                yield from frozen_mlp.aot_cases(layout, rule, capability)
 
 
 # Operator: cases for one compute capability. To be extended by every new operator.
 OPERATORS = {
-    "reverse_chain": chain_cases,
-    "reverse_step": step_cases,
+    "sampler": sampler_cases,
     "policy": policy_cases,
     "frozen_mlp": frozen_mlp_cases,
     "update": lambda capability, full: [*update.aot_cases(), *bound_kernel.aot_cases()],

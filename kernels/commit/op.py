@@ -6,8 +6,8 @@ In place on buffers that never move, so that a replayed graph needs no copy of i
 import torch
 from torch import Tensor
 
+from fastdwm_kernels.checks import check_tensor
 from fastdwm_kernels.commit.reference import NUMBERS, Candidate, commit_reference
-from fastdwm_kernels.contract import check_tensor
 
 
 @torch.no_grad()

@@ -7,8 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastdwm_kernels.aot_case import AotCase
-from fastdwm_kernels.dense import Net, dense, load_vector, silu, silu_slope, tile_offsets
+from fastdwm_kernels.aot_case import AotCase, operand_type
+from fastdwm_kernels.dense import Net, dense, load_vector, tile_offsets
 from fastdwm_kernels.frozen_mlp.reference import NORM_EPS, FrozenMLP
 from fastdwm_kernels.launch import Launch, device_capability, mlp_launch, mlp_options, operand_dtype, pad_block, run
 from fastdwm_kernels.layout import MLPLayout
@@ -18,7 +18,6 @@ from fastdwm_kernels.layout import MLPLayout
 class Rule:
     """What is compiled in besides the shapes."""
 
-    activation: str
     layer_norm: bool
     reduce: str
     n_copies: int
@@ -27,22 +26,9 @@ class Rule:
 
 
 @triton.jit
-def activate(z, ACTIVATION: tl.constexpr):
-    """act(z)."""
-    if ACTIVATION == "relu":
-        # Written so that NaN passes, as in torch; tl.maximum would turn it into 0.
-        return tl.where(z <= 0, 0.0, z)
-    else:
-        return silu(z)
-
-
-@triton.jit
-def activate_grad(z, ACTIVATION: tl.constexpr):
-    """act'(z); relu' is 0 at 0."""
-    if ACTIVATION == "relu":
-        return tl.where(z <= 0, 0.0, 1.0)
-    else:
-        return silu_slope(z)
+def relu(z):
+    """max(z, 0), written so that NaN passes, as in torch; tl.maximum would turn it into 0."""
+    return tl.where(z <= 0, 0.0, z)
 
 
 @triton.jit
@@ -75,8 +61,6 @@ def frozen_mlp_fwd_kernel(x_ptr, weights_ptr, flat_ptr, h_ptr, z_ptr, values_ptr
     N_HIDDEN: tl.constexpr = len(NET.cols)
     C: tl.constexpr = NET.n_cols
     # Bound here because Triton 3.6 does not take a field of a dataclass as a compile-time argument.
-    ACTIVATION: tl.constexpr = RULE.activation
-    PRECISION: tl.constexpr = RULE.precision
     EPS: tl.constexpr = RULE.norm_eps
     x_ptr += start * NET.sizes[0]
     h_ptr += (copy * n_rows + start) * C
@@ -88,15 +72,15 @@ def frozen_mlp_fwd_kernel(x_ptr, weights_ptr, flat_ptr, h_ptr, z_ptr, values_ptr
         D = NET.sizes[i + 1]
         w_ptr = weights_ptr + NET.w[i]
         if i == 0:
-            z = dense(w_ptr, x_ptr, rows, row_mask, D_IN, D_IN, D, D, 1, BLOCK_D, BLOCK_K, PRECISION)
+            z = dense(w_ptr, x_ptr, rows, row_mask, D_IN, D_IN, D, D, 1, BLOCK_D, BLOCK_K)
         else:
             in_ptr = h_ptr + NET.cols[i - 1]
-            z = dense(w_ptr, in_ptr, rows, row_mask, C, D_IN, D, D, 1, BLOCK_D, BLOCK_K, PRECISION)
+            z = dense(w_ptr, in_ptr, rows, row_mask, C, D_IN, D, D, 1, BLOCK_D, BLOCK_K)
         z += load_vector(flat_ptr + NET.b[i], D, BLOCK_D)
         at, mask = tile_offsets(rows, row_mask, C, D, BLOCK_D)
         if SAVE:
             tl.store(z_ptr + NET.cols[i] + at, z, mask=mask)
-        h = activate(z, ACTIVATION)
+        h = relu(z)
         if RULE.layer_norm:
             n, rstd = standardise(h, D, BLOCK_D, EPS)
             scale = load_vector(flat_ptr + NET.scale[i], D, BLOCK_D)
@@ -147,8 +131,6 @@ def frozen_mlp_bwd_kernel(grad_ptr, values_ptr, weights_ptr, flat_ptr, z_ptr, dz
     row_mask = rows < n_rows - start
     N_HIDDEN: tl.constexpr = len(NET.cols)
     C: tl.constexpr = NET.n_cols
-    ACTIVATION: tl.constexpr = RULE.activation
-    PRECISION: tl.constexpr = RULE.precision
     EPS: tl.constexpr = RULE.norm_eps
     S: tl.constexpr = NET.sizes[0]
     z_ptr += (copy * n_rows + start) * C
@@ -162,18 +144,18 @@ def frozen_mlp_bwd_kernel(grad_ptr, values_ptr, weights_ptr, flat_ptr, z_ptr, dz
         at, mask = tile_offsets(rows, row_mask, C, D, BLOCK_D)
         z = tl.load(z_ptr + NET.cols[i] + at, mask=mask, other=0.0)
         if RULE.layer_norm:
-            n, rstd = standardise(activate(z, ACTIVATION), D, BLOCK_D, EPS)
+            n, rstd = standardise(relu(z), D, BLOCK_D, EPS)
             q = dh * load_vector(flat_ptr + NET.scale[i], D, BLOCK_D)
             dh = rstd * (q - tl.sum(q, 0)[None, :] / D - n * (tl.sum(q * n, 0)[None, :] / D))
-        dz = dh * activate_grad(z, ACTIVATION)
+        dz = tl.where(z <= 0, 0.0, dh)
         tl.store(dz_ptr + NET.cols[i] + at, dz.to(dz_ptr.dtype.element_ty), mask=mask)
         tl.debug_barrier()
         w_ptr = weights_ptr + NET.w[i]
         dz_i_ptr = dz_ptr + NET.cols[i]
         if i > 0:
-            dh = dense(w_ptr, dz_i_ptr, rows, row_mask, C, D, NET.sizes[i], 1, D, BLOCK_D, BLOCK_K, PRECISION)
+            dh = dense(w_ptr, dz_i_ptr, rows, row_mask, C, D, NET.sizes[i], 1, D, BLOCK_D, BLOCK_K)
         else:
-            dx = dense(w_ptr, dz_i_ptr, rows, row_mask, C, D, S, 1, D, BLOCK_S, BLOCK_K, PRECISION)
+            dx = dense(w_ptr, dz_i_ptr, rows, row_mask, C, D, S, 1, D, BLOCK_S, BLOCK_K)
     if RULE.reduce == "mean":
         dx_ptr += copy * n_rows * S
     at, mask = tile_offsets(rows, mine, S, S, BLOCK_S)
@@ -196,7 +178,7 @@ def sizes(layout: MLPLayout, rule: Rule, launch: Launch, kernel, save: bool = Fa
 
 
 def rule_of(mlp: FrozenMLP) -> Rule:
-    return Rule(mlp.activation, mlp.layout.layer_norm, mlp.reduce, len(mlp.copies), mlp.precision)
+    return Rule(mlp.layout.layer_norm, mlp.reduce, len(mlp.copies), mlp.precision)
 
 
 def launch_for(layout: MLPLayout, precision: str, capability: int) -> Launch:
@@ -249,8 +231,8 @@ def frozen_mlp_bwd(mlp: FrozenMLP, values: Tensor, z: Tensor, grad: Tensor) -> T
 def aot_cases(layout: MLPLayout, rule: Rule, capability: int) -> list[AotCase]:
     """Forward without and with saving, and backward, for a network of this layout."""
     launch = launch_for(layout, rule.precision, capability)
-    operand = "bf16" if rule.precision == "bf16" else "fp32"
-    name = f"{rule.precision} {'-'.join(map(str, layout.sizes))} x{rule.n_copies} {rule.activation}"
+    operand = operand_type(rule.precision)
+    name = f"{rule.precision} {'-'.join(map(str, layout.sizes))} x{rule.n_copies}"
     name += " norm" if rule.layer_norm else ""
     variants = ((frozen_mlp_fwd_kernel, False), (frozen_mlp_fwd_kernel, True), (frozen_mlp_bwd_kernel, False))
     return [

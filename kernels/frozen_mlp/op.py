@@ -3,31 +3,36 @@
 import torch
 from torch import Tensor
 
-from fastdwm_kernels.contract import check_choice, check_range, check_tensor, refuse_second_order
+from fastdwm_kernels.checks import (
+    check_choice,
+    check_precision,
+    check_range,
+    check_tensor,
+    operands,
+    refuse_second_order,
+)
 from fastdwm_kernels.frozen_mlp.reference import (
     FrozenMLP,
     frozen_mlp_backward_reference,
     frozen_mlp_forward_reference,
 )
-from fastdwm_kernels.launch import PRECISIONS, operand_dtype
+from fastdwm_kernels.launch import PRECISIONS
 from fastdwm_kernels.layout import MLPLayout, Params
 
 
-def pack_frozen_mlp(
-    params: Params, *, activation: str = "relu", reduce: str = "first", precision: str = "ieee"
-) -> FrozenMLP:
+def pack_frozen_mlp(params: Params, *, reduce: str = "first", precision: str = "ieee") -> FrozenMLP:
     """A copy of the network(s), for inference only.
 
     params: w0 (d_in, d_out), b0 (d_out,), ... of one network or (Q, ...) of several, with scale{i}, shift{i} of a layer
-    norm after the activation or without; one output; fp32, on the CPU also fp64.   activation: "relu" or "silu".
-    reduce: "min", "mean" or "first" of the copies.   precision: of the operands on a GPU; on the CPU only "ieee".
-    Raises ValueError on wrong shapes or names, or sizes that the kernels do not have (hidden widths <= 512, d_in <=
-    256); TypeError on a wrong dtype.
+    norm after the activation or without; one output; fp32, on the CPU also fp64.
+    reduce: "min", "mean" or "first" of the copies.   precision: of the operands, "fp16" (on a GPU)
+    or "ieee".
+    Raises ValueError on wrong shapes or names, weights beyond the range of fp16, or sizes that the kernels do not have
+    (hidden widths <= 512, d_in <= 256); TypeError on a wrong dtype.
     """
-    check_choice("activation", activation, ("relu", "silu"))
     check_choice("reduce", reduce, ("min", "mean", "first"))
     first = params["w0"]
-    check_choice("precision", precision, PRECISIONS if first.is_cuda else ("ieee",))
+    check_choice("precision", precision, PRECISIONS)
     if first.dim() == 2:
         params = {name: value.unsqueeze(0) for name, value in params.items()}
     layout = MLPLayout.of(params)
@@ -41,8 +46,7 @@ def pack_frozen_mlp(
         check_range("input size", layout.sizes[0], 1, 256)
         check_range("hidden width", max(layout.sizes[1:-1]), 1, 512)
     flat = layout.pack({name: value.detach() for name, value in params.items()})
-    weights = flat.to(operand_dtype(precision)) if precision == "bf16" else flat
-    return FrozenMLP(layout, activation, reduce, precision, flat, weights)
+    return FrozenMLP(layout, reduce, precision, flat, operands("params", flat, precision))
 
 
 def frozen_mlp(mlp: FrozenMLP, x: Tensor) -> Tensor:
@@ -51,9 +55,10 @@ def frozen_mlp(mlp: FrozenMLP, x: Tensor) -> Tensor:
     x: (..., d_in) in the dtype and on the device of `mlp`, contiguous.
     Returns (...), newly allocated. The gradient to x is first order; that of "min" goes through the smallest copy. The
     networks get none.
-    Raises ValueError on a wrong shape, stride or device, TypeError on a wrong dtype, NotImplementedError when asked for
-    second-order gradients.
+    Raises ValueError on a wrong shape, stride, device or precision, TypeError on a wrong dtype, NotImplementedError
+    when asked for second-order gradients.
     """
+    check_precision(mlp.precision, x.is_cuda)
     d_in = mlp.layout.sizes[0]
     check_tensor("x", x, (*x.shape[:-1], d_in), mlp.flat.dtype, mlp.flat.device)
     return FrozenMLPFunction.apply(x.view(-1, d_in), mlp).view(x.shape[:-1])

@@ -1,10 +1,10 @@
 """Frozen scalar networks, their value and its derivative in torch: any dtype and device, and the CPU path.
 
-With h_0 = x, z_i = h_i W_i + b_i, a_i = act(z_i), h_{i+1} = norm(a_i) scale_i + shift_i (or a_i without layer norm) and
-the value v = h_L w + b, the gradient is, from dh_L = w downwards,
+With h_0 = x, z_i = h_i W_i + b_i, a_i = relu(z_i), h_{i+1} = norm(a_i) scale_i + shift_i (or a_i without layer norm)
+and the value v = h_L w + b, the gradient is, from dh_L = w downwards,
 
     n = (a - mean) r, r = 1 / sqrt(var + eps):   da = r (q - mean(q) - n mean(q n)) with q = dh scale
-    dz = da act'(z),   dh_i = dz_i W_i^T,   dv/dx = dh_0
+    dz = da [z > 0],   dh_i = dz_i W_i^T,   dv/dx = dh_0
 
 and dh_L = g w for an upstream gradient g. The minimum over copies has the gradient of the smallest copy (the first of
 equal ones): each row goes backwards through that copy alone. No gradient of the parameters exists.
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastdwm_kernels.cpu_linear import linear
@@ -32,7 +31,6 @@ class FrozenMLP:
     """
 
     layout: MLPLayout
-    activation: str
     reduce: str
     precision: str
     flat: Tensor
@@ -48,17 +46,17 @@ class FrozenMLP:
     @cached_property
     def for_cpu(self) -> tuple:
         """The same as the CPU kernels read it, made when first used: the first arguments of `scalar_gradient`."""
-        from fastdwm_kernels.compiled import layer_table, transposed
+        from fastdwm_kernels.cpu import layer_table, transposed
 
-        kinds = self.activation == "silu", self.layout.layer_norm, self.reduce == "min"
+        kinds = self.layout.layer_norm, self.reduce == "min"
         flat = self.flat[: len(self.copies)]
         return layer_table(self.layout), flat.numpy(), transposed(self.layout, flat).numpy(), kinds
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What the backward pass needs: of each copy, (z, a[, mean, 1 / deviation]) of every hidden layer, where z stands
-    in for a with relu; and, for "min", the copy that each row takes its value from."""
+    """What the backward pass needs: of each copy, (a[, mean, 1 / deviation]) of every hidden layer; and, for "min", the
+    copy that each row takes its value from."""
 
     layers: list[list[tuple[Tensor, ...]]]
     active: Tensor | None
@@ -89,25 +87,17 @@ def frozen_mlp_backward_reference(mlp: FrozenMLP, saved: Saved, grad: Tensor) ->
     dx = grad.new_empty(len(grad), mlp.layout.sizes[0])
     for q, (copy, layers) in enumerate(zip(mlp.copies, saved.layers, strict=True)):
         rows = (saved.active == q).nonzero().squeeze(1)
-        kept = [_select(layer, rows) for layer in layers]
+        kept = [tuple(value.index_select(0, rows) for value in layer) for layer in layers]
         dx.index_copy_(0, rows, _backward_copy(mlp, copy, kept, grad.index_select(0, rows)))
     return dx
 
 
-def _select(layer: tuple[Tensor, ...], rows: Tensor) -> tuple[Tensor, ...]:
-    """These rows of every tensor; a tensor that is there twice is copied once."""
-    picked = {id(value): value.index_select(0, rows) for value in layer}
-    return tuple(picked[id(value)] for value in layer)
-
-
 def _forward_copy(mlp: FrozenMLP, copy: Params, x: Tensor) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
     last = len(mlp.layout.sizes) - 2
-    relu = mlp.activation == "relu"
     saved = []
     for i in range(last):
-        z = linear(x, copy[f"w{i}"], copy[f"b{i}"], relu=relu)
-        x = z if relu else F.silu(z)
-        kept = (z, x)
+        x = linear(x, copy[f"w{i}"], copy[f"b{i}"], relu=True)
+        kept = (x,)
         if mlp.layout.layer_norm:
             scale, shift = copy[f"scale{i}"], copy[f"shift{i}"]
             x, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], scale, shift, NORM_EPS)
@@ -120,13 +110,12 @@ def _backward_copy(mlp: FrozenMLP, copy: Params, layers: list[tuple[Tensor, ...]
     last = len(layers)
     dh = torch.outer(seed, copy[f"w{last}"][:, 0])
     for i in reversed(range(last)):
-        z, a, *moments = layers[i]
+        a, *moments = layers[i]
         if moments:
             scale, shift = copy[f"scale{i}"], copy[f"shift{i}"]
             dh, _, _ = torch.ops.aten.native_layer_norm_backward(
                 dh, a, a.shape[-1:], *moments, scale, shift, [True, False, False]
             )
-        relu = mlp.activation == "relu"
-        dz = torch.ops.aten.threshold_backward(dh, z, 0) if relu else torch.ops.aten.silu_backward(dh, z)
+        dz = torch.ops.aten.threshold_backward(dh, a, 0)
         dh = linear(dz, copy[f"w{i}"].mT)
     return dh

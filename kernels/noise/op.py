@@ -8,7 +8,7 @@ any split of the episodes, and in a captured graph, which only needs to count th
 import torch
 from torch import Tensor
 
-from fastdwm_kernels.contract import check_tensor
+from fastdwm_kernels.checks import check_tensor
 from fastdwm_kernels.noise.reference import normal_reference
 
 

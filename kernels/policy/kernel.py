@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastdwm_kernels.aot_case import AotCase
+from fastdwm_kernels.aot_case import AotCase, operand_type
 from fastdwm_kernels.dense import Net, tile_offsets
 from fastdwm_kernels.launch import (
     Launch,
@@ -28,7 +28,7 @@ from fastdwm_kernels.policy.layers import backward_layers, forward_layers, input
 @triton.jit(do_not_specialize=["n_rows", "episode_rows"])
 def policy_fwd_kernel(x_ptr, weights_ptr, flat_ptr, hidden_ptr, action_ptr, n_rows, episode_rows,
                       NET: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_A: tl.constexpr,
-                      BLOCK_K: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+                      BLOCK_K: tl.constexpr):  # fmt: skip
     """BLOCK_M particles of one episode through all layers.
 
     Grid      (cdiv(n_rows, BLOCK_M), B)
@@ -50,7 +50,7 @@ def policy_fwd_kernel(x_ptr, weights_ptr, flat_ptr, hidden_ptr, action_ptr, n_ro
     x_ptr += first_row * S
     hidden_ptr += first_row * C
     params = (weights_ptr, flat_ptr)
-    action = forward_layers(x_ptr, *params, hidden_ptr, rows, row_mask, NET, BLOCK_D, BLOCK_A, BLOCK_K, PRECISION)
+    action = forward_layers(x_ptr, *params, hidden_ptr, rows, row_mask, NET, BLOCK_D, BLOCK_A, BLOCK_K)
     at, mask = tile_offsets(rows, row_mask, A, A, BLOCK_A)
     tl.store(action_ptr + first_row * A + at, action, mask=mask)
 
@@ -58,8 +58,7 @@ def policy_fwd_kernel(x_ptr, weights_ptr, flat_ptr, hidden_ptr, action_ptr, n_ro
 @triton.jit(do_not_specialize=["n_rows", "episode_rows"])
 def policy_bwd_kernel(grad_ptr, action_ptr, weights_ptr, hidden_ptr, dz_ptr, dz_out_ptr, dx_ptr, n_rows,
                       episode_rows, NET: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
-                      BLOCK_A: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr,
-                      PRECISION: tl.constexpr):  # fmt: skip
+                      BLOCK_A: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
     """Layer gradients and input gradient of BLOCK_M particles of one episode.
 
     Grid      (cdiv(n_rows, BLOCK_M), B)
@@ -87,13 +86,13 @@ def policy_bwd_kernel(grad_ptr, action_ptr, weights_ptr, hidden_ptr, dz_ptr, dz_
     action = tl.load(action_ptr + first_row * A + at, mask=mask, other=0.0)
     tl.store(dz_out_ptr + at, (grad * (1 - action * action)).to(dz_ptr.dtype.element_ty), mask=mask)
     tl.debug_barrier()
-    backward_layers(dz_out_ptr, weights_ptr, hidden_ptr, dz_ptr, rows, row_mask, NET, BLOCK_D, BLOCK_K, PRECISION)
-    dx = input_gradient(dz_ptr, weights_ptr, rows, row_mask, NET, BLOCK_S, BLOCK_K, PRECISION)
+    backward_layers(dz_out_ptr, weights_ptr, hidden_ptr, dz_ptr, rows, row_mask, NET, BLOCK_D, BLOCK_K)
+    dx = input_gradient(dz_ptr, weights_ptr, rows, row_mask, NET, BLOCK_S, BLOCK_K)
     at, mask = tile_offsets(rows, row_mask, S, S, BLOCK_S)
     tl.store(dx_ptr + dense_row * S + at, dx, mask=mask)
 
 
-def sizes(layout: MLPLayout, precision: str, launch: Launch, kernel) -> dict:
+def sizes(layout: MLPLayout, launch: Launch, kernel) -> dict:
     """Compile-time arguments of the forward or backward kernel."""
     width = pad_block(max(layout.sizes[1:-1]))
     values = dict(
@@ -103,7 +102,6 @@ def sizes(layout: MLPLayout, precision: str, launch: Launch, kernel) -> dict:
         BLOCK_A=pad_block(layout.sizes[-1]),
         BLOCK_S=pad_block(layout.sizes[0]),
         BLOCK_K=launch.tile // width,
-        PRECISION=precision,
     )
     return {name: value for name, value in values.items() if name in kernel.arg_names}
 
@@ -130,7 +128,7 @@ def policy_fwd(layout: MLPLayout, weights: Tensor, flat: Tensor, x: Tensor, prec
     run(
         policy_fwd_kernel, (cdiv(n_rows, launch.block_m), copies),
         x, weights, flat, hidden, action, n_rows, episode_rows(x),
-        **sizes(layout, precision, launch, policy_fwd_kernel), **mlp_options(launch),
+        **sizes(layout, launch, policy_fwd_kernel), **mlp_options(launch),
     )  # fmt: skip
     return action, hidden
 
@@ -146,7 +144,7 @@ def policy_bwd(
     run(
         policy_bwd_kernel, (cdiv(n_rows, launch.block_m), copies),
         grad, action, weights, hidden, dz, dz_out, dx, n_rows, episode_rows(hidden),
-        **sizes(layout, precision, launch, policy_bwd_kernel), **mlp_options(launch),
+        **sizes(layout, launch, policy_bwd_kernel), **mlp_options(launch),
     )  # fmt: skip
     return dx, dz, dz_out
 
@@ -154,14 +152,14 @@ def policy_bwd(
 def aot_cases(layout: MLPLayout, precision: str, capability: int) -> list[AotCase]:
     """The two kernels for a policy of this layout."""
     launch = mlp_launch(max(layout.sizes[1:-1]), precision, capability)
-    operand = "bf16" if precision == "bf16" else "fp32"
+    operand = operand_type(precision)
     operands = ("weights_ptr", "hidden_ptr", "dz_ptr", "dz_out_ptr")
     return [
         AotCase(
             name=f"{kernel.__name__} {precision} {'-'.join(map(str, layout.sizes))}",
             kernel=kernel,
             pointers={p: operand if p in operands else "fp32" for p in kernel.arg_names if p.endswith("_ptr")},
-            constexprs=sizes(layout, precision, launch, kernel),
+            constexprs=sizes(layout, launch, kernel),
             options=mlp_options(launch),
             tensor_cores=precision != "ieee",
         )

@@ -8,8 +8,7 @@ from fastdwm_kernels.dense import dense, load_vector, tanh, tile_offsets
 
 @triton.jit
 def forward_layers(x_ptr, weights_ptr, flat_ptr, hidden_ptr, rows, row_mask, NET: tl.constexpr,
-                   BLOCK_D: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_K: tl.constexpr,
-                   PRECISION: tl.constexpr):  # fmt: skip
+                   BLOCK_D: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
     """Actions (BLOCK_A, BLOCK_M) in the observations x (rows, S) of one policy; writes hidden (rows, NET.n_cols).
 
     weights: the parameters in the operand dtype.   flat: the same in fp32, for the biases.
@@ -22,11 +21,11 @@ def forward_layers(x_ptr, weights_ptr, flat_ptr, hidden_ptr, rows, row_mask, NET
         D = NET.sizes[i + 1]
         w_ptr = weights_ptr + NET.w[i]
         if i == 0:
-            z = dense(w_ptr, x_ptr, rows, row_mask, S, S, D, D, 1, BLOCK_D, BLOCK_K, PRECISION)
+            z = dense(w_ptr, x_ptr, rows, row_mask, S, S, D, D, 1, BLOCK_D, BLOCK_K)
         else:
             D_IN = NET.sizes[i]
             h_ptr = hidden_ptr + NET.cols[i - 1]
-            z = dense(w_ptr, h_ptr, rows, row_mask, C, D_IN, D, D, 1, BLOCK_D, BLOCK_K, PRECISION)
+            z = dense(w_ptr, h_ptr, rows, row_mask, C, D_IN, D, D, 1, BLOCK_D, BLOCK_K)
         z += load_vector(flat_ptr + NET.b[i], D, BLOCK_D)
         # Written so that NaN passes, as in torch; tl.maximum would turn it into 0.
         h = tl.where(z <= 0, 0.0, z)
@@ -36,14 +35,14 @@ def forward_layers(x_ptr, weights_ptr, flat_ptr, hidden_ptr, rows, row_mask, NET
     D_LAST: tl.constexpr = NET.sizes[N_HIDDEN]
     w_ptr = weights_ptr + NET.w[N_HIDDEN]
     h_ptr = hidden_ptr + NET.cols[N_HIDDEN - 1]
-    z = dense(w_ptr, h_ptr, rows, row_mask, C, D_LAST, A, A, 1, BLOCK_A, BLOCK_K, PRECISION)
+    z = dense(w_ptr, h_ptr, rows, row_mask, C, D_LAST, A, A, 1, BLOCK_A, BLOCK_K)
     z += load_vector(flat_ptr + NET.b[N_HIDDEN], A, BLOCK_A)
     return tanh(z)
 
 
 @triton.jit
 def backward_layers(dz_out_ptr, weights_ptr, hidden_ptr, dz_ptr, rows, row_mask, NET: tl.constexpr,
-                    BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+                    BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
     """Writes the layer gradients dz (rows, NET.n_cols) of one policy from those of its last layer, dz_out (rows, A)."""
     N_HIDDEN: tl.constexpr = len(NET.cols)
     A: tl.constexpr = NET.sizes[N_HIDDEN + 1]
@@ -53,10 +52,10 @@ def backward_layers(dz_out_ptr, weights_ptr, hidden_ptr, dz_ptr, rows, row_mask,
         D_NEXT = NET.sizes[i + 2]
         w_ptr = weights_ptr + NET.w[i + 1]
         if i == N_HIDDEN - 1:
-            dh = dense(w_ptr, dz_out_ptr, rows, row_mask, A, A, D, 1, A, BLOCK_D, BLOCK_K, PRECISION)
+            dh = dense(w_ptr, dz_out_ptr, rows, row_mask, A, A, D, 1, A, BLOCK_D, BLOCK_K)
         else:
             above_ptr = dz_ptr + NET.cols[i + 1]
-            dh = dense(w_ptr, above_ptr, rows, row_mask, C, D_NEXT, D, 1, D_NEXT, BLOCK_D, BLOCK_K, PRECISION)
+            dh = dense(w_ptr, above_ptr, rows, row_mask, C, D_NEXT, D, 1, D_NEXT, BLOCK_D, BLOCK_K)
         at, mask = tile_offsets(rows, row_mask, C, D, BLOCK_D)
         h = tl.load(hidden_ptr + NET.cols[i] + at, mask=mask, other=0.0)
         dz = tl.where(h <= 0, 0.0, dh)
@@ -66,10 +65,10 @@ def backward_layers(dz_out_ptr, weights_ptr, hidden_ptr, dz_ptr, rows, row_mask,
 
 @triton.jit
 def input_gradient(dz_ptr, weights_ptr, rows, row_mask, NET: tl.constexpr, BLOCK_S: tl.constexpr,
-                   BLOCK_K: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+                   BLOCK_K: tl.constexpr):  # fmt: skip
     """Gradient (BLOCK_S, BLOCK_M) of the observations from dz, as `backward_layers` leaves it."""
     S: tl.constexpr = NET.sizes[0]
     C: tl.constexpr = NET.n_cols
     D_FIRST: tl.constexpr = NET.sizes[1]
     w_ptr = weights_ptr + NET.w[0]
-    return dense(w_ptr, dz_ptr, rows, row_mask, C, D_FIRST, S, 1, D_FIRST, BLOCK_S, BLOCK_K, PRECISION)
+    return dense(w_ptr, dz_ptr, rows, row_mask, C, D_FIRST, S, 1, D_FIRST, BLOCK_S, BLOCK_K)

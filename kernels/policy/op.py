@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from fastdwm_kernels.contract import check_choice, check_range, check_tensor, cpu_kernels, refuse_second_order
-from fastdwm_kernels.launch import PRECISIONS, operand_dtype
+from fastdwm_kernels.checks import check_precision, check_range, check_tensor, cpu_kernels, refuse_second_order
+from fastdwm_kernels.launch import operand_dtype
 from fastdwm_kernels.layout import MLPLayout
 from fastdwm_kernels.policy.reference import (
     policy_backward_reference,
@@ -17,7 +17,7 @@ def policy(layout: MLPLayout, flat: Tensor, x: Tensor, precision: str = "ieee") 
     """Actions in [-1, 1] of B policies, each on its own M observations.
 
     flat: (B, layout.width) parameters, fp32 (on the CPU also fp64), contiguous: `MLPLayout.of(params).pack(params)`.
-    x: (B, M, S) of the same dtype, contiguous.   precision: of the operands on a GPU; on the CPU only "ieee".
+    x: (B, M, S) of the same dtype, contiguous.   precision: of the operands, "fp16" (on a GPU) or "ieee".
     Returns (B, M, A), newly allocated. Gradients to flat and x are first order; those not asked for cost nothing.
     Raises ValueError on a wrong shape, stride, device, precision or size (kernels: S <= 128, A <= 32, hidden widths
     <= 512), TypeError on a wrong dtype, NotImplementedError when asked for second-order gradients.
@@ -27,7 +27,7 @@ def policy(layout: MLPLayout, flat: Tensor, x: Tensor, precision: str = "ieee") 
     dtype = torch.float64 if x.dtype == torch.float64 and not x.is_cuda else torch.float32
     check_tensor("x", x, (None, None, layout.sizes[0]), dtype)
     check_tensor("flat", flat, (x.shape[0], layout.width), dtype, x.device)
-    check_choice("precision", precision, PRECISIONS if x.is_cuda else ("ieee",))
+    check_precision(precision, x.is_cuda)
     if x.is_cuda:
         check_range("observation size", layout.sizes[0], 1, 128)
         check_range("hidden width", max(layout.sizes[1:-1]), 1, 512)

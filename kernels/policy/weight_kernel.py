@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastdwm_kernels.aot_case import AotCase
+from fastdwm_kernels.aot_case import AotCase, operand_type
 from fastdwm_kernels.dense import Net, dot
 from fastdwm_kernels.launch import Launch, cdiv, mlp_options, outer_launch, row_parts, run
 from fastdwm_kernels.layout import MLPLayout
@@ -18,8 +18,7 @@ SUM_BLOCK, SUM_WARPS = 1024, 4
 
 @triton.jit
 def outer_tile(h_ptr, dz_ptr, dw_ptr, db_ptr, tile, n_rows, H_STRIDE: tl.constexpr, DZ_STRIDE: tl.constexpr,
-               D_IN: tl.constexpr, D_OUT: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
-               PRECISION: tl.constexpr):  # fmt: skip
+               D_IN: tl.constexpr, D_OUT: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
     """One (BLOCK, BLOCK) tile of h^T dz, and the column sums of dz for the tiles of the first row.
 
     Returns the sum of the squares of what it wrote.
@@ -37,7 +36,7 @@ def outer_tile(h_ptr, dz_ptr, dw_ptr, db_ptr, tile, n_rows, H_STRIDE: tl.constex
         h = tl.load(h_ptr + start * H_STRIDE + i[:, None] + rows[None, :] * H_STRIDE, mask=h_mask, other=0.0)
         dz_mask = row_mask[:, None] & (j < D_OUT)[None, :]
         dz = tl.load(dz_ptr + start * DZ_STRIDE + rows[:, None] * DZ_STRIDE + j[None, :], mask=dz_mask, other=0.0)
-        acc = dot(h, dz, acc, PRECISION)
+        acc = dot(h.to(dz.dtype), dz, acc)
         total += tl.sum(dz.to(tl.float32), 0)
     tl.store(dw_ptr + i[:, None] * D_OUT + j[None, :], acc, mask=(i < D_IN)[:, None] & (j < D_OUT)[None, :])
     first_row = tile < N_J
@@ -46,15 +45,15 @@ def outer_tile(h_ptr, dz_ptr, dw_ptr, db_ptr, tile, n_rows, H_STRIDE: tl.constex
 
 
 @triton.jit(do_not_specialize=["n_rows", "part_rows", "episode_rows"])
-def policy_weight_bwd_kernel(x_ptr, hidden_ptr, dz_ptr, dz_out_ptr, dflat_ptr, squares_ptr, n_rows, part_rows,
+def policy_weight_bwd_kernel(x_ptr, hidden_ptr, dz_ptr, dz_out_ptr, dflat_ptr, partial_sq_norms_ptr, n_rows, part_rows,
                              episode_rows, NET: tl.constexpr, FIRST_TILE: tl.constexpr, BLOCK: tl.constexpr,
-                             BLOCK_K: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+                             BLOCK_K: tl.constexpr):  # fmt: skip
     """Parameter gradients from part_rows stored rows, (BLOCK, BLOCK) weights of one layer and one episode per program.
 
     Grid      (FIRST_TILE[-1], B, parts of the rows); layer i owns tiles FIRST_TILE[i] to FIRST_TILE[i + 1]
     Reads     x (B, n_rows, S), hidden and dz (B, n_rows, NET.n_cols), dz_out (B, n_rows, A)
-    Writes    dflat (parts, B, NET.width): every element once, the padding as zero; squares (B, FIRST_TILE[-1]), of each
-              tile, or None for more than one part
+    Writes    dflat (parts, B, NET.width): every element once, the padding as zero;
+              partial_sq_norms (B, FIRST_TILE[-1]), of each tile, or None for more than one part
     Numerics  fp32 accumulators; rows are summed in blocks of BLOCK_K in one fixed order
     """
     tile = tl.program_id(0)
@@ -75,13 +74,13 @@ def policy_weight_bwd_kernel(x_ptr, hidden_ptr, dz_ptr, dz_out_ptr, dflat_ptr, s
         dw_ptr = dflat_ptr + NET.w[0]
         db_ptr = dflat_ptr + NET.b[0]
         square = outer_tile(
-            x_ptr, dz_ptr, dw_ptr, db_ptr, tile, n_rows, S, C, S, NET.sizes[1], BLOCK, BLOCK_K, PRECISION
+            x_ptr, dz_ptr, dw_ptr, db_ptr, tile, n_rows, S, C, S, NET.sizes[1], BLOCK, BLOCK_K
         )  # fmt: skip
     for i in tl.static_range(1, N_HIDDEN):
         if (tile >= FIRST_TILE[i]) & (tile < FIRST_TILE[i + 1]):
             square = outer_tile(
                 hidden_ptr + NET.cols[i - 1], dz_ptr + NET.cols[i], dflat_ptr + NET.w[i], dflat_ptr + NET.b[i],
-                tile - FIRST_TILE[i], n_rows, C, C, NET.sizes[i], NET.sizes[i + 1], BLOCK, BLOCK_K, PRECISION,
+                tile - FIRST_TILE[i], n_rows, C, C, NET.sizes[i], NET.sizes[i + 1], BLOCK, BLOCK_K,
             )  # fmt: skip
     if tile >= FIRST_TILE[N_HIDDEN]:
         h_ptr = hidden_ptr + NET.cols[N_HIDDEN - 1]
@@ -90,21 +89,21 @@ def policy_weight_bwd_kernel(x_ptr, hidden_ptr, dz_ptr, dz_out_ptr, dflat_ptr, s
         last_tile = tile - FIRST_TILE[N_HIDDEN]
         D_LAST: tl.constexpr = NET.sizes[N_HIDDEN]
         square = outer_tile(
-            h_ptr, dz_out_ptr, dw_ptr, db_ptr, last_tile, n_rows, C, A, D_LAST, A, BLOCK, BLOCK_K, PRECISION
+            h_ptr, dz_out_ptr, dw_ptr, db_ptr, last_tile, n_rows, C, A, D_LAST, A, BLOCK, BLOCK_K
         )  # fmt: skip
-    if squares_ptr is not None:
-        tl.store(squares_ptr + tl.program_id(1) * FIRST_TILE[N_HIDDEN + 1] + tile, square)
+    if partial_sq_norms_ptr is not None:
+        tl.store(partial_sq_norms_ptr + tl.program_id(1) * FIRST_TILE[N_HIDDEN + 1] + tile, square)
     padding = NET.n_params + tl.arange(0, 16)
     tl.store(dflat_ptr + padding, tl.zeros((16,), tl.float32), mask=(padding < NET.width) & (tile == 0))
 
 
 @triton.jit(do_not_specialize=["n_parts", "width"])
-def policy_sum_kernel(parts_ptr, dflat_ptr, squares_ptr, n_parts, width, BLOCK: tl.constexpr):
+def policy_sum_kernel(parts_ptr, dflat_ptr, partial_sq_norms_ptr, n_parts, width, BLOCK: tl.constexpr):
     """BLOCK parameter gradients of one episode from those of the parts of its rows, added in their order.
 
     Grid      (cdiv(width, BLOCK), B)
     Reads     parts (n_parts, B, width)
-    Writes    dflat (B, width); squares (B, cdiv(width, BLOCK)), the sum over each block
+    Writes    dflat (B, width); partial_sq_norms (B, cdiv(width, BLOCK)), the sum over each block
     """
     episode = tl.program_id(1).to(tl.int64)
     column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -114,15 +113,15 @@ def policy_sum_kernel(parts_ptr, dflat_ptr, squares_ptr, n_parts, width, BLOCK: 
     for part in range(1, n_parts):
         total += tl.load(parts_ptr + part * size + at, mask=inside, other=0.0)
     tl.store(dflat_ptr + at, total, mask=inside)
-    tl.store(squares_ptr + episode * tl.num_programs(0) + tl.program_id(0), tl.sum(total * total))
+    tl.store(partial_sq_norms_ptr + episode * tl.num_programs(0) + tl.program_id(0), tl.sum(total * total))
 
 
-def outer_sizes(layout: MLPLayout, precision: str, launch: Launch) -> dict:
+def outer_sizes(layout: MLPLayout, launch: Launch) -> dict:
     """Compile-time arguments of the weight kernel: square tiles, numbered through all layers."""
     block = launch.block_m
     tiles = [cdiv(d_in, block) * cdiv(d_out, block) for d_in, d_out in pairwise(layout.sizes)]
     first = (0, *accumulate(tiles))
-    return dict(NET=Net.of(layout), FIRST_TILE=first, BLOCK=block, BLOCK_K=launch.tile // block, PRECISION=precision)
+    return dict(NET=Net.of(layout), FIRST_TILE=first, BLOCK=block, BLOCK_K=launch.tile // block)
 
 
 def policy_weight_bwd(
@@ -132,46 +131,47 @@ def policy_weight_bwd(
     their squared norms, to be summed. One launch; with many rows for few programs a second, see `row_parts`."""
     copies, n_rows, _ = x.shape
     launch = outer_launch(precision)
-    constants = outer_sizes(layout, precision, launch)
+    constants = outer_sizes(layout, launch)
     n_tiles = constants["FIRST_TILE"][-1]
     n_parts = row_parts(n_rows, n_tiles * copies)
     part_rows = cdiv(n_rows, n_parts * constants["BLOCK_K"]) * constants["BLOCK_K"]
     parts = x.new_empty(n_parts, copies, layout.width)
-    squares = x.new_empty(copies, n_tiles) if n_parts == 1 else None
+    partial_sq_norms = x.new_empty(copies, n_tiles) if n_parts == 1 else None
     run(
         policy_weight_bwd_kernel, (n_tiles, copies, n_parts),
-        x, hidden, dz, dz_out, parts, squares, n_rows, part_rows, episode_rows(x), **constants, **mlp_options(launch),
+        x, hidden, dz, dz_out, parts, partial_sq_norms, n_rows, part_rows, episode_rows(x),
+        **constants, **mlp_options(launch),
     )  # fmt: skip
-    return (parts[0], squares) if n_parts == 1 else sum_of_parts(parts)
+    return (parts[0], partial_sq_norms) if n_parts == 1 else sum_of_parts(parts)
 
 
 def sum_of_parts(parts: Tensor) -> tuple[Tensor, Tensor]:
     """Of (parts, B, width): the sum (B, width), and parts (B, any) of its rows' squared norms; one launch."""
     n_parts, copies, width = parts.shape
     n_blocks = cdiv(width, SUM_BLOCK)
-    dflat, squares = parts.new_empty(copies, width), parts.new_empty(copies, n_blocks)
+    dflat, partial_sq_norms = parts.new_empty(copies, width), parts.new_empty(copies, n_blocks)
     run(
         policy_sum_kernel, (n_blocks, copies),
-        parts, dflat, squares, n_parts, width, BLOCK=SUM_BLOCK, num_warps=SUM_WARPS,
+        parts, dflat, partial_sq_norms, n_parts, width, BLOCK=SUM_BLOCK, num_warps=SUM_WARPS,
     )  # fmt: skip
-    return dflat, squares
+    return dflat, partial_sq_norms
 
 
 def aot_cases(layout: MLPLayout, precision: str) -> list[AotCase]:
     """Of all rows, and of a part of them."""
     launch, names = outer_launch(precision), [p for p in policy_weight_bwd_kernel.arg_names if p.endswith("_ptr")]
-    operand = "bf16" if precision == "bf16" else "fp32"
+    operand = operand_type(precision)
     operands = ("hidden_ptr", "dz_ptr", "dz_out_ptr")
     return [
         AotCase(
             name=f"policy_weight_bwd_kernel {precision} {'-'.join(map(str, layout.sizes))}{part}",
             kernel=policy_weight_bwd_kernel,
             pointers={p: operand if p in operands else "fp32" for p in names if p not in unused},
-            constexprs=outer_sizes(layout, precision, launch) | dict.fromkeys(unused),
+            constexprs=outer_sizes(layout, launch) | dict.fromkeys(unused),
             options=mlp_options(launch),
             tensor_cores=precision != "ieee",
         )
-        for part, unused in (("", ()), (" part", ("squares_ptr",)))
+        for part, unused in (("", ()), (" part", ("partial_sq_norms_ptr",)))
     ]
 
 

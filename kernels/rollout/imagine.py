@@ -7,23 +7,27 @@ Backward, with lam_j = dJ/ds_j at fixed parameters and R_j = sum_{i>=j} W_i r_i 
   lam_j += R_j c'(s_j) / c(s_j) for j > 0                                      (soft termination only)
 and dJ/dpsi = sum_j Pi_psi(j)' p_j, one product over the rows of all steps.  Source: [ITPO] v1, Eq. 2-3.
 
-Only policy and sampler are serial (`ops.Rollout`): its backward pass needs of everything else just the gradient of step
-j's own terms with respect to (s_j, a_j). Reward and critics are scalar functions: their values and gradients at all
-visited states come from one call each. `ops` is `torch_ops`. What is called here one by one, `triton_ops` does by
-launches and `compiled_gradient` by calls of its own: one derivation, three executions.
+Only policy and sampler are serial (`Rollout`): its backward pass needs of everything else just the gradient of step j's
+own terms with respect to (s_j, a_j). Reward and critics are scalar functions: their values and gradients at all visited
+states come from one call each. This module calls the torch references one by one; `triton_ops` has launches and
+`cpu_gradient` has calls of their own for the same: one derivation, three executions.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
-from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastdwm_kernels.frozen_mlp.reference import FrozenMLP
+from fastdwm_kernels.frozen_mlp.reference import (
+    FrozenMLP,
+    frozen_mlp_backward_reference,
+    frozen_mlp_forward_reference,
+    frozen_mlp_reference,
+)
 from fastdwm_kernels.rollout.gradient import Gradient, backward
 from fastdwm_kernels.rollout.models import RolloutModels
+from fastdwm_kernels.rollout.stepwise import Rollout
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Imagined:
     states (H + 1, N, S), actions (H + 1, N, A), survival (H, N), weights (H + 1, N).
     """
 
-    rollout: Any
+    rollout: Rollout
     states: Tensor
     actions: Tensor
     survival: Tensor
@@ -75,11 +79,9 @@ class Imagined:
         return len(self.survival)
 
 
-def imagine(
-    ops: ModuleType, models: RolloutModels, returns: Return, params: Tensor, obs: Tensor, noise: Tensor, save: bool
-) -> Imagined:
+def imagine(models: RolloutModels, returns: Return, params: Tensor, obs: Tensor, noise: Tensor, save: bool) -> Imagined:
     """Roll B policies (B, P) out for H steps with M particles; noise (H, K, B, M, S)."""
-    rollout = ops.Rollout(models, params, noise, save)
+    rollout = Rollout(models, params, noise, save)
     states, actions = rollout.forward(obs)
     alive = survival(returns, states[1:])
     weights = torch.cat([torch.ones_like(states[:1, :, 0]), (returns.discount * alive).cumprod(0)])
@@ -116,19 +118,16 @@ def total(run: Imagined, rewards: Tensor, terminal: Tensor, n_policies: int) -> 
     return returns.view(n_policies, -1).mean(1)
 
 
-def value(
-    ops: ModuleType, models: RolloutModels, returns: Return, params: Tensor, obs: Tensor, noise: Tensor
-) -> Tensor:
+def value(models: RolloutModels, returns: Return, params: Tensor, obs: Tensor, noise: Tensor) -> Tensor:
     """J (B,) alone."""
-    run = imagine(ops, models, returns, params, obs, noise, save=False)
+    run = imagine(models, returns, params, obs, noise, save=False)
     visited, last = inputs(models, run)
-    terminal = ops.scalar_value(returns.critics, last)
-    rewards = ops.scalar_value(returns.reward, visited) if run.horizon else visited[:, 0]
+    terminal = frozen_mlp_reference(returns.critics, last)
+    rewards = frozen_mlp_reference(returns.reward, visited) if run.horizon else visited[:, 0]
     return total(run, rewards.view_as(run.survival), terminal, len(obs))
 
 
 def gradient(
-    ops: ModuleType,
     models: RolloutModels,
     returns: Return,
     params: Tensor,
@@ -136,24 +135,22 @@ def gradient(
     noise: Tensor,
 ) -> Gradient:
     """J and its gradient."""
-    run = imagine(ops, models, returns, params, obs, noise, save=True)
-    found, direct = own_terms(ops, models, returns, run, len(obs))
+    run = imagine(models, returns, params, obs, noise, save=True)
+    found, direct = own_terms(models, returns, run, len(obs))
     return backward(run.rollout, noise, found, direct)
 
 
-def own_terms(
-    ops: ModuleType, models: RolloutModels, returns: Return, run: Imagined, n_policies: int
-) -> tuple[Tensor, Tensor]:
+def own_terms(models: RolloutModels, returns: Return, run: Imagined, n_policies: int) -> tuple[Tensor, Tensor]:
     """J (B,), and the gradient (H + 1, N, S + A) of each step's own terms."""
     # The mean over particles enters once, as a share of every weight.
     weights = run.weights * (n_policies / run.weights.shape[1])
     visited, last = inputs(models, run)
-    terminal, saved = ops.scalar_forward(returns.critics, last)
-    direct = ops.scalar_backward(returns.critics, saved, weights[-1]).unsqueeze(0)
+    terminal, saved = frozen_mlp_forward_reference(returns.critics, last)
+    direct = frozen_mlp_backward_reference(returns.critics, saved, weights[-1]).unsqueeze(0)
     rewards = visited[:, 0]
     if run.horizon:
-        rewards, saved = ops.scalar_forward(returns.reward, visited)
-        of_rewards = ops.scalar_backward(returns.reward, saved, weights[:-1].flatten())
+        rewards, saved = frozen_mlp_forward_reference(returns.reward, visited)
+        of_rewards = frozen_mlp_backward_reference(returns.reward, saved, weights[:-1].flatten())
         direct = torch.cat([of_rewards.view(run.horizon, *last.shape), direct])
     rewards, of_states = rewards.view_as(run.survival), direct[..., : len(models.obs_std)]
     of_states[:-1] /= models.obs_std

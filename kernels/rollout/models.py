@@ -7,19 +7,19 @@ import torch
 from torch import Tensor
 
 from fastdwm_kernels.layout import MLPLayout
-from fastdwm_kernels.reverse_step.weights import ChainWeights
+from fastdwm_kernels.sampler.weights import SamplerWeights
 
 
 @dataclass(frozen=True)
 class RolloutModels:
     """What is rolled out; all tensors of one dtype and device.
 
-    policy: layout of the flat policy parameters.   chain: sampler of the normalised change.
+    policy: layout of the flat policy parameters.   sampler: sampler of the normalised change.
     obs_mean, obs_std, delta_mean, delta_std: (S,).
     """
 
     policy: MLPLayout
-    chain: ChainWeights
+    sampler: SamplerWeights
     obs_mean: Tensor
     obs_std: Tensor
     delta_mean: Tensor

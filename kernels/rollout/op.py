@@ -1,19 +1,17 @@
 """The imagined return and its gradient as operators: checks, then the one derivation on torch or on kernels."""
 
-from collections.abc import Callable
-from functools import partial
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from fastdwm_kernels.contract import check_tensor
-from fastdwm_kernels.reverse_chain.op import on_compiled
+from fastdwm_kernels.checks import check_precision, check_tensor
 from fastdwm_kernels.rollout import imagine, score
 from fastdwm_kernels.rollout.gradient import Gradient
 from fastdwm_kernels.rollout.imagine import Return
 from fastdwm_kernels.rollout.models import RolloutModels
 from fastdwm_kernels.rollout.score import Score
+from fastdwm_kernels.sampler.op import has_cpu_kernels
 
 
 @torch.no_grad()
@@ -22,10 +20,10 @@ def rollout_value(models: RolloutModels, returns: Return, params: Tensor, obs: T
 
     params: flat policy parameters (B, P).   obs: (B, S), raw units.
     noise: (H, K, B, M, S), standard normal.   All contiguous, of the models' dtype and device.
-    Raises ValueError on a wrong shape, stride or device, TypeError on a wrong dtype.
+    Raises ValueError on a wrong shape, stride, device or precision, TypeError on a wrong dtype.
     """
     check(models, obs, noise, params)
-    return whole(ops_of(models), "value")(models, returns, params, obs, noise)
+    return ops_of(models).value(models, returns, params, obs, noise)
 
 
 @torch.no_grad()
@@ -35,7 +33,7 @@ def rollout_gradient(models: RolloutModels, returns: Return, params: Tensor, obs
     Derived by hand, without an autograd tape: the results carry no gradients.
     """
     check(models, obs, noise, params)
-    return whole(ops_of(models), "gradient")(models, returns, params, obs, noise)
+    return ops_of(models).gradient(models, returns, params, obs, noise)
 
 
 @torch.no_grad()
@@ -55,29 +53,24 @@ def score_gradient(models: RolloutModels, scored: Score, params: Tensor, obs: Te
     return score.gradient(ops_of(models), models, scored, params, obs, noise)
 
 
-def whole(ops: ModuleType, name: str) -> Callable:
-    """A function of `imagine`: in the operators' own words where they have any, or called one by one."""
-    return getattr(ops, name, None) or partial(getattr(imagine, name), ops)
-
-
 def ops_of(models: RolloutModels) -> ModuleType:
-    """Triton's kernels on a GPU, numba's for float32 on a CPU, and the references for all else."""
+    """The module with `value`, `gradient` and `Rollout`: by Triton's kernels on a GPU, by numba's for float32 on a CPU,
+    and by the references for all else."""
     if models.obs_mean.is_cuda:
         from fastdwm_kernels.rollout import triton_ops
 
         return triton_ops
-    if on_compiled(models.chain):
-        from fastdwm_kernels.rollout import compiled_ops
+    if has_cpu_kernels(models.sampler):
+        from fastdwm_kernels.rollout import cpu_ops
 
-        return compiled_ops
-    from fastdwm_kernels.rollout import torch_ops
-
-    return torch_ops
+        return cpu_ops
+    return imagine
 
 
 def check(models: RolloutModels, obs: Tensor, noise: Tensor, params: Tensor) -> None:
-    chain = models.chain
-    check_tensor("obs", obs, (None, chain.obs_dim), chain.dtype, chain.device)
-    check_tensor("params", params, (len(obs), models.policy.width), chain.dtype, chain.device)
-    shape = (None, chain.steps, len(obs), None, chain.obs_dim)
-    check_tensor("noise", noise, shape, chain.dtype, chain.device)
+    sampler = models.sampler
+    check_precision(sampler.precision, obs.is_cuda)
+    check_tensor("obs", obs, (None, sampler.obs_dim), sampler.dtype, sampler.device)
+    check_tensor("params", params, (len(obs), models.policy.width), sampler.dtype, sampler.device)
+    shape = (None, sampler.steps, len(obs), None, sampler.obs_dim)
+    check_tensor("noise", noise, shape, sampler.dtype, sampler.device)

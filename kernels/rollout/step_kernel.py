@@ -1,15 +1,15 @@
-"""Triton kernels of one imagined step beside its chain: one launch forward, one backward.
+"""Triton kernels of one imagined step beside its sampler: one launch forward, one backward.
 
-The chain reads a normalised observation and an action, and gives a normalised change. What lies between two chains is
-one launch: the new state, its place in the tape, its normalisation, the policy, and the inputs of reward and critic.
-Backward likewise: the gradients that meet in a state, the policy's own backward pass, and what the chain before is to
-be given.
+The sampler reads a normalised observation and an action, and gives a normalised change. Everything between two calls
+of it is one launch: the new state, its place in the tape, its normalisation, the policy, and the inputs of reward and
+critic. The backward launch adds the gradients that meet in a state, runs the policy's backward pass, and writes the
+upstream gradient of the sampler before.
 """
 
 import triton
 import triton.language as tl
 
-from fastdwm_kernels.aot_case import AotCase
+from fastdwm_kernels.aot_case import AotCase, operand_type
 from fastdwm_kernels.dense import load_vector, tile_offsets
 from fastdwm_kernels.launch import mlp_launch, mlp_options
 from fastdwm_kernels.layout import MLPLayout
@@ -19,7 +19,7 @@ from fastdwm_kernels.policy.layers import backward_layers, forward_layers, input
 # Rows of a few floats are read and written one by one: a single compilation serves any slice of a buffer.
 ROWS_FWD = ("before_ptr", "y_ptr", "x_ptr", "action_ptr", "seen_ptr", "input_ptr")
 ROWS_BWD = (
-    "direct_ptr", "extra_ptr", "lam_ptr", "dobs_ptr", "daction_ptr", "action_ptr", "dz_out_ptr", "slopes_ptr",
+    "direct_ptr", "extra_ptr", "lam_ptr", "dobs_ptr", "daction_ptr", "action_ptr", "dz_out_ptr", "action_grads_ptr",
     "after_ptr", "dy_ptr",
 )  # fmt: skip
 
@@ -27,9 +27,8 @@ ROWS_BWD = (
 @triton.jit(do_not_specialize=["n_rows", "episode_rows"], do_not_specialize_on_alignment=ROWS_FWD)
 def step_fwd_kernel(before_ptr, y_ptr, scales_ptr, weights_ptr, flat_ptr, x_ptr, hidden_ptr, action_ptr, seen_ptr,
                     input_ptr, n_rows, episode_rows, NET: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
-                    BLOCK_A: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr,
-                    PRECISION: tl.constexpr):  # fmt: skip
-    """The state of BLOCK_M particles of one episode after a chain, and the policy's action in it.
+                    BLOCK_A: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
+    """The state of BLOCK_M particles of one episode after a sampler, and the policy's action in it.
 
     Grid      (cdiv(n_rows, BLOCK_M), B)
     Reads     before: with y (B n_rows, S) the states (B, n_rows, S) of the step before, in the tape; without, (B, S)
@@ -67,7 +66,7 @@ def step_fwd_kernel(before_ptr, y_ptr, scales_ptr, weights_ptr, flat_ptr, x_ptr,
     tl.store(input_ptr + input_at, state, mask=mask)
     tl.debug_barrier()
     params = (weights_ptr + episode * NET.width, flat_ptr + episode * NET.width)
-    action = forward_layers(x_ptr, *params, hidden_ptr, rows, row_mask, NET, BLOCK_D, BLOCK_A, BLOCK_K, PRECISION)
+    action = forward_layers(x_ptr, *params, hidden_ptr, rows, row_mask, NET, BLOCK_D, BLOCK_A, BLOCK_K)
     at, mask = tile_offsets(rows, row_mask, A, A, BLOCK_A)
     tl.store(action_ptr + row * A + at, action, mask=mask)
     input_at, _ = tile_offsets(rows, row_mask, S + A, A, BLOCK_A)
@@ -95,18 +94,17 @@ def gradient_of_state(direct_ptr, extra_ptr, lam_ptr, dobs_ptr, scales_ptr, row,
 
 @triton.jit(do_not_specialize=["n_rows", "episode_rows", "scale"], do_not_specialize_on_alignment=ROWS_BWD)
 def step_bwd_kernel(direct_ptr, extra_ptr, lam_ptr, dobs_ptr, daction_ptr, scales_ptr, action_ptr, weights_ptr,
-                    hidden_ptr, dz_ptr, dz_out_ptr, slopes_ptr, after_ptr, dy_ptr, n_rows, episode_rows, scale,
+                    hidden_ptr, dz_ptr, dz_out_ptr, action_grads_ptr, after_ptr, dy_ptr, n_rows, episode_rows, scale,
                     NET: tl.constexpr, SEEN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
-                    BLOCK_A: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr,
-                    PRECISION: tl.constexpr):  # fmt: skip
+                    BLOCK_A: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
     """Back through the policy of BLOCK_M particles of one episode, to the state where it acted.
 
     Grid      (cdiv(n_rows, BLOCK_M), B)
     Reads     direct (B n_rows, S + A), the step's own terms, of the normalised state if SEEN; extra (B n_rows, S) or
               None; lam and dobs (B n_rows, S), daction (B n_rows, A) of what follows, or None of each; action
               (B n_rows, A), hidden in the tape, scales, and weights in the operand dtype
-    Writes    dz and dz_out in the tape; slopes (B n_rows, A), the actions' gradient, times scale;
-              unless None the state's gradient after (B n_rows, S), and dy, what the chain before is given: all once
+    Writes    dz and dz_out in the tape; action_grads (B n_rows, A), the actions' gradient, times scale;
+              unless None the state's gradient after (B n_rows, S), and dy, what the sampler before is given: all once
     Requires  BLOCK_D >= every hidden width, BLOCK_S >= S; rows, widths and inputs are masked
     Numerics  fp32 accumulators; the layer gradients are rounded once, on store
     """
@@ -128,13 +126,13 @@ def step_bwd_kernel(direct_ptr, extra_ptr, lam_ptr, dobs_ptr, daction_ptr, scale
     p = tl.load(direct_ptr + row * (S + A) + S + direct_at, mask=mask, other=0.0)
     if daction_ptr is not None:
         p += tl.load(daction_ptr + row * A + at, mask=mask, other=0.0)
-    tl.store(slopes_ptr + row * A + at, scale * p, mask=mask)
+    tl.store(action_grads_ptr + row * A + at, scale * p, mask=mask)
     action = tl.load(action_ptr + row * A + at, mask=mask, other=0.0)
     tl.store(dz_out_ptr + at, (p * (1 - action * action)).to(dz_ptr.dtype.element_ty), mask=mask)
     tl.debug_barrier()
-    backward_layers(dz_out_ptr, weights_ptr, hidden_ptr, dz_ptr, rows, row_mask, NET, BLOCK_D, BLOCK_K, PRECISION)
+    backward_layers(dz_out_ptr, weights_ptr, hidden_ptr, dz_ptr, rows, row_mask, NET, BLOCK_D, BLOCK_K)
     if after_ptr is not None:
-        lam = input_gradient(dz_ptr, weights_ptr, rows, row_mask, NET, BLOCK_S, BLOCK_K, PRECISION)
+        lam = input_gradient(dz_ptr, weights_ptr, rows, row_mask, NET, BLOCK_S, BLOCK_K)
         given = (direct_ptr, extra_ptr, lam_ptr, dobs_ptr, scales_ptr)
         lam += gradient_of_state(*given, row, rows, row_mask, S, A, SEEN, BLOCK_S)
         at, mask = tile_offsets(rows, row_mask, S, S, BLOCK_S)
@@ -145,8 +143,8 @@ def step_bwd_kernel(direct_ptr, extra_ptr, lam_ptr, dobs_ptr, daction_ptr, scale
 def aot_cases(layout: MLPLayout, precision: str, capability: int) -> list[AotCase]:
     """The first, a middle and the last step, forward and backward."""
     fwd = {"first": ("y_ptr",), "middle": (), "last": ("seen_ptr",)}
-    chain = ("lam_ptr", "dobs_ptr", "daction_ptr")
-    bwd = {"first": ("after_ptr", "dy_ptr", "extra_ptr"), "middle": (), "last": (*chain, "extra_ptr")}
+    sampler = ("lam_ptr", "dobs_ptr", "daction_ptr")
+    bwd = {"first": ("after_ptr", "dy_ptr", "extra_ptr"), "middle": (), "last": (*sampler, "extra_ptr")}
     return [
         aot_case(kernel, layout, precision, capability, place, unused)
         for kernel, places in ((step_fwd_kernel, fwd), (step_bwd_kernel, bwd))
@@ -159,7 +157,7 @@ def aot_case(
 ) -> AotCase:
     """One of them; the pointers that are `unused` are None."""
     launch = mlp_launch(max(layout.sizes[1:-1]), precision, capability)
-    operand = "bf16" if precision == "bf16" else "fp32"
+    operand = operand_type(precision)
     operands = ("weights_ptr", "hidden_ptr", "dz_ptr", "dz_out_ptr")
     pointers = [p for p in kernel.arg_names if p.endswith("_ptr") and p not in unused]
     seen = {"SEEN": place != "last"} if kernel is step_bwd_kernel else {}
@@ -167,7 +165,7 @@ def aot_case(
         name=f"{kernel.__name__} {precision} {'-'.join(map(str, layout.sizes))} {place}",
         kernel=kernel,
         pointers={p: operand if p in operands else "fp32" for p in pointers},
-        constexprs=sizes(layout, precision, launch, kernel) | seen | dict.fromkeys(unused),
+        constexprs=sizes(layout, launch, kernel) | seen | dict.fromkeys(unused),
         options=mlp_options(launch),
         tensor_cores=precision != "ieee",
         scalars={"scale": "fp32"} if kernel is step_bwd_kernel else {},

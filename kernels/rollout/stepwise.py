@@ -1,30 +1,56 @@
-"""The serial part of a rollout, one operator after the other: the policy and the chain, H times, and back.
+"""The serial part of a rollout by the torch references: the policy and the sampler, H times, and the backward pass."""
 
-What the fused execution on a CPU (`compiled.py`) does in two calls, for the operators that are called one by one.
-"""
-
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastdwm_kernels.layout import MLPLayout
+from fastdwm_kernels.policy.reference import (
+    policy_backward_reference,
+    policy_forward_reference,
+    policy_weight_grads_reference,
+)
 from fastdwm_kernels.rollout.models import RolloutModels
+from fastdwm_kernels.sampler.reference import sampler_backward_reference, sampler_reference
 
 
-class Stepwise:
-    """B policies (B, P) with M particles each; rows are N = B M. Subclasses name the operators."""
+class PolicyTape:
+    """B policies along a rollout: what each step leaves for the gradient, and one weight gradient over all steps."""
 
-    PolicyTape: type
-    chain_forward: Callable
-    chain_backward: Callable
+    def __init__(self, layout: MLPLayout, flat: Tensor, n_steps: int):
+        """flat: (B, P).   n_steps: calls of `forward` to come."""
+        self.layout, self.params = layout, layout.views(flat)
+        self.states: list[Tensor] = [None] * n_steps
+        self.actions, self.hidden, self.dz = list(self.states), list(self.states), list(self.states)
+
+    def forward(self, j: int, state: Tensor) -> Tensor:
+        """Actions (B, M, A) of step j in states (B, M, S)."""
+        self.states[j] = state
+        self.actions[j], self.hidden[j] = policy_forward_reference(self.params, state)
+        return self.actions[j]
+
+    def backward(self, j: int, grad: Tensor, need_dx: bool = True) -> Tensor | None:
+        """Gradient of step j's states from that of its actions (B, M, A)."""
+        dx, self.dz[j] = policy_backward_reference(self.params, self.hidden[j], self.actions[j], grad, need_dx)
+        return dx
+
+    def weight_gradient(self) -> tuple[Tensor, Tensor]:
+        """(B, P), after `backward` of every step, and parts (B, any) of its squared norm."""
+        hidden = [torch.cat(layer, 1) for layer in zip(*self.hidden, strict=True)]
+        dz = [torch.cat(layer, 1) for layer in zip(*self.dz, strict=True)]
+        grads = self.layout.pack(policy_weight_grads_reference(torch.cat(self.states, 1), hidden, dz))
+        return grads, grads.square().sum(1, keepdim=True)
+
+
+class Rollout:
+    """B policies (B, P) with M particles each; rows are N = B M."""
 
     def __init__(self, models: RolloutModels, params: Tensor, noise: Tensor, save: bool):
         """noise: (H, K, B, M, S).   save: a call of `backward` will follow."""
         self.models, self.noise, self.save = models, noise, save
-        horizon, _, _, particles, _ = noise.shape
-        self.policy = self.PolicyTape(models.policy, params, horizon + 1, particles, models.chain.precision)
-        self.chains: list[Any] = []
+        self.policy = PolicyTape(models.policy, params, len(noise) + 1)
+        self.saved: list[Any] = []
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """States (H + 1, N, S) and actions (H + 1, N, A) from obs (B, S)."""
@@ -34,9 +60,9 @@ class Stepwise:
         for j in range(horizon):
             rows = ((state - models.obs_mean) / models.obs_std).view(-1, obs_dim)
             action, noise = actions[j].reshape(len(rows), -1), self.noise[j].reshape(steps, -1, obs_dim)
-            y, saved = self.chain_forward(models.chain, rows, action, noise, self.save)
+            y, saved = sampler_reference(models.sampler, rows, action, noise, self.save)
             state = state + (y * models.delta_std).add_(models.delta_mean).view_as(state)
-            self.chains.append(saved)
+            self.saved.append(saved)
             states.append(state)
             actions.append(self.policy.forward(j + 1, state))
         return torch.stack(states).flatten(1, 2), torch.stack(actions).flatten(1, 2)
@@ -46,14 +72,14 @@ class Stepwise:
         the gradient of each step's own terms; lam and p as in imagine.py."""
         models, (horizon, _, n_policies, particles, obs_dim) = self.models, self.noise.shape
         lam, p = direct[horizon].split([obs_dim, direct.shape[2] - obs_dim], 1)
-        slopes = [p]
+        action_grads = [p]
         for j in range(horizon, -1, -1):
             if j < horizon:
-                dobs, daction = self.chain_backward(models.chain, lam * models.delta_std, self.chains[j])
+                dobs, daction, _ = sampler_backward_reference(models.sampler, lam * models.delta_std, self.saved[j])
                 lam = lam + dobs / models.obs_std + direct[j, :, :obs_dim]
                 p = daction + direct[j, :, obs_dim:]
-                slopes.insert(0, p)
+                action_grads.insert(0, p)
             ds = self.policy.backward(j, p.reshape(n_policies, particles, -1), need_dx=j > 0)
             if j > 0:
                 lam = lam + ds.flatten(0, 1)
-        return *self.policy.weight_gradient(), torch.stack(slopes)
+        return *self.policy.weight_gradient(), torch.stack(action_grads)

@@ -1,8 +1,8 @@
 """The imagined return and its gradient by the Triton kernels: the derivation of `imagine.py` in few, larger launches.
 
-One launch for each imagined step and one for its chain, both ways; one each for the value and the derivative of reward
-and critics at all visited states, one for what these add up to, and one for the gradient of all weights, or two where
-its rows are many. The policies' weights are rounded to the operands once for all of them.
+One launch for each imagined step and one for its sampler, both ways; one each for the value and the derivative of
+reward and critics at all visited states, one for what these add up to, and one for the gradient of all weights, or two
+where its rows are many. The policies' weights are rounded to the operands once for all of them.
 """
 
 from collections.abc import Sequence
@@ -11,16 +11,15 @@ import torch
 from torch import Tensor
 
 from fastdwm_kernels.frozen_mlp.kernel import frozen_mlp_bwd, frozen_mlp_fwd
-from fastdwm_kernels.frozen_mlp.reference import FrozenMLP
 from fastdwm_kernels.launch import cdiv, mlp_options, operand_dtype, run
 from fastdwm_kernels.policy.kernel import policy_launch, sizes
 from fastdwm_kernels.policy.weight_kernel import policy_weight_bwd
-from fastdwm_kernels.reverse_chain.kernel import reverse_chain_bwd, reverse_chain_fwd
 from fastdwm_kernels.rollout.gradient import Gradient
 from fastdwm_kernels.rollout.imagine import Return
 from fastdwm_kernels.rollout.models import RolloutModels
 from fastdwm_kernels.rollout.step_kernel import step_bwd_kernel, step_fwd_kernel
 from fastdwm_kernels.rollout.terms_kernel import terms
+from fastdwm_kernels.sampler.kernel import sampler_bwd, sampler_fwd
 
 __all__ = ["Rollout", "gradient", "value"]
 
@@ -50,14 +49,6 @@ def gradient(models: RolloutModels, returns: Return, params: Tensor, obs: Tensor
     return Gradient(found, grads, action_grads.unflatten(1, (-1, rollout.particles)), partial_sq_norms)
 
 
-def scalar_value(mlp: FrozenMLP, x: Tensor) -> Tensor:
-    """Value (N,) of the inputs x (N, d_in), over the copies as `mlp.reduce` says."""
-    values, _ = frozen_mlp_fwd(mlp, x, False)
-    if mlp.reduce == "min":
-        return values.amin(0)
-    return values[0] if mlp.reduce == "first" else values.mean(0)
-
-
 class Rollout:
     """B policies (B, P) with M particles each; rows are N = B M.
 
@@ -70,15 +61,15 @@ class Rollout:
         self.horizon, steps, n_policies, self.particles, obs_dim = noise.shape
         self.n_rows, n_steps, layout = n_policies * self.particles, self.horizon + 1, models.policy
         self.noise = noise.view(self.horizon, steps, self.n_rows, obs_dim)
-        self.precision = models.chain.precision
-        # What every step reads, both ways: half the bytes where operands are bf16.
+        self.precision = models.sampler.precision
+        # What every step reads, both ways: half the bytes where operands are fp16.
         self.weights = params.to(operand_dtype(self.precision))
         tape, widths = (n_policies, n_steps * self.particles), sum(layout.sizes[1:-1])
         self.states = params.new_empty(*tape, obs_dim)
         self.hidden = params.new_empty(*tape, widths, dtype=operand_dtype(self.precision))
         self.actions = params.new_empty(n_steps, self.n_rows, layout.sizes[-1])
         self.inputs = params.new_empty(n_steps * self.n_rows, obs_dim + layout.sizes[-1])
-        self.chains: list[Tensor | None] = []
+        self.saved: list[Tensor | None] = []
 
     @property
     def taped(self) -> Tensor:
@@ -101,15 +92,15 @@ class Rollout:
 
     def imagine(self, obs: Tensor) -> None:
         """All states and actions from obs (B, S)."""
-        before, y, chain = obs, None, self.models.chain
+        before, y, sampler = obs, None, self.models.sampler
         seen = obs.new_empty(self.n_rows, obs.shape[1])
         for j in range(self.horizon + 1):
             last = j == self.horizon
             self._act(j, before, y, None if last else seen)
             if not last:
                 before = self.step(j, self.states)
-                y, saved = reverse_chain_fwd(chain, seen, self.actions[j], self.noise[j], self.save)
-                self.chains.append(saved)
+                y, saved = sampler_fwd(sampler, seen, self.actions[j], self.noise[j], self.save)
+                self.saved.append(saved)
 
     def _act(self, j: int, before: Tensor, y: Tensor | None, seen: Tensor | None) -> None:
         inputs = self.inputs[j * self.n_rows :]
@@ -119,7 +110,7 @@ class Rollout:
     def _launch(self, kernel, tensors: tuple[Tensor | None, ...], *scalars: float, **constants: bool) -> None:
         layout, n_rows = self.models.policy, self.particles
         launch = policy_launch(layout, self.precision, self.flat.device)
-        given = sizes(layout, self.precision, launch, kernel) | constants | mlp_options(launch)
+        given = sizes(layout, launch, kernel) | constants | mlp_options(launch)
         grid = cdiv(n_rows, launch.block_m), len(self.flat)
         run(kernel, grid, *tensors, n_rows, self.states.shape[1], *scalars, **given)
 
@@ -134,17 +125,20 @@ class Rollout:
         obs_dim = self.states.shape[2]
         dz = torch.empty_like(self.hidden)
         dz_out = dz.new_empty(*dz.shape[:2], self.actions.shape[2])
-        slopes, chain = torch.empty_like(self.actions), (None, None, None)
+        action_grads, following = torch.empty_like(self.actions), (None, None, None)
         for j in range(self.horizon, -1, -1):
             after, dy = (direct[j].new_empty(self.n_rows, obs_dim) if j else None for _ in range(2))
             tapes = (self.step(j, tape) for tape in (self.hidden, dz, dz_out))
-            read = direct[j], extra[j] if extra is not None and j else None, *chain, self.models.scales
-            tensors = *read, self.actions[j], self.weights, *tapes, slopes[j], after, dy
+            read = direct[j], extra[j] if extra is not None and j else None, *following, self.models.scales
+            tensors = *read, self.actions[j], self.weights, *tapes, action_grads[j], after, dy
             self._launch(step_bwd_kernel, tensors, scale, SEEN=seen and j < self.horizon)
             if j:
-                chain = after, *reverse_chain_bwd(self.models.chain, dy, self.chains[j - 1])
-        grads, squares = policy_weight_bwd(self.models.policy, self.states, self.hidden, dz, dz_out, self.precision)
-        return grads, squares, slopes
+                dobs, daction, _ = sampler_bwd(self.models.sampler, dy, self.saved[j - 1])
+                following = after, dobs, daction
+        grads, partial_sq_norms = policy_weight_bwd(
+            self.models.policy, self.states, self.hidden, dz, dz_out, self.precision
+        )
+        return grads, partial_sq_norms, action_grads
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """States (H + 1, N, S) and actions (H + 1, N, A), for any score of them."""
@@ -152,5 +146,5 @@ class Rollout:
         return self.taped.transpose(0, 1).flatten(1, 2), self.actions
 
     def backward(self, direct: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As `stepwise.Stepwise.backward`."""
+        """As `stepwise.Rollout.backward`."""
         return self.backpropagate(direct, None, False, 1.0)

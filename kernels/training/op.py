@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdwm_kernels.contract import check_choice, check_tensor, cpu_kernels, refuse_second_order
+from fastdwm_kernels.checks import check_choice, check_tensor, cpu_kernels, refuse_second_order
 from fastdwm_kernels.layout import MLPLayout, Params
 
 
@@ -99,7 +99,7 @@ def adam_step(optimiser: torch.optim.Adam, params: PackedParams, max_norm: float
 
     The state is the optimiser's own, and so are the settings, of which amsgrad and weight decay are not supported.
     """
-    from fastdwm_kernels.training.compiled_adam import adam_step, gradient_norm
+    from fastdwm_kernels.training.cpu_adam import adam_step, gradient_norm
 
     flat, group = params.flat, optimiser.param_groups[0]
     state, (beta1, beta2) = optimiser.state[flat], group["betas"]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fastdwm_kernels.contract import check_tensor, cpu_kernels
+from fastdwm_kernels.checks import check_tensor, cpu_kernels
 from fastdwm_kernels.memory import recycled
 from fastdwm_kernels.update import reference
 
@@ -106,4 +106,4 @@ def on(rows: Tensor, name: str):
 
         return getattr(bound_kernel, f"{name}_fwd")
     compiled = cpu_kernels("update") if rows.dtype == torch.float32 else None
-    return getattr(reference, f"{name}_reference") if compiled is None else getattr(compiled, f"{name}_compiled")
+    return getattr(reference, f"{name}_reference") if compiled is None else getattr(compiled, f"{name}_cpu")

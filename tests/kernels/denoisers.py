@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastdwm.models.diffusion import Diffusion, reverse_coefficients, time_embedding, vp_schedule
+from fastdwm.models.diffusion import reverse_coefficients, time_embedding, vp_schedule
 from fastdwm.models.nets import Params, init_mlp, map_params, mlp_shapes
-from fastdwm_kernels.reverse_chain import ChainWeights, pack_chain
+from fastdwm.models.sampler import Sampler
+from fastdwm_kernels.sampler import SamplerWeights, pack_sampler
 
 FEATURES = 6
 
@@ -24,29 +25,31 @@ class Problem:
     noise: Tensor
     upstream: Tensor
 
-    def weights(self, precision: str = "ieee", dtype: torch.dtype = torch.float32, device: str = "cpu") -> ChainWeights:
+    def weights(
+        self, precision: str = "ieee", dtype: torch.dtype = torch.float32, device: str = "cpu"
+    ) -> SamplerWeights:
         params = map_params(lambda p: p.to(device, dtype), self.params)
         obs_dim, action_dim = self.obs.shape[1], self.action.shape[1]
         coefficients, embedding = self.coefficients.to(device), self.embedding.to(device)
-        return pack_chain(params, embedding, coefficients, obs_dim, action_dim, precision)
+        return pack_sampler(params, embedding, coefficients, obs_dim, action_dim, precision)
 
-    def model(self) -> Diffusion:
+    def model(self) -> Sampler:
         """The plain model in float64; its statistics leave inputs and outputs alone."""
         zero, one = torch.zeros(self.obs.shape[1]).double(), torch.ones(self.obs.shape[1]).double()
-        return Diffusion(
-            map_params(Tensor.double, self.params), self.coefficients, self.embedding, zero, one, zero, one
-        )
+        steps = self.coefficients, self.embedding, len(self.coefficients)
+        return Sampler(map_params(Tensor.double, self.params), *steps, 1.0, zero, one, zero, one)
 
     def inputs(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
         """obs and action as leaves that want gradients, and noise."""
         leaves = [t.to(device, dtype).requires_grad_() for t in (self.obs, self.action)]
         return *leaves, self.noise.to(device, dtype)
 
-    def truth(self) -> tuple[Tensor, Tensor, Tensor]:
-        """y_0 and the gradients of obs and action, float64, by autograd through the plain model."""
+    def truth(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """y_0 and the gradients of obs, action and y_K, float64, by autograd through the plain model."""
         obs, action, noise = self.inputs(torch.float64)
-        y = self.model().next_obs(obs, action, noise) - obs
-        return y.detach(), *torch.autograd.grad(y, (obs, action), self.upstream.double())
+        y = self.model().next_obs(obs, action, noise.requires_grad_()) - obs
+        dobs, daction, dnoise = torch.autograd.grad(y, (obs, action, noise), self.upstream.double())
+        return y.detach(), dobs, daction, dnoise[0]
 
 
 def make_problem(

@@ -17,9 +17,8 @@ from fastdwm_kernels.aot import Resources, cases, compile_case, compiled, table 
 from fastdwm_kernels.aot.cases import SMALL  # noqa: E402
 from fastdwm_kernels.aot_case import AotCase  # noqa: E402
 from fastdwm_kernels.launch import shared_limit  # noqa: E402
-from fastdwm_kernels.reverse_chain import kernel as reverse_chain  # noqa: E402
-from fastdwm_kernels.reverse_step import kernel as reverse_step  # noqa: E402
-from fastdwm_kernels.reverse_step.weights import DenoiserShape  # noqa: E402
+from fastdwm_kernels.sampler import kernel as sampler  # noqa: E402
+from fastdwm_kernels.sampler.weights import DenoiserShape  # noqa: E402
 
 pytestmark = [
     pytest.mark.slow,
@@ -75,13 +74,11 @@ def test_names_tell_cases_apart():
 @pytest.mark.parametrize("kernel, instructions", [("fwd", 700), ("fwd save", 700), ("bwd", 900)])
 @pytest.mark.parametrize("hidden_layers", [2, 3, 4])
 def test_a_hidden_layer_is_few_instructions_and_no_shuffle(kernel, instructions, hidden_layers, used_by):
-    """Of the chain that results are told for: a warp chooses its part of x among its own registers."""
+    """Of the sampler that results are told for: a warp chooses its part of x among its own registers."""
     name, *save = kernel.split()
-    shape = DenoiserShape(*SMALL, 256, hidden_layers, "bf16", 90)
+    shape = DenoiserShape(*SMALL, 256, hidden_layers, "fp16", 90)
     (case,) = (
-        case
-        for case in reverse_chain.aot_cases(shape)
-        if f"_{name}_" in case.name and ("save" in case.name) == bool(save)
+        case for case in sampler.aot_cases(shape) if f"_{name}_" in case.name and ("save" in case.name) == bool(save)
     )
     layer = used_by(case, 90).layer
     # With two layers every layer is a step, and what a step does (the output's product: 64) is counted with the layer.
@@ -91,8 +88,7 @@ def test_a_hidden_layer_is_few_instructions_and_no_shuffle(kernel, instructions,
 
 def test_the_number_of_programs_is_multiplied_in_64_bits():
     """A million rows have more than 2^31 pre-activations."""
-    cases = [*reverse_chain.aot_cases(DenoiserShape(*SMALL, 128, 2, "bf16", 90))]
-    cases += reverse_step.aot_cases(DenoiserShape(*SMALL, 128, 2, "bf16", 90))
+    cases = [*sampler.aot_cases(DenoiserShape(*SMALL, 128, 2, "fp16", 90))]
     seen = 0
     for case in cases:
         code = compiled(case, 90).asm["ttir"]
@@ -106,7 +102,7 @@ def test_the_number_of_programs_is_multiplied_in_64_bits():
 def test_spills_are_seen():
     """The check itself: twice the particles per program need more registers than there are."""
     shape = DenoiserShape(128, 32, 512, 3, "ieee", 90)
-    case = reverse_chain.aot_cases(shape)[2]
+    case = sampler.aot_cases(shape)[2]
     broken = AotCase(
         case.name, case.kernel, case.pointers, dict(case.constexprs) | {"BLOCK_M": 32}, case.options, False
     )

@@ -17,18 +17,19 @@ HASWELL = {
     "NUMBA_CPU_FEATURES": "+avx,+avx2,+bmi,+bmi2,+f16c,+fma,+lzcnt,+popcnt,+sse4.1,+sse4.2,+ssse3,+sse3",
 }
 
-# First that the path is what it should be, then the tests of products, chain, policy and a whole rollout in it.
+# First that the path is what it should be, then the tests of products, sampler, policy and a whole rollout in it.
 RUN = """
 import sys, pytest
-from fastdwm_kernels import compiled
-from fastdwm_kernels.compiled_panel import LANES, TALL
+from fastdwm_kernels import cpu
+from fastdwm_kernels.gemm import LANES, TALL
 assert (LANES, TALL) == (8, 4), (LANES, TALL)
-code = "".join(compiled.entry(compiled.transpose).inspect_asm().values())
+code = "".join(cpu.entry(cpu.transpose).inspect_asm().values())
 assert "ymm" in code and "zmm" not in code
 sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[1:]]))
 """
 ESSENTIAL = (
-    "multiply or way_back or silu or keep_nan or transposed or short_rollouts or (chain_error and one-thread and width)"
+    "multiply or way_back or silu or keep_nan or transposed or short_rollouts"
+    " or (sampler_error and one-thread and width)"
 )
 
 
@@ -36,7 +37,7 @@ ESSENTIAL = (
 def test_the_kernels_of_eight_lanes_pass_the_essential_tests(tmp_path):
     # A cache of its own: numba's knows the processor it was told, but nobody should have to trust that.
     env = os.environ | HASWELL | {"NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", RUN, str(HERE / "test_compiled.py"), "-k", ESSENTIAL]
+    command = [sys.executable, "-c", RUN, str(HERE / "test_cpu.py"), "-k", ESSENTIAL]
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=900)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert " passed" in done.stdout

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from numerics import BOUND, EPS, assert_close, assert_within_twice
+from numerics import BOUND, EPS, Products, assert_close, assert_within_twice
 from torch import Tensor
 
 from fastdwm.models.rebrac import q_values
@@ -13,6 +13,7 @@ from fastdwm_kernels.frozen_mlp.reference import (
     frozen_mlp_forward_reference,
     frozen_mlp_reference,
 )
+from fastdwm_kernels.launch import PRECISIONS
 from fastdwm_kernels.layout import MLPLayout, Params
 
 pytest.importorskip("triton")
@@ -20,13 +21,13 @@ pytest.importorskip("triton")
 from fastdwm_kernels.frozen_mlp.kernel import frozen_mlp_bwd, frozen_mlp_fwd  # noqa: E402
 
 RULES = [
-    ("relu", True, "min", 2),
-    ("relu", False, "first", 1),
-    ("silu", True, "mean", 3),
-    ("silu", False, "min", 3),
-    ("relu", True, "first", 2),
+    (True, "min", 2),
+    (False, "first", 1),
+    (True, "mean", 3),
+    (False, "min", 3),
+    (True, "first", 2),
 ]
-"""activation, layer norm, reduction, copies; the first two are the critics and the reward model"""
+"""layer norm, reduction, copies; the first two are the critics and the reward model"""
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -42,14 +43,21 @@ def make_params(sizes: tuple[int, ...], layer_norm: bool, copies: int, seed: int
         if name.startswith("scale"):
             value.add_(1)
     for q in range(copies):
-        one = pack({name: value[q] for name, value in params.items()}, "relu", "first")
+        one = pack({name: value[q] for name, value in params.items()}, "first")
         params[f"b{len(sizes) - 2}"][q] -= frozen_mlp_reference(one, random(64, sizes[0], seed=9)).mean()
     return params
 
 
-def pack(params: Params, activation: str, reduce: str, precision: str = "ieee", **to) -> FrozenMLP:
+def keep_apart(params: Params, kind: str) -> None:
+    """The smallest of close copies may differ between precisions."""
+    if kind == "min":
+        bias = params[f"b{sum(name.startswith('w') for name in params) - 1}"]
+        bias.add_(torch.arange(len(bias))[:, None] * 4.0)
+
+
+def pack(params: Params, reduce: str, precision: str = "ieee", **to) -> FrozenMLP:
     params = {name: value.to(**to) for name, value in params.items()}
-    return pack_frozen_mlp(params, activation=activation, reduce=reduce, precision=precision)
+    return pack_frozen_mlp(params, reduce=reduce, precision=precision)
 
 
 def reference_gradients(mlp: FrozenMLP, x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,7 +81,7 @@ def test_reference_is_the_plain_critics(kind):
     params, obs, action = make_params((7, 24, 16, 1), True, 2), random(5, 4), random(5, 3, seed=2)
     q = q_values(params, obs, action)
     expected = {"min": q.amin(0), "mean": q.mean(0), "first": q[0]}[kind]
-    mlp, x = pack(params, "relu", kind), torch.cat([obs, action], 1)
+    mlp, x = pack(params, kind), torch.cat([obs, action], 1)
     torch.testing.assert_close(frozen_mlp_reference(mlp, x), expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(frozen_mlp(mlp, x), expected, rtol=1e-12, atol=1e-12)
 
@@ -83,13 +91,13 @@ def test_reference_is_the_plain_reward_model():
     model = RewardModel(params, random(4, seed=3), random(4, seed=4).exp())
     obs, action = random(2, 5, 4), random(2, 5, 3, seed=2)
     x = torch.cat([(obs - model.obs_mean) / model.obs_std, action], -1)
-    actual = frozen_mlp(pack(params, "relu", "first"), x)
+    actual = frozen_mlp(pack(params, "first"), x)
     torch.testing.assert_close(actual, model(obs, action), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(("activation", "layer_norm", "kind", "copies"), RULES)
-def test_gradient_of_the_input(activation, layer_norm, kind, copies):
-    mlp = pack(make_params((3, 6, 5, 1), layer_norm, copies), activation, kind)
+@pytest.mark.parametrize(("layer_norm", "kind", "copies"), RULES)
+def test_gradient_of_the_input(layer_norm, kind, copies):
+    mlp = pack(make_params((3, 6, 5, 1), layer_norm, copies), kind)
     assert torch.autograd.gradcheck(lambda x: frozen_mlp(mlp, x), random(7, 3).requires_grad_())
 
 
@@ -99,37 +107,44 @@ def test_gradient_of_the_minimum_is_that_of_each_rows_smallest_critic():
     assert 5 < q.argmin(0).sum() < 35, "one critic is the smallest everywhere: this test shows nothing"
     weight = random(40, seed=2)
     expected = torch.autograd.grad((q.amin(0) * weight).sum(), x)[0]
-    actual = torch.autograd.grad((frozen_mlp(pack(params, "relu", "min"), x) * weight).sum(), x)[0]
+    actual = torch.autograd.grad((frozen_mlp(pack(params, "min"), x) * weight).sum(), x)[0]
     torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize(("activation", "layer_norm", "kind", "copies"), RULES)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("layer_norm", "kind", "copies"), RULES)
 @pytest.mark.parametrize("rows", [1, 17, 257])
-def test_kernels_are_the_reference(interpreted, rows, activation, layer_norm, kind, copies):
+def test_kernels_are_the_reference(interpreted, rows, layer_norm, kind, copies, precision):
     params = make_params((14, 48, 32, 1), layer_norm, copies)
+    if precision == "fp16":
+        keep_apart(params, kind)
     x, grad = random(rows, 14, seed=2), random(rows, seed=3)
-    mlp = pack(params, activation, kind)
-    value, dx = reference_gradients(mlp, x, grad)
-    values, actual = interpreted(
-        kernel_gradients, pack(params, activation, kind, dtype=torch.float32), x.float(), grad.float()
-    )
-    assert_close(reduce(mlp, values)[:, None], value[:, None], EPS["ieee"], BOUND["ieee"])
-    assert_close(actual, dx, EPS["ieee"], BOUND["ieee"])
+    value, dx = reference_gradients(pack(params, kind), x, grad)
+    mlp = pack(params, kind, precision, dtype=torch.float32)
+    values, actual = interpreted(kernel_gradients, mlp, x.float(), grad.float())
+    with Products(precision):
+        eager = reference_gradients(pack(params, kind, dtype=torch.float32), x.float(), grad.float())
+    if precision == "ieee":
+        assert_close(reduce(mlp, values)[:, None], value[:, None], EPS[precision], BOUND[precision])
+        assert_close(actual, dx, EPS[precision], BOUND[precision])
+    else:
+        assert_within_twice(reduce(mlp, values), eager[0], value, precision)
+        assert_within_twice(actual, eager[1], dx, precision)
 
 
 @pytest.mark.parametrize("sizes", [(14, 40, 1), (20, 24, 48, 16, 32, 1)], ids=str)
 def test_kernels_with_one_and_with_four_hidden_layers(interpreted, sizes):
     params = make_params(sizes, True, 2)
     x, grad = random(16, sizes[0], seed=2), random(16, seed=3)
-    value, dx = reference_gradients(pack(params, "relu", "min"), x, grad)
-    mlp = pack(params, "relu", "min", dtype=torch.float32)
+    value, dx = reference_gradients(pack(params, "min"), x, grad)
+    mlp = pack(params, "min", dtype=torch.float32)
     values, actual = interpreted(kernel_gradients, mlp, x.float(), grad.float())
     assert_close(values.amin(0)[:, None], value[:, None], EPS["ieee"], BOUND["ieee"])
     assert_close(actual, dx, EPS["ieee"], BOUND["ieee"])
 
 
 def test_nan_in_one_row_stays_there(interpreted):
-    mlp = pack(make_params((14, 32, 1), True, 2), "relu", "min", dtype=torch.float32)
+    mlp = pack(make_params((14, 32, 1), True, 2), "min", dtype=torch.float32)
     x, grad = random(17, 14).float(), random(17).float()
     x[3, 0] = torch.nan
     values, dx = interpreted(kernel_gradients, mlp, x, grad)
@@ -141,7 +156,7 @@ def test_nan_in_one_row_stays_there(interpreted):
 def test_packing_copies_the_parameters():
     """Frozen means frozen: training the original changes nothing, and no gradient reaches it."""
     params = {name: value.requires_grad_() for name, value in make_params((3, 6, 1), True, 2).items()}
-    mlp, x = pack(params, "relu", "min"), random(4, 3).requires_grad_()
+    mlp, x = pack(params, "min"), random(4, 3).requires_grad_()
     before = frozen_mlp(mlp, x)
     before.sum().backward()
     assert all(value.grad is None for value in params.values())
@@ -152,14 +167,14 @@ def test_packing_copies_the_parameters():
 
 
 def test_second_order_raises():
-    mlp, x = pack(make_params((3, 6, 1), False, 1), "silu", "first"), random(4, 3).requires_grad_()
+    mlp, x = pack(make_params((3, 6, 1), False, 1), "first"), random(4, 3).requires_grad_()
     with pytest.raises(NotImplementedError, match="second-order"):
         torch.autograd.grad(frozen_mlp(mlp, x).square().sum(), x, create_graph=True)
 
 
 def test_wrong_inputs_raise():
     params = make_params((3, 6, 1), False, 1)
-    mlp = pack(params, "relu", "first")
+    mlp = pack(params, "first")
     with pytest.raises(ValueError, match="x: expected shape"):
         frozen_mlp(mlp, random(4, 5))
     with pytest.raises(ValueError, match="x: expected contiguous"):
@@ -167,38 +182,31 @@ def test_wrong_inputs_raise():
     with pytest.raises(TypeError, match="x: expected"):
         frozen_mlp(mlp, random(4, 3).float())
     with pytest.raises(ValueError, match="one output"):
-        pack(make_params((3, 6, 2), False, 1), "relu", "first")
-    with pytest.raises(ValueError, match="activation"):
-        pack(params, "tanh", "first")
+        pack(make_params((3, 6, 2), False, 1), "first")
     with pytest.raises(ValueError, match="reduce"):
-        pack(params, "relu", "max")
-    with pytest.raises(ValueError, match="precision"):
-        pack(params, "relu", "first", "bf16")
+        pack(params, "max")
+    with pytest.raises(ValueError, match="precision: expected one of ieee"):
+        frozen_mlp(pack(params, "first", "fp16"), random(4, 3))
+    with pytest.raises(ValueError, match="params: expected weights up to 65504, got 1e\\+06: use precision 'ieee'"):
+        pack({**params, "w0": 1e6 * torch.ones_like(params["w0"])}, "first", "fp16")
     with pytest.raises(TypeError, match=r"params\[b0\]"):
         pack_frozen_mlp({**params, "b0": params["b0"].float()})
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("precision", ["ieee", "tf32", "bf16"])
-@pytest.mark.parametrize(("activation", "layer_norm", "kind", "copies"), RULES)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("layer_norm", "kind", "copies"), RULES)
 @pytest.mark.parametrize("rows", [1, 257, 5000])
-def test_kernels_on_a_gpu_err_at_most_twice_as_much_as_torch(rows, activation, layer_norm, kind, copies, precision):
+def test_kernels_on_a_gpu_err_at_most_twice_as_much_as_torch(rows, layer_norm, kind, copies, precision):
     params = make_params((20, 256, 256, 300, 1), layer_norm, copies)
-    if kind == "min":
-        # The smallest of close copies may differ between precisions: keep them apart.
-        params["b3"].add_(torch.arange(copies)[:, None] * 4.0)
+    keep_apart(params, kind)
     x, grad = random(rows, 20, seed=2), random(rows, seed=3)
-    value, dx = reference_gradients(pack(params, activation, kind), x, grad)
-    rounded = {"ieee": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}[precision]
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    flat = pack(params, activation, kind).flat.cuda().to(rounded)
-    layout = MLPLayout((20, 256, 256, 300, 1), layer_norm)
-    eager_mlp = FrozenMLP(layout, activation, kind, precision, flat, flat)
-    eager = reference_gradients(eager_mlp, x.cuda().to(rounded), grad.cuda().to(rounded))
-    torch.set_float32_matmul_precision(before)
-    mlp = pack(params, activation, kind, precision, dtype=torch.float32, device="cuda")
+    value, dx = reference_gradients(pack(params, kind), x, grad)
+    single = dict(dtype=torch.float32, device="cuda")
+    with Products(precision):
+        eager = reference_gradients(pack(params, kind, **single), x.float().cuda(), grad.float().cuda())
+    mlp = pack(params, kind, precision, **single)
     values, actual = kernel_gradients(mlp, x.float().cuda(), grad.float().cuda())
     assert_within_twice(reduce(mlp, values), eager[0], value, precision)
     assert_within_twice(actual, eager[1], dx, precision)

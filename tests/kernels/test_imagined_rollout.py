@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from models import make_noise, make_obs, make_policies, make_policy, make_world
+from numerics import Products, assert_within_twice
 from torch import Tensor
 
 from fastdwm.config import ITPOConfig
@@ -92,6 +93,21 @@ def test_kernels_in_the_interpreter_equal_the_reference(interpreted, horizon, pa
     expected = ReferenceObjective(POLICY, world, config).gradient(*given)
     fused, rounded = FusedObjective(POLICY, single_precision(world), config), [x.float() for x in given]
     assert_single_precision(*interpreted(on_kernels, fused.models, fused.returns, *rounded), expected)
+
+
+@pytest.mark.parametrize(("horizon", "particles", "termination"), [(2, 17, "soft"), (3, 5, "none")])
+def test_kernels_in_fp16_err_at_most_twice_as_much_as_torch(interpreted, horizon, particles, termination):
+    world, given = make_world(limits=LIMITS), arguments(2, horizon, particles)
+    config = ITPOConfig(termination=termination, termination_temperature=0.5, terminal_value="mean")
+    expected = ReferenceObjective(POLICY, world, config).gradient(*given)
+    single, rounded = single_precision(world), [x.float() for x in given]
+    with Products("fp16"):
+        eager = ReferenceObjective(POLICY, single, config).gradient(*rounded)
+    fused = FusedObjective(POLICY, single, config, precision="fp16")
+    value, gradient = interpreted(on_kernels, fused.models, fused.returns, *rounded)
+    assert torch.equal(value, gradient.returns)
+    for ours, theirs, truth in zip(gradient[:3], eager[:3], expected[:3], strict=True):
+        assert_within_twice(ours, theirs, truth, "fp16")
 
 
 def scored_on_kernels(models, *given: Tensor) -> tuple[Tensor, Gradient]:

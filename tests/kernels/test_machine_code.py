@@ -73,4 +73,4 @@ def test_the_command_lists_what_it_would_compile():
     assert done.stderr.splitlines() == ["1/2 normal_fwd_kernel sm_90", "2/2 normal_fwd_kernel sm_80"]
     wrong = subprocess.run([*argv, "pears"], capture_output=True, text=True)
     assert wrong.returncode == 2
-    assert wrong.stderr.startswith("error: only: expected some of reverse_chain, ") and "pears" in wrong.stderr
+    assert wrong.stderr.startswith("error: only: expected some of sampler, ") and "pears" in wrong.stderr

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from numerics import BOUND, EPS, assert_close, assert_within_twice
+from numerics import BOUND, EPS, Products, assert_close, assert_within_twice
 from torch import Tensor
 
 from fastdwm.models.nets import map_params
 from fastdwm.models.policy import mlp_policy
-from fastdwm_kernels.launch import operand_dtype
+from fastdwm_kernels.launch import PRECISIONS, operand_dtype
 from fastdwm_kernels.layout import MLPLayout
 from fastdwm_kernels.policy import policy
 from fastdwm_kernels.policy.reference import (
@@ -51,8 +51,8 @@ def kernel_gradients(layout: MLPLayout, flat: Tensor, x: Tensor, grad: Tensor, p
     weights = flat.to(operand_dtype(precision))
     action, hidden = policy_fwd(layout, weights, flat, x, precision)
     dx, dz, dz_out = policy_bwd(layout, weights, hidden, action, grad, precision)
-    dflat, squares = policy_weight_bwd(layout, x, hidden, dz, dz_out, precision)
-    norm = squares.sum(1, keepdim=True).sqrt()
+    dflat, partial_sq_norms = policy_weight_bwd(layout, x, hidden, dz, dz_out, precision)
+    norm = partial_sq_norms.sum(1, keepdim=True).sqrt()
     return {"action": action, "hidden": hidden, "dx": dx, "dz": dz, "dflat": dflat, "norm": norm}
 
 
@@ -88,15 +88,21 @@ def test_one_weight_product_over_all_steps_of_a_rollout():
         torch.testing.assert_close(together[name], apart[name], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("copies", [1, 3])
 @pytest.mark.parametrize("rows", [1, 16, 17, 257])
-def test_kernels_are_the_reference(interpreted, rows, copies):
+def test_kernels_are_the_reference(interpreted, rows, copies, precision):
     layout = MLPLayout(SIZES)
-    flat, x, grad = make_flat(layout, copies), random(copies, rows, 11, seed=2), random(copies, rows, 3, seed=3)
-    expected = reference_gradients(layout, flat, x, grad)
-    actual = interpreted(kernel_gradients, layout, flat.float(), x.float(), grad.float(), "ieee")
+    given = make_flat(layout, copies), random(copies, rows, 11, seed=2), random(copies, rows, 3, seed=3)
+    expected, single = reference_gradients(layout, *given), [x.float() for x in given]
+    actual = interpreted(kernel_gradients, layout, *single, precision)
+    with Products(precision):
+        eager = reference_gradients(layout, *single)
     for name, value in expected.items():
-        assert_close(actual[name], value, EPS["ieee"], BOUND["ieee"])
+        if precision == "ieee":
+            assert_close(actual[name], value, EPS[precision], BOUND[precision])
+        else:
+            assert_within_twice(actual[name], eager[name], value, precision)
     assert not actual["dflat"][:, layout.n_params :].any()
 
 
@@ -159,7 +165,7 @@ def test_wrong_inputs_raise():
     with pytest.raises(TypeError, match="flat: expected"):
         policy(layout, flat.float(), x)
     with pytest.raises(ValueError, match="precision"):
-        policy(layout, flat, x, precision="bf16")
+        policy(layout, flat, x, precision="fp16")
     with pytest.raises(ValueError, match="layer norm"):
         policy(MLPLayout((3, 6, 2), layer_norm=True), flat, x)
     with pytest.raises(ValueError, match=r"params\[b0\]"):
@@ -168,7 +174,7 @@ def test_wrong_inputs_raise():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("precision", ["ieee", "tf32", "bf16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("sizes", [(11, 256, 256, 256, 3), (17, 300, 100, 6), (111, 512, 512, 8)], ids=str)
 @pytest.mark.parametrize(("copies", "rows"), [(1, 1), (3, 17), (10, 257)])
 def test_kernels_on_a_gpu_err_at_most_twice_as_much_as_torch(sizes, precision, copies, rows):
@@ -176,11 +182,9 @@ def test_kernels_on_a_gpu_err_at_most_twice_as_much_as_torch(sizes, precision, c
     flat, x = make_flat(layout, copies), random(copies, rows, sizes[0], seed=2)
     grad = random(copies, rows, sizes[-1], seed=3)
     expected = reference_gradients(layout, flat, x, grad)
-    rounded = {"ieee": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}[precision]
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    eager = reference_gradients(layout, *(t.cuda().to(rounded) for t in (flat, x, grad)))
-    torch.set_float32_matmul_precision(before)
-    actual = kernel_gradients(layout, *(t.float().cuda() for t in (flat, x, grad)), precision)
+    single = [t.float().cuda() for t in (flat, x, grad)]
+    with Products(precision):
+        eager = reference_gradients(layout, *single)
+    actual = kernel_gradients(layout, *single, precision)
     for name, value in expected.items():
         assert_within_twice(actual[name], eager[name], value, precision)

@@ -13,9 +13,9 @@ from fastdwm.models.nets import init_mlp, map_params, mlp_shapes
 # Also for a machine that only has what the GPU tests need.
 pytest.importorskip("numba")
 
-from fastdwm_kernels import compiled, training  # noqa: E402
+from fastdwm_kernels import cpu, training  # noqa: E402
 from fastdwm_kernels.training import op  # noqa: E402
-from fastdwm_kernels.training.compiled import ROWS  # noqa: E402
+from fastdwm_kernels.training.cpu import ROWS  # noqa: E402
 
 BATCHES = (1, 17, 256)
 CRITICS = {
@@ -87,7 +87,7 @@ def assert_same_gradients(packed: training.PackedParams, flat: Tensor, expected:
 @pytest.fixture(params=[1, 2], ids=["one-thread", "two-threads"])
 def threads(request, monkeypatch):
     """However little there is to do."""
-    monkeypatch.setattr(compiled, "MIN_PRODUCTS", 1)
+    monkeypatch.setattr(cpu, "MIN_PRODUCTS", 1)
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield
@@ -157,7 +157,7 @@ def test_least_value_is_that_of_float64(name, n_rows):
 def test_bits_depend_on_no_other_row_and_on_no_thread(monkeypatch):
     packed, _, activation, x = make_problem("three-layers", 2 * ROWS + 5)
     target = normal(*x.shape[1:2], 1, seed=3)
-    monkeypatch.setattr(compiled, "MIN_PRODUCTS", 1)
+    monkeypatch.setattr(cpu, "MIN_PRODUCTS", 1)
     before, results = torch.get_num_threads(), []
     for n_threads in (1, 2):
         torch.set_num_threads(n_threads)

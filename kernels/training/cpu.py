@@ -19,7 +19,7 @@ from numba import types
 from numpy import empty, float32, sqrt
 from torch import Tensor
 
-from fastdwm_kernels.compiled import (
+from fastdwm_kernels.cpu import (
     LAYERS,
     MATRIX,
     ROW,
@@ -46,7 +46,7 @@ from fastdwm_kernels.compiled import (
     transposed,
     vector,
 )
-from fastdwm_kernels.frozen_mlp.compiled import NORM_EPS, scalar_gradient
+from fastdwm_kernels.frozen_mlp.cpu import NORM_EPS, scalar_gradient
 from fastdwm_kernels.layout import MLPLayout
 from fastdwm_kernels.memory import recycled, recycled_together
 
@@ -340,7 +340,7 @@ def least(layout: MLPLayout, flat: Tensor, x: Tensor, differentiate: bool) -> tu
     """The least value (N,) of x (N, d_in) over the copies, and its gradient in x, if wanted."""
     value, dx = x.new_empty(x.shape[0]), x.new_empty(x.shape[0] if differentiate else 0, x.shape[1])
     flat_t = transposed(layout, flat, recycled(*flat.shape)) if differentiate else flat
-    cost, kinds = flat.shape[0] * layout.n_params * (2 if differentiate else 1), (False, layout.layer_norm, True)
+    cost, kinds = flat.shape[0] * layout.n_params * (2 if differentiate else 1), (layout.layer_norm, True)
     run(scalar_gradient, x.shape[0], cost, layer_table(layout), flat, flat_t, kinds, x, value, dx)
     return value, dx
 

@@ -16,25 +16,26 @@ from test_imagined_rollout import LAYOUT, LIMITS, POLICY, arguments, single_prec
 from fastdwm.config import ITPOConfig
 from fastdwm.itpo.fused import FusedObjective
 from fastdwm.itpo.objective import ReferenceObjective
-from fastdwm.models.nets import init_mlp, map_params, mlp_shapes
+from fastdwm.models.nets import map_params
 from fastdwm_kernels.frozen_mlp import pack_frozen_mlp
+from fastdwm_kernels.frozen_mlp.reference import frozen_mlp_backward_reference, frozen_mlp_forward_reference
 from fastdwm_kernels.layout import MLPLayout
 from fastdwm_kernels.policy import policy
 from fastdwm_kernels.policy.reference import policy_reference
-from fastdwm_kernels.reverse_chain import reverse_chain
-from fastdwm_kernels.reverse_chain.reference import reverse_chain_backward_reference, reverse_chain_reference
-from fastdwm_kernels.rollout import torch_ops
+from fastdwm_kernels.rollout import RolloutModels, stepwise
+from fastdwm_kernels.sampler import sample
+from fastdwm_kernels.sampler.reference import sampler_backward_reference, sampler_reference
 
 # Also for a machine that only has what the GPU tests need.
 pytest.importorskip("numba")
 
-from fastdwm_kernels import compiled, memory  # noqa: E402
-from fastdwm_kernels.frozen_mlp.compiled import reduce  # noqa: E402
-from fastdwm_kernels.reverse_chain.compiled import (  # noqa: E402
-    reverse_chain_backward_compiled,
-    reverse_chain_compiled,
+from fastdwm_kernels import cpu, memory  # noqa: E402
+from fastdwm_kernels.frozen_mlp.cpu import reduce, scalar_gradient  # noqa: E402
+from fastdwm_kernels.rollout import cpu_ops  # noqa: E402
+from fastdwm_kernels.sampler.cpu import (  # noqa: E402
+    sampler_backward_cpu,
+    sampler_cpu,
 )
-from fastdwm_kernels.rollout import compiled_ops  # noqa: E402
 
 ROWS = [1, 3, 16, 17, 257]
 
@@ -42,7 +43,7 @@ ROWS = [1, 3, 16, 17, 257]
 @pytest.fixture(params=[1, 2], ids=["one-thread", "two-threads"])
 def threads(request, monkeypatch):
     """However little there is to do."""
-    monkeypatch.setattr(compiled, "MIN_PRODUCTS", 1)
+    monkeypatch.setattr(cpu, "MIN_PRODUCTS", 1)
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield
@@ -70,7 +71,7 @@ def filled(z: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
 def test_multiply_adds_the_product(rows, d_in, d_out):
     x, w, before = normal(rows, d_in), normal(d_in, d_out, seed=1), normal(rows, d_out, seed=2)
     z, behind = filled(before)
-    compiled.multiply(x.numpy(), w.numpy(), z)
+    cpu.multiply(x.numpy(), w.numpy(), z)
     assert_close(torch.from_numpy(z), before.double() + x.double() @ w.double(), EPS["ieee"])
     assert np.isnan(behind).all()
 
@@ -80,7 +81,7 @@ def test_multiply_adds_the_product(rows, d_in, d_out):
 def test_multiply_columns_is_the_product(rows, d_in, d_out):
     x, w = normal(d_in, rows), normal(d_in, d_out, seed=1)
     z, behind = filled(torch.full((rows, d_out), torch.nan))
-    compiled.multiply_columns(x.numpy(), w.numpy(), z)
+    cpu.multiply_columns(x.numpy(), w.numpy(), z)
     assert_close(torch.from_numpy(z), x.double().mT @ w.double(), EPS["ieee"])
     assert np.isnan(behind).all()
 
@@ -88,39 +89,39 @@ def test_multiply_columns_is_the_product(rows, d_in, d_out):
 @SHAPES
 @COLUMNS
 def test_the_way_back_through_a_layer_and_the_activation_before(rows, d_in, d_out):
-    dz, w_t, slope = normal(rows, d_in), normal(d_in, d_out, seed=1), normal(rows, d_out, seed=2)
+    dz, w_t, act_deriv = normal(rows, d_in), normal(d_in, d_out, seed=1), normal(rows, d_out, seed=2)
     layer = np.array([d_out, d_in, 0, 0])
     for through in (True, False):
         z, behind = filled(torch.full((rows, d_out), torch.nan))
         if through:
-            compiled.affine_vjp_through(dz.numpy(), w_t.flatten().numpy(), layer, slope.numpy(), z)
+            cpu.affine_vjp_through(dz.numpy(), w_t.flatten().numpy(), layer, act_deriv.numpy(), z)
         else:
-            compiled.affine_vjp(dz.numpy(), w_t.flatten().numpy(), layer, z)
-        expected = dz.double() @ w_t.double() * (slope.double() if through else 1)
+            cpu.affine_vjp(dz.numpy(), w_t.flatten().numpy(), layer, z)
+        expected = dz.double() @ w_t.double() * (act_deriv.double() if through else 1)
         assert_close(torch.from_numpy(z), expected, EPS["ieee"])
         assert np.isnan(behind).all()
 
 
-def test_silu_and_its_slope_are_exact_to_rounding():
+def test_silu_and_its_derivative_are_exact_to_rounding():
     x = torch.cat([torch.linspace(-30, 30, 40001), torch.tensor([0.0, 88.0, 1e4, 1e30, -80.0])])
-    z, slope = x.clone().unsqueeze(0).numpy(), np.empty((1, len(x)), dtype=np.float32)
-    compiled.silu(z, slope)
+    z, act_deriv = x.clone().unsqueeze(0).numpy(), np.empty((1, len(x)), dtype=np.float32)
+    cpu.silu(z, act_deriv)
     sigmoid = x.double().sigmoid()
     torch.testing.assert_close(torch.from_numpy(z[0]).double(), x * sigmoid, rtol=5e-7, atol=1e-30)
-    # Where the slope crosses zero, only its absolute error can be small.
+    # Where the derivative crosses zero, only its absolute error can be small.
     torch.testing.assert_close(
-        torch.from_numpy(slope[0]).double(), sigmoid * (1 + x * (1 - sigmoid)), rtol=5e-7, atol=1e-7
+        torch.from_numpy(act_deriv[0]).double(), sigmoid * (1 + x * (1 - sigmoid)), rtol=5e-7, atol=1e-7
     )
 
 
-@pytest.mark.parametrize("activation", [compiled.silu, compiled.relu, compiled.tanh])
+@pytest.mark.parametrize("activation", [cpu.silu, cpu.relu, cpu.tanh])
 def test_activations_keep_nan(activation):
     z = np.full((1, 20), np.nan, dtype=np.float32)
     activation(z, np.empty_like(z))
     assert np.isnan(z).all()
 
 
-# The chain.
+# The sampler.
 CASES = {
     "width48": dict(hidden=(48, 48)),
     "width100": dict(hidden=(100, 100, 100), steps=10),
@@ -132,7 +133,7 @@ CASES = {
 }
 
 
-def chain(forward, backward, problem):
+def sampler(forward, backward, problem):
     """y_0 and the gradients of obs and action."""
     weights = problem.weights()
     y, saved = forward(weights, problem.obs, problem.action, problem.noise, True)
@@ -141,28 +142,28 @@ def chain(forward, backward, problem):
 
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("case", CASES)
-def test_chain_error_is_at_most_twice_that_of_torch(case, rows, threads):
+def test_sampler_error_is_at_most_twice_that_of_torch(case, rows, threads):
     problem = make_problem(rows, **CASES[case])
-    actual = chain(reverse_chain_compiled, reverse_chain_backward_compiled, problem)
-    eager = chain(reverse_chain_reference, reverse_chain_backward_reference, problem)
+    actual = sampler(sampler_cpu, sampler_backward_cpu, problem)
+    eager = sampler(sampler_reference, sampler_backward_reference, problem)
     for ours, theirs, expected in zip(actual, eager, problem.truth(), strict=True):
         assert_within_twice(ours, theirs, expected, "ieee")
         assert_close(ours, expected, EPS["ieee"])
 
 
-def test_chain_without_saving_is_the_same():
+def test_sampler_without_saving_is_the_same():
     problem = make_problem(17, steps=10)
     inputs = problem.weights(), problem.obs, problem.action, problem.noise
-    assert torch.equal(reverse_chain_compiled(*inputs, False)[0], reverse_chain_compiled(*inputs, True)[0])
+    assert torch.equal(sampler_cpu(*inputs, False)[0], sampler_cpu(*inputs, True)[0])
 
 
 def test_a_row_does_not_depend_on_the_others(threads):
     problem = make_problem(83, hidden=(100, 100))
-    together = chain(reverse_chain_compiled, reverse_chain_backward_compiled, problem)
+    together = sampler(sampler_cpu, sampler_backward_cpu, problem)
     for rows in (slice(0, 1), slice(5, 12), slice(40, 83)):
         inputs = {name: getattr(problem, name)[rows] for name in ("obs", "action", "upstream")}
         part = replace(problem, noise=problem.noise[:, rows].contiguous(), **inputs)
-        alone = chain(reverse_chain_compiled, reverse_chain_backward_compiled, part)
+        alone = sampler(sampler_cpu, sampler_backward_cpu, part)
         assert all(torch.equal(a[rows], b) for a, b in zip(together, alone, strict=True))
 
 
@@ -170,9 +171,9 @@ def test_a_row_does_not_depend_on_the_others(threads):
 def test_a_diverged_row_stays_visible_and_alone(bad):
     problem = make_problem(19, steps=10)
     weights, clean = problem.weights(), problem.obs.clone()
-    expected = reverse_chain(weights, clean, problem.action, problem.noise)
+    expected = sample(weights, clean, problem.action, problem.noise)
     problem.obs[4, 1] = bad
-    y = reverse_chain(weights, problem.obs, problem.action, problem.noise)
+    y = sample(weights, problem.obs, problem.action, problem.noise)
     assert y[4].isnan().all()
     assert torch.equal(y[torch.arange(19) != 4], expected[torch.arange(19) != 4])
 
@@ -180,29 +181,31 @@ def test_a_diverged_row_stays_visible_and_alone(bad):
 # Policies and frozen networks.
 def test_strided_memory_is_refused():
     with pytest.raises(Exception, match="C-contiguous"):
-        compiled.multiply(np.ones((4, 6), np.float32)[:, ::2], np.ones((3, 2), np.float32), np.ones((4, 2), np.float32))
+        cpu.multiply(np.ones((4, 6), np.float32)[:, ::2], np.ones((3, 2), np.float32), np.ones((4, 2), np.float32))
 
 
 @pytest.mark.parametrize("particles", [1, 3, 17])
-@pytest.mark.parametrize("sizes", [(5, 48, 100, 2), (11, 33, 3), (128, 40, 40, 40, 32)], ids=str)
-def test_policy_tape(sizes, particles, threads):
-    n_policies, n_steps = 3, 2
-    params = [init_mlp(mlp_shapes(sizes), torch.Generator().manual_seed(i)) for i in range(n_policies)]
-    params = {name: torch.stack([2 * p[name] for p in params]) for name in params[0]}
-    layout = MLPLayout.of(params)
+@pytest.mark.parametrize("sizes", [(5, 48, 100, 2), (5, 33, 2), (5, 40, 40, 40, 2)], ids=str)
+def test_rollout_of_any_widths(sizes, particles, threads):
+    """States, actions and the backward pass from any gradient of them, as a score has."""
+    layout, n_policies, horizon = MLPLayout(sizes), 3, 2
+    params = {name: 0.3 * normal(n_policies, *shape, seed=i) for i, (name, shape) in enumerate(layout.shapes.items())}
+    problem, n_rows = make_problem(hidden=(100, 48)), n_policies * particles
+    scales = normal(5), normal(5, seed=1).exp(), normal(5, seed=2), 0.1 * normal(5, seed=3).exp()
+    given = layout.pack(params), normal(horizon, 3, n_policies, particles, 5), normal(n_policies, 5, seed=4)
+    direct = normal(horizon + 1, n_rows, 7, seed=5)
 
-    def derivatives(ops, dtype):
-        tape = ops.PolicyTape(layout, layout.pack(params).to(dtype), n_steps, particles, "ieee")
-        states = [normal(n_policies, particles, sizes[0], seed=j).to(dtype) for j in range(n_steps)]
-        grads = [normal(n_policies, particles, sizes[-1], seed=j + 9).to(dtype) for j in range(n_steps)]
-        actions = [tape.forward(j, state).clone() for j, state in enumerate(states)]
-        dx = [tape.backward(j, grad) for j, grad in enumerate(grads)]
-        weights, partial_sq_norms = tape.weight_gradient()
-        return *actions, *dx, weights, partial_sq_norms.sum(1, keepdim=True)
+    def derivatives(kind, dtype):
+        models = RolloutModels(layout, problem.weights(dtype=dtype), *(scale.to(dtype) for scale in scales))
+        flat, noise, obs = (value.to(dtype) for value in given)
+        rollout = kind(models, flat, noise, True)
+        states, actions = rollout.forward(obs)
+        grads, partial_sq_norms, action_grads = rollout.backward(direct.to(dtype))
+        return states, actions, grads, partial_sq_norms.sum(1, keepdim=True), action_grads
 
-    results = derivatives(compiled_ops, torch.float32), derivatives(torch_ops, torch.float32)
-    for ours, theirs, expected in zip(*results, derivatives(torch_ops, torch.float64), strict=True):
-        assert_within_twice(ours, theirs, expected, "ieee")
+    eager, expected = (derivatives(stepwise.Rollout, dtype) for dtype in (torch.float32, torch.float64))
+    for ours, theirs, truth in zip(derivatives(cpu_ops.Rollout, torch.float32), eager, expected, strict=True):
+        assert_within_twice(ours, theirs, truth, "ieee")
 
 
 @pytest.mark.parametrize("particles", [1, 3, 17])
@@ -218,31 +221,30 @@ def test_policies_act_without_a_tape(sizes, particles, threads):
     assert torch.equal(policy(layout, copies, x[0].unsqueeze(1)).squeeze(1), policy(layout, flat[:1], x[:1])[0])
 
 
-@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("rows", [1, 17, 83])
 @pytest.mark.parametrize("layer_norm", [False, True])
-@pytest.mark.parametrize("activation", ["relu", "silu"])
 @pytest.mark.parametrize("reduce", ["first", "mean", "min"])
-def test_frozen_networks(reduce, activation, layer_norm, rows, threads):
+def test_frozen_networks(reduce, layer_norm, rows):
     shapes = MLPLayout((9, 48, 100, 1), layer_norm).shapes.items()
     params = {name: 0.3 * normal(3, *shape, seed=i) for i, (name, shape) in enumerate(shapes)}
-    x, upstream = normal(rows, 9), normal(rows, seed=1)
+    single = pack_frozen_mlp(params, reduce=reduce)
+    x, value, gradient = normal(rows, 9), torch.empty(rows), torch.empty(rows, 9)
+    cpu.run(scalar_gradient, rows, 1, *single.for_cpu, x, value, gradient)
 
-    def derivatives(ops, dtype):
-        mlp = pack_frozen_mlp(map_params(lambda p: p.to(dtype), params), activation=activation, reduce=reduce)
-        value, saved = ops.scalar_forward(mlp, x.to(dtype))
-        assert torch.equal(value, ops.scalar_value(mlp, x.to(dtype)))
-        return value.unsqueeze(1), ops.scalar_backward(mlp, saved, upstream.to(dtype))
+    def derivatives(mlp, x):
+        value, saved = frozen_mlp_forward_reference(mlp, x)
+        return value.unsqueeze(1), frozen_mlp_backward_reference(mlp, saved, torch.ones_like(value))
 
-    results = derivatives(compiled_ops, torch.float32), derivatives(torch_ops, torch.float32)
-    for ours, theirs, expected in zip(*results, derivatives(torch_ops, torch.float64), strict=True):
-        assert_within_twice(ours, theirs, expected, "ieee")
+    exact = derivatives(pack_frozen_mlp(map_params(torch.Tensor.double, params), reduce=reduce), x.double())
+    for ours, theirs, truth in zip((value.unsqueeze(1), gradient), derivatives(single, x), exact, strict=True):
+        assert_within_twice(ours, theirs, truth, "ieee")
 
 
 @pytest.mark.parametrize("sizes", [(3, 5), (16, 40), (37, 64, 19)], ids=str)
 def test_transposed_parameters(sizes, threads):
     layout = MLPLayout(sizes)
     flat = normal(2, layout.width)
-    views, turned = layout.views(flat), layout.views(compiled.transposed(layout, flat))
+    views, turned = layout.views(flat), layout.views(cpu.transposed(layout, flat))
     for name in views:
         if name.startswith("w"):
             assert torch.equal(turned[name].flatten(1), views[name].mT.flatten(1))
@@ -334,7 +336,7 @@ def test_numba_is_loaded_only_when_needed():
 
 
 def test_without_numba_the_error_says_what_to_do():
-    attempt = "try: import fastdwm_kernels.compiled\nexcept ImportError as error: print(error)"
+    attempt = "try: import fastdwm_kernels.cpu\nexcept ImportError as error: print(error)"
     said = python(f"import sys; sys.modules['numba'] = None\n{attempt}")
     assert "need numba: install it, or use --backend reference" in said
 
@@ -343,7 +345,7 @@ TRANSPOSES = """
 import warnings
 warnings.simplefilter("always")
 import torch
-from fastdwm_kernels.compiled import transposed
+from fastdwm_kernels.cpu import transposed
 from fastdwm_kernels.layout import MLPLayout
 layout = MLPLayout((2, 3))
 flat = torch.arange(9.0)[None]

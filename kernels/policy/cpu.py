@@ -9,7 +9,7 @@ import math
 from numpy import empty, float32
 from torch import Tensor
 
-from fastdwm_kernels.compiled import (
+from fastdwm_kernels.cpu import (
     LAYERS,
     MATRIX,
     SIZE,
@@ -68,38 +68,38 @@ def policy_act(start, stop, layers, flat, states, actions):
 
 
 @kernel(LAYERS, MATRIX, STACK, MATRIX, MATRIX, SIZE, SIZE)
-def policy_forward(start, stop, layers, flat, states, outputs, slopes, first, particles):
-    """outputs of all layers, the last one's are the actions, and slopes of their activations."""
+def policy_forward(start, stop, layers, flat, states, outputs, act_derivs, first, particles):
+    """outputs of all layers, the last one's are the actions, and act_derivs of their activations."""
     n_rows, last = states.shape[1], len(layers) - 1
     for b in range(start // particles, (stop - 1) // particles + 1):
         low, high, _ = policy_rows(b, start, stop, first, particles)
         h = states[b, low:high]
         for i in range(last + 1):
             z = rows_of(outputs[b], layers[i], low, high, n_rows)
-            slope = rows_of(slopes[b], layers[i], low, high, n_rows)
+            act_deriv = rows_of(act_derivs[b], layers[i], low, high, n_rows)
             affine(h, flat[b], layers[i], z)
             if i < last:
-                relu(z, slope)
+                relu(z, act_deriv)
             else:
-                tanh(z, slope)
+                tanh(z, act_deriv)
             h = z
 
 
 @kernel(LAYERS, MATRIX, MATRIX, MATRIX, MATRIX, MATRIX, SIZE, SIZE)
-def policy_backward(start, stop, layers, flat_t, slopes, grad, dz, dx, first, particles):
+def policy_backward(start, stop, layers, flat_t, act_derivs, grad, dz, dx, first, particles):
     """dz of all layers from grad (B M, A), and dx (B M, S) unless that has no rows."""
     n_rows, last = dz.shape[1] // (layers[-1, 3] + layers[-1, 1]), len(layers) - 1
     for b in range(start // particles, (stop - 1) // particles + 1):
         low, high, row = policy_rows(b, start, stop, first, particles)
         for i in range(last, -1, -1):
             d = rows_of(dz[b], layers[i], low, high, n_rows)
-            slope = rows_of(slopes[b], layers[i], low, high, n_rows)
+            act_deriv = rows_of(act_derivs[b], layers[i], low, high, n_rows)
             if i == last:
                 copy(grad[row : row + high - low], d)
-                scale(d, slope)
+                scale(d, act_deriv)
             else:
                 above = rows_of(dz[b], layers[i + 1], low, high, n_rows)
-                affine_vjp_through(above, flat_t[b], layers[i + 1], slope, d)
+                affine_vjp_through(above, flat_t[b], layers[i + 1], act_deriv, d)
         if len(dx):
             affine_vjp(rows_of(dz[b], layers[0], low, high, n_rows), flat_t[b], layers[0], dx[row : row + high - low])
 
@@ -112,9 +112,8 @@ def act(layout: MLPLayout, flat: Tensor, x: Tensor) -> Tensor:
 
 
 @kernel(LAYERS, STACK, MATRIX, MATRIX, MATRIX, MATRIX)
-def policy_weight_gradient(start, stop, layers, states, outputs, dz, grads, squares):
-    """grads (B, P) from the rows of all steps, and squares (B, layers) of each layer; an item is one layer of one
-    policy."""
+def policy_weight_gradient(start, stop, layers, states, outputs, dz, grads, partial_sq_norms):
+    """grads (B, P) from the rows of all steps, and partial_sq_norms (B, layers); an item is one layer of one policy."""
     n_rows = states.shape[1]
     for item in range(start, stop):
         b, i = divmod(item, len(layers))
@@ -129,7 +128,7 @@ def policy_weight_gradient(start, stop, layers, states, outputs, dz, grads, squa
                 db[j] += d[k, j]
         first = layers[i, 2]
         end = first + (layers[i, 0] + 1) * layers[i, 1]
-        squares[b, i] = square_of(grads[b, first:end])
+        partial_sq_norms[b, i] = square_of(grads[b, first:end])
         if i == len(layers) - 1:
             for j in range(end, grads.shape[1]):
                 grads[b, j] = 0

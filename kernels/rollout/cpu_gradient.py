@@ -6,10 +6,10 @@ of a few particles.
 
 from torch import Tensor
 
-from fastdwm_kernels.compiled import arrays, layer_table, run, transpose
+from fastdwm_kernels.cpu import arrays, layer_table, run, transpose
 from fastdwm_kernels.memory import recycled, recycled_together
-from fastdwm_kernels.policy.compiled import policy_weight_gradient
-from fastdwm_kernels.rollout.compiled_return import imagined_return
+from fastdwm_kernels.policy.cpu import policy_weight_gradient
+from fastdwm_kernels.rollout.cpu_return import imagined_return
 from fastdwm_kernels.rollout.gradient import Gradient
 from fastdwm_kernels.rollout.imagine import Return
 from fastdwm_kernels.rollout.models import RolloutModels
@@ -40,8 +40,8 @@ def gradient(models: RolloutModels, returns: Return, params: Tensor, obs: Tensor
 
 
 def make_tape(models: RolloutModels, params: Tensor, noise: Tensor, save: bool) -> list:
-    """Memory of a rollout, in numpy: seen, outputs, slopes (of the policies), slopes (of the chain), dz, flat_t, states
-    and actions; what only the way back needs is empty without it."""
+    """Memory of a rollout, in numpy: seen, outputs, act_derivs, sampler_derivs, dz, flat_t,
+    states and actions; what only the backward pass needs is empty without it."""
     (horizon, steps, n_policies, particles, obs_dim), layout = noise.shape, models.policy
     n_steps, n_rows, back = horizon + 1, n_policies * particles, n_policies if save else 0
     layers = (n_policies, n_steps * particles * sum(layout.sizes[1:]))
@@ -49,8 +49,8 @@ def make_tape(models: RolloutModels, params: Tensor, noise: Tensor, save: bool) 
         (n_policies, n_steps * particles, obs_dim),
         layers,
         layers,
-        # Slopes that nobody will read share one place.
-        ((horizon * steps if save else 1) * n_rows * models.chain.for_cpu.hidden,),
+        # Derivatives that nobody will read share one place.
+        ((horizon * steps if save else 1) * n_rows * models.sampler.for_cpu.hidden,),
         (back, layers[1]),
         (back, params.shape[1]),
         (n_steps, n_rows, obs_dim),
@@ -69,14 +69,14 @@ def run_rows(
 ) -> Tensor:
     """J (B,); `imagined_return` leaves the rest in action_grads (H + 1, N, A), unless it is empty, and on the tape."""
     horizon, steps, n_policies, particles, obs_dim = noise.shape
-    seen, outputs, policy_slopes, chain_slopes, dz, flat_t, states, actions = tape
-    layers, chain, flat = layer_table(models.policy), models.chain.for_cpu, params.numpy()
-    policy, policy_vjp = (layers, flat, seen, outputs, policy_slopes), (layers, flat_t, policy_slopes, dz)
-    packed = policy, policy_vjp, chain.forward, chain.backward, returns.reward.for_cpu, returns.critics.for_cpu
+    seen, outputs, act_derivs, sampler_derivs, dz, flat_t, states, actions = tape
+    layers, sampler, flat = layer_table(models.policy), models.sampler.for_cpu, params.numpy()
+    policy, policy_vjp = (layers, flat, seen, outputs, act_derivs), (layers, flat_t, act_derivs, dz)
+    packed = policy, policy_vjp, sampler.forward, sampler.backward, returns.reward.for_cpu, returns.critics.for_cpu
     n_rows, values = n_policies * particles, obs.new_empty(n_policies * particles)
     given = (*packed, models.scales.numpy()), returns.for_cpu
-    rolled = noise.view(horizon, steps, n_rows, obs_dim), chain_slopes, obs
+    rolled = noise.view(horizon, steps, n_rows, obs_dim), sampler_derivs, obs
     written = states, actions, *arrays(action_grads, values)
-    cost = 2 * (horizon + 1) * (models.policy.n_params + chain.cost)
+    cost = 2 * (horizon + 1) * (models.policy.n_params + sampler.cost)
     run(imagined_return, n_rows, cost, particles, *given, *rolled, written)
     return values.view(n_policies, particles).mean(1)

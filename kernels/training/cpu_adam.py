@@ -6,7 +6,7 @@ import numpy as np
 from numpy import sqrt
 from torch import Tensor
 
-from fastdwm_kernels.compiled import ROW, kernel, run, separate, square_of
+from fastdwm_kernels.cpu import ROW, kernel, run, separate, square_of
 
 CHUNK = 4096
 """elements of an item"""

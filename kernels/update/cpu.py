@@ -7,7 +7,7 @@ from numba import types
 from numpy import float32
 from torch import Tensor
 
-from fastdwm_kernels.compiled import MATRIX, ROW, SIZE, STACK, helper, kernel, run, square_of
+from fastdwm_kernels.cpu import MATRIX, ROW, SIZE, STACK, helper, kernel, run, square_of
 from fastdwm_kernels.memory import recycled
 
 
@@ -58,7 +58,7 @@ def pull_back(start, stop, params, base, action, base_action, max_deviation, pul
         pull(action[i], base_action[i], share, clipped[i])
 
 
-def bound_step_compiled(
+def bound_step_cpu(
     params: Tensor, grads: Tensor, partial_sq_norms: Tensor, action_grads: Tensor, memory: Tensor, action_step: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Arguments as in `op.bound_step`."""
@@ -70,7 +70,7 @@ def bound_step_compiled(
     return result
 
 
-def pull_back_compiled(
+def pull_back_cpu(
     params: Tensor, base: Tensor, action: Tensor, base_action: Tensor, max_deviation: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Arguments as in `op.pull_back`."""

@@ -1,10 +1,10 @@
-"""The K-step reverse chain and its VJP on a CPU, one call each; the formulas are those of `reference.py`."""
+"""The K-step sampler and its VJP on a CPU, one call each; the formulas are those of `reference.py`."""
 
 import torch
 from numpy import empty, float32
 from torch import Tensor
 
-from fastdwm_kernels.compiled import (
+from fastdwm_kernels.cpu import (
     LAYERS,
     MATRIX,
     ROW,
@@ -26,25 +26,26 @@ from fastdwm_kernels.compiled import (
     silu,
 )
 from fastdwm_kernels.memory import recycled
-from fastdwm_kernels.reverse_step.weights import ChainWeights
+from fastdwm_kernels.sampler.weights import SamplerWeights
 
 
-def reverse_chain_compiled(
-    weights: ChainWeights, obs: Tensor, action: Tensor, noise: Tensor, save: bool
+def sampler_cpu(
+    weights: SamplerWeights, obs: Tensor, action: Tensor, noise: Tensor, save: bool
 ) -> tuple[Tensor, Tensor]:
     """y_0 (N, S), and silu' of all pre-activations (K, N sum of widths), valid only if `save`."""
     packed, y = weights.for_cpu, torch.empty_like(obs)
-    slopes = recycled(weights.steps if save else 1, len(obs) * packed.hidden)
+    act_derivs = recycled(weights.steps if save else 1, len(obs) * packed.hidden)
     x = torch.cat([obs.detach(), action.detach()], 1)
-    run(chain_forward, len(obs), packed.cost, *packed.forward, x, noise.detach(), slopes, y)
-    return y, slopes
+    run(sampler_forward, len(obs), packed.cost, *packed.forward, x, noise.detach(), act_derivs, y)
+    return y, act_derivs
 
 
-def reverse_chain_backward_compiled(weights: ChainWeights, dy: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of obs (N, S) and action (N, A)."""
+def sampler_backward_cpu(weights: SamplerWeights, dy: Tensor, act_derivs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of obs (N, S), action (N, A) and the start y_K (N, S)."""
     packed, dx = weights.for_cpu, dy.new_empty(len(dy), weights.obs_dim + weights.action_dim)
-    run(chain_backward, len(dy), packed.cost, *packed.backward, slopes, dy, dx)
-    return dx[:, : weights.obs_dim], dx[:, weights.obs_dim :]
+    dstart = torch.empty_like(dy)
+    run(sampler_backward, len(dy), packed.cost, *packed.backward, act_derivs, dy, dx, dstart)
+    return dx[:, : weights.obs_dim], dx[:, weights.obs_dim :], dstart
 
 
 @helper
@@ -67,11 +68,11 @@ def advance(state, out, coefficients, noise):
 
 
 @kernel(LAYERS, ROW, MATRIX, MATRIX, MATRIX, MATRIX, STACK, MATRIX, MATRIX)
-def chain_forward(start, stop, layers, flat, w_cond, table, coefficients, x, noise, slopes, y):
+def sampler_forward(start, stop, layers, flat, w_cond, table, coefficients, x, noise, act_derivs, y):
     """y (N, S) from x = (obs, action) (N, S + A) and noise (K, N, S).
 
     table (K, D): what step k adds to x w_cond in the first layer, whose own b is not read.   coefficients: (K, 3).
-    slopes: silu' of all layers' rows (K, N sum of widths); or (1, .), overwritten at every step.
+    act_derivs: silu' of all layers' rows (K, N sum of widths); or (1, .), overwritten at every step.
     """
     n_rows, last = len(y), len(layers) - 1
     for low in range(start, stop, ROW_BLOCK):
@@ -90,14 +91,14 @@ def chain_forward(start, stop, layers, flat, w_cond, table, coefficients, x, noi
                 else:
                     affine(h, flat, layers[i], z)
                 if i < last:
-                    silu(z, rows_of(slopes[min(k, len(slopes) - 1)], layers[i], low, high, n_rows))
+                    silu(z, rows_of(act_derivs[min(k, len(act_derivs) - 1)], layers[i], low, high, n_rows))
                 h = z
             advance(state, h, coefficients[k], noise[len(table) - k if k else 0, low:high])
 
 
-@kernel(LAYERS, ROW, MATRIX, MATRIX, MATRIX, MATRIX, MATRIX)
-def chain_backward(start, stop, layers, flat_t, w_cond_t, coefficients, slopes, dy, dx):
-    """dx (N, S + A) from dy (N, S)."""
+@kernel(LAYERS, ROW, MATRIX, MATRIX, MATRIX, MATRIX, MATRIX, MATRIX)
+def sampler_backward(start, stop, layers, flat_t, w_cond_t, coefficients, act_derivs, dy, dx, dstart):
+    """dx (N, S + A), and dstart (N, S) unless it has no rows, from dy (N, S)."""
     last = len(layers) - 1
     for low in range(start, stop, ROW_BLOCK):
         high = min(low + ROW_BLOCK, stop)
@@ -109,12 +110,14 @@ def chain_backward(start, stop, layers, flat_t, w_cond_t, coefficients, slopes, 
             combine(coefficients[k, 1], grad, float32(0), grad, dz)
             for i in range(last, 0, -1):
                 dh = empty((high - low, layers[i, 0]), float32)
-                affine_vjp_through(dz, flat_t, layers[i], rows_of(slopes[k], layers[i - 1], low, high, len(dy)), dh)
+                affine_vjp_through(dz, flat_t, layers[i], rows_of(act_derivs[k], layers[i - 1], low, high, len(dy)), dh)
                 dz = dh
             add_to(dz, total)
-            if k < len(coefficients) - 1:
+            if k < len(coefficients) - 1 or len(dstart):
                 dstate = empty(grad.shape, float32)
                 affine_vjp(dz, flat_t, layers[0], dstate)
                 combine(coefficients[k, 0], grad, float32(1), dstate, grad)
+        if len(dstart):
+            copy(grad, dstart[low:high])
         fill(dx[low:high], float32(0))
         multiply(total, w_cond_t, dx[low:high])

@@ -1,6 +1,6 @@
 """What the CPU kernels are made of: float32, compiled by numba when first used, later read from its cache.
 
-A kernel (`compiled.py` of an operator) works on the items start..stop-1 of its buffers, rows or policies, and holds no
+A kernel (`cpu.py` of an operator) works on the items start..stop-1 of its buffers, rows or policies, and holds no
 lock, so that threads can share the items. All its arrays are C-contiguous. What it computes for a row depends on that
 row alone, to the bit: not on how many there are, nor on the threads.
 
@@ -30,8 +30,8 @@ try:
     from numba.core.errors import TypingError
     from numba.extending import intrinsic
 
-    from fastdwm_kernels.compiled_cache import OPTIONS, compiled, compiled_callback
-    from fastdwm_kernels.compiled_panel import LANES, TALL, product_of_columns, product_of_rows, transpose_tile
+    from fastdwm_kernels.cpu_cache import OPTIONS, compiled, compiled_callback
+    from fastdwm_kernels.gemm import LANES, TALL, product_of_columns, product_of_rows, transpose_tile
 except ImportError as error:
     raise ImportError(f"the CPU kernels need numba: install it, or use --backend reference ({error})") from error
 
@@ -53,7 +53,7 @@ POINTER = types.CPointer(types.float32)
 PANEL = types.void(*[POINTER, SIZE] * 4, POINTER, SIZE, SIZE, SIZE)
 """type of a product of pointers"""
 
-SOURCES = sorted(Path(__file__).parent.rglob("compiled*.py"))
+SOURCES = sorted([*Path(__file__).parent.rglob("cpu*.py"), Path(__file__).parent / "gemm.py"])
 STAMP = f"_{crc32(b''.join(path.read_bytes() for path in SOURCES)):08x}"
 
 
@@ -203,20 +203,20 @@ def panel(function: Callable) -> types.ExternalFunction:
 
 
 @panel
-def rows_product(x, x_row, w, w_row, z, z_row, start, start_row, slope, rows, depth, columns):
-    product_of_rows(x, x_row, w, w_row, z, z_row, start, start_row, slope, rows, depth, columns)
+def rows_product(x, x_row, w, w_row, z, z_row, start, start_row, act_deriv, rows, depth, columns):
+    product_of_rows(x, x_row, w, w_row, z, z_row, start, start_row, act_deriv, rows, depth, columns)
 
 
 @panel
-def columns_product(x, x_row, w, w_row, z, z_row, start, start_row, slope, rows, depth, columns):
-    product_of_columns(x, x_row, w, w_row, z, z_row, start, start_row, slope, rows, depth, columns)
+def columns_product(x, x_row, w, w_row, z, z_row, start, start_row, act_deriv, rows, depth, columns):
+    product_of_columns(x, x_row, w, w_row, z, z_row, start, start_row, act_deriv, rows, depth, columns)
 
 
 @helper
-def product(x, w, w_row, z, start, start_row, slope):
-    """z (n, d_out) = (start + x w) slope, pointers but for x (n, d_in) and z; see `compiled_panel.product`."""
+def product(x, w, w_row, z, start, start_row, act_deriv):
+    """z (n, d_out) = (start + x w) act_deriv, pointers but for x (n, d_in) and z; see `gemm.product`."""
     (n, d_in), d_out = x.shape, z.shape[1]
-    rows_product(address(x, 0), d_in, w, w_row, address(z, 0), d_out, start, start_row, slope, n, d_in, d_out)
+    rows_product(address(x, 0), d_in, w, w_row, address(z, 0), d_out, start, start_row, act_deriv, n, d_in, d_out)
 
 
 @helper
@@ -277,11 +277,11 @@ def square_of(row):
 
 
 @helper
-def scale(dz, slope):
+def scale(dz, act_deriv):
     separate()
     for i in range(len(dz)):
         for j in range(dz.shape[1]):
-            dz[i, j] *= slope[i, j]
+            dz[i, j] *= act_deriv[i, j]
 
 
 @helper
@@ -300,7 +300,7 @@ def exp_of(x):
 
 
 @helper
-def silu(z, slope):
+def silu(z, act_deriv):
     """z sigmoid(z), and its derivative; NaN stays NaN, since z is a factor."""
     separate()
     for i in range(len(z)):
@@ -309,27 +309,27 @@ def silu(z, slope):
             e = exp_of(min(max(-v, float32(-87)), float32(87)))
             s = float32(1) / (float32(1) + e)
             z[i, j] = v * s
-            slope[i, j] = s * (float32(1) + v * (e * s))
+            act_deriv[i, j] = s * (float32(1) + v * (e * s))
 
 
 @helper
-def relu(z, slope):
+def relu(z, act_deriv):
     """max(z, 0), and its derivative, 0 at 0; NaN stays NaN."""
     separate()
     for i in range(len(z)):
         for j in range(z.shape[1]):
             off = z[i, j] <= 0
             z[i, j] = float32(0) if off else z[i, j]
-            slope[i, j] = float32(0) if off else float32(1)
+            act_deriv[i, j] = float32(0) if off else float32(1)
 
 
 @helper
-def tanh(z, slope):
+def tanh(z, act_deriv):
     separate()
     for i in range(len(z)):
         for j in range(z.shape[1]):
             z[i, j] = math.tanh(z[i, j])
-            slope[i, j] = float32(1) - z[i, j] * z[i, j]
+            act_deriv[i, j] = float32(1) - z[i, j] * z[i, j]
 
 
 # One layer, a row of `layer_table`.
@@ -358,9 +358,9 @@ def affine_vjp(dz, flat_t, layer, dx):
 
 
 @helper
-def affine_vjp_through(dz, flat_t, layer, slope, dx):
-    """dx = dz w^T slope: back through the activation before the layer, too."""
-    product(dz, address(flat_t, layer[2]), layer[0], dx, nothing(), 0, address(slope, 0))
+def affine_vjp_through(dz, flat_t, layer, act_deriv, dx):
+    """dx = dz w^T act_deriv: back through the activation before the layer, too."""
+    product(dz, address(flat_t, layer[2]), layer[0], dx, nothing(), 0, address(act_deriv, 0))
 
 
 @helper

@@ -7,7 +7,7 @@ afterwards, and no activation outlives its block.
 from numba import types
 from numpy import empty, float32, int64, isnan, sqrt
 
-from fastdwm_kernels.compiled import (
+from fastdwm_kernels.cpu import (
     LAYERS,
     MATRIX,
     ROW,
@@ -20,7 +20,6 @@ from fastdwm_kernels.compiled import (
     relu,
     rows_of,
     scale,
-    silu,
     summing,
     vector,
 )
@@ -49,17 +48,14 @@ def reduce(values, least, value):
 
 
 @helper
-def scalar_forward(layers, flat, kinds, x, slopes, normal, rstd, value):
-    """value (n, 1) of one copy, slopes of its activations, and what a layer norm makes before scale and shift."""
+def scalar_forward(layers, flat, kinds, x, act_derivs, normal, rstd, value):
+    """value (n, 1) of one copy, act_derivs of its activations, and what a layer norm makes before scale and shift."""
     h, n, last = x, len(x), len(layers) - 1
     for i in range(last):
         z = empty((n, layers[i, 1]), float32)
         affine(h, flat, layers[i], z)
+        relu(z, rows_of(act_derivs, layers[i], 0, n, n))
         if kinds[0]:
-            silu(z, rows_of(slopes, layers[i], 0, n, n))
-        else:
-            relu(z, rows_of(slopes, layers[i], 0, n, n))
-        if kinds[1]:
             gain, shift = vector(flat, layers[i], 1), vector(flat, layers[i], 2)
             normalise(z, gain, shift, rows_of(normal, layers[i], 0, n, n), rstd[i])
         h = z
@@ -101,7 +97,7 @@ def normalise_vjp(dh, gain, normal, rstd, rows):
 @helper
 def scalar_backward(layers, flat, flat_t, kinds, saved, share, dx):
     """dx (n, d_in) += share times the gradient of one copy's value, for the rows with a share (n,) alone."""
-    slopes, normal, rstd = saved
+    act_derivs, normal, rstd = saved
     n, last, rows, m = len(dx), len(layers) - 1, empty(len(dx), int64), 0
     for i in range(n):
         if share[i] != 0:
@@ -116,9 +112,9 @@ def scalar_backward(layers, flat, flat_t, kinds, saved, share, dx):
         affine_vjp(dz, flat_t, layers[i], dh)
         if i > 0:
             below = layers[i - 1]
-            if kinds[1]:
+            if kinds[0]:
                 normalise_vjp(dh, vector(flat, below, 1), rows_of(normal, below, 0, n, n), rstd[i - 1], rows)
-            scale_by_rows(dh, rows_of(slopes, below, 0, n, n), rows)
+            scale_by_rows(dh, rows_of(act_derivs, below, 0, n, n), rows)
         dz = dh
     for i in range(m):
         for j in range(dx.shape[1]):
@@ -126,13 +122,13 @@ def scalar_backward(layers, flat, flat_t, kinds, saved, share, dx):
 
 
 @helper
-def scale_by_rows(dz, slope, rows):
-    """dz (m, d) times the given rows of slope (n, d)."""
+def scale_by_rows(dz, act_deriv, rows):
+    """dz (m, d) times the given rows of act_deriv (n, d)."""
     for i, row in enumerate(rows):
-        scale(dz[i : i + 1], slope[row : row + 1])
+        scale(dz[i : i + 1], act_deriv[row : row + 1])
 
 
-KINDS = types.UniTuple(types.boolean, 3)
+KINDS = types.UniTuple(types.boolean, 2)
 SCALAR = types.Tuple((LAYERS, MATRIX, MATRIX, KINDS))
 """what a kernel knows of a network: the first arguments of `scalar_gradient`"""
 
@@ -141,20 +137,19 @@ SCALAR = types.Tuple((LAYERS, MATRIX, MATRIX, KINDS))
 def scalar_gradient(start, stop, layers, flat, flat_t, kinds, x, value, dx):
     """value (N,) of x (N, d_in), and its gradient dx (N, d_in) unless that has no rows.
 
-    kinds: whether the activation is silu, not relu; whether a layer norm follows it; whether the value is the least of
-    the Q copies, not their mean.
+    kinds: whether a layer norm follows each activation; whether the value is the least of the Q copies, not their mean.
     """
     n_copies, width = len(flat), layers[-1, 3]
     for low in range(start, stop, ROW_BLOCK):
         high = min(low + ROW_BLOCK, stop)
         n = high - low
-        slopes, normal = empty((n_copies, n * width), float32), empty((n_copies, n * width), float32)
+        act_derivs, normal = empty((n_copies, n * width), float32), empty((n_copies, n * width), float32)
         rstd, values = empty((n_copies, len(layers), n), float32), empty((n_copies, n, 1), float32)
         for q in range(n_copies):
-            scalar_forward(layers, flat[q], kinds, x[low:high], slopes[q], normal[q], rstd[q], values[q])
-        shares = reduce(values, kinds[2], value[low:high])
+            scalar_forward(layers, flat[q], kinds, x[low:high], act_derivs[q], normal[q], rstd[q], values[q])
+        shares = reduce(values, kinds[1], value[low:high])
         if len(dx):
             fill(dx[low:high], float32(0))
             for q in range(n_copies):
-                saved = slopes[q], normal[q], rstd[q]
+                saved = act_derivs[q], normal[q], rstd[q]
                 scalar_backward(layers, flat[q], flat_t[q], kinds, saved, shares[q], dx[low:high])

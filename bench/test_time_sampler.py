@@ -1,12 +1,11 @@
-"""One reverse-diffusion step and the whole reverse chain, forward and with their VJP, on the rows of all particles."""
+"""One reverse-diffusion step and the whole sampler, forward and with their VJP, on the rows of all particles."""
 
 from dataclasses import replace
 
 import torch
 from problems import ACTION_DIM, OBS_DIM, Problem, Size
 
-from fastdwm_kernels.reverse_chain import reverse_chain
-from fastdwm_kernels.reverse_step import reverse_step
+from fastdwm_kernels.sampler import reverse_step, sample
 
 PEERS = {"cpu": ("reference", "fused"), "cuda": ("reference", "fused")}
 
@@ -23,29 +22,30 @@ def one_call(size: Size) -> Size:
 RACES = {
     "test_reverse_step": (one_call, PEERS),
     "test_reverse_step_vjp": (one_call, PEERS),
-    "test_reverse_chain": (one_transition, PEERS),
-    "test_reverse_chain_vjp": (one_transition, PEERS),
+    "test_sampler": (one_transition, PEERS),
+    "test_reverse_sampler_vjp": (one_transition, PEERS),
 }
 
 
 def step_of(problem: Problem, peer: str):
-    """(obs, action) -> y_{k-1} of a step in the middle of the chain; obs normalised."""
+    """(obs, action) -> y_{k-1} of a step in the middle of the sampler; obs normalised."""
     dynamics, index, rows = problem.world.dynamics, problem.size.K // 2, problem.size.rows
     y, noise = problem.normal(10, rows, OBS_DIM), problem.normal(11, rows, OBS_DIM)
     if peer == "fused":
-        weights = problem.fused.models.chain
+        weights = problem.fused.models.sampler
         return lambda obs, action: reverse_step(weights, index, y, obs, action, noise)
     c_y, c_out, sigma = dynamics.coefficients[index]
-    return lambda obs, action: c_y * y + c_out * dynamics.predict(y, index, obs, action) + sigma * noise
+    features = dynamics.embedding[index]
+    return lambda obs, action: c_y * y + c_out * dynamics.predict(y, features, obs, action) + sigma * noise
 
 
-def chain_of(problem: Problem, peer: str):
+def sampler_of(problem: Problem, peer: str):
     """(obs, action) -> y_0; obs normalised."""
     dynamics, size = problem.world.dynamics, problem.size
     noise = problem.normal(12, size.K, size.rows, OBS_DIM)
     if peer == "fused":
-        weights = problem.fused.models.chain
-        return lambda obs, action: reverse_chain(weights, obs, action, noise)
+        weights = problem.fused.models.sampler
+        return lambda obs, action: sample(weights, obs, action, noise)
 
     def eager(obs, action):
         raw = obs * dynamics.obs_std + dynamics.obs_mean
@@ -91,9 +91,9 @@ def test_reverse_step_vjp(size, peer, problem, race):
     run(race, problem, peer, "reverse step and VJP", step_of, with_vjp)
 
 
-def test_reverse_chain(size, peer, problem, race):
-    run(race, problem, peer, "reverse chain", chain_of, forward)
+def test_sampler(size, peer, problem, race):
+    run(race, problem, peer, "sampler", sampler_of, forward)
 
 
-def test_reverse_chain_vjp(size, peer, problem, race):
-    run(race, problem, peer, "reverse chain and VJP", chain_of, with_vjp)
+def test_reverse_sampler_vjp(size, peer, problem, race):
+    run(race, problem, peer, "sampler and VJP", sampler_of, with_vjp)

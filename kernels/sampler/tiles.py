@@ -7,7 +7,7 @@ particles per program that is the only way to feed Hopper's tensor cores, whose 
 import triton
 import triton.language as tl
 
-from fastdwm_kernels.dense import nearest_tf32
+from fastdwm_kernels.dense import dot
 from fastdwm_kernels.launch import chunk, pad_block
 
 padded = triton.constexpr_function(pad_block)
@@ -17,15 +17,6 @@ tile_columns = triton.constexpr_function(chunk)
 @triton.constexpr_function
 def log2(n):
     return n.bit_length() - 1
-
-
-@triton.jit
-def dot(w, x, acc, IP: tl.constexpr):
-    """acc + w x in float32, x rounded to the dtype of w; acc may be None."""
-    x = x.to(w.dtype)
-    if IP == "tf32":
-        x = nearest_tf32(x)
-    return tl.dot(w, x, acc, input_precision=IP)
 
 
 @triton.jit
@@ -63,32 +54,32 @@ def rows_of_tile(x, i, N_TILES: tl.constexpr):
 
 
 @triton.jit
-def product(w_ptr, x, OUT: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr, IP: tl.constexpr):
+def product(w_ptr, x, OUT: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr):
     """(OUT, BLOCK_M) float32 product of a weight (OUT, IN) in tiles of at most TILE elements and x (IN, BLOCK_M)."""
     COLUMNS: tl.constexpr = tile_columns(OUT, x.shape[0], TILE)
     N_TILES: tl.constexpr = x.shape[0] // COLUMNS
     sums = tl.zeros((OUT, x.shape[1]), tl.float32)
     for i in tl.range(N_TILES, num_stages=STAGES):
-        sums = dot(tile_of(w_ptr, i, OUT, COLUMNS), rows_of_tile(x, i, N_TILES), sums, IP)
+        sums = dot(tile_of(w_ptr, i, OUT, COLUMNS), rows_of_tile(x, i, N_TILES), sums)
     return sums
 
 
 @triton.jit
-def product_at_once(w, w_ptr, x, acc, OUT: tl.constexpr, TILE: tl.constexpr, IP: tl.constexpr):
+def product_at_once(w, w_ptr, x, acc, OUT: tl.constexpr, TILE: tl.constexpr):
     """acc + w x, w being the weight itself, or None where it is too large to be kept: then its tiles come from w_ptr.
 
     For use inside a loop that streams other weights: a loop over tiles in there would end the overlap of loads and
     products, which only IEEE products can do without.
     """
     if w is not None:
-        return dot(w, x, acc, IP)
+        return dot(w, x, acc)
     COLUMNS: tl.constexpr = tile_columns(OUT, x.shape[0], TILE)
     N_TILES: tl.constexpr = x.shape[0] // COLUMNS
-    if IP == "ieee" and w_ptr.dtype.element_ty == tl.float32:
+    if w_ptr.dtype.element_ty == tl.float32:
         # Unrolled, the tiles would be in registers all at once.
         for i in tl.range(N_TILES, num_stages=1):
-            acc = dot(tile_of(w_ptr, i, OUT, COLUMNS), rows_of_tile(x, i, N_TILES), acc, IP)
+            acc = dot(tile_of(w_ptr, i, OUT, COLUMNS), rows_of_tile(x, i, N_TILES), acc)
     else:
         for i in tl.static_range(N_TILES):
-            acc = dot(tile_of(w_ptr, i, OUT, COLUMNS), rows_of_tile(x, i, N_TILES), acc, IP)
+            acc = dot(tile_of(w_ptr, i, OUT, COLUMNS), rows_of_tile(x, i, N_TILES), acc)
     return acc

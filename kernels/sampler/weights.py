@@ -1,10 +1,10 @@
 """The frozen denoiser in the form that a reverse step reads: first layer split, time table made, tiles padded.
 
 The first layer is linear in (y, obs, action, time features), so z_0 = y W_y + (obs, action) W_c + (t_k W_t + b_0). The
-last term is a table of K rows made here; the middle one is a single product per chain; only W_y is left in the K loop.
+last term is a table of K rows made here; the middle one is one product for all K steps; only W_y is left in the loop.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -12,17 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdwm_kernels.contract import check_choice, check_range, check_tensor
+from fastdwm_kernels.checks import check_choice, check_range, check_tensor, operands
 from fastdwm_kernels.launch import (
     PRECISIONS,
     Launch,
-    chain_launch,
-    chain_resident,
     chunk,
     device_capability,
-    operand_dtype,
     pad_block,
-    round_operand,
+    sampler_launch,
+    sampler_resident,
 )
 from fastdwm_kernels.layout import MLPLayout
 
@@ -44,11 +42,11 @@ class DenoiserShape:
 
     @property
     def launch(self) -> Launch:
-        return chain_launch(self.width, self.obs_dim, self.precision, self.capability).for_rows(self.n_rows)
+        return sampler_launch(self.width, self.obs_dim, self.precision, self.capability).for_rows(self.n_rows)
 
 
-class CPUChain(NamedTuple):
-    """A chain for the CPU kernels: the first arguments of both, numpy arrays; the sum of the hidden widths; and the
+class CPUSampler(NamedTuple):
+    """A sampler for the CPU kernels: the first arguments of both, numpy arrays; the sum of the hidden widths; and the
     multiply-adds of one row."""
 
     forward: tuple
@@ -58,10 +56,10 @@ class CPUChain(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class ChainWeights:
-    """K reverse steps of one frozen denoiser, made by `pack_chain`; own memory, no gradients.
+class SamplerWeights:
+    """K reverse steps of one frozen denoiser, made by `pack_sampler`; own memory, no gradients.
 
-    For the reference, in the state's dtype and rounded to the operands' precision:
+    For the reference, in the state's dtype:
     w_in (S, D), w_cond (S + A, D), table (K, D), w_hidden and b_hidden (one of each per hidden-to-hidden layer),
     w_out (S, D), transposed, b_out (S,), coefficients (K, 3) and the same as Python floats, `affine`.
 
@@ -92,7 +90,7 @@ class ChainWeights:
 
     @property
     def steps(self) -> int:
-        """Network calls per chain (K)."""
+        """Network calls per sample (K)."""
         return len(self.affine)
 
     @property
@@ -100,9 +98,9 @@ class ChainWeights:
         return 1 + len(self.w_hidden)
 
     @cached_property
-    def for_cpu(self) -> CPUChain:
+    def for_cpu(self) -> CPUSampler:
         """The same as the CPU kernels read it, made when first used."""
-        from fastdwm_kernels.compiled import layer_table, transposed
+        from fastdwm_kernels.cpu import layer_table, transposed
 
         matrices = self.w_in, *self.w_hidden, self.w_out.mT
         # The table takes the place of the first layer's bias.
@@ -111,11 +109,27 @@ class ChainWeights:
         params = {f"w{i}": w.unsqueeze(0) for i, w in enumerate(matrices)}
         flat = layout.pack(params | {f"b{i}": b.unsqueeze(0) for i, b in enumerate(biases)})
         layers, w_cond, coefficients = layer_table(layout), self.w_cond, self.coefficients.numpy()
-        return CPUChain(
+        return CPUSampler(
             (layers, flat[0].numpy(), w_cond.numpy(), self.table.numpy(), coefficients),
             (layers, transposed(layout, flat)[0].numpy(), w_cond.mT.contiguous().numpy(), coefficients),
             sum(layout.sizes[1:-1]),
             self.steps * layout.n_params,
+        )
+
+    @cached_property
+    def single_steps(self) -> tuple["SamplerWeights", ...]:
+        """Each step as a sampler of its own, without its noise, made when first used; entry k - 1 is step k."""
+        rest = self.constants[: -self.steps * self.width]
+        rows = self.constants[-self.steps * self.width :].view(self.steps, self.width)
+        return tuple(
+            replace(
+                self,
+                table=self.table[k : k + 1],
+                coefficients=F.pad(self.coefficients[k : k + 1, :2], (0, 1)),
+                affine=((*self.affine[k][:2], 0.0),),
+                constants=torch.cat([rest, rows[k]]),
+            )
+            for k in range(self.steps)
         )
 
     @property
@@ -129,21 +143,22 @@ class ChainWeights:
 
 
 @torch.no_grad()
-def pack_chain(
+def pack_sampler(
     params: dict[str, Tensor],
     embedding: Tensor,
     coefficients: Tensor,
     obs_dim: int,
     action_dim: int,
     precision: str = "ieee",
-) -> ChainWeights:
-    """Copy a denoiser into the form that the fused reverse step and chain read.
+) -> SamplerWeights:
+    """Copy a denoiser into the form that the fused operators read.
 
     params: w0 (S + S + A + features, D0), b0, .., layout (d_in, d_out), input order (y, obs, action, time features),
     SiLU after every layer but the last; float32, or float64 on the CPU.   embedding: (K, features).
     coefficients: (K, 3) rows (c_y, c_out, sigma); row k - 1 belongs to step k. Copied to the host once, here.
-    precision: operands of every product, "ieee", "tf32" or "bf16"; sums and state keep the parameters' dtype.
-    Raises ValueError on shapes that disagree or, on CUDA, on sizes beyond MAX_OBS, MAX_ACTION and MAX_WIDTH.
+    precision: operands of every product, "fp16" (on a GPU) or "ieee"; sums and states are float32.
+    Raises ValueError on shapes that disagree, on weights beyond the range of fp16 and, on CUDA, on sizes beyond
+    MAX_OBS, MAX_ACTION and MAX_WIDTH.
     """
     check_choice("precision", precision, PRECISIONS)
     layers = [(params[f"w{i}"].detach(), params[f"b{i}"].detach()) for i in range(len(params) // 2)]
@@ -153,16 +168,16 @@ def pack_chain(
     inputs = [obs_dim, obs_dim + action_dim, embedding.shape[1]]
     w_in, w_cond, w_time = w_first.split(inputs)
     table = (embedding.double() @ w_time.double() + b_first.double()).to(dtype)
-    natural = [round_operand(w, precision).contiguous() for w in (w_cond, w_in, *(w for w, _ in hidden), w_out)]
+    natural = [w.contiguous() for w in (w_cond, w_in, *(w for w, _ in hidden), w_out)]
     width = pad_block(max(w.shape[1] for w, _ in layers[:-1]))
-    launch = chain_launch(width, obs_dim, precision, device_capability(w_first.device))
+    launch = sampler_launch(width, obs_dim, precision, device_capability(w_first.device))
     # A matrix that stays is one tile, however large.
-    ends = width * MAX_OBS if chain_resident(width, obs_dim, precision) else launch.tile
+    ends = width * MAX_OBS if sampler_resident(width, obs_dim, precision) else launch.tile
     limits = [launch.tile, ends, *(launch.tile for _ in hidden), ends]
-    tiles, tiles_t = _tiles([w.to(operand_dtype(precision)) for w in natural], width, limits)
+    tiles, tiles_t = _tiles([operands("params", w, precision) for w in natural], width, limits)
     biases = [*(b for _, b in hidden), b_out, *table]
     sizes = [width] * len(hidden) + [pad_block(obs_dim)] + [width] * len(table)
-    return ChainWeights(
+    return SamplerWeights(
         obs_dim=obs_dim,
         action_dim=action_dim,
         precision=precision,
@@ -184,7 +199,7 @@ def pack_chain(
 
 
 def _check(layers: list, embedding: Tensor, coefficients: Tensor, obs_dim: int, action_dim: int) -> None:
-    """Raise unless the layers form the denoiser that `pack_chain` describes."""
+    """Raise unless the layers form the denoiser that `pack_sampler` describes."""
     check_range("number of layers", len(layers), 2, 16)
     device, dtype = layers[0][0].device, layers[0][0].dtype
     check_tensor("embedding", embedding, (None, None), embedding.dtype)

@@ -7,8 +7,8 @@ wait. The matrices of the first and the last layer are loaded once, if they are 
 import triton
 import triton.language as tl
 
-from fastdwm_kernels.dense import silu, silu_slope
-from fastdwm_kernels.reverse_step.tiles import dot, padded, product_at_once, rows_of_tile, tile_of, whole
+from fastdwm_kernels.dense import dot, silu, silu_deriv
+from fastdwm_kernels.sampler.tiles import padded, product_at_once, rows_of_tile, tile_of, whole
 
 
 @triton.jit
@@ -20,9 +20,9 @@ def load_rows(ptr, rows, n_rows, WIDTH: tl.constexpr):
 
 
 @triton.constexpr_function
-def finds_registers(precision, dtype, sp=16):
-    """Whether there are registers for what is asked for early: not beside IEEE products, nor a long state (sp, .)."""
-    return (precision != "ieee" or dtype != tl.float32) and sp <= 32
+def finds_registers(dtype, sp=16):
+    """Whether registers are left for early loads: not beside fp32 operands, nor beside a long state (sp, .)."""
+    return dtype != tl.float32 and sp <= 32
 
 
 @triton.jit
@@ -75,21 +75,21 @@ def noise_of_step(ptr, rows, n_rows, S: tl.constexpr, wanted):
 
 
 @triton.jit
-def first_layer(w_in, w_ptr, y, cond, table, TILE: tl.constexpr, IP: tl.constexpr):
+def first_layer(w_in, w_ptr, y, cond, table, TILE: tl.constexpr):
     """First pre-activation (D, BLOCK_M) of state y; cond (D, BLOCK_M) is what obs and action add to it, table (D,) the
     step."""
-    return product_at_once(w_in, w_ptr, y, cond + table[:, None], cond.shape[0], TILE, IP)
+    return product_at_once(w_in, w_ptr, y, cond + table[:, None], cond.shape[0], TILE)
 
 
 @triton.jit
-def forward_steps(y, cond, noise_ptr, w_ptr, b_ptr, coef_ptr, saved_ptr, rows, n_rows, index, steps,
-                  S: tl.constexpr, HIDDEN: tl.constexpr, NOISE_FROM: tl.constexpr, N_TILES: tl.constexpr,
-                  TILE: tl.constexpr, STAGES: tl.constexpr, RESIDENT: tl.constexpr, IP: tl.constexpr):  # fmt: skip
-    """State (padded S, BLOCK_M) after `steps` reverse steps, of numbers index + 1, index, ..
+def forward_steps(y, cond, noise_ptr, w_ptr, b_ptr, coef_ptr, saved_ptr, rows, n_rows, steps,
+                  S: tl.constexpr, HIDDEN: tl.constexpr, N_TILES: tl.constexpr, TILE: tl.constexpr,
+                  STAGES: tl.constexpr, RESIDENT: tl.constexpr):  # fmt: skip
+    """State (padded S, BLOCK_M) after all `steps` reverse steps, the last of which adds no noise.
 
-    cond: (D, BLOCK_M), what obs and action add to every first pre-activation.   noise_ptr: (steps, n_rows, S), read by
-    steps of index NOISE_FROM and above.   w_ptr: in, HIDDEN matrices (D, D), out, packed.   b_ptr: HIDDEN biases, that
-    of the output, and the table.   saved_ptr: (steps, HIDDEN + 1, programs, D * BLOCK_M), or None.
+    cond: (D, BLOCK_M), what obs and action add to every first pre-activation.   noise_ptr: (steps - 1,
+    n_rows, S).   w_ptr: in, HIDDEN matrices (D, D), out, packed.   b_ptr: HIDDEN biases, that of the output, and the
+    table.   saved_ptr: (steps, HIDDEN + 1, programs, D * BLOCK_M), or None.
     """
     D: tl.constexpr = cond.shape[0]
     BLOCK_M: tl.constexpr = cond.shape[1]
@@ -102,15 +102,15 @@ def forward_steps(y, cond, noise_ptr, w_ptr, b_ptr, coef_ptr, saved_ptr, rows, n
     if RESIDENT:
         w_in, w_out = whole(w_ptr, D, SP), whole(out_ptr, SP, D)
     b_out = vector(b_ptr + HIDDEN * D, SP)[:, None]
-    last = index - steps + 1
-    z = first_layer(w_in, w_ptr, y, cond, vector(table_ptr + index * D, D), TILE, IP)
+    index = steps - 1
+    z = first_layer(w_in, w_ptr, y, cond, vector(table_ptr + index * D, D), TILE)
     sums = tl.zeros((D, BLOCK_M), tl.float32)
     if saved_ptr is not None:
         keep(saved_ptr, z)
         saved_ptr += layer_size(D, BLOCK_M)
     h = silu(z)
-    EARLY: tl.constexpr = finds_registers(IP, w_ptr.dtype.element_ty)
-    NOISE_EARLY: tl.constexpr = finds_registers(IP, w_ptr.dtype.element_ty, SP)
+    EARLY: tl.constexpr = finds_registers(w_ptr.dtype.element_ty)
+    NOISE_EARLY: tl.constexpr = finds_registers(w_ptr.dtype.element_ty, SP)
     noise, bias = tl.zeros((SP, BLOCK_M), tl.float32), tl.zeros((D,), tl.float32)
     tile, layer = 0, 0
     for t in tl.range(steps * ROUNDS, num_stages=STAGES):
@@ -120,9 +120,9 @@ def forward_steps(y, cond, noise_ptr, w_ptr, b_ptr, coef_ptr, saved_ptr, rows, n
                 bias = vector(b_ptr + layer * D, D)
             if layer == 0:
                 if NOISE_EARLY:
-                    noise = noise_of_step(noise_ptr, rows, n_rows, S, index >= NOISE_FROM)
+                    noise = noise_of_step(noise_ptr, rows, n_rows, S, index > 0)
         if HIDDEN > 0:
-            sums = dot(tile_of(hidden_ptr, tile, D, D // N_TILES), rows_of_tile(h, t, N_TILES), sums, IP)
+            sums = dot(tile_of(hidden_ptr, tile, D, D // N_TILES), rows_of_tile(h, t, N_TILES), sums)
         tile = tl.where(tile == ROUNDS - 1, 0, tile + 1)
         if t % N_TILES == N_TILES - 1:
             if HIDDEN > 0:
@@ -137,15 +137,15 @@ def forward_steps(y, cond, noise_ptr, w_ptr, b_ptr, coef_ptr, saved_ptr, rows, n
             layer += 1
             if layer == max(1, HIDDEN):
                 layer = 0
-                out = product_at_once(w_out, out_ptr, h, b_out + tl.zeros((SP, BLOCK_M), tl.float32), SP, TILE, IP)
+                out = product_at_once(w_out, out_ptr, h, b_out + tl.zeros((SP, BLOCK_M), tl.float32), SP, TILE)
                 if not NOISE_EARLY:
-                    noise = noise_of_step(noise_ptr, rows, n_rows, S, index >= NOISE_FROM)
+                    noise = noise_of_step(noise_ptr, rows, n_rows, S, index > 0)
                 y = tl.load(coef_ptr + 3 * index) * y + tl.load(coef_ptr + 3 * index + 1) * out
                 y += tl.load(coef_ptr + 3 * index + 2) * noise
                 noise_ptr += n_rows * S
                 index -= 1
-                if index >= last:
-                    z = first_layer(w_in, w_ptr, y, cond, vector(table_ptr + index * D, D), TILE, IP)
+                if index >= 0:
+                    z = first_layer(w_in, w_ptr, y, cond, vector(table_ptr + index * D, D), TILE)
                     if saved_ptr is not None:
                         keep(saved_ptr, z)
                         saved_ptr += layer_size(D, BLOCK_M)
@@ -154,20 +154,19 @@ def forward_steps(y, cond, noise_ptr, w_ptr, b_ptr, coef_ptr, saved_ptr, rows, n
 
 
 @triton.jit
-def last_layer_vjp(w_out, w_ptr, dout, saved_ptr, D: tl.constexpr, TILE: tl.constexpr, IP: tl.constexpr):
+def last_layer_vjp(w_out, w_ptr, dout, saved_ptr, D: tl.constexpr, TILE: tl.constexpr):
     """Gradient (D, BLOCK_M) of the last pre-activation, which saved_ptr tells, from that of the output."""
     BLOCK_M: tl.constexpr = dout.shape[1]
     saved = tl.load(saved_tile(saved_ptr, D, BLOCK_M))
-    dh = product_at_once(w_out, w_ptr, dout, tl.zeros((D, BLOCK_M), tl.float32), D, TILE, IP)
-    return dh * silu_slope(kept(saved, D, BLOCK_M))
+    dh = product_at_once(w_out, w_ptr, dout, tl.zeros((D, BLOCK_M), tl.float32), D, TILE)
+    return dh * silu_deriv(kept(saved, D, BLOCK_M))
 
 
 @triton.jit
-def backward_steps(dy, w_ptr, coef_ptr, saved_ptr, index, steps, S: tl.constexpr, D: tl.constexpr,
+def backward_steps(dy, w_ptr, coef_ptr, saved_ptr, steps, S: tl.constexpr, D: tl.constexpr,
                    HIDDEN: tl.constexpr, N_TILES: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr,
-                   RESIDENT: tl.constexpr, IP: tl.constexpr):  # fmt: skip
-    """Gradients of the state, (padded S, BLOCK_M), and of cond, (D, BLOCK_M), before `steps` steps, of numbers
-    index + 1, index + 2, ..
+                   RESIDENT: tl.constexpr):  # fmt: skip
+    """Gradients of the state, (padded S, BLOCK_M), and of cond, (D, BLOCK_M), before all `steps` steps.
 
     dy: (padded S, BLOCK_M), after them.   w_ptr: in, HIDDEN matrices, the last first, and out, transposed and packed.
     saved_ptr: as `forward_steps` left it.
@@ -180,15 +179,13 @@ def backward_steps(dy, w_ptr, coef_ptr, saved_ptr, index, steps, S: tl.constexpr
     w_in, w_out = None, None
     if RESIDENT:
         w_in, w_out = whole(w_ptr, SP, D), whole(out_ptr, D, SP)
-    index = tl.cast(index, tl.int32)
-    end = index + steps
     saved_ptr += layer_size(D, BLOCK_M) * (steps * (HIDDEN + 1) - 1)
-    c_y, c_out = 0.0, tl.load(coef_ptr + 3 * index + 1)
-    dz = last_layer_vjp(w_out, out_ptr, c_out * dy, saved_ptr, D, TILE, IP)
+    index, c_y, c_out = tl.cast(0, tl.int32), 0.0, tl.load(coef_ptr + 1)
+    dz = last_layer_vjp(w_out, out_ptr, c_out * dy, saved_ptr, D, TILE)
     dcond = tl.zeros((D, BLOCK_M), tl.float32)
     sums = tl.zeros((D, BLOCK_M), tl.float32)
     saved = tl.zeros((D * BLOCK_M,), saved_ptr.dtype.element_ty)
-    EARLY: tl.constexpr = finds_registers(IP, w_ptr.dtype.element_ty)
+    EARLY: tl.constexpr = finds_registers(w_ptr.dtype.element_ty)
     tile, layer = 0, 0
     for t in tl.range(steps * ROUNDS, num_stages=STAGES):
         # What a layer and a step end with is asked for when they begin.
@@ -198,24 +195,24 @@ def backward_steps(dy, w_ptr, coef_ptr, saved_ptr, index, steps, S: tl.constexpr
                 saved = tl.load(saved_tile(saved_ptr, D, BLOCK_M))
             if layer == 0:
                 c_y = tl.load(coef_ptr + 3 * index)
-                c_out = tl.load(coef_ptr + 3 * tl.minimum(index + 1, end - 1) + 1)
+                c_out = tl.load(coef_ptr + 3 * tl.minimum(index + 1, steps - 1) + 1)
         if HIDDEN > 0:
-            sums = dot(tile_of(hidden_ptr, tile, D, D // N_TILES), rows_of_tile(dz, t, N_TILES), sums, IP)
+            sums = dot(tile_of(hidden_ptr, tile, D, D // N_TILES), rows_of_tile(dz, t, N_TILES), sums)
         tile = tl.where(tile == ROUNDS - 1, 0, tile + 1)
         if t % N_TILES == N_TILES - 1:
             if HIDDEN > 0:
                 if not EARLY:
                     saved_ptr -= layer_size(D, BLOCK_M)
                     saved = tl.load(saved_tile(saved_ptr, D, BLOCK_M))
-                dz = sums * silu_slope(kept(saved, D, BLOCK_M))
+                dz = sums * silu_deriv(kept(saved, D, BLOCK_M))
                 sums = tl.zeros((D, BLOCK_M), tl.float32)
             layer += 1
             if layer == max(1, HIDDEN):
                 layer = 0
                 dcond += dz
-                dy = product_at_once(w_in, w_ptr, dz, c_y * dy, SP, TILE, IP)
+                dy = product_at_once(w_in, w_ptr, dz, c_y * dy, SP, TILE)
                 index += 1
-                if index < end:
+                if index < steps:
                     saved_ptr -= layer_size(D, BLOCK_M)
-                    dz = last_layer_vjp(w_out, out_ptr, c_out * dy, saved_ptr, D, TILE, IP)
+                    dz = last_layer_vjp(w_out, out_ptr, c_out * dy, saved_ptr, D, TILE)
     return dy, dcond

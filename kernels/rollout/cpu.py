@@ -1,14 +1,14 @@
-"""The serial part of a rollout on a CPU: the policy and the chain, H times, for a block of rows at a time.
+"""The serial part of a rollout on a CPU: the policy and the sampler, H times, for a block of rows at a time.
 
-Rows are N = B M. The formulas are those of `stepwise.py`, the buffers those of the operators' own `compiled.py`;
+Rows are N = B M. The formulas are those of `stepwise.py`, the buffers those of the operators' own `cpu.py`;
 scales: obs_mean, obs_std, delta_mean and delta_std, (4, S).
 """
 
 from numba import types
 
-from fastdwm_kernels.compiled import LAYERS, MATRIX, ROW, ROW_BLOCK, SIZE, STACK, block, helper, kernel, rows_of
-from fastdwm_kernels.policy.compiled import policy_backward, policy_forward
-from fastdwm_kernels.reverse_chain.compiled import chain_backward, chain_forward
+from fastdwm_kernels.cpu import LAYERS, MATRIX, ROW, ROW_BLOCK, SIZE, STACK, block, helper, kernel, rows_of
+from fastdwm_kernels.policy.cpu import policy_backward, policy_forward
+from fastdwm_kernels.sampler.cpu import sampler_backward, sampler_forward
 
 STACKS = types.float32[:, :, :, ::1]
 
@@ -43,63 +43,65 @@ def show(low, high, first, particles, state, seen):
 
 
 POLICY = types.Tuple((LAYERS, MATRIX, STACK, MATRIX, MATRIX))
-CHAIN = types.Tuple((LAYERS, ROW, MATRIX, MATRIX, MATRIX))
+SAMPLER = types.Tuple((LAYERS, ROW, MATRIX, MATRIX, MATRIX))
 POLICY_VJP = types.Tuple((LAYERS, MATRIX, MATRIX, MATRIX))
-CHAIN_VJP = types.Tuple((LAYERS, ROW, MATRIX, MATRIX))
+SAMPLER_VJP = types.Tuple((LAYERS, ROW, MATRIX, MATRIX))
 PAIR = types.UniTuple(MATRIX, 2)
 
 
 @helper
-def slopes_of(chain_slopes, first, low, high, n_rows, hidden):
-    """Slopes (H K, .) of the chain for a block of rows, or (1, .) if nobody will read them.
+def derivs_of(sampler_derivs, first, low, high, n_rows, hidden):
+    """Derivatives (H K, .) of the sampler for a block of rows, or (1, .) if nobody will read them.
 
-    chain_slopes: those of all N rows (N H K hidden,) or (N hidden,), block after block, with row `first` at its start.
+    sampler_derivs: those of all N rows (N H K hidden,) or (N hidden,), block after block; row `first` is at its start.
     """
-    kept = len(chain_slopes) // (n_rows * hidden)
-    return block(chain_slopes, (low - first) * kept * hidden, kept, (high - low) * hidden)
+    kept = len(sampler_derivs) // (n_rows * hidden)
+    return block(sampler_derivs, (low - first) * kept * hidden, kept, (high - low) * hidden)
 
 
-@kernel(SIZE, POLICY, CHAIN, MATRIX, STACKS, ROW, SIZE, PAIR, STACK, STACK)
+@kernel(SIZE, POLICY, SAMPLER, MATRIX, STACKS, ROW, SIZE, PAIR, STACK, STACK)
 def rollout_forward(
-    start, stop, particles, policy, chain, scales, noise, chain_slopes, first_saved, scratch, states, actions
+    start, stop, particles, policy, sampler, scales, noise, sampler_derivs, first_saved, scratch, states, actions
 ):
     """states (H + 1, N, S), the first of which is given, and actions (H + 1, N, A).
 
-    policy, chain: arguments of their own kernels.   noise: (H, K, N, S).   chain_slopes, first_saved: as in
-    `slopes_of`.   scratch: (N, S + A), (N, S).
+    policy, sampler: arguments of their own kernels.   noise: (H, K, N, S).   sampler_derivs, first_saved: as in
+    `derivs_of`.   scratch: (N, S + A), (N, S).
     """
-    (layers, flat, seen, outputs, slopes), (x, y), horizon = policy, scratch, len(noise)
+    (layers, flat, seen, outputs, act_derivs), (x, y), horizon = policy, scratch, len(noise)
     for low in range(start, stop, ROW_BLOCK):
         high = min(low + ROW_BLOCK, stop)
-        saved = slopes_of(chain_slopes, first_saved, low, high, states.shape[1], chain[0][-1, 3])
+        saved = derivs_of(sampler_derivs, first_saved, low, high, states.shape[1], sampler[0][-1, 3])
         for j in range(horizon + 1):
             state, action, first = states[j], actions[j], j * particles
             show(low, high, first, particles, state, seen)
-            policy_forward(low, high, layers, flat, seen, outputs, slopes, first, particles)
+            policy_forward(low, high, layers, flat, seen, outputs, act_derivs, first, particles)
             take_actions(low, high, first, particles, layers[-1], outputs, seen.shape[1], action)
             if j < horizon:
                 condition(scales, state[low:high], action[low:high], x[low:high])
                 at = j * noise.shape[1] if len(saved) > 1 else 0
                 own = saved[at : at + noise.shape[1]]
-                chain_forward(0, high - low, *chain, x[low:high], noise[j, :, low:high], own, y[low:high])
+                sampler_forward(0, high - low, *sampler, x[low:high], noise[j, :, low:high], own, y[low:high])
                 for row in range(low, high):
                     for k in range(state.shape[1]):
                         states[j + 1, row, k] = state[row, k] + (scales[2, k] + scales[3, k] * y[row, k])
 
 
-@kernel(SIZE, POLICY_VJP, CHAIN_VJP, MATRIX, ROW, SIZE, STACK, STACK, types.UniTuple(MATRIX, 3))
-def rollout_backward(start, stop, particles, policy, chain, scales, chain_slopes, first_saved, direct, slopes, scratch):
-    """dz of all layers and steps, for the policies' weight gradients, and slopes (H + 1, N, A) of the actions.
+@kernel(SIZE, POLICY_VJP, SAMPLER_VJP, MATRIX, ROW, SIZE, STACK, STACK, types.UniTuple(MATRIX, 3))
+def rollout_backward(
+    start, stop, particles, policy, sampler, scales, sampler_derivs, first_saved, direct, action_grads, scratch
+):
+    """dz of all layers and steps, for the policies' weight gradients, and action_grads (H + 1, N, A) of the actions.
 
     direct: (H + 1, N, S + A), gradient of each step's own terms.
 
-    policy, chain: arguments of their own kernels.   scratch: (N, S), (N, S), (N, S + A).
+    policy, sampler: arguments of their own kernels.   scratch: (N, S), (N, S), (N, S + A).
     """
-    (layers, flat_t, policy_slopes, dz), (lam, ds, dx) = policy, scratch
+    (layers, flat_t, act_derivs, dz), (lam, ds, dx) = policy, scratch
     horizon, obs_dim = len(direct) - 1, lam.shape[1]
     for low in range(start, stop, ROW_BLOCK):
         high = min(low + ROW_BLOCK, stop)
-        saved = slopes_of(chain_slopes, first_saved, low, high, direct.shape[1], chain[0][-1, 3])
+        saved = derivs_of(sampler_derivs, first_saved, low, high, direct.shape[1], sampler[0][-1, 3])
         n_calls = len(saved) // max(horizon, 1)
         # (Not by slices: the message of their error takes seconds to compile.)
         for row in range(low, high):
@@ -107,22 +109,22 @@ def rollout_backward(start, stop, particles, policy, chain, scales, chain_slopes
                 if k < obs_dim:
                     lam[row, k] = direct[horizon, row, k]
                 else:
-                    slopes[horizon, row, k - obs_dim] = direct[horizon, row, k]
+                    action_grads[horizon, row, k - obs_dim] = direct[horizon, row, k]
         for j in range(horizon, -1, -1):
-            p = slopes[j]
+            p = action_grads[j]
             if j < horizon:
                 for row in range(low, high):
                     for k in range(obs_dim):
                         ds[row, k] = lam[row, k] * scales[3, k]
                 own = saved[j * n_calls : (j + 1) * n_calls]
-                chain_backward(0, high - low, *chain, own, ds[low:high], dx[low:high])
+                sampler_backward(0, high - low, *sampler, own, ds[low:high], dx[low:high], ds[:0])
                 for row in range(low, high):
                     for k in range(obs_dim):
                         lam[row, k] += dx[row, k] / scales[1, k] + direct[j, row, k]
                     for k in range(p.shape[1]):
                         p[row, k] = dx[row, obs_dim + k] + direct[j, row, obs_dim + k]
             rows = len(ds) if j else 0
-            policy_backward(low, high, layers, flat_t, policy_slopes, p, dz, ds[:rows], j * particles, particles)
+            policy_backward(low, high, layers, flat_t, act_derivs, p, dz, ds[:rows], j * particles, particles)
             if j:
                 for row in range(low, high):
                     for k in range(obs_dim):

@@ -1,7 +1,7 @@
 """The imagined return of some rows and all the way back to the policies' layers, one call on a CPU.
 
 Rows are N = B M. The formulas, and the names of what is computed, are those of `imagine.py`; the serial part is
-`compiled.py`.
+`cpu.py`.
 """
 
 from math import exp
@@ -9,13 +9,13 @@ from math import exp
 from numba import types
 from numpy import empty, empty_like, float32
 
-from fastdwm_kernels.compiled import MATRIX, ROW, ROW_BLOCK, SIZE, STACK, helper, kernel
-from fastdwm_kernels.frozen_mlp.compiled import SCALAR, scalar_gradient
-from fastdwm_kernels.rollout.compiled import (
-    CHAIN,
-    CHAIN_VJP,
+from fastdwm_kernels.cpu import MATRIX, ROW, ROW_BLOCK, SIZE, STACK, helper, kernel
+from fastdwm_kernels.frozen_mlp.cpu import SCALAR, scalar_gradient
+from fastdwm_kernels.rollout.cpu import (
     POLICY,
     POLICY_VJP,
+    SAMPLER,
+    SAMPLER_VJP,
     STACKS,
     condition,
     rollout_backward,
@@ -109,35 +109,35 @@ def found_in(n, horizon, width):
     return (empty(horizon * n, float32), of_rewards), (empty(n, float32), of_terminal)
 
 
-MODELS = types.Tuple((POLICY, POLICY_VJP, CHAIN, CHAIN_VJP, SCALAR, SCALAR, MATRIX))
+MODELS = types.Tuple((POLICY, POLICY_VJP, SAMPLER, SAMPLER_VJP, SCALAR, SCALAR, MATRIX))
 """what is rolled out and back, reward, critics and scales"""
 FOUND = types.Tuple((STACK, STACK, STACK, ROW))
 """states (H + 1, N, S), actions and their gradients (H + 1, N, A), and values (N,)"""
 
 
 @kernel(SIZE, MODELS, ENDING, STACKS, ROW, MATRIX, FOUND)
-def imagined_return(start, stop, particles, models, ending, noise, chain_slopes, obs, found):
+def imagined_return(start, stop, particles, models, ending, noise, sampler_derivs, obs, found):
     """values, each particle's own J from obs (B, S); and unless action_grads has no rows the gradient: dz of all
     layers and steps, and the gradient of each particle's own J with respect to its actions.
 
     Others: as in `rollout_forward` and `rollout_backward`.
     """
-    policy, policy_vjp, chain, chain_vjp, reward, critics, scales = models
+    policy, policy_vjp, sampler, sampler_vjp, reward, critics, scales = models
     states, actions, action_grads, values = found
     (n_steps, n_rows, obs_dim), action_dim = states.shape, actions.shape[2]
     width, share, back = obs_dim + action_dim, ONE / float32(particles), action_grads.shape[1] > 0
     x, y, weights = empty((n_rows, width), float32), empty((n_rows, obs_dim), float32), empty(n_steps, float32)
     lam, ds, direct = empty_like(y), empty_like(y), empty((n_steps, n_rows if back else 0, width), float32)
-    # The weights of one policy, of the chain and their activations just fit the cache, those of two policies do not.
+    # The weights of one policy, of the sampler and their activations just fit the cache, those of two policies do not.
     together = particles if ROW_BLOCK // 2 <= particles < ROW_BLOCK else ROW_BLOCK
     for low in range(start, stop, together):
         high = min(low + together, stop)
         for row in range(low, high):
             for k in range(obs_dim):
                 states[0, row, k] = obs[row // particles, k]
-        # All blocks save their slopes in the same place, which stays in the cache.
-        saved = chain_slopes, low - start
-        rollout_forward(low, high, particles, policy, chain, scales, noise, *saved, (x, y), states, actions)
+        # All blocks save their derivatives in the same place, which stays in the cache.
+        saved = sampler_derivs, low - start
+        rollout_forward(low, high, particles, policy, sampler, scales, noise, *saved, (x, y), states, actions)
         n, seen = high - low, states[:, low:high]
         terms = found_in(n, n_steps - 1, width if back else 0)
         evaluate(reward, critics, scales, seen, actions[:, low:high], terms)
@@ -146,7 +146,7 @@ def imagined_return(start, stop, particles, models, ending, noise, chain_slopes,
             if back:
                 take_terms(i, share, ending, scales, seen, weights, terms, direct[:, low:high])
         if back:
-            given = policy_vjp, chain_vjp, scales, *saved, direct
+            given = policy_vjp, sampler_vjp, scales, *saved, direct
             rollout_backward(low, high, particles, *given, action_grads, (lam, ds, x))
             for j in range(n_steps):
                 for row in range(low, high):

@@ -10,6 +10,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from fastdwm_kernels.launch import PRECISIONS, operand_dtype
+
 
 def check_tensor(
     name: str,
@@ -52,6 +54,25 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
 
 
+def check_precision(precision: str, on_gpu: bool) -> None:
+    """Raise ValueError unless the device's operators have products of this precision."""
+    check_choice("precision", precision, PRECISIONS if on_gpu else ("ieee",))
+
+
+def operands(name: str, weights: Tensor, precision: str) -> Tensor:
+    """The weights as operands of this precision. Reads their values: for use when packing, never in a decision.
+
+    Raises ValueError where they exceed the range of fp16.
+    """
+    if precision == "ieee":
+        return weights
+    rounded = weights.to(operand_dtype(precision))
+    if not rounded.isfinite().all():
+        most, largest = torch.finfo(rounded.dtype).max, float(weights.abs().max())
+        raise ValueError(f"{name}: expected weights up to {most:g}, got {largest:g}: use precision 'ieee'")
+    return rounded
+
+
 def check_range(name: str, value: int, low: int, high: int) -> None:
     """Raise ValueError unless low <= value <= high."""
     if not low <= value <= high:
@@ -71,6 +92,6 @@ def refuse_second_order(op: str) -> None:
 def cpu_kernels(operator: str) -> ModuleType | None:
     """Those of this operator; none without numba, which what is imagined in plain torch does not need."""
     try:
-        return import_module(f"fastdwm_kernels.{operator}.compiled")
+        return import_module(f"fastdwm_kernels.{operator}.cpu")
     except ImportError:
         return None

@@ -44,7 +44,7 @@ class Operands(NamedTuple):
     z_row: ir.Value
     start: ir.Value
     start_row: ir.Value
-    slope: ir.Value
+    act_deriv: ir.Value
     rows: ir.Value
     depth: ir.Value
     columns: ir.Value
@@ -129,7 +129,7 @@ def emit_tile(b: ir.IRBuilder, at: Operands, height: int, vectors: int, transpos
     def place(base, stride):
         return [b.gep(base, [b.add(b.mul(row, stride), column)]) for row in rows]
 
-    z, starts, slopes = place(at.z, at.z_row), place(at.start, at.start_row), place(at.slope, at.z_row)
+    z, starts, act_derivs = place(at.z, at.z_row), place(at.start, at.start_row), place(at.act_deriv, at.z_row)
     w = b.gep(at.w, [column])
     # The compiler has to know which of the strides of x is one.
     x = [emit_opaque(b, b.gep(at.x, [row if transposed else b.mul(row, at.x_row)])) for row in rows]
@@ -151,8 +151,8 @@ def emit_tile(b: ir.IRBuilder, at: Operands, height: int, vectors: int, transpos
         return sums
 
     # What was saved long ago comes while the sums are made; without it the place that they go to does.
-    absent = b.icmp_unsigned("==", b.ptrtoint(at.slope, INT), INT(0))
-    ends = [b.select(absent, *pair) for pair in zip(z, slopes, strict=True)]
+    absent = b.icmp_unsigned("==", b.ptrtoint(at.act_deriv, INT), INT(0))
+    ends = [b.select(absent, *pair) for pair in zip(z, act_derivs, strict=True)]
     for r, v in cells:
         emit_prefetch(b, b.gep(ends[r], [INT(v * LANES)]))
     sums = [emit_optional(b, at.start, partial(load, v=v), starts[r], z[r], 0.0) for r, v in cells]
@@ -161,8 +161,8 @@ def emit_tile(b: ir.IRBuilder, at: Operands, height: int, vectors: int, transpos
     done = b.mul(whole, INT(UNROLL))
     sums = emit_loop(b, b.sub(at.depth, done), sums, lambda i, sums: add_products(b.add(done, i), sums))
     for (r, v), total in zip(cells, sums, strict=True):
-        slope = emit_optional(b, at.slope, partial(load, v=v), slopes[r], z[r], 1.0)
-        store(b.fmul(total, slope), z[r], v)
+        act_deriv = emit_optional(b, at.act_deriv, partial(load, v=v), act_derivs[r], z[r], 1.0)
+        store(b.fmul(total, act_deriv), z[r], v)
 
 
 def widths(height: int) -> list[int]:
@@ -184,11 +184,11 @@ def emit_count(b: ir.IRBuilder, columns, vectors: int):
 
 
 def product(transposed: bool):
-    """The intrinsic z = (start + x w) slope, element by element but for x w.
+    """The intrinsic z = (start + x w) act_deriv, element by element but for x w.
 
     x (rows, depth), or (depth, rows) if transposed, with distance x_row between its rows; w (depth, columns), z, start
-    and slope (rows, columns) likewise, slope with z's distance. start null: 0; with distance 0: one row for all.
-    slope null: 1.
+    and act_deriv (rows, columns) likewise, act_deriv with z's distance. start null: 0; with distance 0: one row for
+    all. act_deriv null: 1.
 
     Rows are taken in tiles of 8 (TALL), then 4, 2 and 1. The sums of a tile stay in registers for the whole depth,
     which is in order, so that a row's result does not depend on its tile.
@@ -206,7 +206,7 @@ def product(transposed: bool):
             height //= 2
         return context.get_dummy_value()
 
-    def typed(typing, x, x_row, w, w_row, z, z_row, start, start_row, slope, rows, depth, columns):
+    def typed(typing, x, x_row, w, w_row, z, z_row, start, start_row, act_deriv, rows, depth, columns):
         p, size = types.CPointer(types.float32), types.int64
         return types.void(p, size, p, size, p, size, p, size, p, size, size, size), emit
 

@@ -1,6 +1,9 @@
 """What the settings and the user's other input are held to: one line of InputError for whatever cannot be used."""
 
-from dataclasses import fields
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from reprlib import repr as shorten
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -54,30 +57,63 @@ def choices(kind: Any) -> tuple:
     return get_args(kind) if get_origin(kind) is Literal else ()
 
 
-def from_json(kind: type, values: dict[str, Any]) -> Any:
-    """A dataclass of plain settings from JSON, where lists stand for tuples; InputError for a setting that is missing,
-    unknown or of another type: true is no number, and a number in quotes is none either."""
-    expected = {item.name: item.type for item in fields(kind)}
+def from_json(kind: Any, value: Any, where: str = "") -> Any:
+    """The JSON value as a value of the type: objects become dataclasses, lists tuples.
+
+    kind: a dataclass, tuple[X, ...], list[X], dict[str, X], Literal, a plain type or a union of these. Types are taken
+    to the letter: true is no number, and a number in quotes is none either; an integer is a float as well.
+    Raises InputError, which begins with `where`, for anything else, and for fields of a dataclass that are missing,
+    unknown or refused by it.
+    """
+    parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    for part in parts:
+        origin, options = get_origin(part), get_args(part)
+        if is_dataclass(part) and isinstance(value, dict):
+            return _read_fields(part, value, f"{where}: " if where else "")
+        if origin in (tuple, list) and isinstance(value, list):
+            return origin(from_json(options[0], item, where) for item in value)
+        if origin is dict and isinstance(value, dict):
+            return {name: from_json(options[1], item, where) for name, item in value.items()}
+        if origin is Literal and any(type(value) is type(option) and value == option for option in options):
+            return value
+        if part is Any or type(value) in ((int, float) if part is float else (part,)):
+            return value
+    raise InputError(f"{where}: expected {' | '.join(map(_name, parts))}, got {shorten(value)}")
+
+
+def _read_fields(kind: type, values: dict[str, Any], prefix: str) -> Any:
+    """A dataclass from a JSON object, in which null stands for an infinite default, for JSON has no infinity."""
+    expected, read = {item.name: item for item in fields(kind)}, {}
     for name in sorted(values.keys() | expected.keys()):
-        require(name in expected, f"{shorten(name)} is not a setting that this version knows")
-        require(name in values, f"{name} is missing")
-        require_type(name, values[name], expected[name])
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        require(name in expected, f"{prefix}{shorten(name)} is not a setting that this version knows")
+        require(name in values, f"{prefix}{name} is missing")
+        value, default = values[name], expected[name].default
+        infinite = value is None and default in (math.inf, -math.inf)
+        read[name] = default if infinite else from_json(expected[name].type, value, prefix + name)
+    with prefixed(prefix):
+        return kind(**read)
 
 
-def require_type(name: str, value: Any, kind: Any) -> None:
-    """Raise InputError unless the JSON value is of the type, as `conforms` has it."""
-    words = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
-    require(conforms(value, kind), f"{name}: expected {words}, got {shorten(value)}")
+@contextmanager
+def prefixed(prefix: str) -> Iterator[None]:
+    """An InputError from within begins with the prefix."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{prefix}{error}") from None
+
+
+def _name(kind: Any) -> str:
+    """A type as error messages have it."""
+    if is_dataclass(kind) or kind is NoneType:
+        return "None" if kind is NoneType else "dict"
+    return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
 
 
 def conforms(value: Any, kind: Any) -> bool:
-    """Whether a JSON value is of the type, to the letter; an integer is a float as well."""
-    options = get_args(kind)
-    if get_origin(kind) is Literal:
-        return any(type(value) is type(option) and value == option for option in options)
-    if get_origin(kind) in (tuple, list):
-        return isinstance(value, list) and all(conforms(item, options[0]) for item in value)
-    if get_origin(kind) in (Union, UnionType):
-        return any(conforms(value, option) for option in options)
-    return type(value) in ((int, float) if kind is float else (kind,))
+    """Whether `from_json` takes the JSON value as one of the type."""
+    try:
+        from_json(kind, value)
+    except InputError:
+        return False
+    return True

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from reprlib import repr as shorten
 from typing import Any
 
-from fastdwm.checks import require
+from fastdwm.checks import from_json, require
 from fastdwm.errors import InputError, first_line
 
 MAX_EPISODE_STEPS = 100_000
@@ -154,26 +154,29 @@ def _settings(family: str) -> dict[str, Setting]:
 
 
 def read_spec(values: Any, trust_env: bool = False, own: EnvSpec | None = None) -> EnvSpec:
-    """The simulator that a file names, from JSON values.
+    """The simulator that a file names, from JSON values; raises InputError as `vet`."""
+    return vet(from_json(EnvSpec, values, "env"), trust_env, own)
+
+
+def vet(spec: EnvSpec, trust_env: bool = False, own: EnvSpec | None = None) -> EnvSpec:
+    """The simulator without what a file says of how it is shown, which changes nothing.
 
     own: only its family will do; none: any of FAMILIES.   trust_env: the user vouches for it, whatever it is.
-    Raises InputError for what is not on the lists above.
+    Raises InputError for a simulator or an argument of it that is not on the lists above.
     """
-    expected = {"id": str, "kwargs": dict, "max_episode_steps": int | None}
-    right = isinstance(values, dict) and values.keys() == expected.keys()
-    require(right, f"env: expected {', '.join(expected)}, got {shorten(values)}")
-    for name, kind in expected.items():
-        value = values[name]
-        right = isinstance(value, kind) and not isinstance(value, bool)
-        require(right, f"env: {name}: expected {getattr(kind, '__name__', kind)}, got {shorten(value)}")
-    steps = values["max_episode_steps"]
+    steps = spec.max_episode_steps
     few = steps is None or 1 <= steps <= MAX_EPISODE_STEPS
     require(few, f"env: max_episode_steps: expected 1 to {MAX_EPISODE_STEPS} or none, got {shorten(steps)}")
-    # How it was shown while it was recorded changes nothing.
-    kwargs = {name: value for name, value in values["kwargs"].items() if name != "render_mode"}
-    spec = EnvSpec(values["id"], kwargs, steps)
-    if not trust_env:
-        _check(spec, own)
+    spec = replace(spec, kwargs={name: value for name, value in spec.kwargs.items() if name != "render_mode"})
+    if trust_env:
+        return spec
+    way_out = "--trust-env builds it all the same, and may run code that came with the file"
+    ids = [id for family in ([own.family] if own and own.family in FAMILIES else FAMILIES) for id in known_ids(family)]
+    require(spec.id in ids, f"env: expected one of {', '.join(ids)}, got {shorten(spec.id)}; {way_out}")
+    settings = _settings(family_of(spec))
+    for name, value in spec.kwargs.items():
+        allowed = name in settings and settings[name].allowed(value)
+        require(allowed, f"env: {spec.id} with {shorten(name)} = {shorten(value)} is not known; {way_out}")
     return spec
 
 
@@ -197,17 +200,6 @@ def without_wrappers(spec: EnvSpec, wrappers: Any, source: str) -> EnvSpec:
         way_out = "undo it in the data and take it out of their env_spec, or record without it"
         require(bool(known), f"{source}: env: the wrapper {shorten(name)} of the recording is not rebuilt; {way_out}")
     return spec
-
-
-def _check(spec: EnvSpec, own: EnvSpec | None) -> None:
-    """Raise InputError for a simulator or an argument of it that is not on the lists."""
-    way_out = "--trust-env builds it all the same, and may run code that came with the file"
-    ids = [id for family in ([own.family] if own and own.family in FAMILIES else FAMILIES) for id in known_ids(family)]
-    require(spec.id in ids, f"env: expected one of {', '.join(ids)}, got {shorten(spec.id)}; {way_out}")
-    settings = _settings(family_of(spec))
-    for name, value in spec.kwargs.items():
-        allowed = name in settings and settings[name].allowed(value)
-        require(allowed, f"env: {spec.id} with {shorten(name)} = {shorten(value)} is not known; {way_out}")
 
 
 def departures(spec: EnvSpec, own: EnvSpec, *same: EnvSpec) -> list[str]:

@@ -119,10 +119,10 @@ class Settings:
         return asdict(self)
 
 
-def read_settings(values: dict[str, Any]) -> Settings:
-    """Settings from JSON values, as `Settings.record` gives them; raises InputError for anything else."""
-    require(isinstance(values.get("itpo"), dict), "itpo: expected the settings of a decision")
-    replaced = [name for name in REPLACED if name in values["itpo"]]
-    reason = f"{replaced[0]} is a setting of an earlier version; tune the bundle again" if replaced else ""
+def read_settings(values: dict[str, Any], where: str = "") -> Settings:
+    """Settings from JSON values, as `Settings.record` gives them; raises InputError, which begins with `where`."""
+    itpo = values.get("itpo")
+    replaced = [name for name in REPLACED if isinstance(itpo, dict) and name in itpo]
+    reason = f"{where}: {replaced[0]} is a setting of an earlier version; tune the bundle again" if replaced else ""
     require(not replaced, reason)
-    return from_json(Settings, values | {"itpo": from_json(ITPOConfig, values["itpo"])})
+    return from_json(Settings, values, where)

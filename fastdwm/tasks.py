@@ -5,17 +5,16 @@ Sources: scores, observation sizes and episode caps from D4RL's infos; ReBRAC se
 [ReBRAC] 2305.09836); healthy regions from Gymnasium's MuJoCo environments. Pure data: imports no numpy, no torch.
 """
 
-import math
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
-from math import inf
+from math import inf, isfinite
 from reprlib import repr as shorten
 from typing import Any
 
 from fastdwm import envs
-from fastdwm.checks import conforms, from_json, require, require_at_most, require_positive
-from fastdwm.envs import FAMILIES, EnvSpec, family_of, read_spec
+from fastdwm.checks import require, require_at_most, require_positive
+from fastdwm.envs import FAMILIES, EnvSpec, family_of
 from fastdwm.errors import InputError
 
 MAX_SCALE = 1e6
@@ -103,11 +102,8 @@ class Task:
         return 100.0 * (episode_return - self.ref_min_score) / (self.ref_max_score - self.ref_min_score)
 
     def record(self) -> dict[str, Any]:
-        """The task as JSON values, which `read_task` reads; an infinite bound is null."""
-        limits = [
-            {name: value if math.isfinite(value) else None for name, value in asdict(limit).items()}
-            for limit in self.limits
-        ]
+        """The task as JSON values, which `from_json` reads; an infinite bound is null."""
+        limits = [{name: x if isfinite(x) else None for name, x in asdict(limit).items()} for limit in self.limits]
         return asdict(self) | {"limits": limits}
 
     def departures(self) -> list[str]:
@@ -125,37 +121,20 @@ class Task:
         ]
 
 
-def read_task(values: dict[str, Any], trust_env: bool = False) -> Task:
-    """A task from JSON values, as `Task.record` gives them.
+def vet(task: Task, trust_env: bool = False) -> Task:
+    """A task that a file describes, with its simulators as `envs.vet` gives them.
 
     trust_env: take the simulator that it names, whatever it is; without, only those that `envs` knows, of the family
-    that the task of TASKS with this name has.   Raises InputError for anything else.
+    that the task of TASKS with this name has.   Raises InputError for others, and for sizes that the simulator has not.
     """
-    name = values.get("name")
-    known = TASKS.get(name) if isinstance(name, str) else None
-    own = known and known.env
-    parts = {"limits": _read_limits, "env": lambda value: read_spec(value, trust_env, own)}
-    parts["d4rl_env"] = lambda value: None if value is None else read_spec(value, trust_env, own)
-    task = from_json(Task, values | {name: read(values[name]) for name, read in parts.items() if name in values})
+    known = TASKS.get(task.name)
+    names = [name for name in ("env", "d4rl_env") if getattr(task, name)]
+    task = replace(task, **{name: envs.vet(getattr(task, name), trust_env, known and known.env) for name in names})
     sizes = (known.obs_dim, known.action_dim) if known else FAMILIES.get(family_of(task.env))
     for name, size in zip(("obs_dim", "action_dim"), sizes or (), strict=False):
         came = getattr(task, name)
         require(came == size, f"{name}: {known.name if known else task.env.id} has {size}, got {shorten(came)}")
     return task
-
-
-def _read_limits(values: Any) -> Any:
-    """Limits from JSON values; anything else as it is, for `from_json` to refuse."""
-    kinds = {"index": int, "low": float | None, "high": float | None}
-
-    def read(value: Any) -> Any:
-        right = isinstance(value, dict) and value.keys() == kinds.keys()
-        if not right or not all(conforms(value[name], kind) for name, kind in kinds.items()):
-            return value
-        low, high = value["low"], value["high"]
-        return Limit(value["index"], -inf if low is None else low, inf if high is None else high)
-
-    return [read(value) for value in values] if isinstance(values, list) else values
 
 
 # Gymnasium also bounds the state that follows the torso's height by 100; the paper's public baselines do too.

@@ -45,6 +45,12 @@ def read_bytes(path: Path, most: int) -> bytes:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
 
 
+def require_file(path: Path) -> None:
+    """Raise InputError unless it is a regular file: reading a pipe or a device may never end."""
+    require(path.exists(), f"{path}: no such file")
+    require(path.is_file(), f"{path}: expected a regular file")
+
+
 def read_json(path: Path, most: int) -> Any:
     """The value in a JSON file of at most `most` bytes; raises InputError as `parse_json`."""
     return parse_json(read_bytes(path, most), path)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastdwm import command
 from fastdwm.checks import require
-from fastdwm.collect.config import CollectConfig, datasets_root, read_env, split_share
+from fastdwm.collect.config import CollectConfig, read_env, split_share
+from fastdwm.data.minari import datasets_root
 from fastdwm.files import prepare_folder, reserved, strict, write_json
 from fastdwm.jobs.identity import read_identity, refuse_other
 from fastdwm.tasks import TASKS, Task

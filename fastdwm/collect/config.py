@@ -2,9 +2,7 @@
 
 import json
 import math
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from fastdwm.checks import require, require_at_most, require_positive
@@ -77,11 +75,6 @@ def check_id(out: str) -> None:
     # It raises TypeError for an id without version.
     except (ValueError, TypeError):
         raise InputError(f"out: expected a Minari id, [NAMESPACE/]NAME-vNUMBER, got {out!r}") from None
-
-
-def datasets_root() -> Path:
-    """Where Minari keeps its datasets."""
-    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
 
 
 def read_env(name: str, kwargs: str, trust_env: bool = False) -> EnvSpec:

@@ -152,7 +152,7 @@ def load(policy: BasePolicy) -> "Bundle":
 def identity(cell: Cell) -> Record:
     """All that the numbers of a cell depend on but the code; of the base policy nothing that it does not use."""
     from fastdwm.bundle import pack_tensors
-    from fastdwm.versions import package_versions
+    from fastdwm.machine import package_versions
 
     bundle, versions = load(cell.policy), package_versions()
     groups, settings = {"policy": bundle.policy}, {"itpo": {"inner_steps": 0}}

@@ -16,12 +16,12 @@ from fastdwm.bundle import Bundle
 from fastdwm.config import EvalConfig, ITPOConfig
 from fastdwm.errors import InputError
 from fastdwm.eval import __main__ as eval
+from fastdwm.machine import package_versions
 from fastdwm.measure import latency, record
 from fastdwm.measure.control import Drift
 from fastdwm.measure.simulate import run_episodes
 from fastdwm.settings import REPLACED
 from fastdwm.tasks import get_task
-from fastdwm.versions import package_versions
 
 SGD = ("--itpo.optimiser", "sgd")
 

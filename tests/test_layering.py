@@ -18,7 +18,7 @@ ORDER = (
     {"checks"},
     {"envs"},
     {"tasks", "shipped", "settings"},
-    {"config", "files", "tables", "versions"},
+    {"config", "files", "machine", "tables"},
     {"command"},
     {"data", "models"},
     {"itpo", "header"},

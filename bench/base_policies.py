@@ -18,7 +18,7 @@ import dataclasses
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 from base_cells import BASE, BasePolicy, Cell, Setting, forget, read, read_policies, read_settings, run_cells
 
@@ -162,17 +162,8 @@ def main(stage: str, path: Path, config: BenchConfig) -> None:
 
 def parse(argv: list[str]) -> tuple[str, Path, BenchConfig]:
     """Stage, list and settings; raises as `command.parse`."""
-    import tyro
-
-    stage = tyro.conf.arg(metavar="STAGE", help="run, show or damage")
-    listed = tyro.conf.arg(metavar="LIST.json", help="the base policies")
-    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = [
-        ("stage", Annotated[Stage, tyro.conf.Positional, stage]),
-        ("path", Annotated[Path, tyro.conf.Positional, listed]),
-        ("config", Annotated[BenchConfig, tyro.conf.arg(name="")], BenchConfig()),
-    ]
-    parsed = command.read(fields, "python bench/base_policies.py", main.__doc__ or "", argv)
-    return parsed.stage, parsed.path, parsed.config
+    words = {"stage": ("STAGE", "run, show or damage", Stage), "path": ("LIST.json", "the base policies", Path)}
+    return command.read(BenchConfig(), "python bench/base_policies.py", main.__doc__, argv, **words)
 
 
 if __name__ == "__main__":

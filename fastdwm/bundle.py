@@ -28,7 +28,7 @@ from fastdwm.models.reward import RewardModel
 from fastdwm.models.table import WORLD_MODELS
 from fastdwm.models.world import World
 from fastdwm.settings import Settings
-from fastdwm.shipped import find_bundle, shipped_folder
+from fastdwm.shipped import find_bundle
 from fastdwm.tasks import Task
 
 DESCRIPTION, WEIGHTS = "bundle.json", "weights.safetensors"
@@ -228,16 +228,6 @@ class Bundle:
 
         bundle = reread(read, description, folder / WEIGHTS)
         bundle._check_tuning(folder)
-        return bundle
-
-    @classmethod
-    def for_task(
-        cls, name: str, folder: Path | str | None = None, trust_env: bool = False, *, tuned: bool = True
-    ) -> "Bundle":
-        """The bundle in the folder, or, without one, the shipped one; InputError as `load`, or for another task's."""
-        folder = folder or shipped_folder(name)
-        bundle = cls.load(folder, trust_env, tuned=tuned)
-        require(bundle.task.name == name, f"bundle: expected one for {name}, {folder} is for {bundle.task.name}")
         return bundle
 
     @classmethod

@@ -21,7 +21,7 @@ ORDER = (
     {"config", "files", "machine", "tables"},
     {"command"},
     {"data", "models"},
-    {"itpo", "header"},
+    {"itpo", "metadata"},
     {"bundle"},
     {"isolation"},
     {"agent"},

@@ -132,7 +132,7 @@ def print_trials(bundle: "Bundle", base: "Trial", trials: list["Trial"], tuning:
     print(tuning["verdict"])
 
 
-parse = partial(command.read_one, *command.TASK, TuneConfig(), "python -m fastdwm.tune", main.__doc__)
+parse = partial(command.read, TuneConfig(), "python -m fastdwm.tune", main.__doc__, task=command.TASK)
 
 
 if __name__ == "__main__":

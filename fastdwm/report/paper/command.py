@@ -5,7 +5,6 @@ Heavy packages are imported inside the functions: --help answers before numpy is
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
 
 from fastdwm import command
 from fastdwm.files import prepare_folder, write_atomically, write_json
@@ -52,12 +51,5 @@ def main(folder: Path, config: PaperConfig) -> None:
 
 def parse(argv: list[str]) -> tuple[Path, PaperConfig]:
     """Folder of the sweep and settings; raises as `command.parse`."""
-    import tyro
-
-    folder = tyro.conf.arg(metavar="[FOLDER]", help="a sweep's folder, with its cells/")
-    fields = [
-        ("folder", Annotated[Path, tyro.conf.Positional, folder], FOLDER),
-        ("config", Annotated[PaperConfig, tyro.conf.arg(name="")], PaperConfig()),
-    ]
-    parsed = command.read(fields, "python -m fastdwm.report paper", main.__doc__ or "", argv)
-    return parsed.folder, parsed.config
+    folder = "[FOLDER]", "a sweep's folder, with its cells/", Path, FOLDER
+    return command.read(PaperConfig(), "python -m fastdwm.report paper", main.__doc__, argv, folder=folder)

@@ -15,10 +15,10 @@ from averaged import SEEDS, scores
 from scipy import stats
 
 from fastdwm import Bundle
-from fastdwm.config import TrainConfig
 from fastdwm.data.dataset import Transitions, load
 from fastdwm.measure.statistics import paired_difference
 from fastdwm.tables import interval
+from fastdwm.train.config import TrainConfig
 from fastdwm.train.fit import Loop
 from fastdwm.train.recipe import Offline, check_critics
 

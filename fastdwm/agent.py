@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastdwm.bundle import Bundle
 from fastdwm.checks import require
-from fastdwm.config import BACKENDS, ITPOConfig
+from fastdwm.config import BACKENDS, ITPOConfig, Settings
 from fastdwm.isolation import isolated, own, own_modes, own_rows
 from fastdwm.itpo.deadline import LEARNING, Deadline
 from fastdwm.itpo.decision import Decision
@@ -23,7 +23,6 @@ from fastdwm.itpo.rollout import Score
 from fastdwm.itpo.rules import make_rule
 from fastdwm.models.policy import Policy
 from fastdwm.models.world import World, sizes_of, terminal_value
-from fastdwm.settings import Settings
 from fastdwm_kernels.layout import MLPLayout, Params
 
 

@@ -18,16 +18,16 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from fastdwm.checks import require
-from fastdwm.config import ReBRACConfig, RewardConfig
+from fastdwm.config import Settings
 from fastdwm.errors import InputError
 from fastdwm.files import data_of, json_lines, prepare_folder, read_bytes, replace_pair, reread
 from fastdwm.metadata import FORMAT, MAX_BYTES, OPTIONAL, Metadata, read_metadata, read_tuning
+from fastdwm.models.config import ReBRACConfig, RewardConfig
 from fastdwm.models.nets import Params, map_params
 from fastdwm.models.rebrac import Critics, critic_shapes, policy_shapes
 from fastdwm.models.reward import RewardModel
 from fastdwm.models.table import WORLD_MODELS
 from fastdwm.models.world import World
-from fastdwm.settings import Settings
 from fastdwm.shipped import find_bundle
 from fastdwm.tasks import Task
 

@@ -159,7 +159,7 @@ def read(
 
 def _replaced(argv: list[str]) -> str:
     """What serves in the place of the first flag that an earlier version had; empty if there is none."""
-    from fastdwm.settings import REPLACED
+    from fastdwm.config import REPLACED
 
     for flag in argv:
         name = flag.partition("=")[0].removeprefix("--itpo.").replace("-", "_")

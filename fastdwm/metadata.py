@@ -6,12 +6,12 @@ from reprlib import repr as shorten
 from typing import Any
 
 from fastdwm.checks import conforms, from_json, prefixed, require
-from fastdwm.config import ReBRACConfig, RewardConfig
+from fastdwm.config import Settings, read_settings
 from fastdwm.files import parse_json
+from fastdwm.models.config import ReBRACConfig, RewardConfig
 from fastdwm.models.rebrac import critic_shapes, policy_shapes
 from fastdwm.models.reward import reward_shapes
 from fastdwm.models.table import WORLD_MODELS
-from fastdwm.settings import Settings, read_settings
 from fastdwm.tasks import Task, vet
 
 FORMAT = 2

@@ -9,9 +9,10 @@ import pytest
 
 from fastdwm import command
 from fastdwm.collect import __main__ as collect
-from fastdwm.config import EvalConfig, ITPOConfig
+from fastdwm.config import ITPOConfig
 from fastdwm.errors import InputError
 from fastdwm.eval import __main__ as evaluate
+from fastdwm.eval.config import EvalConfig
 from fastdwm.study import __main__ as study
 
 # Kills every worker process before it has read its job.

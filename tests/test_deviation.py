@@ -11,13 +11,13 @@ from toy_bundles import ACTION_DIM, OBS_DIM, make_bundle
 from toy_data import write_dataset
 
 from fastdwm import Bundle, InputError, ITPOConfig
+from fastdwm.config import Settings
 from fastdwm.data.dataset import Transitions, load
 from fastdwm.envs import EnvSpec
 from fastdwm.measure import deviation
 from fastdwm.measure.deviation import max_deviation
 from fastdwm.models.policy import Policy
 from fastdwm.report import __main__ as report
-from fastdwm.settings import Settings
 
 STILL = {"w0": torch.zeros(3, 4), "b0": torch.zeros(4), "w1": torch.zeros(4, 2), "b1": torch.zeros(2)}
 """a policy that does nothing, so that what the data do is what they do otherwise"""

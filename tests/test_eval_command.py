@@ -13,14 +13,14 @@ from processes import descendants, gone, until
 from toy_bundles import make_bundle, save_checkpoint
 
 from fastdwm.bundle import Bundle
-from fastdwm.config import EvalConfig, ITPOConfig
+from fastdwm.config import REPLACED, ITPOConfig
 from fastdwm.errors import InputError
 from fastdwm.eval import __main__ as eval
+from fastdwm.eval.config import EvalConfig
 from fastdwm.machine import package_versions
 from fastdwm.measure import latency, record
 from fastdwm.measure.control import Drift
 from fastdwm.measure.simulate import run_episodes
-from fastdwm.settings import REPLACED
 from fastdwm.tasks import get_task
 
 SGD = ("--itpo.optimiser", "sgd")

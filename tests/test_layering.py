@@ -17,8 +17,8 @@ ORDER = (
     {"errors"},
     {"checks"},
     {"envs"},
-    {"tasks", "shipped", "settings"},
-    {"config", "files", "machine", "tables"},
+    {"config", "tasks", "shipped"},
+    {"files", "machine", "tables"},
     {"command"},
     {"data", "models"},
     {"itpo", "metadata"},
@@ -118,4 +118,7 @@ def test_agent_needs_no_simulator_and_no_dataset_reader():
 
 
 def test_configuration_needs_no_torch():
-    assert not loaded_by("import fastdwm, fastdwm.config, fastdwm.tasks") & {"torch", "numpy"}
+    assert not loaded_by("import fastdwm, fastdwm.train.config, fastdwm.eval.config") & {
+        "torch",
+        "numpy",
+    }

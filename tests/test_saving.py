@@ -12,8 +12,8 @@ import torch
 from toy_bundles import make_bundle
 
 from fastdwm import Bundle, InputError
+from fastdwm.config import Settings
 from fastdwm.files import reserved
-from fastdwm.settings import Settings
 from fastdwm.tasks import get_task
 
 OLD, NEW = make_bundle(), make_bundle("meanflow", seed=7)

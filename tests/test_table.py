@@ -13,13 +13,14 @@ import torch
 from toy_bundles import make_bundle
 
 from fastdwm import Bundle, EnvSpec, InputError, Task
-from fastdwm.config import FitConfig, ReBRACConfig, RewardConfig, TrainConfig
 from fastdwm.data.dataset import Transitions
+from fastdwm.models.config import FitConfig, ReBRACConfig, RewardConfig
 from fastdwm.models.nets import mlp_shapes
 from fastdwm.models.table import WORLD_MODELS, WorldModel
 from fastdwm.report import models as report
 from fastdwm.report.config import ReportConfig
 from fastdwm.tasks import Limit
+from fastdwm.train.config import TrainConfig
 from fastdwm.train.recipe import train
 
 

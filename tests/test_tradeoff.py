@@ -6,8 +6,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fastdwm.config import EvalConfig, ITPOConfig
+from fastdwm.config import ITPOConfig
 from fastdwm.errors import InputError
+from fastdwm.eval.config import EvalConfig
 from fastdwm.study.config import StudyConfig
 from fastdwm.study.grid import BASE, GRIDS, Cell, Grid
 from fastdwm.study.tables import confirmed

@@ -18,11 +18,11 @@ import torch
 from toy_data import write_dataset
 
 from fastdwm import Bundle
-from fastdwm.config import TrainConfig
 from fastdwm.data.dataset import load
 from fastdwm.errors import InputError
 from fastdwm.measure.deviation import max_deviation
 from fastdwm.tasks import get_task
+from fastdwm.train.config import TrainConfig
 from fastdwm.train.fit import Batches
 from fastdwm.train.recipe import split
 

@@ -11,8 +11,8 @@ from commands import called, evaluate, refused
 from toy_bundles import make_bundle, save_checkpoint
 
 from fastdwm import Agent, Bundle, InputError, ITPOConfig
+from fastdwm.config import REPLACED, Settings
 from fastdwm.measure import latency
-from fastdwm.settings import REPLACED, Settings
 from fastdwm.tune.__main__ import main as tune
 from fastdwm.tune.__main__ import parse
 from fastdwm.tune.config import TuneConfig

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
-from fastdwm.config import EvalConfig, ITPOConfig
+from fastdwm.config import ITPOConfig, Settings
+from fastdwm.eval.config import EvalConfig
 from fastdwm.files import write_json
 from fastdwm.measure.record import prepare_output
-from fastdwm.settings import Settings
 from fastdwm.shipped import shipped_folder
 from fastdwm.tasks import check_name
 

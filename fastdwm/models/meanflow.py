@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastdwm.checks import require
-from fastdwm.config import MeanFlowConfig
+from fastdwm.models.config import MeanFlowConfig
 from fastdwm.models.nets import Loss, Params, mlp, mlp_shapes
 
 Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastdwm.config import ReBRACConfig
+from fastdwm.models.config import ReBRACConfig
 from fastdwm.models.nets import Params, adam, cosine, init_mlp, map_params, mlp, mlp_shapes, move_towards, set_lr
 from fastdwm.models.policy import mlp_policy
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fastdwm.checks import require, require_positive
-from fastdwm.config import EpisodesConfig, ITPOConfig
+from fastdwm.config import ITPOConfig
 from fastdwm.engines.config import EngineConfig
+from fastdwm.measure.config import EpisodesConfig
 from fastdwm.study.grid import AXES, CELL_SETTINGS, GRIDS, Grid, parse_world
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from fastdwm.bundle import MAX_STATISTIC, Bundle, TrainedModel, check_tensor, pack_tensors
 from fastdwm.checks import require
 from fastdwm.command import Progress
-from fastdwm.config import TrainConfig
 from fastdwm.data import dataset as data
 from fastdwm.data.dataset import Transitions
 from fastdwm.files import write_atomically
@@ -23,6 +22,7 @@ from fastdwm.models.rebrac import ReBRAC, init_critics, init_policy
 from fastdwm.models.reward import RewardModel, reward_objective, reward_shapes
 from fastdwm.models.table import WORLD_MODELS
 from fastdwm.tasks import Task
+from fastdwm.train.config import TrainConfig
 from fastdwm.train.fit import Batches, Loop, ModelTrainer, OnLine
 from fastdwm.train.fqe import FQE, action_values
 from fastdwm.train.tilt import Tilt, outcome_value, policy_score, tilt, value_score

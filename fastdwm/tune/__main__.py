@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
 from fastdwm.checks import require
+from fastdwm.config import ITPOConfig, Settings
 from fastdwm.files import write_json
 from fastdwm.measure.record import circumstances, prepare_output
-from fastdwm.settings import ITPOConfig, Settings
 from fastdwm.shipped import shipped_folder
 from fastdwm.tables import interval, print_table
 from fastdwm.tasks import check_name

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from fastdwm.config import Settings
 from fastdwm.measure import statistics
-from fastdwm.settings import Settings
 
 TIE = 0.1
 """score: what is nearer than this is as good, and the cheaper is chosen"""

@@ -7,11 +7,11 @@ from reprlib import repr as shorten
 from typing import Any
 
 from fastdwm.checks import from_json, require
+from fastdwm.config import ITPOConfig
 from fastdwm.errors import InputError, first_line
 from fastdwm.jobs import sweep
 from fastdwm.jobs.results import MOST
 from fastdwm.report.paper.published import LOCOMOTION, MAZES
-from fastdwm.settings import ITPOConfig
 
 MOST_EPISODES = 10_000
 VARIANTS = ("default", "tuned", "meanflow", "critic", "drift")

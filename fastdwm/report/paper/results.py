@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from fastdwm.config import ITPOConfig, Settings
 from fastdwm.measure import statistics
 from fastdwm.measure.statistics import Estimate
 from fastdwm.report.paper.cells import VARIANTS, Cell, Variant
 from fastdwm.report.paper.published import MAZES
-from fastdwm.settings import ITPOConfig, Settings
 
 
 @dataclass(frozen=True)

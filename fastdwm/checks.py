@@ -1,7 +1,7 @@
 """What the settings and the user's other input are held to: one line of InputError for whatever cannot be used."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from reprlib import repr as shorten
@@ -21,16 +21,30 @@ def require(condition: bool, message: str) -> None:
 
 def require_positive(config: Any, *names: str) -> None:
     """Raise InputError unless each of these fields is positive or none."""
-    for name in names:
-        value = getattr(config, name)
-        require(value is None or value > 0, f"{name}: expected a positive number, got {value}")
+    _require(config, names, lambda value: value > 0, "a positive number")
+
+
+def require_not_negative(config: Any, *names: str) -> None:
+    """Raise InputError unless each of these fields is a number >= 0 or none."""
+    _require(config, names, lambda value: value >= 0, "a number >= 0")
 
 
 def require_at_most(config: Any, most: float, *names: str) -> None:
     """Raise InputError unless each of these fields is a number up to `most`, or none."""
+    _require(config, names, lambda value: value <= most, f"at most {most:g}")
+
+
+def require_in(config: Any, interval: str, *names: str) -> None:
+    """Raise InputError unless each of these fields is in the interval, such as "(0, 1]", or none."""
+    low, high = map(float, interval[1:-1].split(","))
+    bounds = [low] * (interval[0] == "[") + [high] * (interval[-1] == "]")
+    _require(config, names, lambda value: low < value < high or value in bounds, f"a number in {interval}")
+
+
+def _require(config: Any, names: tuple[str, ...], fits: Callable[[float], bool], expected: str) -> None:
     for name in names:
         value = getattr(config, name)
-        require(value is None or value <= most, f"{name}: expected at most {most:g}, got {shorten(value)}")
+        require(value is None or fits(value), f"{name}: expected {expected}, got {shorten(value)}")
 
 
 def require_widths(hidden: tuple[int, ...]) -> None:

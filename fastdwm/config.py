@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from fastdwm.checks import from_json, require, require_at_most, require_choices, require_positive
+from fastdwm.checks import from_json, require, require_at_most, require_choices, require_not_negative, require_positive
 
 REPLACED = {
     "leash": "max_deviation bounds how far an action may go from the base policy's",
@@ -58,9 +58,7 @@ class ITPOConfig:
 
     def __post_init__(self) -> None:
         require_choices(self)
-        for name in ("horizon", "inner_steps", "inner_lr"):
-            value = getattr(self, name)
-            require(value >= 0, f"{name}: expected a number >= 0, got {value}")
+        require_not_negative(self, "horizon", "inner_steps", "inner_lr")
         require_positive(self, "particles", "termination_temperature", "max_deviation", "action_step")
         # Far above what anyone decides with, so that a stranger's settings neither take the memory nor go on for ever.
         require_at_most(self, 2**8, "horizon", "inner_steps")

@@ -13,7 +13,7 @@ from reprlib import repr as shorten
 from typing import Any
 
 from fastdwm import envs
-from fastdwm.checks import require, require_at_most, require_positive
+from fastdwm.checks import require, require_at_most, require_in, require_positive
 from fastdwm.envs import FAMILIES, EnvSpec, family_of
 from fastdwm.errors import InputError
 
@@ -84,7 +84,7 @@ class Task:
         require_positive(self, "obs_dim", "action_dim", "actor_lr", "critic_lr", "batch_size")
         require_at_most(self, 1e5, "obs_dim", "action_dim")
         require_at_most(self, 1e9, "actor_lr", "critic_lr", "batch_size", "actor_bc_coef", "critic_bc_coef")
-        require(0 < self.discount < 1, f"discount: expected in (0, 1), got {self.discount}")
+        require_in(self, "(0, 1)", "discount")
         fits = 1 / MAX_SCALE <= self.reward_scale <= MAX_SCALE
         require(fits, f"reward_scale: expected {1 / MAX_SCALE:g} to {MAX_SCALE:g}, got {shorten(self.reward_scale)}")
         low, high = self.ref_min_score, self.ref_max_score

@@ -228,7 +228,7 @@ def test_bundle_of_another_task_is_an_input_error(bundle, tmp_path):
         (["hopper-medium", "--itpo.optimiser", "trust"], "'bound', 'sgd', 'adam'"),
         (["hopper-medium", "--bundle", "/nowhere"], "/nowhere"),
         (["hopper-medium", "--deadline-ms", "0"], "deadline_ms: expected a positive number, got 0.0"),
-        (["hopper-medium", "--temperature", "1.5"], "temperature: expected in [0, 1], got 1.5"),
+        (["hopper-medium", "--temperature", "1.5"], "temperature: expected a number in [0, 1], got 1.5"),
         (["hopper-medium", "--world", "meanflow", "--world-steps", "3"], "world_steps: expected 1, 2 or 4"),
     ],
     ids=lambda value: "-".join(text.lstrip("-") for text in value[1:]) if isinstance(value, list) else "",

@@ -207,7 +207,7 @@ def test_a_bundle_that_scores_otherwise_under_a_known_name_says_so(tmp_path):
         ({"obs_dim": 0}, "obs_dim: expected a positive number, got 0"),
         ({"limits": (Limit(2, 0.0, 1.0),)}, "limits: expected low < high of a coordinate below 2"),
         ({"ref_max_score": -200.0}, "ref_max_score: expected more than ref_min_score"),
-        ({"discount": 1.0}, r"discount: expected in \(0, 1\), got 1.0"),
+        ({"discount": 1.0}, r"discount: expected a number in \(0, 1\), got 1.0"),
     ],
 )
 def test_a_task_that_cannot_be_is_refused(values, message):

@@ -193,7 +193,7 @@ BAD = {
     "holds another training (rebrac.updates: 60, now 80)": ("--rebrac.updates=80",),
     "holds another training (seed: 0, now 3)": ("--seed=3",),
     "lr: expected a positive number, got -1": ("--diffusion.lr=-1",),
-    "holdout: expected a share in (0, 1), got 1.5": ("--holdout=1.5",),
+    "holdout: expected a number in (0, 1), got 1.5": ("--holdout=1.5",),
     "device: cannot use 'cuda:9'": ("--device=cuda:9",),
 }
 

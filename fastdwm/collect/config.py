@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from fastdwm.checks import require, require_at_most, require_positive
+from fastdwm.checks import require, require_at_most, require_not_negative, require_positive
 from fastdwm.envs import EnvSpec, read_spec
 from fastdwm.errors import InputError
 from fastdwm.tasks import get_task
@@ -44,9 +44,8 @@ class CollectConfig:
         require(bool(self.policy), "policy: expected at least one")
         require_positive(self, "transitions", "workers")
         require_at_most(self, MAX_TRANSITIONS, "transitions")
-        require(self.seed >= 0, f"seed: expected a number >= 0, got {self.seed}")
-        right = math.isfinite(self.noise) and self.noise >= 0
-        require(right, f"noise: expected a number >= 0, got {self.noise}")
+        require_not_negative(self, "seed", "noise")
+        require(math.isfinite(self.noise), f"noise: expected a finite number, got {self.noise}")
         for text in self.policy:
             split_share(text)
         check_id(self.out)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fastdwm.checks import require, require_choices, require_positive
+from fastdwm.checks import require_choices, require_not_negative, require_positive
 
 
 @dataclass(frozen=True)
@@ -30,5 +30,4 @@ class EngineConfig:
     def __post_init__(self) -> None:
         require_choices(self)
         require_positive(self, "cell_cpus", "cell_memory")
-        for name in ("cell_gpus", "crash_retries"):
-            require(getattr(self, name) >= 0, f"{name}: expected a number >= 0, got {getattr(self, name)}")
+        require_not_negative(self, "cell_gpus", "crash_retries")

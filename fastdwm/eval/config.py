@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastdwm.checks import require, require_positive
+from fastdwm.checks import require_in, require_positive
 from fastdwm.measure.config import EpisodesConfig
 
 
@@ -39,7 +39,7 @@ class EvalConfig(EpisodesConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(self, "episodes", "world_steps", "deadline_ms", "diagnose_every")
-        require(0 <= (self.temperature or 0) <= 1, f"temperature: expected in [0, 1], got {self.temperature}")
+        require_in(self, "[0, 1]", "temperature")
 
     @property
     def drifts(self) -> bool:

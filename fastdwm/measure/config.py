@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from fastdwm.checks import require, require_choices, require_positive
+from fastdwm.checks import require_choices, require_not_negative, require_positive
 from fastdwm.config import ITPOConfig
 
 
@@ -34,5 +34,5 @@ class EpisodesConfig:
 
     def __post_init__(self) -> None:
         require_choices(self)
-        require(self.seed >= 0, f"seed: expected a number >= 0, got {self.seed}")
+        require_not_negative(self, "seed")
         require_positive(self, "max_steps", "workers", "threads")

@@ -6,7 +6,15 @@ The line under a field is its help text on the command line; nothing here import
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from fastdwm.checks import require, require_at_most, require_choices, require_positive, require_widths
+from fastdwm.checks import (
+    require,
+    require_at_most,
+    require_choices,
+    require_in,
+    require_not_negative,
+    require_positive,
+    require_widths,
+)
 from fastdwm.tasks import Task
 
 
@@ -47,11 +55,9 @@ class ReBRACConfig:
         require_at_most(self, 1e9, "updates", "batch_size", "policy_period")
         require_at_most(self, 1e3, "actor_lr", "critic_lr", "target_noise", "target_noise_clip")
         require_at_most(self, 1e6, "actor_bc_coef", "critic_bc_coef")
-        for name in ("actor_bc_coef", "critic_bc_coef", "target_noise", "target_noise_clip"):
-            value = getattr(self, name)
-            require(value is None or value >= 0, f"{name}: expected a number >= 0, got {value}")
-        require(self.discount is None or 0 < self.discount < 1, f"discount: expected in (0, 1), got {self.discount}")
-        require(0 < self.target_rate <= 1, f"target_rate: expected a number in (0, 1], got {self.target_rate}")
+        require_not_negative(self, "actor_bc_coef", "critic_bc_coef", "target_noise", "target_noise_clip")
+        require_in(self, "(0, 1)", "discount")
+        require_in(self, "(0, 1]", "target_rate")
         require_widths(self.hidden)
 
     def for_task(self, task: Task) -> "ReBRACConfig":
@@ -92,7 +98,7 @@ class WorldConfig(FitConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 < self.ema_rate <= 1, f"ema_rate: expected a number in (0, 1], got {self.ema_rate}")
+        require_in(self, "(0, 1]", "ema_rate")
 
 
 @dataclass(frozen=True)
@@ -143,11 +149,9 @@ class MeanFlowConfig(WorldConfig):
         super().__post_init__()
         require_at_most(self, 1e3, "time_features")
         require_at_most(self, 1e6, "policy_tilt")
-        require(-1e6 <= self.value_tilt <= 1e6, f"value_tilt: expected in [-1e6, 1e6], got {self.value_tilt}")
-        for name in ("equal_share", "temperature"):
-            require(0 <= getattr(self, name) <= 1, f"{name}: expected a number in [0, 1], got {getattr(self, name)}")
-        kappa = self.policy_tilt
-        require(kappa is None or kappa >= 0, f"policy_tilt: expected a number >= 0, got {kappa}")
+        require_not_negative(self, "policy_tilt")
+        require_in(self, "[-1e6, 1e6]", "value_tilt")
+        require_in(self, "[0, 1]", "equal_share", "temperature")
         features = self.time_features
         require(features > 0 and features % 4 == 0, f"time_features: expected a multiple of 4, got {features}")
 

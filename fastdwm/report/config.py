@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastdwm.checks import require, require_choices
+from fastdwm.checks import require_choices, require_in, require_not_negative, require_positive
 
 BUNDLE = "BUNDLE", "folder of a bundle, or the name of a shipped one, for example hopper-medium"
 """the word of two reports, in --help"""
@@ -43,12 +43,9 @@ class ReportConfig:
 
     def __post_init__(self) -> None:
         require_choices(self)
-        share = self.holdout
-        require(share is None or 0 < share < 1, f"holdout: expected a share in (0, 1), got {share}")
-        for name in ("episodes", "max_steps", "jacobian_states", "return_states", "particles", "threads"):
-            require(getattr(self, name) > 0, f"{name}: expected a positive number, got {getattr(self, name)}")
-        require(self.action_noise >= 0, f"action_noise: expected a number >= 0, got {self.action_noise}")
-        require(self.seed is None or self.seed >= 0, f"seed: expected a number >= 0 or none, got {self.seed}")
+        require_in(self, "(0, 1)", "holdout")
+        require_positive(self, "episodes", "max_steps", "jacobian_states", "return_states", "particles", "threads")
+        require_not_negative(self, "action_noise", "seed")
 
 
 @dataclass(frozen=True)

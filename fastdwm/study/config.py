@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from fastdwm.checks import require, require_positive
+from fastdwm.checks import require, require_not_negative, require_positive
 from fastdwm.config import ITPOConfig
 from fastdwm.engines.config import EngineConfig
 from fastdwm.measure.config import EpisodesConfig
@@ -55,7 +55,7 @@ class StudyConfig(EngineConfig, EpisodesConfig):
     def __post_init__(self) -> None:
         EpisodesConfig.__post_init__(self)
         EngineConfig.__post_init__(self)
-        require(self.confirm_seed >= 0, f"confirm_seed: expected a number >= 0, got {self.confirm_seed}")
+        require_not_negative(self, "confirm_seed")
         require_positive(self, "episodes", "latency_decisions")
         for name in AXES:
             require(getattr(self, name) != (), f"{name}: expected at least one value")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fastdwm.checks import require, require_choices, require_positive
+from fastdwm.checks import require, require_choices, require_in, require_not_negative, require_positive
 from fastdwm.models.config import DiffusionConfig, MeanFlowConfig, MLPConfig, ReBRACConfig, RewardConfig
 
 
@@ -57,12 +57,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require_choices(self)
-        require(self.seed >= 0, f"seed: expected a number >= 0, got {self.seed}")
-        require(0 < self.holdout < 1, f"holdout: expected a share in (0, 1), got {self.holdout}")
+        require_in(self, "(0, 1)", "holdout")
         require(self.worlds != (), "worlds: expected at least one world model")
         require_positive(self, "log_every", "save_every", "threads")
-        for name in ("eval_episodes", "fqe_updates", "keep_checkpoints"):
-            require(getattr(self, name) >= 0, f"{name}: expected a number >= 0, got {getattr(self, name)}")
+        require_not_negative(self, "seed", "eval_episodes", "fqe_updates", "keep_checkpoints")
 
     def world(self, name: str, kind: type) -> Any:
         """Settings of a world model: the field of its name, or `kind`'s defaults where there is none."""

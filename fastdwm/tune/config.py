@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastdwm.checks import require, require_positive
+from fastdwm.checks import require_not_negative, require_positive
 
 
 @dataclass(frozen=True)
@@ -34,4 +34,4 @@ class TuneConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "minutes", "episodes", "max_steps", "threads")
-        require(self.seed >= 0, f"seed: expected a number >= 0, got {self.seed}")
+        require_not_negative(self, "seed")

@@ -15,7 +15,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import fastdwm
 from fastdwm import command
 from fastdwm.checks import conforms, from_json, require
 from fastdwm.config import ITPOConfig
@@ -190,9 +189,10 @@ def read(cell: Cell, folder: Path) -> Record | None:
 
 def code() -> str:
     """What the rule's code says, whatever its layout and comments: a digest of the files that state it."""
-    root = Path(fastdwm.__file__).parent
-    folders = (root / "itpo", root / "kernels" / "update", root / "kernels" / "rollout")
-    files = [root / "config.py", *(path for folder in folders for path in sorted(folder.glob("*.py")))]
+    root = Path(__file__).parent.parent
+    folders = (root / "fastdwm" / "itpo", root / "kernels" / "update", root / "kernels" / "rollout")
+    rule = [path for folder in folders for path in sorted(folder.glob("*.py"))]
+    files = [root / "fastdwm" / "config.py", *rule]
     trees = (ast.parse(path.read_text()) for path in files)
     return sha256("".join(map(ast.dump, trees)).encode()).hexdigest()[:16]
 
@@ -259,14 +259,10 @@ def run_cells(cells: Iterable[Cell], folder: Path, workers: int, on_progress: Ca
     on_progress(finished, all of them).
     """
     by_path = {path_of(cell, folder): cell for cell in cells}
-    todo = {path: cell for path, cell in by_path.items() if not path.exists()}
-    if not todo:
-        return
-    _compile(todo.values())
-    finished = len(by_path) - len(todo)
-    on_progress(finished, len(by_path))
-    jobs = [Job(path.stem, run_cell, (cell, path)) for path, cell in todo.items()]
-    run_all(Processes(min(workers, len(todo))), jobs, lambda ran, _: on_progress(finished + round(ran), len(by_path)))
+    finished = [path.stem for path in by_path if path.exists()]
+    _compile(cell for path, cell in by_path.items() if path.stem not in finished)
+    jobs = [Job(path.stem, run_cell, (cell, path)) for path, cell in by_path.items()]
+    run_all(Processes(workers), jobs, on_progress, finished=finished)
 
 
 def _compile(cells: Iterable[Cell]) -> None:

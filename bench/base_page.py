@@ -11,14 +11,11 @@ from base_cells import BasePolicy, code
 
 from fastdwm.files import write_atomically, write_json
 from fastdwm.measure import record
-from fastdwm.measure.statistics import paired_difference
+from fastdwm.measure.statistics import MARGIN, Estimate, count_outcomes, paired_difference
 from fastdwm.tables import interval, markdown_table
 
 Row = dict[str, Any]
 Record = dict[str, Any]
-
-MARGIN = -1.0
-"""points of score below which a difference counts as harm"""
 
 STYLES = {"default": ("#0072b2", "o", -0.3), "drift": ("#d55e00", "s", 0.3)}
 """colour, marker, points to the side: Okabe and Ito's blue and vermilion, which every reader can tell apart, and bars
@@ -74,10 +71,7 @@ def verdict(rows: Sequence[Row]) -> dict[str, Record]:
         if differences:
             result[name] = {
                 "base_policies": len(differences),
-                "harmless": sum(one["value"] >= MARGIN for one in differences),
-                # Of one episode there is no interval.
-                "harmful": sum(one["high"] is not None and one["high"] < MARGIN for one in differences),
-                "better": sum(one["low"] is not None and one["low"] > 0 for one in differences),
+                **count_outcomes([Estimate(**one) for one in differences]),
                 "mean_gain": float(np.mean([one["value"] for one in differences])),
             }
     return result
@@ -86,7 +80,7 @@ def verdict(rows: Sequence[Row]) -> dict[str, Record]:
 def sentences(found: dict[str, Record]) -> str:
     """The verdict in words, a line of a list for each setting."""
     return "\n".join(
-        f"- {TITLES.get(name, name)}: mean difference >= {MARGIN:g} on {one['harmless']} of {one['base_policies']}, "
+        f"- {TITLES.get(name, name)}: mean difference >= {-MARGIN:g} on {one['harmless']} of {one['base_policies']}, "
         f"below beyond chance on {one['harmful']}, above 0 beyond chance on {one['better']}; "
         f"mean gain {one['mean_gain']:+.1f}."
         for name, one in found.items()
@@ -145,7 +139,7 @@ def save_plot(rows: Sequence[Row], path: Path, title: str) -> None:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axis = figure.subplots()
     axis.axhline(0, color="0.3", linewidth=1)
-    axis.axhline(MARGIN, color="0.3", linewidth=0.8, linestyle=":")
+    axis.axhline(-MARGIN, color="0.3", linewidth=0.8, linestyle=":")
     for name, (colour, marker, aside) in STYLES.items():
         here = [(row["base_score"] + aside, row["differences"][name]) for row in rows if row["differences"].get(name)]
         if not here:

@@ -1,6 +1,8 @@
-"""Tables on stdout and in Markdown, and numbers as they stand in them. Rich is imported when a table is printed."""
+"""Tables on stdout, in Markdown and as CSV, and numbers as they stand in them. Printing imports rich."""
 
-from collections.abc import Iterable, Sequence
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -48,6 +50,17 @@ def markdown_table(header: Sequence[str], rows: Rows, left: int | None = None) -
     """The table in Markdown.   left: as in `print_table`."""
     dashes = ["---" if left is None or i < left else "---:" for i in range(len(header))]
     return "\n".join(f"| {' | '.join(map(markdown_text, row))} |" for row in (header, dashes, *rows))
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows under one header, unrounded; what a row does not know is empty."""
+    # The fullest row first: it has the columns in their order.
+    names = dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(names), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
 
 
 def markdown_text(text: str) -> str:

@@ -84,10 +84,11 @@ def test_what_is_raised_on_the_way_ends_the_running_jobs(processes, tmp_path):
 
 
 def test_jobs_of_most_work_run_first_and_their_values_come_in_order(tmp_path):
-    shares = []
-    todo = [Job(name, jobs.write, (tmp_path / name,), work=work) for name, work in (("a", 1), ("b", 3), ("c", 2))]
-    values = run_all(Processes(1), todo, lambda done, total: shares.append((done, total)))
-    assert list(values) == ["a", "b", "c"] and shares == [(3, 6), (5, 6), (6, 6)]
+    shares, sizes = [], {"a": 1, "b": 3, "c": 2, "d": 4}
+    todo = [Job(name, jobs.write, (tmp_path / name,), work=work) for name, work in sizes.items()]
+    values = run_all(Processes(1), todo, lambda done, total: shares.append((done, total)), finished=["d"])
+    assert list(values) == ["a", "b", "c"] and shares == [(4, 10), (7, 10), (9, 10), (10, 10)]
+    assert not (tmp_path / "d").exists()
 
 
 def test_the_first_error_ends_all_jobs_and_names_its_own(tmp_path):

@@ -12,13 +12,14 @@ from commands import evaluate, refused
 from processes import descendants, gone, until
 from toy_bundles import make_bundle, save_checkpoint
 
+from fastdwm import tables
 from fastdwm.bundle import Bundle
 from fastdwm.config import REPLACED, ITPOConfig
 from fastdwm.errors import InputError
 from fastdwm.eval import __main__ as eval
 from fastdwm.eval.config import EvalConfig
 from fastdwm.machine import package_versions
-from fastdwm.measure import latency, record
+from fastdwm.measure import latency
 from fastdwm.measure.control import Drift
 from fastdwm.measure.simulate import run_episodes
 from fastdwm.tasks import get_task
@@ -258,8 +259,8 @@ def test_unknown_option_exits_with_2():
 
 
 def test_intervals_are_left_out_for_one_episode():
-    assert record.interval({"value": 1.25, "low": None, "high": None}, "+") == "+1.2"
-    assert record.spread({"mean": 3.0, "std": None}) == "3.0"
+    assert tables.interval({"value": 1.25, "low": None, "high": None}, "+") == "+1.2"
+    assert tables.spread({"mean": 3.0, "std": None}) == "3.0"
 
 
 def test_two_evaluations_at_once_write_two_files(tmp_path):

@@ -98,7 +98,7 @@ def test_differences_are_paired_and_marked(tmp_path):
         for name in ("default", "tuned", "MeanFlow")
     ]
     assert texts == ["+2.0 [2.0, 2.0] ▲", "-3.0 [-3.0, -3.0] ▼", "+0.0 [0.0, 0.0]"]
-    outcomes = {name: gain.outcome for name, gain in results.tasks["hopper-medium"].gains.items()}
+    outcomes = {name: gain.difference.outcome for name, gain in results.tasks["hopper-medium"].gains.items()}
     assert outcomes == {"default": "better", "tuned": "worse", "meanflow": "tie"}
 
 
@@ -183,7 +183,7 @@ def test_several_trainings_widen_the_interval_and_give_a_probability(tmp_path):
     gain = results.tasks["hopper-medium"].gains["default"]
     # No spread within a training: all of the interval is between them, and all three drawn alike is likely enough.
     assert (gain.difference.value, gain.difference.low, gain.difference.high) == (1.0, -2.0, 4.0)
-    assert gain.outcome == "tie" and gain.trainings == 3
+    assert gain.difference.outcome == "tie" and gain.trainings == 3
     # Every run of the base has mean 65: 69 and 66 of three exceed it.
     assert results.verdicts["default"].improvement.value == pytest.approx(2 / 3)
     assert "probability of improvement" in verdicts(results)[0]
@@ -297,7 +297,6 @@ def spoilt_variant(**changes):
         ("{}", "is not a finished cell of a sweep (format: None); move it away"),
         (json.dumps(spoilt(format=2)), "is not a finished cell of a sweep (format: 2)"),
         (json.dumps(spoilt(task="hopper-expert")), "holds hopper-expert, seed 0"),
-        (json.dumps(spoilt(identity={})), "versions: expected dict, got None"),
         (json.dumps(cell("hopper-medium", {"default": variant("default", BASE, BASE[:3])})), "got 4 and 3 scores on 4"),
         (
             json.dumps(cell("hopper-medium", {"default": variant("tuned", BASE, BASE)})),
@@ -355,16 +354,17 @@ def test_what_a_cell_says_is_text_in_the_markdown_page(tmp_path, capsys):
     [
         (
             cell("hopper-expert", GOOD, mujoco="3.5.0"),
-            "physics differ: gymnasium 1.2.1, mujoco 3.5.0 and gymnasium 1.2.1, mujoco 3.4.0",
+            "cells of different physics: hopper-expert-s0-eval has {'mujoco': '3.5.0', 'gymnasium': '1.2.1'}",
         ),
         (cell("hopper-medium", {"default": variant("default", BASE[:3], BASE[:3])}, seed=1), "their episodes differ"),
         (
             cell("hopper-expert", {"default": GOOD["default"] | {"settings": DEFAULT | {"horizon": 3}}}),
             "default settings differ",
         ),
+        (cell("hopper-expert", GOOD) | {"identity": {}}, "cells of different physics: hopper-expert-s0-eval has None"),
         (cell("ant-medium", GOOD), "'ant-medium' is none of the paper's tasks"),
     ],
-    ids=["physics", "episodes", "default", "task"],
+    ids=["physics", "episodes", "default", "unknown", "task"],
 )
 def test_cells_that_do_not_belong_together_are_refused(tmp_path, other, message):
     refused(run(write(tmp_path, cell("hopper-medium", GOOD), other), "--out", tmp_path / "out"), message)

@@ -82,12 +82,8 @@ def record_chunks(
 ) -> None:
     """Record the portions' chunks that have no file in the folder yet; raises the error of the first that fails."""
     chunks = [chunk for portion in portions for chunk in portion.chunks]
-    todo = [chunk for chunk in chunks if not (folder / chunk.file).exists()]
-    total = sum(chunk.transitions for chunk in chunks)
-    done = total - sum(chunk.transitions for chunk in todo)
-    on_progress(done, total)
-    jobs = [Job(chunk.file, _record_chunk, (chunk, recorder, folder), work=chunk.transitions) for chunk in todo]
-    run_all(Processes(min(workers, max(len(todo), 1))), jobs, lambda ran, _: on_progress(done + ran, total))
+    jobs = [Job(chunk.file, _record_chunk, (chunk, recorder, folder), work=chunk.transitions) for chunk in chunks]
+    run_all(Processes(workers), jobs, on_progress, finished=[path.name for path in folder.glob("*.npz")])
 
 
 # In a worker: what was recorded last, and what acts in it.

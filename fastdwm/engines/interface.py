@@ -20,7 +20,7 @@ class Job:
     """whatever pickle takes"""
     after: tuple[str, ...] = ()
     """names of the jobs that have to end well before this one starts"""
-    work: float = 1.0
+    work: float = 1
     """how long it takes, in any unit, beside the other jobs"""
 
 
@@ -97,25 +97,32 @@ def run_all(
     jobs: Sequence[Job],
     on_progress: StageProgress = unwatched,
     on_wait: Callable[[list[str]], None] = lambda running: None,
+    finished: Collection[str] = (),
 ) -> dict[str, Any]:
     """Run jobs that wait for no other, the longest first, and close the engine; returns their values by name.
 
     Raises the error of the first that fails, with the name of its job in a note; the others end then.
-    on_progress(work done, work of all jobs).   on_wait: as in `run`.
+    finished: names of jobs that an earlier run has left nothing to do for.   on_progress(work done, work of all jobs).
+    on_wait: as in `run`.
     """
-    values, total = {}, sum(job.work for job in jobs)
+    values = dict.fromkeys(finished)
+    left = [job for job in jobs if job.name not in values]
+
+    def show() -> None:
+        on_progress(*(sum(job.work for job in some) for some in ([j for j in jobs if j.name in values], jobs)))
 
     def on_ended(ended: Ended) -> None:
         if ended.error:
             ended.error.add_note(f"job: {ended.job.name}")
             raise ended.error
         values[ended.job.name] = ended.value
-        on_progress(sum(job.work for job in jobs if job.name in values), total)
+        show()
 
+    show()
     with closing(engine):
         # The longest first: at the end the processes finish at about the same time.
-        run(engine, sorted(jobs, key=lambda job: -job.work), on_ended, on_wait)
-    return {job.name: values[job.name] for job in jobs}
+        run(engine, sorted(left, key=lambda job: -job.work), on_ended, on_wait)
+    return {job.name: values[job.name] for job in left}
 
 
 def _without_hope(waiting: dict[str, Job], lost: set[str]) -> list[Job]:

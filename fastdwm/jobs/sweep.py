@@ -45,21 +45,20 @@ def read_cell(path: Path) -> Record:
     return read(path, "sweep", KINDS)
 
 
-def read_cells(out: Path) -> dict[str, Record]:
+def read_cells(out: Path, pattern: str = "*.json") -> dict[str, Record]:
     """The finished cells below the folder of a sweep by name, all of one physics; InputError for anything else."""
-    records = {path.stem: read_cell(path) for path in sorted((out / "cells").glob("*.json"))}
+    records = {path.stem: read_cell(path) for path in sorted((out / "cells").glob(pattern))}
     require_one_physics(records)
     return records
 
 
 def require_one_physics(records: Mapping[str, Record]) -> None:
     """Raise InputError unless all outcomes come from the same versions of the simulator."""
-    first: tuple[str, Any] | None = None
-    for name, record in records.items():
-        versions = record["identity"].get("versions")
-        first = first or (name, versions)
-        same = versions == first[1]
-        require(same, f"out: cells of different physics: {first[0]} has {first[1]}, {name} {versions}; keep them apart")
+    versions = {name: record["identity"].get("versions") for name, record in records.items()}
+    first = next(iter(versions), None)
+    for name, other in versions.items():
+        known = f"{first} has {versions[first]}, {name} {other}"
+        require(other == versions[first], f"out: cells of different physics: {known}; keep them apart")
 
 
 def one_machine(records: Iterable[Record]) -> bool:

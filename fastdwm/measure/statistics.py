@@ -12,6 +12,8 @@ CONFIDENCE = 0.95
 DIGITS = 6
 NOISE = 10.0**-DIGITS
 """score: two policies that act alike differ by this at most, through rounding"""
+MARGIN = 1.0
+"""points of score that count as harm"""
 # of numbers at once, which bounds the memory
 _MOST_DRAWN = 2_000_000
 
@@ -30,6 +32,16 @@ class Estimate:
         if self.low is None or self.high is None or self.low <= NOISE and self.high >= -NOISE:
             return "tie"
         return "better" if self.low > NOISE else "worse"
+
+
+def count_outcomes(differences: Sequence[Estimate]) -> dict[str, int]:
+    """Differences of score that are harmless (at least -MARGIN), harmful (interval below -MARGIN), better and worse."""
+    return {
+        "harmless": sum(x.value >= -MARGIN for x in differences),
+        "harmful": sum(x.high is not None and x.high < -MARGIN for x in differences),
+        "better": sum(x.outcome == "better" for x in differences),
+        "worse": sum(x.outcome == "worse" for x in differences),
+    }
 
 
 @dataclass(frozen=True)
@@ -54,14 +66,25 @@ def bootstrap(x: ArrayLike, statistic: Callable[..., NDArray], seed: int = 0) ->
     Raises ValueError if x is empty, not one-dimensional, or not finite.
     """
     x = _samples(x)
-    value = float(statistic(x, axis=-1))
     if len(x) == 1:
-        return Estimate(value, None, None)
-    rng = np.random.default_rng(seed)
-    interval = stats.bootstrap(
-        (x,), statistic, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method="percentile", rng=rng
-    ).confidence_interval
-    return Estimate(value, float(interval.low), float(interval.high))
+        return Estimate(float(statistic(x, axis=-1)), None, None)
+    return _bootstrap((x,), statistic, seed)
+
+
+def ratio_of_means(x: ArrayLike, y: ArrayLike) -> Estimate:
+    """Mean of x over mean of y, both (N,) and paired by index, with the interval from resampling the pairs.
+
+    Without an interval if the mean of y itself is not clearly above zero: the ratio has none then.
+    """
+    x, y = _pair(x, y)
+
+    def ratio(x: NDArray, y: NDArray, axis: int = -1) -> NDArray:
+        return x.mean(axis) / y.mean(axis)
+
+    low = bootstrap(y, np.mean).low
+    if low is None or low <= 0:
+        return Estimate(float(ratio(x, y)), None, None)
+    return _bootstrap((x, y), ratio, 0)
 
 
 def summarise(x: ArrayLike) -> Summary:
@@ -140,6 +163,13 @@ def success_rate(successes: int, trials: int) -> Estimate:
     """Share of trials that succeeded with Wilson's 95 % interval, which holds near 0 and 1 and for few trials too."""
     interval = stats.binomtest(successes, trials).proportion_ci(CONFIDENCE, method="wilson")
     return Estimate(successes / trials, float(interval.low), float(interval.high))
+
+
+def _bootstrap(samples: tuple[NDArray[np.float64], ...], statistic: Callable[..., NDArray], seed: int) -> Estimate:
+    """The statistic of the samples, paired by index, with its percentile bootstrap interval."""
+    how = {"paired": len(samples) > 1, "n_resamples": RESAMPLES, "confidence_level": CONFIDENCE, "method": "percentile"}
+    interval = stats.bootstrap(samples, statistic, **how, rng=np.random.default_rng(seed)).confidence_interval
+    return Estimate(float(statistic(*samples, axis=-1)), float(interval.low), float(interval.high))
 
 
 def _wins(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:

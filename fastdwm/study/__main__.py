@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
 from fastdwm.errors import InputError
-from fastdwm.files import prepare_folder, reserved, write_json
+from fastdwm.files import prepare_folder, reserved, write_atomically, write_json
 from fastdwm.measure.record import circumstances
 from fastdwm.shipped import shipped_folder
 from fastdwm.study.config import StudyConfig
 from fastdwm.study.grid import BASE, Cell, Grid, parse_world
+from fastdwm.tables import csv_text
 from fastdwm.tasks import check_name
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def conclude(
         "cells": rows,
     }
     write_json(out / "study.json", summary)
-    tradeoff.write_csv(rows, out / "study.csv")
+    write_atomically(out / "study.csv", csv_text(rows).encode())
     tradeoff.save_plot(rows, out / "study.png", title)
     title = f"{title}, environment seeds {study.identity['seeds']}"
     tables.write_markdown(rows, out / "study.md", title, sentences, here)

@@ -103,17 +103,12 @@ def run_cells(study: Study, cells: list[Cell], on_progress: Progress) -> None:
     on_progress("preparation (the first run compiles)", 0, 1)
     study.agent(todo[0], study.seeds[0])
     on_progress("preparation (the first run compiles)", 1, 1)
-    total = sum(cell.work for cell in cells)
     stage = f"{study.folder.name}, {len(todo)} of {len(cells)} cells to run (per mille of the work)"
-
-    def on_work(ran: float, to_run: float) -> None:
-        on_progress(stage, 1000 - round(1000 * (to_run - ran) / total), 1000)
-
-    on_work(0, sum(cell.work for cell in todo))
     # Other machines share the file system, not the folder that we are in.
     there = dataclasses.replace(study, folder=Path.absolute(study.folder))
-    jobs = [Job(cell.name, run_cell, (there, cell), work=cell.work) for cell in todo]
-    run_all(engines.start(study.config, min(study.config.workers, len(todo))), jobs, on_work)
+    jobs = [Job(cell.name, run_cell, (there, cell), work=cell.work) for cell in cells]
+    engine = engines.start(study.config, min(study.config.workers, len(todo)))
+    run_all(engine, jobs, lambda ran, total: on_progress(stage, round(1000 * ran / total), 1000), finished=done)
 
 
 def run_cell(study: Study, cell: Cell) -> None:

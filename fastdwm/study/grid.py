@@ -108,24 +108,16 @@ class Grid:
         """
         cells = {BASE: None}
         for point, world in product(self.points(), self.worlds):
-            cells[self._cell(*point, world, held)] = None
+            cells[self._cell(point, world, held)] = None
         return list(cells)
 
     def centre(self, held: Mapping[str, int]) -> list[Cell]:
         """The cells that differ in the world model alone, in the order of the worlds."""
         point = next(self.points())
-        return list(dict.fromkeys(self._cell(*point, world, held) for world in self.worlds))
+        return list(dict.fromkeys(self._cell(point, world, held) for world in self.worlds))
 
-    def _cell(
-        self,
-        horizon: int,
-        particles: int,
-        inner_steps: int,
-        max_deviation: float | None,
-        inner_lr: float | None,
-        world: str,
-        held: Mapping[str, int],
-    ) -> Cell:
+    def _cell(self, point: tuple, world: str, held: Mapping[str, int]) -> Cell:
+        horizon, particles, inner_steps, max_deviation, inner_lr = point
         name, calls = _resolve(world, held)
         lr = inner_lr / inner_steps if self.split_step and inner_lr is not None else inner_lr
         if horizon == 0:
@@ -148,39 +140,23 @@ def _resolve(world: str, held: Mapping[str, int]) -> tuple[str, int]:
     return name, held[name] if calls is None else calls
 
 
+_DEFAULT = Grid(
+    worlds=("diffusion", "diffusion:1", "meanflow", "meanflow:2", "mlp"),
+    horizons=(8, 5, 3, 1, 0),
+    particles=(2, 16),
+    inner_steps=(1, 2),
+    max_deviations=(None,),
+    inner_lrs=(2e-5,),
+    split_step=True,
+    design="star",
+    episodes=40,
+)
+_FEW = {"worlds": ("diffusion", "meanflow", "mlp"), "horizons": (8, 3), "particles": (2,), "inner_steps": (1,)}
+# K = 10 and 5 where the bundle's diffusion model was trained with ten steps.
+_PAPERS = {"worlds": ("diffusion", "diffusion:5", "meanflow", "mlp"), "horizons": (5, 3, 1)}
+_PAPERS |= {"particles": (4096, 1024, 64), "inner_steps": (1, 4), "inner_lrs": (5e-5,)}
 GRIDS = {
-    "default": Grid(
-        worlds=("diffusion", "diffusion:1", "meanflow", "meanflow:2", "mlp"),
-        horizons=(8, 5, 3, 1, 0),
-        particles=(2, 16),
-        inner_steps=(1, 2),
-        max_deviations=(None,),
-        inner_lrs=(2e-5,),
-        split_step=True,
-        design="star",
-        episodes=40,
-    ),
-    "quick": Grid(
-        worlds=("diffusion", "meanflow", "mlp"),
-        horizons=(8, 3),
-        particles=(2,),
-        inner_steps=(1,),
-        max_deviations=(None,),
-        inner_lrs=(2e-5,),
-        split_step=True,
-        design="star",
-        episodes=5,
-    ),
-    # K = 10 and 5 where the bundle's diffusion model was trained with ten steps.
-    "paper": Grid(
-        worlds=("diffusion", "diffusion:5", "meanflow", "mlp"),
-        horizons=(5, 3, 1),
-        particles=(4096, 1024, 64),
-        inner_steps=(1, 4),
-        max_deviations=(None,),
-        inner_lrs=(5e-5,),
-        split_step=False,
-        design="product",
-        episodes=100,
-    ),
+    "default": _DEFAULT,
+    "quick": replace(_DEFAULT, **_FEW, episodes=5),
+    "paper": replace(_DEFAULT, **_PAPERS, split_step=False, design="product", episodes=100),
 }

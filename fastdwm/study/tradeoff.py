@@ -1,16 +1,12 @@
 """Score against decision latency: rows of a study, Pareto front, what is kept of the gain, and the picture."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from fastdwm.files import write_atomically
 from fastdwm.measure import statistics
 from fastdwm.measure.statistics import Estimate
 from fastdwm.study.grid import BASE, Cell
@@ -87,31 +83,6 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
     return [not any(c <= cost and v >= value and (c, v) != (cost, value) for c, v in points) for cost, value in points]
 
 
-def gain_kept(gain: np.ndarray, reference: np.ndarray) -> Estimate:
-    """Mean gain over mean reference gain, both (N,) by seed, with the interval from resampling the seeds.
-
-    Without an interval if the reference gain itself is not clearly above zero: the ratio has none then.
-    """
-    value = float(gain.mean() / reference.mean())
-    low = statistics.bootstrap(reference, np.mean).low
-    if low is None or low <= 0:
-        return Estimate(value, None, None)
-
-    def ratio(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
-        return x.mean(axis) / y.mean(axis)
-
-    kept = stats.bootstrap(
-        (gain, reference),
-        ratio,
-        paired=True,
-        n_resamples=statistics.RESAMPLES,
-        confidence_level=statistics.CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return Estimate(value, float(kept.low), float(kept.high))
-
-
 def verdict(records: Mapping[Cell, Mapping[str, Any]], rows: Sequence[Row], centre: Sequence[Cell]) -> list[str]:
     """What each world model keeps of the gain, and at which share of the time; one line each.
 
@@ -136,7 +107,11 @@ def verdict(records: Mapping[Cell, Mapping[str, Any]], rows: Sequence[Row], cent
         row, score = by_name[cell.name], _scores(records[cell])
         gap = statistics.paired_difference(score, _scores(records[reference]))
         # As it is printed: a share of a gain of 0 means nothing.
-        kept = f": {_percent(gain_kept(score - base, gain))} of that gain" if round(gain.mean(), 1) > 0 else ""
+        kept = (
+            f": {_percent(statistics.ratio_of_means(score - base, gain))} of that gain"
+            if round(gain.mean(), 1) > 0
+            else ""
+        )
         lines.append(
             f"{title_of(row)} gains {interval(estimate(row, 'difference'), '+')}{kept}, "
             f"in {100 * row['latency_p50_ms'] / ours['latency_p50_ms']:.0f} % of the time; "
@@ -194,15 +169,6 @@ def estimate(row: Row, name: str) -> dict[str, Any]:
     """A value and its interval."""
     low, high = _ends(name)
     return {"value": row[name], "low": row[low], "high": row[high]}
-
-
-def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """All rows under one header; what is not known is empty."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode())
 
 
 def save_plot(rows: Sequence[Row], path: Path, title: str) -> None:

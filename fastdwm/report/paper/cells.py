@@ -66,16 +66,15 @@ def read_cells(folder: Path) -> list[Cell]:
     other physics, other episodes of the same task, another "default".
     """
     require(folder.is_dir(), f"{folder}: no such folder")
-    paths = sorted((folder / "cells").glob("*-eval.json"))
-    require(bool(paths), f"{folder}: expected cells/*-eval.json of a sweep, found none")
-    cells = [read_cell(path) for path in paths]
+    records = sweep.read_cells(folder, "*-eval.json")
+    require(bool(records), f"{folder}: expected cells/*-eval.json of a sweep, found none")
+    cells = [read_cell(folder / "cells" / f"{name}.json", record) for name, record in records.items()]
     _require_one_table(cells)
     return cells
 
 
-def read_cell(path: Path) -> Cell:
-    """The cell in a file; raises InputError for anything else."""
-    record = sweep.read_cell(path)
+def read_cell(path: Path, record: sweep.Record) -> Cell:
+    """The cell in a file that holds this record; raises InputError for any that is no evaluation."""
     try:
         cell = _cell(path, record)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
@@ -158,11 +157,9 @@ def _scores(values: Any, name: str) -> tuple[float, ...]:
 
 def _require_one_table(cells: list[Cell]) -> None:
     """Raise InputError for cells whose scores do not belong together."""
-    first = cells[0]
     episodes: dict[str, tuple[Path, tuple[int, ...]]] = {}
     default: tuple[Path, dict[str, Any]] | None = None
     for cell in cells:
-        _same(first.path, first.physics, cell.path, cell.physics, "physics")
         for name, variant in cell.variants.items():
             _same(*episodes.setdefault(cell.task, (cell.path, variant.seeds)), cell.path, variant.seeds, "episodes")
             if name == "default":
@@ -172,5 +169,4 @@ def _require_one_table(cells: list[Cell]) -> None:
 
 def _same(path: Path, value: Any, other_path: Path, other: Any, what: str) -> None:
     names = f"{path.name} and {other_path.name}"
-    detail = f": {', '.join(value)} and {', '.join(other)}" if what == "physics" else ""
-    require(value == other, f"{names} do not belong in one table, their {what} differ{detail}")
+    require(value == other, f"{names} do not belong in one table, their {what} differ")

@@ -4,14 +4,14 @@ Heavy packages are imported inside the functions: --help answers before numpy is
 """
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from fastdwm import command
 from fastdwm.files import prepare_folder, write_atomically, write_json
 from fastdwm.report.config import PaperConfig
 from fastdwm.report.paper.cells import read_cells
-
-FOLDER = Path("results/sweep")
+from fastdwm.tables import csv_text
 
 
 def main(folder: Path, config: PaperConfig) -> None:
@@ -38,7 +38,7 @@ def main(folder: Path, config: PaperConfig) -> None:
     record |= {"published": {task: text.published_of(task) for task in published.LOCOMOTION + published.MAZES}}
     contents = {
         "md": text.markdown(tables, verdicts, notes),
-        "csv": text.csv_text(results),
+        "csv": csv_text(text.csv_rows(results)),
         "html": page.page(tables, verdicts, notes, pictures),
     }
     write_json(config.out / "paper.json", record)
@@ -49,7 +49,5 @@ def main(folder: Path, config: PaperConfig) -> None:
         print(config.out / f"paper.{kind}")
 
 
-def parse(argv: list[str]) -> tuple[Path, PaperConfig]:
-    """Folder of the sweep and settings; raises as `command.parse`."""
-    folder = "[FOLDER]", "a sweep's folder, with its cells/", Path, FOLDER
-    return command.read(PaperConfig(), "python -m fastdwm.report paper", main.__doc__, argv, folder=folder)
+FOLDER = "[FOLDER]", "a sweep's folder, with its cells/", Path, Path("results/sweep")
+parse = partial(command.read, PaperConfig(), "python -m fastdwm.report paper", main.__doc__, folder=FOLDER)

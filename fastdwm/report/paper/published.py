@@ -31,93 +31,64 @@ class Column:
     """as printed"""
 
 
-def _column(name: str, source: str, tasks: tuple[str, ...], values: str, average: float) -> Column:
-    return Column(name, source, dict(zip(tasks, map(float, values.split()), strict=True)), average)
+def _columns(tasks: tuple[str, ...], text: str) -> tuple[Column, ...]:
+    """Columns given as words: name, source, the average as printed, and a value for each task."""
+    words, size = text.split(), 3 + len(tasks)
+    columns = (words[i : i + size] for i in range(0, len(words), size))
+    return tuple(
+        Column(name, source, dict(zip(tasks, map(float, values), strict=True)), float(average))
+        for name, source, average, *values in columns
+    )
 
 
-# Per column: halfcheetah, hopper, walker2d, of each the LEVELS in their order.
-SCORES = (
-    _column(
-        "TD3+BC",
-        "RB",
-        LOCOMOTION,
-        "30.9 54.7 93.4 89.1 45.0 75.0  8.5 60.9 109.6 87.8 55.1 97.9  2.0 77.7 110.0 110.4 68.0 90.3",
-        70.3,
-    ),
-    _column(
-        "IQL",
-        "RB",
-        LOCOMOTION,
-        "19.5 50.0 95.5 92.7 42.1 75.0  10.1 65.2 108.8 85.5 89.6 104.4  11.3 80.7 96.9 112.1 75.4 97.5",
-        72.9,
-    ),
-    _column(
-        "CQL",
-        "RB",
-        LOCOMOTION,
-        "31.1 46.9 97.3 95.0 45.3 76.9  5.3 61.9 106.5 96.9 86.3 101.9  5.1 79.5 109.3 109.1 76.8 94.2",
-        73.6,
-    ),
-    _column(
-        "SAC-RND",
-        "RB",
-        LOCOMOTION,
-        "27.6 66.4 102.6 108.1 51.2 81.2  19.6 91.1 109.8 109.8 97.2 107.4  18.7 92.7 104.5 104.6 89.4 105.3",
-        82.6,
-    ),
-    _column(
-        "ReBRAC",
-        "A",
-        LOCOMOTION,
-        "29.59 65.87 105.22 100.29 50.21 82.19  8.56 102.05 104.73 105.70 95.82 107.49"
-        "  20.22 84.78 112.15 111.81 80.67 100.16",
-        81.53,
-    ),
-    _column(
-        "MPCwDWM",
-        "A",
-        LOCOMOTION,
-        "29.9 70.05 106.14 105.35 59.89 85.149  8.56 103.38 105.06 107.42 103.14 108.77"
-        "  20.22 88.91 116.65 115.76 95.87 105.76",
-        85.33,
-    ),
+# Values: halfcheetah, hopper, walker2d, of each the LEVELS in their order.
+SCORES = _columns(
+    LOCOMOTION,
+    """
+    TD3+BC  RB 70.3   30.9 54.7 93.4 89.1 45.0 75.0  8.5 60.9 109.6 87.8 55.1 97.9  2.0 77.7 110.0 110.4 68.0 90.3
+    IQL     RB 72.9   19.5 50.0 95.5 92.7 42.1 75.0  10.1 65.2 108.8 85.5 89.6 104.4  11.3 80.7 96.9 112.1 75.4 97.5
+    CQL     RB 73.6   31.1 46.9 97.3 95.0 45.3 76.9  5.3 61.9 106.5 96.9 86.3 101.9  5.1 79.5 109.3 109.1 76.8 94.2
+    SAC-RND RB 82.6   27.6 66.4 102.6 108.1 51.2 81.2  19.6 91.1 109.8 109.8 97.2 107.4  18.7 92.7 104.5 104.6 89.4
+                      105.3
+    ReBRAC  A  81.53  29.59 65.87 105.22 100.29 50.21 82.19  8.56 102.05 104.73 105.70 95.82 107.49
+                      20.22 84.78 112.15 111.81 80.67 100.16
+    MPCwDWM A  85.33  29.9 70.05 106.14 105.35 59.89 85.149  8.56 103.38 105.06 107.42 103.14 108.77
+                      20.22 88.91 116.65 115.76 95.87 105.76
+    """,
 )
 
 # Where text B prints another number than text A; its ReBRAC column is that of [RB].
 SCORES_B = {"hopper-random": 8.40, "hopper-expert": 104.30, "walker2d-random": 18.4}
 AVERAGE_B = 85.18
 
-# Per column: medium-expert, medium, medium-replay, of each halfcheetah, hopper, walker2d.
+# Values: medium-expert, medium, medium-replay, of each halfcheetah, hopper, walker2d.
 GENERATIVE_SCORES = (
-    _column("DT", "DF", GENERATIVE, "86.8 107.6 108.1  42.6 67.6 74.0  36.6 82.7 66.6", 74.7),
-    _column("TT", "DF", GENERATIVE, "95.0 110.0 101.9  46.9 61.1 79.0  41.9 91.5 82.6", 78.9),
-    _column("MOPO", "DF", GENERATIVE, "63.3 23.7 44.6  42.3 28.0 17.8  53.1 67.5 39.0", 42.1),
-    _column("MOReL", "DF", GENERATIVE, "53.3 108.7 95.6  42.1 95.4 77.8  40.2 93.6 49.8", 72.9),
-    _column("MBOP", "DF", GENERATIVE, "105.9 55.1 70.2  44.6 48.8 41.0  42.3 12.4 9.7", 47.8),
-    _column("Diffuser", "DF", GENERATIVE, "88.9 103.3 106.9  42.8 74.3 79.6  37.7 93.6 70.6", 77.5),
+    *_columns(
+        GENERATIVE,
+        """
+        DT       DF 74.7  86.8 107.6 108.1  42.6 67.6 74.0  36.6 82.7 66.6
+        TT       DF 78.9  95.0 110.0 101.9  46.9 61.1 79.0  41.9 91.5 82.6
+        MOPO     DF 42.1  63.3 23.7 44.6  42.3 28.0 17.8  53.1 67.5 39.0
+        MOReL    DF 72.9  53.3 108.7 95.6  42.1 95.4 77.8  40.2 93.6 49.8
+        MBOP     DF 47.8  105.9 55.1 70.2  44.6 48.8 41.0  42.3 12.4 9.7
+        Diffuser DF 77.5  88.9 103.3 106.9  42.8 74.3 79.6  37.7 93.6 70.6
+        """,
+    ),
     Column("MPCwDWM", "A", {task: SCORES[-1].values[task] for task in GENERATIVE}, 94.4),
 )
 
-MAZE_SCORES = (
-    _column("ReBRAC", "A", MAZES, "99.0 89.0 86.7 83.0 59.0 51.0", 77.62),
-    _column("MPCwDWM", "A", MAZES, "99.0 90.0 94.4 94.0 67.0 66.0", 85.07),
+MAZE_SCORES = _columns(
+    MAZES, "ReBRAC A 77.62 99.0 89.0 86.7 83.0 59.0 51.0  MPCwDWM A 85.07 99.0 90.0 94.4 94.0 67.0 66.0"
 )
 
-DYNAMICS_RMSE = _column(
-    "paper",
-    "A",
+DYNAMICS_RMSE, REWARD_RMSE = _columns(
     LOCOMOTION,
-    "0.2318 0.5494 1.3065 0.5972 0.3996 0.4739  0.1268 0.0784 0.1375 0.1678 0.1008 0.1178"
-    "  0.6591 1.4068 3.3412 1.5566 1.1100 1.2560",
-    0.7565,
-)
-REWARD_RMSE = _column(
-    "paper",
-    "A",
-    LOCOMOTION,
-    "0.0477 0.1292 0.2763 0.1622 0.0918 0.1164  0.0082 0.0720 0.1415 0.0789 0.0192 0.0208"
-    "  0.0244 0.0779 0.4902 0.1060 0.0459 0.0578",
-    0.1092,
+    """
+    paper A 0.7565  0.2318 0.5494 1.3065 0.5972 0.3996 0.4739  0.1268 0.0784 0.1375 0.1678 0.1008 0.1178
+                    0.6591 1.4068 3.3412 1.5566 1.1100 1.2560
+    paper A 0.1092  0.0477 0.1292 0.2763 0.1622 0.0918 0.1164  0.0082 0.0720 0.1415 0.0789 0.0192 0.0208
+                    0.0244 0.0779 0.4902 0.1060 0.0459 0.0578
+    """,
 )
 
 SOURCES = {

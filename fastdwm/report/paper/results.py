@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,11 +41,6 @@ class Gain:
     diagnostics: dict[str, float]
     """of the decisions, means over the trainings"""
 
-    @property
-    def outcome(self) -> str:
-        """better or worse where the 95 % interval of the difference excludes 0, otherwise tie."""
-        return self.difference.outcome
-
 
 @dataclass(frozen=True)
 class Rmse:
@@ -73,10 +68,6 @@ class TaskResult:
     critic: dict[str, float]
     """value of the policy in the data's first states by `critics` and by `fqe`, and what the `data` earned there"""
     departures: tuple[str, ...]
-
-
-MARGIN = 1.0
-"""points of score that count as harm"""
 
 
 @dataclass(frozen=True)
@@ -217,21 +208,14 @@ def _rmse(errors: Sequence[dict[str, float] | None], name: str) -> Rmse | None:
 
 def _verdict(name: str, cells: dict[str, list[Cell]], results: dict[str, TaskResult], tasks: Sequence[str]) -> Verdict:
     there = [task for task in tasks if task in results and name in results[task].gains]
-    gains = [results[task].gains[name] for task in there]
-
-    def count(holds: Callable[[Gain], bool]) -> int:
-        return sum(map(holds, gains))
-
+    evaluated = [results[task] for task in there]
     found = {task: variants_of(cells[task], name) for task in there}
     runs = [([np.mean(x.itpo) for x in xs], [np.mean(x.base) for x in xs]) for xs in found.values()]
     several = any(len(xs) > 1 for xs in found.values())
     return Verdict(
         tasks=len(tasks),
         missing=len(tasks) - len(there),
-        harmless=count(lambda gain: gain.difference.value >= -MARGIN),
-        harmful=count(lambda gain: gain.difference.high is not None and gain.difference.high < -MARGIN),
-        better=count(lambda gain: gain.outcome == "better"),
-        worse=count(lambda gain: gain.outcome == "worse"),
+        **statistics.count_outcomes([result.gains[name].difference for result in evaluated]),
         difference=statistics.mean_of_means([differences(cells[task], name) for task in there]) if there else None,
         improvement=statistics.probability_of_improvement(runs) if several else None,
     )

@@ -1,9 +1,8 @@
 """The paper's tables as texts: which columns, which rows, what the averages are over."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
-from operator import itemgetter
 from typing import TypeVar
 
 from fastdwm.report.paper import published
@@ -121,7 +120,7 @@ def locomotion(results: Results) -> Table:
 
 def robust(results: Results) -> Table:
     """What Table 1 has no room for."""
-    iqm = _policies(results, lambda x: interval(asdict(x.iqm)), lambda x: x.iqm.value)
+    iqm = _policies(results, lambda x: interval(vars(x.iqm)), lambda x: x.iqm.value)
     cost = _policies(results, lambda x: MISSING if x.latency_ms is None else f"{x.latency_ms:.2f}")
     chosen = _column(results, "tuned settings", lambda x: x.gains.get("tuned"), lambda gain: " or ".join(gain.settings))
     groups = (("interquartile mean of the score", iqm), ("ms per decision", cost), ("chosen by tune", (chosen,)))
@@ -159,58 +158,40 @@ def reward(results: Results) -> Table:
 
 def models(results: Results) -> Table:
     """What the models said of the default's decisions, and what came: where to look first when ITPO loses."""
-    decisions = (
-        _diagnostic(results, "deviation", itemgetter("deviation"), ".3f"),
-        _diagnostic(results, "clipped", itemgetter("clipped"), ".2f"),
-        _diagnostic(results, "predicted", lambda x: x["predicted_return"]),
-        _diagnostic(results, "excess", lambda x: x["prediction_error"], "+.1f"),
+    said = {"deviation": ("deviation", "{:.3f}"), "clipped": ("clipped", "{:.2f}")}
+    said |= {"predicted": ("predicted_return", "{:.1f}"), "excess": ("prediction_error", "{:+.1f}")}
+    decisions = tuple(
+        _column(results, title, partial(_said, name), form.format) for title, (name, form) in said.items()
     )
     names = {"critics": "critics", "fqe": "FQE", "data": "data"}
-    values = tuple(_known(results, title, lambda x: x.critic, itemgetter(name)) for name, title in names.items())
+    values = tuple(_column(results, title, partial(_value, name), "{:.1f}".format) for name, title in names.items())
     groups = (("default, means over decisions", decisions), ("value of first states", values))
     return Table("models", "Where to look. What the models said, and what came", published.LOCOMOTION, groups, MODELS)
 
 
-def _diagnostic(
-    results: Results, header: str, number: Callable[[dict[str, float]], float], form: str = ".1f"
-) -> Column:
-    def read(result: TaskResult) -> dict[str, float]:
-        return result.gains["default"].diagnostics if "default" in result.gains else {}
-
-    return _known(results, header, read, number, form)
+def _said(name: str, result: TaskResult) -> float | None:
+    """A diagnostic of the default's decisions."""
+    return result.gains["default"].diagnostics.get(name) if "default" in result.gains else None
 
 
-def _known(
-    results: Results,
-    header: str,
-    read: Callable[[TaskResult], dict[str, float]],
-    number: Callable[[dict[str, float]], float],
-    form: str = ".1f",
-) -> Column:
-    """A column of numbers of the tasks that know them, each in its own unit."""
-
-    def known(result: TaskResult) -> float | None:
-        try:
-            return number(read(result))
-        except KeyError:
-            return None
-
-    return _column(results, header, known, lambda value: format(value, form))
+def _value(name: str, result: TaskResult) -> float | None:
+    """The value of the first states by the critics, by fitted Q evaluation or by the data."""
+    return result.critic.get(name)
 
 
 def score_text(scores: Scores) -> str:
     """98.2 ± 3.1, the mean alone for one episode."""
-    return spread({"mean": scores.mean, "std": scores.std})
+    return spread(vars(scores))
 
 
 def rate_text(scores: Scores) -> str:
     """In %, with its interval."""
-    return interval({name: 100 * value for name, value in asdict(scores.success).items()})
+    return interval({name: 100 * value for name, value in vars(scores.success).items()})
 
 
 def gain_text(gain: Gain) -> str:
     """+1.2 [0.3, 2.1] ▲"""
-    return interval(asdict(gain.difference), "+") + MARKS[gain.outcome]
+    return interval(vars(gain.difference), "+") + MARKS[gain.difference.outcome]
 
 
 def _column(

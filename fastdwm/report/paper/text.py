@@ -1,7 +1,5 @@
 """The report on a terminal, as Markdown and as CSV."""
 
-import csv
-import io
 from collections.abc import Sequence
 
 from fastdwm.report.paper import published
@@ -15,11 +13,8 @@ def print_report(tables: Sequence[Table], verdicts: Sequence[str], notes: Sequen
     console = stdout(width=175)
     for table in tables:
         for group, columns in table.groups:
-            header, sections = (
-                ("task", *(column.header for column in columns)),
-                (table.rows(columns), table.averages(columns)),
-            )
-            print_table(header, *sections, title=f"{table.title}: {group}", width=175, no_wrap=True)
+            header, title = ("task", *(column.header for column in columns)), f"{table.title}: {group}"
+            print_table(header, table.rows(columns), table.averages(columns), title=title, width=175, no_wrap=True)
         console.print(table.caption, end="\n\n")
     for line in (*notes, "", *verdicts):
         console.print(line)
@@ -47,18 +42,10 @@ def grouped_table(table: Table) -> str:
     return markdown_table(groups, rows, left=1)
 
 
-def csv_text(results: Results) -> str:
-    """One line per task, ours and the published numbers, unrounded; empty where missing."""
-    rows = [
-        csv_row(results, task) for task in (*published.LOCOMOTION, *(t for t in published.MAZES if t in results.tasks))
-    ]
-    # The fullest row first: it has the columns in their order.
-    names = dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row)
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(names), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
+def csv_rows(results: Results) -> list[dict[str, object]]:
+    """One row per task, ours and the published numbers."""
+    mazes = (task for task in published.MAZES if task in results.tasks)
+    return [csv_row(results, task) for task in (*published.LOCOMOTION, *mazes)]
 
 
 def csv_row(results: Results, task: str) -> dict[str, object]:
@@ -71,7 +58,7 @@ def csv_row(results: Results, task: str) -> dict[str, object]:
         for name, gain in result.gains.items():
             found = {"mean": gain.scores.mean, "iqm": gain.scores.iqm.value, "ms": gain.scores.latency_ms}
             found |= {"difference": gain.difference.value, "low": gain.difference.low, "high": gain.difference.high}
-            row |= {f"{name}_{key}": value for key, value in (found | {"outcome": gain.outcome}).items()}
+            row |= {f"{name}_{key}": value for key, value in (found | {"outcome": gain.difference.outcome}).items()}
         for world, rmse in result.dynamics.items():
             row |= {f"{world}_rmse": rmse.value, f"{world}_rmse_se": rmse.error}
         if result.reward:

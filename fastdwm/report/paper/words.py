@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from fastdwm.measure.statistics import MARGIN
 from fastdwm.report.paper import published
 from fastdwm.report.paper.cells import VARIANTS
 from fastdwm.report.paper.published import LOCOMOTION
-from fastdwm.report.paper.results import MARGIN, Results, Verdict
+from fastdwm.report.paper.results import Results, Verdict
 from fastdwm.report.paper.tables import TITLES
 from fastdwm.tables import interval
 

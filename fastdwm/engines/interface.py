@@ -105,11 +105,11 @@ def run_all(
     finished: names of jobs that an earlier run has left nothing to do for.   on_progress(work done, work of all jobs).
     on_wait: as in `run`.
     """
-    values = dict.fromkeys(finished)
+    values, total = dict.fromkeys(finished), sum(job.work for job in jobs)
     left = [job for job in jobs if job.name not in values]
 
     def show() -> None:
-        on_progress(*(sum(job.work for job in some) for some in ([j for j in jobs if j.name in values], jobs)))
+        on_progress(sum(job.work for job in jobs if job.name in values), total)
 
     def on_ended(ended: Ended) -> None:
         if ended.error:

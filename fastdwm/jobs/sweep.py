@@ -28,6 +28,8 @@ KINDS = {
 }
 """types of what is read of a cell"""
 PHYSICS = ("mujoco", "gymnasium")
+VARIANTS = ("default", "tuned", "meanflow", "critic", "drift")
+"""of an evaluation"""
 
 
 def physics() -> dict[str, str]:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from fastdwm.command import StageProgress, unwatched
 from fastdwm.data.dataset import Transitions
+from fastdwm.data.recordings import derive
 from fastdwm.envs import EnvSpec
 from fastdwm.measure.simulate import run_episodes
 from fastdwm.models.nets import Params, map_params
@@ -185,17 +186,10 @@ def fresh_episodes(
                     break
                 obs = next_obs
             on_progress((i + 1) * max_steps, len(seeds) * max_steps)
-    return _transitions(columns, env)
-
-
-def _transitions(columns: dict[str, list], env: EnvSpec) -> Transitions:
-    """Recorded columns, one entry per step, with what follows from them."""
     kinds = {"terminated": bool, "truncated": bool}
     arrays = {name: np.array(values, kinds.get(name, np.float32)) for name, values in columns.items()}
-    ended = arrays["terminated"] | arrays["truncated"]
-    next_action = np.where(ended[:, None], 0, np.roll(arrays["action"], -1, axis=0))
-    known = np.ones_like(ended)
-    return Transitions(**arrays, next_action=next_action, next_obs_known=known, source="fresh episodes", env=env)
+    known = {"next_obs_known": np.ones(len(arrays["reward"]), bool)}
+    return Transitions(**derive(arrays | known), source="fresh episodes", env=env)
 
 
 class BasePolicy:

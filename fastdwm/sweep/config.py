@@ -8,10 +8,10 @@ from typing import Any
 from fastdwm.checks import require, require_positive
 from fastdwm.engines.config import EngineConfig
 from fastdwm.errors import InputError
+from fastdwm.jobs.sweep import VARIANTS
 from fastdwm.tasks import TASKS, get_task
 
 STAGES = ("collect", "train", "tune", "eval")
-VARIANTS = ("default", "tuned", "meanflow", "critic", "drift")
 # Those with published results of generative models first, then the other levels.
 LEVELS = ("medium", "medium-replay", "medium-expert", "random", "expert", "full-replay")
 LOCOMOTION = tuple(f"{robot}-{level}" for level in LEVELS for robot in ("hopper", "halfcheetah", "walker2d"))

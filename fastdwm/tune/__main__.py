@@ -124,11 +124,8 @@ def print_trials(bundle: "Bundle", base: "Trial", trials: list["Trial"], tuning:
         difference = "" if trial is base else interval(line["difference"], "+")
         name = "base policy" if trial is base else trial.settings.describe()
         rows.append([name, str(line["episodes"]), f"{trial.iqm:.1f}", difference, f"{line['decision_ms']:.2f}"])
-    title, header = (
-        f"{bundle.task.name}, tuning seeds {tuning['seeds']}",
-        ("settings", "episodes", "IQM", "score - base", "ms"),
-    )
-    print_table(header, rows, title=title, caption=caption, width=125)
+    header, title = ("settings", "episodes", "IQM", "score - base", "ms"), f"{bundle.task.name}, tuning seeds"
+    print_table(header, rows, title=f"{title} {tuning['seeds']}", caption=caption, width=125)
     print(tuning["verdict"])
 
 

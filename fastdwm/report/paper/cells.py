@@ -11,10 +11,10 @@ from fastdwm.config import ITPOConfig
 from fastdwm.errors import InputError, first_line
 from fastdwm.jobs import sweep
 from fastdwm.jobs.results import MOST
+from fastdwm.jobs.sweep import VARIANTS
 from fastdwm.report.paper.published import LOCOMOTION, MAZES
 
 MOST_EPISODES = 10_000
-VARIANTS = ("default", "tuned", "meanflow", "critic", "drift")
 # What the name of a variant promises; the tuned one takes the world that the tuning chose.
 WORLDS = {"default": "diffusion", "meanflow": "meanflow"}
 

@@ -5,8 +5,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from fastdwm.report.paper.cells import VARIANTS
-from fastdwm.report.paper.results import Results, Scores
+from fastdwm.jobs.sweep import VARIANTS
+from fastdwm.report.paper.results import Gain, Results
 from fastdwm.report.paper.tables import TITLES
 
 # Told apart by marker, fill and place, not by colour. Never a colour of its own: INK becomes the page's, so that the
@@ -30,14 +30,11 @@ def differences(results: Results, tasks: Sequence[str]) -> str:
     def draw(axes: Any) -> None:
         axes.axvline(0, color=INK, linewidth=1)
         for name in VARIANTS:
-            there = [
-                (i, results.tasks[t].gains[name].difference) for i, t in enumerate(tasks) if _has(results, t, name)
-            ]
-            y = [i + place_of(name) for i, _ in there]
-            for height, (_, found) in zip(y, there, strict=True):
-                if found.low is not None:
-                    axes.plot([found.low, found.high], [height] * 2, color=INK, linewidth=1.2)
-            axes.plot([found.value for _, found in there], y, label=TITLES[name] if there else None, **_marker(name))
+            points = _points(results, tasks, name)
+            for y, gain in points:
+                if gain.difference.low is not None:
+                    axes.plot([gain.difference.low, gain.difference.high], [y] * 2, color=INK, linewidth=1.2)
+            _mark(axes, name, [(gain.difference.value, y) for y, gain in points])
         axes.set_xlabel("score difference, 95 % interval")
 
     return _figure("differences", draw, results, tasks)
@@ -51,29 +48,22 @@ def scores(results: Results, tasks: Sequence[str]) -> str:
         style = {"color": INK, "linestyle": "none", **BASE_STYLE}
         axes.plot([x for _, x in base], [i for i, _ in base], label="base policy", **style)
         for name in VARIANTS:
-            there = [(i, _scores(results, t, name)) for i, t in enumerate(tasks) if _has(results, t, name)]
-            y = [i + place_of(name) for i, _ in there]
-            axes.plot([found.mean for _, found in there], y, label=TITLES[name] if there else None, **_marker(name))
+            _mark(axes, name, [(gain.scores.mean, y) for y, gain in _points(results, tasks, name)])
         axes.set_xlabel("normalised score, mean")
 
     return _figure("scores", draw, results, tasks)
 
 
-def place_of(name: str) -> float:
-    """Height of a variant within its row."""
-    return 0.18 * (VARIANTS.index(name) - (len(VARIANTS) - 1) / 2)
+def _points(results: Results, tasks: Sequence[str], name: str) -> list[tuple[float, Gain]]:
+    """Height and gain of a variant, for every task that has it."""
+    place = 0.18 * (VARIANTS.index(name) - (len(VARIANTS) - 1) / 2)
+    rows = [(i + place, results.tasks.get(task)) for i, task in enumerate(tasks)]
+    return [(y, result.gains[name]) for y, result in rows if result and name in result.gains]
 
 
-def _has(results: Results, task: str, name: str) -> bool:
-    return task in results.tasks and name in results.tasks[task].gains
-
-
-def _scores(results: Results, task: str, name: str) -> Scores:
-    return results.tasks[task].gains[name].scores
-
-
-def _marker(name: str) -> dict[str, Any]:
-    return {"color": INK, "linestyle": "none", "markersize": 5, "markeredgecolor": INK, **STYLES[name]}
+def _mark(axes: Any, name: str, points: list[tuple[float, float]]) -> None:
+    style = {"color": INK, "linestyle": "none", "markersize": 5, "markeredgecolor": INK, **STYLES[name]}
+    axes.plot([x for x, _ in points], [y for _, y in points], label=TITLES[name] if points else None, **style)
 
 
 def _figure(name: str, draw: Any, results: Results, tasks: Sequence[str]) -> str:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from fastdwm.config import ITPOConfig, Settings
+from fastdwm.jobs.sweep import VARIANTS
 from fastdwm.measure import statistics
 from fastdwm.measure.statistics import Estimate
-from fastdwm.report.paper.cells import VARIANTS, Cell, Variant
+from fastdwm.report.paper.cells import Cell, Variant
 from fastdwm.report.paper.published import MAZES
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
+from fastdwm.jobs.sweep import VARIANTS
 from fastdwm.report.paper import published
-from fastdwm.report.paper.cells import VARIANTS
 from fastdwm.report.paper.results import Gain, Results, Rmse, Scores, TaskResult
 from fastdwm.tables import interval, spread
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from fastdwm.jobs.sweep import VARIANTS
 from fastdwm.measure.statistics import MARGIN
 from fastdwm.report.paper import published
-from fastdwm.report.paper.cells import VARIANTS
 from fastdwm.report.paper.published import LOCOMOTION
 from fastdwm.report.paper.results import Results, Verdict
 from fastdwm.report.paper.tables import TITLES

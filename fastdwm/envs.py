@@ -106,51 +106,47 @@ _STANDING = _LOCOMOTION | {
     "reset_noise_scale": _number(5e-3, 0.0, 1.0),
 }
 
+_HALF_CHEETAH = {"ctrl_cost_weight": _number(0.1, 0.1, 0.1), "reset_noise_scale": _number(0.1, 0.0, 1.0)}
+_MAZE = {
+    "maze_map": Setting(None, _is_maze),
+    "continuing_task": _one_of(True, False),
+    "reset_target": _one_of(False, True),
+    "reward_type": _one_of("sparse", "dense"),
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """Simulators that are built without the user's word."""
+
+    sizes: tuple[int, int]
+    """of observation and action"""
+    settings: dict[str, Setting]
+    """arguments that files may give"""
+    suffixes: tuple[str, ...] = ("-v4", "-v5")
+    """what their ids have behind the family's name"""
+
+
 # The robots are files that ship with Gymnasium. What a reward is made of stays as it is, or no score means anything.
-SETTINGS: dict[str, dict[str, Setting]] = {
-    "Hopper": _STANDING | {"xml_file": _one_of("hopper.xml")},
-    "Walker2d": _STANDING | {"xml_file": _one_of("walker2d_v5.xml", "walker2d.xml")},
-    "HalfCheetah": _LOCOMOTION
-    | {
-        "ctrl_cost_weight": _number(0.1, 0.1, 0.1),
-        "reset_noise_scale": _number(0.1, 0.0, 1.0),
-        "xml_file": _one_of("half_cheetah.xml"),
-    },
-    "AntMaze": {
-        "maze_map": Setting(None, _is_maze),
-        "continuing_task": _one_of(True, False),
-        "reset_target": _one_of(False, True),
-        "reward_type": _one_of("sparse", "dense"),
-    },
-}
-"""by family, the part of an id before version and maze"""
-
-
 FAMILIES = {
-    "Hopper": (11, 3),
-    "Walker2d": (17, 6),
-    "HalfCheetah": (17, 6),
-    **dict.fromkeys(("AntMaze_UMaze", "AntMaze_Medium", "AntMaze_Large"), (29, 8)),
+    "Hopper": Family((11, 3), _STANDING | {"xml_file": _one_of("hopper.xml")}),
+    "Walker2d": Family((17, 6), _STANDING | {"xml_file": _one_of("walker2d_v5.xml", "walker2d.xml")}),
+    "HalfCheetah": Family((17, 6), _LOCOMOTION | _HALF_CHEETAH | {"xml_file": _one_of("half_cheetah.xml")}),
+    **dict.fromkeys(
+        ("AntMaze_UMaze", "AntMaze_Medium", "AntMaze_Large"),
+        Family((29, 8), _MAZE, ("-v4", "_Diverse_G-v4", "_Diverse_GR-v4")),
+    ),
 }
-"""Sizes of observation and action of what is built without the user's word."""
 
 
 def known_ids(family: str) -> list[str]:
-    """The simulators of one of FAMILIES; none for a family that is not among them."""
-    if family not in FAMILIES:
-        return []
-    if family.startswith("AntMaze"):
-        return [f"{family}{goals}-v4" for goals in ("", "_Diverse_G", "_Diverse_GR")]
-    return [f"{family}-v{version}" for version in (4, 5)]
+    """The simulators of one of FAMILIES."""
+    return [family + suffix for suffix in FAMILIES[family].suffixes]
 
 
 def family_of(spec: EnvSpec) -> str | None:
     """The one of FAMILIES that the simulator is of, or none."""
     return next((family for family in FAMILIES if spec.id in known_ids(family)), None)
-
-
-def _settings(family: str) -> dict[str, Setting]:
-    return SETTINGS[family.split("_")[0]]
 
 
 def read_spec(values: Any, trust_env: bool = False, own: EnvSpec | None = None) -> EnvSpec:
@@ -173,7 +169,7 @@ def vet(spec: EnvSpec, trust_env: bool = False, own: EnvSpec | None = None) -> E
     way_out = "--trust-env builds it all the same, and may run code that came with the file"
     ids = [id for family in ([own.family] if own and own.family in FAMILIES else FAMILIES) for id in known_ids(family)]
     require(spec.id in ids, f"env: expected one of {', '.join(ids)}, got {shorten(spec.id)}; {way_out}")
-    settings = _settings(family_of(spec))
+    settings = FAMILIES[family_of(spec)].settings
     for name, value in spec.kwargs.items():
         allowed = name in settings and settings[name].allowed(value)
         require(allowed, f"env: {spec.id} with {shorten(name)} = {shorten(value)} is not known; {way_out}")
@@ -209,7 +205,7 @@ def departures(spec: EnvSpec, own: EnvSpec, *same: EnvSpec) -> list[str]:
     """
     family = family_of(own)
     known = family is not None and family_of(spec) == family
-    defaults = {name: setting.default for name, setting in _settings(family).items()} if known else {}
+    defaults = {name: setting.default for name, setting in FAMILIES[family].settings.items()} if known else {}
     expected, has = defaults | own.kwargs, defaults | spec.kwargs
     found = [] if spec.id in {other.id for other in (own, *same)} else [f"id {shorten(spec.id)}"]
     for name in sorted(expected.keys() | has.keys()):

@@ -130,8 +130,9 @@ def vet(task: Task, trust_env: bool = False) -> Task:
     known = TASKS.get(task.name)
     names = [name for name in ("env", "d4rl_env") if getattr(task, name)]
     task = replace(task, **{name: envs.vet(getattr(task, name), trust_env, known and known.env) for name in names})
-    sizes = (known.obs_dim, known.action_dim) if known else FAMILIES.get(family_of(task.env))
-    for name, size in zip(("obs_dim", "action_dim"), sizes or (), strict=False):
+    family = family_of(task.env)
+    sizes = (known.obs_dim, known.action_dim) if known else FAMILIES[family].sizes if family else ()
+    for name, size in zip(("obs_dim", "action_dim"), sizes, strict=False):
         came = getattr(task, name)
         require(came == size, f"{name}: {known.name if known else task.env.id} has {size}, got {shorten(came)}")
     return task

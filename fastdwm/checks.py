@@ -3,10 +3,10 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from reprlib import repr as shorten
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from fastdwm.errors import InputError
 
@@ -19,48 +19,51 @@ def require(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
-def require_positive(config: Any, *names: str) -> None:
-    """Raise InputError unless each of these fields is positive or none."""
-    _require(config, names, lambda value: value > 0, "a positive number")
+@dataclass(frozen=True)
+class Bound:
+    """What a field's value is held to, beside its type: stands in its annotation."""
+
+    fits: Callable[[Any], bool]
+    words: str
+    """as error messages have it"""
 
 
-def require_not_negative(config: Any, *names: str) -> None:
-    """Raise InputError unless each of these fields is a number >= 0 or none."""
-    _require(config, names, lambda value: value >= 0, "a number >= 0")
+POSITIVE = Bound(lambda value: value > 0, "a positive number")
+NOT_NEGATIVE = Bound(lambda value: value >= 0, "a number >= 0")
+WIDTHS = Bound(
+    lambda hidden: 0 < len(hidden) <= MAX_LAYERS and 0 < min(hidden) and max(hidden) <= MAX_WIDTH,
+    f"at most {MAX_LAYERS} widths up to {MAX_WIDTH}, all positive",
+)
 
 
-def require_at_most(config: Any, most: float, *names: str) -> None:
-    """Raise InputError unless each of these fields is a number up to `most`, or none."""
-    _require(config, names, lambda value: value <= most, f"at most {most:g}")
+def at_most(most: float) -> Bound:
+    """A number up to `most`."""
+    return Bound(lambda value: value <= most, f"at most {most:g}")
 
 
-def require_in(config: Any, interval: str, *names: str) -> None:
-    """Raise InputError unless each of these fields is in the interval, such as "(0, 1]", or none."""
+def multiple_of(factor: int) -> Bound:
+    """A positive multiple of `factor`."""
+    return Bound(lambda value: value > 0 and value % factor == 0, f"a positive multiple of {factor}")
+
+
+def within(interval: str) -> Bound:
+    """A number in the interval, such as "(0, 1]"."""
     low, high = map(float, interval[1:-1].split(","))
-    bounds = [low] * (interval[0] == "[") + [high] * (interval[-1] == "]")
-    _require(config, names, lambda value: low < value < high or value in bounds, f"a number in {interval}")
+    ends = [low] * (interval[0] == "[") + [high] * (interval[-1] == "]")
+    return Bound(lambda value: low < value < high or value in ends, f"a number in {interval}")
 
 
-def _require(config: Any, names: tuple[str, ...], fits: Callable[[float], bool], expected: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        require(value is None or fits(value), f"{name}: expected {expected}, got {shorten(value)}")
+class Checked:
+    """A dataclass whose fields have to be none, or what their annotations list and are bounded by; else InputError."""
 
-
-def require_widths(hidden: tuple[int, ...]) -> None:
-    """Raise InputError unless there are 1 to MAX_LAYERS hidden layers, all of 1 to MAX_WIDTH units."""
-    require(len(hidden) > 0 and min(hidden) > 0, f"hidden: expected positive widths, got {shorten(hidden)}")
-    fits = len(hidden) <= MAX_LAYERS and max(hidden) <= MAX_WIDTH
-    require(fits, f"hidden: expected at most {MAX_LAYERS} widths up to {MAX_WIDTH}, got {shorten(hidden)}")
-
-
-def require_choices(config: Any) -> None:
-    """Raise InputError where a field declared as Literal, or as Literal | None, has another value, as one read from
-    JSON or written in Python may."""
-    for item in fields(config):
-        value, options = getattr(config, item.name), choices(item.type)
-        fits = not options or any(value == option for option in options)
-        require(fits, f"{item.name}: expected one of {', '.join(map(str, options))}, got {value!r}")
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value, options = getattr(self, item.name), choices(item.type)
+            fits = not options or any(value == option for option in options)
+            require(fits, f"{item.name}: expected one of {', '.join(map(str, options))}, got {value!r}")
+            for bound in getattr(item.type, "__metadata__", ()):
+                fits = value is None or bound.fits(value)
+                require(fits, f"{item.name}: expected {bound.words}, got {shorten(value)}")
 
 
 def choices(kind: Any) -> tuple:
@@ -79,6 +82,7 @@ def from_json(kind: Any, value: Any, where: str = "") -> Any:
     Raises InputError, which begins with `where`, for anything else, and for fields of a dataclass that are missing,
     unknown or refused by it.
     """
+    kind = kind.__origin__ if get_origin(kind) is Annotated else kind
     parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     for part in parts:
         origin, options = get_origin(part), get_args(part)

@@ -1,9 +1,9 @@
 """The settings of a decision: those of ITPO, and with which world model it imagines. Imports no numpy, no torch."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fastdwm.checks import from_json, require, require_at_most, require_choices, require_not_negative, require_positive
+from fastdwm.checks import NOT_NEGATIVE, POSITIVE, Checked, at_most, from_json, require
 
 REPLACED = {
     "leash": "max_deviation bounds how far an action may go from the base policy's",
@@ -24,30 +24,30 @@ MAX_TRANSITIONS = 2**22
 
 
 @dataclass(frozen=True)
-class ITPOConfig:
+class ITPOConfig(Checked):
     """Inference-time policy optimisation: what happens inside one decision."""
 
-    horizon: int = 8
+    horizon: Annotated[int, NOT_NEGATIVE, at_most(2**8)] = 8
     """imagined transitions per rollout (H); 0 optimises the critic alone"""
-    particles: int = 2
+    particles: Annotated[int, POSITIVE, at_most(2**16)] = 2
     """imagined rollouts per real state (M)"""
-    inner_steps: int = 1
+    inner_steps: Annotated[int, NOT_NEGATIVE, at_most(2**8)] = 1
     """policy updates per decision (E); 0 returns the base policy's action"""
     optimiser: Literal["bound", "sgd", "adam"] = "bound"
     """how the gradient of the imagined return becomes a policy update: by steps of a given size in actions that stay
     within max_deviation of the base policy's, or by a step size of the parameters (sgd, as the paper, and adam)"""
-    max_deviation: float | None = None
+    max_deviation: Annotated[float | None, POSITIVE] = None
     """bound: how far an action may go from the base policy's, as the root mean square over its numbers, in units of
     the action; inf for models that are exact; none: the bundle's, which training measures in its data"""
-    action_step: float = 0.012
+    action_step: Annotated[float, POSITIVE, at_most(1e9)] = 0.012
     """bound: how far an inner step moves the imagined actions, to first order, in units of the action"""
-    inner_lr: float = 2e-5
+    inner_lr: Annotated[float, NOT_NEGATIVE, at_most(1e9)] = 2e-5
     """sgd, adam: step size of the adapted policy (alpha), 0 returns the base policy's action"""
     terminal_value: Literal["min", "mean", "first"] = "min"
     """value of the last imagined state: from both critics, or from the first alone"""
     termination: Literal["none", "mask", "soft"] = "none"
     """imagined falls: ignored (as the paper), ending the rollout, or ending it by a differentiable probability"""
-    termination_temperature: float = 0.1
+    termination_temperature: Annotated[float, POSITIVE, at_most(1e6)] = 0.1
     """width of the soft termination, in units of each limited coordinate's standard deviation"""
     reset: Literal["decision", "episode", "never"] = "episode"
     """when the adapted policy returns to the base policy; never: not even for a new episode (as the paper), which in an
@@ -56,15 +56,10 @@ class ITPOConfig:
     """what the noise is drawn for: every decision, every inner step, or every absolute time t + j (as the paper), so
     that a decision has that of the one before but for its last imagined step"""
 
+    # The bounds are far above what anyone decides with, so that a stranger's settings neither take the memory nor go on
+    # for ever.
     def __post_init__(self) -> None:
-        require_choices(self)
-        require_not_negative(self, "horizon", "inner_steps", "inner_lr")
-        require_positive(self, "particles", "termination_temperature", "max_deviation", "action_step")
-        # Far above what anyone decides with, so that a stranger's settings neither take the memory nor go on for ever.
-        require_at_most(self, 2**8, "horizon", "inner_steps")
-        require_at_most(self, 2**16, "particles")
-        require_at_most(self, 1e9, "inner_lr", "action_step")
-        require_at_most(self, 1e6, "termination_temperature")
+        super().__post_init__()
         imagined = self.horizon * self.particles * self.inner_steps
         most = f"expected at most {MAX_TRANSITIONS} imagined transitions per decision"
         require(imagined <= MAX_TRANSITIONS, f"horizon x particles x inner_steps: {most}, got {imagined}")

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from math import inf, isfinite
 from reprlib import repr as shorten
-from typing import Any
+from typing import Annotated, Any
 
 from fastdwm import envs
-from fastdwm.checks import require, require_at_most, require_in, require_positive
+from fastdwm.checks import POSITIVE, Checked, at_most, require, within
 from fastdwm.envs import FAMILIES, EnvSpec, family_of
 from fastdwm.errors import InputError
 
@@ -39,16 +39,16 @@ def require_name(name: str) -> None:
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(Checked):
     """What is to be done, and how it is scored and learnt. Raises InputError for values that cannot be."""
 
     name: str
     """as typed on the command line, without D4RL's version: letters, digits, `.`, `_` and `-`"""
     env: EnvSpec
     """the simulator; in a bundle the one that its data were recorded in"""
-    obs_dim: int
+    obs_dim: Annotated[int, POSITIVE, at_most(1e5)]
     """size of an observation (S)"""
-    action_dim: int
+    action_dim: Annotated[int, POSITIVE, at_most(1e5)]
     """size of an action (A), every coordinate in [-1, 1]"""
     ref_min_score: float = 0.0
     """return that scores 0 (a random policy)"""
@@ -56,7 +56,7 @@ class Task:
     """return that scores 100 (an expert)"""
     limits: tuple[Limit, ...] = ()
     """the healthy region: leaving it terminates the episode; empty: nothing an observation shows terminates it"""
-    discount: float = 0.99
+    discount: Annotated[float, within("(0, 1)")] = 0.99
     """gamma"""
     reward_scale: float = 1.0
     """factor on every reward before it is learnt from"""
@@ -68,23 +68,20 @@ class Task:
     """name of the D4RL dataset behind the paper's numbers"""
     minari_id: str | None = None
     """nearest dataset on the public Minari server, none where there is no such dataset"""
-    actor_bc_coef: float = 0.01
+    actor_bc_coef: Annotated[float, at_most(1e9)] = 0.01
     """weight of the behaviour-cloning term in the actor loss (b1)"""
-    critic_bc_coef: float = 0.01
+    critic_bc_coef: Annotated[float, at_most(1e9)] = 0.01
     """weight of the next-action penalty in the critic target (b2)"""
-    actor_lr: float = 1e-3
+    actor_lr: Annotated[float, POSITIVE, at_most(1e9)] = 1e-3
     """Adam step size of the policy"""
-    critic_lr: float = 1e-3
+    critic_lr: Annotated[float, POSITIVE, at_most(1e9)] = 1e-3
     """Adam step size of the critics"""
-    batch_size: int = 1024
+    batch_size: Annotated[int, POSITIVE, at_most(1e9)] = 1024
     """transitions per update"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_name(self.name)
-        require_positive(self, "obs_dim", "action_dim", "actor_lr", "critic_lr", "batch_size")
-        require_at_most(self, 1e5, "obs_dim", "action_dim")
-        require_at_most(self, 1e9, "actor_lr", "critic_lr", "batch_size", "actor_bc_coef", "critic_bc_coef")
-        require_in(self, "(0, 1)", "discount")
         fits = 1 / MAX_SCALE <= self.reward_scale <= MAX_SCALE
         require(fits, f"reward_scale: expected {1 / MAX_SCALE:g} to {MAX_SCALE:g}, got {shorten(self.reward_scale)}")
         low, high = self.ref_min_score, self.ref_max_score

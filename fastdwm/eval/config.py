@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from fastdwm.checks import require_in, require_positive
+from fastdwm.checks import POSITIVE, within
 from fastdwm.measure.config import EpisodesConfig
 
 
@@ -13,21 +14,21 @@ class EvalConfig(EpisodesConfig):
 
     checkpoint: Path | None = None
     """policy and critics of another moment of the training, kept by `train --keep-checkpoints`; none: the bundle's"""
-    episodes: int = 10
+    episodes: Annotated[int, POSITIVE] = 10
     """episodes per policy, all adapted in parallel"""
     world: str | None = None
     """world model of the imagination, of those that the bundle holds: diffusion, meanflow, or mlp, plain regression;
     none: as the bundle was tuned, or the first of these"""
-    world_steps: int | None = None
+    world_steps: Annotated[int | None, POSITIVE] = None
     """network calls per imagined transition, of diffusion at most its K, of meanflow 1, 2 or 4; none: the bundle's"""
-    temperature: float | None = None
+    temperature: Annotated[float | None, within("[0, 1]")] = None
     """scale of meanflow's noise (tau), 0: deterministic; none: the bundle's"""
-    deadline_ms: float | None = None
+    deadline_ms: Annotated[float | None, POSITIVE] = None
     """time limit of a decision, for all episodes that decide at once: inner steps that would not fit are left out"""
     control: bool = False
     """run the control in the place of ITPO: the base policy, pushed by max_deviation in a direction that wanders at
     random. What ITPO gains counts as far as it is more than what this gains"""
-    diagnose_every: int = 10
+    diagnose_every: Annotated[int, POSITIVE] = 10
     """diagnose (untimed) every this many decisions: imagined return before and after, prediction against outcome"""
     out: Path = Path("results")
     """folder of the JSON, the picture and the video"""
@@ -35,11 +36,6 @@ class EvalConfig(EpisodesConfig):
     """save a picture: returns per episode, and the reward collected over time"""
     video: bool = False
     """save the first episode of both policies side by side (needs a headless renderer: MUJOCO_GL=egl)"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive(self, "episodes", "world_steps", "deadline_ms", "diagnose_every")
-        require_in(self, "[0, 1]", "temperature")
 
     @property
     def drifts(self) -> bool:

@@ -2,27 +2,27 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from fastdwm.checks import require_choices, require_not_negative, require_positive
+from fastdwm.checks import NOT_NEGATIVE, POSITIVE, Checked
 from fastdwm.config import ITPOConfig
 
 
 @dataclass(frozen=True)
-class EpisodesConfig:
+class EpisodesConfig(Checked):
     """What evaluations and studies share: how episodes of a bundle's agent are run."""
 
     bundle: Path | None = None
     """folder of trained weights; none: the one shipped for the task"""
-    seed: int = 10_000
+    seed: Annotated[int, NOT_NEGATIVE] = 10_000
     """environment seed of the first episode; episode i uses seed + i"""
-    max_steps: int | None = None
+    max_steps: Annotated[int | None, POSITIVE] = None
     """cut episodes after this many steps; none: the environment's own limit"""
     itpo: ITPOConfig = field(default_factory=ITPOConfig)
     """settings of the decision"""
-    workers: int = 1
+    workers: Annotated[int, POSITIVE] = 1
     """processes that share the episodes; results do not depend on it but for rounding"""
-    threads: int = 1
+    threads: Annotated[int, POSITIVE] = 1
     """CPU threads of torch in each process; more pay off from some thousand imagined rows on, and cost dearly on a busy
     machine"""
     device: str = "cpu"
@@ -31,8 +31,3 @@ class EpisodesConfig:
     """how: plain torch and autograd, or the fused operators with their hand-derived gradients; auto is fused"""
     trust_env: bool = False
     """build whatever simulator the bundle names, with any settings: this may run code that came with it"""
-
-    def __post_init__(self) -> None:
-        require_choices(self)
-        require_not_negative(self, "seed")
-        require_positive(self, "max_steps", "workers", "threads")

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 from reprlib import repr as shorten
-from typing import Any
+from typing import Annotated, Any
 
-from fastdwm.checks import conforms, from_json, prefixed, require
+from fastdwm.checks import Checked, conforms, from_json, prefixed, require, within
 from fastdwm.config import Settings, read_settings
 from fastdwm.files import parse_json
 from fastdwm.models.config import ReBRACConfig, RewardConfig
@@ -26,7 +26,7 @@ FACTS |= {("report", "seed"): int, ("report", "holdout"): float}
 
 
 @dataclass(frozen=True)
-class Metadata:
+class Metadata(Checked):
     """The content of a bundle.json. Raises InputError for values that no bundle has."""
 
     format: int
@@ -38,21 +38,18 @@ class Metadata:
     """settings of the world models that the bundle holds, by name"""
     report: dict
     versions: dict[str, str]
-    max_deviation: float | None
+    max_deviation: Annotated[float | None, within("(0, 2]")]
     tuning: dict | None
     weights_sha256: str | None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for (part, name), kind in FACTS.items():
             value = getattr(self, part).get(name, kind())
             right = conforms(value, kind) and (kind is str or 0 <= value < 2**63)
             require(right, f"{part}: {name}: expected {kind.__name__}, not negative, got {shorten(value)}")
         holdout = self.report.get("holdout", 0.5)
         require(0 < holdout < 1, f"report: holdout: expected a share in (0, 1), got {shorten(holdout)}")
-        bound = self.max_deviation
-        # Actions lie in [-1, 1].
-        right = bound is None or 0 < bound <= 2
-        require(right, f"max_deviation: expected a number in (0, 2], got {shorten(bound)}")
         require(bool(self.worlds), f"worlds: expected at least one of {', '.join(WORLD_MODELS)}")
         for name in self.worlds:
             require(name in WORLD_MODELS, f"worlds: expected some of {', '.join(WORLD_MODELS)}, got {shorten(name)}")

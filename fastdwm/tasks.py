@@ -13,12 +13,10 @@ from reprlib import repr as shorten
 from typing import Annotated, Any
 
 from fastdwm import envs
-from fastdwm.checks import POSITIVE, Checked, at_most, require, within
+from fastdwm.checks import POSITIVE, Bound, Checked, at_most, require, within
 from fastdwm.envs import FAMILIES, EnvSpec, family_of
 from fastdwm.errors import InputError
 
-MAX_SCALE = 1e6
-"""of rewards, either way"""
 MAX_BOUND = 1e9
 """of returns and of the healthy region"""
 
@@ -32,17 +30,15 @@ class Limit:
     high: float = inf
 
 
-def require_name(name: str) -> None:
-    """Raise InputError unless a task can be called so: it becomes part of the names of files."""
-    named = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) is not None
-    require(named, f"name: expected letters, digits, '.', '_' and '-', got {shorten(name)}")
+# It becomes part of the names of files.
+NAME = Bound(re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}").fullmatch, "letters, digits, '.', '_' and '-'")
 
 
 @dataclass(frozen=True)
 class Task(Checked):
     """What is to be done, and how it is scored and learnt. Raises InputError for values that cannot be."""
 
-    name: str
+    name: Annotated[str, NAME]
     """as typed on the command line, without D4RL's version: letters, digits, `.`, `_` and `-`"""
     env: EnvSpec
     """the simulator; in a bundle the one that its data were recorded in"""
@@ -58,7 +54,7 @@ class Task(Checked):
     """the healthy region: leaving it terminates the episode; empty: nothing an observation shows terminates it"""
     discount: Annotated[float, within("(0, 1)")] = 0.99
     """gamma"""
-    reward_scale: float = 1.0
+    reward_scale: Annotated[float, within("[1e-6, 1e6]")] = 1.0
     """factor on every reward before it is learnt from"""
     ends_at_success: bool = False
     """an episode ends, terminated, at its first positive reward, wherever its recording went on"""
@@ -81,17 +77,13 @@ class Task(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_name(self.name)
-        fits = 1 / MAX_SCALE <= self.reward_scale <= MAX_SCALE
-        require(fits, f"reward_scale: expected {1 / MAX_SCALE:g} to {MAX_SCALE:g}, got {shorten(self.reward_scale)}")
         low, high = self.ref_min_score, self.ref_max_score
         apart = -MAX_BOUND <= low < high <= MAX_BOUND
         require(apart, f"ref_max_score: expected more than ref_min_score, got {shorten(high)} and {shorten(low)}")
         require(len(self.limits) <= self.obs_dim, f"limits: expected at most {self.obs_dim}, got {len(self.limits)}")
         for limit in self.limits:
             sane = all(abs(bound) <= MAX_BOUND or abs(bound) == inf for bound in (limit.low, limit.high))
-            inside = 0 <= limit.index < self.obs_dim and limit.low < limit.high
-            right = sane and inside
+            right = sane and 0 <= limit.index < self.obs_dim and limit.low < limit.high
             require(right, f"limits: expected low < high of a coordinate below {self.obs_dim}, got {shorten(limit)}")
 
     def score_pct(self, episode_return: float) -> float:
@@ -233,7 +225,7 @@ TASKS: dict[str, Task] = {task.name: task for task in (*_mujoco_tasks(), *_antma
 def check_name(name: str, has_bundle: bool) -> None:
     """Raise InputError for the name of an unknown task, unless a bundle brings the task along."""
     if has_bundle:
-        require_name(name)
+        require(bool(NAME.fits(name)), f"name: expected {NAME.words}, got {shorten(name)}")
     else:
         get_task(name)
 

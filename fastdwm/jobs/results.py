@@ -11,7 +11,7 @@ from fastdwm.jobs.identity import refuse_other
 
 MAX_BYTES = 64 * 2**20
 MOST = 1e9
-"""of the numbers whose types are checked"""
+"""largest number in a record, so that no sum overflows"""
 
 Record = dict[str, Any]
 

@@ -16,7 +16,7 @@ from fastdwm.machine import machine, package_versions
 # Increase when the meaning of a cell's file changes.
 FORMAT = 1
 KINDS = {
-    "format": Literal[1],
+    "format": Literal[FORMAT],
     "task": str,
     "seed": int,
     "stage": str,
@@ -26,10 +26,10 @@ KINDS = {
     "result": dict,
     "peak_memory_mb": float | None,
 }
-"""types of what is read of a cell"""
+"""types of the values in a cell's file"""
 PHYSICS = ("mujoco", "gymnasium")
 VARIANTS = ("default", "tuned", "meanflow", "critic", "drift")
-"""of an evaluation"""
+"""settings and controls that an evaluation compares with the base policy"""
 
 
 def physics() -> dict[str, str]:

@@ -100,8 +100,10 @@ def make(config: SweepConfig) -> Plan:
 
 
 def settings(plan: Plan) -> dict[str, Any]:
-    """Of the sweep in the folder: those of stages that were run before and of the new ones; InputError where they
-    differ."""
+    """Settings of all stages that were run in the folder before, and of the new ones.
+
+    Raises InputError where a stage has other settings now.
+    """
     path = plan.folders.out / SETTINGS_FILE
     before = read_identity(path, "sweep") if path.exists() else {}
     now = before | {"versions": plan.physics} | plan.config.stage_settings()

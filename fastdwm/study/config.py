@@ -38,7 +38,7 @@ class StudyConfig(EngineConfig, EpisodesConfig):
     grid's"""
     episodes: Annotated[int | None, POSITIVE] = None
     """episodes per cell; none: the grid's"""
-    seed: int = 20_000
+    seed: Annotated[int, NOT_NEGATIVE] = 20_000
     """environment seed of the first episode; episode i uses seed + i, in every cell: tuning seeds, apart from those of
     evaluations"""
     confirm: bool = True
@@ -49,7 +49,7 @@ class StudyConfig(EngineConfig, EpisodesConfig):
     """decisions of one episode alone to be timed in each cell, in at most 20 s; fewer than 2000 give no p99"""
     out: Path | None = None
     """folder of the study, where a study that was stopped goes on; none: results/study-TASK"""
-    workers: int = 2
+    workers: Annotated[int, POSITIVE] = 2
     """cells at once, in processes of their own; latencies are measured afterwards, with nothing else running"""
 
     def __post_init__(self) -> None:

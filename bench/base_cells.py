@@ -151,7 +151,7 @@ def load(policy: BasePolicy) -> "Bundle":
 def identity(cell: Cell) -> Record:
     """All that the numbers of a cell depend on but the code; of the base policy nothing that it does not use."""
     from fastdwm.bundle import pack_tensors
-    from fastdwm.versions import package_versions
+    from fastdwm.machine import package_versions
 
     bundle, versions = load(cell.policy), package_versions()
     groups, settings = {"policy": bundle.policy}, {"itpo": {"inner_steps": 0}}
@@ -192,7 +192,7 @@ def code() -> str:
     root = Path(__file__).parent.parent
     folders = (root / "fastdwm" / "itpo", root / "kernels" / "update", root / "kernels" / "rollout")
     rule = [path for folder in folders for path in sorted(folder.glob("*.py"))]
-    files = [root / "fastdwm" / "agent_settings.py", *rule]
+    files = [root / "fastdwm" / "config.py", *rule]
     trees = (ast.parse(path.read_text()) for path in files)
     return sha256("".join(map(ast.dump, trees)).encode()).hexdigest()[:16]
 

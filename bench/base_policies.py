@@ -18,12 +18,12 @@ import dataclasses
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from base_cells import BASE, BasePolicy, Cell, Setting, forget, read, read_policies, read_settings, run_cells
 
 from fastdwm import command
-from fastdwm.checks import require, require_choices, require_positive
+from fastdwm.checks import POSITIVE, Checked, require
 from fastdwm.config import ITPOConfig
 from fastdwm.files import prepare_folder, reserved
 
@@ -32,7 +32,7 @@ Stage = Literal["run", "show", "damage"]
 
 
 @dataclasses.dataclass(frozen=True)
-class BenchConfig:
+class BenchConfig(Checked):
     """Base policies, settings and seeds of the bench."""
 
     out: Path = Path("results/base-policies")
@@ -47,20 +47,16 @@ class BenchConfig:
     """world model of the imagination; `damage` takes diffusion and, where there is one, meanflow"""
     seeds: Literal["evaluation", "tuning"] = "evaluation"
     """environment seeds: 10000 and following, or 20000, those that settings may be chosen on"""
-    episodes: int = 20
+    episodes: Annotated[int, POSITIVE] = 20
     """episodes of a cell"""
     name: str = "base-policies"
     """of the page's files"""
-    max_steps: int | None = None
+    max_steps: Annotated[int | None, POSITIVE] = None
     """cut episodes after this many steps; none: the environment's own limit"""
     again: tuple[str, ...] = ()
     """settings, such as default, whose cells are run anew where the rule's code is no longer the one they ran with"""
-    workers: int = 2
+    workers: Annotated[int, POSITIVE] = 2
     """processes, of one thread each"""
-
-    def __post_init__(self) -> None:
-        require_choices(self)
-        require_positive(self, "episodes", "max_steps", "workers")
 
 
 def compared(config: BenchConfig) -> list[Setting]:
@@ -162,17 +158,8 @@ def main(stage: str, path: Path, config: BenchConfig) -> None:
 
 def parse(argv: list[str]) -> tuple[str, Path, BenchConfig]:
     """Stage, list and settings; raises as `command.parse`."""
-    import tyro
-
-    stage = tyro.conf.arg(metavar="STAGE", help="run, show or damage")
-    listed = tyro.conf.arg(metavar="LIST.json", help="the base policies")
-    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = [
-        ("stage", Annotated[Stage, tyro.conf.Positional, stage]),
-        ("path", Annotated[Path, tyro.conf.Positional, listed]),
-        ("config", Annotated[BenchConfig, tyro.conf.arg(name="")], BenchConfig()),
-    ]
-    parsed = command.read(fields, "python bench/base_policies.py", main.__doc__ or "", argv)
-    return parsed.stage, parsed.path, parsed.config
+    words = {"stage": ("STAGE", "run, show or damage", Stage), "path": ("LIST.json", "the base policies", Path)}
+    return command.read(BenchConfig(), "python bench/base_policies.py", main.__doc__, argv, **words)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from fastdwm import Bundle, ITPOConfig
 from fastdwm.bundle import TrainedModel
-from fastdwm.config import DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig
 from fastdwm.itpo.fused import FusedObjective
 from fastdwm.itpo.objective import ReferenceObjective
+from fastdwm.models.config import DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig
 from fastdwm.models.diffusion import denoiser_shapes
 from fastdwm.models.meanflow import meanflow_shapes
 from fastdwm.models.nets import init_mlp

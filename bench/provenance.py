@@ -2,10 +2,13 @@
 
 import subprocess
 from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 
 import torch
+
+from fastdwm.machine import cpu_model, package_versions
+
+PACKAGES = ("torch", "triton", "numba", "numpy", "jax")
 
 
 @lru_cache
@@ -14,9 +17,10 @@ def provenance(device: str) -> dict:
     cuda = device == "cuda"
     commit, changes = (git(*command) for command in (("rev-parse", "HEAD"), ("status", "--porcelain")))
     return {
-        "device": torch.cuda.get_device_name() if cuda else cpu_name(),
+        "device": torch.cuda.get_device_name() if cuda else cpu_model(),
         "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in ("torch", "triton", "numba", "numpy", "jax")}
+        "versions": dict.fromkeys(PACKAGES)
+        | package_versions(PACKAGES)
         | ({"cuda": torch.version.cuda} if cuda else {}),
         "commit": commit,
         "dirty": None if changes is None else bool(changes),
@@ -26,16 +30,3 @@ def provenance(device: str) -> dict:
 def git(*command: str) -> str | None:
     done = subprocess.run(["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True)
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-def version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU")

@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastdwm.agent_settings import Settings
 from fastdwm.bundle import Bundle
 from fastdwm.checks import require
-from fastdwm.config import BACKENDS, PRECISIONS, ITPOConfig
-from fastdwm.isolation import isolated, own_bundle, own_modes, own_rows
+from fastdwm.config import BACKENDS, PRECISIONS, ITPOConfig, Settings
+from fastdwm.isolation import isolated, own, own_modes, own_rows
 from fastdwm.itpo.deadline import LEARNING, Deadline
 from fastdwm.itpo.decision import Decision
 from fastdwm.itpo.episodes import AgentContext, Episodes
@@ -135,7 +134,7 @@ class Agent:
         chosen = bundle.settings if tuned else Settings(config or ITPOConfig(), world, world_steps)
         itpo = replace(chosen.itpo, max_deviation=bundle.bound) if chosen.itpo.lacks_bound else chosen.itpo
         with own_modes(torch.device(device)), torch.device("cpu"):
-            bundle = own_bundle(bundle)
+            bundle = own(bundle)
             policy = Policy.mlp(bundle.policy)
             model = bundle.world(chosen.world, steps=chosen.world_steps, temperature=temperature, device=device)
         return cls(policy, model, itpo, device=device, **settings)

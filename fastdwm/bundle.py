@@ -17,24 +17,21 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fastdwm.agent_settings import Settings, read_settings
 from fastdwm.checks import require
-from fastdwm.config import ReBRACConfig, RewardConfig
+from fastdwm.config import Settings
 from fastdwm.errors import InputError
 from fastdwm.files import data_of, json_lines, prepare_folder, read_bytes, replace_pair, reread
-from fastdwm.header import FORMAT, MAX_BYTES, Header, parse_header
-from fastdwm.models.nets import Params
+from fastdwm.metadata import FORMAT, MAX_BYTES, OPTIONAL, Metadata, read_metadata, read_tuning
+from fastdwm.models.config import ReBRACConfig, RewardConfig
+from fastdwm.models.nets import Params, map_params
 from fastdwm.models.rebrac import Critics, critic_shapes, policy_shapes
-from fastdwm.models.reward import RewardModel, reward_shapes
+from fastdwm.models.reward import RewardModel
 from fastdwm.models.table import WORLD_MODELS
 from fastdwm.models.world import World
 from fastdwm.shipped import find_bundle
 from fastdwm.tasks import Task
 
 DESCRIPTION, WEIGHTS = "bundle.json", "weights.safetensors"
-STATISTICS = ("obs_mean", "obs_std", "delta_mean", "delta_std")
-OPTIONAL = ("max_deviation", "tuning")
-"""parts of bundle.json that may be missing"""
 
 MAX_FILE_BYTES = 2**30
 MAX_WEIGHT = 1e4
@@ -82,7 +79,7 @@ class Bundle:
     @property
     def settings(self) -> Settings:
         """How its agents decide unless they are told otherwise: as it was tuned, or the defaults."""
-        return Settings() if self.tuning is None else read_settings(self.tuning["settings"])
+        return read_tuning(self.tuning)
 
     @property
     def bound(self) -> float:
@@ -128,7 +125,7 @@ class Bundle:
         require(name in self.worlds, f"world: the bundle holds {', '.join(self.worlds)}, got {name!r}")
 
         def place(params: Params) -> Params:
-            return {name: value.to(device, dtype) for name, value in params.items()}
+            return map_params(lambda value: value.to(device, dtype), params)
 
         model, statistics = self.worlds[name], place(self.statistics)
         build = WORLD_MODELS[name].build
@@ -147,7 +144,7 @@ class Bundle:
         except (OSError, RuntimeError, ValueError) as error:
             raise InputError(f"bundle: cannot write to {folder}: {error}") from None
         weights = self._weights()
-        header = {
+        values = {
             "format": FORMAT,
             "task": self.task.record(),
             "dataset": self.dataset,
@@ -156,32 +153,37 @@ class Bundle:
             "worlds": {name: asdict(model.config) for name, model in self.worlds.items()},
             "report": self.report,
             "versions": self.versions,
-            **{name: value for name in OPTIONAL if (value := getattr(self, name)) is not None},
+            "max_deviation": self.max_deviation,
+            "tuning": self.tuning,
             "weights_sha256": sha256(weights).hexdigest(),
         }
+        values = {name: value for name, value in values.items() if value is not None or name not in OPTIONAL}
         try:
-            description = json_lines(header)
+            description = json_lines(values)
         except (TypeError, ValueError, RecursionError) as error:
             raise InputError(f"bundle: expected values that JSON has ({error})") from None
         # Whoever builds a bundle knows the simulator that it names.
-        header = parse_header(description, folder / DESCRIPTION, trust_env=True)
-        self._of(header, weights, folder)._check_tuning(folder)
+        metadata = read_metadata(description, folder / DESCRIPTION, trust_env=True)
+        self._of(metadata, weights, folder)._check_tuning(folder)
         prepare_folder(folder, "bundle")
         replace_pair(folder, (WEIGHTS, weights), (DESCRIPTION, description))
 
+    @property
+    def _networks(self) -> dict[str, Params]:
+        """Parameters by group, without the statistics."""
+        worlds = {name: model.params for name, model in self.worlds.items()}
+        return {"policy": self.policy, "critics": self.critics, "reward": self.reward} | worlds
+
     def _weights(self) -> bytes:
         """The content of weights.safetensors."""
-        networks = {name: getattr(self, name) for name in ("policy", "critics", "reward")}
-        networks |= {name: model.params for name, model in self.worlds.items()}
+        networks = self._networks
         if all(torch.equal(x, x.half().float()) for params in networks.values() for x in params.values()):
-            networks = _each(networks, Tensor.half)
+            networks = {group: map_params(Tensor.half, params) for group, params in networks.items()}
         return pack_tensors(networks | {"statistics": self.statistics})
 
     def in_half(self) -> "Bundle":
         """The bundle with all weights rounded to float16, which takes half the room on disk; not tuned."""
-        networks = {name: getattr(self, name) for name in ("policy", "critics", "reward")}
-        models = {name: model.params for name, model in self.worlds.items()}
-        rounded = _each(networks | models, lambda x: x.half().float())
+        rounded = {group: map_params(lambda x: x.half().float(), params) for group, params in self._networks.items()}
         worlds = {name: replace(model, params=rounded.pop(name)) for name, model in self.worlds.items()}
         return replace(self, **rounded, worlds=worlds, max_deviation=None, tuning=None)
 
@@ -194,7 +196,7 @@ class Bundle:
         sizes = self.task.obs_dim, self.task.action_dim, self.rebrac_config.hidden
         shapes = {"policy": policy_shapes(*sizes), "critics": critic_shapes(*sizes), "bound": {"max_deviation": (1,)}}
         content = read_bytes(Path(path), _most_bytes(shapes))
-        groups = _unpack_tensors(content, Path(path), shapes, None, optional=("bound.max_deviation",))
+        groups = _unpack_tensors(content, Path(path), shapes, optional=("bound",))
         bound = groups.pop("bound").get("max_deviation")
         bound = None if bound is None else float(bound)
         fits = bound is None or 0 < bound <= 2
@@ -216,11 +218,11 @@ class Bundle:
 
         def read(unchanged: Callable[[], bool]) -> "Bundle":
             content = read_bytes(description, MAX_BYTES)
-            header = parse_header(content, description, trust_env, tuned)
-            weights = read_bytes(data_of(folder / WEIGHTS, content), _most_bytes(_shapes(header)))
-            bundle = cls._of(header, weights, folder)
+            metadata = read_metadata(content, description, trust_env, tuned)
+            weights = read_bytes(data_of(folder / WEIGHTS, content), _most_bytes(metadata.shapes))
+            bundle = cls._of(metadata, weights, folder)
             # Without a hash nothing else tells whether the two files belong together.
-            whole = header.weights_sha256 is not None or unchanged()
+            whole = metadata.weights_sha256 is not None or unchanged()
             require(whole, f"{folder}: it is being replaced")
             return bundle
 
@@ -229,12 +231,13 @@ class Bundle:
         return bundle
 
     @classmethod
-    def _of(cls, header: Header, weights: bytes, folder: Path) -> "Bundle":
+    def _of(cls, metadata: Metadata, weights: bytes, folder: Path) -> "Bundle":
         """The bundle of a description and of the content of the weights' file; raises as `load`."""
-        groups = _unpack_tensors(weights, folder / WEIGHTS, _shapes(header), header.weights_sha256)
-        worlds = {name: TrainedModel(config, groups.pop(name)) for name, config in header.worlds.items()}
-        configs = {"rebrac_config": header.rebrac, "reward_config": header.reward}
-        return cls(task=header.task, worlds=worlds, **groups, **configs, **header.rest)
+        groups = _unpack_tensors(weights, folder / WEIGHTS, metadata.shapes, metadata.weights_sha256)
+        worlds = {name: TrainedModel(config, groups.pop(name)) for name, config in metadata.worlds.items()}
+        names = ("task", "dataset", "report", "versions", "max_deviation", "tuning")
+        values = {name: getattr(metadata, name) for name in names}
+        return cls(**values, rebrac_config=metadata.rebrac, reward_config=metadata.reward, worlds=worlds, **groups)
 
     def _check_tuning(self, folder: Path) -> None:
         """Raise InputError if it was tuned with other weights than it has."""
@@ -243,27 +246,10 @@ class Bundle:
         require(same, f"{folder / DESCRIPTION}: tuning: it was done on other weights; {again}")
 
 
-def _each(groups: dict[str, Params], change: Callable[[Tensor], Tensor]) -> dict[str, Params]:
-    """The groups with every tensor changed."""
-    return {group: {name: change(x) for name, x in params.items()} for group, params in groups.items()}
-
-
 def pack_tensors(groups: dict[str, Params]) -> bytes:
     """A safetensors file with GROUP.NAME for every tensor; equal tensors make equal files."""
     named = {f"{group}.{name}": tensor for group, params in groups.items() for name, tensor in params.items()}
     return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in named.items()})
-
-
-def _shapes(header: Header) -> dict[str, dict[str, tuple]]:
-    """Of the tensors that the description calls for, by group."""
-    sizes = header.task.obs_dim, header.task.action_dim
-    return {
-        "policy": policy_shapes(*sizes, header.rebrac.hidden),
-        "critics": critic_shapes(*sizes, header.rebrac.hidden),
-        "reward": reward_shapes(*sizes, header.reward),
-        "statistics": dict.fromkeys(STATISTICS, (header.task.obs_dim,)),
-        **{name: WORLD_MODELS[name].shapes(*sizes, config) for name, config in header.worlds.items()},
-    }
 
 
 def _most_bytes(shapes: dict[str, dict[str, tuple]]) -> int:
@@ -277,14 +263,13 @@ def _unpack_tensors(
     content: bytes,
     path: Path,
     shapes: dict[str, dict[str, tuple]],
-    digest: str | None,
+    digest: str | None = None,
     optional: tuple[str, ...] = (),
 ) -> dict[str, Params]:
     """Tensors of a file grouped by the part of their name before the dot, checked against `shapes` and `digest`.
 
-    path: names the file in an InputError.   optional: names of tensors that may be missing.
+    path: names the file in an InputError.   optional: groups whose tensors may be missing.
     """
-    expected = {f"{group}.{name}": tuple(shape) for group, names in shapes.items() for name, shape in names.items()}
     most = _most_bytes(shapes)
     require(len(content) <= most, f"{path}: expected at most {most} bytes, got {len(content)}")
     try:
@@ -292,24 +277,24 @@ def _unpack_tensors(
     # The latter two for dtypes that this torch does not know.
     except (SafetensorError, KeyError, AttributeError) as error:
         raise InputError(f"{path}: expected a safetensors file ({error})") from None
-    expected = {name: shape for name, shape in expected.items() if name in tensors or name not in optional}
-    if missing := sorted(expected.keys() - tensors.keys()):
-        raise InputError(f"{path}: tensor {missing[0]} is missing")
-    if extra := sorted(tensors.keys() - expected.keys()):
-        raise InputError(f"{path}: tensor {ascii(extra[0])[1:-1]} is not part of this architecture")
     # In half only as a whole: a single tensor of another type is damage.
-    weights = {name: value for name, value in tensors.items() if not name.startswith("statistics.")}
-    if all(value.dtype == torch.float16 for value in weights.values()):
-        tensors |= {name: value.float() for name, value in weights.items()}
-    for name, shape in expected.items():
-        most = MAX_STATISTIC if name.startswith("statistics.") else MAX_WEIGHT
-        check_tensor(f"{path}: {name}", tensors[name], shape, most)
+    in_half = all(x.dtype == torch.float16 for name, x in tensors.items() if not name.startswith("statistics."))
+    result: dict[str, Params] = {group: {} for group in shapes}
+    for group, names in shapes.items():
+        for name, shape in names.items():
+            value = tensors.pop(f"{group}.{name}", None)
+            if value is None:
+                require(group in optional, f"{path}: tensor {group}.{name} is missing")
+                continue
+            value = value.float() if in_half and group != "statistics" else value
+            largest = MAX_STATISTIC if group == "statistics" else MAX_WEIGHT
+            check_tensor(f"{path}: {group}.{name}", value, tuple(shape), largest)
+            result[group][name] = value
+    extra = ascii(min(tensors, default=""))[1:-1]
+    require(not tensors, f"{path}: tensor {extra} is not part of this architecture")
     same = digest in (None, sha256(content).hexdigest())
     require(same, f"{path}: damaged: these are not the weights whose SHA-256 bundle.json states")
-    return {
-        group: {name: tensors[f"{group}.{name}"] for name in names if f"{group}.{name}" in expected}
-        for group, names in shapes.items()
-    }
+    return result
 
 
 def check_tensor(name: str, value: Tensor, shape: tuple, most: float) -> None:

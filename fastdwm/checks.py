@@ -1,9 +1,12 @@
 """What the settings and the user's other input are held to: one line of InputError for whatever cannot be used."""
 
-from dataclasses import fields
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
 from reprlib import repr as shorten
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from fastdwm.errors import InputError
 
@@ -16,34 +19,51 @@ def require(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
-def require_positive(config: Any, *names: str) -> None:
-    """Raise InputError unless each of these fields is positive or none."""
-    for name in names:
-        value = getattr(config, name)
-        require(value is None or value > 0, f"{name}: expected a positive number, got {value}")
+@dataclass(frozen=True)
+class Bound:
+    """What a field's value is held to, beside its type: stands in its annotation."""
+
+    fits: Callable[[Any], bool]
+    words: str
+    """as error messages have it"""
 
 
-def require_at_most(config: Any, most: float, *names: str) -> None:
-    """Raise InputError unless each of these fields is a number up to `most`, or none."""
-    for name in names:
-        value = getattr(config, name)
-        require(value is None or value <= most, f"{name}: expected at most {most:g}, got {shorten(value)}")
+POSITIVE = Bound(lambda value: value > 0, "a positive number")
+NOT_NEGATIVE = Bound(lambda value: value >= 0, "a number >= 0")
+WIDTHS = Bound(
+    lambda hidden: 0 < len(hidden) <= MAX_LAYERS and 0 < min(hidden) and max(hidden) <= MAX_WIDTH,
+    f"at most {MAX_LAYERS} widths up to {MAX_WIDTH}, all positive",
+)
 
 
-def require_widths(hidden: tuple[int, ...]) -> None:
-    """Raise InputError unless there are 1 to MAX_LAYERS hidden layers, all of 1 to MAX_WIDTH units."""
-    require(len(hidden) > 0 and min(hidden) > 0, f"hidden: expected positive widths, got {shorten(hidden)}")
-    fits = len(hidden) <= MAX_LAYERS and max(hidden) <= MAX_WIDTH
-    require(fits, f"hidden: expected at most {MAX_LAYERS} widths up to {MAX_WIDTH}, got {shorten(hidden)}")
+def at_most(most: float) -> Bound:
+    """A number up to `most`."""
+    return Bound(lambda value: value <= most, f"at most {most:g}")
 
 
-def require_choices(config: Any) -> None:
-    """Raise InputError where a field declared as Literal, or as Literal | None, has another value, as one read from
-    JSON or written in Python may."""
-    for item in fields(config):
-        value, options = getattr(config, item.name), choices(item.type)
-        fits = not options or any(value == option for option in options)
-        require(fits, f"{item.name}: expected one of {', '.join(map(str, options))}, got {value!r}")
+def multiple_of(factor: int) -> Bound:
+    """A positive multiple of `factor`."""
+    return Bound(lambda value: value > 0 and value % factor == 0, f"a positive multiple of {factor}")
+
+
+def within(interval: str) -> Bound:
+    """A number in the interval, such as "(0, 1]"."""
+    low, high = map(float, interval[1:-1].split(","))
+    ends = [low] * (interval[0] == "[") + [high] * (interval[-1] == "]")
+    return Bound(lambda value: low < value < high or value in ends, f"a number in {interval}")
+
+
+class Checked:
+    """A dataclass whose fields have to be none, or what their annotations list and are bounded by; else InputError."""
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value, options = getattr(self, item.name), choices(item.type)
+            fits = not options or any(value == option for option in options)
+            require(fits, f"{item.name}: expected one of {', '.join(map(str, options))}, got {value!r}")
+            for bound in getattr(item.type, "__metadata__", ()):
+                fits = value is None or bound.fits(value)
+                require(fits, f"{item.name}: expected {bound.words}, got {shorten(value)}")
 
 
 def choices(kind: Any) -> tuple:
@@ -54,30 +74,64 @@ def choices(kind: Any) -> tuple:
     return get_args(kind) if get_origin(kind) is Literal else ()
 
 
-def from_json(kind: type, values: dict[str, Any]) -> Any:
-    """A dataclass of plain settings from JSON, where lists stand for tuples; InputError for a setting that is missing,
-    unknown or of another type: true is no number, and a number in quotes is none either."""
-    expected = {item.name: item.type for item in fields(kind)}
+def from_json(kind: Any, value: Any, where: str = "") -> Any:
+    """The JSON value as a value of the type: objects become dataclasses, lists tuples.
+
+    kind: a dataclass, tuple[X, ...], list[X], dict[str, X], Literal, a plain type or a union of these. Types are taken
+    to the letter: true is no number, and a number in quotes is none either; an integer is a float as well.
+    Raises InputError, which begins with `where`, for anything else, and for fields of a dataclass that are missing,
+    unknown or refused by it.
+    """
+    kind = kind.__origin__ if get_origin(kind) is Annotated else kind
+    parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    for part in parts:
+        origin, options = get_origin(part), get_args(part)
+        if is_dataclass(part) and isinstance(value, dict):
+            return _read_fields(part, value, f"{where}: " if where else "")
+        if origin in (tuple, list) and isinstance(value, list):
+            return origin(from_json(options[0], item, where) for item in value)
+        if origin is dict and isinstance(value, dict):
+            return {name: from_json(options[1], item, where) for name, item in value.items()}
+        if origin is Literal and any(type(value) is type(option) and value == option for option in options):
+            return value
+        if part is Any or type(value) in ((int, float) if part is float else (part,)):
+            return value
+    raise InputError(f"{where}: expected {' | '.join(map(_name, parts))}, got {shorten(value)}")
+
+
+def _read_fields(kind: type, values: dict[str, Any], prefix: str) -> Any:
+    """A dataclass from a JSON object, in which null stands for an infinite default, for JSON has no infinity."""
+    expected, read = {item.name: item for item in fields(kind)}, {}
     for name in sorted(values.keys() | expected.keys()):
-        require(name in expected, f"{shorten(name)} is not a setting that this version knows")
-        require(name in values, f"{name} is missing")
-        require_type(name, values[name], expected[name])
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        require(name in expected, f"{prefix}{shorten(name)} is not a setting that this version knows")
+        require(name in values, f"{prefix}{name} is missing")
+        value, default = values[name], expected[name].default
+        infinite = value is None and default in (math.inf, -math.inf)
+        read[name] = default if infinite else from_json(expected[name].type, value, prefix + name)
+    with prefixed(prefix):
+        return kind(**read)
 
 
-def require_type(name: str, value: Any, kind: Any) -> None:
-    """Raise InputError unless the JSON value is of the type, as `conforms` has it."""
-    words = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
-    require(conforms(value, kind), f"{name}: expected {words}, got {shorten(value)}")
+@contextmanager
+def prefixed(prefix: str) -> Iterator[None]:
+    """An InputError from within begins with the prefix."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{prefix}{error}") from None
+
+
+def _name(kind: Any) -> str:
+    """A type as error messages have it."""
+    if is_dataclass(kind) or kind is NoneType:
+        return "None" if kind is NoneType else "dict"
+    return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
 
 
 def conforms(value: Any, kind: Any) -> bool:
-    """Whether a JSON value is of the type, to the letter; an integer is a float as well."""
-    options = get_args(kind)
-    if get_origin(kind) is Literal:
-        return any(type(value) is type(option) and value == option for option in options)
-    if get_origin(kind) in (tuple, list):
-        return isinstance(value, list) and all(conforms(item, options[0]) for item in value)
-    if get_origin(kind) in (Union, UnionType):
-        return any(conforms(value, option) for option in options)
-    return type(value) in ((int, float) if kind is float else (kind,))
+    """Whether `from_json` takes the JSON value as one of the type."""
+    try:
+        from_json(kind, value)
+    except InputError:
+        return False
+    return True

@@ -108,45 +108,46 @@ def parse(
     early.add_argument("--preset", default=default)
     name = early.parse_known_args(argv)[0].preset
     config = presets.get(name, presets[default])
-    (metavar, task_help), preset_help = TASK, "the settings that the other flags start from"
-    fields = [
-        ("task", Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar=metavar, help=task_help)]),
-        ("preset", Annotated[Literal[tuple(presets)], tyro.conf.arg(help=preset_help)], default),
-        ("config", Annotated[type(config), tyro.conf.arg(name="")], config),
-    ]
-    parsed = read(fields, prog, description, argv)
-    start = own(parsed.task, parsed.config) if parsed.preset == default else None
+    preset_help = "the settings that the other flags start from"
+    preset = Annotated[Literal[tuple(presets)], tyro.conf.arg(help=preset_help)], default
+    task, preset, config = read(config, prog, description, argv, flags={"preset": preset}, task=TASK)
+    start = own(task, config) if preset == default else None
     if start is not None:
         return parse({**presets, default: start}, prog, description, argv)
-    return parsed.task, parsed.config
+    return task, config
 
 
-def read_one(
-    word: str, text: str, config: Any, prog: str, description: str, argv: list[str], default: Any = None
-) -> tuple[Any, Any]:
-    """A word, called `word` and explained by `text` in --help, and a configuration that starts from `config`, without
-    presets; raises as `parse`.   default: of the word, which has its type; none: a text that has to be given."""
+def read(
+    config: Any,
+    prog: str,
+    description: str | None,
+    argv: list[str],
+    *markers: Any,
+    flags: Mapping[str, tuple] | None = None,
+    **words: tuple,
+) -> tuple:
+    """The words that `argv` has, then the flags, then the configuration; raises as `parse`.
+
+    words: by name, each as --help shows and explains it, such as TASK; then its type, unless it is text, and its
+    default, if it has one.   flags: by name, type and default.   markers: of tyro, for the configuration.
+    config: where it starts from; a type: it has no defaults.
+    """
     import tyro
 
-    kind, start = (str, ()) if default is None else (type(default), (default,))
-    fields = [
-        ("word", Annotated[kind, tyro.conf.Positional, tyro.conf.arg(metavar=word, help=text)], *start),
-        ("config", Annotated[type(config), tyro.conf.arg(name="")], config),
-    ]
-    parsed = read(fields, prog, description, argv)
-    return parsed.word, parsed.config
+    def positional(metavar: str, text: str, kind: Any = str, *default: Any) -> tuple:
+        return Annotated[kind, tyro.conf.Positional, tyro.conf.arg(metavar=metavar, help=text)], *default
 
-
-def read(fields: list[tuple], prog: str, description: str, argv: list[str]) -> Any:
-    """An object with the given fields, as `dataclasses.make_dataclass` takes them, by tyro; raises as `parse`."""
-    import tyro
-
+    kind, *start = (config,) if isinstance(config, type) else (type(config), config)
+    fields = [(name, *positional(*word)) for name, word in words.items()]
+    fields += [(name, *flag) for name, flag in (flags or {}).items()]
+    fields.append(("config", Annotated[kind, tyro.conf.arg(name=""), *markers], *start))
     arguments = dataclasses.make_dataclass("Arguments", fields, frozen=True)
     errors = io.StringIO()
     try:
         # tyro frames whatever it says about an error; what a configuration refuses is told in one line instead.
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(arguments, prog=prog, description=description, args=argv)
+            parsed = tyro.cli(arguments, prog=prog, description=description, args=argv)
+            return tuple(getattr(parsed, name) for name, *_ in fields)
     except SystemExit as stop:
         for refused in _causes(stop):
             if isinstance(refused, InputError):
@@ -158,7 +159,7 @@ def read(fields: list[tuple], prog: str, description: str, argv: list[str]) -> A
 
 def _replaced(argv: list[str]) -> str:
     """What serves in the place of the first flag that an earlier version had; empty if there is none."""
-    from fastdwm.agent_settings import REPLACED
+    from fastdwm.config import REPLACED
 
     for flag in argv:
         name = flag.partition("=")[0].removeprefix("--itpo.").replace("-", "_")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from reprlib import repr as shorten
 from typing import Any
 
-from fastdwm.checks import require
+from fastdwm.checks import from_json, require
 from fastdwm.errors import InputError, first_line
 
 MAX_EPISODE_STEPS = 100_000
@@ -106,42 +106,42 @@ _STANDING = _LOCOMOTION | {
     "reset_noise_scale": _number(5e-3, 0.0, 1.0),
 }
 
+_HALF_CHEETAH = {"ctrl_cost_weight": _number(0.1, 0.1, 0.1), "reset_noise_scale": _number(0.1, 0.0, 1.0)}
+_MAZE = {
+    "maze_map": Setting(None, _is_maze),
+    "continuing_task": _one_of(True, False),
+    "reset_target": _one_of(False, True),
+    "reward_type": _one_of("sparse", "dense"),
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """Simulators that are built without the user's word."""
+
+    sizes: tuple[int, int]
+    """of observation and action"""
+    settings: dict[str, Setting]
+    """arguments that files may give"""
+    suffixes: tuple[str, ...] = ("-v4", "-v5")
+    """what their ids have behind the family's name"""
+
+
 # The robots are files that ship with Gymnasium. What a reward is made of stays as it is, or no score means anything.
-SETTINGS: dict[str, dict[str, Setting]] = {
-    "Hopper": _STANDING | {"xml_file": _one_of("hopper.xml")},
-    "Walker2d": _STANDING | {"xml_file": _one_of("walker2d_v5.xml", "walker2d.xml")},
-    "HalfCheetah": _LOCOMOTION
-    | {
-        "ctrl_cost_weight": _number(0.1, 0.1, 0.1),
-        "reset_noise_scale": _number(0.1, 0.0, 1.0),
-        "xml_file": _one_of("half_cheetah.xml"),
-    },
-    "AntMaze": {
-        "maze_map": Setting(None, _is_maze),
-        "continuing_task": _one_of(True, False),
-        "reset_target": _one_of(False, True),
-        "reward_type": _one_of("sparse", "dense"),
-    },
-}
-"""by family, the part of an id before version and maze"""
-
-
 FAMILIES = {
-    "Hopper": (11, 3),
-    "Walker2d": (17, 6),
-    "HalfCheetah": (17, 6),
-    **dict.fromkeys(("AntMaze_UMaze", "AntMaze_Medium", "AntMaze_Large"), (29, 8)),
+    "Hopper": Family((11, 3), _STANDING | {"xml_file": _one_of("hopper.xml")}),
+    "Walker2d": Family((17, 6), _STANDING | {"xml_file": _one_of("walker2d_v5.xml", "walker2d.xml")}),
+    "HalfCheetah": Family((17, 6), _LOCOMOTION | _HALF_CHEETAH | {"xml_file": _one_of("half_cheetah.xml")}),
+    **dict.fromkeys(
+        ("AntMaze_UMaze", "AntMaze_Medium", "AntMaze_Large"),
+        Family((29, 8), _MAZE, ("-v4", "_Diverse_G-v4", "_Diverse_GR-v4")),
+    ),
 }
-"""Sizes of observation and action of what is built without the user's word."""
 
 
 def known_ids(family: str) -> list[str]:
-    """The simulators of one of FAMILIES; none for a family that is not among them."""
-    if family not in FAMILIES:
-        return []
-    if family.startswith("AntMaze"):
-        return [f"{family}{goals}-v4" for goals in ("", "_Diverse_G", "_Diverse_GR")]
-    return [f"{family}-v{version}" for version in (4, 5)]
+    """The simulators of one of FAMILIES."""
+    return [family + suffix for suffix in FAMILIES[family].suffixes]
 
 
 def family_of(spec: EnvSpec) -> str | None:
@@ -149,31 +149,30 @@ def family_of(spec: EnvSpec) -> str | None:
     return next((family for family in FAMILIES if spec.id in known_ids(family)), None)
 
 
-def _settings(family: str) -> dict[str, Setting]:
-    return SETTINGS[family.split("_")[0]]
-
-
 def read_spec(values: Any, trust_env: bool = False, own: EnvSpec | None = None) -> EnvSpec:
-    """The simulator that a file names, from JSON values.
+    """The simulator that a file names, from JSON values; raises InputError as `vet`."""
+    return vet(from_json(EnvSpec, values, "env"), trust_env, own)
+
+
+def vet(spec: EnvSpec, trust_env: bool = False, own: EnvSpec | None = None) -> EnvSpec:
+    """The simulator without what a file says of how it is shown, which changes nothing.
 
     own: only its family will do; none: any of FAMILIES.   trust_env: the user vouches for it, whatever it is.
-    Raises InputError for what is not on the lists above.
+    Raises InputError for a simulator or an argument of it that is not on the lists above.
     """
-    expected = {"id": str, "kwargs": dict, "max_episode_steps": int | None}
-    right = isinstance(values, dict) and values.keys() == expected.keys()
-    require(right, f"env: expected {', '.join(expected)}, got {shorten(values)}")
-    for name, kind in expected.items():
-        value = values[name]
-        right = isinstance(value, kind) and not isinstance(value, bool)
-        require(right, f"env: {name}: expected {getattr(kind, '__name__', kind)}, got {shorten(value)}")
-    steps = values["max_episode_steps"]
+    steps = spec.max_episode_steps
     few = steps is None or 1 <= steps <= MAX_EPISODE_STEPS
     require(few, f"env: max_episode_steps: expected 1 to {MAX_EPISODE_STEPS} or none, got {shorten(steps)}")
-    # How it was shown while it was recorded changes nothing.
-    kwargs = {name: value for name, value in values["kwargs"].items() if name != "render_mode"}
-    spec = EnvSpec(values["id"], kwargs, steps)
-    if not trust_env:
-        _check(spec, own)
+    spec = replace(spec, kwargs={name: value for name, value in spec.kwargs.items() if name != "render_mode"})
+    if trust_env:
+        return spec
+    way_out = "--trust-env builds it all the same, and may run code that came with the file"
+    ids = [id for family in ([own.family] if own and own.family in FAMILIES else FAMILIES) for id in known_ids(family)]
+    require(spec.id in ids, f"env: expected one of {', '.join(ids)}, got {shorten(spec.id)}; {way_out}")
+    settings = FAMILIES[family_of(spec)].settings
+    for name, value in spec.kwargs.items():
+        allowed = name in settings and settings[name].allowed(value)
+        require(allowed, f"env: {spec.id} with {shorten(name)} = {shorten(value)} is not known; {way_out}")
     return spec
 
 
@@ -199,17 +198,6 @@ def without_wrappers(spec: EnvSpec, wrappers: Any, source: str) -> EnvSpec:
     return spec
 
 
-def _check(spec: EnvSpec, own: EnvSpec | None) -> None:
-    """Raise InputError for a simulator or an argument of it that is not on the lists."""
-    way_out = "--trust-env builds it all the same, and may run code that came with the file"
-    ids = [id for family in ([own.family] if own and own.family in FAMILIES else FAMILIES) for id in known_ids(family)]
-    require(spec.id in ids, f"env: expected one of {', '.join(ids)}, got {shorten(spec.id)}; {way_out}")
-    settings = _settings(family_of(spec))
-    for name, value in spec.kwargs.items():
-        allowed = name in settings and settings[name].allowed(value)
-        require(allowed, f"env: {spec.id} with {shorten(name)} = {shorten(value)} is not known; {way_out}")
-
-
 def departures(spec: EnvSpec, own: EnvSpec, *same: EnvSpec) -> list[str]:
     """How a simulator differs from a task's `own`, in words; empty if scores mean what they should.
 
@@ -217,7 +205,7 @@ def departures(spec: EnvSpec, own: EnvSpec, *same: EnvSpec) -> list[str]:
     """
     family = family_of(own)
     known = family is not None and family_of(spec) == family
-    defaults = {name: setting.default for name, setting in _settings(family).items()} if known else {}
+    defaults = {name: setting.default for name, setting in FAMILIES[family].settings.items()} if known else {}
     expected, has = defaults | own.kwargs, defaults | spec.kwargs
     found = [] if spec.id in {other.id for other in (own, *same)} else [f"id {shorten(spec.id)}"]
     for name in sorted(expected.keys() | has.keys()):

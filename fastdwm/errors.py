@@ -1,5 +1,9 @@
 """The exceptions that a command tells in one line: the input cannot be used, or the run has failed."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class InputError(ValueError):
     """Wrong input, told in one line: what was expected and what came. Commands print it and exit with code 2."""
@@ -26,3 +30,16 @@ def one_line(text: str) -> str:
 def first_line(error: Exception) -> str:
     """Type and first line of an error's message, for a message of one line."""
     return one_line(f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+@contextmanager
+def one_line_errors(source: str, expected: str) -> Iterator[None]:
+    """Whatever the libraries raise for a broken file becomes one InputError; their warnings are not shown."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except InputError:
+        raise
+    except Exception as error:  # a flipped bit can surface as any type, MemoryError and RecursionError among them
+        raise InputError(f"{source}: cannot be read as {expected}: {first_line(error)}") from error

@@ -45,6 +45,12 @@ def read_bytes(path: Path, most: int) -> bytes:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
 
 
+def require_file(path: Path) -> None:
+    """Raise InputError unless it is a regular file: reading a pipe or a device may never end."""
+    require(path.exists(), f"{path}: no such file")
+    require(path.is_file(), f"{path}: expected a regular file")
+
+
 def read_json(path: Path, most: int) -> Any:
     """The value in a JSON file of at most `most` bytes; raises InputError as `parse_json`."""
     return parse_json(read_bytes(path, most), path)
@@ -119,8 +125,9 @@ def replacing(path: Path, scratch: Path) -> Iterator[Path]:
     except BaseException as error:
         with suppress(OSError):
             scratch.unlink()
-        if isinstance(error, OSError):
-            raise _naming(error, path) from None
+        if isinstance(error, OSError) and error.errno:
+            # By itself it does not say what was written, or names the scratch file.
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
 
@@ -165,13 +172,24 @@ def reserved(folder: Path, patience_s: float = 0.0) -> Iterator[None]:
     handle = os.open(folder, os.O_RDONLY)
     deadline = time.monotonic() + patience_s
     try:
-        while _lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB) is False:
+        while _is_locked(handle):
             waits = time.monotonic() < deadline
             require(waits, f"out: {folder} is in use by a command that runs; wait for it, or give another --out")
             time.sleep(0.01)
         yield
     finally:
         os.close(handle)
+
+
+def _is_locked(handle: int) -> bool:
+    """Whether somebody else holds the lock; otherwise it is ours, but on a file system without locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def sha256_of(*paths: Path) -> str:
@@ -195,11 +213,11 @@ def replace_pair(folder: Path, data: tuple[str, bytes], label: tuple[str, bytes]
         try:
             with replacing(label_path, folder / f"{MARK}{label_path.name}") as new_label:
                 _write(new_label, label[1])
-                if not _holds(data_path, data[1]):
+                if _content(data_path) != data[1]:
                     with replacing(data_path, folder / f"{MARK}{data_path.name}") as new_data:
                         _write(new_data, data[1])
                         # Under the same label the old data were no pair with it.
-                        if not _holds(label_path, label[1]):
+                        if _content(label_path) != label[1]:
                             _keep(data_path, _kept(data_path, _content(label_path)))
                     _sync(folder)
             _sync(folder)
@@ -263,10 +281,6 @@ def _content(path: Path) -> bytes:
     return path.read_bytes() if path.is_file() else b""
 
 
-def _holds(path: Path, content: bytes) -> bool:
-    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
-
-
 def _sync(folder: Path) -> None:
     """Bring the names in a folder to the disk, where the file system can."""
     handle = os.open(folder, os.O_RDONLY)
@@ -287,19 +301,3 @@ def _stamp(path: Path, handles: ExitStack | None = None) -> tuple[int, ...] | No
     except OSError:
         return None
     return about.st_dev, about.st_ino, about.st_ctime_ns
-
-
-def _naming(error: OSError, path: Path) -> OSError:
-    """The error of a write, which by itself does not say of what, or names a scratch file."""
-    return OSError(error.errno, error.strerror, str(path)) if error.errno else error
-
-
-def _lock(handle: int, kind: int) -> bool | None:
-    """Whether the lock was granted; none on a file system without locks."""
-    try:
-        fcntl.flock(handle, kind)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True

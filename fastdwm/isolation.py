@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastdwm.bundle import Bundle
 from fastdwm.checks import require
 
 
 @contextmanager
 def own_modes(device: torch.device) -> Iterator[None]:
-    """No inference mode, whose tensors autograd refuses, and no autocast. (No gradients flow: see `own_bundle`.)"""
+    """No inference mode, whose tensors autograd refuses, and no autocast. (No gradients flow: see `own`.)"""
     with torch.inference_mode(False), ExitStack() as stack:
         for kind in {"cpu", device.type}:
             stack.enter_context(torch.autocast(kind, enabled=False))
@@ -38,19 +37,15 @@ def isolated(method: Callable) -> Callable:
     return call
 
 
-def own_bundle(bundle: Bundle) -> Bundle:
-    """The bundle with tensors that autograd takes as constants, whatever mode and for whatever use they were made."""
-    return _own(bundle)
-
-
-def _own(value: Any) -> Any:
-    """The tensors in dictionaries and dataclasses, however deep."""
+def own(value: Any) -> Any:
+    """The value with its tensors, in dictionaries and dataclasses however deep, as constants for autograd, in whatever
+    mode and for whatever use they were made."""
     if isinstance(value, Tensor):
         return value.detach().clone() if value.is_inference() else value.detach()
     if isinstance(value, dict):
-        return {name: _own(item) for name, item in value.items()}
+        return {name: own(item) for name, item in value.items()}
     if is_dataclass(value):
-        return replace(value, **{item.name: _own(getattr(value, item.name)) for item in fields(value)})
+        return replace(value, **{item.name: own(getattr(value, item.name)) for item in fields(value)})
     return value
 
 

@@ -5,21 +5,18 @@ Sources: scores, observation sizes and episode caps from D4RL's infos; ReBRAC se
 [ReBRAC] 2305.09836); healthy regions from Gymnasium's MuJoCo environments. Pure data: imports no numpy, no torch.
 """
 
-import math
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
-from math import inf
+from math import inf, isfinite
 from reprlib import repr as shorten
-from typing import Any
+from typing import Annotated, Any
 
 from fastdwm import envs
-from fastdwm.checks import conforms, from_json, require, require_at_most, require_positive
-from fastdwm.envs import FAMILIES, EnvSpec, family_of, read_spec
+from fastdwm.checks import POSITIVE, Bound, Checked, at_most, require, within
+from fastdwm.envs import FAMILIES, EnvSpec, family_of
 from fastdwm.errors import InputError
 
-MAX_SCALE = 1e6
-"""of rewards, either way"""
 MAX_BOUND = 1e9
 """of returns and of the healthy region"""
 
@@ -33,23 +30,21 @@ class Limit:
     high: float = inf
 
 
-def require_name(name: str) -> None:
-    """Raise InputError unless a task can be called so: it becomes part of the names of files."""
-    named = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) is not None
-    require(named, f"name: expected letters, digits, '.', '_' and '-', got {shorten(name)}")
+# It becomes part of the names of files.
+NAME = Bound(re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}").fullmatch, "letters, digits, '.', '_' and '-'")
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(Checked):
     """What is to be done, and how it is scored and learnt. Raises InputError for values that cannot be."""
 
-    name: str
+    name: Annotated[str, NAME]
     """as typed on the command line, without D4RL's version: letters, digits, `.`, `_` and `-`"""
     env: EnvSpec
     """the simulator; in a bundle the one that its data were recorded in"""
-    obs_dim: int
+    obs_dim: Annotated[int, POSITIVE, at_most(1e5)]
     """size of an observation (S)"""
-    action_dim: int
+    action_dim: Annotated[int, POSITIVE, at_most(1e5)]
     """size of an action (A), every coordinate in [-1, 1]"""
     ref_min_score: float = 0.0
     """return that scores 0 (a random policy)"""
@@ -57,9 +52,9 @@ class Task:
     """return that scores 100 (an expert)"""
     limits: tuple[Limit, ...] = ()
     """the healthy region: leaving it terminates the episode; empty: nothing an observation shows terminates it"""
-    discount: float = 0.99
+    discount: Annotated[float, within("(0, 1)")] = 0.99
     """gamma"""
-    reward_scale: float = 1.0
+    reward_scale: Annotated[float, within("[1e-6, 1e6]")] = 1.0
     """factor on every reward before it is learnt from"""
     ends_at_success: bool = False
     """an episode ends, terminated, at its first positive reward, wherever its recording went on"""
@@ -69,33 +64,26 @@ class Task:
     """name of the D4RL dataset behind the paper's numbers"""
     minari_id: str | None = None
     """nearest dataset on the public Minari server, none where there is no such dataset"""
-    actor_bc_coef: float = 0.01
+    actor_bc_coef: Annotated[float, at_most(1e9)] = 0.01
     """weight of the behaviour-cloning term in the actor loss (b1)"""
-    critic_bc_coef: float = 0.01
+    critic_bc_coef: Annotated[float, at_most(1e9)] = 0.01
     """weight of the next-action penalty in the critic target (b2)"""
-    actor_lr: float = 1e-3
+    actor_lr: Annotated[float, POSITIVE, at_most(1e9)] = 1e-3
     """Adam step size of the policy"""
-    critic_lr: float = 1e-3
+    critic_lr: Annotated[float, POSITIVE, at_most(1e9)] = 1e-3
     """Adam step size of the critics"""
-    batch_size: int = 1024
+    batch_size: Annotated[int, POSITIVE, at_most(1e9)] = 1024
     """transitions per update"""
 
     def __post_init__(self) -> None:
-        require_name(self.name)
-        require_positive(self, "obs_dim", "action_dim", "actor_lr", "critic_lr", "batch_size")
-        require_at_most(self, 1e5, "obs_dim", "action_dim")
-        require_at_most(self, 1e9, "actor_lr", "critic_lr", "batch_size", "actor_bc_coef", "critic_bc_coef")
-        require(0 < self.discount < 1, f"discount: expected in (0, 1), got {self.discount}")
-        fits = 1 / MAX_SCALE <= self.reward_scale <= MAX_SCALE
-        require(fits, f"reward_scale: expected {1 / MAX_SCALE:g} to {MAX_SCALE:g}, got {shorten(self.reward_scale)}")
+        super().__post_init__()
         low, high = self.ref_min_score, self.ref_max_score
         apart = -MAX_BOUND <= low < high <= MAX_BOUND
         require(apart, f"ref_max_score: expected more than ref_min_score, got {shorten(high)} and {shorten(low)}")
         require(len(self.limits) <= self.obs_dim, f"limits: expected at most {self.obs_dim}, got {len(self.limits)}")
         for limit in self.limits:
             sane = all(abs(bound) <= MAX_BOUND or abs(bound) == inf for bound in (limit.low, limit.high))
-            inside = 0 <= limit.index < self.obs_dim and limit.low < limit.high
-            right = sane and inside
+            right = sane and 0 <= limit.index < self.obs_dim and limit.low < limit.high
             require(right, f"limits: expected low < high of a coordinate below {self.obs_dim}, got {shorten(limit)}")
 
     def score_pct(self, episode_return: float) -> float:
@@ -103,11 +91,8 @@ class Task:
         return 100.0 * (episode_return - self.ref_min_score) / (self.ref_max_score - self.ref_min_score)
 
     def record(self) -> dict[str, Any]:
-        """The task as JSON values, which `read_task` reads; an infinite bound is null."""
-        limits = [
-            {name: value if math.isfinite(value) else None for name, value in asdict(limit).items()}
-            for limit in self.limits
-        ]
+        """The task as JSON values, which `from_json` reads; an infinite bound is null."""
+        limits = [{name: x if isfinite(x) else None for name, x in asdict(limit).items()} for limit in self.limits]
         return asdict(self) | {"limits": limits}
 
     def departures(self) -> list[str]:
@@ -125,37 +110,21 @@ class Task:
         ]
 
 
-def read_task(values: dict[str, Any], trust_env: bool = False) -> Task:
-    """A task from JSON values, as `Task.record` gives them.
+def vet(task: Task, trust_env: bool = False) -> Task:
+    """A task that a file describes, with its simulators as `envs.vet` gives them.
 
     trust_env: take the simulator that it names, whatever it is; without, only those that `envs` knows, of the family
-    that the task of TASKS with this name has.   Raises InputError for anything else.
+    that the task of TASKS with this name has.   Raises InputError for others, and for sizes that the simulator has not.
     """
-    name = values.get("name")
-    known = TASKS.get(name) if isinstance(name, str) else None
-    own = known and known.env
-    parts = {"limits": _read_limits, "env": lambda value: read_spec(value, trust_env, own)}
-    parts["d4rl_env"] = lambda value: None if value is None else read_spec(value, trust_env, own)
-    task = from_json(Task, values | {name: read(values[name]) for name, read in parts.items() if name in values})
-    sizes = (known.obs_dim, known.action_dim) if known else FAMILIES.get(family_of(task.env))
-    for name, size in zip(("obs_dim", "action_dim"), sizes or (), strict=False):
+    known = TASKS.get(task.name)
+    names = [name for name in ("env", "d4rl_env") if getattr(task, name)]
+    task = replace(task, **{name: envs.vet(getattr(task, name), trust_env, known and known.env) for name in names})
+    family = family_of(task.env)
+    sizes = (known.obs_dim, known.action_dim) if known else FAMILIES[family].sizes if family else ()
+    for name, size in zip(("obs_dim", "action_dim"), sizes, strict=False):
         came = getattr(task, name)
         require(came == size, f"{name}: {known.name if known else task.env.id} has {size}, got {shorten(came)}")
     return task
-
-
-def _read_limits(values: Any) -> Any:
-    """Limits from JSON values; anything else as it is, for `from_json` to refuse."""
-    kinds = {"index": int, "low": float | None, "high": float | None}
-
-    def read(value: Any) -> Any:
-        right = isinstance(value, dict) and value.keys() == kinds.keys()
-        if not right or not all(conforms(value[name], kind) for name, kind in kinds.items()):
-            return value
-        low, high = value["low"], value["high"]
-        return Limit(value["index"], -inf if low is None else low, inf if high is None else high)
-
-    return [read(value) for value in values] if isinstance(values, list) else values
 
 
 # Gymnasium also bounds the state that follows the torso's height by 100; the paper's public baselines do too.
@@ -256,7 +225,7 @@ TASKS: dict[str, Task] = {task.name: task for task in (*_mujoco_tasks(), *_antma
 def check_name(name: str, has_bundle: bool) -> None:
     """Raise InputError for the name of an unknown task, unless a bundle brings the task along."""
     if has_bundle:
-        require_name(name)
+        require(bool(NAME.fits(name)), f"name: expected {NAME.words}, got {shorten(name)}")
     else:
         get_task(name)
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fastdwm.config import DiffusionConfig
+from fastdwm.models.config import DiffusionConfig
 from fastdwm.models.diffusion import build_diffusion, denoiser_shapes
 from fastdwm.models.nets import Params, init_mlp, map_params
 from fastdwm.models.policy import Policy

@@ -1,16 +1,16 @@
 """Settings that cannot be meant are refused in one line, whoever wrote them."""
 
 from dataclasses import fields
+from importlib import import_module
 
 import pytest
 
-from fastdwm import config
 from fastdwm.checks import choices
 from fastdwm.errors import InputError
-from fastdwm.report import models as report
-from fastdwm.study import grid
 
-CONFIGS = {kind for module in (config, grid, report) for name, kind in vars(module).items() if name.endswith("Config")}
+FOLDERS = ("engines", "eval", "measure", "models", "report", "study", "sweep", "train", "tune")
+MODULES = [import_module(name) for name in ("fastdwm.config", *(f"fastdwm.{folder}.config" for folder in FOLDERS))]
+CONFIGS = {kind for module in MODULES for name, kind in vars(module).items() if name.endswith("Config")}
 
 
 @pytest.mark.parametrize(

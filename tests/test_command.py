@@ -8,8 +8,9 @@ import pytest
 from commands import HANG_S, run
 
 from fastdwm import command
-from fastdwm.config import EvalConfig, ITPOConfig
+from fastdwm.config import ITPOConfig
 from fastdwm.errors import InputError
+from fastdwm.eval.config import EvalConfig
 
 # Kills every worker process before it has read its job.
 DEADLY = "import os, sys\nif '--multiprocessing-fork' in sys.orig_argv: os.kill(os.getpid(), 9)\n"

@@ -11,7 +11,7 @@ from toy_bundles import ACTION_DIM, OBS_DIM, make_bundle
 from toy_data import write_dataset
 
 from fastdwm import Bundle, InputError, ITPOConfig
-from fastdwm.agent_settings import Settings
+from fastdwm.config import Settings
 from fastdwm.data.dataset import Transitions, load
 from fastdwm.envs import EnvSpec
 from fastdwm.measure import deviation

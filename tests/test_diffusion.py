@@ -6,7 +6,7 @@ import pytest
 import torch
 from models import ACTION_DIM, OBS_DIM, make_dynamics
 
-from fastdwm.config import DiffusionConfig
+from fastdwm.models.config import DiffusionConfig
 from fastdwm.models.diffusion import (
     build_diffusion,
     denoiser_shapes,

@@ -13,16 +13,16 @@ from processes import descendants, gone, until
 from toy_bundles import make_bundle, save_checkpoint
 
 from fastdwm import tables
-from fastdwm.agent_settings import REPLACED
 from fastdwm.bundle import Bundle
-from fastdwm.config import EvalConfig, ITPOConfig
+from fastdwm.config import REPLACED, ITPOConfig
 from fastdwm.errors import InputError
 from fastdwm.eval import __main__ as eval
+from fastdwm.eval.config import EvalConfig
+from fastdwm.machine import package_versions
 from fastdwm.measure import latency
 from fastdwm.measure.control import Drift
 from fastdwm.measure.simulate import run_episodes
 from fastdwm.tasks import get_task
-from fastdwm.versions import package_versions
 
 SGD = ("--itpo.optimiser", "sgd")
 
@@ -219,7 +219,7 @@ def test_bundle_of_another_task_is_an_input_error(bundle, tmp_path):
         (["hopper-medium", "--bundle", "/nowhere"], "/nowhere"),
         (["hopper-medium", "--deadline-ms", "0"], "deadline_ms: expected a positive number, got 0.0"),
         (["hopper-medium", "--precision", "fp16"], "precision: expected auto or ieee on a CPU and in plain torch"),
-        (["hopper-medium", "--temperature", "1.5"], "temperature: expected in [0, 1], got 1.5"),
+        (["hopper-medium", "--temperature", "1.5"], "temperature: expected a number in [0, 1], got 1.5"),
         (["hopper-medium", "--world", "meanflow", "--world-steps", "3"], "world_steps: expected 1, 2 or 4"),
     ],
     ids=lambda value: "-".join(text.lstrip("-") for text in value[1:]) if isinstance(value, list) else "",

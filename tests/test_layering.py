@@ -17,11 +17,11 @@ ORDER = (
     {"errors"},
     {"checks"},
     {"envs"},
-    {"agent_settings", "shipped", "tasks"},
-    {"config", "files", "tables", "versions"},
+    {"config", "tasks", "shipped"},
+    {"files", "machine", "tables"},
     {"command"},
     {"data", "models"},
-    {"itpo", "header"},
+    {"itpo", "metadata"},
     {"bundle"},
     {"isolation"},
     {"agent"},
@@ -117,4 +117,7 @@ def test_agent_needs_no_simulator_and_no_dataset_reader():
 
 
 def test_configuration_needs_no_torch():
-    assert not loaded_by("import fastdwm, fastdwm.config, fastdwm.tasks") & {"torch", "numpy"}
+    assert not loaded_by("import fastdwm, fastdwm.train.config, fastdwm.eval.config") & {
+        "torch",
+        "numpy",
+    }

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from models import ACTION_DIM, HIDDEN, OBS_DIM, double, generator
 from torch.func import jacrev
 
-from fastdwm.config import MeanFlowConfig, MLPConfig
 from fastdwm.errors import InputError
 from fastdwm.models import meanflow, nets
+from fastdwm.models.config import MeanFlowConfig, MLPConfig
 from fastdwm.models.meanflow import (
     T_FLOOR,
     average_velocity,

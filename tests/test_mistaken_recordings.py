@@ -9,7 +9,6 @@ import pytest
 from toy_bundles import make_bundle
 
 from fastdwm.command import unwatched
-from fastdwm.config import TrainConfig
 from fastdwm.data import replay
 from fastdwm.data.dataset import load
 from fastdwm.envs import EnvSpec
@@ -17,6 +16,7 @@ from fastdwm.errors import InputError
 from fastdwm.report import models as report
 from fastdwm.tasks import get_task
 from fastdwm.train import __main__ as train
+from fastdwm.train.config import TrainConfig
 
 pytestmark = pytest.mark.usefixtures("private_folders")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from models import generator
 
-from fastdwm.config import ReBRACConfig
+from fastdwm.models.config import ReBRACConfig
 from fastdwm.models.rebrac import ReBRAC, actor_loss, critic_loss, critic_target, init_critics, init_policy, q_values
 from fastdwm.tasks import get_task
 from fastdwm.train.fqe import FQE, action_values

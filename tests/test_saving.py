@@ -12,7 +12,7 @@ import torch
 from toy_bundles import make_bundle
 
 from fastdwm import Bundle, InputError
-from fastdwm.agent_settings import Settings
+from fastdwm.config import Settings
 from fastdwm.files import reserved
 from fastdwm.tasks import get_task
 

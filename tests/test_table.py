@@ -10,13 +10,14 @@ import torch
 from toy_bundles import make_bundle
 
 from fastdwm import Bundle, EnvSpec, InputError, Task
-from fastdwm.config import FitConfig, ReBRACConfig, RewardConfig, TrainConfig
 from fastdwm.data.dataset import Transitions
+from fastdwm.models.config import FitConfig, ReBRACConfig, RewardConfig
 from fastdwm.models.nets import mlp_shapes
 from fastdwm.models.table import WORLD_MODELS, WorldModel
 from fastdwm.report import models as report
 from fastdwm.report.config import ReportConfig
 from fastdwm.tasks import Limit
+from fastdwm.train.config import TrainConfig
 from fastdwm.train.recipe import train
 
 
@@ -206,7 +207,7 @@ def test_a_bundle_that_scores_otherwise_under_a_known_name_says_so(tmp_path):
         ({"obs_dim": 0}, "obs_dim: expected a positive number, got 0"),
         ({"limits": (Limit(2, 0.0, 1.0),)}, "limits: expected low < high of a coordinate below 2"),
         ({"ref_max_score": -200.0}, "ref_max_score: expected more than ref_min_score"),
-        ({"discount": 1.0}, r"discount: expected in \(0, 1\), got 1.0"),
+        ({"discount": 1.0}, r"discount: expected a number in \(0, 1\), got 1.0"),
     ],
 )
 def test_a_task_that_cannot_be_is_refused(values, message):

@@ -8,7 +8,7 @@ import torch
 from models import ACTION_DIM, HIDDEN, OBS_DIM, generator
 from torch import Tensor
 
-from fastdwm.config import MeanFlowConfig
+from fastdwm.models.config import MeanFlowConfig
 from fastdwm.models.meanflow import build_meanflow, draw_times, meanflow_loss, meanflow_shapes
 from fastdwm.models.nets import init_mlp, map_params
 from fastdwm.models.policy import mlp_policy

@@ -7,8 +7,9 @@ import io
 import numpy as np
 import pytest
 
-from fastdwm.config import EvalConfig, ITPOConfig
+from fastdwm.config import ITPOConfig
 from fastdwm.errors import InputError
+from fastdwm.eval.config import EvalConfig
 from fastdwm.measure.statistics import ratio_of_means
 from fastdwm.study.config import StudyConfig
 from fastdwm.study.grid import BASE, GRIDS, Cell, Grid

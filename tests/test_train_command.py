@@ -17,11 +17,11 @@ from processes import until
 from toy_data import write_dataset
 
 from fastdwm import Bundle
-from fastdwm.config import TrainConfig
 from fastdwm.data.dataset import load
 from fastdwm.errors import InputError
 from fastdwm.measure.deviation import max_deviation
 from fastdwm.tasks import get_task
+from fastdwm.train.config import TrainConfig
 from fastdwm.train.fit import Batches
 from fastdwm.train.recipe import split
 
@@ -190,7 +190,7 @@ BAD = {
     "holds another training (rebrac.updates: 60, now 80)": ("--rebrac.updates=80",),
     "holds another training (seed: 0, now 3)": ("--seed=3",),
     "lr: expected a positive number, got -1": ("--diffusion.lr=-1",),
-    "holdout: expected a share in (0, 1), got 1.5": ("--holdout=1.5",),
+    "holdout: expected a number in (0, 1), got 1.5": ("--holdout=1.5",),
     "device: cannot use 'cuda:9'": ("--device=cuda:9",),
 }
 

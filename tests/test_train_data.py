@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from fastdwm import Bundle
-from fastdwm.config import MLPConfig, ReBRACConfig, RewardConfig, TrainConfig
 from fastdwm.data.dataset import load
 from fastdwm.errors import InputError, RunError
 from fastdwm.files import reserved
+from fastdwm.models.config import MLPConfig, ReBRACConfig, RewardConfig
 from fastdwm.report.models import trained_on
 from fastdwm.tasks import get_task
 from fastdwm.train.__main__ import main
+from fastdwm.train.config import TrainConfig
 from fastdwm.train.fit import Batches, Loop
 from fastdwm.train.recipe import prepare
 

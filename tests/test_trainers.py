@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastdwm.config import FitConfig, ReBRACConfig
 from fastdwm.models import nets
+from fastdwm.models.config import FitConfig, ReBRACConfig
 from fastdwm.models.nets import init_mlp
 from fastdwm.models.rebrac import ReBRAC, init_critics, init_policy
 from fastdwm.models.reward import reward_objective, reward_shapes

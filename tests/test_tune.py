@@ -9,7 +9,7 @@ from commands import refused, run
 from toy_bundles import make_bundle, save_checkpoint
 
 from fastdwm import Agent, Bundle, InputError, ITPOConfig
-from fastdwm.agent_settings import REPLACED, Settings
+from fastdwm.config import REPLACED, Settings
 from fastdwm.tune.grid import candidates
 from fastdwm.tune.halving import Trial, choose, halve
 
@@ -142,7 +142,7 @@ def test_another_policy_is_not_tuned(folder, tmp_path):
     [
         ({}, "tuning: settings: expected dict"),
         ({"settings": Settings().record()}, "tuning: weights_sha256: expected str"),
-        ({"settings": {"itpo": {}}, "weights_sha256": ""}, "tuning: action_step is missing"),
+        ({"settings": {"itpo": {}}, "weights_sha256": ""}, "tuning: itpo: action_step is missing"),
         *(
             ({"settings": {"itpo": {name: 1.0}}, "weights_sha256": ""}, f"tuning: {name} is a setting of an earlier")
             for name in REPLACED
@@ -162,7 +162,7 @@ WITHOUT_END = {"horizon": 10**9, "particles": 2**17, "inner_steps": 10**9, "term
 def test_a_strangers_choice_neither_goes_on_for_ever_nor_takes_the_memory(folder, name):
     settings = Settings().record()
     settings["itpo"] |= {name: WITHOUT_END[name]}
-    damaged(folder, {"settings": settings, "weights_sha256": ""}, f"tuning: {name}: expected at most")
+    damaged(folder, {"settings": settings, "weights_sha256": ""}, f"tuning: itpo: {name}: expected at most")
 
 
 def test_the_work_of_a_choice_is_bounded_as_a_whole(folder):

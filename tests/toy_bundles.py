@@ -9,7 +9,7 @@ from models import HIDDEN, generator
 
 from fastdwm import Bundle, Task
 from fastdwm.bundle import TrainedModel, pack_tensors
-from fastdwm.config import DiffusionConfig, MeanFlowConfig, MLPConfig, ReBRACConfig, RewardConfig
+from fastdwm.models.config import DiffusionConfig, MeanFlowConfig, MLPConfig, ReBRACConfig, RewardConfig
 from fastdwm.models.nets import init_mlp
 from fastdwm.models.rebrac import init_critics, init_policy
 from fastdwm.models.reward import reward_shapes

@@ -11,13 +11,15 @@ import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
 from fastdwm.checks import require
-from fastdwm.collect.config import CollectConfig, datasets_root, read_env, split_share
+from fastdwm.collect.config import CollectConfig, read_env, split_share
+from fastdwm.data.minari import datasets_root
 from fastdwm.files import prepare_folder, reserved, strict, write_json
 from fastdwm.jobs.identity import read_identity, refuse_other
+from fastdwm.machine import package_versions
 from fastdwm.tasks import TASKS, Task
 
 if TYPE_CHECKING:
@@ -90,11 +92,8 @@ def shares_of(config: CollectConfig) -> list[float]:
 
 def identify(recorder: "Recorder", config: CollectConfig) -> dict[str, Any]:
     """All that the dataset's content depends on."""
-    from importlib import metadata
-
     from fastdwm.collect.episodes import CHUNK
 
-    found = {name: next(iter(metadata.distributions(name=name)), None) for name in PACKAGES}
     return {
         "env": asdict(recorder.env),
         "policies": [
@@ -106,7 +105,7 @@ def identify(recorder: "Recorder", config: CollectConfig) -> dict[str, Any]:
         "noise": config.noise,
         "seed": config.seed,
         "chunk": CHUNK,
-        "versions": [f"{name}=={package.version}" for name, package in found.items() if package],
+        "versions": [f"{name}=={version}" for name, version in package_versions(PACKAGES).items()],
     }
 
 
@@ -166,13 +165,8 @@ def parse(argv: list[str]) -> tuple[str, CollectConfig]:
     """Name of the simulator and settings; raises as `command.parse`."""
     import tyro
 
-    env = tyro.conf.arg(metavar="ENV", help="hopper, halfcheetah or walker2d, or an id of Gymnasium")
-    fields = [
-        ("env", Annotated[str, tyro.conf.Positional, env]),
-        ("config", Annotated[CollectConfig, tyro.conf.arg(name=""), tyro.conf.UseAppendAction]),
-    ]
-    parsed = command.read(fields, "python -m fastdwm.collect", main.__doc__ or "", argv)
-    return parsed.env, parsed.config
+    env, prog = ("ENV", "hopper, halfcheetah or walker2d, or an id of Gymnasium"), "python -m fastdwm.collect"
+    return command.read(CollectConfig, prog, main.__doc__, argv, tyro.conf.UseAppendAction, env=env)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,10 @@
 
 import json
 import math
-import os
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from fastdwm.checks import require, require_at_most, require_positive
+from fastdwm.checks import NOT_NEGATIVE, POSITIVE, Checked, at_most, require
 from fastdwm.envs import EnvSpec, read_spec
 from fastdwm.errors import InputError
 from fastdwm.tasks import get_task
@@ -17,7 +15,7 @@ MAX_TRANSITIONS = 10**9
 
 
 @dataclass(frozen=True)
-class CollectConfig:
+class CollectConfig(Checked):
     """How a dataset is made. Raises InputError for values that cannot be."""
 
     policy: tuple[str, ...]
@@ -26,16 +24,16 @@ class CollectConfig:
     base policy), or `random`; the share is 1 where none is given, and shares need not add up to 1"""
     out: str
     """Minari id of the new dataset, such as mine/hopper/medium-v0, in $MINARI_DATASETS_PATH (~/.minari/datasets)"""
-    transitions: int = 1_000_000
+    transitions: Annotated[int, POSITIVE, at_most(MAX_TRANSITIONS)] = 1_000_000
     """to record, in whole episodes: up to one episode more for every policy"""
     shares: Literal["transitions", "episodes"] = "transitions"
     """transitions: each policy records its share of the transitions, one policy after the other; episodes: the policies
     take turns, and each has its share of the episodes, however long they are"""
-    noise: float = 0.0
+    noise: Annotated[float, NOT_NEGATIVE] = 0.0
     """standard deviation of Gaussian noise on the actions of policies that draw nothing themselves, cut to [-1, 1]"""
-    seed: int = 0
+    seed: Annotated[int, NOT_NEGATIVE] = 0
     """of everything that is drawn: the same seed gives the same dataset, whatever the number of workers"""
-    workers: int = 2
+    workers: Annotated[int, POSITIVE] = 2
     """processes, of one thread each"""
     env_kwargs: str = "{}"
     """arguments of the simulator as JSON, such as '{"xml_file": "walker2d.xml"}'"""
@@ -43,12 +41,9 @@ class CollectConfig:
     """take any simulator of Gymnasium and any argument; otherwise only those that are known"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(bool(self.policy), "policy: expected at least one")
-        require_positive(self, "transitions", "workers")
-        require_at_most(self, MAX_TRANSITIONS, "transitions")
-        require(self.seed >= 0, f"seed: expected a number >= 0, got {self.seed}")
-        right = math.isfinite(self.noise) and self.noise >= 0
-        require(right, f"noise: expected a number >= 0, got {self.noise}")
+        require(math.isfinite(self.noise), f"noise: expected a finite number, got {self.noise}")
         for text in self.policy:
             split_share(text)
         check_id(self.out)
@@ -77,11 +72,6 @@ def check_id(out: str) -> None:
     # It raises TypeError for an id without version.
     except (ValueError, TypeError):
         raise InputError(f"out: expected a Minari id, [NAMESPACE/]NAME-vNUMBER, got {out!r}") from None
-
-
-def datasets_root() -> Path:
-    """Where Minari keeps its datasets."""
-    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
 
 
 def read_env(name: str, kwargs: str, trust_env: bool = False) -> EnvSpec:

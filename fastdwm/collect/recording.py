@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from fastdwm.collect.config import datasets_root
 from fastdwm.collect.episodes import Portion, episodes_in, episodes_of
 from fastdwm.command import DISK_FULL, StageProgress, unwatched
+from fastdwm.data.minari import datasets_root
 from fastdwm.errors import InputError
 from fastdwm.files import read_json, write_atomically
 

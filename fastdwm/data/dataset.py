@@ -1,31 +1,25 @@
 """Offline datasets as flat arrays, from a Minari id or a D4RL .hdf5 file: found, downloaded, checked and cached.
 
-minari and gymnasium are imported where they are used.
+gymnasium is imported where it is used.
 """
 
 import hashlib
 import json
 import os
 import sys
-import warnings
 from collections.abc import Callable
-from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
-from http.client import HTTPException
 from pathlib import Path
-from threading import Thread
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 import numpy as np
 
-from fastdwm.config import require
-from fastdwm.data.hdf5 import one_line_errors, read_json, require_file
+from fastdwm.checks import require
+from fastdwm.data.minari import local_folder, recorded_env
 from fastdwm.data.recordings import Arrays, Warn, read_d4rl, read_minari
-from fastdwm.envs import EnvSpec, read_spec, without_wrappers
-from fastdwm.errors import InputError, first_line
-from fastdwm.files import replacing
+from fastdwm.envs import EnvSpec
+from fastdwm.errors import first_line, one_line_errors
+from fastdwm.files import replacing, require_file
 from fastdwm.tasks import TASKS, Task
 
 CACHE_FORMAT = 3  # raise it whenever the meaning of a cached array changes
@@ -63,6 +57,16 @@ class Transitions:
         return np.flatnonzero(self.terminated | self.truncated)
 
     @property
+    def episode_lengths(self) -> np.ndarray:
+        """(E,) int64: transitions of each episode."""
+        return np.diff(self.episode_ends, prepend=-1)
+
+    @property
+    def episode_starts(self) -> np.ndarray:
+        """(E,) int64: the first row of each episode."""
+        return self.episode_ends + 1 - self.episode_lengths
+
+    @property
     def n_episodes(self) -> int:
         """Number of episodes (E)."""
         return len(self.episode_ends)
@@ -96,14 +100,12 @@ class Transitions:
 
     def episode_returns(self) -> np.ndarray:
         """(E,) float64: undiscounted sum of rewards per episode."""
-        starts = np.append(0, self.episode_ends[:-1] + 1)
-        return np.add.reduceat(self.reward.astype(np.float64), starts)
+        return np.add.reduceat(self.reward.astype(np.float64), self.episode_starts)
 
     def discounted_returns(self, discount: float) -> np.ndarray:
         """(E,) float64: sum of discount^t rewards per episode, unscaled; its end counts nothing."""
-        starts = np.append(0, self.episode_ends[:-1] + 1)
-        step = np.arange(self.n) - np.repeat(starts, np.diff(starts, append=self.n))
-        return np.add.reduceat(self.reward * discount**step, starts)
+        step = np.arange(self.n) - np.repeat(self.episode_starts, self.episode_lengths)
+        return np.add.reduceat(self.reward * discount**step, self.episode_starts)
 
     def split_episodes(self, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Two complementary (N,) bool masks of whole episodes: for training, and a random `share` held out.
@@ -115,7 +117,7 @@ class Transitions:
         n_held_out = min(max(1, round(share * count)), count - 1)
         held_out = np.zeros(count, bool)
         held_out[np.random.default_rng(seed).permutation(count)[:n_held_out]] = True
-        rows = np.repeat(held_out, np.diff(self.episode_ends, prepend=-1))
+        rows = np.repeat(held_out, self.episode_lengths)
         return ~rows, rows
 
 
@@ -151,23 +153,22 @@ def load(task: Task, dataset: str | None = None, trust_env: bool = False) -> Tra
     with one_line_errors(source, "a dataset"):
         path = Path(source)
         if source.endswith((".hdf5", ".h5")) or path.is_file():
-            require_file(path, source)
             files, env = [path], _d4rl_env(path, task)
             read = partial(read_d4rl, path, source)
         else:
-            folder = _minari_folder(source)
+            folder = local_folder(source)
             files = [folder / "metadata.json", folder / "main_data.hdf5"]
-            env = _minari_env(folder, source, task, trust_env)
+            env = recorded_env(folder, source, task, trust_env)
             read = partial(read_minari, folder, source)
         for file in files:
-            require_file(file, source)
+            require_file(file)
         to_success = task.ends_at_success
         arrays, remarks = _through_cache(files, to_success, lambda warn: read(warn=warn, ends_at_success=to_success))
     for name, size in (("obs", task.obs_dim), ("action", task.action_dim)):
         got = arrays[name].shape[1]
         require(got == size, f"{source}: expected {name} of size {size} for {task.name}, got {got}")
     transitions = Transitions(**arrays, source=source, env=env)
-    longest = int(np.diff(transitions.episode_ends, prepend=-1).max())
+    longest = int(transitions.episode_lengths.max())
     cap = env.max_episode_steps or (task.env.max_episode_steps if env.family == task.env.family else None)
     if cap and longest > cap:
         remarks.append(f"an episode has {longest} steps, the simulator ends it after {cap}")
@@ -186,67 +187,6 @@ def _d4rl_env(path: Path, task: Task) -> EnvSpec:
     frame = "its frame is not the simulator's (start and goal differ, medium and large are mirrored in y)"
     require(not task.ends_at_success, f"{path}: a D4RL AntMaze file cannot be used: {frame}; give a Minari id")
     return task.d4rl_env or task.env
-
-
-def _minari_env(folder: Path, source: str, task: Task, trust_env: bool) -> EnvSpec:
-    """The simulator a Minari dataset was recorded in, or the task's own where it does not say; raises InputError."""
-    own = {"id": task.env.id, "kwargs": {}, "max_episode_steps": task.env.max_episode_steps}
-    recorded = read_json(folder / "metadata.json", source).get("env_spec")
-    spec, family = json.loads(recorded) if recorded else own, task.env.family
-    known = trust_env or spec["id"].startswith(family)
-    require(known, f"expected data of {family} for {task.name}, got {spec['id']} in {folder}")
-    maze, own_maze = spec["kwargs"].get("maze_map"), task.env.kwargs.get("maze_map")
-    same = maze is None or own_maze is None or _same_frame(maze, own_maze)
-    require(same, f"{source}: expected data of the maze of {task.name}, got those of a maze with other walls or goal")
-    values = {name: spec[name] for name in own} | {"kwargs": {**spec["kwargs"], **task.env.kwargs}}
-    return without_wrappers(read_spec(values, trust_env, task.env), spec.get("additional_wrappers"), source)
-
-
-def _same_frame(maze: list[list], own: list[list]) -> bool:
-    """Whether a position means the same in both mazes, and the goal of `own` is among the goals that `maze` marks."""
-    walls = [[[cell == 1 for cell in row] for row in rows] for rows in (maze, own)]
-    goals, own_goals = (
-        {(i, j) for i, row in enumerate(rows) for j, cell in enumerate(row) if cell == "g"} for rows in (maze, own)
-    )
-    # Some public recordings mark no goal but draw it in any cell, or in those marked "c".
-    return walls[0] == walls[1] and own_goals <= (goals or own_goals)
-
-
-def _minari_folder(dataset_id: str) -> Path:
-    """Where the data of a Minari id lie, downloaded if need be; raises InputError if they cannot be had."""
-    root = Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
-    folder = root / dataset_id / "data"
-    if folder.is_dir():
-        return folder
-    ways = f"run `minari download {dataset_id}` where there is a network, copy the dataset into {root}, "
-    ways += "or give a D4RL .hdf5 file or another id with --dataset"
-    gcp = os.environ.get("MINARI_REMOTE", "").startswith("gcp:")
-    server = "https://storage.googleapis.com" if gcp else os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    require(_answers(server), f"dataset {dataset_id} is not in {root} and {server} does not answer: {ways}")
-    try:
-        import minari
-
-        with redirect_stdout(sys.stderr), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            minari.download_dataset(dataset_id)
-    except Exception as error:  # the download libraries raise dozens of types, none of them minari's own
-        raise InputError(f"cannot download {dataset_id} ({first_line(error)}): {ways}") from error
-    return folder
-
-
-def _answers(url: str, timeout_s: float = 3.0) -> bool:
-    """Whether a web server answers at all, asked in a thread because the name lookup knows no time limit."""
-    answers = []
-
-    def ask() -> None:
-        with suppress(OSError, HTTPException, ValueError):
-            with suppress(HTTPError):  # an error page is an answer
-                urlopen(Request(url, method="HEAD"), timeout=timeout_s).close()
-            answers.append(True)
-
-    (thread := Thread(target=ask, daemon=True)).start()
-    thread.join(timeout_s)
-    return bool(answers)
 
 
 def _through_cache(files: list[Path], variant: bool, read: Callable[[Warn], Arrays]) -> tuple[Arrays, list[str]]:

@@ -4,9 +4,7 @@ Only what lies in the file itself is followed. A link can lead to a pipe that ne
 header of a kilobyte can declare a terabyte of zeros. h5py is imported where it is used.
 """
 
-import json
 import math
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,48 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from fastdwm.config import require
-from fastdwm.errors import InputError, first_line
+from fastdwm.checks import require
+from fastdwm.errors import InputError, one_line_errors
 
 LIMIT_BYTES = 2 * 2**30  # of all arrays read from one file; D4RL's largest take 0.5 GB
-SMALL_BYTES = (
-    2**28
-)  # of arrays are read from any file, beyond that no more than MOST_DENSITY bytes for each of the file
+SMALL_BYTES = 2**28  # of arrays are read from any file; beyond that at most MOST_DENSITY bytes for each of the file
 MOST_DENSITY = 100  # recorded numbers hardly shrink; a bomb of zeros does by a thousand
-JSON_LIMIT_BYTES = 2**24
 MOST_COMPRESSION = 1032  # no gzip stream expands by more
 NUMBERS = "biuf"  # numpy's kinds: bool, integer, unsigned, float
-
-
-@contextmanager
-def one_line_errors(source: str, expected: str) -> Iterator[None]:
-    """Whatever the libraries raise for a broken file becomes one InputError; their warnings are not shown."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except InputError:
-        raise
-    except Exception as error:  # a flipped bit can surface as any type, MemoryError and RecursionError among them
-        raise InputError(f"{source}: cannot be read as {expected}: {first_line(error)}") from error
-
-
-def require_file(path: Path, source: str) -> None:
-    """Raise InputError unless `path` is a regular file: reading a pipe or a device may never end."""
-    with one_line_errors(source, "a file"):
-        require(path.exists(), f"{source}: no such file" + ("" if str(path) == source else f" as {path.name}"))
-        require(path.is_file(), f"{source}: expected a regular file, got something else in {path.name}")
-
-
-def read_json(path: Path, source: str) -> dict[str, Any]:
-    """The object in a JSON file; raises InputError."""
-    require_file(path, source)
-    with one_line_errors(source, f"JSON in {path.name}"):
-        size = path.stat().st_size
-        require(size <= JSON_LIMIT_BYTES, f"{source}: expected at most {JSON_LIMIT_BYTES} bytes in {path}, got {size}")
-        values = json.loads(path.read_text())
-    require(isinstance(values, dict), f"{source}: expected a JSON object in {path}, got {type(values).__name__}")
-    return values
 
 
 class Reader:
@@ -138,7 +102,6 @@ class Reader:
 @contextmanager
 def open_hdf5(path: Path, source: str, expected: str) -> Iterator[Reader]:
     """A Reader of the file; whatever goes wrong while it is open is told as one InputError about `source`."""
-    require_file(path, source)
     with one_line_errors(source, expected):
         import h5py
 

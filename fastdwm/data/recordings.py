@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fastdwm.config import require
-from fastdwm.data.hdf5 import Reader, open_hdf5, read_json, require_rows
+from fastdwm.checks import require
+from fastdwm.data.hdf5 import Reader, open_hdf5, require_rows
+from fastdwm.data.minari import read_metadata
 
 Arrays = dict[str, np.ndarray]
 
@@ -41,12 +42,7 @@ def read_d4rl(path: Path, source: str, warn: Warn, ends_at_success: bool = False
         readers = {"reward": file.column}
         columns = {name: readers.get(name, file.array)(key, np.float32) for name, key in keys.items()}
         columns |= {name: file.flags(key) for name, key in D4RL_FLAGS.items()}
-    check(source, columns)
-    if ends_at_success:
-        last = columns["truncated"].copy()
-        last[-1] = True
-        columns = cut_at_success(columns, last)
-    return derive(mend_order(source, columns, warn))
+    return _complete(source, columns, columns["truncated"], warn, ends_at_success)
 
 
 def read_minari(folder: Path, source: str, warn: Warn, ends_at_success: bool = False) -> Arrays:
@@ -55,7 +51,7 @@ def read_minari(folder: Path, source: str, warn: Warn, ends_at_success: bool = F
     ends_at_success: cut each recorded episode at its first success, see `cut_at_success`.
     Read without minari, which builds whatever simulator the metadata name where these lack the spaces.
     """
-    metadata = read_json(folder / "metadata.json", source)
+    metadata = read_metadata(folder, source)
     count, form = metadata.get("total_episodes"), metadata.get("data_format", "hdf5")
     require(form == "hdf5", f"{source}: expected a Minari dataset in the format hdf5, got {form}")
     require(type(count) is int, f"{source}: expected a number of episodes in the metadata, got {count!r}")
@@ -66,9 +62,14 @@ def read_minari(folder: Path, source: str, warn: Warn, ends_at_success: bool = F
             for name, values in _episode_columns(file, f"episode_{i}").items():
                 pieces.setdefault(name, []).append(values)
         columns = {name: np.concatenate(pieces.pop(name)) for name in list(pieces)}
-    last = columns.pop("last")
+    return _complete(source, columns, columns.pop("last"), warn, ends_at_success)
+
+
+def _complete(source: str, columns: Arrays, last: np.ndarray, warn: Warn, ends_at_success: bool) -> Arrays:
+    """The recorded columns, checked, in order, and with what follows from them.   last: see `cut_at_success`."""
     check(source, columns)
-    return derive(mend_order(source, cut_at_success(columns, last) if ends_at_success else columns, warn))
+    columns = cut_at_success(columns, last) if ends_at_success else columns
+    return derive(mend_order(source, columns, warn))
 
 
 def _episode_columns(file: Reader, episode: str) -> Arrays:
@@ -114,12 +115,12 @@ def check(source: str, columns: Arrays) -> None:
 def cut_at_success(columns: Arrays, last: np.ndarray) -> Arrays:
     """The columns up to the first success of each recording, whose row terminates; what follows it is dropped.
 
-    last: (N,) bool, where recordings end; true in the last row.   A success is a positive reward or a terminal.
+    last: (N,) bool, where recordings end; the last row need not say so.   A success is a positive reward or a terminal.
     Evaluation ends there, while D4RL goes on to the timeout and Minari (`continuing_task`) rewards every step at the
     goal: learnt as they are, values tend to 1 / (1 - discount) rewards, and one recording becomes many episodes.
     """
     success = columns["terminated"] | (columns["reward"] > 0)
-    starts = np.append(0, np.flatnonzero(last)[:-1] + 1)
+    starts = np.append(0, np.flatnonzero(last[:-1]) + 1)
     earlier = np.cumsum(success) - success
     kept = earlier == np.repeat(earlier[starts], np.diff(starts, append=len(last)))
     columns = columns | {"terminated": success, "truncated": last & ~success}
@@ -178,12 +179,5 @@ def derive(columns: Arrays) -> Arrays:
     if next_obs is None:
         next_obs, known = obs.copy(), ~last
         next_obs[inner] = obs[inner + 1]
-    ends = {"terminated": terminated, "truncated": truncated}
-    return {
-        **columns,
-        **ends,
-        "action": action,
-        "next_action": next_action,
-        "next_obs": next_obs,
-        "next_obs_known": known,
-    }
+    columns = columns | {"terminated": terminated, "truncated": truncated, "action": action}
+    return columns | {"next_action": next_action, "next_obs": next_obs, "next_obs_known": known}

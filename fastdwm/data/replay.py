@@ -133,8 +133,7 @@ def differences(transitions: Transitions) -> list[str]:
 
 def _places(transitions: Transitions, scale: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Rows to replay, by where they stand, in words; all but the last kind show all velocities in full."""
-    ends = transitions.episode_ends
-    starts = np.append(0, ends[:-1] + 1)
+    starts, ends = transitions.episode_starts, transitions.episode_ends
     inside = transitions.model_rows.copy()
     inside[ends] = False
     inner = np.flatnonzero(inside)

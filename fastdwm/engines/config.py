@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from fastdwm.checks import require, require_choices, require_positive
+from fastdwm.checks import NOT_NEGATIVE, POSITIVE, Checked
 
 
 @dataclass(frozen=True)
-class EngineConfig:
+class EngineConfig(Checked):
     """Where the cells run. All but `engine` is for Ray."""
 
     engine: Literal["processes", "ray"] = "processes"
@@ -16,19 +16,13 @@ class EngineConfig:
     address: str = "local"
     """of the Ray cluster: local starts one on this machine for as long as the command runs, which listens on the
     loopback address alone; auto finds the one that runs here, HOST:PORT names one"""
-    cell_cpus: float = 1.0
+    cell_cpus: Annotated[float, POSITIVE] = 1.0
     """CPUs that a cell reserves"""
-    cell_gpus: float = 0.0
+    cell_gpus: Annotated[float, NOT_NEGATIVE] = 0.0
     """GPUs that a cell reserves, with 0.25 four share one; what runs in it has to be told too, with `--device cuda`"""
-    cell_memory: float | None = None
+    cell_memory: Annotated[float | None, POSITIVE] = None
     """memory that a cell reserves, in GiB; none: whatever there is"""
-    crash_retries: int = 3
+    crash_retries: Annotated[int, NOT_NEGATIVE] = 3
     """times that a cell is started again when its process or machine died; one that failed by itself is not"""
     ray_dir: Path | None = None
     """folder of a local Ray's own files; none: Ray's default"""
-
-    def __post_init__(self) -> None:
-        require_choices(self)
-        require_positive(self, "cell_cpus", "cell_memory")
-        for name in ("cell_gpus", "crash_retries"):
-            require(getattr(self, name) >= 0, f"{name}: expected a number >= 0, got {getattr(self, name)}")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
-from fastdwm.agent_settings import Settings
-from fastdwm.config import EvalConfig, ITPOConfig
+from fastdwm.config import ITPOConfig, Settings
+from fastdwm.eval.config import EvalConfig
 from fastdwm.files import write_json
 from fastdwm.measure.record import prepare_output
 from fastdwm.shipped import shipped_folder
@@ -38,12 +38,12 @@ def tuned(task_name: str, config: EvalConfig) -> EvalConfig | None:
     What a bundle was tuned to holds together: it is left alone where the flags ask for another world model, optimiser
     or policy. Raises InputError for a bundle that cannot be read.
     """
-    from fastdwm.header import read_header
+    from fastdwm.measure.bundle import load_for
 
     if config.checkpoint or config.world or config.world_steps:
         return None
     check_name(task_name, config.bundle is not None)
-    own = read_header((config.bundle or shipped_folder(task_name)) / "bundle.json", config.trust_env).settings
+    own = load_for(task_name, config.bundle or shipped_folder(task_name), config.trust_env).settings
     same = own == Settings() or own.itpo.optimiser != config.itpo.optimiser
     return None if same else EvalConfig(itpo=own.itpo, world=own.world, world_steps=own.world_steps)
 

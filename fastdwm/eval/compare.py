@@ -12,9 +12,9 @@ import torch
 from fastdwm.agent import Agent
 from fastdwm.bundle import Bundle
 from fastdwm.command import Progress, StageProgress
-from fastdwm.config import EvalConfig
 from fastdwm.engines.interface import Job, run_all
 from fastdwm.engines.processes import Processes
+from fastdwm.eval.config import EvalConfig
 from fastdwm.measure.control import Drift
 from fastdwm.measure.latency import decision_latency
 from fastdwm.measure.simulate import Predictions, Run, run_episodes

@@ -4,7 +4,6 @@ Two identities are told apart. That of an outcome, a score or a weight: commands
 wherever it was computed. That of a latency: the machine and its threads.
 """
 
-import os
 import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Literal
 
 from fastdwm.checks import require
 from fastdwm.jobs.results import Record, read
-from fastdwm.versions import package_versions
+from fastdwm.machine import machine, package_versions
 
 # Increase when the meaning of a cell's file changes.
 FORMAT = 1
@@ -35,22 +34,12 @@ VARIANTS = ("default", "tuned", "meanflow", "critic", "drift")
 
 def physics() -> dict[str, str]:
     """Versions of the packages that the outcome of an episode depends on."""
-    return {name: version for name, version in package_versions().items() if name in PHYSICS}
+    return package_versions(PHYSICS)
 
 
 def host() -> dict[str, Any]:
     """What latencies depend on, of this machine, for a process with one thread; torch is not imported."""
-    cpus = {"cpu": _cpu_model(), "cpu_count": os.cpu_count(), "threads": 1}
-    return {"host": platform.node(), **cpus, "accelerator": None, "system": platform.system()}
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+    return {"host": platform.node(), **machine(threads=1)}
 
 
 def read_cell(path: Path) -> Record:

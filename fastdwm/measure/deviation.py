@@ -36,8 +36,7 @@ def window_means(
     shorter. What is left of an episode behind its last window is not used.   rows: (N,) bool, of whole episodes; none:
     all of them.
     """
-    ends = transitions.episode_ends
-    lengths = np.diff(ends, prepend=-1)
+    ends, lengths = transitions.episode_ends, transitions.episode_lengths
     window = min(round(1 / (1 - discount)), int(np.median(lengths)))
     means = [
         values[end + 1 - length :][: length // window * window].reshape(-1, window, values.shape[1]).mean(1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdwm.files import prepare_folder
-from fastdwm.versions import package_versions
+from fastdwm.machine import machine, package_versions
 
 
 def prepare_output(folder: Path, task: str) -> Path:
@@ -21,7 +21,10 @@ def prepare_output(folder: Path, task: str) -> Path:
 
 def circumstances(device: str) -> dict[str, Any]:
     """When, by which command, with which packages and on which machine a result was made."""
-    return {**origin(), "machine": machine(device)}
+    import torch
+
+    accelerator = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
+    return {**origin(), "machine": machine(torch.get_num_threads(), accelerator)}
 
 
 def origin() -> dict[str, Any]:
@@ -31,12 +34,3 @@ def origin() -> dict[str, Any]:
         "command": shlex.join(sys.orig_argv),
         "versions": {"python": platform.python_version(), **package_versions()},
     }
-
-
-def machine(device: str) -> dict[str, Any]:
-    """What the latencies were measured on."""
-    import torch
-
-    accelerator = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
-    cpu = {"cpu": platform.processor() or platform.machine(), "cpu_count": os.cpu_count()}
-    return {**cpu, "threads": torch.get_num_threads(), "accelerator": accelerator, "system": platform.system()}

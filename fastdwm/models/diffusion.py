@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastdwm.checks import require
-from fastdwm.config import DiffusionConfig
+from fastdwm.models.config import DiffusionConfig
 from fastdwm.models.nets import Loss, Params, mean_squared_error, mlp_shapes
 from fastdwm.models.sampler import Sampler
 

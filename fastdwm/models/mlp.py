@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastdwm.checks import require
-from fastdwm.config import MLPConfig
+from fastdwm.models.config import MLPConfig
 from fastdwm.models.nets import Loss, Params, mlp, mlp_shapes
 from fastdwm.models.sampler import Sampler
 

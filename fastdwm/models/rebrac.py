@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdwm.config import ReBRACConfig
+from fastdwm.models.config import ReBRACConfig
 from fastdwm.models.nets import (
     Params,
     adam,

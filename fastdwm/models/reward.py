@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdwm.config import RewardConfig
+from fastdwm.models.config import RewardConfig
 from fastdwm.models.nets import Loss, Params, mlp, mlp_shapes
 
 

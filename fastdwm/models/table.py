@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastdwm.config import DiffusionConfig, MeanFlowConfig, MLPConfig
+from fastdwm.models.config import DiffusionConfig, MeanFlowConfig, MLPConfig
 from fastdwm.models.diffusion import build_diffusion, denoiser_shapes, diffusion_objective
 from fastdwm.models.meanflow import build_meanflow, meanflow_objective, meanflow_shapes
 from fastdwm.models.mlp import build_mlp, mlp_objective, mlp_world_shapes

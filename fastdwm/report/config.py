@@ -2,53 +2,45 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from fastdwm.checks import require, require_choices
+from fastdwm.checks import NOT_NEGATIVE, POSITIVE, Checked, within
 
 BUNDLE = "BUNDLE", "folder of a bundle, or the name of a shipped one, for example hopper-medium"
 """the word of two reports, in --help"""
 
 
 @dataclass(frozen=True)
-class ReportConfig:
+class ReportConfig(Checked):
     """Held-out data and sample sizes."""
 
     dataset: str | None = None
     """Minari id or D4RL .hdf5 file whose held-out episodes are used; none: fresh episodes of the base policy"""
-    holdout: float | None = None
+    holdout: Annotated[float | None, within("(0, 1)")] = None
     """share of the dataset's episodes that the training held out; none: what the bundle says, or else 0.05"""
-    episodes: int = 10
+    episodes: Annotated[int, POSITIVE] = 10
     """fresh episodes"""
-    max_steps: int = 300
+    max_steps: Annotated[int, POSITIVE] = 300
     """fresh episodes are cut after this many steps"""
-    action_noise: float = 0.1
+    action_noise: Annotated[float, NOT_NEGATIVE] = 0.1
     """std of the Gaussian noise on the actions of fresh episodes"""
-    seed: int | None = None
+    seed: Annotated[int | None, NOT_NEGATIVE] = None
     """seed of all draws, and environment seed of the first fresh episode; none: 40000, or the training's"""
     gradients: bool = True
     """compare the models' gradients with the simulator's, which must be able to start from any observation"""
-    jacobian_states: int = 200
+    jacobian_states: Annotated[int, POSITIVE] = 200
     """held-out transitions at which the Jacobians of one step are compared"""
-    return_states: int = 100
+    return_states: Annotated[int, POSITIVE] = 100
     """held-out states from which the gradients of the return are compared"""
-    particles: int = 16
+    particles: Annotated[int, POSITIVE] = 16
     """noise draws that a model's gradient is averaged over (M)"""
     out: Path = Path("results")
     """folder of the JSON and the picture"""
-    threads: int = 1
+    threads: Annotated[int, POSITIVE] = 1
     """CPU threads of torch"""
     trust_env: bool = False
     """build whatever simulator the bundle or dataset names, with any settings: this may run code that came with it; and
     take data that the simulator does not repeat"""
-
-    def __post_init__(self) -> None:
-        require_choices(self)
-        share = self.holdout
-        require(share is None or 0 < share < 1, f"holdout: expected a share in (0, 1), got {share}")
-        for name in ("episodes", "max_steps", "jacobian_states", "return_states", "particles", "threads"):
-            require(getattr(self, name) > 0, f"{name}: expected a positive number, got {getattr(self, name)}")
-        require(self.action_noise >= 0, f"action_noise: expected a number >= 0, got {self.action_noise}")
-        require(self.seed is None or self.seed >= 0, f"seed: expected a number >= 0 or none, got {self.seed}")
 
 
 @dataclass(frozen=True)

@@ -40,4 +40,4 @@ def main(name: str, config: DeviationConfig) -> None:
         print(f"bundle: {folder}, to be tuned anew")
 
 
-parse = partial(command.read_one, *BUNDLE, DeviationConfig(), "python -m fastdwm.report deviation", main.__doc__)
+parse = partial(command.read, DeviationConfig(), "python -m fastdwm.report deviation", main.__doc__, bundle=BUNDLE)

@@ -222,4 +222,4 @@ def report_record(
     return {**about, "held_out": source, **measurements, "config": dataclasses.asdict(config)}
 
 
-parse = partial(command.read_one, *BUNDLE, ReportConfig(), "python -m fastdwm.report models", main.__doc__)
+parse = partial(command.read, ReportConfig(), "python -m fastdwm.report models", main.__doc__, bundle=BUNDLE)

@@ -127,7 +127,7 @@ def conclude(
 
 
 # There is no preset: the grids take that part.
-parse = partial(command.read_one, *command.TASK, StudyConfig(), "python -m fastdwm.study", main.__doc__)
+parse = partial(command.read, StudyConfig(), "python -m fastdwm.study", main.__doc__, task=command.TASK)
 
 
 if __name__ == "__main__":

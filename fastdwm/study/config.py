@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fastdwm.checks import require, require_positive
-from fastdwm.config import EpisodesConfig, ITPOConfig
+from fastdwm.checks import NOT_NEGATIVE, POSITIVE, require
+from fastdwm.config import ITPOConfig
 from fastdwm.engines.config import EngineConfig
+from fastdwm.measure.config import EpisodesConfig
 from fastdwm.study.grid import AXES, CELL_SETTINGS, GRIDS, Grid, parse_world
 
 
@@ -35,27 +36,24 @@ class StudyConfig(EngineConfig, EpisodesConfig):
     design: Literal["star", "product"] | None = None
     """star: every world model at the centre and with one other axis changed; product: all combinations; none: the
     grid's"""
-    episodes: int | None = None
+    episodes: Annotated[int | None, POSITIVE] = None
     """episodes per cell; none: the grid's"""
-    seed: int = 20_000
+    seed: Annotated[int, NOT_NEGATIVE] = 20_000
     """environment seed of the first episode; episode i uses seed + i, in every cell: tuning seeds, apart from those of
     evaluations"""
     confirm: bool = True
     """run the base policy and the cell with the best interquartile mean also on the seeds of evaluations"""
-    confirm_seed: int = 10_000
+    confirm_seed: Annotated[int, NOT_NEGATIVE] = 10_000
     """environment seed of the first episode of that confirmation"""
-    latency_decisions: int = 2_000
+    latency_decisions: Annotated[int, POSITIVE] = 2_000
     """decisions of one episode alone to be timed in each cell, in at most 20 s; fewer than 2000 give no p99"""
     out: Path | None = None
     """folder of the study, where a study that was stopped goes on; none: results/study-TASK"""
-    workers: int = 2
+    workers: Annotated[int, POSITIVE] = 2
     """cells at once, in processes of their own; latencies are measured afterwards, with nothing else running"""
 
     def __post_init__(self) -> None:
-        EpisodesConfig.__post_init__(self)
-        EngineConfig.__post_init__(self)
-        require(self.confirm_seed >= 0, f"confirm_seed: expected a number >= 0, got {self.confirm_seed}")
-        require_positive(self, "episodes", "latency_decisions")
+        super().__post_init__()
         for name in AXES:
             require(getattr(self, name) != (), f"{name}: expected at least one value")
         for name, least in (("horizons", 0), ("particles", 1), ("inner_steps", 1)):

@@ -6,7 +6,6 @@ imports neither torch nor the simulator; the cells are commands of their own.
 
 import sys
 from collections.abc import Iterator
-from typing import Annotated
 
 from fastdwm import command
 from fastdwm.files import prepare_folder, reserved, write_json
@@ -46,10 +45,8 @@ def main(config: SweepConfig) -> bool:
 
 def parse(argv: list[str]) -> SweepConfig:
     """The settings; raises as `command.parse`."""
-    import tyro
-
-    fields = [("config", Annotated[SweepConfig, tyro.conf.arg(name="")], SweepConfig())]
-    return command.read(fields, "python -m fastdwm.sweep", main.__doc__ or "", list(joined(argv))).config
+    (config,) = command.read(SweepConfig(), "python -m fastdwm.sweep", main.__doc__, list(joined(argv)))
+    return config
 
 
 def joined(argv: list[str]) -> Iterator[str]:

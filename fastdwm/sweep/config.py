@@ -3,9 +3,9 @@
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastdwm.checks import require, require_positive
+from fastdwm.checks import POSITIVE, require
 from fastdwm.engines.config import EngineConfig
 from fastdwm.errors import InputError
 from fastdwm.jobs.sweep import VARIANTS
@@ -23,14 +23,14 @@ class SweepConfig(EngineConfig):
 
     tasks: tuple[str, ...] = ("locomotion",)
     """names of tasks; locomotion: the 18 of hopper, halfcheetah and walker2d"""
-    seeds: int = 1
+    seeds: Annotated[int, POSITIVE] = 1
     """trainings per task, with the training seeds 0, 1, ..."""
     stages: tuple[str, ...] = ("train", "tune", "eval")
     """some of collect, train, tune, eval; what a stage needs of one that is left out has to be there: the dataset
     deepope/ENV/LEVEL-v0, or the bundle that is shipped for the task"""
     out: Path = Path("results/sweep")
     """folder of everything but the datasets, which lie in Minari's; a sweep that was stopped goes on there"""
-    workers: int | None = None
+    workers: Annotated[int | None, POSITIVE] = None
     """cells that run at once; none: one for each CPU, with Ray as many as the cluster has room for"""
     plan: bool = False
     """print the cells, their commands and estimates of time and memory, and run nothing"""
@@ -54,7 +54,6 @@ class SweepConfig(EngineConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_positive(self, "seeds", "workers")
         for name, known in (("stages", STAGES), ("variants", VARIANTS)):
             came = getattr(self, name)
             require(len(came) > 0, f"{name}: expected some of {', '.join(known)}")

@@ -1,19 +1,14 @@
 """What is kept of each stage in the file of its cell, read from what the commands have left."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fastdwm.checks import require
+from fastdwm.data.minari import datasets_root
 from fastdwm.files import read_json
 
 MAX_BYTES = 512 * 2**20
-
-
-def datasets_root() -> Path:
-    """Where Minari keeps its datasets."""
-    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
 
 
 def is_there(dataset: str) -> bool:

@@ -5,12 +5,13 @@ from typing import Any
 
 from fastdwm import shipped
 from fastdwm.checks import require
+from fastdwm.data.minari import datasets_root
 from fastdwm.files import read_json
 from fastdwm.jobs import sweep as files
 from fastdwm.jobs.identity import read_identity, refuse_other
 from fastdwm.jobs.results import MAX_BYTES, Record
 from fastdwm.sweep.config import STAGES, SweepConfig
-from fastdwm.sweep.outcomes import datasets_root, is_there
+from fastdwm.sweep.outcomes import is_there
 from fastdwm.sweep.stages import NAMED, Cell, Command, Folders, commands
 
 SETTINGS_FILE = "settings.json"

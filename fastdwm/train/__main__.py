@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
 from fastdwm.checks import require
-from fastdwm.config import DiffusionConfig, MeanFlowConfig, MLPConfig, ReBRACConfig, RewardConfig, TrainConfig
 from fastdwm.errors import InputError
 from fastdwm.files import prepare_folder, reserved, strict, write_json
 from fastdwm.jobs.identity import read_identity, refuse_other
+from fastdwm.models.config import DiffusionConfig, MeanFlowConfig, MLPConfig, ReBRACConfig, RewardConfig
 from fastdwm.tables import print_table
 from fastdwm.tasks import Task, get_task
+from fastdwm.train.config import TrainConfig
 
 if TYPE_CHECKING:
     from fastdwm.bundle import Bundle

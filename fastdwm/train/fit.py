@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fastdwm.bundle import MAX_WEIGHT
-from fastdwm.config import FitConfig
 from fastdwm.errors import InputError, RunError
 from fastdwm.files import write_atomically
+from fastdwm.models.config import FitConfig
 from fastdwm.models.nets import (
     Loss,
     Params,

@@ -8,7 +8,7 @@ few updates show how far they were off.
 import torch
 from torch import Tensor
 
-from fastdwm.config import ReBRACConfig
+from fastdwm.models.config import ReBRACConfig
 from fastdwm.models.nets import Params, adam, copy_params, cosine, minimise, move_towards, set_lr, trained
 from fastdwm.models.policy import mlp_policy
 from fastdwm.models.rebrac import critic_loss, q_values

@@ -11,10 +11,10 @@ from torch import Tensor
 from fastdwm.bundle import MAX_STATISTIC, Bundle, TrainedModel, check_tensor, pack_tensors
 from fastdwm.checks import require
 from fastdwm.command import Progress
-from fastdwm.config import TrainConfig
 from fastdwm.data import dataset as data
 from fastdwm.data.dataset import Transitions
 from fastdwm.files import write_atomically
+from fastdwm.machine import package_versions
 from fastdwm.measure.deviation import max_deviation
 from fastdwm.measure.model_errors import measure_errors, measure_policy
 from fastdwm.models.nets import Params, init_mlp, map_params
@@ -22,10 +22,10 @@ from fastdwm.models.rebrac import ReBRAC, init_critics, init_policy
 from fastdwm.models.reward import RewardModel, reward_objective, reward_shapes
 from fastdwm.models.table import WORLD_MODELS
 from fastdwm.tasks import Task
+from fastdwm.train.config import TrainConfig
 from fastdwm.train.fit import Batches, Loop, ModelTrainer, OnLine
 from fastdwm.train.fqe import FQE, action_values
 from fastdwm.train.tilt import Tilt, outcome_value, policy_score, tilt, value_score
-from fastdwm.versions import package_versions
 
 # Real episodes during training use other seeds than evaluation (10000...) and tuning (20000...).
 EPISODE_SEED = 30_000
@@ -278,8 +278,7 @@ def check_critics(run: Offline) -> Metrics:
     trainer = FQE(policy, critics, config, updates, run.generators("fqe")[1])
     batches = run.batches(CRITIC_COLUMNS, run.transitions.critic_rows)
     run.loop.fit("fqe", trainer, batches, config.batch_size, updates)
-    first = np.append(0, run.transitions.episode_ends[:-1] + 1)
-    obs = torch.from_numpy(run.transitions.obs[first]).to(run.config.device)
+    obs = torch.from_numpy(run.transitions.obs[run.transitions.episode_starts]).to(run.config.device)
     values = {
         "critics": float(action_values(policy, critics, obs).amin(0).mean()),
         "fqe": float(action_values(policy, trainer.networks["critics"], obs).mean()),

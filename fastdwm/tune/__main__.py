@@ -10,8 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
-from fastdwm.agent_settings import ITPOConfig, Settings
 from fastdwm.checks import require
+from fastdwm.config import ITPOConfig, Settings
 from fastdwm.files import write_json
 from fastdwm.measure.record import circumstances, prepare_output
 from fastdwm.shipped import shipped_folder
@@ -129,7 +129,7 @@ def print_trials(bundle: "Bundle", base: "Trial", trials: list["Trial"], tuning:
     print(tuning["verdict"])
 
 
-parse = partial(command.read_one, *command.TASK, TuneConfig(), "python -m fastdwm.tune", main.__doc__)
+parse = partial(command.read, TuneConfig(), "python -m fastdwm.tune", main.__doc__, task=command.TASK)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from fastdwm.agent_settings import ITPOConfig, Settings
+from fastdwm.config import ITPOConfig, Settings
 
 FACTORS = (0.5, 2.0, 0.7, 1.5)
 """of the bundle's maximum deviation"""

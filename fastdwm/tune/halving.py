@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdwm.agent_settings import Settings
+from fastdwm.config import Settings
 from fastdwm.measure import statistics
 
 TIE = 0.1

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load, save
 from toy_bundles import ALL, make_bundle
 
-from fastdwm.agent_settings import ITPOConfig, Settings
+from fastdwm.config import ITPOConfig, Settings
 from fastdwm.tasks import get_task
 
 FILES = ("bundle.json", "weights.safetensors")

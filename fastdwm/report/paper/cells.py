@@ -6,8 +6,8 @@ from pathlib import Path
 from reprlib import repr as shorten
 from typing import Any
 
-from fastdwm.agent_settings import ITPOConfig
-from fastdwm.checks import require, require_type
+from fastdwm.checks import from_json, require
+from fastdwm.config import ITPOConfig
 from fastdwm.errors import InputError, first_line
 from fastdwm.jobs import sweep
 from fastdwm.jobs.results import MOST
@@ -87,32 +87,32 @@ def read_cell(path: Path, record: sweep.Record) -> Cell:
 
 
 def _cell(path: Path, record: sweep.Record) -> Cell:
-    result, versions = record["result"], _typed(dict, record["identity"].get("versions"), "versions")
-    physics = tuple(f"{name} {_typed(str, versions.get(name), name)}" for name in sorted(sweep.PHYSICS))
-    unknown = set(_typed(dict, result["variants"], "variants")) - set(VARIANTS)
+    result, versions = record["result"], from_json(dict, record["identity"].get("versions"), "versions")
+    physics = tuple(f"{name} {from_json(str, versions.get(name), name)}" for name in sorted(sweep.PHYSICS))
+    unknown = set(from_json(dict, result["variants"], "variants")) - set(VARIANTS)
     require(not unknown, f"expected variants {', '.join(VARIANTS)}, got {sorted(unknown)}")
     machine = record["machine"]
     flat = all(isinstance(item, str | int | float | None) for item in machine.values())
     require(flat, f"machine: expected text and numbers, got {shorten(machine)}")
-    errors = _typed(dict | None, result["errors"], "errors") or {}
+    errors = from_json(dict | None, result["errors"], "errors") or {}
     return Cell(
         path=path,
         task=record["task"],
         seed=record["seed"],
         machine=json.dumps(machine, sort_keys=True),
         physics=physics,
-        behaviour=_number(_typed(dict, result["dataset"], "dataset").get("mean_score_pct"), "mean_score_pct"),
-        errors={name: _numbers(_typed(dict, found, name).get("one_step"), name) for name, found in errors.items()},
+        behaviour=_number(from_json(dict, result["dataset"], "dataset").get("mean_score_pct"), "mean_score_pct"),
+        errors={name: _numbers(from_json(dict, found, name).get("one_step"), name) for name, found in errors.items()},
         critic=_numbers(result.get("critic"), "critic"),
-        departures=tuple(_typed(list[str], result["env_departures"], "env_departures")),
+        departures=tuple(from_json(list[str], result["env_departures"], "env_departures")),
         variants={name: _variant(name, found) for name, found in result["variants"].items()},
     )
 
 
 def _variant(name: str, value: dict[str, Any]) -> Variant:
-    world = _typed(str, value["world"], f"{name}: world")
+    world = from_json(str, value["world"], f"{name}: world")
     require(world == WORLDS.get(name, world), f"{name}: expected the world model {WORLDS.get(name)}, got {world!r}")
-    seeds = _typed(list[int], value["seeds"], f"{name}: seeds")
+    seeds = from_json(list[int], value["seeds"], f"{name}: seeds")
     base, itpo = (_scores(value[policy]["scores"], f"{name}: {policy}: scores") for policy in ("base", "itpo"))
     n_different = len(set(seeds))
     whole = 0 < len(seeds) == n_different == len(base) == len(itpo) <= MOST_EPISODES
@@ -128,36 +128,31 @@ def _variant(name: str, value: dict[str, Any]) -> Variant:
 def _settings(name: str, values: Any) -> dict[str, Any]:
     """The settings that this version knows; InputError for values that none could have been."""
     kinds = {item.name: item.type for item in fields(ITPOConfig)}
-    known = {key: x for key, x in _typed(dict, values, f"{name}: settings").items() if key in kinds}
+    known = {key: x for key, x in from_json(dict, values, f"{name}: settings").items() if key in kinds}
     for key, x in known.items():
-        _typed(kinds[key], x, f"{name}: settings: {key}")
+        from_json(kinds[key], x, f"{name}: settings: {key}")
     ITPOConfig(**known)
     return known
-
-
-def _typed(kind: Any, value: Any, name: str) -> Any:
-    """The value; InputError unless it is of the type."""
-    require_type(name, value, kind)
-    return value
 
 
 def _number(value: Any, name: str) -> float | None:
     """A number, or none; InputError for anything else, or for one that no measurement gives."""
     if value is None:
         return None
-    require(abs(_typed(float, value, name)) <= MOST, f"{name}: expected numbers up to {MOST:g}, got {shorten(value)}")
+    fits = abs(from_json(float, value, name)) <= MOST
+    require(fits, f"{name}: expected numbers up to {MOST:g}, got {shorten(value)}")
     return float(value)
 
 
 def _numbers(values: Any, name: str) -> dict[str, float]:
     """Numbers by name; none where the cell does not tell."""
-    known = {key: _number(x, f"{name}: {key}") for key, x in (_typed(dict | None, values, name) or {}).items()}
+    known = {key: _number(x, f"{name}: {key}") for key, x in (from_json(dict | None, values, name) or {}).items()}
     return {key: x for key, x in known.items() if x is not None}
 
 
 def _scores(values: Any, name: str) -> tuple[float, ...]:
     """One number for each episode."""
-    return tuple(_number(score, name) for score in _typed(list[float], values, name))
+    return tuple(_number(score, name) for score in from_json(list[float], values, name))
 
 
 def _require_one_table(cells: list[Cell]) -> None:

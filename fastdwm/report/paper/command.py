@@ -49,12 +49,5 @@ def main(folder: Path, config: PaperConfig) -> None:
         print(config.out / f"paper.{kind}")
 
 
-parse = partial(
-    command.read_one,
-    "[FOLDER]",
-    "a sweep's folder, with its cells/",
-    PaperConfig(),
-    "python -m fastdwm.report paper",
-    main.__doc__,
-    default=Path("results/sweep"),
-)
+FOLDER = "[FOLDER]", "a sweep's folder, with its cells/", Path, Path("results/sweep")
+parse = partial(command.read, PaperConfig(), "python -m fastdwm.report paper", main.__doc__, folder=FOLDER)

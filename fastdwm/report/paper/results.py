@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdwm.agent_settings import ITPOConfig, Settings
+from fastdwm.config import ITPOConfig, Settings
 from fastdwm.jobs.sweep import VARIANTS
 from fastdwm.measure import statistics
 from fastdwm.measure.statistics import Estimate

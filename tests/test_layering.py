@@ -39,7 +39,7 @@ KERNELS = (
     {"reverse_step", "policy", "frozen_mlp", "noise", "update", "commit"},
     {"reverse_chain"},
     {"rollout"},
-    {"aot"},
+    {"aot", "decision"},
 )
 PACKAGES = {"fastdwm": (ROOT / "fastdwm", ORDER), "fastdwm_kernels": (ROOT / "kernels", KERNELS)}
 

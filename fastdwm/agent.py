@@ -12,6 +12,7 @@ from fastdwm.bundle import Bundle
 from fastdwm.checks import require
 from fastdwm.config import BACKENDS, PRECISIONS, ITPOConfig, Settings
 from fastdwm.isolation import isolated, own, own_modes, own_rows
+from fastdwm.itpo.cpu_episodes import episodes_on_cpu
 from fastdwm.itpo.deadline import LEARNING, Deadline
 from fastdwm.itpo.decision import Decision
 from fastdwm.itpo.episodes import AgentContext, Episodes
@@ -98,6 +99,7 @@ class Agent:
         acting = FusedPolicy.of(self.policy) if self.backend == "fused" else self.policy
         parts = make_rule(config), self.objective, config, world.dynamics.noise_steps
         self.context = AgentContext(acting, *parts, seed, self.deadline)
+        self._kind = episodes_on_cpu(self.context)
         self.episodes: Episodes | CudaGraphEpisodes | None = None
         self._captured: CudaGraphEpisodes | None = None
         self._forget_counts(0)
@@ -149,7 +151,7 @@ class Agent:
 
     def _begin(self, n_episodes: int, obs_dim: int) -> Episodes | CudaGraphEpisodes:
         if self.device.type != "cuda" or self.backend != "fused":
-            return Episodes(self.context, n_episodes, obs_dim)
+            return self._kind(self.context, n_episodes, obs_dim)
         # A capture takes seconds: as many episodes as before use the same graphs.
         if self._captured is not None and self._captured.slots == n_episodes:
             self._captured.renew()

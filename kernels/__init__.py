@@ -7,6 +7,7 @@ frozen_mlp  reward model and critics
 update      the optimiser steps of all policies, and the limit of how far they go
 commit      the end of a captured decision: what is kept, what is rolled back
 rollout     the imagined return and its gradient, composed of the others
+decision    a whole decision by the default rule on a CPU, one call
 training    MLPs in training on a CPU: losses, all gradients, Adam
 
 Every operator runs on a CPU, in any dtype, by its reference, which is derived by hand and needs no autograd tape. The

@@ -38,7 +38,7 @@ KERNELS = (
     {"checks", "cpu", "cpu_linear", "dense"},
     {"sampler", "policy", "frozen_mlp", "noise", "update", "commit"},
     {"rollout", "training"},
-    {"aot"},
+    {"aot", "decision"},
 )
 PACKAGES = {"fastdwm": (ROOT / "fastdwm", ORDER), "fastdwm_kernels": (ROOT / "kernels", KERNELS)}
 

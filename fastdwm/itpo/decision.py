@@ -14,6 +14,7 @@ from fastdwm.config import ITPOConfig
 from fastdwm.itpo.objective import Objective
 from fastdwm.itpo.rules import PolicyState, Rule
 from fastdwm.models.policy import Policy
+from fastdwm_kernels.commit import NUMBERS
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,14 @@ class Decision:
     inner_steps: Tensor
     discarded: Tensor
     deviation: Tensor
+
+    @classmethod
+    def of_report(cls, report: Tensor, inner_steps: int) -> "Decision":
+        """The decision that `kernels.commit` has packed: report (B, A + 4), action and `NUMBERS`."""
+        # One view of each column: to split and unbind them takes twice as long.
+        objective, grad_norm, discarded, deviation = (report[:, i] for i in range(-len(NUMBERS), 0))
+        steps = torch.full_like(objective, inner_steps)
+        return cls(report[:, : -len(NUMBERS)], objective, grad_norm, steps, discarded != 0, deviation)
 
 
 @dataclass(frozen=True)

@@ -166,11 +166,7 @@ class CudaGraphEpisodes:
             self._replay(most)
         else:
             deadline.at_once(most, self._replay)
-        rows = self._report_here[self._slots]
-        action, numbers = rows.split([rows.shape[1] - len(NUMBERS), len(NUMBERS)], 1)
-        objective, grad_norm, discarded, deviation = numbers.unbind(1)
-        taken = torch.full_like(objective, self._n_steps)
-        return Decision(action, objective, grad_norm, taken, discarded != 0, deviation)
+        return Decision.of_report(self._report_here[self._slots], self._n_steps)
 
     def restart(self, mask: Tensor) -> None:
         """The policies of the episodes in mask (B,) are the base policy again; the noise goes on."""

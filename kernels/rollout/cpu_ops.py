@@ -57,6 +57,7 @@ class Rollout:
         return grads, partial_sq_norms, action_grads
 
 
-for function in (transpose, imagined_return, policy_weight_gradient):
-    # Now, not in the first decision.
-    entry(function)
+def prepare() -> None:
+    """Compile what a decision calls, so that none waits for it."""
+    for function in (transpose, imagined_return, policy_weight_gradient):
+        entry(function)

@@ -37,8 +37,18 @@ def bound_step(
 
 
 @helper
+def deviation_of(action, base_action):
+    """Root mean square of action - base_action, each (A,)."""
+    total = float32(0)
+    for j in range(len(action)):
+        change = action[j] - base_action[j]
+        total += change * change
+    return sqrt(total / float32(len(action)))
+
+
+@helper
 def pull(a, b, share, out):
-    """out: b + share (a - b), or a for a share of 1 or more."""
+    """out: b + share (a - b), or a for a share of 1 or more; out may be a."""
     for i in range(len(a)):
         out[i] = b[i] + share * (a[i] - b[i]) if share < float32(1) else a[i]
 
@@ -46,13 +56,8 @@ def pull(a, b, share, out):
 @kernel(MATRIX, MATRIX, MATRIX, MATRIX, types.float64, MATRIX, MATRIX, ROW)
 def pull_back(start, stop, params, base, action, base_action, max_deviation, pulled, clipped, deviation):
     """pulled (B, P), clipped (B, A) and deviation (B,).   base: (1, P) or (B, P)."""
-    size = action.shape[1]
     for i in range(start, stop):
-        total = float32(0)
-        for j in range(size):
-            change = action[i, j] - base_action[i, j]
-            total += change * change
-        deviation[i] = sqrt(total / float32(size))
+        deviation[i] = deviation_of(action[i], base_action[i])
         share = float32(max_deviation) / deviation[i]
         pull(params[i], base[i if len(base) > 1 else 0], share, pulled[i])
         pull(action[i], base_action[i], share, clipped[i])

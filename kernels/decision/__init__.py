@@ -1,0 +1,5 @@
+"""A whole decision by the default rule, in one call on a CPU."""
+
+from fastdwm_kernels.decision.op import decide, prepare
+
+__all__ = ["decide", "prepare"]

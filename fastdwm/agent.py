@@ -64,7 +64,7 @@ class Agent:
         precision: str = "auto",
         deadline_ms: float | None = None,
     ):
-        """policy: the policy to adapt, or a module that `Policy.of` accepts; it is copied. Actions are clipped to [-1, 1].
+        """policy: the policy to adapt, or a module for `Policy.of`; it is copied. Actions are clipped to [-1, 1].
         world: the models of imagination, float32 tensors on `device`; they are used as they are, and never changed.
         score: your own objective to maximise, see `imagined_return`; none: the default J.
         backend: "reference" imagines in plain torch with autograd, "fused" with the fused operators and their

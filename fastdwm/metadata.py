@@ -87,7 +87,7 @@ def read_tuning(tuning: dict[str, Any] | None) -> Settings:
 def read_metadata(content: bytes, path: Path, trust_env: bool, tuned: bool = True) -> Metadata:
     """Parse and check the content of a bundle.json; raises InputError, in one line that names `path`.
 
-    tuned: False leaves out the tuned settings, whatever they are.
+    tuned: False leaves out the tuned settings without reading them.
     """
     require(len(content) <= MAX_BYTES, f"{path}: expected at most {MAX_BYTES} bytes, got {len(content)}")
     values = parse_json(content, path)

@@ -15,8 +15,8 @@ import numpy as np
 from fastdwm.checks import require
 from fastdwm.errors import InputError, one_line_errors
 
-LIMIT_BYTES = 2 * 2**30  # of all arrays read from one file; D4RL's largest take 0.5 GB
-SMALL_BYTES = 2**28  # of arrays may come from any file; more only up to MOST_DENSITY bytes per byte of the file
+LIMIT_BYTES = 2 * 2**30  # limit of the arrays read from one file; D4RL's largest files have 0.5 GB
+SMALL_BYTES = 2**28  # limit for a small file; a larger one may have up to MOST_DENSITY bytes of arrays per byte
 MOST_DENSITY = 100  # recorded numbers hardly compress; a decompression bomb of zeros does, a thousandfold
 MOST_COMPRESSION = 1032  # largest expansion of a gzip stream
 NUMBERS = "biuf"  # numpy's kinds: bool, integer, unsigned, float

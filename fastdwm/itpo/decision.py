@@ -49,7 +49,7 @@ class Proposal:
 
     start, state: the policies before and after it.   action, base_action: (B, A).   deviation: (B,).
     objective, grad_norm: (B,), at the first inner step.   finite: (B,) bool, whether those of all later steps are.
-    Fields are None where there is no such step.
+    A field is None if there is no such step.
     """
 
     start: PolicyState

@@ -63,7 +63,7 @@ class Episodes:
         obs, state = obs.to(self.base.device), shared.begin(self.adapted, self.base)
         self.noise = self._noise()
         steps = shared.deadline and shared.deadline.steps(config.inner_steps)
-        # The fused policy reads one shared row, which stays in the cache, and acts as B copies do, to the bit.
+        # The fused policy reads one shared row, which stays in the cache; its actions equal those of copies to the bit.
         base = shared.policy.base.expand(len(self), -1) if shared.policy.fused else self.base
         args = state, base, shared.objective, obs, self.noise, config, steps
         self.adapted, decision = decide(shared.policy, shared.rule, *args)

@@ -84,7 +84,7 @@ class Sampler:
     def sampler_noise(self, noise: Tensor) -> Tensor:
         """Noise (H, noise_steps, B, M, S) as the fused sampler reads it: (H, K, B, M, S), the start scaled.
 
-        Steps without noise get zeros, since the fused sampler reads noise for each step.
+        Steps without noise get zeros, since the fused sampler reads noise for every step.
         """
         if self.temperature != 1:
             noise = self.temperature * noise

@@ -52,7 +52,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the public names when they are used: the commands answer --help before torch is imported."""
+    """Import a public name when it is first used, so that commands answer --help without importing torch."""
     if name in _HOMES:
         return getattr(import_module(f"fastdwm.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The agent a user holds: observations in, actions of the policies that it adapts on the way out."""
+"""The agent of the public API: it takes observations, adapts its policies and returns their actions."""
 
 import warnings
 from dataclasses import replace
@@ -31,7 +31,7 @@ from fastdwm_kernels.layout import MLPLayout, Params
 def make_objective(
     policy: Policy, world: World, config: ITPOConfig, score: Score | None, backend: str, precision: str
 ) -> Objective:
-    """The imagined return in plain torch ("reference"), or by the fused operators ("fused", and "auto" if it can)."""
+    """The imagined return in plain torch ("reference") or by the fused operators ("fused"; "auto" if they can run)."""
     require(precision in PRECISIONS, f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
     require(backend in BACKENDS, f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
     fused = backend == "fused" or (backend == "auto" and not obstacles(policy, world, score))
@@ -43,12 +43,12 @@ def make_objective(
 
 
 class Agent:
-    """Acts in B episodes at once, each with its own copy of the policy, adapted at every decision.
+    """Act in B episodes at once, each with its own copy of the policy, which every decision adapts.
 
-    The number of episodes follows from the first observation and stays until `reset()` or `keep`. What happens in an
-    episode does not depend on the others. With `inner_steps=0` this is the base policy.
-    Computes in float32 on its own device whatever torch's default type, device, autocast or grad mode are. A process
-    that is forked after a decision with several threads needs `torch.set_num_threads(1)`: torch has lost the others.
+    The first observation sets the number of episodes until `reset()` or `keep`. Episodes do not influence each other.
+    With `inner_steps=0` this is the base policy. The agent computes in float32 on its own device, independent of
+    torch's default dtype, device, autocast and grad mode. In a process forked after a decision with several threads,
+    call `torch.set_num_threads(1)`: the other threads do not exist there.
     """
 
     def __init__(
@@ -64,21 +64,19 @@ class Agent:
         precision: str = "auto",
         deadline_ms: float | None = None,
     ):
-        """policy: what is adapted; a module as `Policy.of` takes it. Copied: yours stays as it is. Where it leaves
-        [-1, 1], the executed action is clipped to that.
-        world: what imagination runs in, float32 tensors on `device`; they are yours, and never changed.
-        score: the objective to maximise, in your own words, see `imagined_return`; none: its J.
+        """policy: the policy to adapt, or a module for `Policy.of`; it is copied. Actions are clipped to [-1, 1].
+        world: the models of imagination, float32 tensors on `device`; they are used as they are, and never changed.
+        score: your own objective to maximise, see `imagined_return`; none: the default J.
         backend: "reference" imagines in plain torch with autograd, "fused" with the fused operators and their
-        hand-derived gradients; "auto" is fused wherever policy and world can be: `agent.backend` then says which, and
-        `agent.why_reference` what keeps the parts from the fused operators, empty if nothing does. Both return the same
-        actions up to rounding; the reference takes about ten times as long, or more.
-        precision: operands of the fused operators' products, "fp16" on a GPU or "ieee"; sums and states are float32.
-        "auto" is fp16 on a GPU and ieee on a CPU.
-        deadline_ms: limit of one call of `act`, all its episodes together: inner steps that would end later are left
-        out, see `warm_up`. `deadline.steps_done` were taken in `deadline.decisions`, of which `deadline.missed` took
-        longer all the same.
-        Raises InputError for parts that a backend asked for cannot run, a value out of range, or no max_deviation in
-        the settings: without a bundle there are no data that would tell it."""
+        hand-derived gradients; "auto" is fused if policy and world allow it. `agent.backend` says which one runs, and
+        `agent.why_reference` why not the fused one. Both return the same actions up to rounding; the reference takes
+        at least about ten times as long.
+        precision: of the operands of the fused operators' products, "fp16" on a GPU or "ieee"; sums and states are
+        float32. "auto" is fp16 on a GPU and ieee on a CPU.
+        deadline_ms: time limit of one call of `act` for all its episodes; inner steps that would end later are left
+        out, see `warm_up`. `deadline` counts `decisions`, `steps_done` and the decisions that `missed` the limit.
+        Raises InputError for parts that the backend cannot run, a value out of range, or settings without
+        max_deviation, which only a bundle can supply."""
         timed = deadline_ms is None or (isinstance(deadline_ms, int | float) and deadline_ms > 0)
         require(timed, f"deadline_ms: expected a positive number, got {deadline_ms!r}")
         own = "expected a number for parts of your own (how far an action may go from the base policy's), or math.inf"
@@ -128,9 +126,9 @@ class Agent:
     ) -> "Agent":
         """The agent of a trained bundle.
 
-        config, world, world_steps: how it decides, and in which of its world models, as in `Bundle.world`; none of
-        them: as the bundle was tuned, `Bundle.settings`.   settings: of `Agent`.
-        Raises InputError for what the bundle does not hold, and as `Agent` does.
+        config, world, world_steps: settings of the decision and the world model, as in `Bundle.world`; if all are None,
+        those that the bundle was tuned to, `Bundle.settings`.   settings: further arguments of `Agent`.
+        Raises InputError if the bundle lacks the world model, and as `Agent` does.
         """
         tuned = config is None and world is None and world_steps is None
         chosen = bundle.settings if tuned else Settings(config or ITPOConfig(), world, world_steps)
@@ -143,7 +141,7 @@ class Agent:
 
     @property
     def obs_dim(self) -> int | None:
-        """Numbers in an observation (S); none where only the first one can tell."""
+        """Size of an observation (S); none while only the first observation can tell."""
         if self.episodes is not None:
             return self.episodes.obs_dim
         layout = self.policy.layout
@@ -152,7 +150,7 @@ class Agent:
     def _begin(self, n_episodes: int, obs_dim: int) -> Episodes | CudaGraphEpisodes:
         if self.device.type != "cuda" or self.backend != "fused":
             return self._kind(self.context, n_episodes, obs_dim)
-        # A capture takes seconds: as many episodes as before use the same graphs.
+        # A capture takes seconds, so an equal number of episodes reuses the graphs.
         if self._captured is not None and self._captured.slots == n_episodes:
             self._captured.renew()
         else:
@@ -160,16 +158,16 @@ class Agent:
         return self._captured
 
     def warm_up(self, obs: np.ndarray | Tensor) -> None:
-        """Compile, capture and learn what an inner step costs before the first decision, which then meets a deadline.
+        """Compile, capture and measure the cost of an inner step, so that the first decision meets a deadline.
 
-        obs: a typical observation (S,), or one of each episode (B, S). Decides in it some times, and forgets it;
-        nothing to do within an episode.
+        obs: a typical observation (S,), or one of each episode (B, S). Makes some decisions and discards them; does
+        nothing within an episode.
         """
         if self.episodes is not None:
             return
         for i in range(1 + LEARNING):
             self.act(obs)
-            # The first decision is no measure of the others.
+            # The first decision compiles, so its costs are not typical.
             if self.deadline is not None and i == 0:
                 self.deadline.forget()
         self.episodes, self._last = None, None
@@ -178,15 +176,15 @@ class Agent:
 
     @isolated
     def act(self, obs: np.ndarray | Tensor) -> np.ndarray:
-        """Actions for one observation or for one of each episode.
+        """Adapt the policies and return an action for each observation.
 
         obs: (S,) or (B, S), raw units, finite.   Returns float32 (A,) or (B, A) in [-1, 1].
         `clipped` (B,) counts the decisions whose action was clipped to max_deviation, `discarded` (B,) those whose
         update was rolled back.
-        Raises ValueError for another shape or a value that is not finite; the agent is as before then.
-        Raises InputError for a policy, a world or a score that computes something of another shape than it should.
-        Raises FloatingPointError rather than return an action that is not finite, which damaged weights of the base
-        policy give, and RuntimeError in a forked process that has lost torch's threads.
+        Raises ValueError for another shape or a value that is not finite, and leaves the agent unchanged.
+        Raises InputError if the policy, the world or the score returns another shape than expected.
+        Raises FloatingPointError instead of returning an action that is not finite (damaged weights of the base
+        policy), and RuntimeError in a forked process that lacks torch's threads.
         """
         THREADS.check()
         if self.deadline is not None:
@@ -212,14 +210,14 @@ class Agent:
             self.deadline.finish()
         return actions
 
-    def _check_sizes(self, *came: int) -> None:
-        """Raise InputError where the policy's observation and action have other sizes than the world model's."""
+    def _check_sizes(self, *actual: int) -> None:
+        """Raise InputError if the policy's sizes of observation and action are not the world model's."""
         expected = sizes_of(self.world.dynamics)
-        what = "policy: expected one from {} numbers to {}, as the world model's, got one from {} to {}"
-        require(expected in (None, came), what.format(*expected or came, *came))
+        message = "policy: expected one from {} numbers to {}, as the world model's, got one from {} to {}"
+        require(expected in (None, actual), message.format(*expected or actual, *actual))
 
     def _check(self, obs: np.ndarray | Tensor) -> Tensor:
-        # On the host: whatever is asked about the values of a GPU has to wait for it.
+        # Checked on the host, for reading values of a GPU has to wait for it.
         obs, expected = own_rows(obs, torch.device("cpu")), self.obs_dim
         if obs.dim() not in (1, 2) or obs.numel() == 0 or expected not in (None, obs.shape[-1]):
             size = "S" if expected is None else expected
@@ -235,15 +233,15 @@ class Agent:
 
     @isolated
     def reset(self, mask: np.ndarray | None = None) -> None:
-        """Start new episodes where mask (B,) holds: their policies are the base policy again.
+        """Start new episodes where mask (B,) holds: reset their policies to the base policy.
 
-        To be called after the last decision of the old episode and before the first of the new one. A vector
-        environment of Gymnasium returns the last observation of an episode first, and the first of the next one only
-        after another step (`AutoresetMode.NEXT_STEP`, its default): call reset(mask) after that step, with the mask of
-        the step before, since the agent decides, and adapts, in that last observation too. With `SAME_STEP` the first
-        observation is there at once, and reset(mask) belongs right after the step that ended the episode.
-        Without a mask all episodes start anew, noise included, and the next observation decides how many there are.
-        With the setting `reset="never"` the policies and the noise go on as they are, and so does their number.
+        Call it after the last decision of the old episode and before the first of the new one. A vector environment of
+        Gymnasium returns the last observation of an episode first, and the first of the next one only after another
+        step (`AutoresetMode.NEXT_STEP`, its default): call reset(mask) after that step, with the mask of the step
+        before, since the agent also decides, and adapts, in the last observation. With `SAME_STEP` the first
+        observation comes at once: call reset(mask) right after the step that ended the episode.
+        Without a mask all episodes and their noise start anew, and the next observation sets their number.
+        With the setting `reset="never"` this does nothing.
         """
         mask = None if mask is None else self._mask(mask)
         if self.config.reset == "never":
@@ -256,7 +254,7 @@ class Agent:
 
     @isolated
     def keep(self, mask: np.ndarray) -> None:
-        """Go on with the episodes in mask (B,) alone; the others leave the batch."""
+        """Keep only the episodes in mask (B,); the others leave the batch."""
         mask = self._mask(mask)
         self.episodes.keep(mask)
         self.discarded, self.clipped = self.discarded[mask.numpy()], self.clipped[mask.numpy()]
@@ -271,10 +269,10 @@ class Agent:
 
     @isolated
     def diagnose(self) -> dict[str, np.ndarray]:
-        """About the last decision, each (B,): the imagined return before and after it on the same noise, the gradient
-        norm, the distance of the adapted parameters and of the executed action (its largest change) from the base
-        policy's, the inner steps taken, the deviation (root mean square) of the action before it was clipped, and
-        whether it was. Costs one more rollout. Empty for the base policy and before the first decision."""
+        """Measurements of the last decision, each (B,), by one more rollout: the imagined return before and after it on
+        the same noise, the gradient norm, the distance of the adapted parameters and of the executed action (largest
+        coordinate) from the base policy's, the inner steps taken, the action's deviation (root mean square) before
+        clipping, and whether it was clipped. Empty for the base policy and before the first decision."""
         if self._last is None or self.config.inner_steps == 0:
             return {}
         (rows, decision), device = self._last, self.device
@@ -303,13 +301,13 @@ class Agent:
         return terminal_value(self.world, obs, action, self.config.terminal_value).cpu().numpy()
 
     def policy_parameters(self, episode: int = 0) -> Params:
-        """A copy of one episode's adapted parameters on the CPU, named as in the module that the policy came from:
-        `module.load_state_dict(agent.policy_parameters(), strict=False)`. The base policy's between episodes."""
+        """Copy one episode's adapted parameters to the CPU, named as in the module that the policy came from:
+        `module.load_state_dict(agent.policy_parameters(), strict=False)`. Between episodes, the base policy's."""
         params = self.policy.base if self.episodes is None else self.episodes.params
         return self.policy.parameters(params[0 if self.episodes is None else episode])
 
 
 def _check_settings(config: ITPOConfig, world: World) -> None:
-    """Raise InputError for settings that the world cannot serve."""
+    """Raise InputError for settings that the world does not support."""
     scaled = config.termination != "soft" or not world.limits or hasattr(world.dynamics, "obs_std")
     require(scaled, "termination: soft needs a dynamics with obs_std, the unit of its width")

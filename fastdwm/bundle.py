@@ -1,7 +1,7 @@
 """A trained agent on disk: one folder with `bundle.json` and `weights.safetensors`.
 
-The JSON says what the numbers are (task, data, environment, architecture, training, measured quality, versions); the
-tensors are the numbers. Loading trusts neither: every name, shape and value is checked, and nothing is unpickled.
+The JSON describes the weights (task, data, environment, architecture, training, measured quality, versions). Loading
+trusts neither file: every name, shape and value is checked, and nothing is unpickled.
 """
 
 import math
@@ -35,15 +35,15 @@ DESCRIPTION, WEIGHTS = "bundle.json", "weights.safetensors"
 
 MAX_FILE_BYTES = 2**30
 MAX_WEIGHT = 1e4
-"""of any parameter. Trained ones stay below 10. Three layers of 512 with the largest can still not overflow float32 for
-normalised inputs up to 1e9: 512e4^4 * 1e9 = 7e35."""
+"""bound on the absolute value of a parameter. Trained ones stay below 10, and three layers of 512 with this
+bound cannot overflow float32 for normalised inputs up to 1e9: 512e4^4 * 1e9 = 7e35."""
 MAX_STATISTIC = 1e6
-"""of means and standard deviations, and of 1 / standard deviation; those of real data lie between 1e-3 and 10"""
+"""bound on a mean, a standard deviation and 1 / a standard deviation; real ones lie between 1e-3 and 10"""
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A world model as it was trained: its settings, a class of `WORLD_MODELS`, and its parameters."""
+    """A trained world model: its settings (a config class of `WORLD_MODELS`) and its parameters."""
 
     config: Any
     params: Params
@@ -51,15 +51,15 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class Bundle:
-    """Weights and their description; float32 tensors on the CPU, stored in float16 where that holds them exactly.
+    """Weights and their description; float32 tensors on the CPU, stored in float16 if that is exact.
 
-    task: what it was trained for, with the simulator that its data were recorded in.
+    task: the task it was trained for, with the simulator that recorded its data.
     dataset: id, transitions, episodes, mean return.   policy, critics, reward: network parameters.
     worlds: the world models by name.   statistics: obs_mean, obs_std, delta_mean, delta_std (S,).
-    rebrac_config: of policy and critics, without gaps.   report: whatever was measured on the models, as JSON.
-    max_deviation: how far ITPO may take an action from the policy's, as `measure.deviation` finds it in the data, in
+    rebrac_config: of policy and critics, each setting with a value.   report: measurements of the models, as JSON.
+    max_deviation: maximum deviation of an action from the policy's, measured in the data (`measure.deviation`), in
     units of the action; none: not measured.
-    tuning: what `tune` chose for these weights, and from what, as JSON; none: nothing was chosen.
+    tuning: the settings that `tune` chose for these weights, and the trials, as JSON; none: not tuned.
     """
 
     task: Task
@@ -78,12 +78,12 @@ class Bundle:
 
     @property
     def settings(self) -> Settings:
-        """How its agents decide unless they are told otherwise: as it was tuned, or the defaults."""
+        """Default settings of its agents: those that it was tuned to, or the package's defaults."""
         return read_tuning(self.tuning)
 
     @property
     def bound(self) -> float:
-        """The maximum deviation; InputError, in one line that says how to measure it, where there is none."""
+        """The maximum deviation; raises InputError, which says how to measure it, if there is none."""
         how = f"python -m fastdwm.report deviation BUNDLE --dataset ID, or give --itpo.max-deviation ({self.task.name})"
         require(self.max_deviation is not None, f"max_deviation: the bundle does not say it for this policy; {how}")
         return self.max_deviation
@@ -102,7 +102,7 @@ class Bundle:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the weights as they are saved: equal for equal weights, whatever is said about them."""
+        """SHA-256 of the saved weights: equal for equal weights, whatever their description."""
         return sha256(self._weights()).hexdigest()
 
     def world(
@@ -114,12 +114,12 @@ class Bundle:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> World:
-        """The frozen models to imagine with.
+        """The frozen models of imagination.
 
-        name: none: the first.
-        steps: network calls per transition, of diffusion 1 to its K, of meanflow 1, 2 or 4; none: the bundle's.
-        temperature: of meanflow's noise, in [0, 1]; none: the bundle's.
-        Raises InputError for a world model that the bundle does not hold, or for what this one does not have.
+        name: the world model; none: the first.
+        steps: network calls per transition, 1 to K for diffusion, 1, 2 or 4 for meanflow; none: the bundle's.
+        temperature: scale of meanflow's noise, in [0, 1]; none: the bundle's.
+        Raises InputError if the bundle lacks this world model, or if the model does not support the values.
         """
         name = name or next(iter(self.worlds))
         require(name in self.worlds, f"world: the bundle holds {', '.join(self.worlds)}, got {name!r}")
@@ -134,10 +134,10 @@ class Bundle:
         return World(dynamics, reward, Critics(place(self.critics)), self.discount, self.task.limits)
 
     def save(self, folder: Path | str) -> None:
-        """Write the bundle's two files into the folder, or the one that it links to; others in it stay as they are.
+        """Write the bundle's two files into the folder, or into the one that it links to; other files in it stay.
 
-        Whatever fails, and whenever the process is killed, `load` finds the old bundle or the new one there. Raises
-        InputError, before anything is written, for a bundle that `load` would refuse.
+        If writing fails or the process is killed, `load` finds either the old bundle or the new one. Raises InputError,
+        before anything is written, for a bundle that `load` would refuse.
         """
         try:
             folder = Path(folder).resolve()
@@ -162,7 +162,7 @@ class Bundle:
             description = json_lines(values)
         except (TypeError, ValueError, RecursionError) as error:
             raise InputError(f"bundle: expected values that JSON has ({error})") from None
-        # Whoever builds a bundle knows the simulator that it names.
+        # The caller built the bundle, so its simulator is trusted.
         metadata = read_metadata(description, folder / DESCRIPTION, trust_env=True)
         self._of(metadata, weights, folder)._check_tuning(folder)
         prepare_folder(folder, "bundle")
@@ -182,7 +182,7 @@ class Bundle:
         return pack_tensors(networks | {"statistics": self.statistics})
 
     def in_half(self) -> "Bundle":
-        """The bundle with all weights rounded to float16, which takes half the room on disk; not tuned."""
+        """The bundle with all weights rounded to float16, which halves its size on disk; not tuned."""
         rounded = {group: map_params(lambda x: x.half().float(), params) for group, params in self._networks.items()}
         worlds = {name: replace(model, params=rounded.pop(name)) for name, model in self.worlds.items()}
         return replace(self, **rounded, worlds=worlds, max_deviation=None, tuning=None)
@@ -190,12 +190,12 @@ class Bundle:
     def with_policy(self, path: Path | str) -> "Bundle":
         """The bundle with policy and critics from a file that `train --keep-checkpoints` left, or `pack_tensors` made.
 
-        Not tuned, and without a maximum deviation unless the file has one: both belong to other weights.
+        Not tuned, and without a maximum deviation unless the file has one, since both belong to other weights.
         Raises InputError as `load` does, for a file with other tensors than this bundle's policy and critics.
         """
         sizes = self.task.obs_dim, self.task.action_dim, self.rebrac_config.hidden
         shapes = {"policy": policy_shapes(*sizes), "critics": critic_shapes(*sizes), "bound": {"max_deviation": (1,)}}
-        content = read_bytes(Path(path), _most_bytes(shapes))
+        content = read_bytes(Path(path), _max_bytes(shapes))
         groups = _unpack_tensors(content, Path(path), shapes, optional=("bound",))
         bound = groups.pop("bound").get("max_deviation")
         bound = None if bound is None else float(bound)
@@ -205,13 +205,13 @@ class Bundle:
 
     @classmethod
     def load(cls, name_or_folder: Path | str, trust_env: bool = False, *, tuned: bool = True) -> "Bundle":
-        """Read a bundle: a folder, or one of those that the package holds, by name; a folder that exists comes first.
+        """Read a bundle from a folder or, if there is no such folder, a shipped one by name.
 
-        Whoever wrote it can neither run code nor take memory beyond what the weights need.
-        trust_env: take the simulator that it names, whatever it is; without, only those that `envs` knows.
-        tuned: without, what it was tuned to is left out, also where that was done on other weights.
+        Files from strangers can neither run code nor take more memory than the weights need.
+        trust_env: accept any simulator that it names; otherwise only those that `envs` knows.
+        tuned: False leaves out the tuned settings, even if they belong to other weights.
         Raises InputError for a file that is missing, damaged or not a regular one, a setting of the wrong type or out
-        of its range, or a tensor that is missing, superfluous, of the wrong shape or dtype, not finite or absurd.
+        of its range, or a tensor that is missing, superfluous, of the wrong shape or dtype, not finite or too large.
         """
         folder = find_bundle(name_or_folder)
         description = folder / DESCRIPTION
@@ -219,11 +219,11 @@ class Bundle:
         def read(unchanged: Callable[[], bool]) -> "Bundle":
             content = read_bytes(description, MAX_BYTES)
             metadata = read_metadata(content, description, trust_env, tuned)
-            weights = read_bytes(data_of(folder / WEIGHTS, content), _most_bytes(metadata.shapes))
+            weights = read_bytes(data_of(folder / WEIGHTS, content), _max_bytes(metadata.shapes))
             bundle = cls._of(metadata, weights, folder)
-            # Without a hash nothing else tells whether the two files belong together.
-            whole = metadata.weights_sha256 is not None or unchanged()
-            require(whole, f"{folder}: it is being replaced")
+            # Without a hash, only this shows whether the two files belong together.
+            consistent = metadata.weights_sha256 is not None or unchanged()
+            require(consistent, f"{folder}: it is being replaced")
             return bundle
 
         bundle = reread(read, description, folder / WEIGHTS)
@@ -232,7 +232,7 @@ class Bundle:
 
     @classmethod
     def _of(cls, metadata: Metadata, weights: bytes, folder: Path) -> "Bundle":
-        """The bundle of a description and of the content of the weights' file; raises as `load`."""
+        """The bundle of a description and the content of the weights' file; raises InputError as `load` does."""
         groups = _unpack_tensors(weights, folder / WEIGHTS, metadata.shapes, metadata.weights_sha256)
         worlds = {name: TrainedModel(config, groups.pop(name)) for name, config in metadata.worlds.items()}
         names = ("task", "dataset", "report", "versions", "max_deviation", "tuning")
@@ -240,21 +240,21 @@ class Bundle:
         return cls(**values, rebrac_config=metadata.rebrac, reward_config=metadata.reward, worlds=worlds, **groups)
 
     def _check_tuning(self, folder: Path) -> None:
-        """Raise InputError if it was tuned with other weights than it has."""
+        """Raise InputError if the tuned settings belong to other weights."""
         same = self.tuning is None or self.tuning["weights_sha256"] == self.fingerprint
         again = f"tune it again: python -m fastdwm.tune {self.task.name} --bundle {folder}"
         require(same, f"{folder / DESCRIPTION}: tuning: it was done on other weights; {again}")
 
 
 def pack_tensors(groups: dict[str, Params]) -> bytes:
-    """A safetensors file with GROUP.NAME for every tensor; equal tensors make equal files."""
+    """The content of a safetensors file with GROUP.NAME for every tensor; equal tensors give equal content."""
     named = {f"{group}.{name}": tensor for group, params in groups.items() for name, tensor in params.items()}
     return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in named.items()})
 
 
-def _most_bytes(shapes: dict[str, dict[str, tuple]]) -> int:
-    """How large a file of these tensors may be: twice what is needed, so that an architecture that differs a little is
-    told by the name of a tensor."""
+def _max_bytes(shapes: dict[str, dict[str, tuple]]) -> int:
+    """Largest accepted file of these tensors: twice their size, so that for a slightly different architecture the error
+    names a tensor."""
     n_bytes = sum(4 * math.prod(shape) for names in shapes.values() for shape in names.values())
     return min(MAX_FILE_BYTES, 2 * n_bytes + 2**20)
 
@@ -266,18 +266,18 @@ def _unpack_tensors(
     digest: str | None = None,
     optional: tuple[str, ...] = (),
 ) -> dict[str, Params]:
-    """Tensors of a file grouped by the part of their name before the dot, checked against `shapes` and `digest`.
+    """Tensors of a file, grouped by the part of their name before the dot and checked against `shapes` and `digest`.
 
-    path: names the file in an InputError.   optional: groups whose tensors may be missing.
+    path: of the file, for error messages.   optional: groups whose tensors may be missing.
     """
-    most = _most_bytes(shapes)
-    require(len(content) <= most, f"{path}: expected at most {most} bytes, got {len(content)}")
+    limit = _max_bytes(shapes)
+    require(len(content) <= limit, f"{path}: expected at most {limit} bytes, got {len(content)}")
     try:
         tensors = safetensors.torch.load(content)
-    # The latter two for dtypes that this torch does not know.
+    # The latter two come from dtypes that this torch does not know.
     except (SafetensorError, KeyError, AttributeError) as error:
         raise InputError(f"{path}: expected a safetensors file ({error})") from None
-    # In half only as a whole: a single tensor of another type is damage.
+    # Either all networks are stored in float16 or none: a single tensor of another dtype is damage.
     in_half = all(x.dtype == torch.float16 for name, x in tensors.items() if not name.startswith("statistics."))
     result: dict[str, Params] = {group: {} for group in shapes}
     for group, names in shapes.items():
@@ -298,11 +298,11 @@ def _unpack_tensors(
 
 
 def check_tensor(name: str, value: Tensor, shape: tuple, most: float) -> None:
-    """Raise InputError unless it has float32 numbers of that shape with which one can compute: none beyond `most`, and
-    no standard deviation so small that dividing by it would lead there."""
-    came = tuple(value.shape)
-    right = came == shape and value.dtype == torch.float32
-    require(right, f"{name}: expected float32 {shape}, got {value.dtype} {came}")
+    """Raise InputError unless the tensor is float32 of that shape, finite and up to `most`; a standard deviation must
+    also be at least 1 / `most`."""
+    actual = tuple(value.shape)
+    right = actual == shape and value.dtype == torch.float32
+    require(right, f"{name}: expected float32 {shape}, got {value.dtype} {actual}")
     require(bool(value.isfinite().all()), f"{name}: expected finite values, got NaN or infinity")
     largest = float(value.abs().max())
     require(largest <= most, f"{name}: expected values up to {most:g}, got {largest:g}")

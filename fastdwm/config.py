@@ -1,4 +1,4 @@
-"""The settings of a decision: those of ITPO, and with which world model it imagines. Imports no numpy, no torch."""
+"""The settings of a decision: those of ITPO and the choice of the world model. Imports neither numpy nor torch."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
@@ -16,17 +16,17 @@ REPLACED = {
     "held_out_particles": "more particles make an update less random",
     "grad_clip": "the default rule's step does not depend on the gradient's norm",
 }
-"""Settings of earlier versions, and what serves in their place."""
+"""Settings of earlier versions, and what replaces them."""
 
 BACKENDS = ("auto", "reference", "fused")
 PRECISIONS = ("auto", "fp16", "ieee")
 MAX_TRANSITIONS = 2**22
-"""imagined transitions of one decision for one episode, over all particles and inner steps; the paper has 2**19"""
+"""limit of imagined transitions per decision and episode, over all particles and inner steps; the paper uses 2**19"""
 
 
 @dataclass(frozen=True)
 class ITPOConfig(Checked):
-    """Inference-time policy optimisation: what happens inside one decision."""
+    """Settings of inference-time policy optimisation, for one decision."""
 
     horizon: Annotated[int, NOT_NEGATIVE, at_most(2**8)] = 8
     """imagined transitions per rollout (H); 0 optimises the critic alone"""
@@ -35,30 +35,29 @@ class ITPOConfig(Checked):
     inner_steps: Annotated[int, NOT_NEGATIVE, at_most(2**8)] = 1
     """policy updates per decision (E); 0 returns the base policy's action"""
     optimiser: Literal["bound", "sgd", "adam"] = "bound"
-    """how the gradient of the imagined return becomes a policy update: by steps of a given size in actions that stay
-    within max_deviation of the base policy's, or by a step size of the parameters (sgd, as the paper, and adam)"""
+    """policy update from the gradient of the imagined return: steps of a given size in actions that stay within
+    max_deviation of the base policy's (bound), or steps with a learning rate (sgd as in the paper, adam)"""
     max_deviation: Annotated[float | None, POSITIVE] = None
-    """bound: how far an action may go from the base policy's, as the root mean square over its numbers, in units of
-    the action; inf for models that are exact; none: the bundle's, which training measures in its data"""
+    """bound: maximum deviation of an action from the base policy's, as the root mean square over its coordinates, in
+    units of the action; inf for exact models; none: the bundle's, which training measures in the data"""
     action_step: Annotated[float, POSITIVE, at_most(1e9)] = 0.012
     """bound: how far an inner step moves the imagined actions, to first order, in units of the action"""
     inner_lr: Annotated[float, NOT_NEGATIVE, at_most(1e9)] = 2e-5
-    """sgd, adam: step size of the adapted policy (alpha), 0 returns the base policy's action"""
+    """sgd, adam: learning rate of the adapted policy (alpha); 0 returns the base policy's action"""
     terminal_value: Literal["min", "mean", "first"] = "min"
-    """value of the last imagined state: from both critics, or from the first alone"""
+    """value of the last imagined state: minimum or mean of the critics, or the first critic alone"""
     termination: Literal["none", "mask", "soft"] = "none"
-    """imagined falls: ignored (as the paper), ending the rollout, or ending it by a differentiable probability"""
+    """imagined falls are ignored (as in the paper), end the rollout, or end it with a differentiable probability"""
     termination_temperature: Annotated[float, POSITIVE, at_most(1e6)] = 0.1
-    """width of the soft termination, in units of each limited coordinate's standard deviation"""
+    """width of soft termination, in standard deviations of each limited coordinate"""
     reset: Literal["decision", "episode", "never"] = "episode"
-    """when the adapted policy returns to the base policy; never: not even for a new episode (as the paper), which in an
-    evaluation is as `episode`, for it gives every episode a policy of its own"""
+    """when the adapted policy is reset to the base policy; never: not even for a new episode (as in the paper); in an
+    evaluation that equals `episode`, since every episode has a policy of its own"""
     noise: Literal["decision", "step", "time"] = "decision"
-    """what the noise is drawn for: every decision, every inner step, or every absolute time t + j (as the paper), so
-    that a decision has that of the one before but for its last imagined step"""
+    """when noise is drawn: for every decision, every inner step, or every absolute time t + j (as in the paper), so
+    that a decision reuses the noise of the previous one except for its last imagined step"""
 
-    # The bounds are far above what anyone decides with, so that a stranger's settings neither take the memory nor go on
-    # for ever.
+    # The bounds are far above useful values; they keep a stranger's settings from exhausting memory or time.
     def __post_init__(self) -> None:
         super().__post_init__()
         imagined = self.horizon * self.particles * self.inner_steps
@@ -69,28 +68,28 @@ class ITPOConfig(Checked):
             default = ITPOConfig.__dataclass_fields__[name].default
             fits = self.optimiser in rules or getattr(self, name) == default
             expected = "none" if default is None else default
-            came = f"got {getattr(self, name)}: it is a setting of {' and '.join(rules)}"
-            require(fits, f"{name}: expected {expected} with the optimiser {self.optimiser}, {came}")
+            actual = f"got {getattr(self, name)}: it is a setting of {' and '.join(rules)}"
+            require(fits, f"{name}: expected {expected} with the optimiser {self.optimiser}, {actual}")
 
     @property
     def adapts(self) -> bool:
-        """Whether a decision can leave the base policy at all."""
+        """Whether a decision can change the policy."""
         return self.inner_steps > 0 and (self.optimiser == "bound" or self.inner_lr > 0)
 
     @property
     def lacks_bound(self) -> bool:
-        """Whether the rule needs a maximum deviation that the settings do not say."""
+        """Whether the rule needs a maximum deviation that the settings lack."""
         return self.adapts and self.optimiser == "bound" and self.max_deviation is None
 
     @property
     def noise_banks(self) -> int:
-        """Noise banks that one decision draws for its inner steps."""
+        """Number of noise banks that a decision draws for its inner steps."""
         return self.inner_steps if self.noise == "step" else min(self.inner_steps, 1)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How an agent decides: ITPO's settings and its world model. What `tune` chooses and a bundle may hold."""
+    """Settings of an agent: those of ITPO and the world model. `tune` chooses them, and a bundle may hold them."""
 
     itpo: ITPOConfig = field(default_factory=ITPOConfig)
     """settings of the decision"""
@@ -100,7 +99,7 @@ class Settings:
     """network calls per imagined transition; none: the bundle's"""
 
     def describe(self) -> str:
-        """What departs from the default, in words."""
+        """Describe the settings that differ from the default in one line."""
         itpo = self.itpo
         if itpo.inner_steps == 0:
             return "base policy"
@@ -110,12 +109,12 @@ class Settings:
         return ", ".join([world, *(f"{letters.get(name, name)} {getattr(itpo, name)}" for name in changed)])
 
     def record(self) -> dict[str, Any]:
-        """The settings as JSON values, which `read_settings` reads."""
+        """The settings as JSON values for `read_settings`."""
         return asdict(self)
 
 
 def read_settings(values: dict[str, Any], where: str = "") -> Settings:
-    """Settings from JSON values, as `Settings.record` gives them; raises InputError, which begins with `where`."""
+    """Read settings from the JSON values of `Settings.record`; raises InputError, which begins with `where`."""
     itpo = values.get("itpo")
     replaced = [name for name in REPLACED if isinstance(itpo, dict) and name in itpo]
     reason = f"{where}: {replaced[0]} is a setting of an earlier version; tune the bundle again" if replaced else ""

@@ -1,4 +1,4 @@
-"""What the caller has set in torch, and how it made its tensors, does not reach the agent."""
+"""Isolate the agent from the caller's torch modes and from how the caller made its tensors."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,7 +15,7 @@ from fastdwm.checks import require
 
 @contextmanager
 def own_modes(device: torch.device) -> Iterator[None]:
-    """No inference mode, whose tensors autograd refuses, and no autocast. (No gradients flow: see `own`.)"""
+    """Switch off inference mode, whose tensors autograd refuses, and autocast. (Gradients are cut by `own`.)"""
     with torch.inference_mode(False), ExitStack() as stack:
         for kind in {"cpu", device.type}:
             stack.enter_context(torch.autocast(kind, enabled=False))
@@ -23,12 +23,12 @@ def own_modes(device: torch.device) -> Iterator[None]:
 
 
 def isolated(method: Callable) -> Callable:
-    """A method of an object with a `device`, run in its own modes."""
+    """Decorate a method of an object with a `device`, to run in `own_modes`."""
 
     @wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         kind = self.device.type
-        # To enter the modes costs a hundredth of a decision, to ask for them nothing.
+        # Entering the modes costs a hundredth of a decision, asking for them next to nothing.
         if torch.is_inference_mode_enabled() or torch.is_autocast_enabled(kind) or torch.is_autocast_enabled("cpu"):
             with own_modes(self.device):
                 return method(self, *args, **kwargs)
@@ -38,8 +38,7 @@ def isolated(method: Callable) -> Callable:
 
 
 def own(value: Any) -> Any:
-    """The value with its tensors, in dictionaries and dataclasses however deep, as constants for autograd, in whatever
-    mode and for whatever use they were made."""
+    """The value with all its tensors, also in nested dicts and dataclasses, as constants that autograd accepts."""
     if isinstance(value, Tensor):
         return value.detach().clone() if value.is_inference() else value.detach()
     if isinstance(value, dict):
@@ -50,9 +49,9 @@ def own(value: Any) -> Any:
 
 
 def own_rows(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
-    """A contiguous float32 copy, without history, of real numbers of any kind, strides and device; too large: infinity.
+    """Copy real numbers of any dtype, strides and device to contiguous float32, detached; overflow gives infinity.
 
-    Raises InputError for what is no array of real numbers, or has masked ones."""
+    Raises InputError for values that are no real numbers, or are masked."""
     kind = values.dtype if isinstance(values, Tensor) else np.asarray(values).dtype
     real = not kind.is_complex if isinstance(values, Tensor) else kind.kind in "biuf"
     require(real, f"obs: expected an array of real numbers, got {kind}")

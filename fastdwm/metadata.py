@@ -1,4 +1,4 @@
-"""bundle.json: the description of a bundle, which anyone may have written, so that nothing in it is taken on trust."""
+"""bundle.json, the description of a bundle: anyone may have written it, so everything in it is checked."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,17 +17,17 @@ from fastdwm.tasks import Task, vet
 FORMAT = 2
 MAX_BYTES = 4 * 2**20
 OPTIONAL = ("max_deviation", "tuning", "weights_sha256")
-"""parts that may be missing"""
+"""fields that may be missing"""
 STATISTICS = ("obs_mean", "obs_std", "delta_mean", "delta_std")
 
 FACTS = {("dataset", "id"): str, ("dataset", "transitions"): int, ("dataset", "episodes"): int}
 FACTS |= {("report", "seed"): int, ("report", "holdout"): float}
-"""types of what the commands read of the parts that are free otherwise"""
+"""types of the values that commands read from fields whose content is not checked otherwise"""
 
 
 @dataclass(frozen=True)
 class Metadata(Checked):
-    """The content of a bundle.json. Raises InputError for values that no bundle has."""
+    """The content of a bundle.json. Raises InputError for invalid values."""
 
     format: int
     task: Task
@@ -59,7 +59,7 @@ class Metadata(Checked):
 
     @property
     def settings(self) -> Settings:
-        """How the bundle's agents decide: as it was tuned, or the defaults."""
+        """The settings that the bundle was tuned to, or the defaults."""
         return read_tuning(self.tuning)
 
     @property
@@ -85,17 +85,17 @@ def read_tuning(tuning: dict[str, Any] | None) -> Settings:
 
 
 def read_metadata(content: bytes, path: Path, trust_env: bool, tuned: bool = True) -> Metadata:
-    """Check the content of a bundle.json; InputError, in one line that names `path`, unless it is as a bundle is saved.
+    """Parse and check the content of a bundle.json; raises InputError, in one line that names `path`.
 
-    tuned: without, what the bundle was tuned to is left out, whatever it is.
+    tuned: False leaves out the tuned settings without reading them.
     """
     require(len(content) <= MAX_BYTES, f"{path}: expected at most {MAX_BYTES} bytes, got {len(content)}")
     values = parse_json(content, path)
     version = values.get("format") if isinstance(values, dict) else type(values).__name__
     old = type(version) is int and version == 1
     require(not old, f"{path}: format 1, of fastdwm 0.1.0, is no longer read: train it anew, or load it with 0.1.0")
-    known = type(version) is int and version == FORMAT
-    require(known, f"{path}: expected bundle format {FORMAT}, got {shorten(version)}")
+    current = type(version) is int and version == FORMAT
+    require(current, f"{path}: expected bundle format {FORMAT}, got {shorten(version)}")
     if not tuned:
         values.pop("tuning", None)
     with prefixed(f"{path}: "):

@@ -1,4 +1,4 @@
-"""Offline datasets as flat arrays, from a Minari id or a D4RL .hdf5 file: found, downloaded, checked and cached.
+"""Load offline datasets as flat arrays, from a Minari id or a D4RL .hdf5 file: download, check and cache them.
 
 gymnasium is imported where it is used.
 """
@@ -22,23 +22,22 @@ from fastdwm.errors import first_line, one_line_errors
 from fastdwm.files import replacing, require_file
 from fastdwm.tasks import TASKS, Task
 
-CACHE_FORMAT = 3  # raise it whenever the meaning of a cached array changes
+CACHE_FORMAT = 3  # increase it whenever the meaning of a cached array changes
 STD_FLOOR = 1e-3  # relative to the largest coordinate's std, see `statistics`
 
 
 @dataclass(frozen=True, eq=False)
 class Transitions:
-    """N transitions, episode after episode; at most one of `terminated` and `truncated` holds in a row.
+    """N transitions, episode after episode, in the simulator's units; no row is both terminated and truncated.
 
-    Every episode ends with a row that is terminated or truncated; a row that was marked as both counts as truncated,
-    and so does one after which an episode merely stops (at the end of the file, at a missing row). Units are the
-    simulator's: nothing is scaled.
+    Every episode ends with a row that is terminated or truncated. A row that was recorded as both counts as truncated,
+    and so does one after which the recording stops (at the end of the file, or before a missing row).
     """
 
     obs: np.ndarray  # (N, S) float32
     action: np.ndarray  # (N, A) float32 in [-1, 1]
     reward: np.ndarray  # (N,) float32
-    next_obs: np.ndarray  # (N, S) float32: what the simulator returned, never the next episode's reset
+    next_obs: np.ndarray  # (N, S) float32: as the simulator returned it, never the next episode's reset
     next_action: np.ndarray  # (N, A) float32: the next row's action, zeros at an episode's last row
     terminated: np.ndarray  # (N,) bool: the task ended, no value follows
     truncated: np.ndarray  # (N,) bool: only the recording ended, a value would follow
@@ -73,22 +72,22 @@ class Transitions:
 
     @property
     def critic_rows(self) -> np.ndarray:
-        """(N,) bool: rows ReBRAC may learn from. A truncated row has a value to follow but no next action (as D4RL)."""
+        """(N,) bool: rows that ReBRAC may learn from. Truncated rows lack the next action that their target needs."""
         return ~self.truncated
 
     @property
     def model_rows(self) -> np.ndarray:
-        """(N,) bool: rows the world model may learn from, those whose next observation is known."""
+        """(N,) bool: rows that the world model may learn from, whose next observation is known."""
         return self.next_obs_known
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all columns: equal for equal recordings, whatever file they come from."""
+        """SHA-256 of all columns: equal for equal recordings in any file."""
         return self._digest(*(item.name for item in fields(self) if item.name not in ("source", "env")))
 
     @cached_property
     def short_fingerprint(self) -> str:
-        """SHA-256 of observations, actions and rewards alone, which is what older bundles state."""
+        """SHA-256 of observations, actions and rewards alone, as older bundles state it."""
         return self._digest("obs", "action", "reward")
 
     def _digest(self, *names: str) -> str:
@@ -103,14 +102,14 @@ class Transitions:
         return np.add.reduceat(self.reward.astype(np.float64), self.episode_starts)
 
     def discounted_returns(self, discount: float) -> np.ndarray:
-        """(E,) float64: sum of discount^t rewards per episode, unscaled; its end counts nothing."""
+        """(E,) float64: sum of discount^t rewards per episode, unscaled and without a terminal value."""
         step = np.arange(self.n) - np.repeat(self.episode_starts, self.episode_lengths)
         return np.add.reduceat(self.reward * discount**step, self.episode_starts)
 
     def split_episodes(self, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Two complementary (N,) bool masks of whole episodes: for training, and a random `share` held out.
+        """Two complementary (N,) bool masks of whole episodes: for training, and a random fraction `share` held out.
 
-        At least one episode goes to each side; raises InputError if there is only one.
+        Each has at least one episode; raises InputError if there is only one.
         """
         count = self.n_episodes
         require(count > 1, f"{self.source}: expected at least 2 episodes to hold one out, got {count}")
@@ -124,13 +123,13 @@ class Transitions:
 def statistics(transitions: Transitions, rows: np.ndarray) -> Arrays:
     """Mean and std of observations and of their change, each (S,) float32: obs_mean, obs_std, delta_mean, delta_std.
 
-    rows: (N,) bool. The change next_obs - obs is taken over those of them whose next observation is known. A std is
-    at least STD_FLOOR times the largest coordinate's (1 if nothing varies), so that no constant coordinate blows up.
+    rows: (N,) bool. The change next_obs - obs uses those of them whose next observation is known. A std is at least
+    STD_FLOOR times the largest coordinate's (1 if nothing varies), so that constant coordinates stay small.
     Raises InputError if no row is left.
     """
-    known = rows & transitions.model_rows
-    require(bool(known.any()), f"{transitions.source}: expected rows with a known next observation, got none")
-    delta = transitions.next_obs[known] - transitions.obs[known]
+    usable = rows & transitions.model_rows
+    require(bool(usable.any()), f"{transitions.source}: expected rows with a known next observation, got none")
+    delta = transitions.next_obs[usable] - transitions.obs[usable]
     result = {}
     for name, values in (("obs", transitions.obs[rows]), ("delta", delta)):
         std = values.std(axis=0, dtype=np.float64)
@@ -141,12 +140,12 @@ def statistics(transitions: Transitions, rows: np.ndarray) -> Arrays:
 
 
 def load(task: Task, dataset: str | None = None, trust_env: bool = False) -> Transitions:
-    """The transitions of a Minari id (local first, then downloaded) or of a D4RL .hdf5 file; none: the task's own id.
+    """Load the transitions of a Minari id (local, else downloaded) or of a D4RL .hdf5 file; none: the task's own id.
 
-    trust_env: take the simulator that a Minari dataset names, whatever it is; without, only those that `envs` knows.
-    A second load of the same files comes from a flat copy in $FASTDWM_CACHE (default ~/.cache/fastdwm). What was mended
-    in the order of the steps is said on stderr. Raises InputError, in one line, if the dataset cannot be had or read,
-    holds bad values or steps in disorder, or belongs to another task.
+    trust_env: accept any simulator that a Minari dataset names; otherwise only those that `envs` knows.
+    The arrays are cached in $FASTDWM_CACHE (default ~/.cache/fastdwm). Repairs of the order of the steps are reported
+    on stderr. Raises InputError, in one line, if the dataset cannot be downloaded or read, has bad values or steps in
+    disorder, or belongs to another task.
     """
     source = dataset or task.minari_id
     require(source is not None, f"no public dataset for {task.name}: give a Minari id or a D4RL .hdf5 with --dataset")
@@ -178,7 +177,7 @@ def load(task: Task, dataset: str | None = None, trust_env: bool = False) -> Tra
 
 
 def _d4rl_env(path: Path, task: Task) -> EnvSpec:
-    """The simulator of a D4RL file, which only its name can contradict: halfcheetah and walker2d have equal sizes."""
+    """The simulator of a D4RL file; checked by the file's name, for halfcheetah and walker2d have equal sizes."""
     own = task.name.split("-")[0]
     others = {other.split("-")[0] for other in TASKS} - {own}
     named = path.stem.lower() if task.name in TASKS else ""
@@ -190,9 +189,9 @@ def _d4rl_env(path: Path, task: Task) -> EnvSpec:
 
 
 def _through_cache(files: list[Path], variant: bool, read: Callable[[Warn], Arrays]) -> tuple[Arrays, list[str]]:
-    """The arrays of the files and the remarks on them, from the cache, else by `read`, which also fills the cache.
+    """The arrays of the files and the remarks on them, from the cache or by `read`, whose result is then cached.
 
-    variant: how they are read, which is not in the files.
+    variant: how the files are read, a part of the cache's key.
     """
     from safetensors import SafetensorError, safe_open
     from safetensors.numpy import save_file
@@ -213,7 +212,7 @@ def _through_cache(files: list[Path], variant: bool, read: Callable[[Warn], Arra
     arrays = read(remarks.append)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        # The process id keeps apart those that read the same data at once.
+        # The process id separates processes that read the same data at once.
         with replacing(cache, cache.with_suffix(f".{os.getpid()}")) as draft:
             save_file(arrays, draft, {"remarks": json.dumps(remarks)})
     except (OSError, SafetensorError) as error:

@@ -1,6 +1,6 @@
-"""Minari datasets: where they lie, how they come there, and what their metadata say. Imports no numpy.
+"""Minari datasets: their folder, their download and their metadata. Imports no numpy.
 
-minari is imported where it is used, for downloads alone: it builds whatever simulator the metadata name.
+minari is only imported to download, since reading a dataset with it may build any simulator that the metadata name.
 """
 
 import json
@@ -25,21 +25,21 @@ MAX_METADATA_BYTES = 2**24
 
 
 def datasets_root() -> Path:
-    """Where Minari keeps its datasets."""
+    """The folder of Minari's datasets."""
     return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
 
 
 def local_folder(dataset_id: str) -> Path:
-    """Where the data of a Minari id lie, downloaded if need be; raises InputError if they cannot be had."""
+    """The `data` folder of a Minari id, downloaded if absent; raises InputError if that fails."""
     root = datasets_root()
     folder = root / dataset_id / "data"
     if folder.is_dir():
         return folder
-    ways = f"run `minari download {dataset_id}` where there is a network, copy the dataset into {root}, "
-    ways += "or give a D4RL .hdf5 file or another id with --dataset"
+    advice = f"run `minari download {dataset_id}` where there is a network, copy the dataset into {root}, "
+    advice += "or give a D4RL .hdf5 file or another id with --dataset"
     gcp = os.environ.get("MINARI_REMOTE", "").startswith("gcp:")
     server = "https://storage.googleapis.com" if gcp else os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    require(_answers(server), f"dataset {dataset_id} is not in {root} and {server} does not answer: {ways}")
+    require(_answers(server), f"dataset {dataset_id} is not in {root} and {server} does not answer: {advice}")
     try:
         import minari
 
@@ -47,12 +47,12 @@ def local_folder(dataset_id: str) -> Path:
             warnings.simplefilter("ignore")
             minari.download_dataset(dataset_id)
     except Exception as error:  # the download libraries raise dozens of types, none of them minari's own
-        raise InputError(f"cannot download {dataset_id} ({first_line(error)}): {ways}") from error
+        raise InputError(f"cannot download {dataset_id} ({first_line(error)}): {advice}") from error
     return folder
 
 
 def _answers(url: str, timeout_s: float = 3.0) -> bool:
-    """Whether a web server answers at all, asked in a thread because the name lookup knows no time limit."""
+    """Whether a web server answers; asked in a thread because the name lookup has no time limit."""
     answers = []
 
     def ask() -> None:
@@ -67,7 +67,7 @@ def _answers(url: str, timeout_s: float = 3.0) -> bool:
 
 
 def read_metadata(folder: Path, source: str) -> dict[str, Any]:
-    """The metadata of the dataset whose `data` folder this is; raises InputError."""
+    """Read the metadata in the `data` folder of a dataset; raises InputError."""
     path = folder / "metadata.json"
     with one_line_errors(source, f"JSON in {path.name}"):
         values = json.loads(read_bytes(path, MAX_METADATA_BYTES))
@@ -76,12 +76,12 @@ def read_metadata(folder: Path, source: str) -> dict[str, Any]:
 
 
 def recorded_env(folder: Path, source: str, task: Task, trust_env: bool) -> EnvSpec:
-    """The simulator a Minari dataset was recorded in, or the task's own where it does not say; raises InputError."""
+    """The simulator that recorded a Minari dataset, the task's own if it states none; raises InputError."""
     own = {"id": task.env.id, "kwargs": {}, "max_episode_steps": task.env.max_episode_steps}
     recorded = read_metadata(folder, source).get("env_spec")
     spec, family = json.loads(recorded) if recorded else own, task.env.family
-    known = trust_env or spec["id"].startswith(family)
-    require(known, f"expected data of {family} for {task.name}, got {spec['id']} in {folder}")
+    matches = trust_env or spec["id"].startswith(family)
+    require(matches, f"expected data of {family} for {task.name}, got {spec['id']} in {folder}")
     maze, own_maze = spec["kwargs"].get("maze_map"), task.env.kwargs.get("maze_map")
     same = maze is None or own_maze is None or _same_frame(maze, own_maze)
     require(same, f"{source}: expected data of the maze of {task.name}, got those of a maze with other walls or goal")

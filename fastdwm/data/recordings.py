@@ -1,9 +1,9 @@
-"""What D4RL files and Minari datasets recorded, as flat arrays with episode ends told apart correctly.
+"""Read D4RL files and Minari datasets as flat arrays, with terminations and timeouts kept apart.
 
-Three traps, all at the last row of an episode: the row that follows in the file belongs to the next episode, so it
-gives neither the next observation nor the next action; a timeout is not a termination; and D4RL files without
-`next_observations` do not say what came after. A fourth in AntMaze: both formats go on recording after the goal.
-A fifth: the recorder itself may have mistaken the order of the steps, or where episodes end, see `mend_order`.
+Three traps lie at the last row of an episode: the next row of the file belongs to the next episode, so it gives neither
+the next observation nor the next action; a timeout is not a termination; and D4RL files without `next_observations`
+lack the observation after that row. In AntMaze both formats go on recording after the goal (`cut_at_success`). And the
+recorder itself may have mistaken the order of the steps, or the ends of episodes (`mend_order`).
 """
 
 from collections.abc import Callable
@@ -18,22 +18,22 @@ from fastdwm.data.minari import read_metadata
 Arrays = dict[str, np.ndarray]
 
 ACTION_TOLERANCE = 1e-5
-OBS_TOLERANCE = 1e-5  # absolute and relative, of what should be one observation recorded twice
+OBS_TOLERANCE = 1e-5  # absolute and relative, between two recordings of one observation
 
-# Mistakes in the order of a recording that are mended, as shares of the steps inside episodes and of the ends.
+# Mistakes in the order of a recording up to these fractions of the steps inside episodes and of the ends are repaired.
 FEW_BREAKS, FEW_ENDS = 0.02, 0.1
 
 D4RL_KEYS = {"obs": "observations", "action": "actions", "reward": "rewards"}
 D4RL_FLAGS = {"terminated": "terminals", "truncated": "timeouts"}
 
 Warn = Callable[[str], None]
-"""takes a line on what was mended"""
+"""called with a line on each repair"""
 
 
 def read_d4rl(path: Path, source: str, warn: Warn, ends_at_success: bool = False) -> Arrays:
-    """The arrays of a D4RL file; `next_observations` is optional.
+    """Read the arrays of a D4RL file; `next_observations` is optional.
 
-    ends_at_success: as `read_minari`; a recording then ends at a timeout alone, not at the terminals before it.
+    ends_at_success: as in `read_minari`; recordings then end only at timeouts, not at the terminals before them.
     """
     with open_hdf5(path, source, "a D4RL .hdf5 file") as file:
         missing = [key for key in (*D4RL_KEYS.values(), *D4RL_FLAGS.values()) if key not in file]
@@ -46,10 +46,10 @@ def read_d4rl(path: Path, source: str, warn: Warn, ends_at_success: bool = False
 
 
 def read_minari(folder: Path, source: str, warn: Warn, ends_at_success: bool = False) -> Arrays:
-    """The arrays of a Minari dataset in its HDF5 format (`data` folder), one episode in memory beside the result.
+    """Read the arrays of a Minari dataset in its HDF5 format (`data` folder), one episode at a time.
 
     ends_at_success: cut each recorded episode at its first success, see `cut_at_success`.
-    Read without minari, which builds whatever simulator the metadata name where these lack the spaces.
+    It does not use minari, which builds any simulator that the metadata name if they lack the spaces.
     """
     metadata = read_metadata(folder, source)
     count, form = metadata.get("total_episodes"), metadata.get("data_format", "hdf5")
@@ -66,14 +66,14 @@ def read_minari(folder: Path, source: str, warn: Warn, ends_at_success: bool = F
 
 
 def _complete(source: str, columns: Arrays, last: np.ndarray, warn: Warn, ends_at_success: bool) -> Arrays:
-    """The recorded columns, checked, in order, and with what follows from them.   last: see `cut_at_success`."""
+    """Check the recorded columns, repair their order and derive the rest.   last: see `cut_at_success`."""
     check(source, columns)
     columns = cut_at_success(columns, last) if ends_at_success else columns
     return derive(mend_order(source, columns, warn))
 
 
 def _episode_columns(file: Reader, episode: str) -> Arrays:
-    """One Minari episode of T steps and T + 1 observations; its last row is truncated unless it terminated.
+    """Read one Minari episode of T steps and T + 1 observations; its last row is truncated unless it terminated.
 
     A goal dict becomes (achieved_goal, observation).   last: (T,) bool, true in the last row alone.
     """
@@ -93,7 +93,7 @@ def _episode_columns(file: Reader, episode: str) -> Arrays:
 
 
 def check(source: str, columns: Arrays) -> None:
-    """Raise InputError unless all columns fit together and hold finite numbers, and actions in [-1, 1].
+    """Raise InputError unless the columns have matching shapes, finite numbers and actions in [-1, 1].
 
     columns: obs, action, reward, terminated, truncated and, where recorded, next_obs.
     """
@@ -108,16 +108,16 @@ def check(source: str, columns: Arrays) -> None:
             require_rows(finite, f"{source}: expected finite {name}, got NaN or infinity")
     inside = np.abs(columns["action"]) <= 1 + ACTION_TOLERANCE
     require_rows(inside.all(axis=1), f"{source}: expected actions in [-1, 1], got others")
-    shape, came = columns["obs"].shape, columns.get("next_obs", columns["obs"]).shape
-    require(came == shape, f"{source}: expected next_obs shaped {shape}, got {came}")
+    shape, actual = columns["obs"].shape, columns.get("next_obs", columns["obs"]).shape
+    require(actual == shape, f"{source}: expected next_obs shaped {shape}, got {actual}")
 
 
 def cut_at_success(columns: Arrays, last: np.ndarray) -> Arrays:
-    """The columns up to the first success of each recording, whose row terminates; what follows it is dropped.
+    """Cut each recording after its first success, whose row then terminates.
 
-    last: (N,) bool, where recordings end; the last row need not say so.   A success is a positive reward or a terminal.
-    Evaluation ends there, while D4RL goes on to the timeout and Minari (`continuing_task`) rewards every step at the
-    goal: learnt as they are, values tend to 1 / (1 - discount) rewards, and one recording becomes many episodes.
+    last: (N,) bool, last rows of recordings; row N - 1 may be False.   A success is a positive reward or a terminal.
+    Evaluation ends at success, while D4RL goes on to the timeout and Minari (`continuing_task`) rewards every step at
+    the goal: uncut, values would tend to 1 / (1 - discount) rewards, and one recording would become many episodes.
     """
     success = columns["terminated"] | (columns["reward"] > 0)
     starts = np.append(0, np.flatnonzero(last[:-1]) + 1)
@@ -128,11 +128,11 @@ def cut_at_success(columns: Arrays, last: np.ndarray) -> Arrays:
 
 
 def mend_order(source: str, columns: Arrays, warn: Warn) -> Arrays:
-    """The columns with what follows held to the next row, where both were recorded.
+    """Compare each recorded next observation with the next row, and repair a few mistakes in the order of the steps.
 
-    Inside an episode next_obs[i] is obs[i + 1]; where a few rows are not followed so, the episode is truncated there.
-    At an end it is not, for the next row is a reset's; at a few such ends, what followed becomes unknown. Raises
-    InputError where there are many of either: the rows are in disorder, or the ends are marked in the wrong rows.
+    Inside an episode next_obs[i] must be obs[i + 1]; if it is not in a few rows, episodes are truncated there. At an
+    end it must not be, for the next row begins with a reset; if it is at a few ends, next_obs is marked as unknown.
+    Raises InputError if either occurs often: the rows are in disorder, or the ends are marked in the wrong rows.
     """
     if "next_obs" not in columns:
         return columns
@@ -140,33 +140,33 @@ def mend_order(source: str, columns: Arrays, warn: Warn) -> Arrays:
     followed = (next_obs[:-1] == obs[1:]).all(axis=1)
     rest = np.flatnonzero(~followed)
     followed[rest] = np.isclose(next_obs[rest], obs[rest + 1], OBS_TOLERANCE, OBS_TOLERANCE).all(axis=1)
-    breaks, passed = np.flatnonzero(~ends & ~followed), np.flatnonzero(ends & followed)
+    breaks, no_ends = np.flatnonzero(~ends & ~followed), np.flatnonzero(ends & followed)
 
     def refuse_many(rows: np.ndarray, total: int, share: float, expected: str, causes: str) -> None:
-        came = f"got otherwise in {len(rows)} of {total}, first in row {next(iter(rows), 0)}"
-        require(len(rows) <= max(1, share * total), f"{source}: expected {expected}, {came}; {causes}")
+        actual = f"got otherwise in {len(rows)} of {total}, first in row {next(iter(rows), 0)}"
+        require(len(rows) <= max(1, share * total), f"{source}: expected {expected}, {actual}; {causes}")
 
     expected = "the next observation of a step to be the next row's observation"
     causes = "the rows are no consecutive steps, or ends of episodes are not marked"
     refuse_many(breaks, int((~ends).sum()), FEW_BREAKS, f"{expected} inside episodes", causes)
     causes = "ends are marked in the wrong rows, or the recorder stored resets as steps"
-    refuse_many(passed, int(ends.sum()), FEW_ENDS, f"{expected} nowhere at ends of episodes", causes)
+    refuse_many(no_ends, int(ends.sum()), FEW_ENDS, f"{expected} nowhere at ends of episodes", causes)
     if len(breaks):
         warn(f"{len(breaks)} steps do not lead to the next row's observation: episodes are truncated there")
-    if len(passed):
-        warn(f"{len(passed)} ends of episodes lead to the next row's observation: what followed is taken as unknown")
+    if len(no_ends):
+        warn(f"{len(no_ends)} ends of episodes lead to the next row's observation: what followed is taken as unknown")
     columns = columns | {"truncated": columns["truncated"].copy(), "next_obs_known": np.ones(len(obs), bool)}
     columns["truncated"][breaks] = True
-    if len(passed):
-        columns["next_obs"], columns["next_obs_known"][passed] = next_obs.copy(), False
-        columns["next_obs"][passed] = obs[passed]
+    if len(no_ends):
+        columns["next_obs"], columns["next_obs_known"][no_ends] = next_obs.copy(), False
+        columns["next_obs"][no_ends] = obs[no_ends]
     return columns
 
 
 def derive(columns: Arrays) -> Arrays:
-    """Checked columns with what follows from them: next_action, next_obs where it is not recorded, next_obs_known.
+    """Add next_action, next_obs_known and, where it is not recorded, next_obs to checked columns.
 
-    A row with both flags is truncated: recorders mark the time limit so, also where nothing ever terminates.
+    A row with both flags counts as truncated: recorders mark time limits so, also in tasks that never terminate.
     """
     obs, action, truncated = columns["obs"], columns["action"].clip(-1, 1), columns["truncated"].copy()
     terminated = columns["terminated"] & ~truncated
@@ -175,9 +175,9 @@ def derive(columns: Arrays) -> Arrays:
     inner = np.flatnonzero(~last)
     next_action = np.zeros_like(action)
     next_action[inner] = action[inner + 1]
-    next_obs, known = columns.get("next_obs"), columns.get("next_obs_known")
+    next_obs, next_obs_known = columns.get("next_obs"), columns.get("next_obs_known")
     if next_obs is None:
-        next_obs, known = obs.copy(), ~last
+        next_obs, next_obs_known = obs.copy(), ~last
         next_obs[inner] = obs[inner + 1]
     columns = columns | {"terminated": terminated, "truncated": truncated, "action": action}
-    return columns | {"next_action": next_action, "next_obs": next_obs, "next_obs_known": known}
+    return columns | {"next_action": next_action, "next_obs": next_obs, "next_obs_known": next_obs_known}

@@ -1,4 +1,4 @@
-"""Recorded transitions replayed in the simulator: what was scaled, shifted or mixed up comes out otherwise there.
+"""Replay recorded transitions in their simulator, to detect data that were scaled, shifted or mixed up.
 
 gymnasium and mujoco are imported where they are used.
 """
@@ -13,42 +13,42 @@ from fastdwm.data.dataset import Transitions, statistics
 from fastdwm.envs import EnvSpec, family_of
 from fastdwm.errors import InputError
 
-# Hopper and Walker2d observe velocities cut at +-10: the physics of such an observation is unknown.
+# Hopper and Walker2d clip observed velocities to +-10, so that the physical state of such an observation is unknown.
 CUT_VELOCITY = 10.0
 
 FAMILIES = ("Hopper", "Walker2d", "HalfCheetah")
-"""whose state follows from an observation"""
+"""families of simulators whose state follows from an observation"""
 
 STEPS, EDGE_STEPS = 18, 8
-"""to replay anywhere inside episodes, and at each kind of place where recorders err"""
+"""number of steps to replay inside episodes, and at each kind of place where recorders make mistakes"""
 FEWEST_STEPS = 3
-"""from which a median is taken"""
+"""smallest number of steps for a median"""
 SCALE_STEPS = 10_000
-"""of which the usual change of an observation is taken"""
+"""number of steps that give the standard deviation of an observation's change"""
 
-# Errors of the observation in standard deviations of its change, of the reward in its own, medians over steps. In the
-# simulator that the data were recorded in they are 1e-6; with halved or other actions observations are off by 0.1 to
-# 0.7, and rewards of another row by 0.03 to 0.2. Other versions of MuJoCo and of the robots lie between. The largest
-# changes are contacts at cut velocities, off by up to 0.6 of the change itself; a reset that was taken for a step is
-# off by more than all of it.
+# Median errors over steps, of observations in standard deviations of their change, of rewards in standard deviations.
+# In the simulator that recorded the data they are 1e-6; halved or wrong actions give 0.1 to 0.7 for observations,
+# rewards of another row 0.03 to 0.2. Other versions of MuJoCo and of the robots lie between. The largest
+# changes are contacts at clipped velocities, with errors of up to 0.6 of the change itself; a reset recorded as a step
+# gives more than 1.
 OBS_TOLERANCE, REWARD_TOLERANCE, JUMP_TOLERANCE = 0.05, 0.02, 0.9
 JUMPS = "where observations change the most"
 
 
 class Simulator:
-    """A MuJoCo task as a function of observation and action. Deterministic to the bit: no call leaves anything behind.
+    """A MuJoCo task as a function of observation and action, deterministic to the bit and without state.
 
-    The horizontal position, which observations leave out, is put to 0; neither physics nor reward depends on it.
+    The horizontal position, which observations leave out, is set to 0; neither physics nor reward depends on it.
     """
 
     def __init__(self, spec: EnvSpec, reward_scale: float = 1.0):
-        """reward_scale: simulator rewards times this are the rewards that the models were trained on.
+        """reward_scale: factor on the simulator's rewards, as in the models' training.
         Raises InputError for a simulator whose state does not follow from an observation."""
         self.env, self.reward_scale = spec.make(), reward_scale
         self.inner = self.env.unwrapped
         obs = np.asarray(self.env.reset(seed=0)[0])
-        known = all(hasattr(self.inner, name) for name in ("set_state", "_get_obs", "model", "data"))
-        self.hidden = self.inner.model.nq + self.inner.model.nv - len(obs) if known else -1
+        settable = all(hasattr(self.inner, name) for name in ("set_state", "_get_obs", "model", "data"))
+        self.hidden = self.inner.model.nq + self.inner.model.nv - len(obs) if settable else -1
         if self.hidden not in (0, 1) or not np.array_equal(self.observe(obs), obs):
             self.env.close()
             raise InputError(f"{spec.id} cannot be set to the state behind an observation")
@@ -57,7 +57,7 @@ class Simulator:
         """Set the physics to obs (S,), and observe it again."""
         import mujoco
 
-        # Also forgets the solver's last solution, from which it would start again.
+        # This also clears the solver's last solution, from which it would otherwise start.
         mujoco.mj_resetData(self.inner.model, self.inner.data)
         state = np.concatenate([np.zeros(self.hidden), obs])
         self.inner.set_state(*np.split(state, [self.inner.model.nq]))
@@ -82,15 +82,14 @@ class Simulator:
 
 
 def check(transitions: Transitions, trust_env: bool = False) -> None:
-    """Replay some 50 transitions of a known robot in its simulator; raise InputError, in one line, if most of a kind
-    come out otherwise.
+    """Replay about 50 transitions of a known robot in its simulator; raise InputError, in one line, if they differ.
 
-    trust_env: the user vouches for data and simulator; a warning is enough.   Other simulators are left out: their
-    state does not follow from an observation.
+    trust_env: the user trusts data and simulator, so only warn.   Other simulators are not checked, for their state
+    does not follow from an observation.
     """
-    if family_of(transitions.env) not in FAMILIES or not (found := differences(transitions)):
+    if family_of(transitions.env) not in FAMILIES or not (messages := differences(transitions)):
         return
-    message = f"{transitions.source}: replayed in {transitions.env.id}, {', '.join(found)}"
+    message = f"{transitions.source}: replayed in {transitions.env.id}, {', '.join(messages)}"
     if not trust_env:
         causes = "they are of another simulator, were scaled, or rows or ends of episodes are out of place"
         raise InputError(f"{message}: {causes}; --trust-env takes them all the same")
@@ -98,7 +97,7 @@ def check(transitions: Transitions, trust_env: bool = False) -> None:
 
 
 def differences(transitions: Transitions) -> list[str]:
-    """What comes out otherwise when transitions are replayed in their simulator, in words; empty if nothing does."""
+    """Describe how transitions differ when replayed in their simulator; empty if they do not."""
     if not transitions.model_rows.any():
         return []
     rng = np.random.default_rng(0)
@@ -111,28 +110,28 @@ def differences(transitions: Transitions) -> list[str]:
             for place, rows in _places(transitions, scale, rng).items()
         }
     reward_std = max(1e-3, np.concatenate([reward for _, _, reward, _ in replayed.values()]).std())
-    found: dict[str, str] = {}
+    messages: dict[str, str] = {}
     for place, (rows, next_obs, reward, terminated) in replayed.items():
-        known = transitions.next_obs_known[rows]
+        next_obs_known = transitions.next_obs_known[rows]
         change = _size((transitions.next_obs[rows] - transitions.obs[rows]) / scale)
         errors = _size((next_obs - transitions.next_obs[rows]) / scale) / np.maximum(change, 1)
-        error, tolerance = _median(errors[known]), JUMP_TOLERANCE if place == JUMPS else OBS_TOLERANCE
+        error, tolerance = _median(errors[next_obs_known]), JUMP_TOLERANCE if place == JUMPS else OBS_TOLERANCE
         if error > tolerance:
-            found.setdefault("obs", f"observations are off by {error:.2g} of their usual change {place}")
+            messages.setdefault("obs", f"observations are off by {error:.2g} of their usual change {place}")
         if place == JUMPS:
             continue
         # Hopper-v5 gives no reward for being healthy in the step that terminates, v4 does.
         error = _median(np.abs(reward - transitions.reward[rows])[~transitions.terminated[rows]] / reward_std)
         if error > REWARD_TOLERANCE:
-            found.setdefault("reward", f"rewards are off by {error:.2g} of their standard deviation {place}")
+            messages.setdefault("reward", f"rewards are off by {error:.2g} of their standard deviation {place}")
         wrong = terminated != transitions.terminated[rows]
         if _median(wrong) > 0.5:
-            found.setdefault("end", f"{wrong.sum()} of {len(wrong)} steps differ in whether they terminate {place}")
-    return list(found.values())
+            messages.setdefault("end", f"{wrong.sum()} of {len(wrong)} steps differ in whether they terminate {place}")
+    return list(messages.values())
 
 
 def _places(transitions: Transitions, scale: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Rows to replay, by where they stand, in words; all but the last kind show all velocities in full."""
+    """Rows to replay, by their place in the data; all kinds but the last have no clipped velocities."""
     starts, ends = transitions.episode_starts, transitions.episode_ends
     inside = transitions.model_rows.copy()
     inside[ends] = False
@@ -167,13 +166,13 @@ def _size(values: np.ndarray) -> np.ndarray:
 
 
 def _median(values: np.ndarray) -> float:
-    """Of too few values 0; of what is no number infinite."""
+    """The median; 0 for fewer than FEWEST_STEPS values, infinity if one is NaN."""
     return float(np.nan_to_num(np.median(values), nan=np.inf)) if len(values) >= FEWEST_STEPS else 0.0
 
 
 @contextmanager
 def _no_physics_warnings() -> Iterator[None]:
-    """States that no robot was in make MuJoCo write warnings to a file in the working directory."""
+    """Keep MuJoCo from writing warnings on unphysical states to a file in the working directory."""
     import mujoco
 
     before = mujoco.get_mju_user_warning()

@@ -1,7 +1,7 @@
 """The decision of `episodes.py` as one compiled call on a CPU: all inner steps, the update and the action.
 
-Holds no mathematics: `kernels.decision` composes the operators that `decision.py` calls one by one. The kernels need
-numba, and are imported only where they run.
+`kernels.decision` composes the operators that `decision.py` calls one by one. The kernels need numba, and are imported
+only where they run.
 """
 
 from torch import Tensor
@@ -14,9 +14,9 @@ from fastdwm_kernels.sampler.op import has_cpu_kernels
 
 
 def episodes_on_cpu(shared: AgentContext) -> type[Episodes]:
-    """The kind of an agent's episodes; compiles what they call, so that no decision waits for it.
+    """Choose the class of an agent's episodes, and compile its functions so that no decision waits for it.
 
-    One call decides by the default rule and return, and without a deadline, which may leave out inner steps.
+    `CpuEpisodes` serve the default rule and objective without a deadline, which may leave out inner steps.
     """
     objective = shared.objective
     fused = isinstance(objective, FusedObjective) and has_cpu_kernels(objective.models.sampler)
@@ -34,7 +34,7 @@ def episodes_on_cpu(shared: AgentContext) -> type[Episodes]:
 
 
 class CpuEpisodes(Episodes):
-    """`Episodes` that decide in one call; the actions are the same to the bit."""
+    """`Episodes` that decide in one compiled call; the actions are the same to the bit."""
 
     def decide(self, obs: Tensor) -> Decision:
         """Adapt and act in obs (B, S)."""

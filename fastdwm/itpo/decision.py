@@ -1,7 +1,7 @@
 """Inference-time policy optimisation, [ITPO] v1 Algorithm 1: one decision, for B episodes at once.
 
 Every episode owns a copy of the policy; a sum over episodes has each copy's own gradient, so one backward pass adapts
-them all. Whatever goes wrong in one episode is rolled back in that episode alone.
+them all. An update that is not finite is rolled back in its own episode alone.
 """
 
 from collections.abc import Iterable
@@ -22,9 +22,9 @@ class Decision:
     """The result of one decision, per episode.
 
     action: (B, A).   objective, grad_norm: (B,), J and the gradient's norm at the first inner step.
-    inner_steps: (B,) float, how many were taken.   discarded: (B,) bool, whether the update was rolled back.
+    inner_steps: (B,) float, their number.   discarded: (B,) bool, whether the update was rolled back.
     deviation: (B,), the root mean square distance of the action from the base policy's before it was clipped.
-    What does not exist is NaN.
+    Values that do not exist are NaN.
     """
 
     action: Tensor
@@ -36,8 +36,8 @@ class Decision:
 
     @classmethod
     def of_report(cls, report: Tensor, inner_steps: int) -> "Decision":
-        """The decision that `kernels.commit` has packed: report (B, A + 4), action and `NUMBERS`."""
-        # One view of each column: to split and unbind them takes twice as long.
+        """Unpack the report (B, A + 4) of `kernels.commit`: the action and `NUMBERS`."""
+        # One view per column takes half the time of splitting and unbinding.
         objective, grad_norm, discarded, deviation = (report[:, i] for i in range(-len(NUMBERS), 0))
         steps = torch.full_like(objective, inner_steps)
         return cls(report[:, : -len(NUMBERS)], objective, grad_norm, steps, discarded != 0, deviation)
@@ -48,8 +48,8 @@ class Proposal:
     """A decision before it is committed or rolled back.
 
     start, state: the policies before and after it.   action, base_action: (B, A).   deviation: (B,).
-    objective, grad_norm: (B,) of the first inner step, none without one.   finite: (B,) bool of the later ones, none
-    without any.
+    objective, grad_norm: (B,), at the first inner step.   finite: (B,) bool, whether those of all later steps are.
+    A field is None if there is no such step.
     """
 
     start: PolicyState
@@ -77,10 +77,10 @@ def decide(
     """Adapt the policies to their states by gradient steps on J, then act.
 
     state: adapted copies of `policy`.   base: the base policy's parameters (B, P).   obs: (B, S) raw units.
-    noise: (E or 1, H, K, B, M, S), one bank for every inner step or one bank for all.
-    steps: 0, 1, .., one for each gradient step, ending early at a deadline; none: config.inner_steps of them.
-    An episode whose objective, gradient or action is not finite discards the whole decision's update: it keeps the
-    parameters from before and executes the base policy's action.
+    noise: (E or 1, H, K, B, M, S), one bank for each inner step or one for all.
+    steps: 0, 1, .., the inner steps, ending early at a deadline; none: config.inner_steps of them.
+    An episode whose objective, gradient or action is not finite discards the whole update of this decision: it keeps
+    its previous parameters and executes the base policy's action.
     """
     return commit(propose(policy, rule, state, base, objective, obs, noise, config, steps))
 
@@ -105,9 +105,9 @@ def propose(
         if i == 0:
             first = gradient.returns, norm
         else:
-            # Two launches where `isfinite` of both has six.
-            also = gradient.returns.abs().maximum(norm) < torch.inf
-            finite = also if finite is None else finite & also
+            # This takes two launches; `isfinite` of both takes six.
+            step_finite = gradient.returns.abs().maximum(norm) < torch.inf
+            finite = step_finite if finite is None else finite & step_finite
     base_action, deviation = policy.act(base, obs), None
     action = policy.act(state.params, obs) if config.adapts else base_action
     if config.adapts:
@@ -116,21 +116,21 @@ def propose(
 
 
 def commit(proposal: Proposal) -> tuple[PolicyState, Decision]:
-    """The policies and the decision, rolled back in the episodes where something is not finite."""
+    """Roll back the episodes where a value is not finite; return the policies and the decision."""
     state, action = proposal.state, proposal.action
-    # NaN is the largest. One comparison of all: each costs more than what it computes.
+    # One comparison checks all values, for `maximum` propagates NaN and each launch costs more than it computes.
     largest = action.abs().amax(1)
     if proposal.objective is not None:
         largest = largest.maximum(proposal.objective.abs()).maximum(proposal.grad_norm)
     finite = largest < torch.inf
     if proposal.finite is not None:
         finite = finite & proposal.finite
-    # On a GPU a copy of the parameters costs less than the synchronisation that would tell whether it is needed.
+    # On a GPU, copying the parameters costs less than the synchronisation needed to know whether to copy.
     if action.is_cuda or not finite.all():
         action = torch.where(finite.unsqueeze(1), action, proposal.base_action)
         state = state.where(finite, proposal.start)
-    unknown = torch.full_like(largest, torch.nan)
+    missing = torch.full_like(largest, torch.nan)
     optional = proposal.objective, proposal.grad_norm, proposal.deviation
-    objective, grad_norm, deviation = (unknown if value is None else value for value in optional)
+    objective, grad_norm, deviation = (missing if value is None else value for value in optional)
     steps = torch.full_like(largest, proposal.n_steps)
     return state, Decision(action, objective, grad_norm, steps, ~finite, deviation)

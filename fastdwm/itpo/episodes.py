@@ -1,4 +1,4 @@
-"""Episodes in progress: each with its own adapted policy and its own stream of noise, one decision at a time."""
+"""Episodes in progress, each with its own adapted policy and its own random stream."""
 
 from dataclasses import dataclass
 
@@ -15,9 +15,9 @@ from fastdwm.models.policy import Policy
 
 @dataclass(frozen=True)
 class AgentContext:
-    """What all episodes of an agent share.
+    """The parts that all episodes of an agent share.
 
-    noise_steps: Gaussian vectors that one imagined transition consumes.
+    noise_steps: Gaussian vectors per imagined transition.
     """
 
     policy: Policy
@@ -34,17 +34,16 @@ class AgentContext:
 
 
 class Episodes:
-    """B episodes, decided for in plain Python.
+    """B episodes that call the operators of a decision one by one.
 
-    noise: that of the last decision, (E or 1, H, K, B, M, S), none before the first.
-
-    Episode i draws its noise from its own generator, seeded by seed + i, on the CPU: what happens in it depends neither
+    noise: (E or 1, H, K, B, M, S) of the last decision, none before the first.
+    Episode i draws its noise on the CPU from a generator of its own, seeded by seed + i, so its noise depends neither
     on the other episodes nor on the device.
     """
 
     def __init__(self, shared: AgentContext, n_episodes: int, obs_dim: int):
         self.shared, self.obs_dim = shared, obs_dim
-        # A row for each episode rather than a view, so that unadapted copies act alike to the bit.
+        # A row per episode rather than a view, so that unadapted copies act alike to the bit.
         self.base = shared.policy.base.repeat(n_episodes, 1)
         self.adapted = shared.rule.init(self.base)
         self.generators = [torch.Generator("cpu").manual_seed(shared.seed + i) for i in range(n_episodes)]
@@ -64,14 +63,14 @@ class Episodes:
         obs, state = obs.to(self.base.device), shared.begin(self.adapted, self.base)
         self.noise = self._noise()
         steps = shared.deadline and shared.deadline.steps(config.inner_steps)
-        # All read the same row, which stays in the cache; by the product of B matrices, as their copies act.
+        # The fused policy reads one shared row, which stays in the cache; its actions equal those of copies to the bit.
         base = shared.policy.base.expand(len(self), -1) if shared.policy.fused else self.base
-        given = state, base, shared.objective, obs, self.noise, config, steps
-        self.adapted, decision = decide(shared.policy, shared.rule, *given)
+        args = state, base, shared.objective, obs, self.noise, config, steps
+        self.adapted, decision = decide(shared.policy, shared.rule, *args)
         return decision
 
     def _noise(self) -> Tensor:
-        """The banks of the next decision, (E or 1, H, K, B, M, S)."""
+        """Noise (E or 1, H, K, B, M, S) of the next decision."""
         config = self.shared.config
         if config.noise != "time" or self.noise is None:
             return self._draw(config.noise_banks, config.horizon, config.particles)
@@ -81,14 +80,14 @@ class Episodes:
     def _draw(self, banks: int, horizon: int, particles: int) -> Tensor:
         """Standard normal (banks, horizon, K, B, particles, S)."""
         shape = (banks, horizon, self.shared.noise_steps, particles, self.obs_dim)
-        # Whatever the user has made torch's default type and device.
+        # Independent of torch's default dtype and device, which the user may have set.
         kind = dict(dtype=torch.float32, device="cpu")
         draws = [torch.randn(shape, generator=generator, **kind) for generator in self.generators]
         noise = torch.stack(draws, 3) if len(draws) > 1 else draws[0].unsqueeze(3)
         return noise.to(self.base.device)
 
     def restart(self, mask: Tensor) -> None:
-        """The policies of the episodes in mask (B,) are the base policy again; their noise goes on."""
+        """Reset the policies of the episodes in mask (B,) to the base policy; their random streams go on."""
         self.adapted = self.shared.rule.init(self.base).where(mask.to(self.base.device), self.adapted)
 
     def keep(self, mask: Tensor) -> None:

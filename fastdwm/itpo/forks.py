@@ -1,6 +1,7 @@
-"""A forked process has none of its parent's threads, but torch waits for those that it has used: for ever.
+"""Refuse to decide in a forked process where torch would wait for ever for its parent's threads.
 
-Nobody can ask torch whether it has used any. What is known is whether an agent has decided here with several.
+A forked process has none of its parent's threads, but torch waits for those that it has used. It does not say whether
+it has used any, so agents record that they have decided with several.
 """
 
 import os
@@ -11,12 +12,12 @@ import torch
 
 @dataclass
 class Threads:
-    """What is known of torch's threads in this process."""
+    """Whether agents have used several of torch's threads."""
 
     used: bool = False
-    """an agent has decided here with several"""
+    """in this process"""
     lost: bool = False
-    """one had in the process that this one was forked from"""
+    """in the process that this one was forked from"""
 
     def note_fork(self) -> None:
         self.lost = self.lost or self.used

@@ -1,4 +1,4 @@
-"""The imagined return by the fused operators: the same objective as `rollout.py`, with its gradient derived by hand."""
+"""The imagined return by the fused operators: the objective of `rollout.py` with a hand-derived gradient."""
 
 from functools import partial
 
@@ -27,25 +27,25 @@ from fastdwm_kernels.rollout.op import ops_of
 from fastdwm_kernels.sampler import pack_sampler
 
 SAMPLER = ("sampler", "sampler_noise", "obs_mean", "obs_std", "delta_mean", "delta_std")
-"""what a `SamplerDynamics` has and not every `Dynamics`"""
+"""attributes of a `SamplerDynamics` that other `Dynamics` may lack"""
 
 
 def obstacles(policy: Policy, world: World, score: Score | None) -> list[str]:
-    """What keeps these parts from the fused operators, in words; empty if they run."""
-    found = [] if policy.fused else ["the policy is no ReLU MLP with a tanh at its end"]
+    """List why the fused operators cannot run these parts; empty if they can."""
+    reasons = [] if policy.fused else ["the policy is no ReLU MLP with a tanh at its end"]
     if missing := [name for name in SAMPLER if not hasattr(world.dynamics, name)]:
-        found.append(f"the dynamics has no {', '.join(missing)}")
+        reasons.append(f"the dynamics has no {', '.join(missing)}")
     elif score is None and not _packable(world.reward, world.dynamics):
-        found.append("the reward is no RewardModel with the dynamics' obs_mean and obs_std")
+        reasons.append("the reward is no RewardModel with the dynamics' obs_mean and obs_std")
     if score is None and not isinstance(world.critic, Critics):
-        found.append("the critic is no Critics")
-    return found
+        reasons.append("the critic is no Critics")
+    return reasons
 
 
 def _packable(reward: object, dynamics: SamplerDynamics) -> bool:
-    """Whether one normalisation serves both."""
+    """Whether the reward is a RewardModel that normalises observations as the dynamics does."""
     pairs = [(getattr(reward, name, None), getattr(dynamics, name)) for name in ("obs_mean", "obs_std")]
-    return isinstance(reward, RewardModel) and all(torch.equal(own, theirs) for own, theirs in pairs)
+    return isinstance(reward, RewardModel) and all(torch.equal(a, b) for a, b in pairs)
 
 
 class FusedObjective:
@@ -60,14 +60,14 @@ class FusedObjective:
         *,
         precision: str = "auto",
     ):
-        """score: as in `imagined_return`; autograd differentiates it, and nothing else.
-        precision: operands of every product, "fp16" or "ieee", with float32 sums and states; "auto": fp16 on a GPU,
-        ieee elsewhere.
-        Raises InputError where there are `obstacles`, weights exceed the range of fp16, or the CPU kernels are not
+        """score: as in `imagined_return`; it alone is differentiated by autograd.
+        precision: of the operands of every product, "fp16" or "ieee"; sums and states are float32. "auto" is fp16 on a
+        GPU and ieee on a CPU.
+        Raises InputError if there are `obstacles`, a weight exceeds the range of fp16, or the CPU kernels are not
         installed."""
         require_plain(config, score)
-        if found := obstacles(policy, world, score):
-            raise InputError(f"backend: fused is not possible: {'; '.join(found)}")
+        if reasons := obstacles(policy, world, score):
+            raise InputError(f"backend: fused is not possible: {'; '.join(reasons)}")
         if precision == "auto":
             precision = "fp16" if world.dynamics.obs_mean.is_cuda else "ieee"
         self.sampler_noise = world.dynamics.sampler_noise

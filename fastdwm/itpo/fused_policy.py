@@ -1,4 +1,4 @@
-"""The policy by its own kernel, where decisions act: one launch on a GPU, one compiled call on a CPU."""
+"""The policy computed by its own kernel when it acts: one launch on a GPU, one compiled call on a CPU."""
 
 from dataclasses import dataclass, fields
 
@@ -10,17 +10,17 @@ from fastdwm_kernels.policy import policy
 
 @dataclass(frozen=True)
 class FusedPolicy(Policy):
-    """The project's MLP, which acts by its kernel."""
+    """The project's MLP, whose `act` runs its kernel."""
 
     def act(self, flat: Tensor, obs: Tensor) -> Tensor:
-        # One policy for all episodes is read once, not for each of them.
+        # One policy that all episodes share is read once, not once per episode.
         if flat.stride(0) == 0:
             return policy(self.layout, flat[:1], obs.unsqueeze(0))[0]
         return policy(self.layout, flat, obs.unsqueeze(1)).squeeze(1)
 
     @classmethod
     def of(cls, plain: Policy) -> Policy:
-        """The same policy, by its kernel if that computes policies of its kind."""
+        """The policy as a FusedPolicy if its kernel supports it, else unchanged."""
         if not plain.fused:
             return plain
         return cls(**{field.name: getattr(plain, field.name) for field in fields(plain)})

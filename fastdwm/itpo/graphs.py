@@ -1,8 +1,8 @@
 """The decision of `episodes.py` captured as one CUDA graph: noise, all inner steps, the update and the action.
 
-Holds no mathematics: it replays what `itpo.propose` defines on buffers that never move, and `kernels.commit` ends it.
-Host cost per decision: one copy in, one replay, one copy out. A graph has a fixed number of inner steps: with a
-deadline there is one for each number, in one pool of memory.
+The graph replays `decision.propose` on buffers at fixed addresses, and `kernels.commit` commits the result. Host cost
+per decision: one copy in, one replay, one copy out. A graph has a fixed number of inner steps: with a deadline there is
+one graph for each number, and all share one memory pool.
 """
 
 from math import prod
@@ -19,19 +19,19 @@ from fastdwm_kernels.commit import NUMBERS, Candidate, commit
 from fastdwm_kernels.noise import normal
 
 EAGER_DECISIONS = 3
-"""eager runs before the capture: kernels are compiled and libraries initialised in them"""
+"""eager runs before the capture, which compile kernels and initialise libraries"""
 
 
 class CudaGraphEpisodes:
     """B episodes with the interface of `Episodes`.
 
-    The batch keeps its B slots when episodes leave; theirs are computed and ignored. The noise of slot i is a function
-    of seed + i and of the number of the decision, which is counted on the device: it depends neither on who else is
-    left nor on how many slots there are, but differs from that of `Episodes`.
+    The batch keeps its B slots when episodes leave, and ignores the results of empty slots. The noise of slot i depends
+    only on seed + i and on the number of the decision, which is counted on the device; it differs from that of
+    `Episodes`.
     """
 
     def __init__(self, shared: AgentContext, n_episodes: int, obs_dim: int):
-        """Captures the graphs on a CUDA device; elsewhere every decision runs the same body eagerly (for tests)."""
+        """Capture the graphs on a CUDA device; elsewhere every decision runs the same body eagerly (for tests)."""
         self.shared, device = shared, shared.policy.base.device
         self._policy = FusedPolicy.of(shared.policy)
         self._base = shared.policy.base.repeat(n_episodes, 1)
@@ -54,18 +54,18 @@ class CudaGraphEpisodes:
             self.renew()
 
     def _both(self, *shape: int) -> tuple[Tensor, Tensor]:
-        """Zeros on the device and on the host, from where they travel without waiting."""
-        # Whatever the user has made torch's default type and device.
+        """Zeros on the device, and on the host in pinned memory, which is copied asynchronously."""
+        # Independent of torch's default dtype and device, which the user may have set.
         here = torch.zeros(shape, dtype=torch.float32, device="cpu")
         return self._base.new_zeros(shape), here.pin_memory() if self._base.is_cuda else here
 
     @property
     def slots(self) -> int:
-        """Episodes at the start."""
+        """Number of slots (B)."""
         return len(self._base)
 
     def renew(self) -> None:
-        """Start all episodes anew, noise included: as just constructed, without another capture."""
+        """Start all episodes and their noise anew without another capture."""
         self._slots = torch.arange(self.slots, device="cpu")
         self._overwrite(self.shared.rule.init(self._base))
         self._time.zero_()
@@ -78,34 +78,34 @@ class CudaGraphEpisodes:
                 self._run(n_steps)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # Without a stream of its own, the capture is on a stream of the device that was the first to capture.
+        # By default torch captures on a stream of whichever device captured first.
         with torch.cuda.graph(graph, self._pool, stream):
             self._run(n_steps)
         self._graphs[n_steps] = graph
 
     def _run(self, n_steps: int) -> None:
-        """One decision of all slots on the static buffers: what a graph holds."""
+        """Run one decision of all slots on the static buffers; a graph captures this."""
         shared, config = self.shared, self.shared.config
         state, noise = shared.begin(self._state, self._base), self._draw(config)
-        given = state, self._base, shared.objective, self._obs, noise, config, range(n_steps)
-        self._commit(propose(self._policy, shared.rule, *given))
+        args = state, self._base, shared.objective, self._obs, noise, config, range(n_steps)
+        self._commit(propose(self._policy, shared.rule, *args))
         self._noise[n_steps] = noise
 
     def _commit(self, proposal: Proposal) -> None:
-        """The end of a decision, in the buffers."""
+        """Commit or roll back a decision in the buffers, and pack its results for one copy to the host."""
         names = ("action", "base_action", "objective", "grad_norm", "finite", "deviation")
         parts = {name: getattr(proposal, name) for name in names}
         candidate = Candidate(proposal.start.params, proposal.state.params, **parts)
         commit(candidate, self._state.params, self._time, self._report)
         if self._state.memory:
             kept = self._report[:, NUMBERS.index("discarded") - len(NUMBERS)] == 0
-            # Not by `PolicyState.where`, which would copy the parameters too.
+            # `PolicyState.where` would copy the parameters too.
             triples = zip(self._state.memory, proposal.state.memory, proposal.start.memory, strict=True)
             for buffer, after, before in triples:
                 torch.where(kept.view(-1, *[1] * (after.dim() - 1)), after, before, out=buffer)
 
     def _replay(self, n_steps: int) -> None:
-        """One decision on the host's observations, and its report on the host."""
+        """Run one decision on the observations in the host buffer, and copy its report to the host."""
         self._n_steps = n_steps
         self._obs.copy_(self._obs_here, non_blocking=True)
         if n_steps in self._graphs:
@@ -121,7 +121,7 @@ class CudaGraphEpisodes:
         steps, obs_dim = self.shared.noise_steps, self._obs.shape[1]
         shape = config.noise_banks, config.horizon, steps
         n_rows = prod(shape)
-        # By absolute time t + j, imagined step j has the noise that step j + 1 had a decision ago.
+        # With noise by absolute time t + j, step j reuses the noise of step j + 1 of the previous decision.
         period = max(steps if config.noise == "time" else n_rows, 1)
         noise = normal(self._seeds, self._time, n_rows, config.particles * obs_dim, period)
         return noise.view(*shape, len(self._base), config.particles, obs_dim)
@@ -156,10 +156,7 @@ class CudaGraphEpisodes:
         return self._noise[self._n_steps][:, :, :, self._rows]
 
     def decide(self, obs: Tensor) -> Decision:
-        """Adapt and act in obs (B, S), which costs no more than one copy if it is on the host.
-
-        The result is on the host, and the caller's to keep.
-        """
+        """Adapt and act in obs (B, S), best on the host; the results are on the host, in tensors of their own."""
         self._obs_here[self._slots] = obs.cpu()
         deadline, most = self.shared.deadline, self.shared.config.inner_steps
         if deadline is None:
@@ -169,7 +166,7 @@ class CudaGraphEpisodes:
         return Decision.of_report(self._report_here[self._slots], self._n_steps)
 
     def restart(self, mask: Tensor) -> None:
-        """The policies of the episodes in mask (B,) are the base policy again; the noise goes on."""
+        """Reset the policies of the episodes in mask (B,) to the base policy; their random streams go on."""
         slots = self._slots[mask.cpu()].to(self._base.device)
         start = self.shared.rule.init(self._base)
         for buffer, value in zip(self._state.tensors, start.tensors, strict=True):

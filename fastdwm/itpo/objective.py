@@ -1,4 +1,4 @@
-"""The objective to maximise: the imagined return of B policies at once, and its gradient.
+"""The objective to maximise: the imagined return of B policies at once, with its gradient.
 
 Every episode owns a copy of the policy; a sum over episodes has each copy's own gradient, so one backward pass serves
 them all.
@@ -30,7 +30,7 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class ReferenceObjective:
-    """`imagined_return`, differentiated by autograd: the truth that faster objectives are checked against."""
+    """`imagined_return` differentiated by autograd: the reference for faster objectives."""
 
     policy: Policy
     world: World

@@ -28,12 +28,12 @@ def imagined_return(
     """J of B policies, each in its own real state: mean over M imagined rollouts of H steps and a terminal value.
 
     params: B copies of the policy's parameters, (B, ...).   obs: (B, S) raw units.
-    noise: (H, noise_steps, B, M, S) standard normal; its shape alone says how long and how often is imagined.
+    noise: (H, noise_steps, B, M, S) standard normal; its shape alone sets H and M.
     Returns (B,), in units of the reward that the critic was trained on; differentiable in `params`.
         J = 1/M sum_m [ sum_{j<H} g^j C_j r(s_j, pi(s_j)) + g^H C_H Q(s_H, pi(s_H)) ],   s_{j+1} = f(s_j, pi(s_j), z_j)
     with C_0 = 1 and C_{j+1} = C_j survival(s_{j+1}).
-    score: J in your own words, (B,) of the world, all states (H + 1, B, M, S) and the actions in them (H + 1, B, M, A);
-    plain torch, differentiable. Raises InputError for one of another shape, or settings of the default J beside it.
+    score(world, states, actions): your own J (B,), of all states (H + 1, B, M, S) and the actions in them
+    (H + 1, B, M, A), differentiable. Raises InputError for another shape, or beside settings of the default J.
     Source: [ITPO] v1, Eq. 2-3. Deviation: the continuation C_j, which is 1 throughout with termination "none".
     """
     require_plain(config, score)
@@ -42,12 +42,12 @@ def imagined_return(
 
 
 def scored_return(world: World, states: Tensor, actions: Tensor, config: ITPOConfig, score: Score | None) -> Tensor:
-    """J (B,) of states (H + 1, B, M, S) and actions (H + 1, B, M, A), or the score in its place."""
+    """J (B,) of states (H + 1, B, M, S) and actions (H + 1, B, M, A), or the user's score in its place."""
     return default_return(world, states, actions, config) if score is None else scored(score, world, states, actions)
 
 
 def require_plain(config: ITPOConfig, score: Score | None) -> None:
-    """Raise InputError for settings of the default objective beside a score of one's own."""
+    """Raise InputError if a score is given together with settings of the default objective."""
     for name in ("termination", "terminal_value") if score is not None else ():
         value, default = getattr(config, name), getattr(ITPOConfig, name)
         if value != default:
@@ -55,11 +55,11 @@ def require_plain(config: ITPOConfig, score: Score | None) -> None:
 
 
 def scored(score: Score, world: World, states: Tensor, actions: Tensor) -> Tensor:
-    """The score (B,); raises InputError for anything else, or what has lost the way back to the actions."""
+    """The user's score (B,); raises InputError for another shape, or for a score that autograd cannot differentiate."""
     values, expected = score(world, states, actions), (states.shape[1],)
     if not isinstance(values, Tensor) or values.shape != expected:
-        came = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise InputError(f"score: expected a tensor of shape {expected}, one value for each episode, got {came}")
+        actual = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise InputError(f"score: expected a tensor of shape {expected}, one value for each episode, got {actual}")
     if actions.requires_grad and torch.is_grad_enabled() and not values.requires_grad:
         raise InputError("score: expected differentiable operations on states or actions, got a constant")
     return values.to(states.dtype)
@@ -68,16 +68,16 @@ def scored(score: Score, world: World, states: Tensor, actions: Tensor) -> Tenso
 def imagine(
     policy: Policy, params: Params, world: World, obs: Tensor, noise: Tensor
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """H + 1 states (B, M, S) and actions (B, M, A) of B policies; the last action is that in the last state."""
+    """Imagine H + 1 states (B, M, S), and the actions (B, M, A) of B policies in them."""
     states = [obs.unsqueeze(1).expand(-1, noise.shape[3], -1)]
     actions = [policy.apply(params, states[0])]
     for z in noise:
-        after = world.dynamics.next_obs(states[-1], actions[-1], z)
-        if after.shape != states[0].shape:
+        next_obs = world.dynamics.next_obs(states[-1], actions[-1], z)
+        if next_obs.shape != states[0].shape:
             expected = f"observations of shape {tuple(states[0].shape)}"
-            raise InputError(f"dynamics: expected {expected} from next_obs, got {tuple(after.shape)}")
-        states.append(after)
-        actions.append(policy.apply(params, after))
+            raise InputError(f"dynamics: expected {expected} from next_obs, got {tuple(next_obs.shape)}")
+        states.append(next_obs)
+        actions.append(policy.apply(params, next_obs))
     return states, actions
 
 
@@ -95,9 +95,9 @@ def default_return(world: World, states: Tensor, actions: Tensor, config: ITPOCo
 
 
 def survival(world: World, obs: Tensor, config: ITPOConfig) -> Tensor:
-    """Probability (...) that the episode goes on in obs (..., S), raw units: one minus d of method `termination`.
+    """Probability (...) that the episode goes on in obs (..., S), raw units, by config.termination.
 
-    mask: 0 or 1, without gradient.   soft: product of sigmoids of the distance to each bound, differentiable.
+    none: 1.   mask: 0 or 1, no gradient.   soft: product of sigmoids of the distances to the bounds, differentiable.
     """
     alive = torch.ones_like(obs[..., 0])
     if config.termination == "none":

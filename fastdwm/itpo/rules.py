@@ -1,7 +1,7 @@
-"""The rules of an update: how the gradient of the imagined return changes the policies, and what they may do with it.
+"""Update rules: turn the gradient of the imagined return into policies, and limit the actions that they execute.
 
-A rule is init (what it remembers of new episodes), step (one policy update) and act (the action to execute). The
-operators behind them exist in plain torch, compiled for a CPU, and as Triton kernels.
+A rule has init (the state of new episodes), step (one policy update) and act (the action to execute). Their operators
+exist in plain torch, compiled for a CPU, and as Triton kernels.
 """
 
 from dataclasses import dataclass, replace
@@ -17,14 +17,14 @@ from fastdwm_kernels.update import adam_step, bound_step, pull_back, sgd_step
 
 @dataclass(frozen=True)
 class PolicyState:
-    """The adapted policies of B episodes: parameters (B, P), and what the rule remembers, each (B, ...)."""
+    """The adapted policies of B episodes: parameters (B, P) and the rule's memory, each tensor (B, ...)."""
 
     params: Tensor
     memory: tuple[Tensor, ...] = ()
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """All of them."""
+        """Parameters and memory."""
         return self.params, *self.memory
 
     def where(self, mask: Tensor, other: "PolicyState") -> "PolicyState":
@@ -40,7 +40,7 @@ class PolicyState:
 
 
 class Rule(Protocol):
-    """What turns gradients into policies and actions."""
+    """The interface of an update rule."""
 
     def init(self, params: Tensor) -> PolicyState:
         """The state of episodes that begin with these parameters (B, P)."""
@@ -51,7 +51,7 @@ class Rule(Protocol):
     def act(
         self, state: PolicyState, base: Tensor, action: Tensor, base_action: Tensor
     ) -> tuple[PolicyState, Tensor, Tensor]:
-        """The state to go on with, the action (B, A) to execute, and how far (B,) `action` was from the base policy's.
+        """The state to keep, the action (B, A) to execute, and the deviation (B,) of `action` from the base policy's.
 
         base: the base policy's parameters (B, P).   action, base_action: (B, A) of the adapted and the base policy.
         """
@@ -59,13 +59,13 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class Bound:
-    """The default: steps of a given size in actions, and actions that stay near the base policy's.
+    """The default rule: steps of a given size in actions, and actions that stay near the base policy's.
 
-    The step size is that at which, to first order, the return gains what all imagined actions would gain by moving
-    `action_step` along its slope: no scale of returns or networks enters (`kernels.update.bound_step`). Where the
-    action would be further than `max_deviation` from the base policy's, the change of the action and of the policy are
-    shortened to that: so far the data went and stayed, and show what comes of it (`measure.deviation`).
-    It remembers how far the actions follow the parameters, a mean over the episode.
+    The step size makes the return gain, to first order, as much as if all imagined actions moved by `action_step` along
+    its gradient, so it does not depend on the scale of returns or networks (`kernels.update.bound_step`). If the action
+    deviates from the base policy's by more than `max_deviation`, the changes of the action and of the policy are scaled
+    down to that. The data contain such deviations and their consequences (`measure.deviation`).
+    The memory is the mean over the episode of how far the actions follow the parameters, and the number of steps.
     """
 
     action_step: float
@@ -75,8 +75,8 @@ class Bound:
         return PolicyState(params, (params.new_zeros(len(params), 2),))
 
     def step(self, state: PolicyState, gradient: Gradient) -> tuple[PolicyState, Tensor]:
-        given = state.params, gradient.grads, gradient.partial_sq_norms, gradient.action_grads, *state.memory
-        params, norm, memory = bound_step(*given, self.action_step)
+        args = state.params, gradient.grads, gradient.partial_sq_norms, gradient.action_grads, *state.memory
+        params, norm, memory = bound_step(*args, self.action_step)
         return PolicyState(params, (memory,)), norm
 
     def act(
@@ -107,7 +107,7 @@ class SGD:
 
 @dataclass(frozen=True)
 class Adam(SGD):
-    """Adam in the place of plain ascent; every episode counts its own steps."""
+    """Gradient ascent by Adam; every episode counts its own steps."""
 
     def init(self, params: Tensor) -> PolicyState:
         moments = torch.zeros_like(params), torch.zeros_like(params)
@@ -119,7 +119,7 @@ class Adam(SGD):
 
 
 def make_rule(config: ITPOConfig) -> Rule:
-    """The rule that the settings name.   config.max_deviation: a number where the rule is the bound."""
+    """The rule that the settings name; `bound` needs a number in config.max_deviation."""
     if config.optimiser == "bound":
         return Bound(config.action_step, config.max_deviation)
     return {"sgd": SGD, "adam": Adam}[config.optimiser](config.inner_lr)

@@ -1,4 +1,4 @@
-"""Settings of the models: their sizes, and how they are fitted.
+"""Settings of the models: their sizes and their training.
 
 The line under a field is its help text on the command line; nothing here imports torch.
 """
@@ -15,7 +15,7 @@ class ReBRACConfig(Checked):
     """Offline training of the policy and its twin critics; defaults as in the paper's runs."""
 
     updates: Annotated[int, POSITIVE, at_most(1e9)] = 1_000_000
-    """critic updates; the policy and the targets move on every `policy_period`-th"""
+    """critic updates; the policy and the target networks are updated on every `policy_period`-th"""
     batch_size: Annotated[int | None, POSITIVE, at_most(1e9)] = None
     """transitions per update; none: the task's"""
     actor_bc_coef: Annotated[float | None, NOT_NEGATIVE, at_most(1e6)] = None
@@ -25,50 +25,50 @@ class ReBRACConfig(Checked):
     discount: Annotated[float | None, within("(0, 1)")] = None
     """gamma, also that of the imagined return; none: the task's"""
     actor_lr: Annotated[float | None, POSITIVE, at_most(1e3)] = None
-    """Adam step size of the policy; none: the task's"""
+    """Adam learning rate of the policy; none: the task's"""
     critic_lr: Annotated[float | None, POSITIVE, at_most(1e3)] = None
-    """Adam step size of the critics; none: the task's"""
+    """Adam learning rate of the critics; none: the task's"""
     lr_decay: bool = False
-    """decay both step sizes to zero by a cosine; the paper keeps them constant (bench/results/training.md)"""
+    """decay both learning rates to zero along a cosine; the paper keeps them constant (bench/results/training.md)"""
     target_rate: Annotated[float, within("(0, 1]")] = 5e-3
-    """fraction by which the target networks move (tau)"""
+    """rate of the target networks' moving average (tau)"""
     policy_period: Annotated[int, POSITIVE, at_most(1e9)] = 2
     """critic updates per policy update"""
     target_noise: Annotated[float, NOT_NEGATIVE, at_most(1e3)] = 0.2
-    """std of the smoothing noise on the target action"""
+    """standard deviation of the smoothing noise on the target action"""
     target_noise_clip: Annotated[float, NOT_NEGATIVE, at_most(1e3)] = 0.5
-    """bound of the smoothing noise"""
+    """absolute value at which the smoothing noise is clipped"""
     hidden: Annotated[tuple[int, ...], WIDTHS] = (256, 256, 256)
     """hidden widths of policy and critics"""
 
     def for_task(self, task: Task) -> "ReBRACConfig":
-        """These settings with the task's own where none was given."""
+        """Replace the settings that are None by the task's own."""
         names = ("batch_size", "actor_bc_coef", "critic_bc_coef", "discount", "actor_lr", "critic_lr")
         return replace(self, **{name: getattr(task, name) for name in names if getattr(self, name) is None})
 
 
 @dataclass(frozen=True)
 class FitConfig(Checked):
-    """How a network is fitted."""
+    """Settings of a supervised fit."""
 
     updates: Annotated[int, POSITIVE, at_most(1e9)] = 200_000
     """gradient steps"""
     batch_size: Annotated[int, POSITIVE, at_most(1e9)] = 2048
     """transitions per gradient step"""
     lr: Annotated[float, POSITIVE, at_most(1e3)] = 3e-4
-    """Adam step size, decayed to zero by a cosine"""
+    """Adam learning rate, decayed to zero along a cosine"""
     hidden: Annotated[tuple[int, ...], WIDTHS] = (512, 512, 512)
     """hidden widths"""
     grad_clip: Annotated[float, POSITIVE, at_most(1e9)] = 1.0
-    """bound of the global gradient norm"""
+    """norm to which the gradient of all parameters together is clipped"""
 
 
 @dataclass(frozen=True)
 class WorldConfig(FitConfig):
-    """How a world model is fitted: what is kept is a moving average of the weights."""
+    """Settings of the fit of a world model, which keeps a moving average of the weights."""
 
     ema_rate: Annotated[float, within("(0, 1]")] = 0.005
-    """fraction by which the averaged weights follow the trained ones"""
+    """rate of the moving average of the weights"""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class DiffusionConfig(WorldConfig):
     denoise_steps: Annotated[int, POSITIVE, at_most(1e3)] = 10
     """network calls per imagined transition (K)"""
     target: Literal["eps", "x0"] = "eps"
-    """what the network predicts: the noise (as the paper) or the clean target"""
+    """output of the network: the noise (as in the paper) or the clean target"""
     time_features: Annotated[int, multiple_of(2), at_most(1e3)] = 16
     """sinusoidal features of the diffusion step, an even number"""
 
@@ -88,15 +88,16 @@ class MeanFlowConfig(WorldConfig):
     """Conditional one-step MeanFlow model of the next observation."""
 
     target: Literal["x", "u"] = "x"
-    """what the network predicts: the clean target, or the average velocity (as the MeanFlow paper)"""
+    """output of the network: the clean target, or the average velocity (as in the MeanFlow paper)"""
     objective: Literal["imf", "mf"] = "imf"
-    """direction of the derivative in the loss: the predicted velocity (improved MeanFlow) or that of the noise drawn"""
+    """direction of the derivative in the loss: the predicted velocity (improved MeanFlow) or the sampled one"""
     time_law: Literal["uniform", "logit_normal"] = "uniform"
-    """law of the two flow times in training; logit_normal, the MeanFlow paper's, is sigmoid(-0.4 + N(0, 1))"""
+    """distribution of the two flow times in training; logit_normal, the MeanFlow paper's, is sigmoid(-0.4 + N(0, 1))"""
     equal_share: Annotated[float, within("[0, 1]")] = 0.5
-    """share of the batch with two equal times, which is plain flow matching"""
+    """fraction of the batch with two equal times, which is plain flow matching"""
     tilt: Literal["none", "policy", "value"] = "policy"
-    """weights of the transitions: equal, large near the policy's actions, or by the outcome's value against the mean"""
+    """weights of the transitions: equal, large near the policy's actions, or by the value of the next state relative to
+    its mean"""
     policy_tilt: Annotated[float | None, NOT_NEGATIVE, at_most(1e6)] = None
     """strength of the policy tilt (kappa); none: the largest with an effective sample size of half the data"""
     value_tilt: Annotated[float, within("[-1e6, 1e6]")] = -0.5
@@ -109,7 +110,7 @@ class MeanFlowConfig(WorldConfig):
     """scale of the noise that a sample starts from (tau); 0: deterministic"""
 
     def equal_rows(self, batch_size: int) -> int:
-        """Rows of a batch, its first ones, whose two times are equal: a fixed number, so that the split is static."""
+        """Number of rows with equal times, the first of a batch; it is fixed, so that the split is static."""
         return round(self.equal_share * batch_size)
 
 

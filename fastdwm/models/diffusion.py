@@ -1,9 +1,9 @@
 """Conditional diffusion model of the transition: next_obs = obs + delta, delta sampled by K reverse steps.
 
 The model lives in normalised units: it denoises y = (delta - delta_mean) / delta_std given (normalised obs, action).
-Deviation from [ITPO]: the target is the change of the observation, not the next observation, as in MBPO and MOPO,
-since one step changes little. The paper prints the reverse step without 1 / sqrt(1 - abar_k) and with noise on the last
-step; neither samples the data distribution, so the standard DDPM posterior is used (K network calls, k = K..1).
+Deviation from [ITPO]: the target is the change of the observation (as in MBPO and MOPO), not the next observation,
+because one step changes little. The paper prints the reverse step without 1 / sqrt(1 - abar_k) and with noise on the
+last step; neither samples the data distribution, so the standard DDPM posterior is used (K network calls, k = K..1).
 """
 
 import math
@@ -45,9 +45,9 @@ def vp_schedule(steps: int) -> Schedule:
 
 
 def respace(schedule: Schedule, steps: int) -> tuple[Schedule, Tensor]:
-    """The schedule that visits `steps` of the K noise levels, evenly, the last one included; and their indices.
+    """Thin the schedule to `steps` evenly spaced noise levels, with the last of the K; return it and their indices.
 
-    steps: 1 to K.   The network has seen these levels in training, so it serves unchanged.
+    steps: 1 to K.   The network was trained on these levels, so it needs no change.
     Source: improved DDPM, 2102.09672, section 4.
     """
     index = (torch.arange(1, steps + 1, dtype=torch.float64) * schedule.steps / steps).round().long() - 1
@@ -62,7 +62,7 @@ def reverse_coefficients(schedule: Schedule, target: str) -> Tensor:
     """(K, 3) float64 rows (c_y, c_out, sigma): y_{k-1} = c_y y_k + c_out net(y_k, k, c) + sigma z, sigma_1 = 0.
 
     eps:  (y_k - beta_k / sqrt(1 - abar_k) eps) / sqrt(alpha_k);   x0: the posterior mean given x0 and y_k.
-    Both network targets give the same affine step, so models and kernels know only these three numbers.
+    Both network targets give the same affine step, so models and kernels need only these three numbers.
     """
     beta, abar, abar_prev = schedule.beta, schedule.abar, schedule.abar_prev
     alpha = 1 - beta
@@ -94,14 +94,15 @@ def build_diffusion(
 ) -> Sampler:
     """Assemble the model from denoiser parameters and the statistics obs_mean, obs_std, delta_mean, delta_std.
 
-    steps: network calls, at most those trained for (K); none: K.   Raises InputError for others, or a temperature.
+    steps: network calls, 1 to K; none: K.   Raises InputError for another number, or if a temperature is given.
     """
-    most = config.denoise_steps
+    max_steps = config.denoise_steps
     require(temperature is None, f"temperature: expected none for diffusion, got {temperature}")
-    require(steps is None or 1 <= steps <= most, f"world_steps: expected 1 to {most} for diffusion, got {steps}")
-    schedule, index = respace(vp_schedule(most), steps or most)
+    in_range = steps is None or 1 <= steps <= max_steps
+    require(in_range, f"world_steps: expected 1 to {max_steps} for diffusion, got {steps}")
+    schedule, index = respace(vp_schedule(max_steps), steps or max_steps)
     coefficients = reverse_coefficients(schedule, config.target)
-    embedding = time_embedding(most, config.time_features)[index]
+    embedding = time_embedding(max_steps, config.time_features)[index]
     return Sampler.of(params, coefficients, embedding, statistics, dtype, noise_steps=len(coefficients))
 
 
@@ -112,7 +113,7 @@ def denoiser_shapes(obs_dim: int, action_dim: int, config: DiffusionConfig) -> d
 
 @lru_cache
 def abar_of(steps: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The schedule's abar (K,), made once: a captured update cannot copy it from the host."""
+    """abar (K,) of the schedule, cached because a captured update cannot copy it from the host."""
     return vp_schedule(steps).abar.to(device, dtype)
 
 

@@ -5,8 +5,8 @@ its average velocity u(z, r, t) from time t down to r: z_r = z_t - (t - r) u(z_t
 Source: [MF] 2505.13447; the objective of improved MeanFlow, [iMF] 2512.02012, by default.
 Deviations: the network predicts the clean target x, u = (z - x) / t, and sees low-frequency times. Nearly deterministic
 transitions have a constant x but a u of slope 1 / t, and fast sinusoids amplify the derivative that the loss contains.
-The times are drawn uniformly: the papers' logit-normal law hardly visits (r, t) = (0, 1), where one-step sampling asks;
-on hopper-medium it left an RMSE 1.3 times as large after 60k updates (1.5 times after 20k).
+The times are uniform: the papers' logit-normal distribution rarely comes near (r, t) = (0, 1), where one-step sampling
+calls the network; on hopper-medium its RMSE was 1.3 times as large after 60k updates (1.5 times after 20k).
 As in diffusion.py the model lives in normalised units, y = (delta - delta_mean) / delta_std.
 """
 
@@ -28,12 +28,12 @@ Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 """u(z, r, t) (N, S) of z (N, S) and times r, t (N,)"""
 
 T_FLOOR = 0.05
-"""times below it count as this much where u = (z - x) / t would be divided by zero"""
+"""lower bound of the denominator of u = (z - x) / t"""
 
 
 @lru_cache
 def frequencies(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(n,) from 1 to 2 pi."""
+    """(n,) frequencies from 1 to 2 pi."""
     return torch.linspace(0, math.log(2 * math.pi), n, dtype=dtype, device=device).exp()
 
 
@@ -44,8 +44,8 @@ def time_features(r: Tensor, t: Tensor, features: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], -1)
 
 
-def features_slope(features: Tensor) -> Tensor:
-    """Derivative of `time_features` in t, from what they are: the frequency times cos, and times -sin."""
+def features_derivative(features: Tensor) -> Tensor:
+    """Derivative of `time_features` in t, computed from their values: frequency cos, and -frequency sin."""
     sin, cos = features.chunk(2, -1)
     frequency = frequencies(sin.shape[-1] // 2, features.dtype, features.device).repeat(2)
     return torch.cat([frequency * cos, -frequency * sin], -1)
@@ -82,8 +82,8 @@ def build_meanflow(
     Raises InputError for other values.
     """
     require(steps in (None, 1, 2, 4), f"world_steps: expected 1, 2 or 4 for meanflow, got {steps}")
-    asked = {"steps": steps, "temperature": temperature}
-    config = replace(config, **{name: value for name, value in asked.items() if value is not None})
+    overrides = {"steps": steps, "temperature": temperature}
+    config = replace(config, **{name: value for name, value in overrides.items() if value is not None})
     coefficients = sampling_coefficients(config.steps, config.target)
     embedding = time_features(*sampling_times(config.steps), config.time_features)
     return Sampler.of(params, coefficients, embedding, statistics, dtype, temperature=config.temperature)
@@ -127,23 +127,23 @@ def meanflow_loss(
     noise: Tensor,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Mean squared error of V = u + (t - r) sg(du/dt) against e - y, in units of what the network predicts.
+    """Mean squared error of V = u + (t - r) sg(du/dt) against e - y, in units of the network's output.
 
-    batch: obs, next_obs (N, S), action (N, A), raw units.   r, t: (N,), as `draw_times` gives them.
+    sg is the stop-gradient.   batch: obs, next_obs (N, S), action (N, A), raw units.   r, t: (N,), as `draw_times`.
     noise: (N, S) standard normal.   weights: (N,) with mean 1 over the data, see tilt.py; none: all one.
     """
     (condition, clean), action = model.normalise(batch), batch["action"]
     z, velocity = clean + t.unsqueeze(-1) * (noise - clean), noise - clean
-    # With r = t the derivative has the factor zero: the first rows, plain flow matching, do without it.
+    # The derivative is only computed for the last rows: in the first r = t, so that its factor is zero.
     n = config.equal_rows(len(t))
     last_obs, last_action, last_t, direction = condition[n:], action[n:], t[n:], velocity[n:]
     if config.objective == "imf":
         with torch.no_grad():
             direction = average_velocity(model, config, last_obs, last_action)(z[n:], last_t, last_t)
     features = time_features(r, t, config.time_features)
-    unmoved = torch.zeros_like(last_obs), torch.zeros_like(last_action)
+    zeros = torch.zeros_like(last_obs), torch.zeros_like(last_action)
     inputs = torch.cat([z, condition, action, features], -1)
-    along = torch.cat([direction, *unmoved, features_slope(features[n:])], -1)
+    along = torch.cat([direction, *zeros, features_derivative(features[n:])], -1)
     target, shares = network_target(config, z, r, t, velocity, direction)
     return mean_squared_error(model.params, inputs, target, F.silu, weights, (along, shares))[0]
 
@@ -151,12 +151,12 @@ def meanflow_loss(
 def network_target(
     config: MeanFlowConfig, z: Tensor, r: Tensor, t: Tensor, velocity: Tensor, direction: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The network's target (N, S) and its `shares` (2, n), see `mean_squared_error`, from V = v solved for the output.
+    """Solve V = v for the network's output: the target (N, S) and the `shares` (2, n) of `mean_squared_error`.
 
     direction: (n, S) of the derivative, in the last n rows. With f the output, f' its derivative and c the floored t,
     u:  V - v = f + (t - r) f' - v.
-    x:  c (v - V) = f - (z - c v) - (t - r) (direction - f' - (z - f) / c), without the last term below the floor, where
-    t does not divide.
+    x:  c (v - V) = f - (z - c v) - (t - r) (direction - f' - (z - f) / c), without the last term where t is below the
+    floor, for c is constant there.
     """
     n = len(z) - len(direction)
     gap, column = (t - r)[n:], t.clamp(min=T_FLOOR)

@@ -1,6 +1,6 @@
 """Plain regression of the transition: the baseline that a generative model of the same size must beat.
 
-A plain MLP predicts the normalised change of the observation from (normalised obs, action), one call as MeanFlow.
+An MLP predicts the normalised change of the observation from (normalised obs, action), in one call like MeanFlow.
 """
 
 import torch
@@ -23,9 +23,8 @@ def build_mlp(
 ) -> Sampler:
     """Assemble the model from parameters and the statistics obs_mean, obs_std, delta_mean, delta_std.
 
-    Imagination draws the same noise as for MeanFlow, so that both run on the same seeds; the first layer multiplies it
-    by zero.
-    Raises InputError for other network calls (`steps`) than 1, and for a temperature.
+    Imagination draws the same noise as for MeanFlow, which keeps their random streams equal; the first layer
+    multiplies it by zero.   Raises InputError for `steps` (network calls) other than 1, or if a temperature is given.
     """
     require(steps in (None, 1), f"world_steps: expected 1 for mlp, got {steps}")
     require(temperature is None, f"temperature: expected none for mlp, got {temperature}")
@@ -43,7 +42,7 @@ def mlp_world_shapes(obs_dim: int, action_dim: int, config: MLPConfig) -> dict[s
 def mlp_loss(model: Sampler, params: Params, batch: dict[str, Tensor], weights: Tensor | None = None) -> Tensor:
     """Mean squared error of the normalised change.
 
-    model: its statistics.   params: of the network, as they are trained.   batch: obs, next_obs (N, S), action (N, A),
+    model: gives the statistics.   params: the network being trained.   batch: obs, next_obs (N, S), action (N, A),
     raw units.   weights: (N,), see tilt.py; none: all one.
     """
     condition, change = model.normalise(batch)
@@ -52,7 +51,7 @@ def mlp_loss(model: Sampler, params: Params, batch: dict[str, Tensor], weights: 
 
 
 def mlp_objective(config: MLPConfig, statistics: dict[str, Tensor]) -> Loss:
-    """`mlp_loss` of parameters and a batch, weighted if the batch has weights; draws nothing."""
+    """`mlp_loss`, weighted if the batch has weights; uses no randomness."""
 
     def loss(params: Params, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         return mlp_loss(model, params, batch, batch.get("weight"))

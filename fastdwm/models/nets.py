@@ -1,8 +1,7 @@
 """Multi-layer perceptrons as plain functions of a parameter dictionary.
 
-Every network of the project is an MLP, and three of them exist in several copies at once: Q critics,
-B per-episode policies, and the single frozen models. One definition serves all: a parameter may carry a
-leading axis, and then so does the input.
+Every network of the project is an MLP, and some exist in several copies at once: Q critics, B policies of episodes.
+One definition serves all: parameters may have a leading axis, and then so does the input.
 
 Parameters of a network with L linear layers: `w0 (..., d_in, d_out)`, `b0 (..., d_out)`, ..., `w{L-1}`, `b{L-1}`,
 and with layer norm also `scale{i}`, `shift{i}` (..., d_out) of every hidden layer. The layout (d_in, d_out) is the
@@ -20,7 +19,7 @@ from fastdwm_kernels import training
 
 Params = dict[str, Tensor]
 Loss = Callable[[Params, dict[str, Tensor], torch.Generator], Tensor]
-"""scalar loss of parameters and a batch, float32 columns (N,) or (N, d) by name, with what randomness it draws"""
+"""loss(params, batch, generator): a scalar; the batch has float32 columns (N,) or (N, d) by name"""
 
 
 def n_layers(params: Params) -> int:
@@ -47,10 +46,10 @@ def init_mlp(
     hidden_bias: float | None = None,
     out_bound: float | None = None,
 ) -> Params:
-    """Fresh float32 parameters of the given shapes.
+    """Draw float32 parameters of the given shapes.
 
-    Weights and biases are U(+-1/sqrt(fan_in)), unless `hidden_bias` (a constant) or `out_bound` (the uniform bound of
-    the last weight and bias) say otherwise; layer norms start as the identity.
+    Weights and biases are U(+-1/sqrt(fan_in)). `hidden_bias` replaces the hidden biases by a constant, `out_bound` is
+    another uniform bound of the last weight and bias; layer norms start as the identity.
     """
     last = str(n_layers(shapes) - 1)
     params = {}
@@ -104,8 +103,8 @@ def mean_squared_error(
     """Mean of (y - target)^2 weights for y = mlp(params, x), summed over copies; and y, for the log.
 
     target: (N, d_out), or (Q, N, d_out), one for each copy.   weights: (N,), none: all one.
-    along: dx (n, d_in) and shares (2, n), of one SiLU network; then the target of the last n rows has in addition
-    shares[0] times the derivative of y along dx and shares[1] times y itself, both as constants for autograd.
+    along: (dx (n, d_in), shares (2, n)), for a single SiLU network: shares[0] times the derivative of y along dx plus
+    shares[1] times y is added to the target of the last n rows, both as constants for autograd.
     """
     if isinstance(params, training.PackedParams):
         return training.mean_squared_error(params, x, target, activation.__name__, weights, along)
@@ -114,8 +113,8 @@ def mean_squared_error(
     else:
         (dx, shares), n = along, len(x) - len(along[0])
         y, rate = mlp_and_tangent(params, x, dx)
-        moved = shares[0].unsqueeze(-1) * rate + shares[1].unsqueeze(-1) * y[n:].detach()
-        target = torch.cat([target[:n], target[n:] + moved])
+        change = shares[0].unsqueeze(-1) * rate + shares[1].unsqueeze(-1) * y[n:].detach()
+        target = torch.cat([target[:n], target[n:] + change])
     rows = (y - target).square().mean(-1)
     return (rows if weights is None else rows * weights).mean(-1).sum(), y.detach()
 
@@ -136,7 +135,7 @@ def mlp_and_tangent(params: Params, x: Tensor, dx: Tensor) -> tuple[Tensor, Tens
 
 
 def trained(params: Params) -> Params:
-    """The parameters, ready to get gradients: where the compiled passes serve, a copy in one buffer."""
+    """Make the parameters require gradients; if the compiled training passes apply, copy them to one buffer."""
     params = training.pack_params(params) or params
     for value in leaves(params):
         value.requires_grad_(True)
@@ -144,12 +143,12 @@ def trained(params: Params) -> Params:
 
 
 def leaves(params: Params) -> list[Tensor]:
-    """The tensors that gradients and optimisers know: the parameters, or the buffer that they lie in."""
+    """The tensors that autograd and the optimisers handle: the parameters, or the one buffer that holds them."""
     return [params.flat] if isinstance(params, training.PackedParams) else list(params.values())
 
 
 def copy_params(params: Params) -> Params:
-    """A copy without gradients, in one buffer if the parameters are."""
+    """Copy the parameters without gradients, into one buffer if they lie in one."""
     if isinstance(params, training.PackedParams):
         return params.clone()
     return map_params(lambda value: value.detach().clone(), params)
@@ -167,13 +166,13 @@ def move_towards(target: Params, source: Params, rate: float) -> None:
 
 
 def minimise(optimiser: torch.optim.Adam, params: Params, loss: Tensor, max_norm: float | None = None) -> Tensor | None:
-    """One step of the optimiser, along a gradient that is cut to `max_norm`; returns its norm before, if so."""
+    """Take one optimiser step, the gradient clipped to `max_norm`; return its norm before that, None if unclipped."""
     values, norm = leaves(params), None
     for value, grad in zip(values, torch.autograd.grad(loss, values), strict=True):
         value.grad = grad
     if isinstance(params, training.PackedParams):
         norm = training.adam_step(optimiser, params, max_norm)
-        # The next gradient finds its memory in the cache.
+        # Freed now, this memory serves the next gradient while it is still in the cache.
         params.flat.grad = None
         return None if norm is None else torch.tensor(norm)
     if max_norm is not None:
@@ -183,12 +182,12 @@ def minimise(optimiser: torch.optim.Adam, params: Params, loss: Tensor, max_norm
 
 
 def cosine(n_updates: int, total: int) -> float:
-    """Factor on a step size that decays from 1 to 0 along half a cosine."""
+    """Factor on a learning rate that decays from 1 to 0 along half a cosine."""
     return 0.5 * (1 + math.cos(math.pi * n_updates / total))
 
 
 def adam(params: Params, lr: float) -> torch.optim.Adam:
-    """Adam on all parameters; on a GPU its update can be captured as a graph, and its step size is on the device."""
+    """Adam on all parameters; on a GPU its update can be captured as a graph and its learning rate is there."""
     values = leaves(params)
     if values[0].is_cuda:
         return torch.optim.Adam(values, torch.tensor(lr, device=values[0].device), fused=True, capturable=True)
@@ -196,7 +195,7 @@ def adam(params: Params, lr: float) -> torch.optim.Adam:
 
 
 def moments(optimiser: torch.optim.Adam, params: Params) -> dict[str, dict[str, Tensor]]:
-    """The optimiser's state of each parameter, whether they lie in one buffer or not."""
+    """The optimiser's state by parameter, also if they lie in one buffer."""
     if not isinstance(params, training.PackedParams):
         return {name: optimiser.state[value] for name, value in params.items()}
     named = {
@@ -207,7 +206,7 @@ def moments(optimiser: torch.optim.Adam, params: Params) -> dict[str, dict[str, 
 
 
 def set_moments(optimiser: torch.optim.Adam, params: Params, state: dict[str, dict[str, Tensor]]) -> None:
-    """Bring the optimiser into a state that `moments` gave."""
+    """Restore the state that `moments` returned."""
     if isinstance(params, training.PackedParams):
         flat = {key: value.clone() for key, value in next(iter(state.values())).items() if not value.dim()}
         for key in ("exp_avg", "exp_avg_sq"):
@@ -216,7 +215,7 @@ def set_moments(optimiser: torch.optim.Adam, params: Params, state: dict[str, di
                 view.copy_(state[name][key])
         optimiser.state[params.flat] = flat
         return
-    # The update count is read on the host, unless a captured graph reads it.
+    # The update count stays on the host unless a captured graph reads it.
     on_device = optimiser.defaults["capturable"]
     for name, value in params.items():
         optimiser.state[value] = {
@@ -225,7 +224,7 @@ def set_moments(optimiser: torch.optim.Adam, params: Params, state: dict[str, di
 
 
 def set_lr(optimiser: torch.optim.Adam, lr: float) -> None:
-    """Change the step size, in place where a captured graph reads it."""
+    """Set the learning rate, in place where a captured graph reads it."""
     group = optimiser.param_groups[0]
     if isinstance(group["lr"], Tensor):
         group["lr"].fill_(lr)

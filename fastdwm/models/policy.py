@@ -1,4 +1,4 @@
-"""The policy that is adapted: what it computes, and where its parameters lie; the project's MLP or anyone's module."""
+"""The policy to adapt, the project's MLP or any torch module: its function and the layout of its parameters."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ Apply = Callable[[Params, Tensor], Tensor]
 
 
 def mlp_policy(params: Params, obs: Tensor) -> Tensor:
-    """Action in [-1, 1] of the ReLU MLP with a tanh at its end.
+    """Action in [-1, 1] of a ReLU MLP with a tanh at its end.
 
     obs: (..., N, S) raw observations, or (B, N, S) for B policies with parameters (B, ...).   Returns (..., N, A).
     """
@@ -24,7 +24,7 @@ def mlp_policy(params: Params, obs: Tensor) -> Tensor:
 
 
 def unchanged(params: Params) -> Params:
-    """Parameters under their own names."""
+    """The parameters themselves, for a policy that came from no module."""
     return params
 
 
@@ -34,8 +34,8 @@ class Policy:
 
     apply(params, obs): actions (B, N, A) in [-1, 1] of B copies, parameters (B, ...), in observations (B, N, S), raw
     units; differentiable in both, and no copy's actions depend on another's.
-    layout: names and shapes of one copy's parameters.   base: the unadapted parameters (1, P), packed by it.
-    export: the parameters (...) of one copy, under the names and in the shapes of the module that it came from.
+    layout: names and shapes of one copy's parameters.   base: the unadapted parameters (1, P) in this layout.
+    export(params): the parameters (...) of one copy, with the names and shapes of the module that they came from.
     """
 
     apply: Apply
@@ -45,9 +45,9 @@ class Policy:
 
     @classmethod
     def mlp(cls, params: Params) -> "Policy":
-        """The project's MLP from w0 (S, D), b0 (D,), w1, ...: ReLU, at the end tanh. Runs fused.
+        """The project's MLP from w0 (S, D), b0 (D,), w1, ...: ReLU, and tanh at the end. Runs fused.
 
-        Raises ValueError on shapes that do not follow from each other.
+        Raises ValueError if the shapes of consecutive layers do not match.
         """
         single = map_params(lambda value: _own(value).unsqueeze(0), params)
         layout = MLPLayout.of(single)
@@ -55,14 +55,14 @@ class Policy:
 
     @classmethod
     def of(cls, module: nn.Module) -> "Policy":
-        """Any module of one policy that maps observations (N, S) to actions (N, A) in [-1, 1], row by row.
+        """The policy of any module that maps observations (N, S) to actions (N, A) in [-1, 1], row by row.
 
-        Its parameters are copied to float32 and adapted, all of them; its buffers are copied and stay as they are; the
-        module itself is never changed. nn.Sequential of Linear, ReLU, .., Linear, Tanh becomes `Policy.mlp`, which runs
-        fused. Everything else is called by torch.func.functional_call under torch.vmap, which refuses what changes
-        tensors in place or branches on their values.
-        Raises InputError for a module without parameters, or with buffers that its training mode would change, and for
-        a TorchScript module, whose copies cannot have parameters of their own.
+        All its parameters are copied to float32 and adapted; its buffers are copied and stay constant; the module
+        itself never changes. nn.Sequential of Linear, ReLU, .., Linear, Tanh becomes `Policy.mlp`, which runs fused.
+        Any other module runs by torch.func.functional_call under torch.vmap, which refuses modules that change tensors
+        in place or branch on their values.
+        Raises InputError for a module without parameters, for one in training mode with buffers, and for a TorchScript
+        module, whose copies cannot have parameters of their own.
         """
         layers = _linear_layers(module)
         if layers:
@@ -71,11 +71,11 @@ class Policy:
 
     @property
     def fused(self) -> bool:
-        """Whether the fused operators compute it: the project's MLP, with a hidden layer."""
+        """Whether the fused operators support it: the project's MLP with at least one hidden layer."""
         return self.apply is mlp_policy and len(self.layout.sizes) > 2
 
     def to(self, device: torch.device | str) -> "Policy":
-        """The same with float32 parameters of its own on a device."""
+        """A copy of the policy in float32 on a device."""
         return replace(self, base=_own(self.base).to(device, torch.float32))
 
     def act(self, flat: Tensor, obs: Tensor) -> Tensor:
@@ -83,24 +83,24 @@ class Policy:
         return self.apply(self.layout.views(flat), obs.unsqueeze(1)).squeeze(1)
 
     def parameters(self, flat: Tensor) -> Params:
-        """A copy of the parameters of one policy, flat (P,), on the CPU, named as in the module that it came from."""
+        """Copy the parameters flat (P,) of one policy to the CPU, named as in the module that they came from."""
         views = self.layout.views(flat.detach().unsqueeze(0))
         return self.export({name: value[0].cpu().clone() for name, value in views.items()})
 
 
 def _own(value: Tensor) -> Tensor:
-    """A copy without history, that autograd takes whatever mode its origin was made in."""
+    """A detached copy that autograd accepts, even of a tensor made in inference mode."""
     with torch.inference_mode(False):
         return value.detach().clone()
 
 
-def _single(value: Tensor) -> Tensor:
-    """Such a copy, of floating point numbers in float32."""
+def _own_float32(value: Tensor) -> Tensor:
+    """A detached copy, in float32 if the values are floating-point."""
     return _own(value).float() if value.is_floating_point() else _own(value)
 
 
 def _linear_layers(module: nn.Module) -> list[nn.Linear]:
-    """The linear layers of a ReLU MLP with tanh; none where a module is another kind, or does more than it says."""
+    """The linear layers if the module is exactly a ReLU MLP with a tanh at its end and without hooks, else none."""
     leaves = list(_leaves(module))
     kinds = [type(leaf) for leaf in leaves]
     linear = [leaf for leaf in leaves if type(leaf) is nn.Linear]
@@ -109,12 +109,12 @@ def _linear_layers(module: nn.Module) -> list[nn.Linear]:
     plain = plain and not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
     plain = plain and all(layer.bias is not None for layer in linear)
     plain = plain and all(a.out_features == b.in_features for a, b in pairwise(linear))
-    # What is shared is adapted as one, which separate matrices would not be.
+    # Parameters that layers share are adapted as one, which separate copies would not be.
     return linear if plain and len(list(module.parameters())) == 2 * len(linear) else []
 
 
 def _leaves(module: nn.Module) -> Iterator[nn.Module]:
-    """The modules of a Sequential of Sequentials, in the order of their calls; another module as a whole."""
+    """The modules inside nested Sequentials, in the order of their calls; any other module is a leaf."""
     if type(module) is nn.Sequential:
         for child in module:
             yield from _leaves(child)
@@ -124,8 +124,8 @@ def _leaves(module: nn.Module) -> Iterator[nn.Module]:
 
 def _from_layers(layers: list[nn.Linear], names: list[str]) -> Policy:
     ours = [f"{kind}{i}" for i in range(len(layers)) for kind in "wb"]
-    params = {f"w{i}": _single(layer.weight.mT) for i, layer in enumerate(layers)}
-    params |= {f"b{i}": _single(layer.bias) for i, layer in enumerate(layers)}
+    params = {f"w{i}": _own_float32(layer.weight.mT) for i, layer in enumerate(layers)}
+    params |= {f"b{i}": _own_float32(layer.bias) for i, layer in enumerate(layers)}
 
     def export(params: Params) -> Params:
         pairs = zip(names, ours, strict=True)
@@ -146,7 +146,7 @@ def _from_module(module: nn.Module) -> Policy:
             "call its eval() first"
         )
     body = copy.deepcopy(module).requires_grad_(False)
-    buffers = {name: _single(value) for name, value in buffers.items()}
+    buffers = {name: _own_float32(value) for name, value in buffers.items()}
 
     def one(params: Params, buffers: Params, obs: Tensor) -> Tensor:
         return torch.func.functional_call(body, (params, buffers), (obs,))
@@ -159,13 +159,13 @@ def _from_module(module: nn.Module) -> Policy:
             expected = f"a module from (N, {obs.shape[-1]}) to (N, A) that torch.func.functional_call and vmap can run"
             raise InputError(f"policy: expected {expected}, got {first_line(error)}") from error
         if not isinstance(actions, Tensor):
-            came = type(actions).__name__
-            raise InputError(f"policy: expected a module that returns a tensor of actions, got one of {came}")
+            kind = type(actions).__name__
+            raise InputError(f"policy: expected a module that returns a tensor of actions, got one of {kind}")
         if actions.shape[:-1] != obs.shape[:-1]:
-            came = tuple(actions.shape[1:])
-            raise InputError(f"policy: expected actions ({obs.shape[1]}, A) of {obs.shape[1]} observations, got {came}")
+            n, shape = obs.shape[1], tuple(actions.shape[1:])
+            raise InputError(f"policy: expected actions ({n}, A) of {n} observations, got {shape}")
         return actions
 
-    single = map_params(lambda value: _single(value).unsqueeze(0), params)
+    single = map_params(lambda value: _own_float32(value).unsqueeze(0), params)
     layout = Layout.of(single)
     return Policy(apply, layout, layout.pack(single))

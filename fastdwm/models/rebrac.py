@@ -1,7 +1,7 @@
 """ReBRAC [ReBRAC] 2305.09836: the offline actor and twin critics that ITPO starts from.
 
-Follows the authors' reference implementation (corl-team/CORL, algorithms/offline/rebrac.py): losses, order of the
-updates, target noise, initialisation and layer norm. Deviations are marked where they are made.
+Losses, order of the updates, target noise, initialisation and layer norm follow the authors' reference implementation
+(corl-team/CORL, algorithms/offline/rebrac.py). Deviations are marked where they are made.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from fastdwm_kernels import training
 
 
 def q_values(params: Params, obs: Tensor, action: Tensor) -> Tensor:
-    """State-action values of the Q critics, (Q, ...), from obs (..., S) and action (..., A)."""
+    """Values (Q, ...) of obs (..., S) and action (..., A) by each of the Q critics."""
     x = torch.cat([obs, action], -1)
     rows = x.reshape(-1, x.shape[-1])
     n_critics = params["w0"].shape[0]
@@ -47,7 +47,7 @@ def least_value(params: Params, obs: Tensor, action: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Critics:
-    """The trained critics, ready to imagine with; parameters (Q, ...)."""
+    """The trained critics as a function, for imagination; parameters (Q, ...)."""
 
     params: Params
 
@@ -113,11 +113,11 @@ def actor_loss(
 
 
 class ReBRAC:
-    """A `training.Trainer`: policy, critics, their targets and optimisers; one critic update a step."""
+    """A `train.fit.Trainer` of policy and critics with their target networks; each step updates the critics once."""
 
     def __init__(self, policy: Params, critics: Params, config: ReBRACConfig, generator: torch.Generator):
-        """policy, critics: fresh parameters (`init_policy`, `init_critics`); `networks` has what becomes of them.
-        generator: of the parameters' device; draws the target noise."""
+        """policy, critics: initial parameters (`init_policy`, `init_critics`); `networks` holds the trained ones.
+        generator: draws the target noise, on the parameters' device."""
         self.config, self.generator, self.n_updates = config, generator, 0
         policy, critics = trained(policy), trained(critics)
         self.networks = {
@@ -132,7 +132,7 @@ class ReBRAC:
         }
 
     def advance(self) -> bool:
-        """Count an update and set the step sizes; returns whether the policy moves in it."""
+        """Count an update and set the learning rates; return whether this one updates the policy."""
         self.n_updates += 1
         config = self.config
         share = cosine(self.n_updates - 1, config.updates) if config.lr_decay else 1.0
@@ -141,10 +141,10 @@ class ReBRAC:
         return self.n_updates % config.policy_period == 0
 
     def step(self, batch: dict[str, Tensor], with_policy: bool) -> dict[str, Tensor]:
-        """One critic step and, `with_policy`, one policy step and one move of the targets.
+        """Update the critics and, if `with_policy`, the policy and the target networks.
 
         batch: obs, next_obs (N, S); action, next_action (N, A); reward, terminated (N,); float32.
-        Returns the losses, the mean value and the mean squared distance of the policy from the data, to be logged.
+        Returns for the log: losses, mean value, and mean squared distance of the policy's actions from the data's.
         """
         config, nets = self.config, self.networks
         action = batch["action"]

@@ -1,4 +1,4 @@
-"""Reward model: regression of the dataset's reward on observation and action."""
+"""Reward model: regress the dataset's reward on observation and action."""
 
 from dataclasses import dataclass
 
@@ -35,7 +35,7 @@ def reward_loss(model: RewardModel, batch: dict[str, Tensor]) -> Tensor:
 
 
 def reward_objective(statistics: dict[str, Tensor]) -> Loss:
-    """`reward_loss` of parameters and a batch; draws nothing."""
+    """`reward_loss` as a function of parameters and batch; uses no randomness."""
 
     def loss(params: Params, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         return reward_loss(RewardModel(params, statistics["obs_mean"], statistics["obs_std"]), batch)

@@ -1,7 +1,7 @@
-"""The sampler that all world models share: affine steps around one network, from noise to the next observation.
+"""The sampler that all world models share: affine steps around one network turn noise into the next observation.
 
 Diffusion, MeanFlow and plain regression differ in the coefficients and the time features of their steps, and in the
-loss that trains the network. All live in normalised units: y = (next_obs - obs - delta_mean) / delta_std.
+loss that trains the network. All work in normalised units: y = (next_obs - obs - delta_mean) / delta_std.
 """
 
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from fastdwm.models.nets import Params, mlp
 
 @dataclass(frozen=True)
 class Sampler:
-    """A transition model ready to imagine with: y_{k-1} = c_y y_k + c_out net(y_k, obs, action, time) + sigma z.
+    """A transition model that samples by y_{k-1} = c_y y_k + c_out net(y_k, obs, action, time) + sigma z.
 
     params       network (S + S + A + features -> S) with SiLU, inputs (y, obs, action, time features)
     coefficients (K, 3) rows (c_y, c_out, sigma), embedding (K, features); row k - 1 belongs to step k = K..1
-    noise_steps  Gaussian vectors that one transition consumes: the start y_K alone (1), or z_{K-1}..z_1 too (K)
+    noise_steps  Gaussian vectors per transition: the start y_K alone (1), or z_{K-1}..z_1 too (K)
     temperature  scale of the start
     obs_mean, obs_std, delta_mean, delta_std (S,)
     """
@@ -46,7 +46,7 @@ class Sampler:
         noise_steps: int = 1,
         temperature: float = 1.0,
     ) -> "Sampler":
-        """The model with the statistics obs_mean, obs_std, delta_mean, delta_std, on their device."""
+        """Build the model on the device of the statistics obs_mean, obs_std, delta_mean, delta_std."""
         device, names = statistics["obs_mean"].device, ("obs_mean", "obs_std", "delta_mean", "delta_std")
         steps = coefficients.to(device, dtype), embedding.to(device, dtype)
         scales = [statistics[name].to(device, dtype) for name in names]
@@ -73,7 +73,7 @@ class Sampler:
         return obs + self.delta_mean + self.delta_std * y
 
     def normalise(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Condition and target of the network, normalised obs and change of it (N, S), of a batch in raw units."""
+        """Normalised obs (N, S) and normalised change of it (N, S), from a batch in raw units."""
         change = (batch["next_obs"] - batch["obs"] - self.delta_mean) / self.delta_std
         return (batch["obs"] - self.obs_mean) / self.obs_std, change
 
@@ -84,7 +84,7 @@ class Sampler:
     def sampler_noise(self, noise: Tensor) -> Tensor:
         """Noise (H, noise_steps, B, M, S) as the fused sampler reads it: (H, K, B, M, S), the start scaled.
 
-        Steps without noise have sigma = 0, but a place for it.
+        Steps without noise get zeros, since the fused sampler reads noise for every step.
         """
         if self.temperature != 1:
             noise = self.temperature * noise

@@ -1,7 +1,7 @@
-"""The world models by name: whoever trains, saves, loads or compares them goes through this table.
+"""Registry of the world models by name, used to train, save, load and compare them.
 
-A new one is a file with its functions and a row here. For flags of its own it also needs a field in `TrainConfig`;
-without one it is trained with its configuration's defaults.
+A new model is a file with its functions and a row here. A field in `TrainConfig` gives it flags of its own; without
+one it is trained with the defaults of its configuration.
 """
 
 from collections.abc import Callable
@@ -19,20 +19,20 @@ from fastdwm.models.nets import Loss
 
 @dataclass(frozen=True)
 class WorldModel:
-    """What makes a transition model a world model of this package."""
+    """The functions and settings that make a transition model a world model of this package."""
 
     config: type
-    """dataclass of its settings: plain JSON values, and those of a fit: updates, batch_size, lr, grad_clip, and
-    ema_rate if what is kept is the moving average of the weights"""
+    """dataclass of its settings, plain JSON values; it has those of a fit (updates, batch_size, lr, grad_clip), and
+    ema_rate if the moving average of the weights is kept"""
     shapes: Callable[[int, int, Any], dict[str, tuple]]
     """parameter shapes (w0, b0, w1, ...) by name, from the sizes S and A and the configuration"""
     build: Callable[..., Any]
     """build(params, statistics, config, dtype, steps, temperature): the `Dynamics`, on the statistics' device.
 
     statistics: obs_mean, obs_std, delta_mean, delta_std (S,).   steps, temperature: network calls per transition and
-    scale of the noise; none: as the configuration says. Raises InputError for what the model does not have."""
+    scale of the noise; none: the configuration's. Raises InputError for values that the model does not support."""
     loss: Callable[[Any, dict[str, Tensor]], Loss]
-    """loss(config, statistics): what training minimises; its batch has obs, next_obs (N, S) and action (N, A), raw
+    """loss(config, statistics): the loss to minimise; its batch has obs, next_obs (N, S) and action (N, A), raw
     units, and weight (N,) with a tilt"""
 
 
@@ -44,5 +44,5 @@ WORLD_MODELS: dict[str, WorldModel] = {
 
 
 def network_calls(dynamics: Any) -> int:
-    """Network calls per transition: the length of its sampler; 1 for a model that is none."""
+    """Network calls per transition: the number of sampler steps, 1 for a model that is no sampler."""
     return len(dynamics.sampler()[2]) if hasattr(dynamics, "sampler") else 1

@@ -1,4 +1,4 @@
-"""What imagination runs in: a transition model, a reward, a critic; the project's own or anyone's."""
+"""The frozen models of imagination: a transition model, a reward and a critic, the project's own or the user's."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,26 +12,26 @@ from fastdwm.models.nets import Params
 from fastdwm.tasks import Limit
 
 Scalar = Callable[[Tensor, Tensor], Tensor]
-"""of obs (..., S) and action (..., A)"""
+"""f(obs (..., S), action (..., A)): values (...)"""
 
 
 class Dynamics(Protocol):
-    """A transition model: all that imagination needs of one.
+    """The interface of a transition model.
 
-    noise_steps: Gaussian vectors (S,) that one transition consumes; 0 for a model without noise.
+    noise_steps: Gaussian vectors (S,) per transition; 0 for a model without noise.
     """
 
     noise_steps: int
 
     def next_obs(self, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
         """Next observation (..., S) of obs (..., S), raw units, action (..., A) in [-1, 1] and standard normal noise
-        (noise_steps, ..., S). Differentiable in obs and action, and a function of its arguments alone."""
+        (noise_steps, ..., S). It is differentiable in obs and action, and depends on its arguments alone."""
 
 
 class SamplerDynamics(Dynamics, Protocol):
     """A transition model that is a sampler in normalised units, as the fused operators run it.
 
-    next_obs = obs + delta_mean + delta_std y, with y the sampler's end given (obs - obs_mean) / obs_std and the action.
+    next_obs = obs + delta_mean + delta_std y, where y is the sample given (obs - obs_mean) / obs_std and the action.
     """
 
     obs_mean: Tensor
@@ -43,11 +43,11 @@ class SamplerDynamics(Dynamics, Protocol):
         """Parameters, embedding and coefficients for `kernels.sampler.pack_sampler`."""
 
     def sampler_noise(self, noise: Tensor) -> Tensor:
-        """Noise (H, noise_steps, B, M, S) as that sampler reads it, (H, K, B, M, S)."""
+        """Noise (H, noise_steps, B, M, S) in the form that the fused sampler reads, (H, K, B, M, S)."""
 
 
 def sizes_of(dynamics: Dynamics) -> tuple[int, int] | None:
-    """Numbers in an observation and in an action of a sampler; none for another model, which does not say."""
+    """Sizes (S, A) of observation and action of a sampler; none for another model, which does not state them."""
     if not hasattr(dynamics, "sampler"):
         return None
     params, embedding, _ = dynamics.sampler()
@@ -57,12 +57,12 @@ def sizes_of(dynamics: Dynamics) -> tuple[int, int] | None:
 
 @dataclass(frozen=True)
 class World:
-    """The frozen models that imagination runs in; tensors of one dtype and device, float32 for an agent.
+    """The frozen models of imagination; tensors of one dtype and device, float32 for an agent.
 
-    reward: (...) of obs (..., S) in raw units and action (..., A).
-    critic: likewise the value of acting so and following the policy from there; of an ensemble (Q, ...).
+    reward(obs, action): (...) of obs (..., S) in raw units and action (..., A).
+    critic(obs, action): value (...) of the action when the policy acts afterwards; (Q, ...) for an ensemble.
     discount: gamma, in (0, 1].   limits: the healthy region, for the settings of `termination`.
-    All three models are called with up to three leading axes, (H, B, M), and have to be differentiable.
+    All three models are called with up to three leading axes, (H, B, M), and must be differentiable.
     Raises InputError for another discount.
     """
 
@@ -77,9 +77,9 @@ class World:
 
 
 def terminal_value(world: World, obs: Tensor, action: Tensor, kind: str = "min") -> Tensor:
-    """Value (...) of obs (..., S) and action (..., A): of an ensemble the smallest, the mean or the first.
+    """Value (...) of obs (..., S) and action (..., A); the minimum, mean or first of an ensemble.
 
-    Raises InputError for a critic with other shapes than (...) and (Q, ...).
+    Raises InputError for a critic that returns another shape than (...) or (Q, ...).
     """
     q, rows = world.critic(obs, action), obs.shape[:-1]
     if q.shape == rows:

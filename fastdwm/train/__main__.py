@@ -1,4 +1,4 @@
-"""The command `python -m fastdwm.train TASK`: from a dataset to a bundle."""
+"""The command `python -m fastdwm.train TASK`, which trains a bundle on a dataset."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fastdwm.train.config import TrainConfig
 if TYPE_CHECKING:
     from fastdwm.bundle import Bundle
 
-# A run is only resumed with the same settings, but for those that leave the weights as they are.
+# A run is resumed only with the same settings; these may differ, since they do not change the weights.
 IDENTITY_FILE = "config.json"
 FREE = ("out", "log_every", "save_every", "keep_checkpoints", "eval_episodes", "tensorboard", "threads", "device")
 FREE += ("trust_env",)
@@ -33,8 +33,8 @@ VALUES = {
 }
 
 
-# How strongly the policy is held to the data's actions, by what recorded them, for one coordinate: the more alike these
-# policies were, the less the data tell of other actions. From fastdwm/train/README.md.
+# Weight of behaviour cloning per coordinate of the action, by the level of the policies that recorded the data: the
+# more alike these policies were, the less the data tell about other actions. From fastdwm/train/README.md.
 CLONING = {
     "random": 0.3,
     "medium": 1.2,
@@ -48,10 +48,10 @@ CLONING = {
 def presets() -> dict[str, TrainConfig]:
     """`cpu`: a good bundle in half an hour on a core.   `paper`: the paper's budget.
 
-    The `cpu` preset departs from the paper where small budgets demand it: smaller batches and networks (that of the
-    reward is the smallest: half the width and a layer less err no more), a target rate
-    six times as high (the critics otherwise stay far below the returns), decaying step sizes (the score of the last
-    policy otherwise depends on when one stops), and stronger behaviour cloning, by one rule for each level of the data.
+    The `cpu` preset departs from the paper where small budgets demand it: smaller batches and networks (the reward's is
+    the smallest: half the width and one layer less do not increase its error), a target rate six times as high
+    (otherwise the critics stay far below the returns), decaying learning rates (otherwise the score of the last policy
+    depends on when training stops), and stronger behaviour cloning, by one rule for each level of the data.
     """
     width = (256, 256, 256)
     fit = {"batch_size": 512, "lr": 1e-3, "hidden": width}
@@ -66,7 +66,7 @@ def presets() -> dict[str, TrainConfig]:
 
 
 def cpu(task_name: str, config: TrainConfig) -> TrainConfig | None:
-    """The preset `cpu` for a locomotion task, with the behaviour cloning of its level; none for another task."""
+    """The preset `cpu` for a locomotion task, with the behaviour cloning of its level; None for another task."""
     _, _, level = task_name.partition("-")
     if level not in CLONING:
         return None
@@ -78,7 +78,7 @@ def cpu(task_name: str, config: TrainConfig) -> TrainConfig | None:
 def main(task_name: str, config: TrainConfig) -> None:
     """Train policy, critics, world model and reward model on a dataset, and write them as a bundle.
 
-    Killed at any moment, the same command goes on where the run was last saved.
+    If the run is killed, the same command continues from its last checkpoint.
     """
     task = get_task(task_name)
     config = dataclasses.replace(config, rebrac=config.rebrac.for_task(task))
@@ -91,7 +91,7 @@ def main(task_name: str, config: TrainConfig) -> None:
 
 
 def run(task: Task, config: TrainConfig, folder: Path) -> Bundle:
-    """Train, or go on, in the folder, and return the bundle as it is read back from there."""
+    """Train in the folder, or resume there, and return the bundle as read back from it."""
     identity, saved = identify(task, config), saved_identity(folder)
     if saved is not None:
         refuse_other({name: value for name, value in saved.items() if name != "data"}, identity, folder, "training")
@@ -108,7 +108,7 @@ def run(task: Task, config: TrainConfig, folder: Path) -> Bundle:
     replay.check(transitions, config.trust_env)
     identity["data"] = strict({"fingerprint": transitions.fingerprint, "env": dataclasses.asdict(transitions.env)})
     check_data(saved, identity["data"], transitions.source, folder)
-    # Only now: a first attempt that found no data to learn from must not pin the settings of the next.
+    # Written only now: an attempt without usable data must not fix the settings of the next.
     write_json(folder / IDENTITY_FILE, identity)
     with command.progress() as on_progress:
         bundle = train(task, transitions, config, folder, on_progress, on_line)
@@ -123,9 +123,9 @@ def identify(task: Task, config: TrainConfig) -> dict[str, Any]:
 
 
 def saved_identity(folder: Path) -> dict[str, Any] | None:
-    """What identifies the run in the folder; none where nothing has been trained yet.
+    """Settings that identify the run in the folder; None if nothing has been trained there yet.
 
-    Raises InputError for a run whose file is damaged.
+    Raises InputError if their file is damaged.
     """
     path = folder / IDENTITY_FILE
     begun = {other.name for other in folder.iterdir()} - {IDENTITY_FILE, f".{IDENTITY_FILE}.tmp", "tensorboard"}
@@ -133,14 +133,14 @@ def saved_identity(folder: Path) -> dict[str, Any] | None:
 
 
 def check_data(saved: dict[str, Any] | None, data: dict[str, Any], source: str, folder: Path) -> None:
-    """Raise InputError if the folder holds a run on other data, whatever their name; older runs do not tell."""
+    """Raise InputError if the run in the folder was trained on other data; older runs do not record their data."""
     changed = f"{source} is not what the run in {folder} was trained on: it has changed since"
     same = (saved or {}).get("data") in (None, data)
     require(same, f"dataset: {changed}; give it back, or give another --out")
 
 
 def event_writer(folder: Path) -> Callable[[str, dict[str, float]], None]:
-    """A function that writes a line of metrics as TensorBoard events; InputError without the package."""
+    """A function that writes a line of metrics as TensorBoard events; raises InputError without the package."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -155,12 +155,12 @@ def event_writer(folder: Path) -> Callable[[str, dict[str, float]], None]:
 
 
 def print_summary(bundle: Bundle) -> None:
-    """Tables of what was trained and of the models' errors on held-out episodes."""
+    """Print tables of the last training metrics and of the models' errors on held-out episodes."""
     report, rows, show = bundle.report, [], partial(print_table, width=80, left=None)
     for part, line in report["training"].items():
-        shown = {k: v for k, v in line.items() if k not in ("update", "updates_per_s")}
-        metrics = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
-        rows.append([part, f"{line['update']:,}", f"{line['updates_per_s']:.0f}", metrics])
+        metrics = {k: v for k, v in line.items() if k not in ("update", "updates_per_s")}
+        text = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        rows.append([part, f"{line['update']:,}", f"{line['updates_per_s']:.0f}", text])
     show(("part", "updates", "updates/s", "last metrics"), rows, title=f"{bundle.task.name}: training")
     if report["critic"]:
         rows = [[VALUES[name], f"{value:.1f}"] for name, value in report["critic"].items()]

@@ -10,16 +10,16 @@ from fastdwm.models.config import DiffusionConfig, MeanFlowConfig, MLPConfig, Re
 
 @dataclass(frozen=True)
 class TrainConfig(Checked):
-    """From a dataset to a bundle: policy and critics, world model, reward model, world-model report."""
+    """Settings of training a bundle on a dataset: policy and critics, world models, reward model, report."""
 
     dataset: str | None = None
     """Minari dataset id, or a D4RL .hdf5 file; none: the task's own Minari dataset"""
     out: Path | None = None
     """folder of the run and its bundle; none: runs/<task>"""
     seed: Annotated[int, NOT_NEGATIVE] = 0
-    """seed of every random draw; the same seed gives the same weights on the same machine"""
+    """seed of all randomness; the same seed gives the same weights on the same machine"""
     holdout: Annotated[float, within("(0, 1)")] = 0.05
-    """share of the episodes kept from the models for their report"""
+    """fraction of the episodes that the models do not learn from, kept to measure their errors"""
     rebrac: ReBRACConfig = field(default_factory=ReBRACConfig)
     """policy and critics"""
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
@@ -31,7 +31,7 @@ class TrainConfig(Checked):
     worlds: tuple[str, ...] | None = None
     """world models to train, of diffusion, meanflow and mlp; none: all but the baseline mlp"""
     weights: Literal["float16", "float32"] = "float16"
-    """how the bundle holds them; the report is on what it holds"""
+    """dtype in which the bundle stores the weights; the report measures the stored ones"""
     reward: RewardConfig = field(default_factory=RewardConfig)
     """reward model"""
     log_every: Annotated[int, POSITIVE] = 1000
@@ -39,26 +39,26 @@ class TrainConfig(Checked):
     save_every: Annotated[int, POSITIVE] = 5000
     """updates between two checkpoints"""
     keep_checkpoints: Annotated[int, NOT_NEGATIVE] = 0
-    """policies to keep, with their critics, evenly spaced over their training: policy-UPDATE.safetensors in the run's
-    folder, for `eval --checkpoint`"""
+    """number of policies, with their critics, to keep at even intervals of their training: policy-UPDATE.safetensors in
+    the run's folder, for `eval --checkpoint`"""
     eval_episodes: Annotated[int, NOT_NEGATIVE] = 5
-    """real episodes of the policy at each tenth of its training, only to be logged; 0: none"""
+    """real episodes of the policy at each tenth of its training, for the log only; 0: none"""
     fqe_updates: Annotated[int, NOT_NEGATIVE] = 5000
-    """updates of fitted Q evaluation, which tells in the report what the critics should have said; 0: none"""
+    """updates of fitted Q evaluation, whose values the report compares with the critics'; 0: none"""
     tensorboard: bool = False
-    """write the metrics as TensorBoard events too (needs the package tensorboard)"""
+    """also write the metrics as TensorBoard events (needs the package tensorboard)"""
     threads: Annotated[int | None, POSITIVE] = None
-    """CPU threads of torch; none: its own choice"""
+    """CPU threads of torch; none: torch's default"""
     device: str = "cpu"
-    """where the training runs: cpu, cuda or cuda:N"""
+    """device of the training: cpu, cuda or cuda:N"""
     trust_env: bool = False
-    """build whatever simulator the dataset names, with any settings: this may run code that came with it; and take data
-    that the simulator does not repeat"""
+    """build any simulator that the dataset names, with any settings, which may run code that came with the dataset; and
+    accept data that the simulator does not reproduce"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.worlds != (), "worlds: expected at least one world model")
 
     def world(self, name: str, kind: type) -> Any:
-        """Settings of a world model: the field of its name, or `kind`'s defaults where there is none."""
+        """Settings of a world model: the field of its name, or the defaults of `kind` without such a field."""
         return getattr(self, name, None) or kind()

@@ -1,7 +1,7 @@
-"""The loop shared by everything that is trained: batches in, metrics and checkpoints out, resumable at any moment.
+"""The training loop of all models: it draws batches, logs metrics, and writes checkpoints that it can resume from.
 
-The `networks`, `optimisers`, `generator` and `n_updates` of a `Trainer` are its whole state, so that one function saves
-and restores them all.
+The whole state of a `Trainer` is its `networks`, `optimisers`, `generator` and `n_updates`, so one function saves and
+restores any of them.
 """
 
 import json
@@ -36,13 +36,13 @@ from fastdwm.models.nets import (
 )
 
 EAGER_UPDATES = 3
-"""of each kind before a capture: they initialise libraries and the optimisers' state"""
+"""eager updates of each kind before its capture, which initialise libraries and the optimisers' state"""
 
 OnLine = Callable[[str, dict[str, float]], None]
 
 
 class Trainer(Protocol):
-    """What `fit` needs of a model in training: `advance` does what the host must do, `step` what a graph can hold."""
+    """The interface of a model in training: `advance` runs on the host, `step` can be captured in a graph."""
 
     networks: dict[str, Params]
     optimisers: dict[str, torch.optim.Adam]
@@ -50,16 +50,16 @@ class Trainer(Protocol):
     n_updates: int
 
     def advance(self) -> Hashable:
-        """Count an update and set its step sizes; returns which kind of step it is."""
+        """Count an update and set its learning rates; return the kind of its step."""
 
     def step(self, batch: dict[str, Tensor], kind: Hashable) -> dict[str, Tensor]:
-        """One gradient step; returns scalars to log."""
+        """Take one gradient step; return scalars to log."""
 
 
 class ModelTrainer:
-    """Adam with a cosine step size, clipped gradients and an exponential moving average of the weights.
+    """Adam with a cosine learning rate, clipped gradients and an exponential moving average of the weights.
 
-    networks: `raw` is what the gradient moves, `averaged` what is used afterwards.
+    networks: the gradient updates `raw`; `averaged` is its moving average, and used after training.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class ModelTrainer:
         config: FitConfig,
         generator: torch.Generator,
     ):
-        """params: fresh parameters; `networks` has what becomes of them.   loss(params, batch, generator) is a scalar.
-        config: without an `ema_rate` the average equals the raw weights.   generator: of the parameters' device."""
+        """params: initial parameters; `networks` holds the trained ones.   loss(params, batch, generator): a scalar.
+        config: without an `ema_rate` the average equals the raw weights.   generator: on the parameters' device."""
         self.loss, self.config, self.generator, self.n_updates = loss, config, generator, 0
         self.ema_rate = getattr(config, "ema_rate", 1.0)
         params = trained(params)
@@ -78,12 +78,12 @@ class ModelTrainer:
         self.optimisers = {"raw": adam(params, config.lr)}
 
     def advance(self) -> None:
-        """Count an update and set its step size; all steps are of one kind."""
+        """Count an update and set its learning rate; all steps are of one kind."""
         set_lr(self.optimisers["raw"], self.config.lr * cosine(self.n_updates, self.config.updates))
         self.n_updates += 1
 
     def step(self, batch: dict[str, Tensor], kind: None = None) -> dict[str, Tensor]:
-        """One gradient step on the batch."""
+        """Take one gradient step on the batch."""
         raw = self.networks["raw"]
         loss = self.loss(raw, batch, self.generator)
         norm = minimise(self.optimisers["raw"], raw, loss, self.config.grad_clip)
@@ -92,7 +92,7 @@ class ModelTrainer:
 
 
 class Batches:
-    """Random rows of a dataset. The columns live side by side in one matrix, so a batch is one gather."""
+    """Random rows of a dataset. All columns lie side by side in one matrix, so that a batch is one gather."""
 
     def __init__(self, columns: dict[str, np.ndarray], rows: np.ndarray, device: torch.device | str = "cpu"):
         """columns: (N,) or (N, d) arrays.   rows: indices of the rows to draw from."""
@@ -115,7 +115,7 @@ class Batches:
 
 @dataclass(frozen=True)
 class Loop:
-    """How every part of a run is trained: where its state goes, how often, and who is told."""
+    """Settings of the training loop, common to all parts of a run: folder, intervals and callbacks."""
 
     folder: Path
     log_every: int
@@ -134,12 +134,12 @@ class Loop:
         measure: Callable[[int], dict[str, float]] = lambda n_updates: {},
         after_update: Callable[[int], None] = lambda n_updates: None,
     ) -> dict[str, float]:
-        """Train up to `updates`, from the checkpoint in the folder if there is one; returns the last line of metrics.
+        """Train up to `updates`, from the checkpoint in the folder if there is one; return the last line of metrics.
 
         Writes <name>.safetensors (the whole state, atomically) every `save_every` updates and at the end, and appends
         the mean of each scalar to <name>.jsonl every `log_every`. `measure(n_updates)` may add slow measurements to a
-        line; `on_line(name, line)` sees each; `after_update(n_updates)` comes before the state of the update is saved.
-        Raises RunError, before either, once a scalar is not finite or a weight larger than a bundle can hold.
+        line; `on_line(name, line)` gets each line; `after_update(n_updates)` runs before the update's state is saved.
+        Raises RunError, before writing, once a scalar is not finite or a weight is larger than a bundle can hold.
         """
         checkpoint = self.folder / f"{name}.safetensors"
         if checkpoint.exists():
@@ -164,7 +164,7 @@ class Loop:
 
 
 class Log:
-    """The lines of metrics of one part: means of the scalars since the line before, and how fast the updates were."""
+    """The lines of metrics of one part: means of the scalars since the previous line, and updates per second."""
 
     def __init__(self, name: str, folder: Path, n_updates: int, on_line: OnLine | None):
         self.name, self.path, self.on_line = name, folder / f"{name}.jsonl", on_line
@@ -176,31 +176,31 @@ class Log:
         self.start = perf_counter()
 
     def add(self, n_updates: int, scalars: dict[str, Tensor]) -> None:
-        """Note the scalars of an update."""
+        """Record the scalars of an update."""
         for key, value in scalars.items():
             self.window.setdefault(key, []).append((n_updates, value))
 
     def check(self, trainer: Trainer) -> None:
         """Raise RunError if an update since the last line gave a scalar that is not finite, or if a weight is larger
         than a bundle can hold."""
-        found = []
+        errors = []
         for key, noted in self.window.items():
             values = torch.stack([value for _, value in noted])
             bad = values.isfinite().logical_not().nonzero()
             if len(bad):
                 first = int(bad[0])
-                found.append((noted[first][0], key, float(values[first])))
+                errors.append((noted[first][0], key, float(values[first])))
         for network, params in trainer.networks.items():
             largest = max(float(value.detach().abs().max()) for value in params.values())
             if not largest <= MAX_WEIGHT:
-                found.append((trainer.n_updates, f"the largest weight of {network}", largest))
-        if found:
-            n_updates, what, value = min(found)
+                errors.append((trainer.n_updates, f"the largest weight of {network}", largest))
+        if errors:
+            n_updates, name, value = min(errors)
             advice = "give smaller step sizes, and another --out"
-            raise RunError(f"{self.name}: the training diverged at update {n_updates}: {what} is {value:g}; {advice}")
+            raise RunError(f"{self.name}: the training diverged at update {n_updates}: {name} is {value:g}; {advice}")
 
     def write(self, n_updates: int, measure: Callable[[int], dict[str, float]]) -> None:
-        """Append a line, with what `measure` finds, which does not count as time of the updates."""
+        """Append a line, with the values of `measure`, whose time does not count for updates per second."""
         means = {key: float(torch.stack([value for _, value in noted]).mean()) for key, noted in self.window.items()}
         speed = len(next(iter(self.window.values()))) / (perf_counter() - self.start)
         line = {"update": n_updates, **means, "updates_per_s": speed, **measure(n_updates)}
@@ -213,7 +213,7 @@ class Log:
 
 
 def eager(trainer: Trainer, batches: Batches, batch_size: int) -> Callable[[], dict[str, Tensor]]:
-    """A function that does one update and returns its scalars."""
+    """A function that runs one update and returns its scalars."""
 
     def update() -> dict[str, Tensor]:
         kind = trainer.advance()
@@ -223,7 +223,7 @@ def eager(trainer: Trainer, batches: Batches, batch_size: int) -> Callable[[], d
 
 
 class CapturedUpdates:
-    """On a GPU: after EAGER_UPDATES eager ones a kind of update is captured as a CUDA graph, batch included."""
+    """Run updates on a GPU; each kind is captured with its batch as a CUDA graph after EAGER_UPDATES eager updates."""
 
     def __init__(self, trainer: Trainer, batches: Batches, batch_size: int):
         self.trainer, self.batches, self.batch_size = trainer, batches, batch_size
@@ -265,7 +265,7 @@ def snapshot(trainer: Trainer) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def restore(trainer: Trainer, path: Path) -> None:
-    """Bring a trainer into a saved state; InputError if the file is damaged or of another architecture."""
+    """Restore a trainer's saved state; raises InputError for a damaged file or another architecture."""
     try:
         tensors = load_file(path)
         for network, params in trainer.networks.items():
@@ -284,7 +284,7 @@ def restore(trainer: Trainer, path: Path) -> None:
 
 
 def _rewind(log: Path, n_updates: int) -> list[dict[str, float]]:
-    """Lines of metrics up to the checkpoint; later ones belong to updates that will be done again."""
+    """Cut the file of metrics after the checkpoint, since later updates will run again; return the lines left."""
     lines = []
     for text in log.read_text().splitlines() if log.exists() else []:
         try:

@@ -1,8 +1,8 @@
-"""Fitted Q evaluation of the trained policy: what its critics should have said, from the data alone.
+"""Fitted Q evaluation of the trained policy from the data alone, to check the values of its critics.
 
-[FQE] Le, Voloshin and Yue, arXiv 1903.08738. The critics that ITPO climbs carry ReBRAC's penalty, the smallest of two
-and a policy that was still moving; here all three are gone. Deviation: it starts from those critics, not anew, so that
-few updates show how far they were off.
+[FQE] Le, Voloshin and Yue, arXiv 1903.08738. The critics that ITPO uses were trained with ReBRAC's penalty, the minimum
+of two and a policy that still changed; here all three are absent. Deviation: it starts from those critics instead of
+anew, so that few updates show how far they were off.
 """
 
 import torch
@@ -15,22 +15,22 @@ from fastdwm.models.rebrac import critic_loss, q_values
 
 
 class FQE:
-    """A `fit.Trainer`: each critic learns the value of the frozen policy by itself."""
+    """A `fit.Trainer` by which each critic separately learns the value of the frozen policy."""
 
     def __init__(self, policy: Params, critics: Params, config: ReBRACConfig, updates: int, generator: torch.Generator):
-        """policy, critics: trained, copied.   config: of their training.   generator: of their device."""
+        """policy, critics: trained; they are copied.   config: of their training.   generator: on their device."""
         self.config, self.updates, self.generator, self.n_updates = config, updates, generator, 0
         self.policy, critics = trained(copy_params(policy)), trained(copy_params(critics))
         self.networks = {"critics": critics, "target": copy_params(critics)}
         self.optimisers = {"critics": adam(critics, config.critic_lr)}
 
     def advance(self) -> None:
-        """Count an update and set its step size; all steps are of one kind."""
+        """Count an update and set its learning rate; all steps are of one kind."""
         set_lr(self.optimisers["critics"], self.config.critic_lr * cosine(self.n_updates, self.updates))
         self.n_updates += 1
 
     def step(self, batch: dict[str, Tensor], kind: None = None) -> dict[str, Tensor]:
-        """One regression step; the batch as ReBRAC's.   y_i = r + discount (1 - terminated) Q_i(s', pi(s'))."""
+        """Take one regression step on a batch of ReBRAC.   y_i = r + discount (1 - terminated) Q_i(s', pi(s'))."""
         critics, target = self.networks["critics"], self.networks["target"]
         with torch.no_grad():
             value = q_values(target, batch["next_obs"], mlp_policy(self.policy, batch["next_obs"]))

@@ -1,4 +1,4 @@
-"""Offline training of a whole bundle: world model, reward model, policy and critics, then their report."""
+"""Offline training of a whole bundle: reward model, policy and critics, world models, and their report."""
 
 import dataclasses
 from pathlib import Path
@@ -27,14 +27,14 @@ from fastdwm.train.fit import Batches, Loop, ModelTrainer, OnLine
 from fastdwm.train.fqe import FQE, action_values
 from fastdwm.train.tilt import Tilt, outcome_value, policy_score, tilt, value_score
 
-# Real episodes during training use other seeds than evaluation (10000...) and tuning (20000...).
+# Real episodes during training use seeds apart from those of evaluation (10000...) and tuning (20000...).
 EPISODE_SEED = 30_000
 MAX_REWARD = 1e6
-"""of a reward as it is learnt from, either way, and of 1 / the largest"""
+"""bound on the absolute value of a scaled reward, and on 1 / the largest"""
 MODEL_COLUMNS = ("obs", "action", "next_obs")
 CRITIC_COLUMNS = ("obs", "action", "reward", "next_obs", "next_action", "terminated")
 
-# Which random numbers a part draws: another part more or less changes nothing for the others.
+# Random stream of each part, so that adding or removing a part does not change the others.
 STREAMS = {"diffusion": 0, "reward": 1, "rebrac": 2, "mlp": 3, "meanflow": 4, "baseline": 5, "fqe": 6}
 
 Metrics = dict[str, float]
@@ -42,18 +42,18 @@ Metrics = dict[str, float]
 
 @dataclasses.dataclass(frozen=True)
 class Offline:
-    """One training run: what every part of it needs."""
+    """Everything that the parts of one training run share."""
 
     task: Task
     transitions: Transitions
     config: TrainConfig
     model_rows: np.ndarray
-    """(N,) bool: rows of the episodes that the models may see"""
+    """(N,) bool: rows of the episodes that are not held out"""
     statistics: dict[str, Tensor]
     """obs_mean, obs_std, delta_mean, delta_std (S,)"""
     loop: Loop
     networks: dict[str, Params] = dataclasses.field(default_factory=dict)
-    """policy, critics and reward as far as they are trained, on the CPU"""
+    """the parts among policy, critics and reward that are trained so far, on the CPU"""
 
     @property
     def dims(self) -> tuple[int, int]:
@@ -61,7 +61,7 @@ class Offline:
         return self.transitions.obs.shape[1], self.transitions.action.shape[1]
 
     def generators(self, part: str) -> tuple[torch.Generator, torch.Generator]:
-        """Initialisation (CPU) and training (device) randomness of a part; parts do not share any."""
+        """Generators of a part for its initialisation (CPU) and its training (device); parts share none."""
         streams = STREAMS | {name: len(STREAMS) + i for i, name in enumerate(WORLD_MODELS) if name not in STREAMS}
         seed = 1_000 * self.config.seed + 10 * streams[part]
         return (
@@ -75,7 +75,7 @@ class Offline:
         return self.model_rows & self.transitions.model_rows
 
     def batches(self, names: tuple[str, ...], rows: np.ndarray, **extra: Tensor) -> Batches:
-        """Batches of the named columns, rewards scaled.   extra: more columns, given for `rows` alone."""
+        """Batches of the named columns, with scaled rewards.   extra: more columns, with values for `rows` only."""
         columns = {name: getattr(self.transitions, name) for name in names}
         for name, values in extra.items():
             columns[name] = np.zeros(self.transitions.n, np.float32)
@@ -96,9 +96,9 @@ def train(
     on_progress: Progress,
     on_line: OnLine | None = None,
 ) -> Bundle:
-    """Train all parts, or what is left of them in `folder`, measure them and return the bundle.
+    """Train all parts in `folder`, or resume there, measure them and return the bundle.
 
-    config.rebrac: resolved for the task.   The policy learns from all episodes, the models from those not held out.
+    config.rebrac: from `for_task`.   The policy learns from all episodes, the models from those not held out.
     """
     names = [name for name in WORLD_MODELS if name != "mlp"] if config.worlds is None else config.worlds
     for name in names:
@@ -106,7 +106,7 @@ def train(
     train_rows, held_out, statistics = prepare(task, transitions, config)
     loop = Loop(folder, config.log_every, config.save_every, on_progress, on_line)
     run, training = Offline(task, transitions, config, train_rows, statistics, loop), {}
-    # The policy comes before the world models: a tilt reads it.
+    # The policy comes before the world models, for a tilt uses it.
     run.networks["reward"], training["reward"] = train_reward(run)
     run.networks["policy"], run.networks["critics"], training["rebrac"] = train_rebrac(run)
     critic = check_critics(run)
@@ -131,7 +131,7 @@ def train(
 
 
 def held_out_errors(bundle: Bundle, transitions: Transitions, held_out: np.ndarray, seed: int) -> dict[str, dict]:
-    """`measure_errors` by world model."""
+    """`measure_errors` of each world model."""
     settings = bundle.statistics, seed, bundle.task.reward_scale
     return {name: measure_errors(bundle.world(name), transitions, held_out, *settings) for name in bundle.worlds}
 
@@ -139,16 +139,16 @@ def held_out_errors(bundle: Bundle, transitions: Transitions, held_out: np.ndarr
 def prepare(
     task: Task, transitions: Transitions, config: TrainConfig
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Tensor]]:
-    """The rows as `split` gives them, and the statistics of those that the models learn from.
+    """The rows of `split`, and the statistics of those that the models learn from.
 
-    Raises InputError as `split` does, and for numbers so large or small that no bundle can hold what is learnt of them.
+    Raises InputError as `split` does, and for numbers too large or small for a bundle to hold.
     """
     train_rows, held_out = split(transitions, config)
-    # What float32 cannot hold becomes infinity, which is refused.
+    # Overflow of float32 gives infinity, which is refused.
     with np.errstate(all="ignore"):
-        found = data.statistics(transitions, train_rows)
+        arrays = data.statistics(transitions, train_rows)
         reward = float(np.abs(transitions.reward.astype(np.float64) * task.reward_scale).max())
-    statistics = {name: torch.from_numpy(values) for name, values in found.items()}
+    statistics = {name: torch.from_numpy(values) for name, values in arrays.items()}
     for name, values in statistics.items():
         check_tensor(f"{transitions.source}: {name}", values, (task.obs_dim,), MAX_STATISTIC)
     usable = reward == 0 or 1 / MAX_REWARD <= reward <= MAX_REWARD
@@ -158,15 +158,15 @@ def prepare(
 
 
 def split(transitions: Transitions, config: TrainConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (N,) bool that the models learn from, and rows of held-out episodes that measure them.
+    """Rows (N,) bool that the models learn from, and rows of held-out episodes to measure them.
 
-    Raises InputError if either, or the policy's training, would be left without rows.
+    Raises InputError if there are no rows for either, or for the critics.
     """
     train_rows, held_out = transitions.split_episodes(config.holdout, config.seed)
     for purpose, rows, least in (
         ("for the critics, which need rows before a timeout", transitions.critic_rows, 1),
         ("for the models, which need a next observation", train_rows & transitions.model_rows, 1),
-        # A standard error takes two.
+        # A standard error needs two.
         ("with a next observation in held-out episodes", held_out & transitions.model_rows, 2),
     ):
         require(rows.sum() >= least, f"{transitions.source}: expected rows {purpose}, got {rows.sum()} of {len(rows)}")
@@ -174,7 +174,7 @@ def split(transitions: Transitions, config: TrainConfig) -> tuple[np.ndarray, np
 
 
 def train_world(run: Offline, name: str) -> tuple[TrainedModel, Metrics]:
-    """A world model, under its tilt if it has one; what is kept is the moving average of its weights."""
+    """Train a world model, with its tilt if it has one, and keep the moving average of its weights."""
     model = WORLD_MODELS[name]
     config = run.config.world(name, model.config)
     init, generator = run.generators(name)
@@ -190,12 +190,12 @@ def train_world(run: Offline, name: str) -> tuple[TrainedModel, Metrics]:
 
 
 def kept(params: Params) -> Params:
-    """What a bundle holds of trained parameters."""
+    """The parameters as a bundle holds them: detached, on the CPU."""
     return map_params(lambda value: value.detach().cpu(), params)
 
 
 def model_tilt(run: Offline, config: Any) -> Tilt | None:
-    """Weights of the rows that a world model learns from, by the trained policy (and critics); none without a tilt."""
+    """Weights of the rows that a world model learns from, by the trained policy (and critics); None without a tilt."""
     rows = run.world_rows
     if getattr(config, "tilt", "none") == "none":
         return None
@@ -207,13 +207,13 @@ def model_tilt(run: Offline, config: Any) -> Tilt | None:
     if config.tilt == "policy":
         return tilt(policy_score(actor, obs, action), config.policy_tilt)
     value = outcome_value(actor, run.place(run.networks["critics"]), next_obs, terminated)
-    # The score has no unit: the baseline learns values of unit size.
+    # The score has no unit, so the baseline may learn standardised values.
     value = (value - value.mean()) / value.std()
     return tilt(value_score(train_baseline(run, value), obs, action, value), config.value_tilt)
 
 
 def train_baseline(run: Offline, value: Tensor) -> RewardModel:
-    """Regression of the outcome's value on observation and action, by a network like the reward's."""
+    """Regress the value of the next state on observation and action, with a network like the reward's."""
     config, statistics = run.config.reward, run.place(run.statistics)
     init, generator = run.generators("baseline")
     params = run.place(init_mlp(reward_shapes(*run.dims, config), init))
@@ -224,7 +224,7 @@ def train_baseline(run: Offline, value: Tensor) -> RewardModel:
 
 
 def train_reward(run: Offline) -> tuple[Params, Metrics]:
-    """The reward model."""
+    """Train the reward model."""
     config = run.config.reward
     init, generator = run.generators("reward")
     params = run.place(init_mlp(reward_shapes(*run.dims, config), init))
@@ -235,7 +235,7 @@ def train_reward(run: Offline) -> tuple[Params, Metrics]:
 
 
 def train_rebrac(run: Offline) -> tuple[Params, Params, Metrics]:
-    """Policy, critics and their metrics, with real episodes at each tenth of the training if asked for."""
+    """Train policy and critics; log real episodes at each tenth of the training if the settings ask for them."""
     config = run.config.rebrac
     init, generator = run.generators("rebrac")
     policy = run.place(init_policy(*run.dims, config.hidden, init))
@@ -244,7 +244,7 @@ def train_rebrac(run: Offline) -> tuple[Params, Params, Metrics]:
     policy, critics = (trainer.networks[name] for name in ("policy", "critics"))
     seeds = [EPISODE_SEED + i for i in range(run.config.eval_episodes)]
     period = max(config.updates // 10, 1)
-    moments = kept_moments(config.updates, run.config.keep_checkpoints)
+    keep_updates = checkpoint_updates(config.updates, run.config.keep_checkpoints)
 
     def measure(n_updates: int) -> Metrics:
         if not seeds or n_updates // period == (n_updates - run.config.log_every) // period:
@@ -252,7 +252,7 @@ def train_rebrac(run: Offline) -> tuple[Params, Params, Metrics]:
         return measure_policy(policy, critics, run.transitions.env, run.task, config.discount, seeds)
 
     def keep(n_updates: int) -> None:
-        if n_updates in moments:
+        if n_updates in keep_updates:
             bound = max_deviation(run.transitions, kept(policy), config.discount)
             content = pack_tensors(
                 {"policy": policy, "critics": critics, "bound": {"max_deviation": torch.tensor([bound])}}
@@ -266,10 +266,10 @@ def train_rebrac(run: Offline) -> tuple[Params, Params, Metrics]:
 
 
 def check_critics(run: Offline) -> Metrics:
-    """Value of the policy in the data's first states, by the critics that ITPO climbs (the smaller) and by fitted Q
-    evaluation (their mean).
+    """Value of the policy in the first states of the episodes: the minimum of the critics, which ITPO uses, and the
+    mean of fitted Q evaluation.
 
-    data: mean discounted return of the data's own episodes, which the policy should exceed.   {} without updates.
+    data: mean discounted return of the recorded episodes, which the policy should exceed.   {} without updates.
     """
     config, updates = run.config.rebrac, run.config.fqe_updates
     if updates == 0:
@@ -287,13 +287,13 @@ def check_critics(run: Offline) -> Metrics:
     return values | {"data": float(returns.mean())}
 
 
-def kept_moments(updates: int, count: int) -> set[int]:
-    """The updates after which a policy is kept: `count` of them, evenly spaced, the last one among them."""
+def checkpoint_updates(updates: int, count: int) -> set[int]:
+    """The updates after which a policy is kept: `count` of them, evenly spaced up to the last one."""
     return {round(updates * (i + 1) / count) for i in range(count)}
 
 
 def dataset_record(transitions: Transitions, task: Task) -> dict[str, Any]:
-    """The dataset, for the bundle: what it is and how good its behaviour was."""
+    """The bundle's record of the dataset: its identity, size and mean return."""
     returns = transitions.episode_returns()
     return {
         "id": transitions.source,

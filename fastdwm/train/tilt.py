@@ -1,14 +1,14 @@
-"""Tilted training of the world model: weights of the transitions that move its capacity to where it is used.
+"""Tilted training of the world model: weights of the transitions move its capacity to where it is used.
 
 [ITPO] v2 names "a suitable tilted version of one-step MeanFlow sampler" in its abstract. Its text is not public to us:
-both tilts are our reading of that abstract and of secondary sources, and may differ from what the authors did.
+both tilts are our reading of that abstract and of secondary sources, and may differ from the authors'.
 
 policy  weights exp(kappa q) / mean, q(s, a) = -|a - pi_0(s)|^2: the density of a narrow Gaussian around the frozen
-        policy. It depends on (s, a) alone, so a rich enough model has the same optimum; a small one gets better near
-        the policy's actions and worse elsewhere.
-value   weights exp(beta A / std A) / mean, A = V(s') - b(s, a), V(s') = min_i Q_i(s', pi_0(s')): the outcomes of an
-        (s, a) are tilted towards good (beta > 0) or bad ones. b regresses V(s') on (s, a); without it the inputs
-        would be reweighted instead of the outcomes. Where transitions are deterministic A is the error of b.
+        policy. It depends on (s, a) alone, so a large enough model has the same optimum; a small one gets better
+        near the policy's actions and worse elsewhere.
+value   weights exp(beta A / std A) / mean, A = V(s') - b(s, a), V(s') = min_i Q_i(s', pi_0(s')): good
+        (beta > 0) or bad next states of an (s, a) get larger weights. b regresses V(s') on (s, a); without it the
+        weights would favour inputs, not next states. Where transitions are deterministic A is the error of b.
 """
 
 from collections.abc import Callable
@@ -22,18 +22,18 @@ from fastdwm.models.policy import mlp_policy
 from fastdwm.models.rebrac import q_values
 
 MAX_WEIGHT = 20.0
-"""cap of a weight before the mean is restored: no transition dominates a batch"""
+"""bound on a weight before the mean is restored, so that no transition dominates a batch"""
 MIN_ESS_SHARE = 0.5
-"""effective sample size, as a share of the data, that the strongest automatic tilt must leave"""
+"""smallest effective sample size, as a fraction of the data, of an automatic tilt"""
 STRENGTHS = tuple(digit * 10.0**power for power in range(-3, 4) for digit in (1, 2, 5))
-"""grid of the automatic strength"""
+"""candidates for the automatic strength"""
 CHUNK_ROWS = 65_536
-"""rows scored at once, to bound the memory of the activations"""
+"""rows scored at once, to limit the memory of the activations"""
 
 
 @dataclass(frozen=True)
 class Tilt:
-    """Weights (N,) of the transitions, float32 with mean 1, and what they come from."""
+    """Weights (N,) of the transitions, float32 with mean 1, their strength and statistics."""
 
     weights: Tensor
     strength: float
@@ -54,7 +54,7 @@ class Tilt:
 def tilt(score: Tensor, strength: float | None) -> Tilt:
     """Weights proportional to exp(strength score), capped at MAX_WEIGHT; all exactly 1 for strength 0.
 
-    score: (N,), finite, of the whole training set.   strength: none means `largest_strength`.
+    score: (N,), finite, of the whole training set.   strength: none: `largest_strength`.
     """
     score = score.double()
     if strength is None:
@@ -64,8 +64,8 @@ def tilt(score: Tensor, strength: float | None) -> Tilt:
 
 
 def tilt_weights(exponent: Tensor) -> tuple[Tensor, float]:
-    """Weights exp(exponent) / mean (N,), capped and with mean 1 again, and the share of them that the cap changed."""
-    # The largest exponent is taken out first, so that exp neither overflows nor underflows everywhere.
+    """Weights exp(exponent) / mean (N,), capped and with mean 1 again, and the fraction that the cap changed."""
+    # Subtracting the largest exponent keeps exp from overflowing, or underflowing everywhere.
     weights = (exponent - exponent.max()).exp()
     weights = weights / weights.mean()
     capped = weights.clamp(max=MAX_WEIGHT)
@@ -73,12 +73,12 @@ def tilt_weights(exponent: Tensor) -> tuple[Tensor, float]:
 
 
 def ess_share(weights: Tensor) -> float:
-    """Effective sample size (sum w)^2 / sum w^2 as a share of the N weights."""
+    """Effective sample size (sum w)^2 / sum w^2 as a fraction of N."""
     return float(weights.mean().square() / weights.square().mean())
 
 
 def largest_strength(score: Tensor) -> float:
-    """The largest of STRENGTHS whose weights keep MIN_ESS_SHARE of the data; 0 if none does."""
+    """The largest of STRENGTHS with an effective sample size of at least MIN_ESS_SHARE; 0 if there is none."""
     kept = [s for s in STRENGTHS if ess_share(tilt_weights(s * score)[0]) >= MIN_ESS_SHARE]
     return max(kept, default=0.0)
 
@@ -101,13 +101,13 @@ def outcome_value(actor: Params, critic: Params, next_obs: Tensor, terminated: T
     """
     rows = next_obs.split(CHUNK_ROWS)
     value = torch.cat([q_values(critic, s, mlp_policy(actor, s)).amin(0) for s in rows])
-    # No critic was trained on what follows a terminal state.
+    # No critic was trained on states after a termination.
     return value.masked_fill(terminated, 0.0)
 
 
 @torch.no_grad()
 def value_score(baseline: Callable[[Tensor, Tensor], Tensor], obs: Tensor, action: Tensor, value: Tensor) -> Tensor:
-    """A / std A (N,), A = V(s') - b(s, a): how much better the outcome was than was to be expected.
+    """A / std A (N,), A = V(s') - b(s, a): how much better the next state is than expected.
 
     baseline(obs, action): b (N,), such as a `reward.RewardModel` fitted to `value` (N,), see `outcome_value`.
     """

@@ -3,6 +3,8 @@
 import random
 import shutil
 from collections import Counter
+from collections.abc import Iterator
+from itertools import cycle, zip_longest
 
 import bundles
 import cells as cell_files
@@ -53,6 +55,15 @@ def test_what_was_damaged_is_refused_in_one_line(kind, worker, seconds, seed, te
     check(run(worker, kind, mutations, seed, share * seconds, tmp_path), tell, f"faults, {title}")
 
 
+def in_turn(kinds: list[str], rng: random.Random) -> Iterator[int]:
+    """The numbers of a run's writes for ever: one of each kind, another one of each, .., each once before one again."""
+    of_kind: dict[str, list[int]] = {}
+    for number in rng.sample(range(1, len(kinds) + 1), len(kinds)):
+        of_kind.setdefault(kinds[number - 1], []).append(number)
+    rounds = zip_longest(*of_kind.values())
+    return cycle([number for numbers in rounds for number in numbers if number is not None])
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_killed_at_any_write_loses_nothing_and_ends_as_if_it_had_not_been(
     name, worker, seconds, seed, tell, tmp_path, monkeypatch
@@ -86,14 +97,15 @@ def test_a_command_killed_at_any_write_loses_nothing_and_ends_as_if_it_had_not_b
     # No part writes so often that the others of its kind are hardly ever killed.
     assert len(runs[0]) < 200
     out.rename(whole)
+    writes = [in_turn(kinds, random.Random(f"{seed}-{name}")) for kinds in runs]
+    killed: list[set[int]] = [set(), set()]
     for i in cases(command.share * seconds, 1):
         rng = random.Random(f"{seed}-{name}-{i}")
         again, half, together = (rng.random() < share for share in (0.25, 0.5, 0.5))
         again &= bool(runs[1])
-        kinds = runs[again]
-        # The kinds of writes count alike, however many there are of each.
-        kind = rng.choice(sorted(set(kinds)))
-        number = rng.choice([n for n, other in enumerate(kinds, 1) if other == kind])
+        kinds, number = runs[again], next(writes[again])
+        kind = kinds[number - 1]
+        killed[again].add(number)
         case = f"seed {seed}, case {i}: write {number} of {len(kinds)} ({kind}), {half=}, {together=}, {again=}"
         begin(again)
         before = command.left(out)
@@ -108,4 +120,5 @@ def test_a_command_killed_at_any_write_loses_nothing_and_ends_as_if_it_had_not_b
         assert not [path for path in out.rglob(".*") if path.parent.name != "results"], case
         counts[kind] += 1
     told = ", ".join(f"{n} at {kind.strip()}" for kind, n in sorted(counts.items()))
-    tell(f"faults, {name}: {counts.total()} killed at a write, and the same command ended well: {told}")
+    share = f"{len(killed[0])} of {len(runs[0])} writes, {len(killed[1])} of {len(runs[1])} where all was done"
+    tell(f"faults, {name}: {counts.total()} kills at {share}, and the same command ended well: {told}")

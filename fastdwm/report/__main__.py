@@ -17,7 +17,7 @@ USAGE = """usage: python -m fastdwm.report REPORT ...
 
   models BUNDLE       errors, calibration and gradients of a bundle's world models
   deviation BUNDLE    the maximum deviation of an agent's actions, from the bundle's data
-  paper [FOLDER]      the paper's tables from the finished cells of a sweep
+  paper [FOLDER]      the paper's tables from the finished evaluations of a sweep
 
 python -m fastdwm.report REPORT --help tells the settings of each."""
 

@@ -1,6 +1,6 @@
 """python -m fastdwm.study TASK: what each world model gains, and what a decision costs with it.
 
-Every finished cell of the grid is a file of its own, so a study that was stopped goes on with the same command.
+Every finished point of the grid is a file of its own, so a study that was stopped goes on with the same command.
 Heavy packages are imported inside the functions: --help answers before torch, numpy and the simulator are loaded.
 """
 
@@ -17,7 +17,7 @@ from fastdwm.files import prepare_folder, reserved, write_atomically, write_json
 from fastdwm.measure.record import circumstances
 from fastdwm.shipped import shipped_folder
 from fastdwm.study.config import StudyConfig
-from fastdwm.study.grid import BASE, Cell, Grid, parse_world
+from fastdwm.study.grid import BASE, Grid, GridPoint, parse_world
 from fastdwm.tables import csv_text
 from fastdwm.tasks import check_name
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 def main(task_name: str, config: StudyConfig) -> None:
     """Run ITPO with every world model over a grid of settings, and the base policy, on the same tuning seeds; then the
-    base policy and the best cell on the seeds of evaluations, which nothing was chosen on.
+    base policy and the best point on the seeds of evaluations, which nothing was chosen on.
 
     The table, what the one-step models keep of the gain and the confirmation go to stdout; study.md, .csv, .png, .json
-    and one file per cell to the folder of the study; progress to stderr. The same command takes up a study that was
+    and one file per point to the folder of the study; progress to stderr. The same command takes up a study that was
     stopped.
     """
     check_name(task_name, config.bundle is not None)
@@ -50,24 +50,24 @@ def main(task_name: str, config: StudyConfig) -> None:
 def run_study(bundle: "Bundle", grid: Grid, config: StudyConfig, out: Path) -> None:
     """Run what is missing of the study, choose, confirm, and leave the results."""
     from fastdwm.study import tradeoff
-    from fastdwm.study.cells import finished, held_worlds, measure_latencies, plan, read, run_cells
+    from fastdwm.study.cells import finished, held_worlds, measure_latencies, plan, read, run_points
 
     if config.worlds is None:
         grid = dataclasses.replace(grid, worlds=possible(grid.worlds, bundle))
     held = held_worlds(bundle)
-    cells = grid.cells(held)
-    check(cells, bundle, config)
+    points = grid.points(held)
+    check(points, bundle, config)
     study = plan(bundle, config, grid.episodes, config.seed, out / "cells")
     again = plan(bundle, config, grid.episodes, config.confirm_seed, out / "confirmation")
     finished(study), finished(again)
     with command.progress() as on_progress:
-        run_cells(study, cells, on_progress)
-        measure_latencies(study, cells, on_progress)
-        records = read(study, cells)
+        run_points(study, points, on_progress)
+        measure_latencies(study, points, on_progress)
+        records = read(study, points)
         rows = tradeoff.summarise(records, study.identity)
-        chosen = tradeoff.best(cells, rows)
+        chosen = tradeoff.best(points, rows)
         if config.confirm:
-            run_cells(again, [BASE, chosen], on_progress)
+            run_points(again, [BASE, chosen], on_progress)
     found = tradeoff.confirmation(read(again, [BASE, chosen]), chosen) if config.confirm else None
     conclude(study, grid, rows, tradeoff.verdict(records, rows, grid.centre(held)), found, out)
 
@@ -83,12 +83,12 @@ def possible(worlds: tuple[str, ...], bundle: "Bundle") -> tuple[str, ...]:
     return tuple(found)
 
 
-def check(cells: list[Cell], bundle: "Bundle", config: StudyConfig) -> None:
+def check(points: list[GridPoint], bundle: "Bundle", config: StudyConfig) -> None:
     """Raise InputError, before anything runs, for what a world model cannot do, such as so many network calls."""
-    for cell in cells:
-        if cell.imagines:
-            bundle.world(cell.world, steps=cell.world_steps)
-        cell.itpo(config.common)
+    for point in points:
+        if point.imagines:
+            bundle.world(point.world, steps=point.world_steps)
+        point.itpo(config.common)
 
 
 def conclude(
@@ -99,7 +99,7 @@ def conclude(
 
     here = circumstances(study.config.device)
     foreign = study.bundle.task.departures()
-    title = f"{study.bundle.task.name}, {len(study.seeds)} episodes per cell"
+    title = f"{study.bundle.task.name}, {len(study.seeds)} episodes per point"
     title += f", not the task's own simulator: {', '.join(foreign)}" if foreign else ""
     sentences = verdict + ([tables.confirmed(confirmation)] if confirmation else [])
     summary = {

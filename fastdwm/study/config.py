@@ -8,12 +8,12 @@ from fastdwm.checks import NOT_NEGATIVE, POSITIVE, require
 from fastdwm.config import ITPOConfig
 from fastdwm.engines.config import EngineConfig
 from fastdwm.measure.config import EpisodesConfig
-from fastdwm.study.grid import AXES, CELL_SETTINGS, GRIDS, Grid, parse_world
+from fastdwm.study.grid import AXES, GRIDS, POINT_SETTINGS, Grid, parse_world
 
 
 @dataclass(frozen=True)
 class StudyConfig(EngineConfig, EpisodesConfig):
-    """Every cell of a grid on the same tuning seeds, and the best one once more on seeds that it was not chosen on."""
+    """Every point of a grid on the same tuning seeds, and the best one once more on seeds that it was not chosen on."""
 
     grid: Literal["default", "quick", "paper"] = "default"
     """default: one axis at a time, half an hour on two CPU cores; quick: minutes; paper: all combinations, for a GPU,
@@ -32,25 +32,25 @@ class StudyConfig(EngineConfig, EpisodesConfig):
     inner_lrs: tuple[float, ...] | None = None
     """with sgd and adam: step sizes at E = 1 (alpha), divided by E but in the grid `paper`; none: the grid's"""
     itpo: ITPOConfig = field(default_factory=ITPOConfig)
-    """settings of the decision that are no axis, the same in every cell; the axes have flags of their own"""
+    """settings of the decision that are no axis, the same in every point; the axes have flags of their own"""
     design: Literal["star", "product"] | None = None
     """star: every world model at the centre and with one other axis changed; product: all combinations; none: the
     grid's"""
     episodes: Annotated[int | None, POSITIVE] = None
-    """episodes per cell; none: the grid's"""
+    """episodes per point; none: the grid's"""
     seed: Annotated[int, NOT_NEGATIVE] = 20_000
-    """environment seed of the first episode; episode i uses seed + i, in every cell: tuning seeds, apart from those of
+    """environment seed of the first episode; episode i uses seed + i, in every point: tuning seeds, apart from those of
     evaluations"""
     confirm: bool = True
-    """run the base policy and the cell with the best interquartile mean also on the seeds of evaluations"""
+    """run the base policy and the point with the best interquartile mean also on the seeds of evaluations"""
     confirm_seed: Annotated[int, NOT_NEGATIVE] = 10_000
     """environment seed of the first episode of that confirmation"""
     latency_decisions: Annotated[int, POSITIVE] = 2_000
-    """decisions of one episode alone to be timed in each cell, in at most 20 s; fewer than 2000 give no p99"""
+    """decisions of one episode alone to be timed in each point, in at most 20 s; fewer than 2000 give no p99"""
     out: Path | None = None
     """folder of the study, where a study that was stopped goes on; none: results/study-TASK"""
     workers: Annotated[int, POSITIVE] = 2
-    """cells at once, in processes of their own; latencies are measured afterwards, with nothing else running"""
+    """points at once, in processes of their own; latencies are measured afterwards, with nothing else running"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,7 +62,7 @@ class StudyConfig(EngineConfig, EpisodesConfig):
         for name in ("max_deviations", "inner_lrs"):
             values = list(getattr(self, name) or ())
             require(all(value > 0 for value in values), f"{name}: expected positive numbers, got {values}")
-        for name, axis in zip(CELL_SETTINGS, AXES[1:], strict=True):
+        for name, axis in zip(POINT_SETTINGS, AXES[1:], strict=True):
             value, default = getattr(self.itpo, name), getattr(ITPOConfig(), name)
             require(value == default, f"itpo.{name}: an axis of the study, expected as {axis}, got {value}")
         other, rule = self._other_axis, self.common.optimiser
@@ -90,10 +90,10 @@ class StudyConfig(EngineConfig, EpisodesConfig):
         apart = abs(self.seed - self.confirm_seed) >= grid.episodes
         last = self.seed + grid.episodes - 1
         came = f"got {self.confirm_seed} beside {self.seed} to {last}"
-        require(apart or not self.confirm, f"confirm_seed: expected seeds that no cell was chosen on, {came}")
+        require(apart or not self.confirm, f"confirm_seed: expected seeds that no point was chosen on, {came}")
         return grid
 
     def flags(self) -> dict[str, Any]:
-        """The settings of the decision that all cells share, by the name of their flag."""
-        names = [item.name for item in fields(ITPOConfig) if item.name not in CELL_SETTINGS]
+        """The settings of the decision that all points share, by the name of their flag."""
+        names = [item.name for item in fields(ITPOConfig) if item.name not in POINT_SETTINGS]
         return {f"itpo.{name}": getattr(self.common, name) for name in names}

@@ -1,4 +1,4 @@
-"""What a study runs: the named grids, and the cells they consist of. Pure data."""
+"""What a study runs: the named grids, and the points they consist of. Pure data."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -9,12 +9,12 @@ from fastdwm.checks import require
 from fastdwm.config import ITPOConfig
 
 AXES = ("worlds", "horizons", "particles", "inner_steps", "max_deviations", "inner_lrs")
-# What a cell says of the settings of a decision; the others are the same for all cells.
-CELL_SETTINGS = ("horizon", "particles", "inner_steps", "max_deviation", "inner_lr")
+# What a point says of the settings of a decision; the others are the same for all points.
+POINT_SETTINGS = ("horizon", "particles", "inner_steps", "max_deviation", "inner_lr")
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridPoint:
     """One setting of the decision, run on all seeds of the study."""
 
     world: str
@@ -47,17 +47,17 @@ class Cell:
         return self.horizon > 0
 
     def itpo(self, common: ITPOConfig) -> ITPOConfig:
-        """Its settings as the agent takes them, those that all cells share from `common`."""
+        """Its settings as the agent takes them, those that all points share from `common`."""
         if self == BASE:
             return replace(common, inner_steps=0)
-        values = {name: getattr(self, name) for name in CELL_SETTINGS}
+        values = {name: getattr(self, name) for name in POINT_SETTINGS}
         return replace(common, **{name: value for name, value in values.items() if value is not None})
 
     @property
     def work(self) -> float:
         """Rough CPU milliseconds of one decision and one step in each of ten episodes.
 
-        Fitted to the cells of the default grid on hopper-medium, width 256. Only the order in which the cells run and
+        Fitted to the points of the default grid on hopper-medium, width 256. Only the order in which the points run and
         the time left depend on it.
         """
         if self == BASE:
@@ -66,7 +66,7 @@ class Cell:
         return 3.5 + self.inner_steps * (2.7 + self.horizon * transition)
 
 
-BASE = Cell("base", 0, 0, 0, 0)
+BASE = GridPoint("base", 0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Grid:
     design: Literal["star", "product"]
     episodes: int
 
-    def points(self) -> Iterator[tuple]:
+    def combinations(self) -> Iterator[tuple]:
         """(H, M, E, maximum deviation, step size): the centre, then one axis at a time (star), or all combinations."""
         axes = (self.horizons, self.particles, self.inner_steps, self.max_deviations, self.inner_lrs)
         centre = tuple(axis[0] for axis in axes)
@@ -100,30 +100,30 @@ class Grid:
             for value in axis[1:]:
                 yield (*centre[:i], value, *centre[i + 1 :])
 
-    def cells(self, held: Mapping[str, int]) -> list[Cell]:
+    def points(self, held: Mapping[str, int]) -> list[GridPoint]:
         """The base policy, then every world model at every point, none twice.
 
         held: the network calls that the bundle gives each world model it holds.
         Raises InputError for a world model that it does not hold.
         """
-        cells = {BASE: None}
-        for point, world in product(self.points(), self.worlds):
-            cells[self._cell(point, world, held)] = None
-        return list(cells)
+        points = {BASE: None}
+        for values, world in product(self.combinations(), self.worlds):
+            points[self._point(values, world, held)] = None
+        return list(points)
 
-    def centre(self, held: Mapping[str, int]) -> list[Cell]:
-        """The cells that differ in the world model alone, in the order of the worlds."""
-        point = next(self.points())
-        return list(dict.fromkeys(self._cell(point, world, held) for world in self.worlds))
+    def centre(self, held: Mapping[str, int]) -> list[GridPoint]:
+        """The points that differ in the world model alone, in the order of the worlds."""
+        values = next(self.combinations())
+        return list(dict.fromkeys(self._point(values, world, held) for world in self.worlds))
 
-    def _cell(self, point: tuple, world: str, held: Mapping[str, int]) -> Cell:
-        horizon, particles, inner_steps, max_deviation, inner_lr = point
+    def _point(self, values: tuple, world: str, held: Mapping[str, int]) -> GridPoint:
+        horizon, particles, inner_steps, max_deviation, inner_lr = values
         name, calls = _resolve(world, held)
         lr = inner_lr / inner_steps if self.split_step and inner_lr is not None else inner_lr
         if horizon == 0:
             # Nothing is imagined: neither the world model nor the number of particles matters.
-            return Cell("critic", 0, 0, 1, inner_steps, max_deviation, lr)
-        return Cell(name, calls, horizon, particles, inner_steps, max_deviation, lr)
+            return GridPoint("critic", 0, 0, 1, inner_steps, max_deviation, lr)
+        return GridPoint(name, calls, horizon, particles, inner_steps, max_deviation, lr)
 
 
 def parse_world(text: str) -> tuple[str, int | None]:

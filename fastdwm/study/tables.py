@@ -1,4 +1,4 @@
-"""The result of a study in words: its table, on stdout and as Markdown, and the sentence about the chosen cell."""
+"""The result of a study in words: its table, on stdout and as Markdown, and the sentence about the chosen point."""
 
 import shlex
 from collections.abc import Sequence

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastdwm.measure import statistics
 from fastdwm.measure.statistics import Estimate
-from fastdwm.study.grid import BASE, Cell
+from fastdwm.study.grid import BASE, GridPoint
 from fastdwm.tables import interval
 
 Row = dict[str, Any]
@@ -25,13 +25,13 @@ STYLES = {
 OTHERS = {"color": "tab:red", "marker": "v"}
 
 
-def summarise(records: Mapping[Cell, Mapping[str, Any]], identity: Mapping[str, Any]) -> list[Row]:
-    """One flat row per cell, the fastest first; latencies in ms, intervals of 95 %.
+def summarise(records: Mapping[GridPoint, Mapping[str, Any]], identity: Mapping[str, Any]) -> list[Row]:
+    """One flat row per point, the fastest first; latencies in ms, intervals of 95 %.
 
-    records: of the finished cells, the base policy among them.   identity: what the cells share.
-    `front` holds for the cells that no other beats in both mean score and median latency.
+    records: of the finished points, the base policy among them.   identity: what the points share.
+    `front` holds for the points that no other beats in both mean score and median latency.
     """
-    rows = [_row(cell, record, records[BASE]) for cell, record in records.items()]
+    rows = [_row(point, record, records[BASE]) for point, record in records.items()]
     scores = [round(row["score_mean"], statistics.DIGITS) for row in rows]
     front = pareto_front([row["latency_p50_ms"] for row in rows], scores)
     shared = {name: identity[name] for name in ("bundle", "seeds", "device", "backend")}
@@ -40,16 +40,16 @@ def summarise(records: Mapping[Cell, Mapping[str, Any]], identity: Mapping[str, 
     return sorted(rows, key=lambda row: row["latency_p50_ms"])
 
 
-def _row(cell: Cell, record: Mapping[str, Any], base: Mapping[str, Any]) -> Row:
+def _row(point: GridPoint, record: Mapping[str, Any], base: Mapping[str, Any]) -> Row:
     episodes, times = record["episodes"], record["latency"]
     score = _scores(record)
     summary, mean = statistics.summarise(score), statistics.bootstrap(score, np.mean)
-    is_base = cell == BASE
+    is_base = point == BASE
     difference = Estimate(0.0, None, None) if is_base else statistics.paired_difference(score, _scores(base))
     return {
-        "cell": cell.name,
-        **asdict(cell),
-        "network_calls": cell.inner_steps * cell.horizon * cell.world_steps,
+        "cell": point.name,
+        **asdict(point),
+        "network_calls": point.inner_steps * point.horizon * point.world_steps,
         "episodes": len(episodes),
         "score_mean": mean.value,
         "score_std": summary.std,
@@ -83,16 +83,18 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
     return [not any(c <= cost and v >= value and (c, v) != (cost, value) for c, v in points) for cost, value in points]
 
 
-def verdict(records: Mapping[Cell, Mapping[str, Any]], rows: Sequence[Row], centre: Sequence[Cell]) -> list[str]:
+def verdict(
+    records: Mapping[GridPoint, Mapping[str, Any]], rows: Sequence[Row], centre: Sequence[GridPoint]
+) -> list[str]:
     """What each world model keeps of the gain, and at which share of the time; one line each.
 
-    centre: cells that differ in the world model alone. The reference is the diffusion model with the most calls;
+    centre: points that differ in the world model alone. The reference is the diffusion model with the most calls;
     without one, or with nothing beside it, there is nothing to say.
     """
-    diffusion = [cell for cell in centre if cell.world == "diffusion"]
+    diffusion = [point for point in centre if point.world == "diffusion"]
     if not diffusion or len(centre) == 1:
         return []
-    reference = max(diffusion, key=lambda cell: cell.world_steps)
+    reference = max(diffusion, key=lambda point: point.world_steps)
     by_name = {row["cell"]: row for row in rows}
     ours, base = by_name[reference.name], _scores(records[BASE])
     gain = _scores(records[reference]) - base
@@ -101,10 +103,10 @@ def verdict(records: Mapping[Cell, Mapping[str, Any]], rows: Sequence[Row], cent
         f"{title_of(ours)} gains {interval(estimate(ours, 'difference'), '+')} over the base policy "
         f"in {ours['latency_p50_ms']:.2f} ms per decision."
     ]
-    for cell in centre:
-        if cell == reference:
+    for point in centre:
+        if point == reference:
             continue
-        row, score = by_name[cell.name], _scores(records[cell])
+        row, score = by_name[point.name], _scores(records[point])
         gap = statistics.paired_difference(score, _scores(records[reference]))
         # As it is printed: a share of a gain of 0 means nothing.
         kept = (
@@ -131,22 +133,22 @@ def style_of(world: str) -> dict[str, str]:
     return STYLES.get(world, OTHERS | {"label": world})
 
 
-def best(cells: Sequence[Cell], rows: Sequence[Row]) -> Cell:
-    """The cell with the highest interquartile mean, the base policy apart; among equals the fastest."""
+def best(points: Sequence[GridPoint], rows: Sequence[Row]) -> GridPoint:
+    """The point with the highest interquartile mean, the base policy apart; among equals the fastest."""
     by_name = {row["cell"]: row for row in rows}
-    ours = [cell for cell in cells if cell != BASE]
+    ours = [point for point in points if point != BASE]
 
-    def rank(cell: Cell) -> tuple[float, float]:
-        row = by_name[cell.name]
+    def rank(point: GridPoint) -> tuple[float, float]:
+        row = by_name[point.name]
         return round(row["score_iqm"], statistics.DIGITS), -row["latency_p50_ms"]
 
     return max(ours, key=rank)
 
 
-def confirmation(records: Mapping[Cell, Mapping[str, Any]], chosen: Cell) -> dict[str, Any]:
-    """Scores of the base policy and of the chosen cell, and their difference by seed, ready for JSON.
+def confirmation(records: Mapping[GridPoint, Mapping[str, Any]], chosen: GridPoint) -> dict[str, Any]:
+    """Scores of the base policy and of the chosen point, and their difference by seed, ready for JSON.
 
-    records: of the two cells, on seeds that the choice did not know.
+    records: of the two points, on seeds that the choice did not know.
     """
     base, score = _scores(records[BASE]), _scores(records[chosen])
     return {

@@ -1,7 +1,7 @@
 """python -m fastdwm.sweep: many tasks and training seeds, from data to scores, on one machine or a cluster.
 
-The file of every finished cell is the truth, so a sweep that was stopped goes on with the same command. The driver
-imports neither torch nor the simulator; the cells are commands of their own.
+The file of every finished job is the truth, so a sweep that was stopped goes on with the same command. The driver
+imports neither torch nor the simulator; the jobs are commands of their own.
 """
 
 import sys
@@ -16,11 +16,11 @@ FLAGS_OF_STAGES = {f"--{stage}{join}flags" for stage in STAGES for join in "-_"}
 
 
 def main(config: SweepConfig) -> bool:
-    """Collect data, train, tune and evaluate bundles for many tasks and training seeds; one cell is one stage of one
-    training. Returns whether all cells have ended well.
+    """Collect data, train, tune and evaluate bundles for many tasks and training seeds; one job is one stage of one
+    training. Returns whether all jobs have ended well.
 
-    The table of cells goes to stdout, sweep.json, one file per cell, logs and bundles to the folder of the sweep,
-    progress to stderr. The same command takes up a sweep that was stopped; cells that failed are run anew with --retry.
+    The table of jobs goes to stdout, sweep.json, one file per job, logs and bundles to the folder of the sweep,
+    progress to stderr. The same command takes up a sweep that was stopped; jobs that failed are run anew with --retry.
     """
     from fastdwm.sweep import plan as plans
     from fastdwm.sweep import tables
@@ -38,9 +38,9 @@ def main(config: SweepConfig) -> bool:
         sweep = Sweep(plan)
         sweep.run()
         write_json(config.out / "sweep.json", summary(sweep, origin()))
-    tables.print_cells(sweep)
+    tables.print_jobs(sweep)
     print(config.out / "sweep.json")
-    return all(sweep.status(cell) == "finished" for cell in plan.cells)
+    return all(sweep.status(job) == "finished" for job in plan.jobs)
 
 
 def parse(argv: list[str]) -> SweepConfig:
@@ -58,7 +58,7 @@ def joined(argv: list[str]) -> Iterator[str]:
 
 
 def run_and_leave() -> None:
-    """Leave the process with 1 if a cell has failed."""
+    """Leave the process with 1 if a job has failed."""
     if not main(parse(sys.argv[1:])):
         sys.exit(1)
 

@@ -19,7 +19,7 @@ LOCOMOTION = tuple(f"{robot}-{level}" for level in LEVELS for robot in ("hopper"
 
 @dataclass(frozen=True)
 class SweepConfig(EngineConfig):
-    """Tasks x training seeds x stages, each cell a few commands that could be given by hand."""
+    """Tasks x training seeds x stages, each job a few commands that could be given by hand."""
 
     tasks: tuple[str, ...] = ("locomotion",)
     """names of tasks; locomotion: the 18 of hopper, halfcheetah and walker2d"""
@@ -31,11 +31,11 @@ class SweepConfig(EngineConfig):
     out: Path = Path("results/sweep")
     """folder of everything but the datasets, which lie in Minari's; a sweep that was stopped goes on there"""
     workers: Annotated[int | None, POSITIVE] = None
-    """cells that run at once; none: one for each CPU, with Ray as many as the cluster has room for"""
+    """jobs that run at once; none: one for each CPU, with Ray as many as the cluster has room for"""
     plan: bool = False
-    """print the cells, their commands and estimates of time and memory, and run nothing"""
+    """print the jobs, their commands and estimates of time and memory, and run nothing"""
     retry: bool = False
-    """run cells anew that failed before"""
+    """run jobs anew that failed before"""
     policies: Path | None = None
     """folder of the published policies, for collect"""
     dataset: str | None = None

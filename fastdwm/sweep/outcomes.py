@@ -1,4 +1,4 @@
-"""What is kept of each stage in the file of its cell, read from what the commands have left."""
+"""What is kept of each stage in the file of its job, read from what the commands have left."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The command lines of each stage: all that a cell does, and nothing that could not be done by hand."""
+"""The command lines of each stage: all that a job does, and nothing that could not be done by hand."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ VARIANT_FLAGS = {"meanflow": ["--world", "meanflow"], "critic": ["--itpo.horizon
 
 
 @dataclass(frozen=True)
-class Cell:
+class SweepJob:
     """One stage of one training seed of a task."""
 
     task: str
@@ -23,7 +23,7 @@ class Cell:
 
     @property
     def run(self) -> str:
-        """What the cells of one bundle share in their names."""
+        """What the jobs of one bundle share in their names."""
         return f"{self.task}-s{self.seed}"
 
     @property
@@ -39,62 +39,62 @@ class Folders:
     shipped: Path
     policies: Path
 
-    def training(self, cell: Cell) -> Path:
-        return self.out / "train" / cell.run
+    def training(self, job: SweepJob) -> Path:
+        return self.out / "train" / job.run
 
-    def evaluations(self, cell: Cell) -> Path:
-        return self.out / "eval" / cell.run
+    def evaluations(self, job: SweepJob) -> Path:
+        return self.out / "eval" / job.run
 
-    def bundle(self, cell: Cell, source: str) -> Path:
+    def bundle(self, job: SweepJob, source: str) -> Path:
         """source: `train`, of this sweep; `copy`, of the shipped one, which tune writes to; `shipped`."""
         if source == "shipped":
-            return self.shipped / cell.task
-        return self.training(cell) / "bundle" if source == "train" else self.out / "bundles" / cell.run
+            return self.shipped / job.task
+        return self.training(job) / "bundle" if source == "train" else self.out / "bundles" / job.run
 
 
 NAMED = Folders(Path("OUT"), Path("SHIPPED"), Path("POLICIES"))
 
 
-def commands(cell: Cell, config: SweepConfig, source: str, folders: Folders) -> list[Command]:
-    """To be run in turn; the first that fails ends the cell.   source: of the bundle, as in `Folders.bundle`."""
-    if cell.stage == "collect":
-        return [collect(cell, config, folders)]
-    if cell.stage == "train":
-        return [train(cell, config, folders)]
-    bundle = folders.bundle(cell, source)
-    if cell.stage == "tune":
+def commands(job: SweepJob, config: SweepConfig, source: str, folders: Folders) -> list[Command]:
+    """To be run in turn; the first that fails ends the job.   source: of the bundle, as in `Folders.bundle`."""
+    if job.stage == "collect":
+        return [collect(job, config, folders)]
+    if job.stage == "train":
+        return [train(job, config, folders)]
+    bundle = folders.bundle(job, source)
+    if job.stage == "tune":
         # What is shipped stays as it is.
-        fetch = [["cp", "-rT", str(folders.shipped / cell.task), str(bundle)]] if source == "copy" else []
-        return [*fetch, tune(cell, config, bundle, folders)]
-    return [evaluate(cell, config, bundle, variant, folders) for variant in config.variants]
+        fetch = [["cp", "-rT", str(folders.shipped / job.task), str(bundle)]] if source == "copy" else []
+        return [*fetch, tune(job, config, bundle, folders)]
+    return [evaluate(job, config, bundle, variant, folders) for variant in config.variants]
 
 
-def collect(cell: Cell, config: SweepConfig, folders: Folders) -> Command:
+def collect(job: SweepJob, config: SweepConfig, folders: Folders) -> Command:
     from fastdwm.collect.published import PUBLISHED
 
-    require(cell.task in PUBLISHED, f"stages: no policies are published for {cell.task}, leave out collect")
-    made = PUBLISHED[cell.task].arguments(folders.policies)
+    require(job.task in PUBLISHED, f"stages: no policies are published for {job.task}, leave out collect")
+    made = PUBLISHED[job.task].arguments(folders.policies)
     return ["python", "-m", "fastdwm.collect", *made, "--workers", "1", *config.flags("collect")]
 
 
-def train(cell: Cell, config: SweepConfig, folders: Folders) -> Command:
-    dataset = config.dataset_of(cell.task)
+def train(job: SweepJob, config: SweepConfig, folders: Folders) -> Command:
+    dataset = config.dataset_of(job.task)
     data = ["--dataset", dataset] if dataset else []
-    where = ["--out", str(folders.training(cell)), "--seed", str(cell.seed), "--threads", "1"]
-    return [*_python("train", cell.task), *data, *where, *config.flags("train")]
+    where = ["--out", str(folders.training(job)), "--seed", str(job.seed), "--threads", "1"]
+    return [*_python("train", job.task), *data, *where, *config.flags("train")]
 
 
-def tune(cell: Cell, config: SweepConfig, bundle: Path, folders: Folders) -> Command:
-    given = ["--bundle", str(bundle), "--minutes", str(TUNE_MINUTES), "--out", str(folders.out / "tune" / cell.run)]
-    return [*_python("tune", cell.task), *given, *config.flags("tune")]
+def tune(job: SweepJob, config: SweepConfig, bundle: Path, folders: Folders) -> Command:
+    given = ["--bundle", str(bundle), "--minutes", str(TUNE_MINUTES), "--out", str(folders.out / "tune" / job.run)]
+    return [*_python("tune", job.task), *given, *config.flags("tune")]
 
 
-def evaluate(cell: Cell, config: SweepConfig, bundle: Path, variant: str, folders: Folders) -> Command:
+def evaluate(job: SweepJob, config: SweepConfig, bundle: Path, variant: str, folders: Folders) -> Command:
     preset = "tuned" if variant == "tuned" else "default"
-    out = ["--out", str(folders.evaluations(cell) / variant)]
+    out = ["--out", str(folders.evaluations(job) / variant)]
     settings = ["--preset", preset, "--bundle", str(bundle), "--episodes", str(EPISODES)]
     settings += [*VARIANT_FLAGS.get(variant, []), *out]
-    return [*_python("eval", cell.task), *settings, *config.flags("eval")]
+    return [*_python("eval", job.task), *settings, *config.flags("eval")]
 
 
 def _python(command: str, task: str) -> Command:

@@ -25,7 +25,7 @@ class Variant:
 
     world: str
     settings: dict[str, Any]
-    """those of ITPOConfig that this version knows, as JSON values; empty where the cell does not tell"""
+    """those of ITPOConfig that this version knows, as JSON values; empty where the evaluation does not tell"""
     seeds: tuple[int, ...]
     base: tuple[float, ...]
     """score of each seed"""
@@ -37,7 +37,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Evaluation:
     """The evaluation of one training."""
 
     path: Path
@@ -59,34 +59,37 @@ class Cell:
     variants: dict[str, Variant]
 
 
-def read_cells(folder: Path) -> list[Cell]:
+def read_evaluations(folder: Path) -> list[Evaluation]:
     """All finished evaluations below the folder, by file name.
 
-    Raises InputError if there is none, for a file that is no such cell, and for cells that no table can hold together:
-    other physics, other episodes of the same task, another "default".
+    Raises InputError if there are none, for a file that is not an evaluation, and for evaluations that cannot stand in
+    one table: other simulator versions, other episodes of the same task, other settings of "default".
     """
     require(folder.is_dir(), f"{folder}: no such folder")
-    records = sweep.read_cells(folder, "*-eval.json")
+    records = sweep.read_jobs(folder, "*-eval.json")
     require(bool(records), f"{folder}: expected cells/*-eval.json of a sweep, found none")
-    cells = [read_cell(folder / "cells" / f"{name}.json", record) for name, record in records.items()]
-    _require_one_table(cells)
-    return cells
+    evaluations = [read_evaluation(folder / "cells" / f"{name}.json", record) for name, record in records.items()]
+    _require_one_table(evaluations)
+    return evaluations
 
 
-def read_cell(path: Path, record: sweep.Record) -> Cell:
-    """The cell in a file that holds this record; raises InputError for any that is no evaluation."""
+def read_evaluation(path: Path, record: sweep.Record) -> Evaluation:
+    """The evaluation in a file that holds this record; raises InputError for any that is no evaluation."""
     try:
-        cell = _cell(path, record)
+        evaluation = _evaluation(path, record)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         reason = str(error) if isinstance(error, InputError) else first_line(error)
-        raise InputError(f"{path}: expected the evaluation cell of a sweep: {reason}") from None
+        raise InputError(f"{path}: expected an evaluation of a sweep: {reason}") from None
     # A copied file must not count as another training.
-    require(path.name == f"{cell.task}-s{cell.seed}-eval.json", f"{path}: holds {cell.task}, seed {cell.seed}")
-    require(cell.task in LOCOMOTION + MAZES, f"{path}: {cell.task!r} is none of the paper's tasks")
-    return cell
+    require(
+        path.name == f"{evaluation.task}-s{evaluation.seed}-eval.json",
+        f"{path}: holds {evaluation.task}, seed {evaluation.seed}",
+    )
+    require(evaluation.task in LOCOMOTION + MAZES, f"{path}: {evaluation.task!r} is none of the paper's tasks")
+    return evaluation
 
 
-def _cell(path: Path, record: sweep.Record) -> Cell:
+def _evaluation(path: Path, record: sweep.Record) -> Evaluation:
     result, versions = record["result"], from_json(dict, record["identity"].get("versions"), "versions")
     physics = tuple(f"{name} {from_json(str, versions.get(name), name)}" for name in sorted(sweep.PHYSICS))
     unknown = set(from_json(dict, result["variants"], "variants")) - set(VARIANTS)
@@ -95,7 +98,7 @@ def _cell(path: Path, record: sweep.Record) -> Cell:
     flat = all(isinstance(item, str | int | float | None) for item in machine.values())
     require(flat, f"machine: expected text and numbers, got {shorten(machine)}")
     errors = from_json(dict | None, result["errors"], "errors") or {}
-    return Cell(
+    return Evaluation(
         path=path,
         task=record["task"],
         seed=record["seed"],
@@ -145,7 +148,7 @@ def _number(value: Any, name: str) -> float | None:
 
 
 def _numbers(values: Any, name: str) -> dict[str, float]:
-    """Numbers by name; none where the cell does not tell."""
+    """Numbers by name; none where the evaluation does not tell."""
     known = {key: _number(x, f"{name}: {key}") for key, x in (from_json(dict | None, values, name) or {}).items()}
     return {key: x for key, x in known.items() if x is not None}
 
@@ -155,16 +158,21 @@ def _scores(values: Any, name: str) -> tuple[float, ...]:
     return tuple(_number(score, name) for score in from_json(list[float], values, name))
 
 
-def _require_one_table(cells: list[Cell]) -> None:
-    """Raise InputError for cells whose scores do not belong together."""
+def _require_one_table(evaluations: list[Evaluation]) -> None:
+    """Raise InputError for evaluations whose scores do not belong together."""
     episodes: dict[str, tuple[Path, tuple[int, ...]]] = {}
     default: tuple[Path, dict[str, Any]] | None = None
-    for cell in cells:
-        for name, variant in cell.variants.items():
-            _same(*episodes.setdefault(cell.task, (cell.path, variant.seeds)), cell.path, variant.seeds, "episodes")
+    for evaluation in evaluations:
+        for name, variant in evaluation.variants.items():
+            _same(
+                *episodes.setdefault(evaluation.task, (evaluation.path, variant.seeds)),
+                evaluation.path,
+                variant.seeds,
+                "episodes",
+            )
             if name == "default":
-                default = default or (cell.path, variant.settings)
-                _same(*default, cell.path, variant.settings, "default settings")
+                default = default or (evaluation.path, variant.settings)
+                _same(*default, evaluation.path, variant.settings, "default settings")
 
 
 def _same(path: Path, value: Any, other_path: Path, other: Any, what: str) -> None:

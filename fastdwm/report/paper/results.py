@@ -1,4 +1,4 @@
-"""What the cells of a sweep say of each task: scores, paired differences, latencies, errors of the models."""
+"""What the evaluations of a sweep say of each task: scores, paired differences, latencies, errors of the models."""
 
 import json
 from collections import Counter
@@ -12,7 +12,7 @@ from fastdwm.config import ITPOConfig, Settings
 from fastdwm.jobs.sweep import VARIANTS
 from fastdwm.measure import statistics
 from fastdwm.measure.statistics import Estimate
-from fastdwm.report.paper.cells import Cell, Variant
+from fastdwm.report.paper.cells import Evaluation, Variant
 from fastdwm.report.paper.published import MAZES
 
 
@@ -26,7 +26,7 @@ class Scores:
     success: Estimate | None
     """share of episodes with a score above 0, in AntMaze"""
     latency_ms: float | None
-    """median per decision, on the machine of most cells"""
+    """median per decision, on the machine of most evaluations"""
 
 
 @dataclass(frozen=True)
@@ -99,76 +99,78 @@ class Results:
     machine: dict[str, Any]
     """of the latencies"""
     elsewhere: tuple[str, ...]
-    """cells of other machines, whose latencies are left out"""
+    """evaluations of other machines, whose latencies are left out"""
     physics: tuple[str, ...]
 
 
-def summarise(cells: Sequence[Cell], tasks: Sequence[str]) -> Results:
+def summarise(evaluations: Sequence[Evaluation], tasks: Sequence[str]) -> Results:
     """All that the tables tell; the verdicts are on `tasks`.
 
-    The cells are such as `read_cells` gives: none of them contradicts another.
+    The evaluations are such as `read_evaluations` gives: none of them contradicts another.
     """
-    machine = Counter(cell.machine for cell in cells).most_common(1)[0][0]
-    by_task: dict[str, list[Cell]] = {}
-    for cell in cells:
-        by_task.setdefault(cell.task, []).append(cell)
-    evaluated = {task: found for task, found in by_task.items() if any(cell.variants for cell in found)}
+    machine = Counter(evaluation.machine for evaluation in evaluations).most_common(1)[0][0]
+    by_task: dict[str, list[Evaluation]] = {}
+    for evaluation in evaluations:
+        by_task.setdefault(evaluation.task, []).append(evaluation)
+    evaluated = {task: found for task, found in by_task.items() if any(evaluation.variants for evaluation in found)}
     results = {task: _task(task, found, machine) for task, found in evaluated.items()}
     verdicts = {name: _verdict(name, evaluated, results, tasks) for name in VARIANTS}
-    elsewhere = tuple(cell.path.name for cell in cells if cell.machine != machine)
+    elsewhere = tuple(evaluation.path.name for evaluation in evaluations if evaluation.machine != machine)
     # The name of the host keeps machines apart, but is nobody's business.
     shown = {name: value for name, value in json.loads(machine).items() if name != "host"}
-    return Results(results, verdicts, shown, elsewhere, cells[0].physics)
+    return Results(results, verdicts, shown, elsewhere, evaluations[0].physics)
 
 
-def variants_of(cells: Sequence[Cell], name: str) -> list[Variant]:
-    """The variant of that name, of every cell that has it."""
-    return [cell.variants[name] for cell in cells if name in cell.variants]
+def variants_of(evaluations: Sequence[Evaluation], name: str) -> list[Variant]:
+    """The variant of that name, of every evaluation that has it."""
+    return [evaluation.variants[name] for evaluation in evaluations if name in evaluation.variants]
 
 
-def differences(cells: Sequence[Cell], name: str) -> np.ndarray:
+def differences(evaluations: Sequence[Evaluation], name: str) -> np.ndarray:
     """Paired differences of a variant, (trainings, episodes)."""
-    return np.array([np.subtract(x.itpo, x.base) for x in variants_of(cells, name)])
+    return np.array([np.subtract(x.itpo, x.base) for x in variants_of(evaluations, name)])
 
 
-def _task(task: str, cells: list[Cell], machine: str) -> TaskResult:
-    here = [cell for cell in cells if cell.machine == machine]
+def _task(task: str, evaluations: list[Evaluation], machine: str) -> TaskResult:
+    here = [evaluation for evaluation in evaluations if evaluation.machine == machine]
     # Every variant evaluates the base policy anew, on the same seeds: the first one stands for all.
-    bases = [next(iter(ordered(cell).values())) for cell in cells if cell.variants]
-    base_ms = [x.latency_ms["base"] for cell in here for x in list(ordered(cell).values())[:1]]
+    bases = [next(iter(ordered(evaluation).values())) for evaluation in evaluations if evaluation.variants]
+    base_ms = [x.latency_ms["base"] for evaluation in here for x in list(ordered(evaluation).values())[:1]]
     base = _scores(task, [x.base for x in bases], base_ms)
-    gains = {name: _gain(task, name, cells, here) for name in VARIANTS if variants_of(cells, name)}
-    behaviours = [cell.behaviour for cell in cells if cell.behaviour is not None]
-    worlds = dict.fromkeys(world for cell in cells for world in cell.errors)
-    dynamics = {world: _rmse([cell.errors.get(world) for cell in cells], "obs_rmse") for world in worlds}
+    gains = {name: _gain(task, name, evaluations, here) for name in VARIANTS if variants_of(evaluations, name)}
+    behaviours = [evaluation.behaviour for evaluation in evaluations if evaluation.behaviour is not None]
+    worlds = dict.fromkeys(world for evaluation in evaluations for world in evaluation.errors)
+    dynamics = {
+        world: _rmse([evaluation.errors.get(world) for evaluation in evaluations], "obs_rmse") for world in worlds
+    }
     # The world models share it.
-    reward = _rmse([next(iter(cell.errors.values()), None) for cell in cells], "reward_rmse")
+    reward = _rmse([next(iter(evaluation.errors.values()), None) for evaluation in evaluations], "reward_rmse")
     return TaskResult(
         task=task,
-        seeds=tuple(cell.seed for cell in cells),
+        seeds=tuple(evaluation.seed for evaluation in evaluations),
         episodes=len(bases[0].seeds),
         behaviour=float(np.mean(behaviours)) if behaviours else None,
         base=base,
         gains=gains,
         dynamics={world: found for world, found in dynamics.items() if found is not None},
         reward=reward,
-        critic=_means([cell.critic for cell in cells]),
-        departures=tuple(dict.fromkeys(text for cell in cells for text in cell.departures)),
+        critic=_means([evaluation.critic for evaluation in evaluations]),
+        departures=tuple(dict.fromkeys(text for evaluation in evaluations for text in evaluation.departures)),
     )
 
 
-def ordered(cell: Cell) -> dict[str, Variant]:
-    """The cell's variants in the order of VARIANTS."""
-    return {name: cell.variants[name] for name in VARIANTS if name in cell.variants}
+def ordered(evaluation: Evaluation) -> dict[str, Variant]:
+    """The evaluation's variants in the order of VARIANTS."""
+    return {name: evaluation.variants[name] for name in VARIANTS if name in evaluation.variants}
 
 
-def _gain(task: str, name: str, cells: list[Cell], here: list[Cell]) -> Gain:
-    found = variants_of(cells, name)
+def _gain(task: str, name: str, evaluations: list[Evaluation], here: list[Evaluation]) -> Gain:
+    found = variants_of(evaluations, name)
     latencies = [x.latency_ms["itpo"] for x in variants_of(here, name)]
     scores = _scores(task, [x.itpo for x in found], latencies)
     worlds = tuple(dict.fromkeys(x.world for x in found))
     settings = tuple(dict.fromkeys(describe(x) for x in found))
-    difference = statistics.two_level(differences(cells, name), np.mean)
+    difference = statistics.two_level(differences(evaluations, name), np.mean)
     return Gain(scores, difference, len(found), worlds, settings, _means([x.diagnostics for x in found]))
 
 
@@ -207,16 +209,20 @@ def _rmse(errors: Sequence[dict[str, float] | None], name: str) -> Rmse | None:
     return Rmse(float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5))
 
 
-def _verdict(name: str, cells: dict[str, list[Cell]], results: dict[str, TaskResult], tasks: Sequence[str]) -> Verdict:
+def _verdict(
+    name: str, evaluations: dict[str, list[Evaluation]], results: dict[str, TaskResult], tasks: Sequence[str]
+) -> Verdict:
     there = [task for task in tasks if task in results and name in results[task].gains]
     evaluated = [results[task] for task in there]
-    found = {task: variants_of(cells[task], name) for task in there}
+    found = {task: variants_of(evaluations[task], name) for task in there}
     runs = [([np.mean(x.itpo) for x in xs], [np.mean(x.base) for x in xs]) for xs in found.values()]
     several = any(len(xs) > 1 for xs in found.values())
     return Verdict(
         tasks=len(tasks),
         missing=len(tasks) - len(there),
         **statistics.count_outcomes([result.gains[name].difference for result in evaluated]),
-        difference=statistics.mean_of_means([differences(cells[task], name) for task in there]) if there else None,
+        difference=statistics.mean_of_means([differences(evaluations[task], name) for task in there])
+        if there
+        else None,
         improvement=statistics.probability_of_improvement(runs) if several else None,
     )

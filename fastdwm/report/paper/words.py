@@ -80,12 +80,12 @@ def _range(values: set[int]) -> str:
 
 
 def latencies(results: Results) -> str:
-    """Which machine the latencies are of, and which cells are of others."""
+    """Which machine the latencies are of, and which evaluations are of others."""
     machine = ", ".join(f"{name} {value}" for name, value in results.machine.items() if value is not None)
     text = f"ms per decision: on one machine alone ({machine})."
     if results.elsewhere:
         names = ", ".join(results.elsewhere)
-        text += f" Latencies of {len(results.elsewhere)} cells of other machines are left out: {names}."
+        text += f" Latencies of {len(results.elsewhere)} evaluations of other machines are left out: {names}."
     return text
 
 

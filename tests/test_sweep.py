@@ -152,7 +152,7 @@ def test_a_cell_that_fails_is_told_and_stops_only_what_needs_it(finished, data, 
     (failure,) = cells(out, "failed").values()
     assert failure["error"].startswith("exit code 2: python -m fastdwm.train walker2d-medium")
     assert "error: " in failure["log"][-1] and failure["log"][-1] in done.stderr
-    assert "walker2d-medium-s0-eval: not run, what it needs has not finished" in done.stderr
+    assert "walker2d-medium-s0-eval: not run, a job that it depends on has not finished" in done.stderr
     assert "walker2d-medium-s0-train failed: exit code 2" in done.stdout and "not run" in done.stdout
     status = {cell["name"]: cell["status"] for cell in json.loads((out / "sweep.json").read_text())["cells"]}
     assert (status["walker2d-medium-s0-train"], status["walker2d-medium-s0-eval"]) == ("failed", "not run")

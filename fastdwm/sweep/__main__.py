@@ -1,7 +1,7 @@
 """python -m fastdwm.sweep: many tasks and training seeds, from data to scores, on one machine or a cluster.
 
-The file of every finished job is the truth, so a sweep that was stopped goes on with the same command. The driver
-imports neither torch nor the simulator; the jobs are commands of their own.
+Every finished job has a file, so the same command resumes a sweep that was stopped. Each job runs other commands of
+this package; the driver imports neither torch nor the simulator.
 """
 
 import sys
@@ -17,10 +17,10 @@ FLAGS_OF_STAGES = {f"--{stage}{join}flags" for stage in STAGES for join in "-_"}
 
 def main(config: SweepConfig) -> bool:
     """Collect data, train, tune and evaluate bundles for many tasks and training seeds; one job is one stage of one
-    training. Returns whether all jobs have ended well.
+    training. Returns whether all jobs have finished.
 
-    The table of jobs goes to stdout, sweep.json, one file per job, logs and bundles to the folder of the sweep,
-    progress to stderr. The same command takes up a sweep that was stopped; jobs that failed are run anew with --retry.
+    The table of jobs goes to stdout; sweep.json, one file per job, logs and bundles to the sweep's folder; progress to
+    stderr. The same command resumes a sweep that was stopped; --retry runs failed jobs again.
     """
     from fastdwm.sweep import plan as plans
     from fastdwm.sweep import tables
@@ -50,7 +50,7 @@ def parse(argv: list[str]) -> SweepConfig:
 
 
 def joined(argv: list[str]) -> Iterator[str]:
-    """The arguments with `--train-flags "--seed 1"` as one: tyro would take the text for a flag of the sweep."""
+    """Join `--train-flags "--seed 1"` to one argument: tyro would take the text for a flag of the sweep."""
     left = iter(argv)
     for word in left:
         value = next(left, None) if word in FLAGS_OF_STAGES else None
@@ -58,7 +58,7 @@ def joined(argv: list[str]) -> Iterator[str]:
 
 
 def run_and_leave() -> None:
-    """Leave the process with 1 if a job has failed."""
+    """Run the command; exit with code 1 unless all jobs have finished."""
     if not main(parse(sys.argv[1:])):
         sys.exit(1)
 

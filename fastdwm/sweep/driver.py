@@ -1,4 +1,4 @@
-"""Runs what is missing of a sweep, and tells how it goes."""
+"""Run the missing jobs of a sweep and report progress."""
 
 import contextlib
 import dataclasses
@@ -25,7 +25,7 @@ LOG_LINES = 8
 
 
 class Sweep:
-    """A plan that is being carried out."""
+    """The running of a plan."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -37,7 +37,7 @@ class Sweep:
         self._console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
     def run(self) -> None:
-        """Run what is missing; a job that fails is told and recorded, and the others go on."""
+        """Run the missing jobs. A job that fails is reported and recorded, and the others continue."""
         jobs = [Job(job.name, run_job, (self._context(job),), self.plan.after(job)) for job in self._todo.values()]
         for folder in ("cells", "failed", "logs", "bundles"):
             (self.plan.folders.out / folder).mkdir(exist_ok=True)
@@ -57,14 +57,15 @@ class Sweep:
     def _context(self, job: SweepJob) -> JobContext:
         plan = self.plan
         bundle = plan.folders.bundle(job, plan.source(job))
-        known = plan.commands(job), plan.identity(job)
-        return JobContext(job, plan.config, plan.folders, bundle, *known, cwd=Path.cwd())
+        return JobContext(
+            job, plan.config, plan.folders, bundle, plan.commands(job), plan.identity(job), cwd=Path.cwd()
+        )
 
     def _on_ended(self, ended: Ended) -> None:
         name = ended.job.name
         job = self._todo.pop(name)
         if not ended.started:
-            self._say(f"{name}: not run, what it needs has not finished")
+            self._say(f"{name}: not run, a job that it depends on has not finished")
         elif ended.error is None:
             self.finished[name] = ended.value
             self._estimates.add(ended.value)
@@ -75,7 +76,7 @@ class Sweep:
         else:
             self.failed[name] = failure = self._failure(job, ended.error)
             self._say(f"{name}: failed: {failure['error']}; {self._counts()}", *failure["log"])
-            # Where the disk is full there is no room for this either; then the job simply is not finished.
+            # On a full disk this fails too; the job then counts as not run.
             with contextlib.suppress(OSError):
                 write_json(self.plan.folders.out / "failed" / f"{name}.json", failure)
 
@@ -90,7 +91,7 @@ class Sweep:
 
     @contextlib.contextmanager
     def _live(self) -> Iterator[Any]:
-        """Yields show(running, slots): one line that changes on a terminal, nothing in a log."""
+        """Yield show(running, slots), which updates a status line on a terminal and prints nothing to a log."""
         with self._console.status("") as status:
 
             def show(running: list[str], slots: int) -> None:
@@ -101,7 +102,7 @@ class Sweep:
             yield show
 
     def _left(self, now: float, slots: int) -> float:
-        """Seconds until the sweep ends, the elapsed part of the running jobs taken off."""
+        """Estimated seconds until the sweep ends, without the elapsed part of the running jobs."""
         elapsed = sum(
             min(now - start, self._estimates.seconds(self._todo[name].stage)) for name, start in self._started.items()
         )
@@ -113,13 +114,13 @@ class Sweep:
 
 
 def _reason(error: BaseException) -> str:
-    """One line; without the type of the error where that is known."""
+    """The error in one line; without its type for JobFailed and Died."""
     line = first_line(error)
     return line.partition(": ")[2] if isinstance(error, JobFailed | Died) else line
 
 
 def last_lines(path: Path, most: int = LOG_LINES) -> list[str]:
-    """The end of a log, in printable characters."""
+    """The last lines of a log that are not empty; characters that cannot be printed become spaces."""
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - 16_384, 0))
         text = file.read().decode(errors="replace")
@@ -133,7 +134,7 @@ def clock(seconds: float) -> str:
 
 
 def summary(sweep: Sweep, about: dict[str, Any]) -> dict[str, Any]:
-    """sweep.json."""
+    """Content of sweep.json."""
     jobs = [
         dataclasses.asdict(job)
         | {"name": job.name, "status": sweep.status(job)}

@@ -34,5 +34,5 @@ class Estimates:
         """Seconds until all jobs have ended: their sum over the slots, but at least the longest training's sequence."""
         sequences: dict[str, float] = {}
         for job in jobs:
-            sequences[job.run] = sequences.get(job.run, 0.0) + self.seconds(job.stage)
+            sequences[job.training] = sequences.get(job.training, 0.0) + self.seconds(job.stage)
         return max(sum(sequences.values()) / slots, max(sequences.values(), default=0.0))

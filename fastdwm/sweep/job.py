@@ -1,4 +1,4 @@
-"""One job of a sweep, in a process of an engine: its commands in turn, and in the end its file."""
+"""Run one job of a sweep in a process of an engine: its commands in turn, then its file."""
 
 import ctypes
 import fcntl
@@ -29,16 +29,16 @@ INTERRUPTED = 130
 
 
 class JobFailed(RuntimeError):
-    """A command of the job did not end well; its log tells why."""
+    """A command of the job has failed; the log says why."""
 
 
 class JobKilled(JobFailed):
-    """A command of the job was ended from outside, which says nothing of the job."""
+    """A command of the job was killed from outside, so the job counts as not run rather than failed."""
 
 
 @dataclass(frozen=True)
 class JobContext:
-    """A job, and all that its process has to know."""
+    """A job, and everything that its process needs to run it."""
 
     job: SweepJob
     config: SweepConfig
@@ -47,7 +47,7 @@ class JobContext:
     commands: list[Command]
     identity: dict[str, Any]
     cwd: Path
-    """where the commands run, because paths in them may be relative"""
+    """working directory of the commands, whose paths may be relative"""
 
     @property
     def path(self) -> Path:
@@ -59,13 +59,13 @@ class JobContext:
 
 
 def run_job(context: JobContext) -> Record:
-    """Run the commands; returns what then stands in the job's file. Raises JobFailed.
+    """Run the job's commands, write its file and return the record in it. Raises JobFailed.
 
-    Where an engine starts it a second time, because the machine of the first seemed lost, the second waits for what is
-    left of the first, and runs nothing if that has finished.
+    An engine may start a job twice, if it lost contact with the first machine. The second run waits for the commands of
+    the first, and runs nothing if the first has finished.
     """
     with context.log.open("ab") as log:
-        # The commands hold the lock too, so that none of an earlier attempt runs beside those of this one.
+        # The commands inherit the lock, so those of an earlier attempt never run at the same time.
         with suppress(OSError):
             fcntl.flock(log, fcntl.LOCK_EX)
         if not context.path.exists():
@@ -79,7 +79,7 @@ def _record(context: JobContext, log: IO[bytes]) -> Record:
         raise JobFailed(f"expected {context.identity['versions']}, {files.host()['host']} has {here}")
     os.chdir(context.cwd)
     if context.job.stage == "eval":
-        # What a killed attempt has left could be taken for a result.
+        # Files of a killed attempt could be mistaken for results.
         shutil.rmtree(context.folders.evaluations(context.job), ignore_errors=True)
     peak_mb = max((_run(command, log) for command in _commands(context)), default=0.0)
     result = _result(context)
@@ -102,9 +102,9 @@ def _record(context: JobContext, log: IO[bytes]) -> Record:
 
 
 def _commands(context: JobContext) -> list[Command]:
-    """The commands; none for data that are there, which stay as they are."""
-    there = context.job.stage == "collect" and outcomes.is_there(context.config.dataset_of(context.job.task))
-    return [] if there else context.commands
+    """The commands to run; none if the dataset to collect exists already."""
+    exists = context.job.stage == "collect" and outcomes.is_there(context.config.dataset_of(context.job.task))
+    return [] if exists else context.commands
 
 
 def _result(context: JobContext) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def _result(context: JobContext) -> dict[str, Any]:
 
 
 def _run(command: Command, log: IO[bytes]) -> float:
-    """Run one command to its end; returns its peak memory in MB. Raises JobFailed for any exit code but 0."""
+    """Run one command and return its peak memory in MB. Raises JobFailed for an exit code other than 0."""
     log.write(f"$ {shlex.join(command)}\n".encode())
     log.flush()
     argv = [sys.executable, *command[1:]] if command[0] == "python" else command
@@ -134,14 +134,14 @@ def _run(command: Command, log: IO[bytes]) -> float:
 
 
 def _environment() -> dict[str, str]:
-    """One thread, and the fastdwm that runs the sweep, wherever the process was started."""
+    """Environment of the commands: one thread, and the same fastdwm as the sweep."""
     root = str(Path(fastdwm.__file__).parent.parent)
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _dying_with(parent: int) -> Any:
-    """What the new process does first: it asks the kernel to be killed when the thread that started it ends."""
+    """A function for the new process that asks the kernel to kill it when the thread that started it ends."""
     libc = ctypes.CDLL(None, use_errno=True)
 
     def ask() -> None:

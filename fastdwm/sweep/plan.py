@@ -1,4 +1,4 @@
-"""What there is to do: the jobs, what each waits for, and what is there already."""
+"""The plan of a sweep: its jobs, their dependencies, and the results that exist already."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,33 +19,33 @@ SETTINGS_FILE = "settings.json"
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep and the state of its folder."""
+    """The jobs of a sweep and the state of its folder."""
 
     config: SweepConfig
     folders: Folders
     jobs: list[SweepJob]
-    """each after those that it waits for"""
+    """all jobs, each after those that it depends on"""
     physics: dict[str, str]
     finished: dict[str, Record] = field(default_factory=dict)
-    """by name; of other tasks, seeds and stages, too"""
+    """records of finished jobs by name, including those of other tasks, seeds and stages"""
     failed: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def todo(self) -> list[SweepJob]:
-        """The jobs that have neither finished nor failed, nor come after one that has failed."""
+        """The jobs that have neither finished nor failed, and do not depend on a failed one."""
         lost = set(self.failed)
         for job in self.jobs:
             lost |= {job.name} if lost.intersection(self.after(job)) else set()
         return [job for job in self.jobs if job.name not in self.finished and job.name not in lost]
 
     def after(self, job: SweepJob) -> tuple[str, ...]:
-        """Names of the jobs of this sweep that have to end well before."""
+        """Names of the jobs of this sweep that the job depends on."""
         stages = STAGES[: STAGES.index(job.stage)]
         before = [SweepJob(job.task, 0 if stage == "collect" else job.seed, stage) for stage in stages]
         return tuple(other.name for other in before if other.stage in self.config.stages)
 
     def source(self, job: SweepJob) -> str:
-        """Where its bundle comes from: `train`, `copy` or `shipped`, see `Folders.bundle`."""
+        """Source of the job's bundle: `train`, `copy` or `shipped`, see `Folders.bundle`."""
         for stage, source in (("train", "train"), ("tune", "copy")):
             if self.has(SweepJob(job.task, job.seed, stage)):
                 return source
@@ -55,7 +55,7 @@ class Plan:
         return commands(job, self.config, self.source(job), self.folders)
 
     def identity(self, job: SweepJob) -> dict[str, Any]:
-        """What its outcome depends on, as far as it is known before it runs."""
+        """What the result of the job depends on, as far as it is known before the job runs."""
         named = [" ".join(line) for line in commands(job, self.config, self.source(job), NAMED)]
         identity = {"commands": named, "versions": self.physics}
         if job.stage == "eval" and "tuned" in self.config.variants:
@@ -63,18 +63,18 @@ class Plan:
         return identity
 
     def has(self, job: SweepJob) -> bool:
-        """Whether the job is part of the sweep, or was of an earlier one in the folder."""
+        """Whether the job is part of this sweep, or finished in an earlier one in the same folder."""
         return job.stage in self.config.stages or job.name in self.finished
 
 
 def make(config: SweepConfig) -> Plan:
-    """The plan, after a look at the folder, where nothing is changed.
+    """Make the plan from the settings and the files in the folder, which stays unchanged.
 
-    Raises InputError where the folder holds jobs with other settings, or data or bundles are not there.
+    Raises InputError if the folder holds jobs with other settings, or if data or bundles are missing.
     """
     tasks, seeds = config.task_names, range(config.seeds)
     stages = [stage for stage in STAGES if stage in config.stages]
-    # Task by task: the first results come early.
+    # Task by task, so that the first results come early.
     jobs = [
         SweepJob(task, seed, stage)
         for task in tasks
@@ -100,10 +100,7 @@ def make(config: SweepConfig) -> Plan:
 
 
 def settings(plan: Plan) -> dict[str, Any]:
-    """Settings of all stages that were run in the folder before, and of the new ones.
-
-    Raises InputError where a stage has other settings now.
-    """
+    """Settings of all stages that have run in the folder, and of the new ones; InputError if a stage's have changed."""
     path = plan.folders.out / SETTINGS_FILE
     before = read_identity(path, "sweep") if path.exists() else {}
     now = before | {"versions": plan.physics} | plan.config.stage_settings()
@@ -112,12 +109,12 @@ def settings(plan: Plan) -> dict[str, Any]:
 
 
 def _refuse_other(saved: dict[str, Any], now: dict[str, Any], plan: Plan) -> None:
-    """Raise InputError if a finished job has another value of what is known before it runs."""
+    """Raise InputError if a finished job was run with other values of the settings in `now`."""
     refuse_other({name: saved.get(name) for name in now}, now, plan.folders.out, "sweep")
 
 
 def _check_needs(job: SweepJob, plan: Plan) -> None:
-    """Raise InputError where something is missing that no stage of the sweep makes."""
+    """Raise InputError if a dataset or bundle is missing that no stage of the sweep makes."""
     if job.stage == "train":
         _check_data(job, plan)
     elif plan.source(job) != "train":
@@ -127,7 +124,7 @@ def _check_needs(job: SweepJob, plan: Plan) -> None:
 
 def _check_data(job: SweepJob, plan: Plan) -> None:
     dataset = plan.config.dataset_of(job.task)
-    # What the user names may be downloaded, or be refused, by train.
+    # A dataset that the user names is checked, and perhaps downloaded, by train.
     if plan.config.dataset is not None or dataset is None or plan.has(SweepJob(job.task, 0, "collect")):
         return
     where = f"dataset {dataset} is not in {datasets_root()}"

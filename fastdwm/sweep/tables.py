@@ -1,4 +1,4 @@
-"""What a sweep prints: the plan before, the table of jobs after."""
+"""Print the plan of a sweep before it runs, and the table of its jobs afterwards."""
 
 import shlex
 
@@ -10,9 +10,9 @@ from fastdwm.tables import print_table
 
 
 def print_plan(plan: Plan, slots: int) -> None:
-    """Every job with its commands, then time and memory: guesses, until a job of the stage has finished.
+    """Print all jobs with their commands and estimates of time and memory.   slots: jobs that run at once.
 
-    slots: jobs that run at once.
+    The estimates are guesses until a job of the stage has finished.
     """
     estimates, todo = Estimates(plan.finished.values()), {job.name for job in plan.todo}
     for job in plan.jobs:
@@ -35,7 +35,7 @@ def print_plan(plan: Plan, slots: int) -> None:
 
 
 def print_jobs(sweep: Sweep) -> None:
-    """One row per training, one column per stage; below it what failed, with the end of its log."""
+    """Print one row per training with one column per stage, then the failed jobs with the ends of their logs."""
     plan = sweep.plan
     stages = [stage for stage in STAGES if stage in plan.config.stages]
     jobs = {(job.task, job.seed, job.stage): job for job in plan.jobs}

@@ -40,7 +40,7 @@ class StudyConfig(EngineConfig, EpisodesConfig):
     """star: each world model at the centre of the grid, and with one axis changed at a time; product: all combinations;
     none: the grid's"""
     episodes: Annotated[int | None, POSITIVE] = None
-    """episodes per grid point; more narrow the intervals; none: the grid's, 40 for default"""
+    """episodes per grid point; more episodes narrow the intervals. None: the grid's, 40 for default"""
     seed: Annotated[int, NOT_NEGATIVE] = 20_000
     """environment seed of the first episode; episode i of every grid point uses seed + i. The default starts the tuning
     seeds, which evaluations do not use"""

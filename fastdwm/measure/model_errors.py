@@ -163,7 +163,7 @@ def fresh_episodes(
     action_noise: float,
     on_progress: StageProgress = unwatched,
 ) -> Transitions:
-    """Simulate new episodes of the policy: no model was trained on them, and their states are those of planning.
+    """Simulate fresh episodes of the policy: no model was trained on them, and their states are those of planning.
 
     params: of one policy, float32.   action_noise: std of the Gaussian noise on its actions, which stay in [-1, 1].
     seeds[i] is the environment seed of episode i and the seed of its noise.   on_progress(steps, at most).

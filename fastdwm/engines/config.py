@@ -9,7 +9,7 @@ from fastdwm.checks import NOT_NEGATIVE, POSITIVE, Checked
 
 @dataclass(frozen=True)
 class EngineConfig(Checked):
-    """Where jobs run. All settings but `engine` are for Ray."""
+    """Processes or machines on which jobs run. All settings but `engine` are for Ray."""
 
     engine: Literal["processes", "ray"] = "processes"
     """run jobs in processes of this machine, or as tasks of a Ray cluster (pip install 'fastdwm[cluster]')"""

@@ -1,4 +1,4 @@
-"""Where a command's files go, and when, how and on which machine they were made."""
+"""Paths of a command's output, and a record of when, how and on which machine it was made."""
 
 import os
 import platform

@@ -12,7 +12,7 @@ BUNDLE = "BUNDLE", "folder of a bundle, or the name of a shipped one, for exampl
 
 @dataclass(frozen=True)
 class ReportConfig(Checked):
-    """Which held-out data are used, and how many samples."""
+    """The held-out data and the sample sizes."""
 
     dataset: str | None = None
     """Minari id or D4RL .hdf5 file whose held-out episodes are used; none: fresh episodes of the base policy"""
@@ -27,8 +27,8 @@ class ReportConfig(Checked):
     """standard deviation of the Gaussian noise on the actions of fresh episodes; more noise measures the models further
     from the base policy"""
     seed: Annotated[int | None, NOT_NEGATIVE] = None
-    """seed of all random draws, and environment seed of the first fresh episode; none: 40000, or with --dataset the seed
-    of the training"""
+    """seed of all random draws, and environment seed of the first fresh episode; none: 40000, or with --dataset the
+    training's seed"""
     gradients: bool = True
     """also compare the models' gradients with the simulator's, which must be able to start from any observation; use
     --no-gradients for other simulators"""
@@ -49,7 +49,7 @@ class ReportConfig(Checked):
 
 @dataclass(frozen=True)
 class DeviationConfig:
-    """Which data are used, and whether the result is saved in the bundle."""
+    """The data, and whether the result is saved in the bundle."""
 
     dataset: str | None = None
     """Minari id or D4RL .hdf5 file; none: the dataset that the bundle was trained on"""
@@ -62,7 +62,7 @@ class DeviationConfig:
 
 @dataclass(frozen=True)
 class PaperConfig:
-    """Where the report is saved."""
+    """The folder of the report."""
 
     out: Path = Path("results/paper")
     """folder for paper.md, paper.csv, paper.json and paper.html"""

@@ -55,7 +55,7 @@ class Plan:
         return commands(job, self.config, self.source(job), self.folders)
 
     def identity(self, job: SweepJob) -> dict[str, Any]:
-        """What the result of the job depends on, as far as it is known before the job runs."""
+        """Everything that the result of the job depends on, as far as it is known before the job runs."""
         named = [" ".join(line) for line in commands(job, self.config, self.source(job), NAMED)]
         identity = {"commands": named, "versions": self.physics}
         if job.stage == "eval" and "tuned" in self.config.variants:

@@ -9,7 +9,7 @@ from fastdwm.checks import NOT_NEGATIVE, POSITIVE, Checked
 
 @dataclass(frozen=True)
 class TuneConfig(Checked):
-    """Which bundle is tuned, on which seeds, and for how long."""
+    """The bundle to tune, the tuning seeds and the duration of the search."""
 
     bundle: Path | None = None
     """folder of the bundle to tune, into which the choice is written; none: the bundle shipped for the task, of which a

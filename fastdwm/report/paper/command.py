@@ -17,8 +17,9 @@ from fastdwm.tables import csv_text
 def main(folder: Path, config: PaperConfig) -> None:
     """Make the paper's Tables 1, 2, 4 and 5 from the finished evaluations of a sweep.
 
-    The tables and the verdicts go to stdout, everything to OUT/paper.md, .csv, .json and .html: one page that needs
-    nothing else. What is not evaluated yet shows as missing. Our data are not D4RL; the published numbers stand beside.
+    The tables and the verdicts go to stdout, all results to OUT/paper.md, .csv, .json and .html, a page without other
+    files. Results that are not there yet are shown as missing. Our data are not D4RL's; the published numbers are
+    shown for comparison.
     """
     evaluations = read_evaluations(folder)
     prepare_folder(config.out)

@@ -250,7 +250,7 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere(tmp_path):
         "Table 2",
         "Table 4",
         "Table 5",
-        "Where to look",
+        "Predictions of the models against real results",
     ]
     assert page.seen.count("svg") == 2 and page.seen.count("table") == 6
     # All ink is the page's, so that it can be read in the dark.

@@ -104,7 +104,7 @@ def test_the_best_cell_is_confirmed_on_seeds_that_it_was_not_chosen_on(finished)
     assert found["difference"]["value"] == pytest.approx((score - base).mean())
     assert found["chosen"]["mean"] != np.mean([e["score_pct"] for e in cells[chosen]["episodes"]])
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("Best by interquartile mean: ")]
-    assert "On seeds 10000 to 10001, which nothing was chosen on: score" in line
+    assert "On seeds 10000 to 10001, which were not used to choose it: score" in line
     assert line in (out / "study.md").read_text()
 
 

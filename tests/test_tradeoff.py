@@ -219,7 +219,7 @@ def test_confirmation_pairs_the_seeds():
     assert found["difference"]["value"] == pytest.approx((2 + 2 + 29) / 3) and found["seeds"] == [0, 1, 2]
     assert confirmed(found) == (
         "Best by interquartile mean: MeanFlow (K = 1), H = 8, M = 2, E = 1, strength 0.1. On seeds 0 to 2, which "
-        "nothing was chosen on: score 85.0 ± 13.9, base policy 74.0 ± 29.5, difference +11.0 [2.0, 29.0]."
+        "were not used to choose it: score 85.0 ± 13.9, base policy 74.0 ± 29.5, difference +11.0 [2.0, 29.0]."
     )
 
 

@@ -9,7 +9,7 @@ from fastdwm.bundle import Bundle
 from fastdwm.models.diffusion import Schedule, reverse_coefficients, vp_schedule
 
 
-def chain_std(schedule: Schedule, std: Tensor) -> Tensor:
+def sampler_std(schedule: Schedule, std: Tensor) -> Tensor:
     """Std (...) of the diffusion sampler's samples if the data are normal with this std and the denoiser is exact.
 
     std: (...) float64, normalised.   E[x0 | y_k] of a normal x0 is affine in y_k, so the variance of every step follows
@@ -37,6 +37,6 @@ def spread_to_error(bundle: Bundle, world: str, error: Sequence[float]) -> float
         return None
     config = bundle.worlds[world].config
     if world == "diffusion":
-        sampled = chain_std(vp_schedule(config.denoise_steps), true_std)
+        sampled = sampler_std(vp_schedule(config.denoise_steps), true_std)
         return float(sampled.norm() / true_std.norm())
     return {"meanflow": lambda: config.temperature, "mlp": lambda: 0.0}.get(world, lambda: None)()

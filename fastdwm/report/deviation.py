@@ -37,7 +37,7 @@ def main(name: str, config: DeviationConfig) -> None:
     if config.write:
         # Saving drops the tuned settings, which were chosen with another bound, or in an earlier version.
         dataclasses.replace(bundle, max_deviation=value).save(folder)
-        print(f"bundle: {folder}, to be tuned anew")
+        print(f"bundle: {folder}; tune it again")
 
 
 parse = partial(command.read, DeviationConfig(), "python -m fastdwm.report deviation", main.__doc__, bundle=BUNDLE)

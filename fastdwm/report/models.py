@@ -123,10 +123,10 @@ def trained_on(description: dict[str, Any], transitions: "Transitions") -> tuple
     require(bool(fingerprint) or complete, f"dataset: the bundle does not say what {name} was: cannot tell what is new")
     if fingerprint:
         trained = fingerprint in (transitions.fingerprint, transitions.short_fingerprint)
-        how = "told by the content"
+        how = "compared by the content"
     else:
         trained = all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(recorded, facts.values(), strict=True))
-        how = "told by number of transitions and episodes and mean return"
+        how = "compared by number of transitions and episodes and mean return"
     changed = not trained and os.path.abspath(str(name)) == os.path.abspath(transitions.source)
     require(not changed, f"dataset: {name} is not what the bundle was trained on: cannot tell what is new")
     return trained, how

@@ -63,6 +63,6 @@ def confirmed(result: dict[str, Any]) -> str:
     gain = interval(result["difference"], "+")
     return (
         f"Best by interquartile mean: {title_of(result)}, {setting}, strength {strength(result)}. "
-        f"On seeds {result['seeds'][0]} to {result['seeds'][-1]}, which nothing was chosen on: "
+        f"On seeds {result['seeds'][0]} to {result['seeds'][-1]}, which were not used to choose it: "
         f"score {spread(result['chosen'])}, base policy {spread(result['base'])}, difference {gain}."
     )

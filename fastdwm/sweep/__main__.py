@@ -16,8 +16,8 @@ FLAGS_OF_STAGES = {f"--{stage}{join}flags" for stage in STAGES for join in "-_"}
 
 
 def main(config: SweepConfig) -> bool:
-    """Collect data, train, tune and evaluate bundles for many tasks and training seeds; one job is one stage of one
-    training. Returns whether all jobs have finished.
+    """Collect data, train, tune and evaluate bundles for many tasks and training seeds. One job is one stage of one
+    training.
 
     The table of jobs goes to stdout; sweep.json, one file per job, logs and bundles to the sweep's folder; progress to
     stderr. The same command resumes a sweep that was stopped; --retry runs failed jobs again.
@@ -58,7 +58,7 @@ def joined(argv: list[str]) -> Iterator[str]:
 
 
 def run_and_leave() -> None:
-    """Run the command; exit with code 1 unless all jobs have finished."""
+    """Run `main`, which returns whether all jobs have finished; exit with code 1 if it is false."""
     if not main(parse(sys.argv[1:])):
         sys.exit(1)
 

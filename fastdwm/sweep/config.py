@@ -35,7 +35,7 @@ class SweepConfig(EngineConfig):
     plan: bool = False
     """print the jobs with their commands and estimates of time and memory, and run nothing"""
     retry: bool = False
-    """run jobs that failed before again; by default they stay failed"""
+    """run failed jobs again; by default they stay failed"""
     policies: Path | None = None
     """folder of the published policies; required by the stage collect"""
     dataset: str | None = None

@@ -42,9 +42,9 @@ ERRORS = (
 MODELS = (
     "Means over the default's decisions, returns in units of the trained reward. Deviation: root mean square distance "
     "of the adapted policy's action from the base policy's, before it was clipped; clipped: share of the decisions "
-    "in which it was. Predicted: the imagined return before the step; excess: what of it the next H steps did "
-    "not bring. First states: value of the base policy in the data's first states by the critics that ITPO maximises"
-    " and by fitted Q evaluation, and the discounted return of the data's own episodes."
+    "in which it was. Predicted: the imagined return before the step; excess: the part of it that the next H steps "
+    "did not bring. First states: value of the base policy in the data's first states by the critics that ITPO "
+    "maximises and by fitted Q evaluation, and the discounted return of the data's own episodes."
 )
 
 
@@ -166,7 +166,7 @@ def models(results: Results) -> Table:
     names = {"critics": "critics", "fqe": "FQE", "data": "data"}
     values = tuple(_column(results, title, partial(_value, name), "{:.1f}".format) for name, title in names.items())
     groups = (("default, means over decisions", decisions), ("value of first states", values))
-    return Table("models", "Where to look. What the models said, and what came", published.LOCOMOTION, groups, MODELS)
+    return Table("models", "Predictions of the models against real results", published.LOCOMOTION, groups, MODELS)
 
 
 def _diagnostic(name: str, result: TaskResult) -> float | None:

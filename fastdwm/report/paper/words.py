@@ -50,7 +50,7 @@ def answer(verdict: Verdict) -> str:
 def notes(results: Results) -> list[str]:
     """Notes on what the numbers mean and which are missing."""
     return [
-        "Our columns are on newly generated data of the same kind (published policies run anew, current simulators),"
+        "Our columns are on newly generated data of the same kind (published policies, current simulators),"
         " not on D4RL: they are no D4RL scores, and only the scale is D4RL's. The published columns are on D4RL v2.",
         evaluation(results),
         "At 95 %, about one in twenty true ties shows as better or worse by chance.",

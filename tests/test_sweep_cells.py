@@ -1,4 +1,4 @@
-"""The cells of a sweep: what runs one does and does not do twice, and which of them may stand in one table."""
+"""Jobs of a sweep: their files, running one twice, and which of them may stand in one table."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ DATASET = "deepope/hopper/medium-v0"
 
 
 def record(**changes):
-    """A finished cell."""
+    """Record of a finished job."""
     identity = {"commands": ["python -m fastdwm.eval"], "versions": {"mujoco": "3.4.0"}}
     about = {"task": "hopper-medium", "seed": 0, "stage": "eval", "identity": identity}
     return {"format": 1, **about, "machine": files.host(), "wall_s": 1.0, "result": {}} | changes

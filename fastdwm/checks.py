@@ -1,4 +1,4 @@
-"""What the settings and the user's other input are held to: one line of InputError for whatever cannot be used."""
+"""Check settings and other input of the user; invalid values raise InputError with a message of one line."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -21,11 +21,11 @@ def require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class Bound:
-    """What a field's value is held to, beside its type: stands in its annotation."""
+    """A condition on the value of a field, in the field's annotation."""
 
     fits: Callable[[Any], bool]
     words: str
-    """as error messages have it"""
+    """description for error messages"""
 
 
 POSITIVE = Bound(lambda value: value > 0, "a positive number")
@@ -54,7 +54,7 @@ def within(interval: str) -> Bound:
 
 
 class Checked:
-    """A dataclass whose fields have to be none, or what their annotations list and are bounded by; else InputError."""
+    """Base of dataclasses that check their fields: a value must be None, or fit the Literal and Bound of its field."""
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -67,7 +67,7 @@ class Checked:
 
 
 def choices(kind: Any) -> tuple:
-    """Values that a type lists; none for a type that lists none."""
+    """The values of a Literal, and of a union with one; empty for other types."""
     if get_origin(kind) is Union:
         listed = [choices(part) for part in get_args(kind) if part is not NoneType]
         return (*sum(listed, ()), None) if any(listed) else ()
@@ -75,12 +75,12 @@ def choices(kind: Any) -> tuple:
 
 
 def from_json(kind: Any, value: Any, where: str = "") -> Any:
-    """The JSON value as a value of the type: objects become dataclasses, lists tuples.
+    """Convert a JSON value to the type: objects become dataclasses, lists tuples.
 
-    kind: a dataclass, tuple[X, ...], list[X], dict[str, X], Literal, a plain type or a union of these. Types are taken
-    to the letter: true is no number, and a number in quotes is none either; an integer is a float as well.
-    Raises InputError, which begins with `where`, for anything else, and for fields of a dataclass that are missing,
-    unknown or refused by it.
+    kind: a dataclass, tuple[X, ...], list[X], dict[str, X], Literal, a plain type or a union of these. Types are
+    strict: neither true nor a number in quotes is a number; but an integer is a float as well.
+    Raises InputError, which begins with `where`, for values of other types, and for fields of a dataclass that are
+    missing, unknown or invalid.
     """
     kind = kind.__origin__ if get_origin(kind) is Annotated else kind
     parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
@@ -100,7 +100,7 @@ def from_json(kind: Any, value: Any, where: str = "") -> Any:
 
 
 def _read_fields(kind: type, values: dict[str, Any], prefix: str) -> Any:
-    """A dataclass from a JSON object, in which null stands for an infinite default, for JSON has no infinity."""
+    """Make a dataclass from a JSON object. Null stands for an infinite default, because JSON has no infinity."""
     expected, read = {item.name: item for item in fields(kind)}, {}
     for name in sorted(values.keys() | expected.keys()):
         require(name in expected, f"{prefix}{shorten(name)} is not a setting that this version knows")
@@ -114,7 +114,7 @@ def _read_fields(kind: type, values: dict[str, Any], prefix: str) -> Any:
 
 @contextmanager
 def prefixed(prefix: str) -> Iterator[None]:
-    """An InputError from within begins with the prefix."""
+    """Put the prefix in front of InputErrors from within."""
     try:
         yield
     except InputError as error:
@@ -122,14 +122,14 @@ def prefixed(prefix: str) -> Iterator[None]:
 
 
 def _name(kind: Any) -> str:
-    """A type as error messages have it."""
+    """Name of a type for error messages."""
     if is_dataclass(kind) or kind is NoneType:
         return "None" if kind is NoneType else "dict"
     return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
 
 
 def conforms(value: Any, kind: Any) -> bool:
-    """Whether `from_json` takes the JSON value as one of the type."""
+    """Whether `from_json` accepts the JSON value for the type."""
     try:
         from_json(kind, value)
     except InputError:

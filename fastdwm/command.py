@@ -1,4 +1,4 @@
-"""What the commands share: parsing `TASK [--preset NAME] [flags]`, exit codes, progress, torch's threads and device."""
+"""Shared by the commands: parsing `TASK [--preset NAME] [flags]`, exit codes, progress, torch's threads and device."""
 
 import argparse
 import contextlib
@@ -15,19 +15,19 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from fastdwm.errors import InputError, RunError, one_line
 
-# on_progress(stage, done, total): `done` of at most `total` units of the named stage are finished
+# on_progress(stage, done, total): `done` of at most `total` units of the stage are finished.
 Progress = Callable[[str, int, int], None]
-# the same of one stage: on_progress(done, total)
+# on_progress(done, total) of one stage.
 StageProgress = Callable[[int, int], None]
 
 TASK = "TASK", "task, for example hopper-medium"
-"""the first word of most commands, in --help"""
+"""name and help text of the first argument of most commands"""
 PLAIN_PERIOD_S = 5.0
-# What it is called on a disk, in a quota, and under a limit on the size of files.
+# Errors for a full disk, an exhausted quota, and a limit on the size of files.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-# own(task, configuration of the first preset) -> where that preset starts for this task; none: where it does for all
+# own(task, parsed configuration) -> the first preset's configuration for this task; none: the same as for all tasks.
 Own = Callable[[str, Any], Any]
 
 
@@ -41,14 +41,14 @@ def run(
 
     presets: builds the named configurations, of one dataclass; the first is the default.   prog: the name in --help.
     Exit code 0 on success, 2 for wrong input (one line on stderr), 130 on Ctrl-C, 1 for a full disk or a RunError (one
-    line too); anything else is a failed run and keeps its traceback and exit code 1.
+    line). Any other error keeps its traceback and has exit code 1.
     """
     finish(lambda: main(*parse(presets(), prog, main.__doc__ or "", sys.argv[1:], own)))
 
 
 def finish(action: Callable[[], None]) -> NoReturn:
     """Call `action` and leave the process with the exit codes of `run`."""
-    # A terminal that cannot print a character, such as ±, shows a question mark.
+    # Print a question mark for characters, such as ±, that the terminal cannot show.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     try:
@@ -58,10 +58,10 @@ def finish(action: Callable[[], None]) -> NoReturn:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except BrokenPipeError:
-        # The pipe may also be one to a process of ours.
+        # The broken pipe may also be one to a child process.
         if not _reader_is_gone():
             raise
-        # The reader of our output, such as `head`, has seen enough.
+        # The reader of our output, such as `head`, has closed it.
         os._exit(0)
     except OSError as error:
         if error.errno not in DISK_FULL:
@@ -78,7 +78,7 @@ def finish(action: Callable[[], None]) -> NoReturn:
 
 
 def _reader_is_gone() -> bool:
-    """Whether stdout is a pipe that nobody reads any more."""
+    """Whether stdout is a pipe whose reader has closed it."""
     if sys.stdout is None:
         return False
     poll = select.poll()
@@ -93,16 +93,15 @@ def parse(
     argv: list[str],
     own: Own = lambda task, config: None,
 ) -> tuple[str, Any]:
-    """Task name and configuration given by `argv`: the preset's values, overridden by flags.
+    """Task name and configuration from `argv`: the preset's values, overridden by flags.
 
-    The first preset may depend on the task, and on what the flags say of where to look: then it is read again.
+    The first preset may depend on the task and on flags (`own`); `argv` is then parsed again with that preset.
 
-    Raises InputError for values that the configuration refuses, SystemExit(2) for unknown flags and values that do not
-    parse (told on stderr), SystemExit(0) after --help.
+    Raises InputError for invalid values and unknown flags, SystemExit(0) after --help.
     """
     import tyro
 
-    # The preset is read first because its values are the defaults that tyro shows and that the flags override.
+    # The preset is read first, because its values are the defaults that tyro shows and the flags override.
     early = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
     default = next(iter(presets))
     early.add_argument("--preset", default=default)
@@ -126,11 +125,11 @@ def read(
     flags: Mapping[str, tuple] | None = None,
     **words: tuple,
 ) -> tuple:
-    """The words that `argv` has, then the flags, then the configuration; raises as `parse`.
+    """The positional arguments, then the flags, then the configuration in `argv`; raises as `parse`.
 
-    words: by name, each as --help shows and explains it, such as TASK; then its type, unless it is text, and its
-    default, if it has one.   flags: by name, type and default.   markers: of tyro, for the configuration.
-    config: where it starts from; a type: it has no defaults.
+    words: positional arguments by name, each (name in --help, help text), such as TASK, then its type if it is not
+    text, and its default if it has one.   flags: (type, default) by name.   markers: of tyro, for the configuration.
+    config: the default configuration, or a dataclass without defaults for all fields.
     """
     import tyro
 
@@ -144,21 +143,21 @@ def read(
     arguments = dataclasses.make_dataclass("Arguments", fields, frozen=True)
     errors = io.StringIO()
     try:
-        # tyro frames whatever it says about an error; what a configuration refuses is told in one line instead.
+        # tyro prints errors in a frame; here they become one line.
         with contextlib.redirect_stderr(errors):
             parsed = tyro.cli(arguments, prog=prog, description=description, args=argv)
             return tuple(getattr(parsed, name) for name, *_ in fields)
     except SystemExit as stop:
-        for refused in _causes(stop):
-            if isinstance(refused, InputError):
-                raise refused from None
+        for cause in _causes(stop):
+            if isinstance(cause, InputError):
+                raise cause from None
         if stop.code == 2:
             raise InputError(_replaced(argv) or _unboxed(errors.getvalue())) from None
         raise
 
 
 def _replaced(argv: list[str]) -> str:
-    """What serves in the place of the first flag that an earlier version had; empty if there is none."""
+    """Message about the first flag that only earlier versions had; empty if there is none."""
     from fastdwm.config import REPLACED
 
     for flag in argv:
@@ -169,10 +168,10 @@ def _replaced(argv: list[str]) -> str:
 
 
 def _unboxed(message: str) -> str:
-    """What tyro's framed message says between its title and its help texts, in one line."""
+    """The text between the title and the help texts of tyro's framed message, in one line."""
     lines = [line.strip("╭╮╰╯│─ ") for line in message.splitlines()]
-    said = [line for line in lines if line][1:]
-    return " ".join(takewhile(lambda line: not line.startswith(("Argument helptext", "For full helptext")), said))
+    body = [line for line in lines if line][1:]
+    return " ".join(takewhile(lambda line: not line.startswith(("Argument helptext", "For full helptext")), body))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -183,9 +182,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 @contextlib.contextmanager
 def progress() -> Iterator[Progress]:
-    """Yields an `on_progress` that shows each stage on stderr with elapsed and remaining time.
+    """Yield an `on_progress` that shows each stage on stderr with elapsed and remaining time.
 
-    A terminal gets one live bar per stage, anything else a plain line per stage every PLAIN_PERIOD_S seconds.
+    A terminal shows a live bar per stage; a log gets a line per stage every PLAIN_PERIOD_S seconds.
     """
     from rich import progress as rich
     from rich.console import Console
@@ -208,12 +207,12 @@ def progress() -> Iterator[Progress]:
 
 
 def unwatched(done: int, total: int) -> None:
-    """The StageProgress that nobody watches."""
+    """A StageProgress that does nothing."""
 
 
 def _plain_progress() -> Progress:
-    """An `on_progress` for log files: lines, not too many of them."""
-    # A resumed stage starts with much of it done: only what happened since tells how fast it goes.
+    """An `on_progress` for log files, which prints lines at intervals."""
+    # Units that were done before a stage resumed do not count for its speed.
     started: dict[str, tuple[float, int]] = {}
     shown: dict[str, float] = {}
 
@@ -237,13 +236,13 @@ def _clock(seconds: float) -> str:
 
 
 def set_up_torch(threads: int | None, device: str) -> None:
-    """Fix torch's CPU threads and check that `device` works; raises InputError if it does not."""
+    """Set torch's CPU threads and check that `device` works; raises InputError if it does not."""
     import torch
 
     if threads is not None:
         torch.set_num_threads(threads)
     try:
         torch.zeros(1, device=device)
-    # What torch raises for a missing device depends on the backend and on how torch was built.
+    # The error for a missing device depends on the backend and on torch's build.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"device: cannot use {device!r}: {str(error).splitlines()[0]}") from None

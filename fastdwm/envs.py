@@ -1,8 +1,8 @@
-"""Simulators: how to build one, and which of those that a file names are built without the user's word.
+"""Build simulators, and decide which of those named in files are built without --trust-env.
 
-Gymnasium imports the module before the colon of an id, and reads any path given as `xml_file`: whoever writes a bundle
-or a dataset would run code, or change physics and reward in silence. Files may therefore name the simulators of a few
-families, with the settings below; anything else needs --trust-env. gymnasium is imported where it is used.
+Gymnasium imports the module before the colon of an id, and reads any path given as `xml_file`. A bundle or dataset
+could thus run code, or change physics and reward unnoticed. Files may therefore name only simulators of a few families
+with the settings below; anything else needs --trust-env. gymnasium is imported where it is used.
 """
 
 import math
@@ -17,11 +17,11 @@ from fastdwm.errors import InputError, first_line
 
 MAX_EPISODE_STEPS = 100_000
 MAX_MAZE_CELLS = 50
-"""in a row, and rows"""
+"""most rows of a maze, and most cells in a row"""
 
 WATCHING = ("RecordEpisodeStatistics", "RecordVideo", "HumanRendering", "RenderCollection")
 WATCHING += ("PassiveEnvChecker", "OrderEnforcing", "ClipAction")
-"""Gymnasium's wrappers that change neither observations nor rewards, nor actions in [-1, 1]"""
+"""Gymnasium's wrappers that change neither observations, nor rewards, nor actions in [-1, 1]"""
 
 
 @dataclass(frozen=True)
@@ -29,25 +29,25 @@ class EnvSpec:
     """How to build a simulator. Every field is plain JSON: `EnvSpec(**json.loads(json.dumps(asdict(spec))))`."""
 
     id: str
-    """as Gymnasium registers it, `module:id` for one that importing the module registers"""
+    """id in Gymnasium's registry; `module:id` if importing the module registers it"""
     kwargs: dict[str, Any] = field(default_factory=dict)
-    """arguments of its constructor"""
+    """arguments of the constructor"""
     max_episode_steps: int | None = None
-    """cap of an episode; none: the one registered for `id`"""
+    """limit on the steps of an episode; none: the limit registered for `id`"""
 
     @property
     def family(self) -> str:
-        """Its id without version: Hopper, AntMaze_UMaze."""
+        """The id without its version, such as Hopper or AntMaze_UMaze."""
         return self.id.rsplit("-", 1)[0]
 
     def make(self, render_mode: str | None = None) -> Any:
-        """A new gymnasium.Env with flat observations, a goal dict becoming (achieved_goal, observation).
+        """Make a gymnasium.Env with flat observations; a goal dict becomes (achieved_goal, observation).
 
-        Raises InputError if the simulator, or a package it needs, is not installed, or refuses its settings.
+        Raises InputError if the simulator or a package that it needs is not installed, or if it refuses its arguments.
         """
         import gymnasium
 
-        # A simulator that draws nothing need not know the argument.
+        # Not every simulator has this argument.
         kwargs = self.kwargs if render_mode is None else {**self.kwargs, "render_mode": render_mode}
         try:
             if self.id.startswith("AntMaze"):
@@ -57,7 +57,7 @@ class EnvSpec:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*is out of date")  # the version is the dataset's choice
                 env = gymnasium.make(self.id, self.max_episode_steps, **kwargs)
-        except Exception as error:  # a constructor raises what it likes
+        except Exception as error:  # a constructor may raise any error
             raise InputError(f"cannot build the simulator {self.id}: {first_line(error)}") from error
         if isinstance(env.observation_space, gymnasium.spaces.Dict):
             env = gymnasium.wrappers.FilterObservation(env, ["achieved_goal", "observation"])
@@ -67,32 +67,32 @@ class EnvSpec:
 
 @dataclass(frozen=True)
 class Setting:
-    """An argument of a simulator that files may give."""
+    """An argument of a simulator that files may set."""
 
     default: Any
-    """what the simulator takes without it"""
+    """the simulator's own value if the argument is missing"""
     allowed: Callable[[Any], bool]
 
 
 def _one_of(*values: Any) -> Setting:
-    """Exactly these values; the first is the default."""
+    """An argument that may have exactly these values; the first is the default."""
     return Setting(values[0], lambda value: any(type(value) is type(other) and value == other for other in values))
 
 
 def _number(default: float, low: float, high: float) -> Setting:
-    """From `low` >= 0 to `high`; not -0.0, of which numpy says that it is less than 0."""
+    """A number from `low` >= 0 to `high`, but not -0.0, which some checks of numpy treat as negative."""
     signed = math.copysign
     return Setting(default, lambda value: type(value) in (int, float) and low <= value <= high and signed(1, value) > 0)
 
 
 def _is_maze(value: Any) -> bool:
-    """Whether it is a rectangle of cells as Gymnasium-Robotics draws them: 0, 1, r, g or c."""
+    """Whether the value is a rectangular maze map of Gymnasium-Robotics, with the cells 0, 1, r, g and c."""
     if not isinstance(value, list) or not all(isinstance(row, list) for row in value):
         return False
     sizes = {len(value), *(len(row) for row in value)}
     cells = [cell for row in value for cell in row]
-    known = all(type(cell) in (int, str) and cell in (0, 1, "r", "g", "c") for cell in cells)
-    return known and 0 < min(sizes) and max(sizes) <= MAX_MAZE_CELLS and len({len(row) for row in value}) == 1
+    valid = all(type(cell) in (int, str) and cell in (0, 1, "r", "g", "c") for cell in cells)
+    return valid and 0 < min(sizes) and max(sizes) <= MAX_MAZE_CELLS and len({len(row) for row in value}) == 1
 
 
 _LOCOMOTION = {
@@ -117,17 +117,18 @@ _MAZE = {
 
 @dataclass(frozen=True)
 class Family:
-    """Simulators that are built without the user's word."""
+    """Simulators that are built without --trust-env."""
 
     sizes: tuple[int, int]
-    """of observation and action"""
+    """sizes of observation and action (S, A)"""
     settings: dict[str, Setting]
-    """arguments that files may give"""
+    """arguments that files may set"""
     suffixes: tuple[str, ...] = ("-v4", "-v5")
-    """what their ids have behind the family's name"""
+    """endings of the ids after the family's name"""
 
 
-# The robots are files that ship with Gymnasium. What a reward is made of stays as it is, or no score means anything.
+# The robots are files that ship with Gymnasium. The parts of the reward are fixed; otherwise scores could not be
+# compared.
 FAMILIES = {
     "Hopper": Family((11, 3), _STANDING | {"xml_file": _one_of("hopper.xml")}),
     "Walker2d": Family((17, 6), _STANDING | {"xml_file": _one_of("walker2d_v5.xml", "walker2d.xml")}),
@@ -140,29 +141,29 @@ FAMILIES = {
 
 
 def known_ids(family: str) -> list[str]:
-    """The simulators of one of FAMILIES."""
+    """Ids of the simulators in one of FAMILIES."""
     return [family + suffix for suffix in FAMILIES[family].suffixes]
 
 
 def family_of(spec: EnvSpec) -> str | None:
-    """The one of FAMILIES that the simulator is of, or none."""
+    """The simulator's family in FAMILIES, or none."""
     return next((family for family in FAMILIES if spec.id in known_ids(family)), None)
 
 
 def read_spec(values: Any, trust_env: bool = False, own: EnvSpec | None = None) -> EnvSpec:
-    """The simulator that a file names, from JSON values; raises InputError as `vet`."""
+    """Read the simulator that a file names from JSON values; raises InputError as `vet`."""
     return vet(from_json(EnvSpec, values, "env"), trust_env, own)
 
 
 def vet(spec: EnvSpec, trust_env: bool = False, own: EnvSpec | None = None) -> EnvSpec:
-    """The simulator without what a file says of how it is shown, which changes nothing.
+    """Check the simulator that a file names, and drop its render mode.
 
-    own: only its family will do; none: any of FAMILIES.   trust_env: the user vouches for it, whatever it is.
-    Raises InputError for a simulator or an argument of it that is not on the lists above.
+    own: the simulator must be of the same family; none: of any of FAMILIES.   trust_env: accept any simulator.
+    Raises InputError for simulators and arguments that are not listed above.
     """
     steps = spec.max_episode_steps
-    few = steps is None or 1 <= steps <= MAX_EPISODE_STEPS
-    require(few, f"env: max_episode_steps: expected 1 to {MAX_EPISODE_STEPS} or none, got {shorten(steps)}")
+    valid = steps is None or 1 <= steps <= MAX_EPISODE_STEPS
+    require(valid, f"env: max_episode_steps: expected 1 to {MAX_EPISODE_STEPS} or none, got {shorten(steps)}")
     spec = replace(spec, kwargs={name: value for name, value in spec.kwargs.items() if name != "render_mode"})
     if trust_env:
         return spec
@@ -177,40 +178,42 @@ def vet(spec: EnvSpec, trust_env: bool = False, own: EnvSpec | None = None) -> E
 
 
 def without_wrappers(spec: EnvSpec, wrappers: Any, source: str) -> EnvSpec:
-    """A simulator that files name with Gymnasium's `additional_wrappers`, where it does the same without them.
+    """The simulator of a file that lists Gymnasium's `additional_wrappers`, if it does the same without them.
 
-    wrappers: JSON values.   source: the file's name in messages.   Raises InputError, whoever vouches for the
-    simulator, for a wrapper that changes what is observed, done or rewarded, or that is not known: none is built.
+    wrappers: JSON values.   source: name of the file for messages.   Wrappers are never built. Raises InputError, even
+    for trusted simulators, for an unknown wrapper, and for one that changes observations, actions or rewards.
     """
     for wrapper in wrappers or ():
         name, kwargs = wrapper["name"], wrapper["kwargs"] or {}
         limit = name == "TimeLimit" and kwargs.get("max_episode_steps")
-        sane = type(limit) is int and 1 <= limit <= MAX_EPISODE_STEPS
-        if sane:
+        limits = type(limit) is int and 1 <= limit <= MAX_EPISODE_STEPS
+        if limits:
             spec = replace(spec, max_episode_steps=min(limit, spec.max_episode_steps or limit))
-        # The known simulators take actions in [-1, 1] themselves.
+        # The simulators of FAMILIES take actions in [-1, 1] themselves.
         unscaled = name == "RescaleAction" and kwargs == {"min_action": -1, "max_action": 1} and family_of(spec)
         place, _, kind = str(wrapper["entry_point"]).partition(":")
         own = place.startswith("gymnasium.wrappers.") and kind == name
-        known = own and (name in WATCHING or unscaled or sane)
+        harmless = own and (name in WATCHING or unscaled or limits)
         way_out = "undo it in the data and take it out of their env_spec, or record without it"
-        require(bool(known), f"{source}: env: the wrapper {shorten(name)} of the recording is not rebuilt; {way_out}")
+        require(
+            bool(harmless), f"{source}: env: the wrapper {shorten(name)} of the recording is not rebuilt; {way_out}"
+        )
     return spec
 
 
 def departures(spec: EnvSpec, own: EnvSpec, *same: EnvSpec) -> list[str]:
-    """How a simulator differs from a task's `own`, in words; empty if scores mean what they should.
+    """List in words how a simulator differs from the task's `own`; empty if scores are comparable.
 
-    same: simulators that are as good as `own`.
+    same: simulators that count as equal to `own`.
     """
     family = family_of(own)
-    known = family is not None and family_of(spec) == family
-    defaults = {name: setting.default for name, setting in FAMILIES[family].settings.items()} if known else {}
+    related = family is not None and family_of(spec) == family
+    defaults = {name: setting.default for name, setting in FAMILIES[family].settings.items()} if related else {}
     expected, has = defaults | own.kwargs, defaults | spec.kwargs
-    found = [] if spec.id in {other.id for other in (own, *same)} else [f"id {shorten(spec.id)}"]
+    result = [] if spec.id in {other.id for other in (own, *same)} else [f"id {shorten(spec.id)}"]
     for name in sorted(expected.keys() | has.keys()):
         if name not in has or name not in expected or expected[name] != has[name]:
-            found.append(f"{name} = {shorten(has.get(name))}")
+            result.append(f"{name} = {shorten(has.get(name))}")
     if (spec.max_episode_steps or math.inf) < (own.max_episode_steps or math.inf):
-        found.append(f"max_episode_steps = {spec.max_episode_steps}")
-    return found
+        result.append(f"max_episode_steps = {spec.max_episode_steps}")
+    return result

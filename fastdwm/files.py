@@ -1,4 +1,4 @@
-"""Files that somebody else wrote, read with distrust; files and folders of our own, written whole or not at all."""
+"""Read files that others wrote, with checks, and write files of our own atomically."""
 
 import fcntl
 import json
@@ -18,9 +18,9 @@ from fastdwm.checks import require
 from fastdwm.errors import InputError
 
 MAX_DEPTH = 32
-"""of nested objects and lists in a JSON file"""
+"""deepest nesting of objects and lists in a JSON file"""
 MARK = ".fastdwm-"
-"""begins the names of all that `replace_pair` needs in a folder for a moment, or leaves there when it is killed"""
+"""prefix of the temporary files of `replace_pair`, which stay in the folder if it is killed"""
 COPY = f"{MARK}copy"
 PATIENCE_S = 10.0
 """how long to wait for another process that replaces the same files"""
@@ -30,9 +30,9 @@ T = TypeVar("T")
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """The content of a regular file of at most `most` bytes; InputError, before anything is read, for all else."""
+    """The content of a regular file of at most `most` bytes; InputError for others, before anything is read."""
     try:
-        # A pipe without a writer would block, and a device never end.
+        # Opening a pipe without a writer would block, and reading a device might never end.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         with open(handle, "rb") as file:
             about = os.fstat(handle)
@@ -46,7 +46,7 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 
 def require_file(path: Path) -> None:
-    """Raise InputError unless it is a regular file: reading a pipe or a device may never end."""
+    """Raise InputError unless the path is a regular file: reading a pipe or a device may never end."""
     require(path.exists(), f"{path}: no such file")
     require(path.is_file(), f"{path}: expected a regular file")
 
@@ -62,9 +62,9 @@ def parse_json(content: bytes, path: Path) -> Any:
     Raises InputError, which names `path`, for anything else.
     """
     try:
-        value = json.loads(content, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
+        value = json.loads(content, parse_constant=_refuse, parse_float=_finite, parse_int=_integer)
         _check_nesting(value)
-    # RecursionError: nested so deeply that not even the parser follows.
+    # RecursionError: the nesting is too deep for the parser.
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected JSON ({error})") from None
     return value
@@ -79,14 +79,14 @@ def _finite(text: str) -> float:
     return value if math.isfinite(value) else _refuse(text)
 
 
-def _whole(text: str) -> int:
-    """The integer, unless a float could not hold it: then no setting can use it."""
+def _integer(text: str) -> int:
+    """Parse an integer; ValueError if it is too large for a float."""
     _finite(text)
     return int(text)
 
 
 def _check_nesting(value: Any, depth: int = 0) -> None:
-    """Raise ValueError for text that a terminal could not show, or for too many levels."""
+    """Raise ValueError for text with unprintable characters, and for too many levels."""
     if depth > MAX_DEPTH:
         raise ValueError(f"expected at most {MAX_DEPTH} levels")
     if isinstance(value, str) and not value.isprintable():
@@ -100,16 +100,16 @@ def _check_nesting(value: Any, depth: int = 0) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file so that a reader, or the next run after a crash, sees the old content or the new, never a part.
+    """Replace a file so that readers, also after a crash, see either the old content or the new, never a part.
 
-    An OSError names the file; what was there before stays, and no part of the new takes up space.
+    An OSError names the file; the old content then stays, and nothing of the new one does.
     """
     with replacing(path, path.with_name(f".{path.name}.tmp")) as scratch:
         _write(scratch, content)
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file so that it is on the disk before it takes the place of another."""
+    """Write a file and flush it to the disk, so that it is complete before it replaces another."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -118,7 +118,7 @@ def _write(path: Path, content: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path, scratch: Path) -> Iterator[Path]:
-    """What is written to `scratch`, a file beside `path`, takes the place of `path` at the end, or is gone."""
+    """Yield `scratch`, a path beside `path`. The file written there then replaces `path`; on an error it is deleted."""
     try:
         yield scratch
         os.replace(scratch, path)
@@ -126,13 +126,13 @@ def replacing(path: Path, scratch: Path) -> Iterator[Path]:
         with suppress(OSError):
             scratch.unlink()
         if isinstance(error, OSError) and error.errno:
-            # By itself it does not say what was written, or names the scratch file.
+            # The original error names no file, or the scratch file.
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write an object as `json_lines`, atomically. NaN and infinity become null, other types text."""
+    """Write an object in the format of `json_lines`, atomically. NaN and infinity become null, other types text."""
     write_atomically(path, json_lines({key: strict(item) for key, item in value.items()}))
 
 
@@ -143,7 +143,7 @@ def json_lines(value: Mapping[str, Any]) -> bytes:
 
 
 def strict(value: Any) -> Any:
-    """`value` in JSON's own types."""
+    """The value in JSON's types: NaN and infinity become null, unknown types text."""
     if isinstance(value, dict):
         return {str(key): strict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -154,7 +154,7 @@ def strict(value: Any) -> Any:
 
 
 def prepare_folder(folder: Path, name: str = "out") -> None:
-    """Create the folder of a command's output; InputError, which begins with `name`, unless files can be written."""
+    """Create the folder of a command's output; InputError, which begins with `name`, unless it is writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -165,9 +165,9 @@ def prepare_folder(folder: Path, name: str = "out") -> None:
 
 @contextmanager
 def reserved(folder: Path, patience_s: float = 0.0) -> Iterator[None]:
-    """Nobody else works in the folder meanwhile; InputError if somebody still does after `patience_s`.
+    """Lock the folder; InputError if another process still holds its lock after `patience_s` seconds.
 
-    Ends with the process at the latest.
+    The lock ends with the process at the latest.
     """
     handle = os.open(folder, os.O_RDONLY)
     deadline = time.monotonic() + patience_s
@@ -182,7 +182,7 @@ def reserved(folder: Path, patience_s: float = 0.0) -> Iterator[None]:
 
 
 def _is_locked(handle: int) -> bool:
-    """Whether somebody else holds the lock; otherwise it is ours, but on a file system without locks."""
+    """Try to lock; returns whether another process holds the lock. False too on a file system without locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -193,7 +193,7 @@ def _is_locked(handle: int) -> bool:
 
 
 def sha256_of(*paths: Path) -> str:
-    """SHA-256 of the files' contents, one after another, in hexadecimal."""
+    """SHA-256 of the concatenated contents of the files, in hexadecimal."""
     digest = sha256()
     for path in paths:
         digest.update(path.read_bytes())
@@ -201,11 +201,11 @@ def sha256_of(*paths: Path) -> str:
 
 
 def replace_pair(folder: Path, data: tuple[str, bytes], label: tuple[str, bytes]) -> None:
-    """Replace two files of a folder, each given by name and content, so that the old pair or the new one is there
-    whatever fails and whenever the process is killed: the label, and the data that `data_of` finds for its content.
+    """Replace two files of a folder, each (name, content), so that readers see the old pair or the new one, whatever
+    fails and whenever the process is killed. A pair is the label, and the data that `data_of` finds for its content.
 
-    Until the new label takes the place of the old one, which is a single step, the old data are kept under a name that
-    is made of the old label. Nothing else in the folder is touched; of two processes one waits for the other.
+    The old data are kept under a name made from the old label until the new label replaces the old one, which is a
+    single step. Nothing else in the folder changes; a second process waits for the first.
     """
     data_path, label_path = (folder / name for name, _ in (data, label))
     with reserved(folder, PATIENCE_S):
@@ -216,7 +216,7 @@ def replace_pair(folder: Path, data: tuple[str, bytes], label: tuple[str, bytes]
                 if _content(data_path) != data[1]:
                     with replacing(data_path, folder / f"{MARK}{data_path.name}") as new_data:
                         _write(new_data, data[1])
-                        # Under the same label the old data were no pair with it.
+                        # If the label stays the same, the old data did not belong to it.
                         if _content(label_path) != label[1]:
                             _keep(data_path, _kept(data_path, _content(label_path)))
                     _sync(folder)
@@ -227,15 +227,15 @@ def replace_pair(folder: Path, data: tuple[str, bytes], label: tuple[str, bytes]
 
 
 def data_of(path: Path, label: bytes) -> Path:
-    """The file of a pair that belongs to this label: `path`, or what was kept while a newer one has that name."""
+    """The data file that belongs to this label: the kept file if there is one, else `path`."""
     kept = _kept(path, label)
     return kept if kept.exists() else path
 
 
 def reread(read: Callable[[Callable[[], bool]], T], *paths: Path) -> T:
-    """read(unchanged), and again where it raises InputError over files that were replaced meanwhile.
+    """Return read(unchanged); call it again if it raises InputError and the files were replaced meanwhile.
 
-    unchanged() tells whether all paths are still the files that they were when this reading began.
+    unchanged() returns whether all paths are still the files that they were when this call of `read` began.
     """
     for _ in range(REREADS):
         with ExitStack() as handles:
@@ -258,7 +258,7 @@ def _kept(data: Path, label: bytes) -> Path:
 
 
 def _keep(path: Path, kept: Path) -> None:
-    """Give a file, if it exists, a second name; a copy on file systems without links."""
+    """Give an existing file a second name, by a link, or a copy on file systems without links."""
     if path.exists():
         try:
             os.link(path, kept)
@@ -268,21 +268,21 @@ def _keep(path: Path, kept: Path) -> None:
 
 
 def _tidy(data: Path, label: Path) -> None:
-    """Give the data that belong to the label their name back, and remove what was kept for another label."""
+    """Rename the data that belong to the label back, and remove files that were kept for other labels."""
     for kept in chain(*map(data.parent.glob, (COPY, f"{MARK}{data.name}-{'[0-9a-f]' * 64}"))):
         if kept == _kept(data, _content(label)):
             os.replace(kept, data)
-        # Also where two names of one file were to be exchanged, which does nothing.
+        # os.replace does nothing if both names are links to one file.
         kept.unlink(missing_ok=True)
 
 
 def _content(path: Path) -> bytes:
-    """The content of a regular file; nothing for anything else."""
+    """The content of a regular file; empty for anything else."""
     return path.read_bytes() if path.is_file() else b""
 
 
 def _sync(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where the file system can."""
+    """Flush the names in a folder to the disk, if the file system can."""
     handle = os.open(folder, os.O_RDONLY)
     with suppress(OSError):
         os.fsync(handle)
@@ -290,7 +290,10 @@ def _sync(folder: Path) -> None:
 
 
 def _stamp(path: Path, handles: ExitStack | None = None) -> tuple[int, ...] | None:
-    """Which file it is, none where there is none; until `handles` closes no other file can have the same number."""
+    """Identity of the file, none if it does not exist.
+
+    handles: keeps the file open, so that no other file gets the same number until it closes.
+    """
     try:
         if handles is None:
             about = os.stat(path)

@@ -1,4 +1,4 @@
-"""What numbers and latencies depend on: versions of packages, which are not imported for it, and the machine."""
+"""Describe package versions and the machine for records of results. The packages are not imported."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ PACKAGES = ("fastdwm", "torch", "numpy", "gymnasium", "mujoco", "minari")
 
 
 def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
-    """Versions of the packages; those that are not installed are left out."""
+    """Versions of the installed ones of the packages."""
     versions = {}
     for name in names:
         try:
@@ -22,13 +22,13 @@ def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
 
 
 def machine(threads: int, accelerator: str | None = None) -> dict[str, Any]:
-    """What a latency depends on beside the packages."""
+    """Description of the machine, on which latencies depend."""
     cpu = {"cpu": cpu_model(), "cpu_count": os.cpu_count()}
     return {**cpu, "threads": threads, "accelerator": accelerator, "system": platform.system()}
 
 
 def cpu_model() -> str:
-    """The name of the CPU's model, as far as the system tells it."""
+    """Name of the CPU's model, as far as the system knows it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The bundles that the package holds: found by name, before torch is loaded."""
+"""Find the bundles that the package contains by name, without torch."""
 
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,12 +10,12 @@ ROOT = Path(__file__).parent / "bundles"
 
 
 def shipped() -> list[str]:
-    """Their names, which are those of their tasks."""
+    """Names of the shipped bundles, which are those of their tasks."""
     return sorted(path.name for path in ROOT.iterdir() if path.is_dir()) if ROOT.is_dir() else []
 
 
 def shipped_folder(name: str) -> Path:
-    """The folder of a shipped bundle; InputError, with the names of those that there are, for another name."""
+    """The folder of a shipped bundle; InputError, with the nearest names, for an unknown name."""
     if name in shipped():
         return ROOT / name
     nearest = get_close_matches(name, shipped(), n=4, cutoff=0.4) or shipped()
@@ -26,7 +26,7 @@ def shipped_folder(name: str) -> Path:
 
 
 def find_bundle(name_or_folder: Path | str) -> Path:
-    """The folder if there is one of that name, else that of the shipped bundle; InputError for neither."""
+    """The folder itself if it exists, else that of the shipped bundle with this name; InputError for neither."""
     folder = Path(name_or_folder)
     try:
         if folder.exists() or folder.is_symlink():

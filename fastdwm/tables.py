@@ -1,4 +1,4 @@
-"""Tables on stdout, in Markdown and as CSV, and numbers as they stand in them. Printing imports rich."""
+"""Tables on stdout, in Markdown and as CSV, and the formats of numbers in them. Printing imports rich."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ Rows = Iterable[Sequence[str]]
 
 
 def stdout(width: int = 100) -> "Console":
-    """A console on stdout that prints texts as they are; a file or a pipe gets lines of `width` characters."""
+    """A console on stdout that prints text unchanged; in a file or a pipe, lines have `width` characters."""
     from rich.console import Console
 
     console = Console(markup=False, highlight=False)
@@ -30,10 +30,7 @@ def print_table(
     left: int | None = 1,
     no_wrap: bool = False,
 ) -> None:
-    """Print the sections' rows with a line between sections.
-
-    left: number of columns aligned to the left, the others are numbers; none: all.
-    """
+    """Print the rows with a line between sections.   left: number of left-aligned columns; none: all."""
     from rich.table import Table
 
     table = Table(title=title or None, caption=caption or None)
@@ -53,8 +50,8 @@ def markdown_table(header: Sequence[str], rows: Rows, left: int | None = None) -
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows under one header, unrounded; what a row does not know is empty."""
-    # The fullest row first: it has the columns in their order.
+    """The rows as CSV under one header, unrounded; values that a row lacks are empty."""
+    # The order of the columns is that of the fullest row.
     names = dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row)
     file = io.StringIO()
     writer = csv.DictWriter(file, list(names), restval="", lineterminator="\n")
@@ -64,23 +61,23 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """The text as Markdown shows it, whoever wrote parts of it: no HTML, no link and no border of a table."""
+    """Escape the text for Markdown, because others may have written parts of it: no HTML, links or table borders."""
     for character, escaped in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("](", "]\\(")):
         text = text.replace(character, escaped)
     return text
 
 
 def spread(summary: dict[str, Any]) -> str:
-    """Mean ± standard deviation; the mean alone for one episode."""
+    """Format as mean ± standard deviation; the mean alone for one episode."""
     return f"{summary['mean']:.1f}" + ("" if summary["std"] is None else f" ± {summary['std']:.1f}")
 
 
 def latency(p50_ms: float, p99_ms: float | None) -> str:
-    """Median / 99th percentile; - where the calls were too few to tell it."""
+    """Format as median / 99th percentile; - if there were too few calls for the percentile."""
     return f"{p50_ms:.2f} / " + ("-" if p99_ms is None else f"{p99_ms:.2f}")
 
 
 def interval(estimate: dict[str, Any], sign: str = "-") -> str:
-    """Value [low, high]; the value alone for one episode. sign: '+' shows the value's sign also if positive."""
+    """Format as value [low, high]; the value alone for one episode.   sign: '+' also shows a positive sign."""
     value, low, high = (estimate[name] for name in ("value", "low", "high"))
     return f"{value:{sign}z.1f}" + ("" if low is None else f" [{low:z.1f}, {high:z.1f}]")

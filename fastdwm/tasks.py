@@ -1,7 +1,7 @@
-"""The 24 D4RL tasks of the paper as data: simulator, dataset ids, reference scores, ReBRAC settings, healthy region.
+"""The paper's 24 D4RL tasks: simulator, dataset ids, reference scores, ReBRAC settings, healthy region.
 
-A task is a value: a bundle carries its own, which need not be one of the 24.
-Sources: scores, observation sizes and episode caps from D4RL's infos; ReBRAC settings from CORL's configs (those of
+A bundle holds its own task, which need not be one of the 24.
+Sources: scores, observation sizes and episode limits from D4RL's infos; ReBRAC settings from CORL's configs (those of
 [ReBRAC] 2305.09836); healthy regions from Gymnasium's MuJoCo environments. Pure data: imports no numpy, no torch.
 """
 
@@ -18,7 +18,7 @@ from fastdwm.envs import FAMILIES, EnvSpec, family_of
 from fastdwm.errors import InputError
 
 MAX_BOUND = 1e9
-"""of returns and of the healthy region"""
+"""largest absolute value of reference scores and of the bounds of the healthy region"""
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,18 @@ class Limit:
     high: float = inf
 
 
-# It becomes part of the names of files.
+# A task's name becomes part of file names.
 NAME = Bound(re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}").fullmatch, "letters, digits, '.', '_' and '-'")
 
 
 @dataclass(frozen=True)
 class Task(Checked):
-    """What is to be done, and how it is scored and learnt. Raises InputError for values that cannot be."""
+    """A task: its simulator, its scores, and its settings for training. Raises InputError for invalid values."""
 
     name: Annotated[str, NAME]
-    """as typed on the command line, without D4RL's version: letters, digits, `.`, `_` and `-`"""
+    """name on the command line, without D4RL's version: letters, digits, `.`, `_` and `-`"""
     env: EnvSpec
-    """the simulator; in a bundle the one that its data were recorded in"""
+    """the simulator; in a bundle, the one that recorded its data"""
     obs_dim: Annotated[int, POSITIVE, at_most(1e5)]
     """size of an observation (S)"""
     action_dim: Annotated[int, POSITIVE, at_most(1e5)]
@@ -51,19 +51,19 @@ class Task(Checked):
     ref_max_score: float = 100.0
     """return that scores 100 (an expert)"""
     limits: tuple[Limit, ...] = ()
-    """the healthy region: leaving it terminates the episode; empty: nothing an observation shows terminates it"""
+    """the healthy region; leaving it terminates the episode. Empty: no observation terminates an episode"""
     discount: Annotated[float, within("(0, 1)")] = 0.99
-    """gamma"""
+    """discount factor (gamma)"""
     reward_scale: Annotated[float, within("[1e-6, 1e6]")] = 1.0
-    """factor on every reward before it is learnt from"""
+    """factor on the rewards that the models are trained on"""
     ends_at_success: bool = False
-    """an episode ends, terminated, at its first positive reward, wherever its recording went on"""
+    """whether an episode terminates at its first positive reward, even if its recording continues"""
     d4rl_env: EnvSpec | None = None
-    """simulator that repeats the physics and rewards of D4RL's own files; none: `env`"""
+    """simulator with the physics and rewards of D4RL's own files; none: `env`"""
     d4rl_id: str | None = None
     """name of the D4RL dataset behind the paper's numbers"""
     minari_id: str | None = None
-    """nearest dataset on the public Minari server, none where there is no such dataset"""
+    """nearest dataset on the public Minari server; none if there is none"""
     actor_bc_coef: Annotated[float, at_most(1e9)] = 0.01
     """weight of the behaviour-cloning term in the actor loss (b1)"""
     critic_bc_coef: Annotated[float, at_most(1e9)] = 0.01
@@ -82,52 +82,52 @@ class Task(Checked):
         require(apart, f"ref_max_score: expected more than ref_min_score, got {shorten(high)} and {shorten(low)}")
         require(len(self.limits) <= self.obs_dim, f"limits: expected at most {self.obs_dim}, got {len(self.limits)}")
         for limit in self.limits:
-            sane = all(abs(bound) <= MAX_BOUND or abs(bound) == inf for bound in (limit.low, limit.high))
-            right = sane and 0 <= limit.index < self.obs_dim and limit.low < limit.high
-            require(right, f"limits: expected low < high of a coordinate below {self.obs_dim}, got {shorten(limit)}")
+            valid = all(abs(bound) <= MAX_BOUND or abs(bound) == inf for bound in (limit.low, limit.high))
+            valid = valid and 0 <= limit.index < self.obs_dim and limit.low < limit.high
+            require(valid, f"limits: expected low < high of a coordinate below {self.obs_dim}, got {shorten(limit)}")
 
     def score_pct(self, episode_return: float) -> float:
         """D4RL's normalised score of an undiscounted, unscaled return: 0 = random, 100 = expert."""
         return 100.0 * (episode_return - self.ref_min_score) / (self.ref_max_score - self.ref_min_score)
 
     def record(self) -> dict[str, Any]:
-        """The task as JSON values, which `from_json` reads; an infinite bound is null."""
+        """The task as JSON values for `from_json`; an infinite bound is null."""
         limits = [{name: x if isfinite(x) else None for name, x in asdict(limit).items()} for limit in self.limits]
         return asdict(self) | {"limits": limits}
 
     def departures(self) -> list[str]:
-        """How it differs from the one of TASKS that bears its name, in words; empty if scores mean what they should.
+        """List in words how the task differs from the one in TASKS with its name; empty if scores are comparable.
 
-        Empty too for a name that is not among them: nobody expects anything of it.
+        Empty too for a name that TASKS does not contain.
         """
         own = TASKS.get(self.name)
         if own is None:
             return []
         names = ("ref_min_score", "ref_max_score", "limits", "discount", "reward_scale")
-        found = [name for name in names if getattr(self, name) != getattr(own, name)]
+        changed = [name for name in names if getattr(self, name) != getattr(own, name)]
         return envs.departures(self.env, own.env, own.d4rl_env) + [
-            f"{name} = {shorten(getattr(self, name))}" for name in found
+            f"{name} = {shorten(getattr(self, name))}" for name in changed
         ]
 
 
 def vet(task: Task, trust_env: bool = False) -> Task:
-    """A task that a file describes, with its simulators as `envs.vet` gives them.
+    """Check a task that a file describes, and its simulators as `envs.vet` does.
 
-    trust_env: take the simulator that it names, whatever it is; without, only those that `envs` knows, of the family
-    that the task of TASKS with this name has.   Raises InputError for others, and for sizes that the simulator has not.
+    trust_env: accept any simulator; otherwise only those in `envs.FAMILIES`, and for a name in TASKS only those of the
+    same family.   Raises InputError for other simulators, and for sizes that are not the simulator's.
     """
-    known = TASKS.get(task.name)
+    own = TASKS.get(task.name)
     names = [name for name in ("env", "d4rl_env") if getattr(task, name)]
-    task = replace(task, **{name: envs.vet(getattr(task, name), trust_env, known and known.env) for name in names})
+    task = replace(task, **{name: envs.vet(getattr(task, name), trust_env, own and own.env) for name in names})
     family = family_of(task.env)
-    sizes = (known.obs_dim, known.action_dim) if known else FAMILIES[family].sizes if family else ()
+    sizes = (own.obs_dim, own.action_dim) if own else FAMILIES[family].sizes if family else ()
     for name, size in zip(("obs_dim", "action_dim"), sizes, strict=False):
-        came = getattr(task, name)
-        require(came == size, f"{name}: {known.name if known else task.env.id} has {size}, got {shorten(came)}")
+        value = getattr(task, name)
+        require(value == size, f"{name}: {own.name if own else task.env.id} has {size}, got {shorten(value)}")
     return task
 
 
-# Gymnasium also bounds the state that follows the torso's height by 100; the paper's public baselines do too.
+# Gymnasium, and the paper's public baselines, also bound the coordinates after the torso's height by 100.
 _HOPPER = (Limit(0, low=0.7), Limit(1, -0.2, 0.2), *(Limit(index, -100.0, 100.0) for index in range(2, 11)))
 _WALKER2D = (Limit(0, 0.8, 2.0), Limit(1, -1.0, 1.0))
 
@@ -167,11 +167,11 @@ _ANTMAZE = {
 
 
 def _mujoco_tasks() -> list[Task]:
-    """The 18 Gym-MuJoCo tasks; only `medium` and `expert` have counterparts on the public Minari server."""
+    """The 18 Gym-MuJoCo tasks; the public Minari server has data like those of `medium` and `expert` alone."""
     return [
         Task(
             f"{robot}-{level}",
-            # The current version, used where a dataset does not say what it was recorded in.
+            # The current version, for datasets that do not name their simulator.
             EnvSpec(f"{family}-v5", {}, 1000),
             *sizes_scores_limits,
             d4rl_env=EnvSpec(f"{family}-v4", {}, 1000),
@@ -186,10 +186,10 @@ def _mujoco_tasks() -> list[Task]:
 
 
 def _antmaze(maze: str) -> EnvSpec:
-    """AntMaze in one of _MAZES; the observation is the ant's position, then its other 27 numbers.
+    """AntMaze in one of _MAZES; an observation is the ant's position, then 27 other numbers.
 
-    v4, not v5: the public datasets were recorded in it, and v5 observes 78 contact forces more. The score is the
-    share of episodes that reach the goal, so an episode ends there instead of collecting one reward per step.
+    The version is v4 because the public datasets were recorded in it; v5 also observes 78 contact forces. The score is
+    the share of episodes that reach the goal, so an episode ends there instead of collecting one reward per step.
     """
     cells = [[int(cell) if cell in "01" else cell for cell in row] for row in _MAZES[maze].split()]
     steps = 700 if maze == "UMaze" else 1000
@@ -223,7 +223,7 @@ TASKS: dict[str, Task] = {task.name: task for task in (*_mujoco_tasks(), *_antma
 
 
 def check_name(name: str, has_bundle: bool) -> None:
-    """Raise InputError for the name of an unknown task, unless a bundle brings the task along."""
+    """Raise InputError for an unknown task; if a bundle holds the task, the name only has to be valid."""
     if has_bundle:
         require(bool(NAME.fits(name)), f"name: expected {NAME.words}, got {shorten(name)}")
     else:
@@ -231,7 +231,7 @@ def check_name(name: str, has_bundle: bool) -> None:
 
 
 def get_task(name: str) -> Task:
-    """The task of that name; raises InputError, with the nearest names in one line, if there is none."""
+    """The task with this name; InputError, with the nearest names, if there is none."""
     if name in TASKS:
         return TASKS[name]
     nearest = get_close_matches(name, TASKS, n=4, cutoff=0.4) or sorted(TASKS)

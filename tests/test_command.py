@@ -27,7 +27,7 @@ HELP = {
     "report models": ["BUNDLE", "--jacobian-states"],
     "report paper": ["[FOLDER]", "results/sweep"],
     "study": ["--grid {default,quick,paper}"],
-    "sweep": ["--tasks", "--train-flags", "--engine {processes,ray}", "names of tasks; locomotion: the 18"],
+    "sweep": ["--tasks", "--train-flags", "--engine {processes,ray}", "names of tasks; locomotion stands for the 18"],
     "train": ["--preset {cpu,paper}", "--rebrac.updates"],
     "tune": ["--minutes", "tuning seeds"],
     "kernels": ["--table", "compile, and write the table"],

@@ -145,7 +145,9 @@ def test_without_write_it_is_only_shown(lab, capsys):
 
 
 def test_a_shipped_bundle_stays_as_it_is(lab, capsys):
-    with pytest.raises(InputError, match="bundle: hopper-medium is shipped, and stays as it is; --no-write shows it"):
+    with pytest.raises(
+        InputError, match="bundle: hopper-medium is shipped, and stays as it is; --no-write prints the value"
+    ):
         report.main(["deviation", "hopper-medium", "--dataset", str(lab[1])])
     assert capsys.readouterr().out == ""
     report.main(["deviation", "hopper-medium", "--dataset", str(lab[1]), "--no-write", "--trust-env"])

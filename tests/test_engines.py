@@ -14,7 +14,7 @@ from processes import descendants, gone, until
 
 from fastdwm import engines
 from fastdwm.engines.config import EngineConfig
-from fastdwm.engines.interface import Died, Job, run, run_all
+from fastdwm.engines.interface import Died, Job, run_all, run_jobs
 from fastdwm.engines.processes import Processes
 from fastdwm.errors import InputError
 
@@ -22,7 +22,7 @@ from fastdwm.errors import InputError
 def outcomes(engine, todo):
     """What became of each job, by name, in the order in which they ended."""
     ended = {}
-    run(engine, todo, lambda end: ended.update({end.job.name: end}))
+    run_jobs(engine, todo, lambda end: ended.update({end.job.name: end}))
     return ended
 
 
@@ -46,7 +46,7 @@ def test_no_more_jobs_run_at_once_than_there_are_places(tmp_path):
     seen = []
     todo = [Job(str(i), jobs.write, (tmp_path / "log", 0.05)) for i in range(4)]
     with closing(Processes(1)) as engine:
-        run(engine, todo, lambda end: None, lambda running: seen.append(tuple(running)), period_s=0.01)
+        run_jobs(engine, todo, lambda end: None, lambda running: seen.append(tuple(running)), period_s=0.01)
     assert {running for running in seen if running} == {("0",), ("1",), ("2",), ("3",)}
 
 
@@ -79,7 +79,7 @@ def test_what_is_raised_on_the_way_ends_the_running_jobs(processes, tmp_path):
 
     todo = [Job("quick", jobs.write, (tmp_path / "quick",)), Job("slow", jobs.write, (tmp_path / "slow", 60.0))]
     with pytest.raises(KeyboardInterrupt):
-        run(processes, todo, stop)
+        run_jobs(processes, todo, stop)
     assert not (tmp_path / "slow").exists()
 
 
@@ -205,9 +205,9 @@ def test_ray_finishes_all_jobs_when_a_machine_dies_in_the_middle(cluster, tmp_pa
 
     config = EngineConfig(engine="ray", address=cluster.address)
     with closing(engines.start(config, None)) as engine:
-        assert engine.places == 2
-        run(engine, todo, on_ended)
-        assert until(lambda: engine.places == 1)
+        assert engine.slots == 2
+        run_jobs(engine, todo, on_ended)
+        assert until(lambda: engine.slots == 1)
         processes = set(descendants(os.getpid())) - cluster.before
     assert all(ended[name].error is None and (tmp_path / name).exists() for name in names)
     # What raises is not tried again; what is killed is.

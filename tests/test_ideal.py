@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastdwm.measure.ideal import chain_std
+from fastdwm.measure.ideal import sampler_std
 from fastdwm.models.diffusion import respace, reverse_coefficients, vp_schedule
 from fastdwm.models.sampler import Sampler
 
@@ -37,7 +37,7 @@ def test_closed_form_is_the_spread_of_the_models_own_samples(std, target):
     n, schedule = 100_000, vp_schedule(5)
     noise = torch.randn(5, n, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     samples = exact(schedule, target, std).next_obs(torch.zeros(n, 1, dtype=torch.float64), torch.zeros(n, 1), noise)
-    expected = chain_std(schedule, torch.tensor(std, dtype=torch.float64))
+    expected = sampler_std(schedule, torch.tensor(std, dtype=torch.float64))
     # five standard errors of the std of n normal samples
     assert float(samples.std()) == pytest.approx(float(expected), rel=5 / (2 * n) ** 0.5)
 
@@ -58,17 +58,17 @@ def std_by_bayes(steps, std):
 
 @pytest.mark.parametrize("steps", [1, 5, 20])
 def test_closed_form_agrees_with_bayes(steps):
-    found = chain_std(vp_schedule(steps), torch.tensor(STDS, dtype=torch.float64))
+    found = sampler_std(vp_schedule(steps), torch.tensor(STDS, dtype=torch.float64))
     np.testing.assert_allclose(found, [std_by_bayes(steps, std) for std in STDS], rtol=1e-10)
 
 
 def test_small_spreads_need_many_steps():
     std = torch.tensor(STDS, dtype=torch.float64)
-    few, many = (chain_std(vp_schedule(steps), std) / std for steps in (5, 1000))
+    few, many = (sampler_std(vp_schedule(steps), std) / std for steps in (5, 1000))
     assert (few.diff() > 0).all() and few[0] < 0.1
     assert (many > 0.8).all() and (many < 1.0).all()
 
 
 def test_levels_that_are_left_out_cost_spread():
     std = torch.tensor([0.1], dtype=torch.float64)
-    assert chain_std(respace(vp_schedule(5), 2)[0], std) < chain_std(vp_schedule(5), std)
+    assert sampler_std(respace(vp_schedule(5), 2)[0], std) < sampler_std(vp_schedule(5), std)

@@ -56,6 +56,6 @@ def test_finished_jobs_are_read_by_name_and_others_refused(tmp_path):
         read_all(tmp_path, "study", IDENTITY | {"format": 2})
     (tmp_path / "notes.json").write_text("[1, 2]")
     with pytest.raises(
-        InputError, match=r"notes.json is not a finished cell of a study \(identity: None\); move it away"
+        InputError, match=r"notes.json is not a finished job of a study \(identity: None\); move it away"
     ):
         read_all(tmp_path, "study", IDENTITY)

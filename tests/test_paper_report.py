@@ -12,7 +12,7 @@ from commands import refused, run
 from sweep_cells import DEFAULT, MACHINE, cell, errors, variant, write
 
 from fastdwm.report.paper import published
-from fastdwm.report.paper.cells import read_cells
+from fastdwm.report.paper.cells import read_evaluations
 from fastdwm.report.paper.results import summarise
 from fastdwm.report.paper.tables import all_tables
 from fastdwm.report.paper.words import verdicts
@@ -27,7 +27,7 @@ def shifted(name, by, **settings):
 
 def evaluated(folder):
     """The results in a folder."""
-    return summarise(read_cells(folder), published.LOCOMOTION)
+    return summarise(read_evaluations(folder), published.LOCOMOTION)
 
 
 def column(results, key, group, header):
@@ -250,7 +250,7 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere(tmp_path):
         "Table 2",
         "Table 4",
         "Table 5",
-        "Where to look",
+        "Predictions of the models against real results",
     ]
     assert page.seen.count("svg") == 2 and page.seen.count("table") == 6
     # All ink is the page's, so that it can be read in the dark.
@@ -279,9 +279,9 @@ def spoilt_variant(**changes):
     ("content", "message"),
     [
         ("{", "expected JSON"),
-        ("[1]", "is not a finished cell of a sweep"),
-        ("{}", "is not a finished cell of a sweep (format: None); move it away"),
-        (json.dumps(spoilt(format=2)), "is not a finished cell of a sweep (format: 2)"),
+        ("[1]", "is not a finished job of a sweep"),
+        ("{}", "is not a finished job of a sweep (format: None); move it away"),
+        (json.dumps(spoilt(format=2)), "is not a finished job of a sweep (format: 2)"),
         (json.dumps(spoilt(task="hopper-expert")), "holds hopper-expert, seed 0"),
         (json.dumps(cell("hopper-medium", {"default": variant("default", BASE, BASE[:3])})), "got 4 and 3 scores on 4"),
         (
@@ -340,14 +340,14 @@ def test_what_a_cell_says_is_text_in_the_markdown_page(tmp_path):
     [
         (
             cell("hopper-expert", GOOD, mujoco="3.5.0"),
-            "cells of different physics: hopper-expert-s0-eval has {'mujoco': '3.5.0', 'gymnasium': '1.2.1'}",
+            "jobs of different simulator versions: hopper-expert-s0-eval has {'mujoco': '3.5.0', 'gymnasium': '1.2.1'}",
         ),
         (cell("hopper-medium", {"default": variant("default", BASE[:3], BASE[:3])}, seed=1), "their episodes differ"),
         (
             cell("hopper-expert", {"default": GOOD["default"] | {"settings": DEFAULT | {"horizon": 3}}}),
             "default settings differ",
         ),
-        (cell("hopper-expert", GOOD) | {"identity": {}}, "cells of different physics: hopper-expert-s0-eval has None"),
+        (cell("hopper-expert", GOOD) | {"identity": {}}, "simulator versions: hopper-expert-s0-eval has None"),
         (cell("ant-medium", GOOD), "'ant-medium' is none of the paper's tasks"),
     ],
     ids=["physics", "episodes", "default", "unknown", "task"],

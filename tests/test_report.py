@@ -127,7 +127,9 @@ def test_held_out_episodes_are_those_that_the_training_held_out(dataset):
     path, trained = dataset
     transitions, rows, source = held_out(trained, path, holdout=0.4)
     np.testing.assert_array_equal(rows, transitions.split_episodes(0.4, seed=3)[1])
-    assert source.startswith("2 held-out episodes") and source.endswith("(the training's data, told by the content)")
+    assert source.startswith("2 held-out episodes") and source.endswith(
+        "(the training's data, compared by the content)"
+    )
     with pytest.raises(InputError, match="cannot tell which episodes"):
         held_out(dataclasses.replace(trained, dataset=trained.dataset | {"episodes": 5}), path)
 
@@ -149,7 +151,7 @@ def test_all_of_another_dataset_is_held_out(dataset, tmp_path):
     for trained, how in ((dataset[1], "the content"), (without_fingerprint(dataset[1]), "mean return")):
         transitions, rows, source = held_out(trained, tmp_path / "other.hdf5")
         assert rows.all() and len(rows) == transitions.n
-        assert f"trained on {dataset[0]}, told by" in source and how in source
+        assert f"trained on {dataset[0]}, compared by" in source and how in source
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["fingerprint", "numbers"])

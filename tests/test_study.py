@@ -104,7 +104,7 @@ def test_the_best_cell_is_confirmed_on_seeds_that_it_was_not_chosen_on(finished)
     assert found["difference"]["value"] == pytest.approx((score - base).mean())
     assert found["chosen"]["mean"] != np.mean([e["score_pct"] for e in cells[chosen]["episodes"]])
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("Best by interquartile mean: ")]
-    assert "On seeds 10000 to 10001, which nothing was chosen on: score" in line
+    assert "On seeds 10000 to 10001, which were not used to choose it: score" in line
     assert line in (out / "study.md").read_text()
 
 
@@ -134,7 +134,7 @@ def test_finished_cells_are_not_repeated_and_a_missing_one_is(finished, bundle, 
     for path in (old / "cells").glob("[bd]*.json"):
         (out / "cells" / path.name).write_bytes(path.read_bytes())
     done = study_of(bundle, out, *TINY, *SHORT)
-    assert done.returncode == 0 and "1 of 3 cells to run" in done.stderr
+    assert done.returncode == 0 and "1 of 3 grid points to run" in done.stderr
     before, after = read_cells(old), read_cells(out)
     assert all(before[name] == after[name] for name in ("base", "diffusion-K2-H2-M2-E1-lr0.1"))
     again = after["meanflow-K1-H2-M2-E1-lr0.1"]
@@ -163,7 +163,7 @@ def test_a_killed_study_goes_on_where_it_was(bundle, tmp_path):
 
     done = study_of(bundle, out, *flags)
     after = read_cells(out)
-    assert done.returncode == 0 and f"{4 - len(before)} of 4 cells to run" in done.stderr
+    assert done.returncode == 0 and f"{4 - len(before)} of 4 grid points to run" in done.stderr
     assert len(after) == 4 and all("latency" in record for record in after.values())
     for name, record in before.items():
         assert after[name] == record | {"latency": after[name]["latency"]}
@@ -196,7 +196,7 @@ def test_cells_of_another_bundle_or_bound_are_refused(finished, tmp_path, change
 def test_a_foreign_file_among_the_cells_is_an_input_error(bundle, tmp_path):
     (tmp_path / "cells").mkdir()
     (tmp_path / "cells" / "notes.json").write_text("[1, 2]")
-    refused(study_of(bundle, tmp_path), "notes.json is not a finished cell of a study")
+    refused(study_of(bundle, tmp_path), "notes.json is not a finished job of a study")
 
 
 @pytest.mark.parametrize(
@@ -271,9 +271,9 @@ def test_more_episodes_than_run_at_once_change_nothing(bundle, tmp_path, monkeyp
     for at_once in (2, 10):
         (tmp_path / str(at_once)).mkdir()
         plan = cells.plan(loaded, config, grid.episodes, config.seed, tmp_path / str(at_once))
-        cell = grid.cells(cells.held_worlds(loaded))[1]
+        cell = grid.points(cells.held_worlds(loaded))[1]
         monkeypatch.setattr(cells, "AT_ONCE", at_once)
-        cells.run_cell(plan, cell)
+        cells.run_point(plan, cell)
         records.append(json.loads(plan.path(cell).read_text()))
     assert [record["batch_latency"]["size"] for record in records] == [2, 5]
     split, whole = (record["episodes"] for record in records)

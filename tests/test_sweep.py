@@ -67,7 +67,7 @@ def test_a_sweep_leaves_cells_bundles_logs_and_a_summary(finished):
     summary = json.loads((out / "sweep.json").read_text())
     assert {cell["name"]: cell["status"] for cell in summary["cells"]} == dict.fromkeys(NAMES, "finished")
     assert "fastdwm.sweep" in summary["command"] and summary["versions"]["torch"] and summary["one_machine"] is True
-    assert "4 of 4 cells done, 0 failed" in done.stderr and done.stdout.splitlines()[-1] == str(out / "sweep.json")
+    assert "4 of 4 jobs done, 0 failed" in done.stderr and done.stdout.splitlines()[-1] == str(out / "sweep.json")
 
 
 @pytest.mark.slow
@@ -104,7 +104,7 @@ def test_finished_cells_are_not_repeated_and_a_missing_one_is(finished, data, tm
     out = copy_of(old, tmp_path / "out", "*.json", "cells/*", "train/**/*")
     (out / "cells" / "hopper-medium-s1-eval.json").unlink()
     done = run("sweep", *flags(data, out))
-    assert done.returncode == 0 and "1 of 4 cells to run" in done.stderr, done.stderr
+    assert done.returncode == 0 and "1 of 4 jobs to run" in done.stderr, done.stderr
     before, after = cells(old), cells(out)
     again = after.pop("hopper-medium-s1-eval")
     assert all(before[name] == record for name, record in after.items()) and len(after) == 3
@@ -152,7 +152,7 @@ def test_a_cell_that_fails_is_told_and_stops_only_what_needs_it(finished, data, 
     (failure,) = cells(out, "failed").values()
     assert failure["error"].startswith("exit code 2: python -m fastdwm.train walker2d-medium")
     assert "error: " in failure["log"][-1] and failure["log"][-1] in done.stderr
-    assert "walker2d-medium-s0-eval: not run, what it needs has not finished" in done.stderr
+    assert "walker2d-medium-s0-eval: not run, a job that it depends on has not finished" in done.stderr
     assert "walker2d-medium-s0-train failed: exit code 2" in done.stdout and "not run" in done.stdout
     status = {cell["name"]: cell["status"] for cell in json.loads((out / "sweep.json").read_text())["cells"]}
     assert (status["walker2d-medium-s0-train"], status["walker2d-medium-s0-eval"]) == ("failed", "not run")
@@ -163,7 +163,7 @@ def test_a_cell_that_fails_is_told_and_stops_only_what_needs_it(finished, data, 
     log = out / "logs" / "walker2d-medium-s0-train.log"
     tried = log.read_text().count("$ python")
     retried = run("sweep", *both, *one, "--retry")
-    assert retried.returncode == 1 and "2 of 4 cells to run" in retried.stderr
+    assert retried.returncode == 1 and "2 of 4 jobs to run" in retried.stderr
     assert log.read_text().count("$ python") == tried + 1
 
 
@@ -211,7 +211,7 @@ def test_outcomes_of_another_physics_are_refused(finished, data, tmp_path):
     record["identity"]["versions"]["mujoco"] = "3.2.0"
     path.write_text(json.dumps(record))
     done = run("sweep", *flags(data, out))
-    assert done.returncode == 2 and "different physics" in done.stderr and "3.2.0" in done.stderr
+    assert done.returncode == 2 and "different simulator versions" in done.stderr and "3.2.0" in done.stderr
     for other in out.glob("cells/*.json"):
         if other != path:
             other.unlink()

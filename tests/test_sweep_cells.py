@@ -1,4 +1,4 @@
-"""The cells of a sweep: what runs one does and does not do twice, and which of them may stand in one table."""
+"""Jobs of a sweep: their files, running one twice, and which of them may stand in one table."""
 
 import json
 import subprocess
@@ -11,14 +11,14 @@ from fastdwm.errors import InputError
 from fastdwm.jobs import sweep as files
 from fastdwm.sweep import __main__ as sweep
 from fastdwm.sweep.config import SweepConfig
-from fastdwm.sweep.job import CellFailed, Work, run_cell
-from fastdwm.sweep.stages import NAMED, Cell, Folders
+from fastdwm.sweep.job import JobContext, JobFailed, run_job
+from fastdwm.sweep.stages import NAMED, Folders, SweepJob
 
 DATASET = "deepope/hopper/medium-v0"
 
 
 def record(**changes):
-    """A finished cell."""
+    """Record of a finished job."""
     identity = {"commands": ["python -m fastdwm.eval"], "versions": {"mujoco": "3.4.0"}}
     about = {"task": "hopper-medium", "seed": 0, "stage": "eval", "identity": identity}
     return {"format": 1, **about, "machine": files.host(), "wall_s": 1.0, "result": {}} | changes
@@ -36,16 +36,16 @@ def work(tmp_path, monkeypatch):
     identity = {"commands": ["collect"], "versions": files.physics()}
     folders = Folders(tmp_path, NAMED.shipped, tmp_path)
     commands = [["python", "-c", code]]
-    return Work(Cell("hopper-medium", 0, "collect"), config, folders, tmp_path, commands, identity, tmp_path)
+    return JobContext(SweepJob("hopper-medium", 0, "collect"), config, folders, tmp_path, commands, identity, tmp_path)
 
 
 def changed(work, **changes):
-    return Work(**{**work.__dict__, **changes})
+    return JobContext(**{**work.__dict__, **changes})
 
 
 def test_a_cells_file_appears_when_its_commands_have_ended_well(work, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = run_cell(work)
+    found = run_job(work)
     assert found == json.loads((tmp_path / "cells" / "hopper-medium-s0-collect.json").read_text())
     assert found["result"] == {"dataset": DATASET, "metadata": {"total_steps": 10}}
     assert found["wall_s"] > 0 and found["peak_memory_mb"] > 1 and found["versions"]["python"]
@@ -55,14 +55,14 @@ def test_a_cells_file_appears_when_its_commands_have_ended_well(work, tmp_path, 
 
 def test_a_finished_cell_is_not_run_a_second_time(work, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert run_cell(work) == run_cell(work)
+    assert run_job(work) == run_job(work)
     assert (tmp_path / "ran").read_text() == "x"
 
 
 def test_data_that_are_there_are_kept(work, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / DATASET / "data" / "metadata.json").write_text('{"total_steps": 7}')
-    assert run_cell(work)["result"]["metadata"] == {"total_steps": 7}
+    assert run_job(work)["result"]["metadata"] == {"total_steps": 7}
     assert not (tmp_path / "ran").exists()
 
 
@@ -76,8 +76,8 @@ def test_data_that_are_there_are_kept(work, tmp_path, monkeypatch):
 )
 def test_a_command_that_does_not_end_well_fails_the_cell(code, told, work, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CellFailed, match=told):
-        run_cell(changed(work, commands=[["python", "-c", code], *work.commands]))
+    with pytest.raises(JobFailed, match=told):
+        run_job(changed(work, commands=[["python", "-c", code], *work.commands]))
     assert not (tmp_path / "ran").exists() and not list(tmp_path.glob("cells/*"))
 
 
@@ -98,15 +98,15 @@ def test_a_cell_that_was_killed_is_run_again_by_the_same_command(who, how, tmp_p
         where = who if status == "not run" else "fastdwm.eval"
         (tmp_path / "sitecustomize.py").write_text(f"import os, sys\nif {where!r} in sys.orig_argv: {how_now}\n")
         assert not sweep.main(sweep.parse(argv))
-        assert "1 of 1 cells to run" in capfd.readouterr().err
+        assert "1 of 1 jobs to run" in capfd.readouterr().err
         (cell,) = json.loads((tmp_path / "out" / "sweep.json").read_text())["cells"]
         assert cell["status"] == status and len(list(tmp_path.glob("out/failed/*"))) == (status == "failed")
 
 
 def test_a_machine_with_another_simulator_runs_nothing(work, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CellFailed, match="expected {'mujoco': '1.0'}"):
-        run_cell(changed(work, identity={"versions": {"mujoco": "1.0"}}))
+    with pytest.raises(JobFailed, match="expected {'mujoco': '1.0'}"):
+        run_job(changed(work, identity={"versions": {"mujoco": "1.0"}}))
     assert not (tmp_path / "ran").exists()
 
 
@@ -147,5 +147,5 @@ WRONG_CELLS = [
 def test_only_files_of_finished_cells_are_read(change, tmp_path):
     path = Path(tmp_path / "cell.json")
     path.write_text(json.dumps({name: x for name, x in (record() | change).items() if x is not None}))
-    with pytest.raises(InputError, match="cell.json is not a finished cell of a sweep"):
-        files.read_cell(path)
+    with pytest.raises(InputError, match="cell.json is not a finished job of a sweep"):
+        files.read_job(path)

@@ -21,7 +21,7 @@ def test_two_sweeps_in_one_folder_are_told_in_one_line(tmp_path):
 def test_a_foreign_file_among_the_cells_is_an_input_error(tmp_path):
     (tmp_path / "cells").mkdir()
     (tmp_path / "cells" / "notes.json").write_text("[1, 2]")
-    with pytest.raises(InputError, match="notes.json is not a finished cell of a sweep"):
+    with pytest.raises(InputError, match="notes.json is not a finished job of a sweep"):
         sweep.main(sweep.parse(["--tasks", "hopper-medium", "--stages", "eval", "--out", str(tmp_path)]))
 
 
@@ -76,7 +76,7 @@ def test_a_plan_names_cells_commands_time_and_memory_and_runs_nothing(tmp_path):
     names = [line.partition(":")[0] for line in lines if not line.startswith(" ") and "-s" in line.partition(":")[0]]
     assert len(names) == len(set(names)) == 18 * 10 * 3
     assert names[:4] == [f"hopper-medium-{x}" for x in ("s0-train", "s0-tune", "s0-eval", "s1-train")]
-    assert lines[-1].startswith("540 of 540 cells to run, 2 at once: about ") and "MB" in lines[-1]
+    assert lines[-1].startswith("540 of 540 jobs to run, 2 at once: about ") and "MB" in lines[-1]
     bundle = f"{out}/train/hopper-medium-s9/bundle"
     (train,) = [line for line in lines if "fastdwm.train hopper-medium " in line and "s9" in line]
     assert "--dataset hopper-medium.hdf5" in train and "--seed 9" in train

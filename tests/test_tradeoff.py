@@ -1,4 +1,4 @@
-"""Grids as lists of cells, the Pareto front and the share of the gain, on numbers that can be checked by hand."""
+"""Grids as lists of points, the Pareto front and the share of the gain, on numbers that can be checked by hand."""
 
 import csv
 import dataclasses
@@ -12,7 +12,7 @@ from fastdwm.errors import InputError
 from fastdwm.eval.config import EvalConfig
 from fastdwm.measure.statistics import ratio_of_means
 from fastdwm.study.config import StudyConfig
-from fastdwm.study.grid import BASE, GRIDS, Cell, Grid
+from fastdwm.study.grid import BASE, GRIDS, Grid, GridPoint
 from fastdwm.study.tables import confirmed
 from fastdwm.study.tradeoff import (
     best,
@@ -38,42 +38,42 @@ GRID = Grid(
     episodes=3,
 )
 IDENTITY = {"bundle": "abc", "device": "cpu", "backend": "auto", "versions.torch": "1.0", "seeds": "0 to 2"}
-DIFFUSION, MEANFLOW = Cell("diffusion", 5, 8, 2, 1, inner_lr=0.1), Cell("meanflow", 1, 8, 2, 1, inner_lr=0.1)
+DIFFUSION, MEANFLOW = GridPoint("diffusion", 5, 8, 2, 1, inner_lr=0.1), GridPoint("meanflow", 1, 8, 2, 1, inner_lr=0.1)
 
 
 def test_a_star_changes_one_axis_at_a_time():
-    cells = GRID.cells(HELD)
-    assert cells[0] == BASE and len(cells) == len(set(cells))
-    points = [(cell.horizon, cell.particles, cell.inner_steps) for cell in cells if cell.world == "mlp"]
-    assert points == [(8, 2, 1), (3, 2, 1), (8, 16, 1), (8, 2, 2)]
-    # Without imagination all world models are the same cell.
-    assert [cell for cell in cells if cell.horizon == 0] == [BASE, Cell("critic", 0, 0, 1, 1, inner_lr=0.4)]
+    points = GRID.points(HELD)
+    assert points[0] == BASE and len(points) == len(set(points))
+    axes = [(point.horizon, point.particles, point.inner_steps) for point in points if point.world == "mlp"]
+    assert axes == [(8, 2, 1), (3, 2, 1), (8, 16, 1), (8, 2, 2)]
+    # Without imagination all world models are the same point.
+    assert [point for point in points if point.horizon == 0] == [BASE, GridPoint("critic", 0, 0, 1, 1, inner_lr=0.4)]
 
 
 def test_a_product_has_every_combination():
-    cells = dataclasses.replace(GRID, design="product", horizons=(8, 3)).cells(HELD)
-    assert len(cells) == 1 + 2 * 2 * 2 * 2
+    points = dataclasses.replace(GRID, design="product", horizons=(8, 3)).points(HELD)
+    assert len(points) == 1 + 2 * 2 * 2 * 2
 
 
 def test_several_inner_steps_share_the_step_size():
-    assert {(cell.inner_steps, cell.inner_lr) for cell in GRID.cells(HELD)[1:]} == {(1, 0.4), (2, 0.2)}
+    assert {(point.inner_steps, point.inner_lr) for point in GRID.points(HELD)[1:]} == {(1, 0.4), (2, 0.2)}
     whole = dataclasses.replace(GRID, split_step=False)
-    assert {cell.inner_lr for cell in whole.cells(HELD)[1:]} == {0.4}
+    assert {point.inner_lr for point in whole.points(HELD)[1:]} == {0.4}
 
 
 def test_step_sizes_are_an_axis():
-    cells = dataclasses.replace(GRID, horizons=(8,), particles=(2,), inner_lrs=(0.4, 0.1)).cells(HELD)
-    steps = [(cell.inner_steps, cell.inner_lr) for cell in cells if cell.world == "mlp"]
+    points = dataclasses.replace(GRID, horizons=(8,), particles=(2,), inner_lrs=(0.4, 0.1)).points(HELD)
+    steps = [(point.inner_steps, point.inner_lr) for point in points if point.world == "mlp"]
     assert steps == [(1, 0.4), (2, 0.2), (1, 0.1)]
 
 
 def test_maximum_deviations_are_an_axis_of_their_own_and_not_divided():
     grid = dataclasses.replace(GRID, horizons=(8,), particles=(2,), max_deviations=(None, 0.1, 0.05), inner_lrs=(None,))
-    cells = [cell for cell in grid.cells(HELD) if cell.world == "mlp"]
-    steps = [(cell.inner_steps, cell.max_deviation, cell.inner_lr) for cell in cells]
+    points = [point for point in grid.points(HELD) if point.world == "mlp"]
+    steps = [(point.inner_steps, point.max_deviation, point.inner_lr) for point in points]
     assert steps == [(1, None, None), (2, None, None), (1, 0.1, None), (1, 0.05, None)]
     # None is the bundle's own, which the agent finds there.
-    assert [cell.itpo(ITPOConfig()).max_deviation for cell in cells] == [None, None, 0.1, 0.05]
+    assert [point.itpo(ITPOConfig()).max_deviation for point in points] == [None, None, 0.1, 0.05]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_the_rule_decides_which_axis_its_strength_is(settings, optimiser, max_de
     grid = config.resolved()
     assert config.flags()["itpo.optimiser"] == optimiser
     assert (grid.max_deviations, grid.inner_lrs) == (max_deviations, inner_lrs)
-    decisions = [cell.itpo(config.common) for cell in grid.cells(HELD)]
+    decisions = [point.itpo(config.common) for point in grid.points(HELD)]
     assert {decision.optimiser for decision in decisions} == {optimiser}
     assert {decision.max_deviation for decision in decisions[1:]} == set(max_deviations)
 
@@ -117,13 +117,13 @@ def test_a_study_chooses_on_tuning_seeds_alone():
 
 def test_the_bundles_own_number_of_calls_is_no_second_cell():
     grid = dataclasses.replace(GRID, worlds=("diffusion", "diffusion:5", "diffusion:1"))
-    assert [cell.world_steps for cell in grid.centre(HELD)] == [5, 1]
+    assert [point.world_steps for point in grid.centre(HELD)] == [5, 1]
 
 
 def test_every_cell_has_its_own_file_name():
     for name in GRIDS:
-        cells = StudyConfig(grid=name).resolved().cells(HELD)
-        assert len({cell.name for cell in cells}) == len(cells)
+        points = StudyConfig(grid=name).resolved().points(HELD)
+        assert len({point.name for point in points}) == len(points)
 
 
 def test_axes_replace_those_of_the_named_grid():
@@ -132,7 +132,7 @@ def test_axes_replace_those_of_the_named_grid():
 
 
 def test_pareto_front_of_hand_made_points():
-    points = [
+    axes = [
         (1.0, 5.0, True),  # the cheapest
         (1.0, 5.0, True),  # its equal
         (2.0, 5.0, False),  # worth no more, but dearer
@@ -140,7 +140,7 @@ def test_pareto_front_of_hand_made_points():
         (3.0, 9.0, True),  # the best
         (3.0, 8.0, False),  # costs no less, but worse
     ]
-    costs, values, front = zip(*points, strict=True)
+    costs, values, front = zip(*axes, strict=True)
     assert pareto_front(costs, values) == list(front)
 
 
@@ -193,7 +193,7 @@ def test_there_is_no_share_of_a_gain_of_zero():
 
 
 def test_rounding_makes_a_cell_neither_best_nor_part_of_the_front():
-    other = Cell("mlp", 1, 8, 2, 1, 0.1)
+    other = GridPoint("mlp", 1, 8, 2, 1, 0.1)
     records = RECORDS | {other: record([94.0, 96.0, 98.0 + 1e-7], 16.0)}
     rows = summarise(records, IDENTITY)
     assert best(list(records), rows) == DIFFUSION
@@ -201,7 +201,7 @@ def test_rounding_makes_a_cell_neither_best_nor_part_of_the_front():
 
 
 def test_the_best_cell_has_the_highest_interquartile_mean_then_the_least_cost():
-    slow, fall = Cell("mlp", 1, 8, 2, 1, 0.1), Cell("mlp", 1, 3, 2, 1, 0.1)
+    slow, fall = GridPoint("mlp", 1, 8, 2, 1, 0.1), GridPoint("mlp", 1, 3, 2, 1, 0.1)
     records = {
         BASE: record([99.0] * 8, 0.5),
         slow: record([90.0, 91.0, 92.0, 93.0, 94.0, 95.0, 96.0, 97.0], 8.0),
@@ -219,7 +219,7 @@ def test_confirmation_pairs_the_seeds():
     assert found["difference"]["value"] == pytest.approx((2 + 2 + 29) / 3) and found["seeds"] == [0, 1, 2]
     assert confirmed(found) == (
         "Best by interquartile mean: MeanFlow (K = 1), H = 8, M = 2, E = 1, strength 0.1. On seeds 0 to 2, which "
-        "nothing was chosen on: score 85.0 ± 13.9, base policy 74.0 ± 29.5, difference +11.0 [2.0, 29.0]."
+        "were not used to choose it: score 85.0 ± 13.9, base policy 74.0 ± 29.5, difference +11.0 [2.0, 29.0]."
     )
 
 
@@ -228,7 +228,7 @@ def test_there_is_no_verdict_without_the_diffusion_model():
 
 
 def test_a_world_model_that_nobody_named_here_has_a_place_in_the_picture(tmp_path):
-    own = Cell("own", 3, 8, 2, 1, 0.1)
+    own = GridPoint("own", 3, 8, 2, 1, 0.1)
     rows = summarise({BASE: record([90.0, 92.0], 0.5), own: record([92.0, 93.0], 2.0)}, IDENTITY)
     save_plot(rows, tmp_path / "a.png", "title")
     assert (tmp_path / "a.png").stat().st_size > 1000
@@ -236,7 +236,7 @@ def test_a_world_model_that_nobody_named_here_has_a_place_in_the_picture(tmp_pat
 
 
 def test_one_episode_has_no_intervals_but_a_csv_and_a_picture(tmp_path):
-    records = {cell: record([score], ms) for cell, score, ms in ((BASE, 90.0, 0.5), (MEANFLOW, 92.0, 2.0))}
+    records = {point: record([score], ms) for point, score, ms in ((BASE, 90.0, 0.5), (MEANFLOW, 92.0, 2.0))}
     rows = summarise(records, IDENTITY)
     save_plot(rows, tmp_path / "a.png", "title")
     assert [row["score_low"] for row in csv.DictReader(io.StringIO(csv_text(rows)))] == ["", ""]

@@ -1,1 +1,1 @@
-"""Data of one's own: policies run in a simulator, recorded as a local Minari dataset."""
+"""Collect your own data: run policies in a simulator and record a local Minari dataset."""

@@ -1,7 +1,7 @@
-"""python -m fastdwm.collect ENV --policy FILE --out ID: a local Minari dataset from policies run in a simulator.
+"""python -m fastdwm.collect ENV --policy FILE --out ID: record policies in a simulator as a local Minari dataset.
 
-Chunks of finished episodes are files in a hidden folder beside the dataset, so a collection that was stopped goes on
-with the same command. Heavy packages are imported inside the functions: --help answers before they are loaded.
+Finished episodes are saved in chunks in a hidden folder beside the dataset, so the same command resumes a collection
+that was stopped. Heavy packages are imported inside the functions: --help answers before they are loaded.
 """
 
 import os
@@ -34,7 +34,7 @@ PACKAGES = ("gymnasium", "minari", "mujoco", "numpy", "onnxruntime", "torch")
 def main(env_name: str, config: CollectConfig) -> None:
     """Record policies in a simulator as a local Minari dataset, for `fastdwm.train --dataset`.
 
-    Killed at any moment, the same command goes on where the last finished episodes were saved.
+    If it is killed, the same command resumes from the last saved episodes.
     """
     from fastdwm.collect.episodes import plan, record_chunks
     from fastdwm.collect.recording import is_made, write_dataset
@@ -43,12 +43,12 @@ def main(env_name: str, config: CollectConfig) -> None:
     recorder, env = prepare(env_name, config)
     portions = plan(shares_of(config), config.transitions, config.shares == "episodes")
     identity = identify(recorder, config)
-    described = about(env_name, recorder, config, identity)
+    metadata = about(env_name, recorder, config, identity)
     folder = path.with_name(f".{path.name}.collect")
     if os.path.lexists(path):
-        stays = f"out: {config.out} exists in {datasets_root()} and stays as it is; give another --out"
-        require(is_made(path, described), stays)
-        # A run that was killed after the dataset was complete may have left its chunks.
+        refusal = f"out: {config.out} exists in {datasets_root()} and stays as it is; give another --out"
+        require(is_made(path, metadata), refusal)
+        # A run that was killed right after it completed the dataset leaves its chunks.
         shutil.rmtree(folder, ignore_errors=True)
         print(f"dataset: {path}")
         return
@@ -57,13 +57,13 @@ def main(env_name: str, config: CollectConfig) -> None:
         check_identity(folder, identity)
         with command.progress() as on_progress:
             record_chunks(portions, recorder, folder, config.workers, partial(on_progress, "recorded"))
-            episodes = write_dataset(config.out, env, portions, folder, described, partial(on_progress, "written"))
+            episodes = write_dataset(config.out, env, portions, folder, metadata, partial(on_progress, "written"))
         shutil.rmtree(folder)
     print_summary(path, episodes, scored_as(recorder))
 
 
 def prepare(env_name: str, config: CollectConfig) -> tuple["Recorder", Any]:
-    """What is to be recorded, checked, and a simulator; InputError for what does not fit together."""
+    """The checked recorder and a simulator; InputError if policies and simulator do not fit together."""
     import numpy as np
     from gymnasium.spaces import Box
 
@@ -86,12 +86,12 @@ def prepare(env_name: str, config: CollectConfig) -> tuple["Recorder", Any]:
 
 
 def shares_of(config: CollectConfig) -> list[float]:
-    """One for each policy."""
+    """The share of each policy."""
     return [split_share(text)[1] for text in config.policy]
 
 
 def identify(recorder: "Recorder", config: CollectConfig) -> dict[str, Any]:
-    """All that the dataset's content depends on."""
+    """Everything that the content of the dataset depends on."""
     from fastdwm.collect.episodes import CHUNK
 
     return {
@@ -110,21 +110,21 @@ def identify(recorder: "Recorder", config: CollectConfig) -> dict[str, Any]:
 
 
 def check_identity(folder: Path, identity: dict[str, Any]) -> None:
-    """Raise InputError if the folder holds chunks of another collection; else note whose it is."""
+    """Raise InputError if the folder holds chunks of another collection; otherwise write this one's identity to it."""
     path = folder / IDENTITY_FILE
-    # Without a finished chunk there is nothing to lose: a first attempt must not pin the settings of the next.
+    # Without a finished chunk nothing would be lost, so the settings of an earlier attempt do not bind this one.
     if any(folder.glob("*.npz")):
         refuse_other(read_identity(path, "collection"), strict(identity), folder, "collection")
     write_json(path, identity)
 
 
 def scored_as(recorder: "Recorder") -> Task | None:
-    """A task whose reference scores are those of the simulator, if there is one."""
+    """A task of the same simulator, for its reference scores; none if there is no such task."""
     return next((task for task in TASKS.values() if task.env.family == recorder.env.family), None)
 
 
 def about(env_name: str, recorder: "Recorder", config: CollectConfig, identity: dict[str, Any]) -> dict[str, Any]:
-    """How the dataset came about, as minari's metadata have it."""
+    """Metadata of the dataset in minari's terms: policies, command, package versions and reference scores."""
     task = scored_as(recorder)
     scores = {"ref_min_score": task.ref_min_score, "ref_max_score": task.ref_max_score} if task else {}
     text = f"policies (SHA-256, x share of {config.shares}): {'; '.join(identity['policies'])}. Made by: "
@@ -136,7 +136,7 @@ def about(env_name: str, recorder: "Recorder", config: CollectConfig, identity: 
 
 
 def command_line(env_name: str, config: CollectConfig) -> str:
-    """The command that makes the dataset, without what leaves it as it is: folders and the number of workers."""
+    """The command that makes the dataset, without what does not change it: folders and the number of workers."""
     words = ["python", "-m", "fastdwm.collect", env_name]
     for text in config.policy:
         name, _ = split_share(text)
@@ -149,7 +149,7 @@ def command_line(env_name: str, config: CollectConfig) -> str:
 
 
 def print_summary(path: Path, episodes: "np.ndarray", task: Task | None) -> None:
-    """What was recorded, in two lines."""
+    """Print size, return and score of the recorded data, and its path."""
     lengths, returns = episodes.T
     score = ""
     if task:
@@ -162,7 +162,7 @@ def print_summary(path: Path, episodes: "np.ndarray", task: Task | None) -> None
 
 
 def parse(argv: list[str]) -> tuple[str, CollectConfig]:
-    """Name of the simulator and settings; raises as `command.parse`."""
+    """Name of the simulator, and settings; raises as `command.parse`."""
     import tyro
 
     env, prog = ("ENV", "hopper, halfcheetah or walker2d, or an id of Gymnasium"), "python -m fastdwm.collect"

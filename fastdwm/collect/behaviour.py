@@ -1,7 +1,7 @@
-"""The policies whose actions are recorded: ONNX files, bundles, uniform noise.
+"""Policies whose actions are recorded: ONNX files, base policies of bundles, uniform random actions.
 
-A behaviour is a value that goes to every worker as it is; there `start` makes a function of it. Whoever acts draws from
-the generator that it is given and from nothing else, so what it does depends on nothing that went before.
+A behaviour is pickled to every worker, where `start` makes a function of it. The function draws random numbers only
+from the generator in its arguments, so its actions do not depend on earlier calls.
 """
 
 from collections.abc import Callable
@@ -22,21 +22,21 @@ Act = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
 class Behaviour(Protocol):
-    """A policy as it was read."""
+    """A policy that can be sent to a worker."""
 
     name: str
     sha256: str | None
-    """of what it is made of; none for `random`"""
+    """hash of the file's or the bundle's content; none for `random`"""
     draws: bool
-    """whether it draws its actions itself"""
+    """whether its actions are random by themselves, so that no noise is added"""
 
     def start(self) -> Act:
-        """A function that acts, in this process."""
+        """Load the policy in this process and return the function that acts."""
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """Every action in [-1, 1] alike."""
+    """Draws actions uniformly from [-1, 1]."""
 
     action_dim: int
     name: str = "random"
@@ -53,7 +53,7 @@ class BasePolicy:
 
     name: str
     sha256: str
-    # Not compared: the SHA-256 tells as much, and arrays compared with == have no truth value.
+    # Not compared: the SHA-256 stands for it, and == of arrays has no truth value.
     params: dict[str, np.ndarray] = field(compare=False, repr=False)
     draws: bool = False
 
@@ -74,8 +74,8 @@ class BasePolicy:
 
 @dataclass(frozen=True)
 class OnnxPolicy:
-    """A network in an ONNX file.   content: the model with all its weights.   draws: it has an input `noise`.
-    sha256: of the file and of those that held its weights."""
+    """A network in an ONNX file.   content: the model with its weights.   draws: whether it has an input `noise`.
+    sha256: hash of the file and of the files of its external weights."""
 
     name: str
     sha256: str
@@ -98,29 +98,29 @@ class OnnxPolicy:
         return act
 
 
-def read_behaviour(what: str, env: EnvSpec, sizes: tuple[int, int], trust_env: bool = False) -> Behaviour:
-    """The policy that the user names, checked against the simulator.
+def read_behaviour(name: str, env: EnvSpec, sizes: tuple[int, int], trust_env: bool = False) -> Behaviour:
+    """Read a policy and check that it fits the simulator.
 
-    what: `random`, an .onnx file, the folder of a bundle or the name of a shipped one.   sizes: of observation and
-    action.   Raises InputError for one that cannot be read or does not fit.
+    name: `random`, an .onnx file, the folder of a bundle or the name of a shipped one.   sizes: (S, A).
+    Raises InputError for a policy that cannot be read or does not fit.
     """
-    if what == "random":
+    if name == "random":
         return Uniform(sizes[1])
-    return _read_onnx(Path(what), *sizes) if what.endswith(".onnx") else _read_bundle(what, env, trust_env)
+    return _read_onnx(Path(name), *sizes) if name.endswith(".onnx") else _read_bundle(name, env, trust_env)
 
 
 def checked(behaviour: Behaviour, act: Act, noise: float = 0.0) -> Act:
-    """`act` with Gaussian noise, if the policy draws nothing itself, and held to [-1, 1]; float32.
+    """`act`, plus Gaussian noise unless the policy draws its actions itself, clipped to [-1, 1]; float32.
 
-    Beyond rounding, an action outside, or NaN, is no action of this simulator: InputError.
+    The function raises InputError if the policy's own action is NaN or outside [-1, 1] by more than rounding.
     """
     std = 0.0 if behaviour.draws else noise
 
     def checked_act(obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         action = act(obs, rng)
         if not np.abs(action).max() <= 1 + ACTION_TOLERANCE:
-            came = np.array2string(action, precision=3, max_line_width=200, threshold=8)
-            raise InputError(f"policy: {behaviour.name}: expected actions in [-1, 1], got {came}")
+            text = np.array2string(action, precision=3, max_line_width=200, threshold=8)
+            raise InputError(f"policy: {behaviour.name}: expected actions in [-1, 1], got {text}")
         if std:
             action = action + std * rng.standard_normal(len(action))
         return np.clip(action, -1.0, 1.0).astype(np.float32)
@@ -128,31 +128,31 @@ def checked(behaviour: Behaviour, act: Act, noise: float = 0.0) -> Act:
     return checked_act
 
 
-def _read_bundle(what: str, env: EnvSpec, trust_env: bool) -> BasePolicy:
-    """A bundle's base policy; InputError for a bundle of another environment."""
+def _read_bundle(name: str, env: EnvSpec, trust_env: bool) -> BasePolicy:
+    """The base policy of a bundle; InputError for a bundle of another simulator."""
     from fastdwm.bundle import Bundle
 
-    bundle = Bundle.load(what, trust_env)
+    bundle = Bundle.load(name, trust_env)
     family = bundle.task.env.family
-    require(family == env.family, f"policy: expected a bundle of {env.family}, {what} is one of {family}")
+    require(family == env.family, f"policy: expected a bundle of {env.family}, {name} is one of {family}")
     params = {name: values.numpy() for name, values in bundle.policy.items()}
-    return BasePolicy(Path(what).name, bundle.fingerprint, params)
+    return BasePolicy(Path(name).name, bundle.fingerprint, params)
 
 
 def _read_onnx(path: Path, obs_dim: int, action_dim: int) -> OnnxPolicy:
-    """A policy in an ONNX file, tried once."""
+    """The policy in an ONNX file, after one trial call."""
     from hashlib import sha256
 
     content, files = read_onnx(path)
     session = _open_onnx(path.name, content)
     inputs = {item.name: item for item in session.get_inputs()}
-    right = len(inputs.keys() - {"noise"}) == 1 and all(item.type == "tensor(float)" for item in inputs.values())
+    valid = len(inputs.keys() - {"noise"}) == 1 and all(item.type == "tensor(float)" for item in inputs.values())
     expected = "an input of float32 observations and at most one more, noise"
-    require(right, f"policy: {path}: expected {expected}, got {_words(session.get_inputs())}")
+    require(valid, f"policy: {path}: expected {expected}, got {_words(session.get_inputs())}")
     if "noise" in inputs:
         shape = inputs["noise"].shape
-        fixed = len(shape) == 2 and isinstance(shape[-1], int) and 0 < shape[-1] <= action_dim
-        require(fixed, f"policy: {path}: expected noise of shape (batch, up to {action_dim}), got {shape}")
+        valid = len(shape) == 2 and isinstance(shape[-1], int) and 0 < shape[-1] <= action_dim
+        require(valid, f"policy: {path}: expected noise of shape (batch, up to {action_dim}), got {shape}")
     _check_sizes(path, session, obs_dim, action_dim)
     policy = OnnxPolicy(path.name, sha256(b"".join(files)).hexdigest(), content, "noise" in inputs)
     try:
@@ -161,14 +161,14 @@ def _read_onnx(path: Path, obs_dim: int, action_dim: int) -> OnnxPolicy:
         raise
     except Exception as error:  # onnxruntime has a type of its own for each kind of failure
         raise InputError(f"policy: {path}: cannot act on {obs_dim} observations: {one_line(str(error))}") from None
-    came = getattr(action, "shape", None), getattr(action, "dtype", None)
-    right = came == ((action_dim,), np.float32)
-    require(right, f"policy: {path}: expected float32 actions of shape (batch, {action_dim}), got {came} in each row")
+    actual = getattr(action, "shape", None), getattr(action, "dtype", None)
+    same = actual == ((action_dim,), np.float32)
+    require(same, f"policy: {path}: expected float32 actions of shape (batch, {action_dim}), got {actual} in each row")
     return policy
 
 
 def _open_onnx(name: str, content: bytes) -> Any:
-    """A session of one thread; InputError for what onnxruntime does not take, or where it is not installed."""
+    """A session with one thread; InputError if onnxruntime is not installed or does not accept the model."""
     try:
         import onnxruntime
     except ImportError:
@@ -176,7 +176,7 @@ def _open_onnx(name: str, content: bytes) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    # The weights are all in it: onnxruntime has no business with other files.
+    # The content holds all weights, so onnxruntime must not read other files.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", "/dev/null/none")
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
@@ -185,22 +185,22 @@ def _open_onnx(name: str, content: bytes) -> Any:
 
 
 def _check_sizes(path: Path, session: Any, obs_dim: int, action_dim: int) -> None:
-    """Raise InputError, with the sizes of both, where the model says that it is of another simulator."""
-    own = next(item.shape for item in session.get_inputs() if item.name != "noise")
+    """Raise InputError if the sizes that the model declares are not those of the simulator."""
+    obs_shape = next(item.shape for item in session.get_inputs() if item.name != "noise")
     output = _output_name(path.name, session)
-    theirs = own, next(item.shape for item in session.get_outputs() if item.name == output)
-    # Another size than a number may be any.
-    sizes = [shape[-1] if shape and isinstance(shape[-1], int) else None for shape in theirs]
+    action_shape = next(item.shape for item in session.get_outputs() if item.name == output)
+    # A size that is not a number may have any value.
+    sizes = [shape[-1] if shape and isinstance(shape[-1], int) else None for shape in (obs_shape, action_shape)]
     same = all(size in (None, expected) for size, expected in zip(sizes, (obs_dim, action_dim), strict=True))
-    came = " and ".join("any" if size is None else str(size) for size in sizes)
-    require(same, f"policy: {path}: the simulator has {obs_dim} observations and {action_dim} actions, it has {came}")
+    own = " and ".join("any" if size is None else str(size) for size in sizes)
+    require(same, f"policy: {path}: the simulator has {obs_dim} observations and {action_dim} actions, it has {own}")
 
 
 def _output_name(name: str, session: Any) -> str:
-    """The output `action`, or the only one."""
+    """Name of the output `action`, or of the only output."""
     names = [item.name for item in session.get_outputs()]
-    found = "action" in names or len(names) == 1
-    require(found, f"policy: {name}: expected an output named action, got {', '.join(names)}")
+    clear = "action" in names or len(names) == 1
+    require(clear, f"policy: {name}: expected an output named action, got {', '.join(names)}")
     return "action" if "action" in names else names[0]
 
 

@@ -1,4 +1,4 @@
-"""What a collection is asked for: the simulator, the policies with their shares, and how much."""
+"""Settings of `python -m fastdwm.collect`: the simulator, the policies with their shares, and the amount of data."""
 
 import json
 import math
@@ -16,29 +16,32 @@ MAX_TRANSITIONS = 10**9
 
 @dataclass(frozen=True)
 class CollectConfig(Checked):
-    """How a dataset is made. Raises InputError for values that cannot be."""
+    """How a dataset is made. Raises InputError for invalid values."""
 
     policy: tuple[str, ...]
-    """what acts, WHAT or WHAT:SHARE, once for each policy: an .onnx file (inputs: observations and, if it is to draw
-    its actions, standard normal `noise`; output: `action`), the folder of a bundle or the name of a shipped one (its
-    base policy), or `random`; the share is 1 where none is given, and shares need not add up to 1"""
+    """a policy to record, POLICY or POLICY:SHARE; repeat the flag for several. POLICY is an .onnx file (inputs:
+    observations and, for a policy that draws its actions, standard normal `noise`; output: `action`), the folder of a
+    bundle or the name of a shipped one (its base policy), or `random`. SHARE is 1 by default; shares need not add up
+    to 1"""
     out: str
-    """Minari id of the new dataset, such as mine/hopper/medium-v0, in $MINARI_DATASETS_PATH (~/.minari/datasets)"""
+    """Minari id of the new dataset, such as mine/hopper/medium-v0; it is saved in $MINARI_DATASETS_PATH, by default
+    ~/.minari/datasets"""
     transitions: Annotated[int, POSITIVE, at_most(MAX_TRANSITIONS)] = 1_000_000
-    """to record, in whole episodes: up to one episode more for every policy"""
+    """transitions to record. Episodes are recorded as a whole, which may add up to one episode per policy"""
     shares: Literal["transitions", "episodes"] = "transitions"
     """transitions: each policy records its share of the transitions, one policy after the other; episodes: the policies
-    take turns, and each has its share of the episodes, however long they are"""
+    take turns, and each records its share of the episodes, whatever their lengths"""
     noise: Annotated[float, NOT_NEGATIVE] = 0.0
-    """standard deviation of Gaussian noise on the actions of policies that draw nothing themselves, cut to [-1, 1]"""
+    """standard deviation of the Gaussian noise on actions, which are then clipped to [-1, 1]; policies that draw their
+    actions themselves get none. Increase it to make the data of a deterministic policy more diverse"""
     seed: Annotated[int, NOT_NEGATIVE] = 0
-    """of everything that is drawn: the same seed gives the same dataset, whatever the number of workers"""
+    """seed of all random draws; the same seed gives the same dataset with any number of workers"""
     workers: Annotated[int, POSITIVE] = 2
-    """processes, of one thread each"""
+    """processes that record at once, with one thread each; at most the number of CPUs is useful"""
     env_kwargs: str = "{}"
-    """arguments of the simulator as JSON, such as '{"xml_file": "walker2d.xml"}'"""
+    """arguments of the simulator's constructor as JSON, such as '{"xml_file": "walker2d.xml"}'"""
     trust_env: bool = False
-    """take any simulator of Gymnasium and any argument; otherwise only those that are known"""
+    """accept any Gymnasium id and any argument; by default only known simulators and arguments are accepted"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,34 +53,34 @@ class CollectConfig(Checked):
 
 
 def split_share(text: str) -> tuple[str, float]:
-    """Policy and share of `WHAT[:SHARE]`; InputError for a share that is no positive number."""
-    what, _, share = text.rpartition(":")
+    """Policy and share of `POLICY[:SHARE]`; InputError for a share that is not a positive number."""
+    policy, _, share = text.rpartition(":")
     try:
         value = float(share)
     except ValueError:
         # A colon may be part of a file's name.
         return text, 1.0
-    if not what:
+    if not policy:
         return text, 1.0
     require(math.isfinite(value) and value > 0, f"policy: expected a positive share, got {share} in {text}")
-    return what, value
+    return policy, value
 
 
 def check_id(out: str) -> None:
-    """Raise InputError unless Minari takes it as the id of a dataset."""
+    """Raise InputError unless `out` is a valid id of a Minari dataset."""
     from minari.dataset.minari_dataset import parse_dataset_id
 
     try:
         parse_dataset_id(out)
-    # It raises TypeError for an id without version.
+    # Minari raises TypeError for an id without a version.
     except (ValueError, TypeError):
         raise InputError(f"out: expected a Minari id, [NAMESPACE/]NAME-vNUMBER, got {out!r}") from None
 
 
 def read_env(name: str, kwargs: str, trust_env: bool = False) -> EnvSpec:
-    """The simulator of one of ROBOTS, or with an id of Gymnasium; kwargs: JSON of its constructor's arguments.
+    """The simulator with this name, one of ROBOTS or an id of Gymnasium; kwargs: arguments of its constructor as JSON.
 
-    Raises InputError for what `envs` does not know, unless it is trusted.
+    Raises InputError for simulators and arguments that `envs` does not know, unless trust_env is true.
     """
     try:
         values = json.loads(kwargs)

@@ -1,7 +1,7 @@
-"""Which episodes make a dataset, and the recording of some of them: a chunk.
+"""Record the episodes of a dataset in chunks.
 
-The chunks follow from the settings alone and each draws from a seed sequence of its own, in a simulator of its own: who
-records them, and when, changes nothing.
+The settings determine the chunks, and each chunk has its own random seed and simulator, so the data do not depend on
+which process records a chunk, or when.
 """
 
 import io
@@ -25,15 +25,15 @@ from fastdwm.errors import InputError, first_line
 from fastdwm.files import write_atomically
 
 CHUNK = 20_000
-"""transitions; about ten seconds"""
+"""transitions per chunk, about ten seconds of recording"""
 
 Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Episodes that are recorded in one go.   index: among all.   shares: of the turns, one for each policy.
-    transitions: at least so many."""
+    """Episodes that one job records.   index: number of the chunk.   shares: share of the episodes for each policy.
+    transitions: the least number of them."""
 
     index: int
     shares: tuple[float, ...]
@@ -46,7 +46,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Portion:
-    """Of the episodes of these chunks, in this order, the first that have so many transitions together."""
+    """The first episodes, in chunk order, that together hold at least `transitions` transitions."""
 
     chunks: tuple[Chunk, ...]
     transitions: int
@@ -54,7 +54,7 @@ class Portion:
 
 @dataclass(frozen=True)
 class Recorder:
-    """What is common to all chunks. Workers receive it."""
+    """The settings that all chunks share."""
 
     env: EnvSpec
     behaviours: tuple[Behaviour, ...]
@@ -63,7 +63,7 @@ class Recorder:
 
 
 def plan(shares: Sequence[float], transitions: int, by_episodes: bool) -> list[Portion]:
-    """One portion for each policy or, where the policies take turns, one for all."""
+    """One portion per policy, or one for all policies if they take turns (by_episodes)."""
     bounds = np.round(transitions * np.cumsum([0.0, *shares]) / sum(shares)).astype(int)
     quotas = [transitions] if by_episodes else np.diff(bounds).tolist()
     require(min(quotas) > 0, f"transitions: {transitions} are too few for {len(shares)} policies with these shares")
@@ -80,13 +80,13 @@ def plan(shares: Sequence[float], transitions: int, by_episodes: bool) -> list[P
 def record_chunks(
     portions: Sequence[Portion], recorder: Recorder, folder: Path, workers: int, on_progress: StageProgress
 ) -> None:
-    """Record the portions' chunks that have no file in the folder yet; raises the error of the first that fails."""
+    """Record the chunks that have no file in the folder yet; raises the first error."""
     chunks = [chunk for portion in portions for chunk in portion.chunks]
     jobs = [Job(chunk.file, _record_chunk, (chunk, recorder, folder), work=chunk.transitions) for chunk in chunks]
     run_all(Processes(workers), jobs, on_progress, finished=[path.name for path in folder.glob("*.npz")])
 
 
-# In a worker: what was recorded last, and what acts in it.
+# Cache of a worker: the recorder of its last chunk, and the functions that act for it.
 _last: tuple[Recorder, list[Act]] | None = None
 
 
@@ -98,24 +98,24 @@ def _record_chunk(chunk: Chunk, recorder: Recorder, folder: Path) -> None:
 
 
 def turns(shares: Sequence[float]) -> Iterator[int]:
-    """Whose turn it is, for ever: always the one that is furthest behind its share."""
-    had = [0] * len(shares)
+    """Indices of the policies in turn, without end: always the policy that is furthest behind its share."""
+    counts = [0] * len(shares)
     for t in count(1):
-        turn = max(range(len(shares)), key=lambda i: t * shares[i] / sum(shares) - had[i])
-        had[turn] += 1
+        turn = max(range(len(shares)), key=lambda i: t * shares[i] / sum(shares) - counts[i])
+        counts[turn] += 1
         yield turn
 
 
 def record(chunk: Chunk, recorder: Recorder, acts: Sequence[Act]) -> Arrays:
-    """The chunk's episodes one after another.
+    """Record the episodes of a chunk.
 
-    observations (transitions + episodes, S), actions (transitions, A), rewards, terminations, truncations
-    (transitions,); lengths and seeds (episodes,).   acts: what the behaviours do.   Raises InputError for actions and
-    observations that are none.
+    Returns observations (transitions + episodes, S), actions (transitions, A), rewards, terminations, truncations
+    (transitions,); lengths and seeds (episodes,).   acts: one function per behaviour.
+    Raises InputError for invalid actions, and for observations and rewards that are not finite.
     """
     rng = np.random.default_rng(np.random.SeedSequence(recorder.seed, spawn_key=(chunk.index,)))
     env, episodes, done = recorder.env.make(), [], 0
-    # A chunk takes up the turns elsewhere than the last one: with few episodes in each, the first would have too many.
+    # Each chunk starts at another turn; otherwise, with few episodes per chunk, the first policy would get too many.
     for turn in islice(turns(chunk.shares), chunk.index, None):
         episodes.append(_episode(env, acts[turn], rng))
         done += len(episodes[-1]["rewards"])
@@ -154,19 +154,19 @@ def _episode(env: Any, act: Act, rng: np.random.Generator) -> Arrays:
 
 
 def start(recorder: Recorder) -> list[Act]:
-    """What the behaviours do, in this process."""
+    """Load the behaviours in this process: one checked function per behaviour."""
     return [checked(behaviour, behaviour.start(), recorder.noise) for behaviour in recorder.behaviours]
 
 
 def save(chunk: Chunk, arrays: Arrays, folder: Path) -> None:
-    """Write the chunk's file, whole or not at all."""
+    """Write the file of a chunk atomically."""
     content = io.BytesIO()
     np.savez(content, **arrays)
     write_atomically(folder / chunk.file, content.getvalue())
 
 
 def episodes_of(portion: Portion, folder: Path) -> Iterator[Arrays]:
-    """The portion's episodes from the files of its chunks, one chunk in memory."""
+    """Read the episodes of a portion, with one chunk in memory at a time."""
     left = portion.transitions
     for chunk in portion.chunks:
         arrays = _load(folder / chunk.file)
@@ -177,7 +177,7 @@ def episodes_of(portion: Portion, folder: Path) -> Iterator[Arrays]:
             start = end - arrays["lengths"][i]
             left -= end - start
             steps = {name: arrays[name][start:end] for name in ("actions", "rewards", "terminations", "truncations")}
-            # An episode has one observation more than steps.
+            # An episode has one more observation than it has steps.
             yield steps | {"observations": arrays["observations"][start + i : end + i + 1], "seed": arrays["seeds"][i]}
 
 

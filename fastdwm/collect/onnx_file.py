@@ -1,4 +1,4 @@
-"""An ONNX file as it is read before it runs: its weights put in, and nothing in it that draws numbers or never ends."""
+"""Read an ONNX file: load its external weights into it, and refuse operators that draw numbers or may never end."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,21 +9,21 @@ from fastdwm.errors import InputError, first_line
 from fastdwm.files import read_bytes
 
 MAX_BYTES = 2**28
-"""of the file and of the weights that lie beside it, each"""
+"""largest size of the file, and of its external weights"""
 
 DRAWS = (
     *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"),
     *("Sampling", "BiasDropout", "BitmaskDropout", "BitmaskBiasDropout"),
 )
-"""operators of ONNX and of onnxruntime whose numbers differ from call to call; Dropout in training mode is another"""
+"""operators of ONNX and onnxruntime that draw random numbers; Dropout in training mode is another"""
 LOOPS = ("Loop", "Scan", "SequenceMap", "BeamSearch", "GreedySearch", "WhisperBeamSearch")
 
 
 def read_onnx(path: Path) -> tuple[bytes, list[bytes]]:
-    """A self-contained ONNX model, and the contents of all files that it was read from.
+    """The ONNX model with all its weights, and the contents of the files that it was read from.
 
-    Raises InputError for a file that is none, for weights that do not lie beside it, and for operators that draw
-    numbers, because the same command must record the same actions, or repeat others, because they may never end.
+    Raises InputError for a file that is not ONNX, for weights outside its folder, for operators that draw random
+    numbers (the same command must record the same actions), and for loops (they may never end).
     """
     try:
         import onnx
@@ -35,7 +35,7 @@ def read_onnx(path: Path) -> tuple[bytes, list[bytes]]:
     except Exception as error:  # protobuf has a type of its own
         raise InputError(f"policy: {path}: not an ONNX model: {first_line(error)}") from None
     parts = [model, *_parts(model)]
-    # onnxruntime hands such a name on to Python, which cannot read it.
+    # onnxruntime passes such a name to Python, which cannot decode it.
     require(all(map(_is_text, parts)), f"policy: {path}: not an ONNX model: it has names that are not UTF-8")
     for node in (part for part in parts if isinstance(part, onnx.NodeProto)):
         _check_operator(path, node)
@@ -47,7 +47,7 @@ def read_onnx(path: Path) -> tuple[bytes, list[bytes]]:
     size = 0
     for tensor in external:
         values = _weights(path, tensor, files)
-        # Many tensors may be the same part of a file.
+        # Several tensors may share one part of a file, so their sizes are added up.
         size += len(values)
         require(size <= MAX_BYTES, f"policy: {path}: expected at most {MAX_BYTES} bytes of weights beside it")
         tensor.raw_data = values
@@ -57,7 +57,7 @@ def read_onnx(path: Path) -> tuple[bytes, list[bytes]]:
 
 
 def _parts(message: Any) -> Iterator[Any]:
-    """All messages inside a message: those of subgraphs and functions too."""
+    """All messages inside a message, including those of subgraphs and functions."""
     for field, value in message.ListFields():
         if field.type == field.TYPE_MESSAGE:
             for item in [value] if hasattr(value, "ListFields") else value:
@@ -66,14 +66,14 @@ def _parts(message: Any) -> Iterator[Any]:
 
 
 def _is_text(message: Any) -> bool:
-    """Whether every string of the message is UTF-8; protobuf gives the bytes of one that is not."""
+    """Whether all strings of the message are UTF-8; protobuf returns bytes for a string that is not."""
     fields = ((field, value) for field, value in message.ListFields() if field.type == field.TYPE_STRING)
     texts = (text for _, value in fields for text in ([value] if isinstance(value, str | bytes) else value))
     return all(isinstance(text, str) for text in texts)
 
 
 def _check_operator(path: Path, node: Any) -> None:
-    """Raise InputError for an operator that draws or repeats."""
+    """Raise InputError for an operator that draws random numbers, and for a loop."""
     kind = node.op_type
     trains = kind == "Dropout" and len(node.input) > 2 and node.input[2]
     require(
@@ -84,10 +84,10 @@ def _check_operator(path: Path, node: Any) -> None:
 
 
 def _weights(path: Path, tensor: Any, files: dict[str, bytes]) -> bytes:
-    """The bytes of a tensor that a file beside the model holds.   files: those read so far, by name."""
+    """The bytes of a tensor from a file beside the model.   files: contents of the files read so far, by name."""
     about = {entry.key: entry.value for entry in tensor.external_data}
     name = about.get("location", "")
-    # A name with a folder, or a link out of the folder, could be any file of the user's.
+    # A name with a folder, or a link out of the folder, could read any of the user's files.
     plain = name not in ("", ".", "..") and not set(name) & set("/\\\0")
     require(plain, f"policy: {path}: expected weights in a file beside it, got {ascii(name[:200])}")
     try:
@@ -99,7 +99,7 @@ def _weights(path: Path, tensor: Any, files: dict[str, bytes]) -> bytes:
         offset = int(about.get("offset", "0"))
         end = offset + int(about["length"]) if "length" in about else len(files[name])
         require(0 <= offset <= end <= len(files[name]), f"it has {len(files[name])} bytes, expected {offset} to {end}")
-    # ValueError: of a number; RuntimeError and OSError: of a link that leads to itself or is too long.
+    # ValueError: invalid offset or length; RuntimeError and OSError: a link to itself, or a path that is too long.
     except (ValueError, RuntimeError, OSError) as error:
         raise InputError(f"policy: {path}: its weights are in {ascii(name[:200])}: {error}") from None
     return files[name][offset:end]

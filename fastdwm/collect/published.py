@@ -1,8 +1,8 @@
-"""The policies that Deep OPE published for D4RL's robots, and which of them make the data of which task.
+"""The policies that Deep OPE published for D4RL's robots, and which of them record the data of which task.
 
-Source: github.com/google-research/deep_ope. Eleven snapshots of a SAC training each, from 0 (untrained) to 10 (last).
-Those for a level were picked by their measured return in Gymnasium's v5 simulators with MuJoCo 3.4, to be like D4RL's
-level of that name. Pure data.
+Source: github.com/google-research/deep_ope. Each robot has eleven snapshots of one SAC training, from 0 (untrained) to
+10 (last). The snapshots of a level were chosen so that their return, measured in Gymnasium's v5 simulators with MuJoCo
+3.4, is near that of D4RL's level of the same name. Pure data.
 """
 
 import json
@@ -48,14 +48,14 @@ SHA256 = {
     "walker_online_9.sampler.onnx": "2dd2aa556bc4196c8c03a8d32fe9a527b0f3e5aecb2551cb23566ce2deed8816",
     "walker_online_10.sampler.onnx": "93466ec524eff2ca73a157cf120dff3a4ca8923c4666223403b9e51e792e7c95",
 }
-"""of every file"""
+"""hash of every published file"""
 
 _FILES = {"halfcheetah": "halfcheetah", "hopper": "hopper", "walker2d": "walker"}
 
-# D4RL's walker has other foot friction than that of Gymnasium's v5.
+# The feet of D4RL's walker have another friction than those of Gymnasium's v5.
 _ENV_KWARGS: dict[str, dict[str, Any]] = {"walker2d": {"xml_file": "walker2d.xml"}}
 
-# Snapshots of each robot; of the replays so many from the first on.
+# The snapshot of each robot for a level; for medium-replay, the number of snapshots from the first on.
 _MEDIUM = {"halfcheetah": 1, "hopper": 5, "walker2d": 3}
 _EXPERT = {"halfcheetah": 10, "hopper": 8, "walker2d": 10}
 _REPLAY = {"halfcheetah": 2, "hopper": 6, "walker2d": 4}
@@ -63,21 +63,21 @@ _REPLAY = {"halfcheetah": 2, "hopper": 6, "walker2d": 4}
 
 @dataclass(frozen=True)
 class Published:
-    """How the data of one task are made from published files."""
+    """How the data of one task are recorded from published policies."""
 
     task: str
     robot: str
     policies: tuple[str, ...]
-    """names of files, or `random`, with equal shares of the transitions"""
+    """file names, or `random`; all have equal shares of the transitions"""
     transitions: int
 
     @property
     def out(self) -> str:
-        """Minari id."""
+        """Minari id of the dataset."""
         return f"deepope/{self.robot}/{self.task.removeprefix(f'{self.robot}-')}-v0"
 
     def arguments(self, folder: Path | str) -> list[str]:
-        """Of `python -m fastdwm.collect`, with the policies in that folder; processes are the caller's choice."""
+        """Arguments of `python -m fastdwm.collect`, without --workers.   folder: where the policies are."""
         words = [self.robot]
         for name in self.policies:
             words += ["--policy", name if name == "random" else f"{folder}/{name}"]
@@ -103,18 +103,18 @@ def _tasks(robot: str) -> list[Published]:
 
 
 PUBLISHED = {item.task: item for robot in _FILES for item in _tasks(robot)}
-"""by task"""
+"""how to record each task, by name"""
 
 
 def tables() -> str:
-    """The published files and the command of each task, in Markdown."""
+    """The published files and the command of each task as Markdown."""
     lines = [
         markdown_table(("file", "SHA-256"), ([name, f"`{digest}`"] for name, digest in SHA256.items())),
         "",
         "```bash",
     ]
     for item in PUBLISHED.values():
-        # The shell is to see the variable.
+        # Words that begin with a variable are not quoted, so that the shell expands it.
         words = [word if word.startswith("$") else shlex.quote(word) for word in item.arguments("$POLICIES")]
         lines.append(f"python -m fastdwm.collect {' '.join(words)}")
     return "\n".join([*lines, "```", ""])

@@ -1,4 +1,4 @@
-"""The Minari dataset that recorded episodes become, complete or not there at all."""
+"""Write the recorded episodes as a Minari dataset, atomically."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ from fastdwm.errors import InputError
 from fastdwm.files import read_json, write_atomically
 
 EPISODE_BYTES = 16_384
-"""that an episode takes in minari's format beside its numbers, measured: 13 to 14 thousand"""
+"""overhead of an episode in minari's format beside its arrays; 13 to 14 thousand were measured"""
 MAX_METADATA_BYTES = 2**20
 
 
@@ -31,22 +31,22 @@ def write_dataset(
     about: dict[str, Any],
     on_progress: StageProgress = unwatched,
 ) -> np.ndarray:
-    """Make the dataset from the chunks in the folder; returns lengths and returns of its episodes, (episodes, 2).
+    """Make the dataset from the chunks in the folder; returns (length, return) of each episode, (episodes, 2).
 
-    env: the simulator.   about: further arguments of minari's `create_dataset_from_buffers`.   on_progress: is told of
-    transitions.
+    env: the simulator.   about: further arguments of minari's `create_dataset_from_buffers`.
+    on_progress(transitions written, all transitions).
     """
     import minari
 
     scratch = folder / "datasets"
-    # What a run that was killed while it wrote has left.
+    # Remove what a run that was killed while it wrote has left.
     shutil.rmtree(scratch, ignore_errors=True)
     _require_room(portions, folder)
     summary: list[tuple[int, float]] = []
     episodes = _watched(_buffers(portions, folder, summary), sum(p.transitions for p in portions), on_progress)
     spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
     with _minari_root(scratch), warnings.catch_warnings():
-        # About authors and links that nobody gave.
+        # minari warns that authors and links are missing.
         warnings.simplefilter("ignore")
         minari.create_dataset_from_buffers(out, episodes, env=_spec(env), **spaces, **about)
     _publish(out, scratch)
@@ -54,20 +54,20 @@ def write_dataset(
 
 
 def _require_room(portions: Sequence[Portion], folder: Path) -> None:
-    """Raise OSError if the disk has no room for the dataset: HDF5, told so half-way, takes the process down."""
+    """Raise OSError if the disk has no room for the dataset: HDF5 crashes the process when the disk gets full."""
     files = [folder / chunk.file for portion in portions for chunk in portion.chunks]
     size = sum(path.stat().st_size for path in files) + EPISODE_BYTES * sum(map(episodes_in, files))
     with tempfile.TemporaryFile(dir=folder) as file:
         try:
             os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
-            # Others mean that the file system cannot tell.
+            # Other errors mean that the file system cannot answer.
             if error.errno in DISK_FULL:
                 raise OSError(error.errno, error.strerror, str(folder)) from None
 
 
 def _buffers(portions: Sequence[Portion], folder: Path, summary: list[tuple[int, float]]) -> Iterator[Any]:
-    """minari's episodes, one at a time: all would fill the memory. Their lengths and returns go to `summary`."""
+    """Yield minari's episodes one at a time, to save memory, and append their lengths and returns to `summary`."""
     from minari.data_collector import EpisodeBuffer
 
     for portion in portions:
@@ -86,13 +86,13 @@ def _watched(episodes: Iterator[Any], total: int, on_progress: StageProgress) ->
 
 
 def _spec(env: Any) -> Any:
-    """What Gymnasium makes the simulator from, without the wrappers that flatten a goal dict for us."""
+    """The simulator's Gymnasium spec, without our wrappers that flatten a goal dict."""
     return replace(env.spec, additional_wrappers=())
 
 
 @contextmanager
 def _minari_root(root: Path) -> Iterator[None]:
-    """minari writes below this folder meanwhile; it takes the place from the environment alone."""
+    """Let minari write below this folder; it reads its root from the environment alone."""
     name = "MINARI_DATASETS_PATH"
     before = os.environ.get(name)
     os.environ[name] = str(root)
@@ -105,19 +105,19 @@ def _minari_root(root: Path) -> Iterator[None]:
 
 
 def _publish(out: str, scratch: Path) -> None:
-    """Move the finished dataset to where minari finds it."""
+    """Move the finished dataset into minari's root."""
     from minari.namespace import NAMESPACE_METADATA_FILENAME
 
-    # minari's own create_namespace, killed, leaves an empty file for good.
+    # Not minari's create_namespace: if it is killed, an empty file stays for good.
     for namespace in Path(out).parents[:-1]:
-        described = datasets_root() / namespace / NAMESPACE_METADATA_FILENAME
-        if not described.exists():
-            write_atomically(described, b"{}")
+        metadata = datasets_root() / namespace / NAMESPACE_METADATA_FILENAME
+        if not metadata.exists():
+            write_atomically(metadata, b"{}")
     os.rename(scratch / out, datasets_root() / out)
 
 
 def is_made(path: Path, about: dict[str, Any]) -> bool:
-    """Whether a dataset is the one that `write_dataset` makes of the same command, policies and package versions."""
+    """Whether the dataset was made by the same command, policies and package versions (`about`)."""
     try:
         metadata = read_json(path / "data" / "metadata.json", MAX_METADATA_BYTES)
     except InputError:

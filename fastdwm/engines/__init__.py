@@ -1,13 +1,13 @@
-"""What runs jobs beside the command that asked for them: processes of this machine, or tasks of a Ray cluster."""
+"""Engines run jobs in other processes: processes of this machine, or tasks of a Ray cluster."""
 
 from fastdwm.engines.config import EngineConfig
 from fastdwm.engines.interface import Engine
 
 
 def start(config: EngineConfig, workers: int | None) -> Engine:
-    """The engine, ready for jobs; to be closed.
+    """Start an engine; the caller closes it.
 
-    workers: jobs at once; none: as many as this machine has CPUs, or as the Ray cluster has room for.
+    workers: jobs that run at once; none: one per CPU of this machine, or as many as fit into the Ray cluster.
     Raises InputError where Ray is not installed or has no cluster at the address.
     """
     if config.engine == "ray":

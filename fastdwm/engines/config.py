@@ -9,20 +9,20 @@ from fastdwm.checks import NOT_NEGATIVE, POSITIVE, Checked
 
 @dataclass(frozen=True)
 class EngineConfig(Checked):
-    """Where the cells run. All but `engine` is for Ray."""
+    """Processes or machines on which jobs run. All settings but `engine` are for Ray."""
 
     engine: Literal["processes", "ray"] = "processes"
-    """processes of this machine, or tasks of Ray (pip install 'fastdwm[cluster]')"""
+    """run jobs in processes of this machine, or as tasks of a Ray cluster (pip install 'fastdwm[cluster]')"""
     address: str = "local"
-    """of the Ray cluster: local starts one on this machine for as long as the command runs, which listens on the
-    loopback address alone; auto finds the one that runs here, HOST:PORT names one"""
+    """address of the Ray cluster. local: start one on this machine, on the loopback address alone, and stop it with the
+    command; auto: the cluster that runs on this machine; or HOST:PORT"""
     cell_cpus: Annotated[float, POSITIVE] = 1.0
-    """CPUs that a cell reserves"""
+    """CPUs that one job reserves on the cluster"""
     cell_gpus: Annotated[float, NOT_NEGATIVE] = 0.0
-    """GPUs that a cell reserves, with 0.25 four share one; what runs in it has to be told too, with `--device cuda`"""
+    """GPUs that one job reserves; with 0.25, four jobs share one GPU. The jobs need `--device cuda` as well"""
     cell_memory: Annotated[float | None, POSITIVE] = None
-    """memory that a cell reserves, in GiB; none: whatever there is"""
+    """memory that one job reserves, in GiB; none: reserve no memory"""
     crash_retries: Annotated[int, NOT_NEGATIVE] = 3
-    """times that a cell is started again when its process or machine died; one that failed by itself is not"""
+    """restarts of a job whose process or machine has died; a job that raises an error is not restarted"""
     ray_dir: Path | None = None
-    """folder of a local Ray's own files; none: Ray's default"""
+    """folder for the files of a local Ray cluster; none: Ray's default. Its path has to be short"""

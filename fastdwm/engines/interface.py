@@ -1,4 +1,4 @@
-"""The interface of all engines, and the one loop that drives them."""
+"""The interface of all engines, and the loop that drives them."""
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
@@ -11,68 +11,68 @@ from fastdwm.errors import RunError
 
 @dataclass(frozen=True)
 class Job:
-    """A function to be called in another process."""
+    """A function call to run in another process."""
 
     name: str
     function: Callable[..., Any]
-    """of a module, so that the other process can import it"""
+    """a function at the top level of a module, so that the other process can import it"""
     args: tuple = ()
-    """whatever pickle takes"""
+    """arguments, which are pickled"""
     after: tuple[str, ...] = ()
-    """names of the jobs that have to end well before this one starts"""
+    """names of the jobs that must succeed before this one starts"""
     work: float = 1
-    """how long it takes, in any unit, beside the other jobs"""
+    """expected duration relative to the other jobs, in any unit"""
 
 
 class Engine(Protocol):
-    """Runs jobs. What `submit` returns is hashable, and means nothing to the caller."""
+    """Runs jobs. `submit` returns a hashable handle, which only the engine can read."""
 
     @property
-    def places(self) -> int:
-        """Jobs that run at once, at the moment; no more are submitted."""
+    def slots(self) -> int:
+        """Number of jobs that may run at once; it may change while jobs run."""
 
     def submit(self, job: Job) -> Any:
         """Start the job."""
 
     def wait(self, handles: Collection[Any], timeout_s: float) -> list[Any]:
-        """Those that have ended: at least one, unless the time runs out."""
+        """Handles of the jobs that have ended: at least one, unless the timeout passes."""
 
-    def outcome(self, handle: Any) -> Any:
-        """What the function returned, or raises what it raised, or Died; once, of a job that has ended."""
+    def result(self, handle: Any) -> Any:
+        """Return what the function of an ended job returned, or raise its error, or Died. Call it once per job."""
 
     def cancel(self, handle: Any) -> None:
-        """End the job at once, half done as it is."""
+        """Kill the job."""
 
     def close(self) -> None:
-        """Leave no process behind."""
+        """End all processes."""
 
 
 class Died(RunError):
-    """The process of a job ended without an answer."""
+    """The process of a job ended without a result."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A job that has ended, well or not, or that will never start."""
+    """A job that has succeeded, has failed, or will never start."""
 
     job: Job
     value: Any = None
     error: BaseException | None = None
-    """none: it ended well"""
+    """none: the job succeeded, or never started"""
     started: bool = True
 
 
-def run(
+def run_jobs(
     engine: Engine,
     jobs: Sequence[Job],
     on_ended: Callable[[Ended], None],
     on_wait: Callable[[list[str]], None] = lambda running: None,
     period_s: float = 0.5,
 ) -> None:
-    """Run all jobs, those in front first. One that fails takes with it those that come after it, and no other.
+    """Run all jobs in their order. If one fails, the jobs that depend on it do not start; all others run.
 
-    on_wait: sees the names of the running jobs every `period_s` or more often. What the callbacks raise ends the run,
-    and the running jobs with it.
+    on_wait(names of the running jobs): called at least every `period_s`. If a callback raises an error, the running
+    jobs are cancelled.
     """
     waiting, running = {job.name: job for job in jobs}, {}
     lost: set[str] = set()
@@ -80,7 +80,7 @@ def run(
         while waiting or running:
             for job in _without_hope(waiting, lost):
                 on_ended(Ended(job, started=False))
-            for job in _ready(waiting, running.values(), engine.places - len(running)):
+            for job in _ready(waiting, running.values(), engine.slots - len(running)):
                 running[engine.submit(job)] = waiting.pop(job.name)
             on_wait([job.name for job in running.values()])
             for handle in engine.wait(running, period_s) if running else ():
@@ -99,11 +99,11 @@ def run_all(
     on_wait: Callable[[list[str]], None] = lambda running: None,
     finished: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Run jobs that wait for no other, the longest first, and close the engine; returns their values by name.
+    """Run independent jobs, the longest first, and close the engine; returns their values by name.
 
-    Raises the error of the first that fails, with the name of its job in a note; the others end then.
-    finished: names of jobs that an earlier run has left nothing to do for.   on_progress(work done, work of all jobs).
-    on_wait: as in `run`.
+    The first error cancels the other jobs and is raised, with the name of its job in a note.
+    finished: names of jobs that an earlier run has finished.   on_progress(work done, total work).
+    on_wait: as in `run_jobs`.
     """
     values, total = dict.fromkeys(finished), sum(job.work for job in jobs)
     left = [job for job in jobs if job.name not in values]
@@ -121,28 +121,28 @@ def run_all(
     show()
     with closing(engine):
         # The longest first: at the end the processes finish at about the same time.
-        run(engine, sorted(left, key=lambda job: -job.work), on_ended, on_wait)
+        run_jobs(engine, sorted(left, key=lambda job: -job.work), on_ended, on_wait)
     return {job.name: values[job.name] for job in left}
 
 
 def _without_hope(waiting: dict[str, Job], lost: set[str]) -> list[Job]:
-    """The jobs, taken out of `waiting`, that come after lost ones, and are lost with them."""
-    found = []
+    """Remove from `waiting`, and return, the jobs that depend on lost ones; they become lost as well."""
+    dropped = []
     for job in list(waiting.values()):
         if lost.intersection(job.after):
-            found.append(waiting.pop(job.name))
+            dropped.append(waiting.pop(job.name))
             lost.add(job.name)
-    return found
+    return dropped
 
 
-def _ready(waiting: dict[str, Job], running: Collection[Job], places: int) -> list[Job]:
-    """The first jobs that nothing holds up, at most as many as there are places."""
+def _ready(waiting: dict[str, Job], running: Collection[Job], slots: int) -> list[Job]:
+    """The first jobs whose dependencies have ended, at most as many as there are slots."""
     open_jobs = waiting.keys() | {job.name for job in running}
-    return [job for job in waiting.values() if not open_jobs.intersection(job.after)][: max(places, 0)]
+    return [job for job in waiting.values() if not open_jobs.intersection(job.after)][: max(slots, 0)]
 
 
 def _ended(engine: Engine, handle: Any, job: Job) -> Ended:
     try:
-        return Ended(job, engine.outcome(handle))
+        return Ended(job, engine.result(handle))
     except Exception as error:
         return Ended(job, error=error)

@@ -1,4 +1,4 @@
-"""Processes of this machine, each with one job at a time. They end with the process that started them."""
+"""Run jobs in processes of this machine, one job per process at a time. They end with the process that started them."""
 
 import os
 import pickle
@@ -19,24 +19,24 @@ def cpus() -> int:
 
 
 class Processes:
-    """At most `places` processes, started when they are first needed.
+    """At most `slots` processes, started when they are first needed.
 
-    A pool of the standard library is lost as a whole when one of its processes is killed; here only that job is.
+    When a process is killed, only its job is lost; a pool of the standard library would break as a whole.
     """
 
-    def __init__(self, places: int) -> None:
-        self.places = places
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
         self._workers: set[_Worker] = set()
         self._idle: list[_Worker] = []
 
     def submit(self, job: Job) -> "_Worker":
-        # By pickle itself: torch's tensors, which multiprocessing would share, are copied.
+        # pickle itself copies torch's tensors, which multiprocessing would share.
         content = pickle.dumps((job.function, job.args))
         worker = next((worker for worker in self._idle if worker.process.is_alive()), None)
         self._idle = [other for other in self._idle if other is not worker]
         worker = worker or _Worker()
         self._workers.add(worker)
-        # From a worker that has died already, `outcome` finds the pipe at its end.
+        # If the worker has died already, `result` reads the end of the pipe.
         with suppress(ConnectionError):
             worker.end.send_bytes(content)
         return worker
@@ -45,17 +45,17 @@ class Processes:
         ready = connection.wait([worker.end for worker in handles], timeout_s)
         return [worker for worker in handles if worker.end in ready]
 
-    def outcome(self, handle: "_Worker") -> Any:
+    def result(self, handle: "_Worker") -> Any:
         try:
             answer = handle.end.recv_bytes()
-        # OSError: it died in the middle of its answer.
+        # OSError: it died while it sent its answer.
         except (EOFError, OSError):
             handle.process.join()
             self.cancel(handle)
             raise Died(_how_it_ended(handle.process.exitcode)) from None
-        well, value = pickle.loads(answer)
+        succeeded, value = pickle.loads(answer)
         self._idle.append(handle)
-        if well:
+        if succeeded:
             return value
         raise value
 
@@ -74,12 +74,12 @@ class _Worker:
     """A process and our end of the pipe to it."""
 
     def __init__(self) -> None:
-        # Not forked: threads that torch or others have started would be gone there.
+        # Not forked: a fork would lack the threads that torch and other libraries have started.
         context = get_context("spawn")
         self.end, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs,), daemon=False)
         self.process.start()
-        # With the only copy in the worker, its death ends the pipe.
+        # Only the worker keeps its end open, so the pipe ends when the worker dies.
         theirs.close()
 
 
@@ -91,8 +91,8 @@ def _how_it_ended(code: int) -> str:
 
 
 def _serve(end: connection.Connection) -> None:
-    """What a worker does: one job after another."""
-    # Ctrl-C reaches all processes of a terminal; here the parent says what happens then.
+    """Main loop of a worker: receive a job, call its function, send the answer."""
+    # Ctrl-C reaches all processes of a terminal; the parent decides what happens to its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError):
@@ -102,21 +102,21 @@ def _serve(end: connection.Connection) -> None:
 
 
 def _end_with_parent() -> None:
-    """A killed command leaves no process behind that would slow down the one that takes its work up."""
+    """Exit when the parent dies, so that a killed command leaves no processes behind."""
     parent_process().join()
     os._exit(1)
 
 
 def _answer(function: Callable[..., Any], args: tuple) -> bytes:
-    """Whether the call ended well, and its value or error, pickled."""
+    """Pickled (succeeded, value or error) of the call."""
     try:
         return pickle.dumps((True, function(*args)))
     except Exception as error:
-        told = traceback.format_exc()
-        error.add_note(told)
+        trace = traceback.format_exc()
+        error.add_note(trace)
         try:
             answer = pickle.dumps((False, error))
             pickle.loads(answer)
         except Exception:
-            return pickle.dumps((False, RuntimeError(told)))
+            return pickle.dumps((False, RuntimeError(trace)))
         return answer

@@ -1,4 +1,4 @@
-"""Tasks of a Ray cluster. Ray itself is imported only when this engine is asked for."""
+"""Run jobs as tasks of a Ray cluster. Ray is imported only when this engine is used."""
 
 import os
 import socket
@@ -13,7 +13,7 @@ from fastdwm.errors import InputError, first_line
 
 
 class Ray:
-    """One task per job; what crashes, with its process or its machine, is started again by Ray, what raises is not."""
+    """One task per job. Ray restarts a task whose process or machine has crashed, but not one that raised an error."""
 
     def __init__(self, config: EngineConfig, workers: int | None) -> None:
         self._ray = _connect(config, workers)
@@ -29,12 +29,12 @@ class Ray:
         )(_call)
 
     @property
-    def places(self) -> int:
-        """As many as fit into the cluster as it is now, and at least one: Ray may be waiting for machines."""
+    def slots(self) -> int:
+        """Number of jobs that fit into the cluster at present, but at least one: Ray may be waiting for machines."""
         if self._workers is not None:
             return self._workers
-        there = self._ray.cluster_resources()
-        return max(1, min(int(there.get(name, 0) / amount) for name, amount in self._needs.items()))
+        resources = self._ray.cluster_resources()
+        return max(1, min(int(resources.get(name, 0) / amount) for name, amount in self._needs.items()))
 
     def submit(self, job: Job) -> Any:
         return self._task.options(name=job.name).remote(job.function, *job.args)
@@ -42,7 +42,7 @@ class Ray:
     def wait(self, handles: Collection[Any], timeout_s: float) -> list[Any]:
         return self._ray.wait(list(handles), num_returns=1, timeout=timeout_s)[0]
 
-    def outcome(self, handle: Any) -> Any:
+    def result(self, handle: Any) -> Any:
         errors = self._ray.exceptions
         try:
             return self._ray.get(handle)
@@ -60,34 +60,34 @@ class Ray:
 
 
 def _connect(config: EngineConfig, workers: int | None) -> ModuleType:
-    """Ray, connected to the cluster at the address; InputError where either is missing."""
-    # Read when Ray is imported: nothing is reported to its makers.
+    """The module ray, connected to the cluster at the address; InputError if Ray or the cluster is missing."""
+    # Ray reads it when it is imported, and then sends no usage statistics.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if config.address == "local":
-        # Without clusters Ray listens on the loopback address alone (on any system, whatever the name says); with them,
-        # on all addresses, and it runs whatever comes.
+        # Without multi-node clusters Ray listens on the loopback address alone, on every system; otherwise it listens
+        # on all addresses and runs whatever code it receives.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         import ray
     except ImportError:
         raise InputError("engine: Ray is not installed; pip install 'fastdwm[cluster]'") from None
-    _answers(config.address)
+    _check_address(config.address)
     local = {}
     if config.address == "local":
-        # Otherwise tasks that a machine kills for memory are started again for ever.
+        # By default Ray restarts tasks that were killed for lack of memory without end.
         os.environ.setdefault("RAY_task_oom_retries", str(config.crash_retries))
         local = {"include_dashboard": False, "_temp_dir": config.ray_dir and str(config.ray_dir.absolute())}
         local["num_cpus"] = workers and max(1, round(workers * config.cell_cpus))
     try:
         ray.init(address=config.address, logging_level="ERROR", log_to_driver=False, **local)
-    # What it raises depends on what is missing: a cluster, a folder, a short enough name of one.
+    # The type depends on what is missing: a cluster, a folder, or a short enough path.
     except (ConnectionError, ValueError, OSError, RuntimeError) as error:
         raise InputError(f"address: no Ray cluster at {config.address!r} ({first_line(error)})") from None
     return ray
 
 
-def _answers(address: str) -> None:
-    """Raise InputError unless somebody listens at HOST:PORT; Ray itself would try for a minute."""
+def _check_address(address: str) -> None:
+    """Raise InputError unless a process listens at HOST:PORT; Ray itself would try for a minute."""
     host, colon, port = address.rpartition(":")
     if not colon or "/" in address:
         return

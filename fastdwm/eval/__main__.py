@@ -1,4 +1,4 @@
-"""python -m fastdwm.eval TASK: base policy and ITPO side by side in the real simulator.
+"""python -m fastdwm.eval TASK: compare the base policy and ITPO in the real simulator.
 
 Heavy packages are imported inside the functions: --help answers before torch, numpy and the simulator are loaded.
 """
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 def presets() -> dict[str, EvalConfig]:
-    """`tuned`: what the bundle was tuned to, the default where it was not; `default`: what this project recommends for
-    every task; `paper`: the settings reported for the paper, slow on a CPU.
+    """The presets. `tuned`: the settings that the bundle was tuned to, or the default; `default`: the recommended
+    settings for every task; `paper`: the settings that the paper reports, slow on a CPU.
 
-    None is Algorithm 1 to the letter, which has one critic (terminal_value="first"), never returns to the base
+    None of them is exactly Algorithm 1, which uses one critic (terminal_value="first"), never returns to the base
     policy (reset="never") and indexes its noise by the absolute time t + j (noise="time").
     """
     paper = ITPOConfig(horizon=5, particles=4096, inner_steps=1, optimiser="sgd", inner_lr=5e-5)
@@ -33,10 +33,10 @@ def presets() -> dict[str, EvalConfig]:
 
 
 def tuned(task_name: str, config: EvalConfig) -> EvalConfig | None:
-    """Where the preset `tuned` starts; none: from the default.
+    """The settings of the preset `tuned`; none: those of the default.
 
-    What a bundle was tuned to holds together: it is left alone where the flags ask for another world model, optimiser
-    or policy. Raises InputError for a bundle that cannot be read.
+    Tuned settings belong together, so they are not used with flags for another world model, optimiser or policy.
+    Raises InputError for a bundle that cannot be read.
     """
     from fastdwm.measure.bundle import load_for
 
@@ -44,8 +44,8 @@ def tuned(task_name: str, config: EvalConfig) -> EvalConfig | None:
         return None
     check_name(task_name, config.bundle is not None)
     own = load_for(task_name, config.bundle or shipped_folder(task_name), config.trust_env).settings
-    same = own == Settings() or own.itpo.optimiser != config.itpo.optimiser
-    return None if same else EvalConfig(itpo=own.itpo, world=own.world, world_steps=own.world_steps)
+    unused = own == Settings() or own.itpo.optimiser != config.itpo.optimiser
+    return None if unused else EvalConfig(itpo=own.itpo, world=own.world, world_steps=own.world_steps)
 
 
 def main(task_name: str, config: EvalConfig) -> None:
@@ -56,7 +56,7 @@ def main(task_name: str, config: EvalConfig) -> None:
     check_name(task_name, config.bundle is not None)
     stem = prepare_output(config.out, task_name)
     if config.video and not os.environ.get("DISPLAY"):
-        # MuJoCo reads it when it is imported, which has not happened yet.
+        # MuJoCo reads this variable when it is imported, which happens later.
         os.environ.setdefault("MUJOCO_GL", "egl")
     command.set_up_torch(config.threads, config.device)
     from fastdwm.measure.bundle import load_for
@@ -76,7 +76,7 @@ def main(task_name: str, config: EvalConfig) -> None:
         evaluation = compare(bundle, config, on_progress)
     numbers = summary(evaluation, task.score_pct, config.deadline_ms)
     path = stem.with_suffix(".json")
-    # The file first, so that nothing that fails later loses it; the table also where there is no room for a file.
+    # Write the file first, so that no later failure loses it; print the table even if the file cannot be written.
     try:
         write_json(path, evaluation_record(config, bundle, folder, evaluation, numbers))
     finally:
@@ -91,7 +91,7 @@ def main(task_name: str, config: EvalConfig) -> None:
 
 
 def settings_line(config: EvalConfig, bundle: "Bundle") -> str:
-    """The settings of the decisions, in words."""
+    """One line that describes the settings of the decisions."""
     if config.drifts:
         return f"control, pushed by {config.itpo.max_deviation or bundle.bound:.4f}"
     bound = f", max_deviation {bundle.bound:.4f} (the bundle's)" if config.itpo.lacks_bound else ""
@@ -101,7 +101,7 @@ def settings_line(config: EvalConfig, bundle: "Bundle") -> str:
 def evaluation_record(
     config: EvalConfig, bundle: "Bundle", folder: Path, evaluation: "Evaluation", numbers: dict[str, Any]
 ) -> dict[str, Any]:
-    """The whole evaluation as JSON values."""
+    """The evaluation as JSON values."""
     from fastdwm.eval.tables import other_versions
     from fastdwm.measure.bundle import measured
 

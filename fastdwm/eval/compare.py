@@ -1,4 +1,4 @@
-"""Base policy and ITPO on the same environment seeds, the episodes shared by processes."""
+"""Run the base policy and ITPO on the same environment seeds, in one or several processes."""
 
 import tempfile
 from dataclasses import dataclass, replace
@@ -22,26 +22,26 @@ from fastdwm.measure.simulate import Predictions, Run, run_episodes
 
 @dataclass
 class Evaluation:
-    """Base policy and ITPO on the same environment seeds."""
+    """Results of the base policy and ITPO on the same environment seeds."""
 
     seeds: list[int]
     runs: dict[str, Run]
-    """by policy: base, itpo"""
+    """episodes by policy: base, itpo"""
     alone_latency_s: dict[str, list[float]]
-    """by policy: seconds per decision of one episode deciding alone"""
+    """seconds per decision of one episode alone, by policy"""
     titles: dict[str, str]
-    """by policy: what tables and pictures call it"""
+    """names for tables and pictures, by policy"""
 
 
 def compare(bundle: Bundle, config: EvalConfig, on_progress: Progress) -> Evaluation:
     """Evaluate the bundle's base policy, then ITPO, on the environment seeds config.seed + i.
 
-    on_progress: of the decisions of each stage.   Raises InputError without a limit on the length of an episode.
+    on_progress: counts the decisions of each stage.   Raises InputError if the length of an episode has no limit.
     """
     seeds = [config.seed + i for i in range(config.episodes)]
     configs = {"base": replace(config, itpo=replace(config.itpo, inner_steps=0)), "itpo": config}
     titles = {"base": "base policy", "itpo": "control" if config.drifts else "ITPO"}
-    # Compiles the CPU kernels if no run before has: here, where it shows, and once for all processes.
+    # Compile the CPU kernels here, where progress is shown, and once for all processes.
     on_progress("preparation (the first run compiles)", 0, 1)
     make_agent(bundle, replace(config, deadline_ms=None), config.seed)
     on_progress("preparation (the first run compiles)", 1, 1)
@@ -52,14 +52,14 @@ def compare(bundle: Bundle, config: EvalConfig, on_progress: Progress) -> Evalua
     alone = {}
     for policy, title in titles.items():
         agent = make_agent(bundle, configs[policy], config.seed)
-        # Both policies are timed on the same states, those of the base policy.
+        # Both policies are timed on the states of the base policy.
         on_decision = partial(on_progress, f"{title}, one episode alone")
         alone[policy] = decision_latency(agent, runs["base"].observations, on_decision)
     return Evaluation(seeds, runs, alone, titles)
 
 
 def make_agent(bundle: Bundle, config: EvalConfig, seed: int, n_episodes: int = 1) -> Agent | Drift:
-    """The agent that the settings describe; with a deadline, warmed up for `n_episodes` at once."""
+    """Make the agent for these settings; with a deadline, also warm it up for `n_episodes` at once."""
     if config.drifts:
         return Drift(bundle, config.itpo.max_deviation or bundle.bound, seed)
     settings = {
@@ -73,7 +73,7 @@ def make_agent(bundle: Bundle, config: EvalConfig, seed: int, n_episodes: int = 
 
 
 def run_shared(bundle: Bundle, config: EvalConfig, seeds: list[int], on_progress: StageProgress) -> Run:
-    """Episodes of the seeds, which are consecutive, by config.workers processes with a share of them each."""
+    """Run one episode per seed (consecutive seeds), shared among config.workers processes."""
     shares = [share.tolist() for share in np.array_split(seeds, min(config.workers, len(seeds)))]
     if len(shares) == 1:
         return run_seeds(bundle, config, seeds, on_progress)
@@ -99,7 +99,7 @@ def run_shared(bundle: Bundle, config: EvalConfig, seeds: list[int], on_progress
 
 
 def run_share(bundle: Bundle, config: EvalConfig, seeds: list[int], counts: Path, index: int) -> Run:
-    """One process's share.   counts: file of (decisions made, decisions at most), int64, with a row for each share."""
+    """Run one process's share.   counts: file of (decisions made, decisions at most), int64, one row per share."""
     torch.set_num_threads(config.threads)
     own = np.memmap(counts, np.int64, "r+").reshape(-1, 2)[index]
 
@@ -110,7 +110,8 @@ def run_share(bundle: Bundle, config: EvalConfig, seeds: list[int], counts: Path
 
 
 def run_seeds(bundle: Bundle, config: EvalConfig, seeds: list[int], on_progress: StageProgress) -> Run:
-    """Episodes of the seeds, consecutive ones: with the first for the agent's, each has the noise it has alone."""
+    """Run one episode per seed in lockstep. The agent takes the first of the consecutive seeds, so that each episode
+    draws the same noise as it would alone."""
     agent = make_agent(bundle, config, seeds[0], len(seeds))
     predictions = Predictions(config.itpo.horizon, bundle.discount, bundle.task.reward_scale, config.diagnose_every)
     return run_episodes(

@@ -10,7 +10,7 @@ from fastdwm.errors import InputError
 from fastdwm.eval.compare import Evaluation
 from fastdwm.measure.simulate import Episode
 
-# Readable in black and white: line style and hatching differ, not only the shade.
+# Readable in black and white: line style and hatching differ as well as the shade.
 STYLES = {
     "base": {"color": "0.45", "linestyle": "--", "hatch": "///"},
     "itpo": {"color": "black", "linestyle": "-", "hatch": None},
@@ -19,10 +19,10 @@ VIDEO_FPS = 30
 
 
 def save_plot(evaluation: Evaluation, path: Path, title: str) -> Path:
-    """PNG: left, each seed's two returns; right, the reward collected so far, mean and std over episodes."""
+    """Save a PNG. Left: both returns of each seed; right: the reward collected so far, mean and std over episodes."""
     from matplotlib.figure import Figure
 
-    # A bare Figure draws without a display and leaves pyplot's global state alone.
+    # A Figure of its own needs no display and does not touch pyplot's global state.
     figure = Figure(figsize=(10, 4), layout="constrained")
     pairs, curves = figure.subplots(1, 2, width_ratios=(1, 2))
     returns = [[episode.total for episode in evaluation.runs[policy].episodes] for policy in evaluation.titles]
@@ -48,13 +48,13 @@ def save_plot(evaluation: Evaluation, path: Path, title: str) -> Path:
 
 
 def collected_reward(episode: Episode, n_steps: int) -> np.ndarray:
-    """Undiscounted reward after 0, 1, ..., n_steps steps, (n_steps + 1,); constant once the episode has ended."""
+    """Undiscounted reward after 0, 1, ..., n_steps steps, (n_steps + 1,); constant after the episode has ended."""
     collected = np.concatenate([[0.0], np.cumsum(episode.rewards)])
     return np.pad(collected, (0, n_steps - episode.length), mode="edge")
 
 
 def check_video(env_spec: EnvSpec) -> None:
-    """Raise InputError unless a frame can be rendered and the packages that write it are there."""
+    """Raise InputError unless a frame can be rendered and imageio is installed."""
     try:
         import imageio  # noqa: F401
     except ImportError:
@@ -63,7 +63,7 @@ def check_video(env_spec: EnvSpec) -> None:
         with env_spec.make(render_mode="rgb_array") as env:
             env.reset(seed=0)
             frame = env.render()
-    # Any failure of any driver means the same to the user.
+    # To the user, all failures of drivers mean the same.
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
         hint = "headless machines need MUJOCO_GL=egl or MUJOCO_GL=osmesa and its library"
@@ -73,10 +73,10 @@ def check_video(env_spec: EnvSpec) -> None:
 
 
 def save_video(env_spec: EnvSpec, evaluation: Evaluation, stem: Path) -> Path:
-    """First episode of both policies side by side, in real time, the shorter one waiting at its end.
+    """Save a video of both policies' first episode, side by side, in real time; the shorter one stops at its end.
 
-    Replays the recorded actions on the recorded seed, so it shows the very episodes that were scored.
-    Writes `stem`.mp4, or .gif where imageio has no ffmpeg; returns the path.
+    It replays the recorded actions on the recorded seed, so it shows the episodes that were scored.
+    Writes `stem`.mp4, or .gif if imageio has no ffmpeg; returns the path.
     """
     import imageio
 
@@ -103,7 +103,7 @@ def has_ffmpeg() -> bool:
 
 
 def replay(env_spec: EnvSpec, episode: Episode, title: str) -> Iterator[np.ndarray]:
-    """Frames (height, width, 3) uint8 of the episode at about VIDEO_FPS, the last one included."""
+    """Yield frames (height, width, 3) uint8 of the episode at about VIDEO_FPS, including the last one."""
     with env_spec.make(render_mode="rgb_array") as env:
         env.reset(seed=episode.seed)
         stride = max(1, round(env.metadata.get("render_fps", VIDEO_FPS) / VIDEO_FPS))
@@ -116,7 +116,7 @@ def replay(env_spec: EnvSpec, episode: Episode, title: str) -> Iterator[np.ndarr
 
 
 def caption(frame: np.ndarray, text: str) -> np.ndarray:
-    """The frame with a line of text at its top."""
+    """Draw a line of text at the top of the frame."""
     from PIL import Image, ImageDraw, ImageFont
 
     image = Image.fromarray(frame)
@@ -127,7 +127,7 @@ def caption(frame: np.ndarray, text: str) -> np.ndarray:
 
 
 def side_by_side(films: Sequence[Iterator[np.ndarray]]) -> Iterator[list[np.ndarray]]:
-    """One frame of each film at a time; films that have ended show their last frame until all have."""
+    """Yield one frame of each film at a time; films that have ended repeat their last frame until all have ended."""
     frames: list[np.ndarray | None] = [None] * len(films)
     while True:
         fresh = [next(film, None) for film in films]

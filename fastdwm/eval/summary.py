@@ -1,4 +1,4 @@
-"""The numbers of an evaluation's table: scores with intervals, latencies, diagnostics."""
+"""Summarise an evaluation: scores with intervals, latencies, diagnostics."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -14,10 +14,10 @@ from fastdwm.measure.simulate import Episode, Run
 def summary(
     evaluation: Evaluation, score_pct: Callable[[float], float], deadline_ms: float | None = None
 ) -> dict[str, dict]:
-    """The numbers of the result table, ready for JSON: those of `base`, of `itpo`, and the paired `difference`.
+    """The numbers of the result table as JSON values: for `base`, for `itpo`, and their paired `difference`.
 
-    score_pct: normalised score of a return.   Latencies in ms per decision; intervals as `statistics` defines them.
-    deadline_ms: count the decisions that took longer, `missed` of latencies.
+    score_pct: normalised score of a return.   Latencies are in ms per decision, intervals as in `statistics`.
+    deadline_ms: decisions that took longer are counted as `missed`.
     """
     samples = {policy: _samples(run, score_pct) for policy, run in evaluation.runs.items()}
     result: dict[str, dict] = {}
@@ -39,7 +39,7 @@ def summary(
 
 
 def _samples(run: Run, score_pct: Callable[[float], float]) -> dict[str, list[float]]:
-    """What is summarised over episodes."""
+    """Score, return and length of each episode."""
     return {
         "score_pct": [score_pct(episode.total) for episode in run.episodes],
         "return": [episode.total for episode in run.episodes],
@@ -48,16 +48,16 @@ def _samples(run: Run, score_pct: Callable[[float], float]) -> dict[str, list[fl
 
 
 def mean_diagnostics(episodes: Sequence[Episode]) -> dict[str, float]:
-    """Mean of each diagnostic over all diagnosed decisions where it is known and finite.
+    """Mean of each diagnostic over all diagnosed decisions for which it is finite; {} without diagnostics.
 
-    `prediction_error` is predicted minus realised return, over the decisions that have both; {} without diagnostics.
+    `prediction_error` is predicted minus realised return, for the decisions that have both.
     """
     records = [record for episode in episodes for record in episode.diagnostics]
     columns: dict[str, list[float]] = {}
     for record in records:
-        known = {name: x for name, x in record.items() if name != "decision" and x is not None}
-        if "realised_return" in known:
-            known["prediction_error"] = known["predicted_return"] - known["realised_return"]
-        for name, x in known.items():
+        values = {name: x for name, x in record.items() if name != "decision" and x is not None}
+        if "realised_return" in values:
+            values["prediction_error"] = values["predicted_return"] - values["realised_return"]
+        for name, x in values.items():
             columns.setdefault(name, []).extend([x] if np.isfinite(x) else [])
     return {name: float(np.mean(xs)) for name, xs in columns.items() if xs}

@@ -1,4 +1,4 @@
-"""The table of an evaluation on stdout."""
+"""Print the table of an evaluation."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,10 +16,10 @@ def print_evaluation(
     versions: list[str],
     policy: str = "ITPO",
 ) -> None:
-    """The result on stdout, both policies side by side.
+    """Print the numbers of both policies side by side.
 
-    departures: how the simulator differs from the task's, in words.   versions: and its packages from the bundle's.
-    policy: what was run beside the base policy.
+    departures: how the simulator differs from the task's, in words.   versions: how its packages differ from those
+    that the bundle was made with.   policy: name of the policy that is compared with the base policy.
     """
     title = f"{task.name}, episodes per policy: {len(seeds)}, environment seeds: {seeds[0]} to {seeds[-1]}"
     caption = "± standard deviation over episodes; [ ] 95 % bootstrap interval; difference by seed;"
@@ -31,7 +31,7 @@ def print_evaluation(
 
 
 def other_versions(made_with: Mapping[str, str]) -> list[str]:
-    """Packages of the simulator that are not those that a bundle was made with, in words.   made_with: by package."""
+    """Versions of the simulator's packages that differ from the bundle's, in words.   made_with: version by package."""
     return [
         f"{name} {version} in place of {made_with[name][:20]}"
         for name, version in physics().items()
@@ -40,7 +40,7 @@ def other_versions(made_with: Mapping[str, str]) -> list[str]:
 
 
 def table_rows(numbers: dict[str, Any]) -> list[list[str]]:
-    """Label, base policy, ITPO, difference."""
+    """Rows of (label, base policy, ITPO, difference)."""
     policies, gap = [numbers["base"], numbers["itpo"]], numbers["difference"]
     iqm = [interval(policy["score_pct"]["iqm"]) for policy in policies]
     lost = [f"{policy['discarded']} of {policy['decisions']}" for policy in policies]
@@ -61,7 +61,7 @@ def table_rows(numbers: dict[str, Any]) -> list[list[str]]:
 
 
 def deadline_rows(policies: list[dict[str, Any]]) -> list[list[str]]:
-    """What a deadline did; nothing without one."""
+    """Rows on missed deadlines; empty without a deadline."""
     if "missed" not in policies[0]["alone_latency"]:
         return []
 

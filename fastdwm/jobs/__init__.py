@@ -1,4 +1,4 @@
-"""Jobs of a grid or a run: what identifies them, the files of those that have finished, and which folders are refused.
+"""Files of jobs: their identity, the results of finished ones, and the check that a folder belongs to the same run.
 
-A finished job is a JSON file, written atomically, so a command that was killed goes on with what is left.
+A finished job is a JSON file, written atomically, so a command that was killed resumes with the unfinished jobs.
 """

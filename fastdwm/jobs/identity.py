@@ -1,4 +1,4 @@
-"""Identity of a job or a run: all that its result depends on, in JSON's own types. Other settings are refused."""
+"""Identity of a job or a run: everything that its result depends on, as JSON values."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ MAX_BYTES = 2**20
 
 
 def differences(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Settings that differ, in words; one that only one of the identities has is None in the other."""
+    """Describe each setting that differs; a setting that only one identity has counts as None in the other."""
     result = []
     for name in saved | now:
         old, new = saved.get(name), now.get(name)
@@ -26,14 +26,14 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str = 
 
 
 def refuse_other(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path, what: str) -> None:
-    """Raise InputError, naming the differences, unless the folder's jobs have the identity of those to be run."""
-    if other := differences(saved, now):
+    """Raise InputError, which names the differences, unless the jobs in the folder have the identity `now`."""
+    if changes := differences(saved, now):
         ways = "give the same settings again, another --out, or move it away"
-        raise InputError(f"out: {folder} holds another {what} ({'; '.join(other)}); {ways}")
+        raise InputError(f"out: {folder} holds another {what} ({'; '.join(changes)}); {ways}")
 
 
 def read_identity(path: Path, what: str) -> dict[str, Any]:
-    """The identity in a folder's file; InputError for a file that holds none."""
+    """Read the identity of a folder from its file; InputError for a file that holds none."""
     try:
         saved = read_json(path, MAX_BYTES)
         require(isinstance(saved, dict), f"{path.name} does not describe a {what}")
@@ -43,5 +43,5 @@ def read_identity(path: Path, what: str) -> dict[str, Any]:
 
 
 def digest(identity: Mapping[str, Any]) -> str:
-    """SHA-256 of an identity, in hexadecimal: the name of a file whose folder holds jobs of many identities."""
+    """SHA-256 of an identity in hexadecimal; it names the files in a folder with jobs of many identities."""
     return sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

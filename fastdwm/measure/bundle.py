@@ -1,4 +1,4 @@
-"""The bundle that a command measures, and what its record says of it."""
+"""The bundle that a command measures, and its description in the command's record."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +10,7 @@ from fastdwm.measure.record import circumstances
 
 
 def load_for(task_name: str, folder: Path, trust_env: bool = False, tuned: bool = True) -> Bundle:
-    """The bundle in the folder; InputError for one of another task.   trust_env, tuned: as in `Bundle.load`."""
+    """Load the bundle in the folder; InputError if it is for another task.   trust_env, tuned: as in `Bundle.load`."""
     bundle = Bundle.load(folder, trust_env, tuned=tuned)
     other = bundle.task.name
     require(other == task_name, f"bundle: expected one for {task_name}, {folder} is for {other}")
@@ -18,7 +18,7 @@ def load_for(task_name: str, folder: Path, trust_env: bool = False, tuned: bool 
 
 
 def measured(bundle: Bundle, folder: Path, device: str, *fields: str) -> dict[str, Any]:
-    """What was measured, and how: task, circumstances, simulator, and the bundle with these fields, as JSON values."""
+    """JSON values for a command's record: task, circumstances, simulator, and the bundle with these fields."""
     task = bundle.task
     provenance = {"folder": folder, "weights_sha256": bundle.fingerprint, "reward_scale": task.reward_scale}
     return {

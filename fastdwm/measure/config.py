@@ -1,4 +1,4 @@
-"""Settings of episodes, which evaluations and studies share."""
+"""Settings of real episodes, which `eval` and `study` share."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,24 +10,27 @@ from fastdwm.config import ITPOConfig
 
 @dataclass(frozen=True)
 class EpisodesConfig(Checked):
-    """What evaluations and studies share: how episodes of a bundle's agent are run."""
+    """How episodes of a bundle's agent are run."""
 
     bundle: Path | None = None
-    """folder of trained weights; none: the one shipped for the task"""
+    """folder of the bundle (trained weights); none: the bundle shipped for the task"""
     seed: Annotated[int, NOT_NEGATIVE] = 10_000
     """environment seed of the first episode; episode i uses seed + i"""
     max_steps: Annotated[int | None, POSITIVE] = None
-    """cut episodes after this many steps; none: the environment's own limit"""
+    """limit on the environment steps of an episode; none: the simulator's own limit. Reduce it for quick trials; the
+    scores are then too low"""
     itpo: ITPOConfig = field(default_factory=ITPOConfig)
     """settings of the decision"""
     workers: Annotated[int, POSITIVE] = 1
-    """processes that share the episodes; results do not depend on it but for rounding"""
+    """processes that share the episodes; several use more CPUs. Results change by rounding only"""
     threads: Annotated[int, POSITIVE] = 1
-    """CPU threads of torch in each process; more pay off from some thousand imagined rows on, and cost dearly on a busy
-    machine"""
+    """CPU threads of torch in each process. More than one helps from some thousand imagined rows (episodes x particles)
+    on, and slows decisions down on a busy machine"""
     device: str = "cpu"
-    """where the imagination runs: cpu, cuda or cuda:N"""
+    """device of the imagination: cpu, cuda or cuda:N"""
     backend: Literal["auto", "reference", "fused"] = "auto"
-    """how: plain torch and autograd, or the fused operators with their hand-derived gradients; auto is fused"""
+    """fused: the fast operators with hand-derived gradients; reference: plain torch and autograd, to check results;
+    auto: fused"""
     trust_env: bool = False
-    """build whatever simulator the bundle names, with any settings: this may run code that came with it"""
+    """build any simulator that the bundle names, with any arguments. This may run code that came with the bundle, so
+    use it only for bundles that you trust"""

@@ -1,4 +1,4 @@
-"""The control of an evaluation: the base policy pushed as far as ITPO may push it, in a meaningless direction."""
+"""The control of an evaluation: the base policy plus a random push as large as ITPO's maximum deviation."""
 
 import numpy as np
 import torch
@@ -7,33 +7,33 @@ from fastdwm.bundle import Bundle
 from fastdwm.models.policy import Policy
 
 MEMORY = 50
-"""decisions over which the direction of the push is correlated"""
+"""decisions after which the correlation of the push has fallen to 1/e"""
 
 
 class Drift:
-    """Acts as the base policy, plus noise of a fixed size whose direction wanders slowly; used like an `Agent`.
+    """The base policy plus noise of a fixed size whose direction changes slowly; used like an `Agent`.
 
-    A base policy that is stuck can gain from any push. What ITPO gains counts as far as it is more than this control's.
+    A base policy that is stuck can gain from any push, so only the part of ITPO's gain above this control's counts.
     """
 
     deadline = None
 
     def __init__(self, bundle: Bundle, size: float, seed: int = 0):
-        """size: root mean square of the push over the action's numbers.   Episode i draws from seed + i."""
+        """size: root mean square of the push over the action's coordinates.   Episode i draws from seed + i."""
         self.policy, self.size, self.seed = Policy.mlp(bundle.policy), size, seed
         self.reset()
 
     def reset(self) -> None:
-        """Begin new episodes; the next observations decide how many."""
+        """Start new episodes, one for each row of the next observations."""
         self.discarded, self._generators = np.zeros(0, int), []
 
     def keep(self, mask: np.ndarray) -> None:
-        """Go on with the episodes in mask (B,) alone."""
+        """Keep the episodes in mask (B,) and drop the others."""
         self.discarded, self._push = self.discarded[mask], self._push[mask]
         self._generators = [generator for generator, kept in zip(self._generators, mask, strict=True) if kept]
 
     def diagnose(self) -> dict[str, np.ndarray]:
-        """Nothing: nothing is imagined."""
+        """Empty, because nothing is imagined."""
         return {}
 
     @torch.no_grad()

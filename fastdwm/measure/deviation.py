@@ -1,4 +1,4 @@
-"""How far the data's actions went from a policy's and stayed there: the bound of what ITPO may do with that policy."""
+"""Measure how far the data's actions deviate from a policy's for long; this bounds ITPO's actions for that policy."""
 
 import numpy as np
 import torch
@@ -9,17 +9,17 @@ from fastdwm.models.nets import Params
 from fastdwm.models.policy import Policy
 
 ROWS = 65_536
-"""transitions that the policy acts in at a time"""
+"""transitions per forward pass of the policy"""
 
 
 def max_deviation(transitions: Transitions, policy: Params, discount: float) -> float:
-    """Root mean square, over windows of the data, of the mean deviation d = a - pi(s) within a window.
+    """Root mean square over windows of the data of the mean deviation d = a - pi(s) within a window.
 
         l = sqrt( mean over windows of | mean over the window of d |^2 ),   |.| the root mean square over A numbers
 
-    Windows as in `window_means`. Exploration noise averages out over a window; what the recorded behaviours did
-    otherwise than the policy for so long does not, and the data show what comes of it.
-    Returns l in units of the action, in (0, 2]; raises InputError for data that do exactly what the policy does.
+    Windows are as in `window_means`. Exploration noise averages out within a window. Lasting differences between the
+    recorded behaviour and the policy remain, and the data show their consequences.
+    Returns l in units of the action, in (0, 2]; raises InputError if all actions are the policy's own.
     Source: our own.
     """
     value = float(np.sqrt(np.square(window_means(_deviations(transitions, policy), transitions, discount)).mean()))
@@ -30,11 +30,11 @@ def max_deviation(transitions: Transitions, policy: Params, discount: float) -> 
 def window_means(
     values: np.ndarray, transitions: Transitions, discount: float, rows: np.ndarray | None = None
 ) -> np.ndarray:
-    """Means (W, A) of values (N, A), a row for each transition, over windows of consecutive rows within episodes.
+    """Means (W, A) of values (N, A), one row per transition, over windows of consecutive rows within episodes.
 
-    A window has 1 / (1 - discount) decisions, as far as values look ahead, or those of the median episode if that is
-    shorter. What is left of an episode behind its last window is not used.   rows: (N,) bool, of whole episodes; none:
-    all of them.
+    A window has 1 / (1 - discount) decisions, the horizon of the values, or the length of the median episode if that
+    is shorter. The rows after an episode's last full window are not used.   rows: (N,) bool, of whole episodes; none:
+    all.
     """
     ends, lengths = transitions.episode_ends, transitions.episode_lengths
     window = min(round(1 / (1 - discount)), int(np.median(lengths)))

@@ -1,4 +1,4 @@
-"""What a perfect network would show: the part of a missing spread that the way of sampling loses by itself."""
+"""The spread that a perfect network's samples would have: the sampler itself loses part of the true spread."""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,12 @@ from fastdwm.bundle import Bundle
 from fastdwm.models.diffusion import Schedule, reverse_coefficients, vp_schedule
 
 
-def chain_std(schedule: Schedule, std: Tensor) -> Tensor:
-    """Std (...) of the reverse chain's samples if the data are normal with this std and the denoiser is exact.
+def sampler_std(schedule: Schedule, std: Tensor) -> Tensor:
+    """Std (...) of the diffusion sampler's samples if the data are normal with this std and the denoiser is exact.
 
-    std: (...) float64, normalised.   E[x0 | y_k] of a normal x0 is affine in y_k, so every step is, and the variance
-    passes through it in closed form, from that of y_K, which is 1. The last step adds no noise, and denoises away what
-    is far below that of the first level, sqrt(1 - abar_1): 0.44 for K = 5, 0.13 for K = 20.
+    std: (...) float64, normalised.   E[x0 | y_k] of a normal x0 is affine in y_k, so the variance of every step follows
+    in closed form from Var[y_K] = 1. The last step adds no noise, and removes any spread far below the noise of the
+    first level, sqrt(1 - abar_1): 0.44 for K = 5, 0.13 for K = 20.
     """
     variance = torch.ones_like(std)
     for k in reversed(range(schedule.steps)):
@@ -26,17 +26,17 @@ def chain_std(schedule: Schedule, std: Tensor) -> Tensor:
 
 
 def spread_to_error(bundle: Bundle, world: str, error: Sequence[float]) -> float | None:
-    """`model_errors.calibration`'s ratio if the network were perfect and all of the error were noise of the simulator.
+    """`spread_to_error` of `model_errors.calibration` if the network were perfect and its whole error were noise.
 
-    error: (S,) RMSE of the mean of each coordinate, normalised, taken for the true std.   None for no error at all, or
-    another model.
-    A perfect MeanFlow has the noise's own spread times the temperature, a perfect regression none.
+    error: (S,) RMSE of the samples' mean for each coordinate, normalised, taken as the true std.
+    Returns None without any error, and for other world models.
+    A perfect MeanFlow has the true spread times its temperature, a perfect regression none.
     """
     true_std = torch.tensor(error, dtype=torch.float64)
     if not true_std.any():
         return None
     config = bundle.worlds[world].config
     if world == "diffusion":
-        sampled = chain_std(vp_schedule(config.denoise_steps), true_std)
+        sampled = sampler_std(vp_schedule(config.denoise_steps), true_std)
         return float(sampled.norm() / true_std.norm())
     return {"meanflow": lambda: config.temperature, "mlp": lambda: 0.0}.get(world, lambda: None)()

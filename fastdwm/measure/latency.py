@@ -1,4 +1,4 @@
-"""How long a decision takes: one episode deciding alone, and what is told of the durations."""
+"""Measure and summarise how long the decisions of one episode alone take."""
 
 from collections.abc import Sequence
 from time import perf_counter
@@ -9,9 +9,9 @@ from fastdwm.agent import Agent
 from fastdwm.command import StageProgress, unwatched
 
 UNTIMED_DECISIONS = 10
-"""the first decisions pay for allocations and lazy initialisation; they are no measure of the others"""
+"""the first decisions also allocate memory and initialise lazily, so they are not timed"""
 TIMED_DECISIONS = 2_000
-"""so that the 99th percentile rests on twenty slow decisions"""
+"""enough for the 99th percentile to rest on twenty slow decisions"""
 BUDGET_S = 20.0
 
 
@@ -21,10 +21,10 @@ def decision_latency(
     on_progress: StageProgress = unwatched,
     decisions: int = TIMED_DECISIONS,
 ) -> list[float]:
-    """Seconds per decision of one episode deciding alone, after UNTIMED_DECISIONS unmeasured decisions.
+    """Seconds per decision of one episode alone, after UNTIMED_DECISIONS decisions that are not timed.
 
-    observations: (S,) each, in the order of a real episode; used in turn, in a new episode each time they run out.
-    Measures `decisions`, or what BUDGET_S allows, but at least one.
+    observations: (S,) each, in the order of a real episode; a new episode starts each time they run out.
+    Measures `decisions`, or as many as BUDGET_S allows, but at least one.
     """
     times: list[float] = []
     total, spent = UNTIMED_DECISIONS + decisions, 0.0
@@ -43,9 +43,9 @@ def decision_latency(
 
 
 def latency_ms(seconds: Sequence[float], deadline_ms: float | None = None) -> dict[str, float | None]:
-    """Number of calls, median and 99th percentile of their duration in ms; with a deadline the calls that missed it.
+    """Number of calls, median and 99th percentile of their duration in ms, and the number that missed a deadline.
 
-    Of fewer than TIMED_DECISIONS calls the 99th percentile is None: it would be the luck of a few.
+    The 99th percentile is None for fewer than TIMED_DECISIONS calls, because it would rest on too few of them.
     """
     ms = np.asarray(seconds) * 1e3
     p99 = float(np.percentile(ms, 99)) if len(ms) >= TIMED_DECISIONS else None

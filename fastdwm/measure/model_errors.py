@@ -1,4 +1,4 @@
-"""How good the trained parts are: the world model on held-out episodes, the base policy in the simulator."""
+"""Measure the trained parts: the world model on held-out episodes, the base policy in the simulator."""
 
 import numpy as np
 import torch
@@ -31,11 +31,11 @@ def measure_errors(
     seed: int = 0,
     reward_scale: float = 1.0,
 ) -> dict:
-    """Errors of the world model and the reward model on held-out episodes, ready for JSON.
+    """Errors of the world model and the reward model on held-out episodes, as JSON values.
 
-    held_out: (N,) bool, rows of whole episodes.   statistics: obs_std, delta_std (S,), the units of what is normalised.
-    reward_scale: recorded rewards times this are what was learnt.
-    All errors in raw units, that of the reward in the scaled unit, unless named `normalised`.
+    held_out: (N,) bool, rows of whole episodes.   statistics: obs_std, delta_std (S,), the units of normalised errors.
+    reward_scale: factor between recorded rewards and those that the models were trained on.
+    Errors are in raw units, that of the reward in scaled units, unless their name says `normalised`.
     Source: [ITPO] Figs. 2-3 report one-step errors on 1000 transitions without saying how; the definitions are ours.
     """
     rng = np.random.default_rng(seed)
@@ -59,9 +59,9 @@ def one_step_errors(
 ) -> dict:
     """RMSE of next observation and reward over the rows, with standard errors.
 
-    obs: sqrt(mean_n e_n^2), e_n^2 = mean over N_SAMPLES samples and the coordinates of the squared error of row n.
-    obs_normalised: the same in standard deviations of the change of each coordinate; a model that predicts the mean
-    change scores 1.   obs_mean: of the mean of the samples.   spread: std of the samples, normalised.
+    obs_rmse: sqrt(mean_n e_n^2), e_n^2 = mean over N_SAMPLES samples and all coordinates of the squared error of row n.
+    obs_rmse_normalised: the same in standard deviations of the change of each coordinate; a model that predicts the
+    mean change scores 1.   obs_mean_rmse: error of the samples' mean.   spread_normalised: std of the samples.
     """
     obs, action, next_obs, reward = _columns(transitions, rows)
     dynamics = world.dynamics
@@ -93,7 +93,8 @@ def open_loop_errors(
 ) -> list[dict]:
     """Error after h = 1..HORIZON imagined steps with the recorded actions, one sample each.
 
-    obs_rmse_normalised is in standard deviations of the observation.   Starts are rows that HORIZON steps follow.
+    obs_rmse_normalised is in standard deviations of the observation.   Rollouts start at rows that at least HORIZON
+    rows of the same episode follow.
     """
     ends = transitions.episode_ends
     last = ends[np.searchsorted(ends, np.arange(transitions.n))]
@@ -116,14 +117,13 @@ def open_loop_errors(
 def calibration(
     world: World, transitions: Transitions, rows: np.ndarray, delta_std: Tensor, generator: torch.Generator
 ) -> dict:
-    """Whether the spread of CALIBRATION_SAMPLES samples tells how wrong their mean is.
+    """Compare the spread of CALIBRATION_SAMPLES samples with the error of their mean.
 
-    spread_to_error: std of the samples over the RMSE of their mean, both in standard deviations of the change; 1 is
-    calibrated, less is overconfident, be it for the model or for the way it samples, whose part `ideal.spread_to_error`
-    tells.
-    error_normalised: (S,) that RMSE of each coordinate.   coverage: for each of `levels`, the share of recorded
-    coordinates inside the central interval that holds this share of the samples; the level itself is calibrated.
-    A deterministic model has spread 0 (up to rounding) and covers nothing.
+    spread_to_error: std of the samples over the RMSE of their mean, both in standard deviations of the change. 1 is
+    calibrated, less is overconfident; `ideal.spread_to_error` gives the part that is due to the sampler.
+    error_normalised: (S,) the RMSE of each coordinate.   coverage: for each of `levels`, the share of recorded
+    coordinates inside the central interval that holds this share of the samples; a calibrated model covers the level.
+    A deterministic model has spread 0 (up to rounding) and coverage 0.
     """
     obs, action, next_obs, _ = _columns(transitions, rows)
     dynamics, n = world.dynamics, CALIBRATION_SAMPLES
@@ -133,7 +133,7 @@ def calibration(
     errors = (samples.mean(0) - next_obs) / delta_std
     error = _rms(errors)
     tails = (1 - np.array(LEVELS)) / 2
-    # Weibull's quantiles of n samples cover a further sample as often as they say, the default ones less often.
+    # Weibull's quantiles of n samples cover a new sample at their nominal rate; the default ones cover it less often.
     low, high = (np.quantile(samples.numpy(), q, axis=0, method="weibull") for q in (tails, 1 - tails))
     inside = (low <= next_obs.numpy()) & (next_obs.numpy() <= high)
     return {
@@ -146,7 +146,7 @@ def calibration(
 
 
 def _columns(transitions: Transitions, rows: np.ndarray) -> tuple[Tensor, ...]:
-    """obs, action, next_obs and reward of the rows."""
+    """The columns obs, action, next_obs and reward for these rows."""
     names = ("obs", "action", "next_obs", "reward")
     return tuple(torch.from_numpy(np.asarray(getattr(transitions, name)[rows])) for name in names)
 
@@ -163,10 +163,10 @@ def fresh_episodes(
     action_noise: float,
     on_progress: StageProgress = unwatched,
 ) -> Transitions:
-    """Episodes of the policy, simulated now: data that no model has seen, at the states that planning meets.
+    """Simulate fresh episodes of the policy: no model was trained on them, and their states are those of planning.
 
     params: of one policy, float32.   action_noise: std of the Gaussian noise on its actions, which stay in [-1, 1].
-    Episode i starts from environment seed seeds[i], which also draws its noise.   on_progress(steps, at most).
+    seeds[i] is the environment seed of episode i and the seed of its noise.   on_progress(steps, at most).
     """
     names = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
     columns: dict[str, list] = {name: [] for name in names}
@@ -188,12 +188,12 @@ def fresh_episodes(
             on_progress((i + 1) * max_steps, len(seeds) * max_steps)
     kinds = {"terminated": bool, "truncated": bool}
     arrays = {name: np.array(values, kinds.get(name, np.float32)) for name, values in columns.items()}
-    known = {"next_obs_known": np.ones(len(arrays["reward"]), bool)}
-    return Transitions(**derive(arrays | known), source="fresh episodes", env=env)
+    arrays["next_obs_known"] = np.ones(len(arrays["reward"]), bool)
+    return Transitions(**derive(arrays), source="fresh episodes", env=env)
 
 
 class BasePolicy:
-    """A frozen policy as `run_episodes` wants an agent: acts, never adapts. Remembers the first observations."""
+    """A frozen policy with the interface of an agent for `run_episodes`; it stores the first observations."""
 
     def __init__(self, params: Params):
         self.params = params
@@ -209,20 +209,20 @@ class BasePolicy:
         return mlp_policy(self.params, obs).numpy()
 
     def reset(self) -> None:
-        """Nothing to forget."""
+        """Do nothing: there is no state."""
 
     def keep(self, mask: np.ndarray) -> None:
-        """Nothing to drop."""
+        """Do nothing: there is no state."""
 
 
 @torch.no_grad()
 def measure_policy(
     policy_params: Params, critic_params: Params, env: EnvSpec, task: Task, discount: float, seeds: list[int]
 ) -> dict[str, float]:
-    """Real episodes of the base policy: score, and the critic's value of the first state against what came of it.
+    """Run real episodes of the base policy: score, and the critics' value of the first state against the real return.
 
-    q_start: mean of min_i Q_i(s_0, pi(s_0)).   discounted_return: mean of sum_t g^t r_t.   Both in the reward unit that
-    the critics were trained on; parameters may be on any device.
+    q_start: mean of min_i Q_i(s_0, pi(s_0)).   discounted_return: mean of sum_t g^t r_t.   Both are in the critics'
+    reward unit. Parameters may be on any device.
     """
     cpu_policy, cpu_critics = (
         map_params(lambda value: value.detach().cpu(), p) for p in (policy_params, critic_params)

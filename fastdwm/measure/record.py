@@ -1,4 +1,4 @@
-"""What a command leaves behind: where its files go, and when, how and on which machine they were made."""
+"""Paths of a command's output, and a record of when, how and on which machine it was made."""
 
 import os
 import platform
@@ -13,9 +13,9 @@ from fastdwm.machine import machine, package_versions
 
 
 def prepare_output(folder: Path, task: str) -> Path:
-    """OUT/TASK-TIME, without a suffix; creates the folder, raises InputError unless files can be written."""
+    """Path OUT/TASK-TIME-PID without a suffix; creates the folder, and raises InputError unless it is writable."""
     prepare_folder(folder)
-    # The process id keeps apart what a script starts at once.
+    # The process id distinguishes commands that a script starts at the same time.
     return folder / f"{task}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
 
 

@@ -1,4 +1,4 @@
-"""Episodes in the real simulator, all in lockstep, with timing and diagnostics."""
+"""Run episodes in the real simulator in lockstep, with timing and diagnostics."""
 
 import contextlib
 from collections.abc import Sequence
@@ -18,18 +18,18 @@ from fastdwm.tasks import Task
 
 @dataclass
 class Episode:
-    """One episode of one policy, in the simulator's own reward unit."""
+    """One episode of one policy; rewards are in the simulator's own unit."""
 
     seed: int
     rewards: list[float] = field(default_factory=list)
     actions: list[np.ndarray] = field(default_factory=list)
-    """what was executed, (A,) each: enough to replay the episode, as the video does"""
+    """executed actions, (A,) each, from which the video replays the episode"""
     terminated: bool = False
-    """ended by the task (a fall, the goal) rather than by the step limit"""
+    """whether the task ended the episode (a fall, the goal), rather than the step limit"""
     discarded: int = 0
     """decisions whose policy update was discarded"""
     diagnostics: list[dict[str, float | None]] = field(default_factory=list)
-    """of every `diagnose_every`-th decision, see `run_episodes`; empty for the base policy"""
+    """diagnostics of every `diagnose_every`-th decision, see `run_episodes`; empty for the base policy"""
 
     @property
     def length(self) -> int:
@@ -42,7 +42,7 @@ class Episode:
         return float(sum(self.rewards))
 
     def record(self, task: Task) -> dict[str, Any]:
-        """How the episode went, as JSON values, with its score in the task."""
+        """Summary of the episode as JSON values, with its score in the task."""
         return {
             "seed": self.seed,
             "score_pct": task.score_pct(self.total),
@@ -55,35 +55,35 @@ class Episode:
 
 @dataclass
 class Run:
-    """All episodes of one policy, and what they cost."""
+    """All episodes of one policy, and the time they took."""
 
     episodes: list[Episode]
     act_calls: list[tuple[int, float]] = field(default_factory=list)
-    """for each call of agent.act: episodes deciding at once, seconds"""
+    """(number of episodes, seconds) of each call of agent.act"""
     env_s: float = 0.0
     """seconds spent in the simulator"""
     observations: list[np.ndarray] = field(default_factory=list)
-    """one visited observation (S,) per call"""
+    """observation (S,) of the first episode at each call"""
     processes: list[int] = field(default_factory=lambda: [0])
-    """where in act_calls the calls of each process begin"""
+    """index in act_calls of the first call of each process"""
 
     @property
     def decisions(self) -> int:
-        """Of all episodes."""
+        """Number of decisions of all episodes."""
         return sum(episode.length for episode in self.episodes)
 
     @property
     def decision_s(self) -> float:
-        """Seconds per decision, of episodes that decide together."""
+        """Seconds per decision and episode, for episodes that decide together."""
         return sum(seconds for _, seconds in self.act_calls) / self.decisions
 
     @property
     def batch_size(self) -> int:
-        """Episodes that decided at once at the start; fewer than all if processes shared them."""
+        """Number of episodes that decided together at the start, in one process."""
         return max(size for size, _ in self.act_calls)
 
     def batch_latency_s(self) -> list[float]:
-        """Seconds per call while all episodes were running, without the warm-up of each process unless that is all."""
+        """Seconds per call with all episodes running, without each process's warm-up if other calls remain."""
         shares = [self.act_calls[i:j] for i, j in zip(self.processes, [*self.processes[1:], None], strict=True)]
         full = [[seconds for size, seconds in share if size == self.batch_size] for share in shares]
         return sum([share[UNTIMED_DECISIONS:] for share in full], []) or sum(full, [])
@@ -91,22 +91,22 @@ class Run:
 
 @dataclass(frozen=True)
 class Predictions:
-    """How predicted returns are compared with real ones."""
+    """Settings for comparing predicted returns with real ones."""
 
     horizon: int
-    """imagined steps behind a prediction (H)"""
+    """imagined steps of a prediction (H)"""
     discount: float
     reward_scale: float = 1.0
-    """simulator rewards times this are the rewards that the models were trained on"""
+    """factor between the simulator's rewards and those that the models were trained on"""
     diagnose_every: int = 10
-    """decisions from one prediction to the next"""
+    """number of decisions from one prediction to the next"""
 
 
 def realised_return(episode: Episode, start: int, values: dict[int, float], predictions: Predictions) -> float | None:
-    """What an H-step prediction made at decision `start` should have been, in the models' reward unit.
+    """The real return that the H-step prediction of decision `start` should match, in the models' reward unit.
 
     sum_{j<H} g^j r_{start+j} + g^H V(s_{start+H}), without V if the episode terminated within the H steps.
-    values: V at the decisions where it was asked.   None if the step limit cut the H steps short: V is unknown then.
+    values: V by decision.   None if the step limit cut the episode within the H steps, because V is then unknown.
     """
     end = start + predictions.horizon
     powers = predictions.discount ** np.arange(predictions.horizon + 1)
@@ -126,10 +126,10 @@ def run_episodes(
     predictions: Predictions | None = None,
     on_progress: StageProgress = unwatched,
 ) -> Run:
-    """Run one episode per seed, all in lockstep; simulator i is reset with seeds[i], finished ones leave the batch.
+    """Run one episode per seed, all in lockstep; simulator i is reset with seeds[i], ended episodes leave the batch.
 
-    agent: starts anew on all episodes; of one that is not an Agent, `act`, `reset`, `keep` and `discarded` are used.
-    max_steps: cut (truncate) episodes after so many; none: where the simulator does, InputError if it never does.
+    agent: reset first. An object that is not an Agent needs `act`, `reset`, `keep` and `discarded`.
+    max_steps: truncate episodes after so many steps; none: at the simulator's limit, InputError if it has none.
     predictions: every `diagnose_every`-th decision adds agent.diagnose() to its episode (untimed), with the number of
     the `decision`, the `predicted_return` (the imagined return before the update) and the `realised_return`.
     on_progress(decisions made, decisions at most).
@@ -154,8 +154,8 @@ def run_episodes(
             if not alive.all():
                 agent.keep(alive)
                 obs = obs[alive]
-    for episode, known in zip(run.episodes, values, strict=True):
-        _add_realised_returns(episode, known, predictions)
+    for episode, own in zip(run.episodes, values, strict=True):
+        _add_realised_returns(episode, own, predictions)
     return run
 
 
@@ -170,7 +170,7 @@ def _decide(agent: Agent, obs: np.ndarray, run: Run) -> np.ndarray:
 
 
 def _diagnose(agent: Agent, obs: np.ndarray, t: int, running: list, predictions: Predictions) -> None:
-    """Note what decision t looked like, and the values that earlier predictions ended in.
+    """Record the diagnostics of decision t, and the values of the states where earlier predictions end.
 
     running: (episode, values by decision) for each row of obs (B, S).
     """
@@ -191,7 +191,7 @@ def _add_realised_returns(episode: Episode, values: dict[int, float], prediction
 
 
 def _advance(run: Run, running: list, actions: np.ndarray, discarded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Step each running (episode, simulator); returns observations (B, S) and who goes on, (B,) bool."""
+    """Step each running (episode, simulator); returns observations (B, S) and which episodes continue, (B,) bool."""
     observations, alive = [], []
     start = perf_counter()
     for (episode, simulator), action, n_discarded in zip(running, actions, discarded, strict=True):

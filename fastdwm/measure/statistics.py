@@ -1,4 +1,4 @@
-"""Summaries of scores per episode, of one training or of several: means, differences, and their intervals."""
+"""Summaries of the scores of episodes, from one training or several: means, differences, and their intervals."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ RESAMPLES = 10_000
 CONFIDENCE = 0.95
 DIGITS = 6
 NOISE = 10.0**-DIGITS
-"""score: two policies that act alike differ by this at most, through rounding"""
+"""largest difference in score between two policies that act alike, due to rounding"""
 MARGIN = 1.0
-"""points of score that count as harm"""
-# of numbers at once, which bounds the memory
+"""loss of score that counts as harm"""
+# Numbers that resampling draws at a time, to bound the memory.
 _MOST_DRAWN = 2_000_000
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic and its bootstrap interval; low and high are None where one sample cannot tell."""
+    """A statistic and its bootstrap interval; low and high are None for a single sample."""
 
     value: float
     low: float | None
@@ -28,14 +28,14 @@ class Estimate:
 
     @property
     def outcome(self) -> str:
-        """Of a difference: better or worse where the interval excludes 0 by more than rounding, otherwise tie."""
+        """Verdict on a difference: better or worse if the interval excludes 0 by more than rounding, else tie."""
         if self.low is None or self.high is None or self.low <= NOISE and self.high >= -NOISE:
             return "tie"
         return "better" if self.low > NOISE else "worse"
 
 
 def count_outcomes(differences: Sequence[Estimate]) -> dict[str, int]:
-    """Differences of score that are harmless (at least -MARGIN), harmful (interval below -MARGIN), better and worse."""
+    """Count the differences that are harmless (at least -MARGIN), harmful (interval below -MARGIN), better, worse."""
     return {
         "harmless": sum(x.value >= -MARGIN for x in differences),
         "harmful": sum(x.high is not None and x.high < -MARGIN for x in differences),
@@ -54,7 +54,7 @@ class Summary:
 
 
 def interquartile_mean(x: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
-    """Mean of what is left of N samples after dropping the N // 4 lowest and the N // 4 highest."""
+    """Mean of N samples without the N // 4 lowest and the N // 4 highest."""
     return stats.trim_mean(x, 0.25, axis=axis)
 
 
@@ -62,7 +62,7 @@ def bootstrap(x: ArrayLike, statistic: Callable[..., NDArray], seed: int = 0) ->
     """The statistic of samples x (N,) with its 95 % percentile bootstrap interval.
 
     statistic: takes an array and `axis`.   The same samples and seed give the same interval.
-    Percentile rather than BCa, because it stays defined when all samples agree.
+    The percentile interval, unlike BCa, is defined when all samples are equal.
     Raises ValueError if x is empty, not one-dimensional, or not finite.
     """
     x = _samples(x)
@@ -74,7 +74,7 @@ def bootstrap(x: ArrayLike, statistic: Callable[..., NDArray], seed: int = 0) ->
 def ratio_of_means(x: ArrayLike, y: ArrayLike) -> Estimate:
     """Mean of x over mean of y, both (N,) and paired by index, with the interval from resampling the pairs.
 
-    Without an interval if the mean of y itself is not clearly above zero: the ratio has none then.
+    There is no interval unless the interval of the mean of y lies above zero.
     """
     x, y = _pair(x, y)
 
@@ -115,10 +115,10 @@ def confidence_above(x: ArrayLike, y: ArrayLike, margin: float = 0.0, seed: int 
 
 
 def two_level(x: ArrayLike, statistic: Callable[..., NDArray], seed: int = 0) -> Estimate:
-    """The statistic of all samples x (S, N), N of each of S trainings, with the interval that both levels give.
+    """The statistic of samples x (S, N), N for each of S trainings, with the interval of a two-level bootstrap.
 
-    A resample draws S trainings with replacement, then N samples of each of them: what another training and other
-    episodes could have given. One training cannot tell the former, and gets the interval of `bootstrap`.
+    A resample draws S trainings with replacement, then N samples of each, so the interval covers the variation between
+    trainings and between episodes. A single training gets the interval of `bootstrap`.
     Raises ValueError if x is empty, not two-dimensional, or not finite.
     """
     x = _samples(x, 2)
@@ -129,23 +129,23 @@ def two_level(x: ArrayLike, statistic: Callable[..., NDArray], seed: int = 0) ->
 
 
 def mean_of_means(tables: Sequence[ArrayLike], seed: int = 0) -> Estimate:
-    """Mean over T tasks of the mean of x_t (S_t, N_t), each resampled by itself as `two_level` does.
+    """Mean over T tasks of the mean of x_t (S_t, N_t), each resampled separately as in `two_level`.
 
-    The tasks are fixed: the interval says what other trainings and episodes, not what other tasks, could have given.
+    The tasks are fixed, so the interval covers the variation between trainings and episodes, not between tasks.
     """
     checked = [_samples(x, 2) for x in tables]
     value = float(np.mean([x.mean() for x in checked]))
     if all(x.size == 1 for x in checked):
         return Estimate(value, None, None)
-    # Seeds of their own, so that the tasks are drawn independently.
+    # A seed per task, so that the tasks are resampled independently.
     means = [np.concatenate([part.mean((1, 2)) for part in _resamples(x, seed + i)]) for i, x in enumerate(checked)]
     return _interval(value, np.mean(means, axis=0))
 
 
 def probability_of_improvement(pairs: Sequence[tuple[ArrayLike, ArrayLike]], seed: int = 0) -> Estimate:
-    """Mean over tasks of P(X > Y) + P(X = Y) / 2 for a run of each of two samples, x (N,) and y (M,) of every task.
+    """Mean over tasks of P(X > Y) + P(X = Y) / 2, for runs x (N,) and y (M,) of every task.
 
-    Interval: resampling the runs of every task, x and y independently; None where no task has two runs.
+    The interval resamples the runs of every task, x and y independently; it is None if no task has two runs.
     Source: Agarwal et al. 2021, arXiv 2108.13264, section 4.3 (rliable).
     """
     checked = [(_samples(x), _samples(y)) for x, y in pairs]
@@ -160,7 +160,7 @@ def probability_of_improvement(pairs: Sequence[tuple[ArrayLike, ArrayLike]], see
 
 
 def success_rate(successes: int, trials: int) -> Estimate:
-    """Share of trials that succeeded with Wilson's 95 % interval, which holds near 0 and 1 and for few trials too."""
+    """Share of successes with Wilson's 95 % interval, which is valid near 0 and 1 and for few trials."""
     interval = stats.binomtest(successes, trials).proportion_ci(CONFIDENCE, method="wilson")
     return Estimate(successes / trials, float(interval.low), float(interval.high))
 
@@ -173,13 +173,13 @@ def _bootstrap(samples: tuple[NDArray[np.float64], ...], statistic: Callable[...
 
 
 def _wins(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of pairs in which x (..., N) exceeds y (..., M), ties by half; the U statistic of Mann and Whitney / NM."""
+    """Share of pairs in which x (..., N) exceeds y (..., M), ties count half: Mann-Whitney's U over N M."""
     difference = (x[..., :, None] - y[..., None, :]).round(DIGITS)
     return (np.sign(difference).mean((-2, -1)) + 1) / 2
 
 
 def _resamples(x: NDArray[np.float64], seed: int) -> Iterator[NDArray[np.float64]]:
-    """RESAMPLES resamples of both levels of x (S, N), in parts (R, S, N) of bounded size."""
+    """Yield RESAMPLES two-level resamples of x (S, N) in parts (R, S, N) of bounded size."""
     rng = np.random.default_rng(seed)
     n_seeds, n = x.shape
     step = max(1, _MOST_DRAWN // x.size)
@@ -190,7 +190,7 @@ def _resamples(x: NDArray[np.float64], seed: int) -> Iterator[NDArray[np.float64
 
 
 def _interval(value: float, drawn: NDArray[np.float64]) -> Estimate:
-    """The value with the central CONFIDENCE of what resampling gave."""
+    """The value with the central interval of its resamples."""
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(drawn, (tail, 1 - tail))
     return Estimate(value, float(low), float(high))

@@ -1,5 +1,5 @@
-"""python -m fastdwm.report REPORT: `models BUNDLE`, how good a bundle's world models are; `deviation BUNDLE`, how far
-its data went from its policy; `paper [FOLDER]`, the paper's tables from a sweep.
+"""python -m fastdwm.report REPORT: `models BUNDLE`, the errors of a bundle's world models; `deviation BUNDLE`, the
+maximum deviation of its data from its policy; `paper [FOLDER]`, the paper's tables from a sweep.
 
 Heavy packages are imported inside the functions: --help answers before torch, numpy and the simulator are loaded.
 """
@@ -17,9 +17,9 @@ USAGE = """usage: python -m fastdwm.report REPORT ...
 
   models BUNDLE       errors, calibration and gradients of a bundle's world models
   deviation BUNDLE    the maximum deviation of an agent's actions, from the bundle's data
-  paper [FOLDER]      the paper's tables from the finished cells of a sweep
+  paper [FOLDER]      the paper's tables from the finished evaluations of a sweep
 
-python -m fastdwm.report REPORT --help tells the settings of each."""
+python -m fastdwm.report REPORT --help lists the settings of each."""
 
 
 def parse(argv: list[str]) -> tuple[ModuleType, tuple]:

@@ -7,57 +7,62 @@ from typing import Annotated
 from fastdwm.checks import NOT_NEGATIVE, POSITIVE, Checked, within
 
 BUNDLE = "BUNDLE", "folder of a bundle, or the name of a shipped one, for example hopper-medium"
-"""the word of two reports, in --help"""
+"""name and help text of the argument of two reports"""
 
 
 @dataclass(frozen=True)
 class ReportConfig(Checked):
-    """Held-out data and sample sizes."""
+    """The held-out data and the sample sizes."""
 
     dataset: str | None = None
     """Minari id or D4RL .hdf5 file whose held-out episodes are used; none: fresh episodes of the base policy"""
     holdout: Annotated[float | None, within("(0, 1)")] = None
-    """share of the dataset's episodes that the training held out; none: what the bundle says, or else 0.05"""
+    """share of the dataset's episodes to use, at most what the training held out; none: the share in the bundle, or
+    0.05"""
     episodes: Annotated[int, POSITIVE] = 10
-    """fresh episodes"""
+    """number of fresh episodes, without --dataset"""
     max_steps: Annotated[int, POSITIVE] = 300
-    """fresh episodes are cut after this many steps"""
+    """limit on the environment steps of a fresh episode"""
     action_noise: Annotated[float, NOT_NEGATIVE] = 0.1
-    """std of the Gaussian noise on the actions of fresh episodes"""
+    """standard deviation of the Gaussian noise on the actions of fresh episodes; more noise measures the models further
+    from the base policy"""
     seed: Annotated[int | None, NOT_NEGATIVE] = None
-    """seed of all draws, and environment seed of the first fresh episode; none: 40000, or the training's"""
+    """seed of all random draws, and environment seed of the first fresh episode; none: 40000, or with --dataset the
+    training's seed"""
     gradients: bool = True
-    """compare the models' gradients with the simulator's, which must be able to start from any observation"""
+    """also compare the models' gradients with the simulator's, which must be able to start from any observation; use
+    --no-gradients for other simulators"""
     jacobian_states: Annotated[int, POSITIVE] = 200
-    """held-out transitions at which the Jacobians of one step are compared"""
+    """number of held-out transitions at which the Jacobians of one step are compared"""
     return_states: Annotated[int, POSITIVE] = 100
-    """held-out states from which the gradients of the return are compared"""
+    """number of held-out states from which the gradients of the return are compared"""
     particles: Annotated[int, POSITIVE] = 16
-    """noise draws that a model's gradient is averaged over (M)"""
+    """imagined rollouts over which a model's gradient is averaged (M)"""
     out: Path = Path("results")
-    """folder of the JSON and the picture"""
+    """folder for the JSON and the picture"""
     threads: Annotated[int, POSITIVE] = 1
     """CPU threads of torch"""
     trust_env: bool = False
-    """build whatever simulator the bundle or dataset names, with any settings: this may run code that came with it; and
-    take data that the simulator does not repeat"""
+    """build any simulator that the bundle or dataset names, with any arguments, and accept data that the simulator does
+    not reproduce. This may run code that came with them, so use it only for files that you trust"""
 
 
 @dataclass(frozen=True)
 class DeviationConfig:
-    """Which data, and whether the bundle is to hold the result."""
+    """The data, and whether the result is saved in the bundle."""
 
     dataset: str | None = None
-    """Minari id or D4RL .hdf5 file; none: the one that the bundle was trained on"""
+    """Minari id or D4RL .hdf5 file; none: the dataset that the bundle was trained on"""
     write: bool = True
-    """write it into the bundle, where agents find it; without, it is only shown"""
+    """write the maximum deviation into the bundle, where agents read it; with --no-write it is only printed"""
     trust_env: bool = False
-    """take whatever simulator the bundle or dataset names: this may run code that came with it"""
+    """accept any simulator that the bundle or dataset names. This may run code that came with it, so use it only for
+    files that you trust"""
 
 
 @dataclass(frozen=True)
 class PaperConfig:
-    """Where the report goes."""
+    """The folder of the report."""
 
     out: Path = Path("results/paper")
-    """folder of paper.md, paper.csv, paper.json and paper.html"""
+    """folder for paper.md, paper.csv, paper.json and paper.html"""

@@ -1,4 +1,4 @@
-"""python -m fastdwm.report deviation BUNDLE: how far the bundle's data went from its policy.
+"""python -m fastdwm.report deviation BUNDLE: the maximum deviation of the bundle's data from its policy.
 
 Heavy packages are imported inside the functions: --help answers before torch, numpy and the simulator are loaded.
 """
@@ -14,13 +14,13 @@ from fastdwm.shipped import find_bundle
 
 
 def main(name: str, config: DeviationConfig) -> None:
-    """Measure the maximum deviation of a bundle, which bounds what ITPO may do with its policy, in a dataset.
+    """Measure in a dataset how far ITPO may move the actions of a bundle's policy (the maximum deviation).
 
-    Training does this for every bundle. This is for one from an earlier version, or with other data.
+    Training measures it for every bundle. Use this command for bundles of earlier versions, or with other data.
     """
     folder = find_bundle(name)
-    shown = "--no-write shows it"
-    require(not config.write or folder == Path(name), f"bundle: {name} is shipped, and stays as it is; {shown}")
+    hint = "--no-write prints the value"
+    require(not config.write or folder == Path(name), f"bundle: {name} is shipped, and stays as it is; {hint}")
     command.set_up_torch(1, "cpu")
     from fastdwm.bundle import Bundle
     from fastdwm.data import dataset as data
@@ -35,9 +35,9 @@ def main(name: str, config: DeviationConfig) -> None:
     value = max_deviation(transitions, bundle.policy, bundle.discount)
     print(f"max_deviation: {value:.4f}, from {transitions.n:,} transitions of {transitions.source}")
     if config.write:
-        # What it was tuned to rests on another bound, or on settings of an earlier version.
+        # Saving drops the tuned settings, which were chosen with another bound, or in an earlier version.
         dataclasses.replace(bundle, max_deviation=value).save(folder)
-        print(f"bundle: {folder}, to be tuned anew")
+        print(f"bundle: {folder}; tune it again")
 
 
 parse = partial(command.read, DeviationConfig(), "python -m fastdwm.report deviation", main.__doc__, bundle=BUNDLE)

@@ -1,8 +1,8 @@
-"""How good the gradient is that ITPO climbs: derivatives of the world model against the simulator's own.
+"""Compare the gradients that ITPO uses, those of the world model, with the simulator's own.
 
-Here the simulator is a differentiable world. Forward, it sets the physics to an observation and steps it; backward, it
-multiplies by finite differences of that step. So `imagined_return`, the very code that ITPO differentiates, also gives
-the gradient of the real return, by the chain rule along the simulated trajectory ([ITPO] v1 Theorem 4.1).
+Here the simulator is a differentiable world. The forward pass sets the physics to an observation and steps it; the
+backward pass multiplies by finite differences of that step. `imagined_return`, the code that ITPO differentiates, thus
+also gives the gradient of the real return, by the chain rule along the simulated trajectory ([ITPO] v1 Theorem 4.1).
 """
 
 from collections.abc import Callable
@@ -21,21 +21,21 @@ from fastdwm.models.nets import Params
 from fastdwm.models.policy import Policy, mlp_policy
 from fastdwm.models.world import World
 
-# Central differences by +-STEP in every coordinate (m, rad, m/s, rad/s, units of action). On Hopper, rounding then
-# costs 1e-8 of a Jacobian, and hardly any contact begins or ends within the step. At 1e-4 one does in a tenth of the
-# states, which are off by more than 1 %; at 1e-2 in a quarter of them.
+# Central differences by +-STEP in every coordinate (m, rad, m/s, rad/s, units of action). On Hopper, the relative
+# rounding error of a Jacobian is then 1e-8, and contacts hardly ever begin or end within the step. With 1e-4 they do in
+# a tenth of the states, whose Jacobians are then off by more than 1 %; with 1e-2 in a quarter.
 STEP = 1e-6
 
 HORIZONS = (1, 3, 5)
 CHUNK = 10
-"""states whose gradients of the return are computed at once"""
+"""number of states whose gradients of the return are computed at once"""
 
 Function = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""of an observation (S,) and an action (A,): next observation and reward in one array (S + 1,), float64"""
+"""function(obs (S,), action (A,)) -> next observation and reward in one array (S + 1,), float64"""
 
 
 class Differences:
-    """A function with its Jacobian by central differences; remembers where it has been asked."""
+    """A function with its Jacobian by central differences; results are cached."""
 
     def __init__(self, function: Function):
         self.function = function
@@ -43,17 +43,17 @@ class Differences:
         self.jacobians: dict[bytes, np.ndarray] = {}
 
     def value(self, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
-        """(S + 1,) at one obs (S,), action (A,)."""
+        """The function's value (S + 1,) at one obs (S,), action (A,)."""
         key = np.append(obs, action).tobytes()
         if key not in self.values:
             self.values[key] = self.function(obs, action)
         return self.values[key]
 
     def jacobian(self, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
-        """(S + 1, S + A) at one obs, action: of next observation and reward, with respect to obs and action."""
+        """Jacobian (S + 1, S + A) of next observation and reward with respect to obs (S,) and action (A,)."""
         key = np.append(obs, action).tobytes()
         if key not in self.jacobians:
-            # Actuators saturate at +-1: differences across the bound would halve the slope on its inner side.
+            # Actuators saturate at +-1; a difference across this bound would halve the derivative on its inner side.
             centre = np.append(obs, action.clip(-1 + STEP, 1 - STEP))
             sides = [
                 [self.function(*np.split(centre + sign * shift, [len(obs)])) for sign in (1, -1)]
@@ -63,8 +63,8 @@ class Differences:
         return self.jacobians[key]
 
 
-class Outcome(torch.autograd.Function):
-    """Next observation and reward (..., S + 1) of obs (..., S) and action (..., A) by a `Differences`."""
+class SimulatedStep(torch.autograd.Function):
+    """Next observation and reward (..., S + 1) for obs (..., S) and action (..., A), by a `Differences`."""
 
     @staticmethod
     def forward(ctx: Any, obs: Tensor, action: Tensor, source: Differences) -> Tensor:
@@ -81,7 +81,7 @@ class Outcome(torch.autograd.Function):
 
 
 def _each(function: Function, obs: Tensor, action: Tensor) -> Tensor:
-    """The function of every row, (..., *its shape), in obs's dtype."""
+    """Apply the function to every row; returns (..., *shape of its result) in obs's dtype."""
     rows = (x.detach().reshape(-1, x.shape[-1]).double().numpy() for x in (obs, action))
     result = np.stack([function(o, a) for o, a in zip(*rows, strict=True)])
     return torch.from_numpy(result).to(obs.dtype).reshape(*obs.shape[:-1], *result.shape[1:])
@@ -89,27 +89,27 @@ def _each(function: Function, obs: Tensor, action: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SimulatedDynamics:
-    """What `imagined_return` asks of a `Dynamics`, by the simulator itself; ignores its noise."""
+    """The simulator in place of a `Dynamics`, for `imagined_return`; the noise is ignored."""
 
     source: Differences
     noise_steps: int = 1
 
     def next_obs(self, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
-        return Outcome.apply(obs, action, self.source)[..., :-1]
+        return SimulatedStep.apply(obs, action, self.source)[..., :-1]
 
 
 @dataclass(frozen=True)
 class SimulatedReward:
-    """The simulator's reward, in place of a `RewardModel`."""
+    """The simulator's reward in place of a `RewardModel`."""
 
     source: Differences
 
     def __call__(self, obs: Tensor, action: Tensor) -> Tensor:
-        return Outcome.apply(obs, action, self.source)[..., -1]
+        return SimulatedStep.apply(obs, action, self.source)[..., -1]
 
 
 def simulated_world(world: World, source: Differences) -> World:
-    """The world with the simulator's dynamics and reward; critics and discount stay."""
+    """Replace the world's dynamics and reward by the simulator's; critics and discount stay."""
     return replace(world, dynamics=SimulatedDynamics(source), reward=SimulatedReward(source))
 
 
@@ -120,7 +120,7 @@ def model_jacobians(world: World, obs: Tensor, action: Tensor, noise: Tensor) ->
     """
     leaves = [x.expand(noise.shape[1], -1, -1).clone().requires_grad_(True) for x in (obs, action)]
     outputs = torch.cat([world.dynamics.next_obs(*leaves, noise), world.reward(*leaves).unsqueeze(-1)], -1)
-    # Rows do not mix, so the gradient of their sum holds each row's own.
+    # Rows are independent, so the gradient of the sum over rows holds each row's gradient.
     grads = [
         torch.autograd.grad(output.sum(), leaves, retain_graph=True, materialize_grads=True)
         for output in outputs.unbind(-1)
@@ -129,10 +129,10 @@ def model_jacobians(world: World, obs: Tensor, action: Tensor, noise: Tensor) ->
 
 
 def blocks(jacobians: Tensor, obs_std: Tensor, delta_std: Tensor) -> dict[str, Tensor]:
-    """Jacobians (N, S + 1, S + A) in parts: next_obs and reward, by action and by state.
+    """Split Jacobians (N, S + 1, S + A) into blocks: next_obs and reward, by action and by state.
 
-    In the models' own units: changes of the observation over delta_std (S,), states over obs_std (S,).
-    next_obs_by_state is that of the change next_obs - obs: all models add the observation itself, which is no merit.
+    The units are the models': changes of the observation over delta_std (S,), states over obs_std (S,).
+    next_obs_by_state is for the change next_obs - obs, because all models add the observation itself.
     """
     obs_dim = len(obs_std)
     next_obs, reward = jacobians[:, :-1] / delta_std.unsqueeze(-1), jacobians[:, -1:]
@@ -146,9 +146,9 @@ def blocks(jacobians: Tensor, obs_std: Tensor, delta_std: Tensor) -> dict[str, T
 
 
 def compare(model: Tensor, truth: Tensor) -> Tensor:
-    """Cosine and relative error |model - truth| / |truth| of each state's gradient, both (N, ...): (2, N).
+    """Cosine and relative error |model - truth| / |truth| of each state's gradient, (2, N); arguments are (N, ...).
 
-    A gradient of 0 has cosine 0 with any; a true gradient of 0 makes the relative error infinite.
+    The cosine is 0 if a gradient is 0; the relative error is infinite if the true gradient is 0.
     """
     model, truth = model.flatten(1), truth.flatten(1)
     sizes, true_sizes = model.norm(dim=1), truth.norm(dim=1)
@@ -175,10 +175,10 @@ def compare_jacobians(
     generator: torch.Generator,
     on_progress: StageProgress = unwatched,
 ) -> dict[str, dict]:
-    """For each world, the `summary` of each of `blocks`: mean Jacobian over the particles against the simulator's.
+    """For each world and each of `blocks`, the `summary` of the particles' mean Jacobian against the simulator's.
 
     obs: (N, S).   action: (N, A).   statistics: obs_std, delta_std (S,), the units of the blocks.
-    one_draw: the same of next_obs for one draw of the noise.
+    The key one_draw holds the same for next_obs and a single draw of the noise.
     """
     rows = []
     for i, pair in enumerate(zip(obs.numpy(), action.numpy(), strict=True)):
@@ -207,7 +207,7 @@ def compare_returns(
     generator: torch.Generator,
     on_progress: StageProgress = unwatched,
 ) -> dict[str, list[dict]]:
-    """For each world and H in HORIZONS, the `summary` of its dJ/dpsi against that of the `simulated` world.
+    """For each world and each H in HORIZONS, the `summary` of its dJ/dpsi against that of the `simulated` world.
 
     params: of one policy.   obs: (N, S).
     """
@@ -216,20 +216,20 @@ def compare_returns(
         shape = (horizon, world.dynamics.noise_steps, len(states), draws, states.shape[1])
         return return_gradients(world, params, states, torch.randn(shape, generator=generator, dtype=obs.dtype))
 
-    found: dict[tuple[str, int], list[Tensor]] = {(name, horizon): [] for name in worlds for horizon in HORIZONS}
-    # In chunks, for one gradient has as many numbers as the policy has weights.
+    results: dict[tuple[str, int], list[Tensor]] = {(name, horizon): [] for name in worlds for horizon in HORIZONS}
+    # In chunks, because one gradient is as large as the policy's weights.
     chunks = obs.split(CHUNK)
     for i, states in enumerate(chunks):
         for horizon in HORIZONS:
             truth = gradients(simulated, states, horizon, 1)
             for name, world in worlds.items():
-                found[name, horizon].append(compare(gradients(world, states, horizon, particles), truth))
+                results[name, horizon].append(compare(gradients(world, states, horizon, particles), truth))
         on_progress(i + 1, len(chunks))
-    return {name: [{"H": h, **summary(torch.cat(found[name, h], 1))} for h in HORIZONS] for name in worlds}
+    return {name: [{"H": h, **summary(torch.cat(results[name, h], 1))} for h in HORIZONS] for name in worlds}
 
 
 def return_gradients(world: World, params: Params, obs: Tensor, noise: Tensor) -> Tensor:
-    """dJ/dpsi (B, P) of the imagined return of one policy, from each of B states.
+    """Gradients dJ/dpsi (B, P) of one policy's imagined return from each of B states.
 
     params: without a leading axis.   obs: (B, S).   noise: (H, K, B, M, S).   All of one dtype.
     """
@@ -239,16 +239,16 @@ def return_gradients(world: World, params: Params, obs: Tensor, noise: Tensor) -
 
 
 def uncut(obs: Tensor) -> Tensor:
-    """(N,) bool: whether obs (N, S) shows all velocities in full."""
+    """Whether obs (N, S) shows all velocities unclipped, (N,) bool."""
     return (obs.abs() != CUT_VELOCITY).all(1)
 
 
 @torch.no_grad()
 def uncut_trajectory(source: Differences, params: Params, obs: Tensor) -> Tensor:
-    """(N,) bool: whether all states of the policy's simulated trajectory from obs (N, S), as long as the longest of
-    HORIZONS, are `uncut`."""
+    """Whether all states of the policy's simulated trajectory from obs (N, S) over max(HORIZONS) steps are `uncut`,
+    (N,) bool."""
     good = uncut(obs)
     for _ in range(max(HORIZONS)):
-        obs = Outcome.apply(obs, mlp_policy(params, obs), source)[:, :-1]
+        obs = SimulatedStep.apply(obs, mlp_policy(params, obs), source)[:, :-1]
         good &= uncut(obs)
     return good

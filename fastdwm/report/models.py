@@ -1,4 +1,4 @@
-"""python -m fastdwm.report models BUNDLE: how good a bundle's world models are, and the gradient that ITPO climbs.
+"""python -m fastdwm.report models BUNDLE: errors of a bundle's world models, and of the gradients that ITPO uses.
 
 Heavy packages are imported inside the functions: --help answers before torch, numpy and the simulator are loaded.
 """
@@ -30,7 +30,7 @@ def main(name: str, config: ReportConfig) -> None:
     """Measure every world model of a bundle on held-out episodes: prediction errors, calibration of the samples, and
     the gradients that ITPO uses against finite differences of the simulator.
 
-    The table goes to stdout, everything to OUT/TASK-models-TIME.json and .png, progress to stderr.
+    The table goes to stdout, all results to OUT/TASK-models-TIME.json and .png, progress to stderr.
     """
     folder = find_bundle(name)
     command.set_up_torch(config.threads, "cpu")
@@ -56,7 +56,7 @@ def main(name: str, config: ReportConfig) -> None:
 
 
 def with_seed(config: ReportConfig, bundle: "Bundle") -> ReportConfig:
-    """The settings with a seed: with a dataset that of the training, which repeats the errors that it reported.
+    """Set the default seed. With a dataset it is the training's, which repeats the errors that the training reported.
 
     Fresh episodes start from 40000, apart from the seeds of evaluation (10000), tuning (20000) and training (30000).
     """
@@ -66,7 +66,7 @@ def with_seed(config: ReportConfig, bundle: "Bundle") -> ReportConfig:
 
 
 def check_simulator(bundle: "Bundle") -> None:
-    """Raise InputError unless the simulator can give gradients, before anything takes long."""
+    """Raise InputError, before the long computations, unless the simulator can give gradients."""
     from fastdwm.data.replay import Simulator
 
     try:
@@ -79,7 +79,7 @@ def check_simulator(bundle: "Bundle") -> None:
 def held_out(
     bundle: "Bundle", config: ReportConfig, on_progress: command.Progress
 ) -> tuple["Transitions", "np.ndarray", str]:
-    """Transitions, which of their rows no model has seen (N,), and what these rows are, in words."""
+    """Transitions, which of their rows no model was trained on (N,) bool, and a description of these rows."""
     import numpy as np
 
     from fastdwm.data import dataset as data
@@ -94,14 +94,14 @@ def held_out(
         return transitions, np.ones(transitions.n, bool), f"{source}, {transitions.n} transitions"
     transitions = data.load(bundle.task, config.dataset, config.trust_env)
     replay.check(transitions, config.trust_env)
-    seen, how = trained_on(bundle.dataset, transitions)
-    if not seen:
+    trained, how = trained_on(bundle.dataset, transitions)
+    if not trained:
         source = f"{transitions.n_episodes} episodes of {transitions.source} (trained on {bundle.dataset.get('id')}"
         return transitions, np.ones(transitions.n, bool), f"{source}, {how}), {transitions.n} transitions"
-    # The same seed and share give the split of the training, a smaller share a part of what it held out.
+    # The same seed and share give the split of the training; a smaller share gives a part of its held-out episodes.
     seed, share = bundle.report.get("seed"), bundle.report.get("holdout")
-    known = bundle.dataset.get("episodes") == transitions.n_episodes and seed is not None
-    require(known, f"dataset: cannot tell which episodes of {transitions.source} the bundle's training held out")
+    same = bundle.dataset.get("episodes") == transitions.n_episodes and seed is not None
+    require(same, f"dataset: cannot tell which episodes of {transitions.source} the bundle's training held out")
     asked = config.holdout or share or 0.05
     require(asked <= (share or asked), f"holdout: expected at most {share}, what the training held out, got {asked}")
     rows = transitions.split_episodes(asked, seed)[1]
@@ -111,25 +111,25 @@ def held_out(
 
 
 def trained_on(description: dict[str, Any], transitions: "Transitions") -> tuple[bool, str]:
-    """Whether the data are those of the training that `description` is of, and what that was told by, in words.
+    """Whether the training that `description` describes used these data, and how this was decided, in words.
 
-    Bundles before the fingerprint say only how much data they saw and how good it was; raises InputError in doubt.
+    Bundles without a fingerprint hold only the amount of data and its mean return; raises InputError in doubt.
     """
     fingerprint, name = description.get("fingerprint"), description.get("id")
     facts = {"transitions": transitions.n, "episodes": transitions.n_episodes}
     facts["mean_return"] = float(transitions.episode_returns().mean())
-    told = [description.get(key) for key in facts]
-    complete = all(isinstance(value, int | float) for value in told)
+    recorded = [description.get(key) for key in facts]
+    complete = all(isinstance(value, int | float) for value in recorded)
     require(bool(fingerprint) or complete, f"dataset: the bundle does not say what {name} was: cannot tell what is new")
     if fingerprint:
-        seen = fingerprint in (transitions.fingerprint, transitions.short_fingerprint)
-        how = "told by the content"
+        trained = fingerprint in (transitions.fingerprint, transitions.short_fingerprint)
+        how = "compared by the content"
     else:
-        seen = all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(told, facts.values(), strict=True))
-        how = "told by number of transitions and episodes and mean return"
-    changed = not seen and os.path.abspath(str(name)) == os.path.abspath(transitions.source)
+        trained = all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(recorded, facts.values(), strict=True))
+        how = "compared by number of transitions and episodes and mean return"
+    changed = not trained and os.path.abspath(str(name)) == os.path.abspath(transitions.source)
     require(not changed, f"dataset: {name} is not what the bundle was trained on: cannot tell what is new")
-    return seen, how
+    return trained, how
 
 
 def measure(
@@ -139,8 +139,8 @@ def measure(
     config: ReportConfig,
     on_progress: command.Progress,
 ) -> dict[str, Any]:
-    """All that was measured, ready for JSON: `worlds` by name, the `reward` model that they share, and the share
-    of states that the gradients had to leave out (`left_out`)."""
+    """All measurements as JSON values: `worlds` by name, the `reward` model that they share, and the share of states
+    without gradients (`left_out`)."""
     from fastdwm.measure import ideal, model_errors
     from fastdwm.models.table import network_calls
 
@@ -151,8 +151,8 @@ def measure(
         errors = model_errors.measure_errors(
             world, transitions, rows, bundle.statistics, config.seed, bundle.task.reward_scale
         )
-        found = errors["calibration"]
-        found["perfect_spread_to_error"] = ideal.spread_to_error(bundle, name, found["error_normalised"])
+        calibration = errors["calibration"]
+        calibration["perfect_spread_to_error"] = ideal.spread_to_error(bundle, name, calibration["error_normalised"])
         worlds[name] = {"network_calls": network_calls(world.dynamics), **errors}
         on_progress("prediction errors", i + 1, len(bundle.worlds))
     one_step = worlds[next(iter(bundle.worlds))]["one_step"]
@@ -172,15 +172,15 @@ def compare_gradients(
     config: ReportConfig,
     on_progress: command.Progress,
 ) -> tuple[dict[str, dict], dict[str, list], dict[str, float]]:
-    """`gradients.compare_jacobians` and `compare_returns` by world model, the latter also with the reward model in
-    the simulator ("reward"), and the share of states that each had to leave out."""
+    """`gradients.compare_jacobians` and `compare_returns` by world model, the latter also for the reward model in the
+    simulator ("reward"), and the share of states that each left out."""
     import numpy as np
     import torch
 
     from fastdwm.data.replay import Simulator
     from fastdwm.report import gradients
 
-    # float64, as the simulator: rounding must not pass for an error of the models.
+    # float64, as in the simulator, so that rounding does not count as an error of the models.
     worlds = {name: bundle.world(name, dtype=torch.float64) for name in bundle.worlds}
     params, statistics = (
         {name: value.double() for name, value in x.items()} for x in (bundle.policy, bundle.statistics)
@@ -204,7 +204,7 @@ def compare_gradients(
         good = gradients.uncut_trajectory(source, params, starts)
         require(bool(uncut.any() and good.any()), "gradients: no held-out state shows its velocities in full")
         truth = gradients.simulated_world(next(iter(worlds.values())), source)
-        # The reward model in the simulator: what of the error is its part.
+        # The reward model with the simulator's dynamics shows its own part of the error.
         mixed = {"reward": dataclasses.replace(truth, reward=next(iter(worlds.values())).reward)}
         on_state = partial(on_progress, "gradients of the return")
         returns = gradients.compare_returns(worlds | mixed, truth, params, starts[good], *sample, on_state)
@@ -215,7 +215,7 @@ def compare_gradients(
 def report_record(
     config: ReportConfig, bundle: "Bundle", folder: Path, source: str, measurements: dict[str, Any]
 ) -> dict[str, Any]:
-    """The whole report as JSON values."""
+    """The report as JSON values."""
     from fastdwm.measure.bundle import measured
 
     about = measured(bundle, folder, "cpu", "dataset", "discount", "versions")

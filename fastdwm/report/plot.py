@@ -1,11 +1,11 @@
-"""The picture of a model report: prediction, calibration and gradients of every world model."""
+"""Draw the picture of a model report: prediction, calibration and gradients of every world model."""
 
 from pathlib import Path
 from typing import Any
 
 from fastdwm.models.table import WORLD_MODELS
 
-# Of the world models in the order of the table. Readable in black and white: line style and marker differ, too.
+# Styles of the world models in the order of WORLD_MODELS, readable in black and white.
 STYLES = (
     {"color": "black", "linestyle": "-", "marker": "o"},
     {"color": "0.35", "linestyle": "--", "marker": "s"},
@@ -16,16 +16,16 @@ STYLES = (
 
 
 def style_of(world: str) -> dict[str, Any]:
-    """Always the same for a world model, whatever else is drawn."""
+    """The style of a world model, independent of the other models in the picture."""
     return STYLES[list(WORLD_MODELS).index(world) % len(STYLES)]
 
 
 def save_model_plot(measurements: dict[str, Any], path: Path, title: str) -> Path:
-    """PNG of what was measured: open-loop error, reliability and, where measured, gradient agreement."""
+    """Save a PNG of open-loop error, reliability and, if it was measured, gradient agreement."""
     from matplotlib.figure import Figure
 
     with_gradients = "left_out" in measurements
-    # A bare Figure draws without a display and leaves pyplot's global state alone.
+    # A Figure of its own needs no display and does not touch pyplot's global state.
     figure = Figure(figsize=(10, 8 if with_gradients else 4), layout="constrained")
     figure.suptitle(title, fontsize="medium")
     axes = figure.subplots(2 if with_gradients else 1, 2, squeeze=False)
@@ -51,8 +51,8 @@ def draw_open_loop(axes: Any, worlds: dict[str, dict]) -> None:
 def draw_reliability(axes: Any, worlds: dict[str, dict]) -> None:
     axes.plot([0, 1], [0, 1], color="0.8", linewidth=4, label="calibrated")
     for name, world in worlds.items():
-        found = world["calibration"]
-        axes.plot(found["levels"], found["coverage"], label=name, **style_of(name))
+        calibration = world["calibration"]
+        axes.plot(calibration["levels"], calibration["coverage"], label=name, **style_of(name))
     axes.set(
         xlabel="central share of the samples", ylabel="share of recorded values inside", xlim=(0, 1), ylim=(-0.02, 1)
     )
@@ -61,7 +61,7 @@ def draw_reliability(axes: Any, worlds: dict[str, dict]) -> None:
 
 
 def draw_agreement(axes: Any, worlds: dict[str, dict], measure: str, label: str) -> None:
-    """Median and quartiles of the cosine or the relative error: Jacobians, then the gradient of the return."""
+    """Draw median and quartiles of the cosine or the relative error: Jacobians, then the gradient of the return."""
     first = next(iter(worlds.values()))
     ticks = [
         "next obs\nby action",
@@ -70,8 +70,8 @@ def draw_agreement(axes: Any, worlds: dict[str, dict], measure: str, label: str)
     ]
     for i, (name, world) in enumerate(worlds.items()):
         parts = [world["jacobian"][part] for part in ("next_obs_by_action", "next_obs_by_state")]
-        found = [x[measure] for x in (*parts, *world["return_gradient"])]
-        median, low, high = ([x[key] for x in found] for key in ("median", "low", "high"))
+        values = [x[measure] for x in (*parts, *world["return_gradient"])]
+        median, low, high = ([x[key] for x in values] for key in ("median", "low", "high"))
         bars = [[m - a for m, a in zip(median, low, strict=True)], [b - m for m, b in zip(median, high, strict=True)]]
         x = [tick + 0.2 * (i - (len(worlds) - 1) / 2) for tick in range(len(ticks))]
         style = style_of(name) | {"linestyle": "none"}

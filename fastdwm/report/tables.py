@@ -12,7 +12,7 @@ REWARD_JACOBIANS = {"reward_by_action": "d reward / d action", "reward_by_state"
 
 
 def print_tables(task: str, source: str, measurements: dict[str, Any]) -> None:
-    """The result on stdout: one column per world model, then the reward model."""
+    """Print the measurements: one column per world model, then the reward model."""
     worlds = list(measurements["worlds"].values())
     sections = [prediction_rows(worlds), calibration_rows(worlds)]
     sections += [gradient_rows(worlds)] if "left_out" in measurements else []
@@ -23,7 +23,7 @@ def print_tables(task: str, source: str, measurements: dict[str, Any]) -> None:
 
 
 def caption(measurements: dict[str, Any]) -> str:
-    """What the columns do not say."""
+    """Explanation of the columns."""
     text = "std: standard deviation over the data; ± standard error"
     if "left_out" not in measurements:
         return text
@@ -35,7 +35,7 @@ def caption(measurements: dict[str, Any]) -> str:
 
 
 def prediction_rows(worlds: list[dict]) -> list[list[str]]:
-    """Label, one value per world model."""
+    """Rows of a label and one value per world model."""
     one_step = [world["one_step"] for world in worlds]
     rows = [
         ["network calls per step", *(str(world["network_calls"]) for world in worlds)],
@@ -51,23 +51,23 @@ def prediction_rows(worlds: list[dict]) -> list[list[str]]:
 
 
 def calibration_rows(worlds: list[dict]) -> list[list[str]]:
-    """Label, one value per world model."""
-    found = [world["calibration"] for world in worlds]
+    """Rows of a label and one value per world model."""
+    calibrations = [world["calibration"] for world in worlds]
     measures = {
         "spread_to_error": "spread of samples / error of mean",
         "perfect_spread_to_error": "    the same of a perfect network, all error noise",
     }
     rows = []
     for name, label in measures.items():
-        rows.append([label, *("-" if x[name] is None else f"{x[name]:.2f}" for x in found)])
+        rows.append([label, *("-" if x[name] is None else f"{x[name]:.2f}" for x in calibrations)])
     for level in (0.5, 0.9):
-        shares = (f"{100 * x['coverage'][x['levels'].index(level)]:.0f} %" for x in found)
+        shares = (f"{100 * x['coverage'][x['levels'].index(level)]:.0f} %" for x in calibrations)
         rows.append([f"recorded values in central {100 * level:.0f} % of samples", *shares])
     return rows
 
 
 def gradient_rows(worlds: list[dict]) -> list[list[str]]:
-    """Label, one value per world model; cosine, then relative error."""
+    """Rows of a label and one value per world model; a row of cosines, then one of relative errors."""
     rows = []
     for part, label in JACOBIANS.items():
         rows += pair(label, [world["jacobian"][part] for world in worlds])
@@ -78,7 +78,7 @@ def gradient_rows(worlds: list[dict]) -> list[list[str]]:
 
 
 def reward_rows(reward: dict[str, Any]) -> list[list[str]]:
-    """Label and value; of the gradients, cosine, then relative error."""
+    """Rows of a label and a value; for gradients, the cosine, then the relative error."""
     rows = [["one step: RMSE", f"{reward['reward_rmse']:.4f} ± {reward['reward_rmse_se']:.4f}"]]
     for part, label in REWARD_JACOBIANS.items() if "jacobian" in reward else ():
         rows += pair(label, [reward["jacobian"][part]])
@@ -87,12 +87,12 @@ def reward_rows(reward: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def pair(label: str, found: list[dict[str, Any]]) -> list[list[str]]:
-    """A row of cosines and one of relative errors."""
+def pair(label: str, summaries: list[dict[str, Any]]) -> list[list[str]]:
+    """A row of cosines and a row of relative errors."""
     measures = {"cosine": f"{label}: cosine", "relative_error": "    relative error"}
-    return [[text, *(quartiles(x[name]) for x in found)] for name, text in measures.items()]
+    return [[text, *(quartiles(x[name]) for x in summaries)] for name, text in measures.items()]
 
 
 def quartiles(x: dict[str, float]) -> str:
-    """Median [first quartile, third quartile]."""
+    """Format as median [first quartile, third quartile]."""
     return f"{x['median']:.3f} [{x['low']:.3f}, {x['high']:.3f}]"

@@ -1,6 +1,6 @@
-"""python -m fastdwm.study TASK: what each world model gains, and what a decision costs with it.
+"""python -m fastdwm.study TASK: compare the gain of each world model with the latency of its decisions.
 
-Every finished cell of the grid is a file of its own, so a study that was stopped goes on with the same command.
+Every finished grid point has a file of its own, so the same command resumes a study that was stopped.
 Heavy packages are imported inside the functions: --help answers before torch, numpy and the simulator are loaded.
 """
 
@@ -17,7 +17,7 @@ from fastdwm.files import prepare_folder, reserved, write_atomically, write_json
 from fastdwm.measure.record import circumstances
 from fastdwm.shipped import shipped_folder
 from fastdwm.study.config import StudyConfig
-from fastdwm.study.grid import BASE, Cell, Grid, parse_world
+from fastdwm.study.grid import BASE, Grid, GridPoint, parse_world
 from fastdwm.tables import csv_text
 from fastdwm.tasks import check_name
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 
 def main(task_name: str, config: StudyConfig) -> None:
-    """Run ITPO with every world model over a grid of settings, and the base policy, on the same tuning seeds; then the
-    base policy and the best cell on the seeds of evaluations, which nothing was chosen on.
+    """Run ITPO with every world model over a grid of settings, and the base policy, on the same tuning seeds. Then run
+    the base policy and the best grid point on the seeds of evaluations, which were not used to choose it.
 
-    The table, what the one-step models keep of the gain and the confirmation go to stdout; study.md, .csv, .png, .json
-    and one file per cell to the folder of the study; progress to stderr. The same command takes up a study that was
-    stopped.
+    The table, the share of the gain that one-step models keep, and the confirmation go to stdout; study.md, .csv, .png,
+    .json and one file per grid point to the study's folder; progress to stderr. The same command resumes a study that
+    was stopped.
     """
     check_name(task_name, config.bundle is not None)
     out = config.out or Path("results", f"study-{task_name}")
@@ -48,59 +48,60 @@ def main(task_name: str, config: StudyConfig) -> None:
 
 
 def run_study(bundle: "Bundle", grid: Grid, config: StudyConfig, out: Path) -> None:
-    """Run what is missing of the study, choose, confirm, and leave the results."""
+    """Run the missing grid points, choose the best, confirm it, and write the results."""
     from fastdwm.study import tradeoff
-    from fastdwm.study.cells import finished, held_worlds, measure_latencies, plan, read, run_cells
+    from fastdwm.study.cells import finished, held_worlds, measure_latencies, plan, read, run_points
 
     if config.worlds is None:
         grid = dataclasses.replace(grid, worlds=possible(grid.worlds, bundle))
     held = held_worlds(bundle)
-    cells = grid.cells(held)
-    check(cells, bundle, config)
+    points = grid.points(held)
+    check(points, bundle, config)
     study = plan(bundle, config, grid.episodes, config.seed, out / "cells")
-    again = plan(bundle, config, grid.episodes, config.confirm_seed, out / "confirmation")
-    finished(study), finished(again)
+    confirming = plan(bundle, config, grid.episodes, config.confirm_seed, out / "confirmation")
+    # Raises InputError, before anything runs, for files of another study.
+    finished(study), finished(confirming)
     with command.progress() as on_progress:
-        run_cells(study, cells, on_progress)
-        measure_latencies(study, cells, on_progress)
-        records = read(study, cells)
+        run_points(study, points, on_progress)
+        measure_latencies(study, points, on_progress)
+        records = read(study, points)
         rows = tradeoff.summarise(records, study.identity)
-        chosen = tradeoff.best(cells, rows)
+        chosen = tradeoff.best(points, rows)
         if config.confirm:
-            run_cells(again, [BASE, chosen], on_progress)
-    found = tradeoff.confirmation(read(again, [BASE, chosen]), chosen) if config.confirm else None
-    conclude(study, grid, rows, tradeoff.verdict(records, rows, grid.centre(held)), found, out)
+            run_points(confirming, [BASE, chosen], on_progress)
+    confirmation = tradeoff.confirmation(read(confirming, [BASE, chosen]), chosen) if config.confirm else None
+    conclude(study, grid, rows, tradeoff.verdict(records, rows, grid.centre(held)), confirmation, out)
 
 
 def possible(worlds: tuple[str, ...], bundle: "Bundle") -> tuple[str, ...]:
-    """Those of the world models that the bundle holds, with as many network calls."""
-    found = []
+    """The world models that the bundle holds and that can make so many network calls."""
+    held = []
     for world in worlds:
         name, calls = parse_world(world)
         with contextlib.suppress(InputError):
             bundle.world(name, steps=calls)
-            found.append(world)
-    return tuple(found)
+            held.append(world)
+    return tuple(held)
 
 
-def check(cells: list[Cell], bundle: "Bundle", config: StudyConfig) -> None:
-    """Raise InputError, before anything runs, for what a world model cannot do, such as so many network calls."""
-    for cell in cells:
-        if cell.imagines:
-            bundle.world(cell.world, steps=cell.world_steps)
-        cell.itpo(config.common)
+def check(points: list[GridPoint], bundle: "Bundle", config: StudyConfig) -> None:
+    """Raise InputError, before anything runs, for grid points that cannot run, such as with too many network calls."""
+    for point in points:
+        if point.imagines:
+            bundle.world(point.world, steps=point.world_steps)
+        point.itpo(config.common)
 
 
 def conclude(
     study: "Study", grid: Grid, rows: list[dict], verdict: list[str], confirmation: dict[str, Any] | None, out: Path
 ) -> None:
-    """Write the table as Markdown and CSV, the picture and study.json; print the table and what follows from it."""
+    """Write the table as Markdown and CSV, the picture and study.json; print the table and the conclusions."""
     from fastdwm.study import tables, tradeoff
 
     here = circumstances(study.config.device)
-    foreign = study.bundle.task.departures()
-    title = f"{study.bundle.task.name}, {len(study.seeds)} episodes per cell"
-    title += f", not the task's own simulator: {', '.join(foreign)}" if foreign else ""
+    departures = study.bundle.task.departures()
+    title = f"{study.bundle.task.name}, {len(study.seeds)} episodes per grid point"
+    title += f", not the task's own simulator: {', '.join(departures)}" if departures else ""
     sentences = verdict + ([tables.confirmed(confirmation)] if confirmation else [])
     summary = {
         "task": study.bundle.task.name,
@@ -112,7 +113,7 @@ def conclude(
         "seeds": study.seeds,
         "identity": study.identity,
         "env": dataclasses.asdict(study.bundle.task.env),
-        "env_departures": foreign,
+        "env_departures": departures,
         "cells": rows,
     }
     write_json(out / "study.json", summary)
@@ -126,7 +127,7 @@ def conclude(
         print(out / f"study.{kind}")
 
 
-# There is no preset: the grids take that part.
+# No presets: the named grids serve instead.
 parse = partial(command.read, StudyConfig(), "python -m fastdwm.study", main.__doc__, task=command.TASK)
 
 

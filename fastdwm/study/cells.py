@@ -1,4 +1,4 @@
-"""A cell of a study: its run, its latency, and its file, by which a study that was stopped goes on."""
+"""Run the grid points of a study and write one file for each, from which a stopped study resumes."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -20,45 +20,45 @@ from fastdwm.measure.record import circumstances
 from fastdwm.measure.simulate import Run, run_episodes, step_limit
 from fastdwm.models.table import network_calls
 from fastdwm.study.config import StudyConfig
-from fastdwm.study.grid import BASE, Cell
+from fastdwm.study.grid import BASE, GridPoint
 
-# Increase when the meaning of a cell's file changes.
+# Increase when the meaning of a grid point's file changes.
 FORMAT = 5
-# Episodes that a process runs in lockstep: more save nothing on a CPU, and need memory for each one's particles.
+# Episodes that a process runs in lockstep; more save no time on a CPU and need more memory for their particles.
 AT_ONCE = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What all cells share."""
+    """The bundle and the settings that all grid points share."""
 
     bundle: Bundle
     config: StudyConfig
     seeds: list[int]
     max_steps: int
     identity: dict[str, Any]
-    """whatever makes the cells comparable: those of another identity are never mixed in"""
+    """everything that must agree for grid points to be comparable"""
     folder: Path
-    """of the cells' files; its name tells what they are for"""
+    """folder of the grid points' files; its name is shown as the stage of the progress"""
 
-    def path(self, cell: Cell) -> Path:
-        return self.folder / f"{cell.name}.json"
+    def path(self, point: GridPoint) -> Path:
+        return self.folder / f"{point.name}.json"
 
-    def agent(self, cell: Cell, seed: int) -> Agent:
-        # A cell that does not imagine may have any world model.
-        world = cell.world if cell.imagines else next(iter(self.bundle.worlds))
-        settings = {"world": world, "world_steps": cell.world_steps or None}
+    def agent(self, point: GridPoint, seed: int) -> Agent:
+        # A grid point with H = 0 does not use its world model.
+        world = point.world if point.imagines else next(iter(self.bundle.worlds))
+        settings = {"world": world, "world_steps": point.world_steps or None}
         where = {"device": self.config.device, "backend": self.config.backend}
-        return Agent.of(self.bundle, cell.itpo(self.config.common), seed=seed, **settings, **where)
+        return Agent.of(self.bundle, point.itpo(self.config.common), seed=seed, **settings, **where)
 
 
 def held_worlds(bundle: Bundle) -> dict[str, int]:
-    """Network calls per imagined transition, unless asked otherwise, of each world model in the bundle."""
+    """Default number of network calls per imagined transition, for each world model in the bundle."""
     return {name: network_calls(bundle.world(name).dynamics) for name in bundle.worlds}
 
 
 def plan(bundle: Bundle, config: StudyConfig, episodes: int, first_seed: int, folder: Path) -> Study:
-    """The study, with what its cells must share; raises InputError without a limit on the length of an episode."""
+    """The study with its identity; raises InputError if the length of an episode has no limit."""
     seeds = [first_seed + i for i in range(episodes)]
     max_steps = step_limit(bundle.task.env, config.max_steps)
     here = circumstances(config.device)
@@ -83,66 +83,66 @@ def plan(bundle: Bundle, config: StudyConfig, episodes: int, first_seed: int, fo
 
 
 def finished(study: Study) -> dict[str, Record]:
-    """Records of the finished cells by name; InputError, naming the difference, if one belongs to another study."""
+    """Records of the finished grid points by name; InputError, which names the differences, for another study's."""
     return read_all(study.folder, "study", study.identity)
 
 
-def read(study: Study, cells: list[Cell]) -> dict[Cell, Record]:
-    """The records of the cells, all of which are finished."""
+def read(study: Study, points: list[GridPoint]) -> dict[GridPoint, Record]:
+    """Records of these grid points, which must all be finished."""
     records = finished(study)
-    return {cell: records[cell.name] for cell in cells}
+    return {point: records[point.name] for point in points}
 
 
-def run_cells(study: Study, cells: list[Cell], on_progress: Progress) -> None:
-    """Run the episodes of the cells that are not finished; raises the error of the first that fails."""
+def run_points(study: Study, points: list[GridPoint], on_progress: Progress) -> None:
+    """Run the episodes of the unfinished grid points; raises the first error."""
     done = finished(study)
-    todo = [cell for cell in cells if cell.name not in done]
+    todo = [point for point in points if point.name not in done]
     if not todo:
         return
-    # Compiles the CPU kernels if no run before has: here, where it shows, and once for all processes.
+    # Compile the CPU kernels here, where progress is shown, and once for all processes.
     on_progress("preparation (the first run compiles)", 0, 1)
     study.agent(todo[0], study.seeds[0])
     on_progress("preparation (the first run compiles)", 1, 1)
-    stage = f"{study.folder.name}, {len(todo)} of {len(cells)} cells to run (per mille of the work)"
-    # Other machines share the file system, not the folder that we are in.
+    stage = f"{study.folder.name}, {len(todo)} of {len(points)} grid points to run (per mille of the work)"
+    # Other machines share the file system, but not the working directory.
     there = dataclasses.replace(study, folder=Path.absolute(study.folder))
-    jobs = [Job(cell.name, run_cell, (there, cell), work=cell.work) for cell in cells]
+    jobs = [Job(point.name, run_point, (there, point), work=point.work) for point in points]
     engine = engines.start(study.config, min(study.config.workers, len(todo)))
     run_all(engine, jobs, lambda ran, total: on_progress(stage, round(1000 * ran / total), 1000), finished=done)
 
 
-def run_cell(study: Study, cell: Cell) -> None:
-    """All episodes of the cell, in batches of AT_ONCE; the file appears when the last one has ended."""
+def run_point(study: Study, point: GridPoint) -> None:
+    """Run all episodes of a grid point in batches of AT_ONCE, then write its file."""
     command.set_up_torch(study.config.threads, study.config.device)
     start = perf_counter()
     batches = [study.seeds[i : i + AT_ONCE] for i in range(0, len(study.seeds), AT_ONCE)]
     runs: list[Run] = []
     for seeds in batches:
-        # As in an evaluation, the first seed stands for the whole batch: each episode has the noise of its own seed.
-        agent = study.agent(cell, seeds[0])
+        # The agent takes the first seed of the batch; each episode then draws noise from its own seed.
+        agent = study.agent(point, seeds[0])
         runs.append(run_episodes(agent, study.bundle.task.env, seeds, max_steps=study.max_steps))
-    write_json(study.path(cell), cell_record(study, cell, runs) | {"wall_s": perf_counter() - start})
+    write_json(study.path(point), point_record(study, point, runs) | {"wall_s": perf_counter() - start})
 
 
-def cell_record(study: Study, cell: Cell, runs: Sequence[Run]) -> Record:
-    """The file of a cell, before its latency is known."""
+def point_record(study: Study, point: GridPoint, runs: Sequence[Run]) -> Record:
+    """The record of a grid point before its latency is measured."""
     batch = latency_ms(runs[0].batch_latency_s()) | {"size": runs[0].batch_size}
-    record = {"cell": dataclasses.asdict(cell), "identity": study.identity, "batch_latency": batch}
-    if cell == BASE:
-        # The states that every cell's latency is measured on.
+    record = {"cell": dataclasses.asdict(point), "identity": study.identity, "batch_latency": batch}
+    if point == BASE:
+        # The latencies of all grid points are measured on these states.
         record["observations"] = [obs.tolist() for obs in runs[0].observations[: UNTIMED_DECISIONS + TIMED_DECISIONS]]
     return record | {"episodes": [episode.record(study.bundle.task) for run in runs for episode in run.episodes]}
 
 
-def measure_latencies(study: Study, cells: list[Cell], on_progress: Progress) -> None:
-    """Time the decisions of one episode alone, one cell after another in this process, all on the same states."""
+def measure_latencies(study: Study, points: list[GridPoint], on_progress: Progress) -> None:
+    """Time decisions of one episode alone, for one grid point after another in this process, on the same states."""
     records = finished(study)
-    visited = np.array(records[BASE.name]["observations"])
-    missing = [cell for cell in cells if "latency" not in records[cell.name]]
-    for i, cell in enumerate(missing):
-        on_progress("latency of one episode alone, cells", i, len(missing))
-        agent = study.agent(cell, study.seeds[0])
-        seconds = decision_latency(agent, visited, decisions=study.config.latency_decisions)
-        write_json(study.path(cell), {**records[cell.name], "latency": latency_ms(seconds)})
+    observations = np.array(records[BASE.name]["observations"])
+    missing = [point for point in points if "latency" not in records[point.name]]
+    for i, point in enumerate(missing):
+        on_progress("latency of one episode alone, grid points", i, len(missing))
+        agent = study.agent(point, study.seeds[0])
+        seconds = decision_latency(agent, observations, decisions=study.config.latency_decisions)
+        write_json(study.path(point), {**records[point.name], "latency": latency_ms(seconds)})
     if missing:
-        on_progress("latency of one episode alone, cells", len(missing), len(missing))
+        on_progress("latency of one episode alone, grid points", len(missing), len(missing))

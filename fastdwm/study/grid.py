@@ -1,4 +1,4 @@
-"""What a study runs: the named grids, and the cells they consist of. Pure data."""
+"""The named grids of a study and their grid points. Pure data."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -9,32 +9,32 @@ from fastdwm.checks import require
 from fastdwm.config import ITPOConfig
 
 AXES = ("worlds", "horizons", "particles", "inner_steps", "max_deviations", "inner_lrs")
-# What a cell says of the settings of a decision; the others are the same for all cells.
-CELL_SETTINGS = ("horizon", "particles", "inner_steps", "max_deviation", "inner_lr")
+# Settings of the decision that a grid point sets; all grid points share the others.
+POINT_SETTINGS = ("horizon", "particles", "inner_steps", "max_deviation", "inner_lr")
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridPoint:
     """One setting of the decision, run on all seeds of the study."""
 
     world: str
-    """world model; `base`: the base policy, `critic`: no imagination at all (H = 0)"""
+    """world model; `base`: the base policy; `critic`: no imagination (H = 0)"""
     world_steps: int
     """network calls per imagined transition (K)"""
     horizon: int
-    """H"""
+    """imagined transitions per rollout (H)"""
     particles: int
-    """M"""
+    """imagined rollouts per real state (M)"""
     inner_steps: int
-    """E"""
+    """policy updates per decision (E)"""
     max_deviation: float | None = None
-    """of the optimiser bound; none: the bundle's"""
+    """limit of the optimiser bound; none: the bundle's"""
     inner_lr: float | None = None
-    """step size of each inner step, of the others; none with the optimiser bound"""
+    """step size of each inner step of the other optimisers; none with bound"""
 
     @property
     def name(self) -> str:
-        """Stem of its file: every setting, nothing else."""
+        """Stem of the grid point's file, made of all settings."""
         if self == BASE:
             return "base"
         axes = f"K{self.world_steps}-H{self.horizon}-M{self.particles}-E{self.inner_steps}"
@@ -43,22 +43,22 @@ class Cell:
 
     @property
     def imagines(self) -> bool:
-        """Whether the world model matters."""
+        """Whether it uses the world model."""
         return self.horizon > 0
 
     def itpo(self, common: ITPOConfig) -> ITPOConfig:
-        """Its settings as the agent takes them, those that all cells share from `common`."""
+        """The settings for the agent.   common: the settings that all grid points share."""
         if self == BASE:
             return replace(common, inner_steps=0)
-        values = {name: getattr(self, name) for name in CELL_SETTINGS}
+        values = {name: getattr(self, name) for name in POINT_SETTINGS}
         return replace(common, **{name: value for name, value in values.items() if value is not None})
 
     @property
     def work(self) -> float:
-        """Rough CPU milliseconds of one decision and one step in each of ten episodes.
+        """Rough CPU milliseconds for one decision and one step in each of ten episodes.
 
-        Fitted to the cells of the default grid on hopper-medium, width 256. Only the order in which the cells run and
-        the time left depend on it.
+        Fitted to the default grid on hopper-medium, width 256. Only the order of the jobs and the displayed time left
+        depend on it.
         """
         if self == BASE:
             return 2.0
@@ -66,12 +66,12 @@ class Cell:
         return 3.5 + self.inner_steps * (2.7 + self.horizon * transition)
 
 
-BASE = Cell("base", 0, 0, 0, 0)
+BASE = GridPoint("base", 0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Axes and how they are combined. The first value of each axis is the centre of the grid."""
+    """The axes of a grid and how they are combined. The first value of each axis is the centre of the grid."""
 
     worlds: tuple[str, ...]
     """NAME or NAME:CALLS, see `parse_world`"""
@@ -79,16 +79,15 @@ class Grid:
     particles: tuple[int, ...]
     inner_steps: tuple[int, ...]
     max_deviations: tuple[float | None, ...]
-    """of the optimiser bound, none: the bundle's; none alone with another"""
+    """limits of the optimiser bound, none: the bundle's; (None,) with another optimiser"""
     inner_lrs: tuple[float | None, ...]
-    """step sizes of E = 1 of sgd and adam; none alone with bound"""
+    """step sizes of sgd and adam for E = 1; (None,) with bound"""
     split_step: bool
-    """E inner steps of a step size take 1 / E of it each: with a policy that is carried on, what counts is how far it
-    moves in all"""
+    """divide the step size by E, so that all E inner steps of a decision together move the policy as far as one"""
     design: Literal["star", "product"]
     episodes: int
 
-    def points(self) -> Iterator[tuple]:
+    def combinations(self) -> Iterator[tuple]:
         """(H, M, E, maximum deviation, step size): the centre, then one axis at a time (star), or all combinations."""
         axes = (self.horizons, self.particles, self.inner_steps, self.max_deviations, self.inner_lrs)
         centre = tuple(axis[0] for axis in axes)
@@ -100,34 +99,34 @@ class Grid:
             for value in axis[1:]:
                 yield (*centre[:i], value, *centre[i + 1 :])
 
-    def cells(self, held: Mapping[str, int]) -> list[Cell]:
-        """The base policy, then every world model at every point, none twice.
+    def points(self, held: Mapping[str, int]) -> list[GridPoint]:
+        """The base policy, then every world model with every combination, without duplicates.
 
-        held: the network calls that the bundle gives each world model it holds.
-        Raises InputError for a world model that it does not hold.
+        held: default network calls of each world model in the bundle.
+        Raises InputError for a world model that the bundle does not hold.
         """
-        cells = {BASE: None}
-        for point, world in product(self.points(), self.worlds):
-            cells[self._cell(point, world, held)] = None
-        return list(cells)
+        points = {BASE: None}
+        for values, world in product(self.combinations(), self.worlds):
+            points[self._point(values, world, held)] = None
+        return list(points)
 
-    def centre(self, held: Mapping[str, int]) -> list[Cell]:
-        """The cells that differ in the world model alone, in the order of the worlds."""
-        point = next(self.points())
-        return list(dict.fromkeys(self._cell(point, world, held) for world in self.worlds))
+    def centre(self, held: Mapping[str, int]) -> list[GridPoint]:
+        """The grid points at the centre, one for each world model in order."""
+        values = next(self.combinations())
+        return list(dict.fromkeys(self._point(values, world, held) for world in self.worlds))
 
-    def _cell(self, point: tuple, world: str, held: Mapping[str, int]) -> Cell:
-        horizon, particles, inner_steps, max_deviation, inner_lr = point
+    def _point(self, values: tuple, world: str, held: Mapping[str, int]) -> GridPoint:
+        horizon, particles, inner_steps, max_deviation, inner_lr = values
         name, calls = _resolve(world, held)
         lr = inner_lr / inner_steps if self.split_step and inner_lr is not None else inner_lr
         if horizon == 0:
-            # Nothing is imagined: neither the world model nor the number of particles matters.
-            return Cell("critic", 0, 0, 1, inner_steps, max_deviation, lr)
-        return Cell(name, calls, horizon, particles, inner_steps, max_deviation, lr)
+            # Nothing is imagined, so neither the world model nor the number of particles has an effect.
+            return GridPoint("critic", 0, 0, 1, inner_steps, max_deviation, lr)
+        return GridPoint(name, calls, horizon, particles, inner_steps, max_deviation, lr)
 
 
 def parse_world(text: str) -> tuple[str, int | None]:
-    """World model and network calls per imagined transition of `meanflow:2`; none: the bundle's, as in `meanflow`."""
+    """World model and network calls of NAME or NAME:CALLS, such as `meanflow:2`; calls are none for NAME alone."""
     name, colon, calls = text.partition(":")
     valid = name.isidentifier() and (calls.isdecimal() and int(calls) > 0 if colon else True)
     require(valid, f"worlds: expected NAME or NAME:CALLS, such as meanflow:2, got {text!r}")
@@ -152,7 +151,7 @@ _DEFAULT = Grid(
     episodes=40,
 )
 _FEW = {"worlds": ("diffusion", "meanflow", "mlp"), "horizons": (8, 3), "particles": (2,), "inner_steps": (1,)}
-# K = 10 and 5 where the bundle's diffusion model was trained with ten steps.
+# If the bundle's diffusion model was trained with ten denoising steps, these are K = 10 and K = 5.
 _PAPERS = {"worlds": ("diffusion", "diffusion:5", "meanflow", "mlp"), "horizons": (5, 3, 1)}
 _PAPERS |= {"particles": (4096, 1024, 64), "inner_steps": (1, 4), "inner_lrs": (5e-5,)}
 GRIDS = {

@@ -1,4 +1,4 @@
-"""The result of a study in words: its table, on stdout and as Markdown, and the sentence about the chosen cell."""
+"""The table of a study, on stdout and as Markdown, and the sentence about the chosen grid point."""
 
 import shlex
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ CAPTION = (
 
 
 def table_row(row: Row) -> list[str]:
-    """The row as it stands in the table, one text per column."""
+    """The texts of one row, one per column."""
     is_base = row["cell"] == BASE.name
     axes = row["horizon"], row["particles"], row["inner_steps"], strength(row)
     return [
@@ -35,34 +35,34 @@ def table_row(row: Row) -> list[str]:
 
 
 def strength(row: Row) -> str:
-    """A maximum deviation or a step size; "bundle's" for the bundle's own, nothing for the base policy."""
+    """The maximum deviation or the step size; "bundle's" for the bundle's own, empty for the base policy."""
     value = row["max_deviation"] if row["inner_lr"] is None else row["inner_lr"]
     return ("" if row["world"] == "base" else "bundle's") if value is None else f"{value:g}"
 
 
 def print_study(rows: Sequence[Row], title: str) -> None:
-    """The rows on stdout; * marks the Pareto front."""
+    """Print the rows; * marks the Pareto front."""
     print_table(COLUMNS, map(table_row, rows), title=title, caption=CAPTION, width=125, left=2, no_wrap=True)
 
 
-def write_markdown(rows: Sequence[Row], path: Path, title: str, sentences: Sequence[str], made: Row) -> None:
-    """The same table as a Markdown page, with what else is to say and how it was made: `record.circumstances`."""
-    # As one types it: without the folder of the interpreter.
-    command = shlex.join(["python", *shlex.split(made["command"])[1:]])
-    versions = ", ".join(f"{name} {made['versions'][name]}" for name in ("python", "torch", "mujoco"))
-    machine = "{accelerator} {cpu} {cpu_count} CPUs, {threads} used".format(**made["machine"])
-    how = f"{made['time']}, {machine.removeprefix('None ')}, {versions}"
+def write_markdown(rows: Sequence[Row], path: Path, title: str, sentences: Sequence[str], origin: Row) -> None:
+    """Write the table, the sentences and the origin of the results (`record.circumstances`) as a Markdown page."""
+    # The command as a user types it, without the folder of the interpreter.
+    command = shlex.join(["python", *shlex.split(origin["command"])[1:]])
+    versions = ", ".join(f"{name} {origin['versions'][name]}" for name in ("python", "torch", "mujoco"))
+    machine = "{accelerator} {cpu} {cpu_count} CPUs, {threads} used".format(**origin["machine"])
+    how = f"{origin['time']}, {machine.removeprefix('None ')}, {versions}"
     table = markdown_table(COLUMNS, map(table_row, rows))
     parts = (f"## {markdown_text(title)}", f"```bash\n{command}\n```", markdown_text(how), table, CAPTION)
     write_atomically(path, ("\n\n".join([*parts, *map(markdown_text, sentences)]) + "\n").encode())
 
 
-def confirmed(found: dict[str, Any]) -> str:
-    """One line about the numbers of `tradeoff.confirmation`."""
-    setting = f"H = {found['horizon']}, M = {found['particles']}, E = {found['inner_steps']}"
-    gain = interval(found["difference"], "+")
+def confirmed(result: dict[str, Any]) -> str:
+    """One line about the result of `tradeoff.confirmation`."""
+    setting = f"H = {result['horizon']}, M = {result['particles']}, E = {result['inner_steps']}"
+    gain = interval(result["difference"], "+")
     return (
-        f"Best by interquartile mean: {title_of(found)}, {setting}, strength {strength(found)}. "
-        f"On seeds {found['seeds'][0]} to {found['seeds'][-1]}, which nothing was chosen on: "
-        f"score {spread(found['chosen'])}, base policy {spread(found['base'])}, difference {gain}."
+        f"Best by interquartile mean: {title_of(result)}, {setting}, strength {strength(result)}. "
+        f"On seeds {result['seeds'][0]} to {result['seeds'][-1]}, which were not used to choose it: "
+        f"score {spread(result['chosen'])}, base policy {spread(result['base'])}, difference {gain}."
     )

@@ -1,4 +1,4 @@
-"""Score against decision latency: rows of a study, Pareto front, what is kept of the gain, and the picture."""
+"""Score against decision latency: rows of a study, Pareto front, gain of each world model, and the picture."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -9,12 +9,12 @@ import numpy as np
 
 from fastdwm.measure import statistics
 from fastdwm.measure.statistics import Estimate
-from fastdwm.study.grid import BASE, Cell
+from fastdwm.study.grid import BASE, GridPoint
 from fastdwm.tables import interval
 
 Row = dict[str, Any]
 
-# Colours that the colour-blind tell apart; without colour, the marker tells the world model.
+# Readable for the colour-blind; without colours, the markers identify the world models.
 STYLES = {
     "base": {"color": "black", "marker": "X", "label": "base policy"},
     "critic": {"color": "tab:green", "marker": "D", "label": "critic alone (H = 0)"},
@@ -25,13 +25,13 @@ STYLES = {
 OTHERS = {"color": "tab:red", "marker": "v"}
 
 
-def summarise(records: Mapping[Cell, Mapping[str, Any]], identity: Mapping[str, Any]) -> list[Row]:
-    """One flat row per cell, the fastest first; latencies in ms, intervals of 95 %.
+def summarise(records: Mapping[GridPoint, Mapping[str, Any]], identity: Mapping[str, Any]) -> list[Row]:
+    """One flat row per grid point, the fastest first; latencies in ms, intervals of 95 %.
 
-    records: of the finished cells, the base policy among them.   identity: what the cells share.
-    `front` holds for the cells that no other beats in both mean score and median latency.
+    records: of the finished grid points, including the base policy.   identity: of the study.
+    `front` is true for the grid points on the Pareto front of mean score and median latency.
     """
-    rows = [_row(cell, record, records[BASE]) for cell, record in records.items()]
+    rows = [_row(point, record, records[BASE]) for point, record in records.items()]
     scores = [round(row["score_mean"], statistics.DIGITS) for row in rows]
     front = pareto_front([row["latency_p50_ms"] for row in rows], scores)
     shared = {name: identity[name] for name in ("bundle", "seeds", "device", "backend")}
@@ -40,16 +40,16 @@ def summarise(records: Mapping[Cell, Mapping[str, Any]], identity: Mapping[str, 
     return sorted(rows, key=lambda row: row["latency_p50_ms"])
 
 
-def _row(cell: Cell, record: Mapping[str, Any], base: Mapping[str, Any]) -> Row:
+def _row(point: GridPoint, record: Mapping[str, Any], base: Mapping[str, Any]) -> Row:
     episodes, times = record["episodes"], record["latency"]
     score = _scores(record)
     summary, mean = statistics.summarise(score), statistics.bootstrap(score, np.mean)
-    is_base = cell == BASE
+    is_base = point == BASE
     difference = Estimate(0.0, None, None) if is_base else statistics.paired_difference(score, _scores(base))
     return {
-        "cell": cell.name,
-        **asdict(cell),
-        "network_calls": cell.inner_steps * cell.horizon * cell.world_steps,
+        "cell": point.name,
+        **asdict(point),
+        "network_calls": point.inner_steps * point.horizon * point.world_steps,
         "episodes": len(episodes),
         "score_mean": mean.value,
         "score_std": summary.std,
@@ -78,21 +78,22 @@ def _scores(record: Mapping[str, Any]) -> np.ndarray:
 
 
 def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
-    """For each point, whether none other costs at most as much and is worth at least as much, one of them strictly."""
+    """For each point, whether no other is at most as costly and at least as valuable, and strictly better in one."""
     points = list(zip(costs, values, strict=True))
     return [not any(c <= cost and v >= value and (c, v) != (cost, value) for c, v in points) for cost, value in points]
 
 
-def verdict(records: Mapping[Cell, Mapping[str, Any]], rows: Sequence[Row], centre: Sequence[Cell]) -> list[str]:
-    """What each world model keeps of the gain, and at which share of the time; one line each.
+def verdict(
+    records: Mapping[GridPoint, Mapping[str, Any]], rows: Sequence[Row], centre: Sequence[GridPoint]
+) -> list[str]:
+    """One line per world model: its gain and its time, compared with the diffusion model with the most calls.
 
-    centre: cells that differ in the world model alone. The reference is the diffusion model with the most calls;
-    without one, or with nothing beside it, there is nothing to say.
+    centre: grid points that differ in the world model alone. Empty without a diffusion model, or with it alone.
     """
-    diffusion = [cell for cell in centre if cell.world == "diffusion"]
+    diffusion = [point for point in centre if point.world == "diffusion"]
     if not diffusion or len(centre) == 1:
         return []
-    reference = max(diffusion, key=lambda cell: cell.world_steps)
+    reference = max(diffusion, key=lambda point: point.world_steps)
     by_name = {row["cell"]: row for row in rows}
     ours, base = by_name[reference.name], _scores(records[BASE])
     gain = _scores(records[reference]) - base
@@ -101,12 +102,12 @@ def verdict(records: Mapping[Cell, Mapping[str, Any]], rows: Sequence[Row], cent
         f"{title_of(ours)} gains {interval(estimate(ours, 'difference'), '+')} over the base policy "
         f"in {ours['latency_p50_ms']:.2f} ms per decision."
     ]
-    for cell in centre:
-        if cell == reference:
+    for point in centre:
+        if point == reference:
             continue
-        row, score = by_name[cell.name], _scores(records[cell])
+        row, score = by_name[point.name], _scores(records[point])
         gap = statistics.paired_difference(score, _scores(records[reference]))
-        # As it is printed: a share of a gain of 0 means nothing.
+        # Rounded as it is printed: a share of a gain of 0 is meaningless.
         kept = (
             f": {_percent(statistics.ratio_of_means(score - base, gain))} of that gain"
             if round(gain.mean(), 1) > 0
@@ -121,32 +122,32 @@ def verdict(records: Mapping[Cell, Mapping[str, Any]], rows: Sequence[Row], cent
 
 
 def title_of(row: Row) -> str:
-    """World model and network calls."""
+    """Name of the world model, with its network calls."""
     label = style_of(row["world"])["label"]
     return f"{label} (K = {row['world_steps']})" if row["world_steps"] else label
 
 
 def style_of(world: str) -> dict[str, str]:
-    """How a world model is drawn and called; those that nobody named here look alike."""
+    """Plotting style and label of a world model; those that STYLES lacks look alike."""
     return STYLES.get(world, OTHERS | {"label": world})
 
 
-def best(cells: Sequence[Cell], rows: Sequence[Row]) -> Cell:
-    """The cell with the highest interquartile mean, the base policy apart; among equals the fastest."""
+def best(points: Sequence[GridPoint], rows: Sequence[Row]) -> GridPoint:
+    """The grid point with the highest interquartile mean, without the base policy; the fastest of equal ones."""
     by_name = {row["cell"]: row for row in rows}
-    ours = [cell for cell in cells if cell != BASE]
+    ours = [point for point in points if point != BASE]
 
-    def rank(cell: Cell) -> tuple[float, float]:
-        row = by_name[cell.name]
+    def rank(point: GridPoint) -> tuple[float, float]:
+        row = by_name[point.name]
         return round(row["score_iqm"], statistics.DIGITS), -row["latency_p50_ms"]
 
     return max(ours, key=rank)
 
 
-def confirmation(records: Mapping[Cell, Mapping[str, Any]], chosen: Cell) -> dict[str, Any]:
-    """Scores of the base policy and of the chosen cell, and their difference by seed, ready for JSON.
+def confirmation(records: Mapping[GridPoint, Mapping[str, Any]], chosen: GridPoint) -> dict[str, Any]:
+    """Scores of the base policy and of the chosen grid point, and their difference by seed, as JSON values.
 
-    records: of the two cells, on seeds that the choice did not know.
+    records: of the two grid points, on seeds that were not used for the choice.
     """
     base, score = _scores(records[BASE]), _scores(records[chosen])
     return {
@@ -160,27 +161,27 @@ def confirmation(records: Mapping[Cell, Mapping[str, Any]], chosen: Cell) -> dic
 
 
 def _percent(share: Estimate) -> str:
-    """98 % [95, 101]; the value alone without an interval."""
+    """Format as 98 % [95, 101], or the value alone without an interval."""
     ends = "" if share.low is None else f" [{100 * share.low:.0f}, {100 * share.high:.0f}]"
     return f"{100 * share.value:.0f} %{ends}"
 
 
 def estimate(row: Row, name: str) -> dict[str, Any]:
-    """A value and its interval."""
+    """The value and interval of a statistic in a row."""
     low, high = _ends(name)
     return {"value": row[name], "low": row[low], "high": row[high]}
 
 
 def save_plot(rows: Sequence[Row], path: Path, title: str) -> None:
-    """PNG: score with its interval against median latency, above the mean, below the interquartile mean.
+    """Save a PNG of the score with its interval against median latency: above the mean, below the interquartile mean.
 
-    One fall moves a mean more than all settings together, hence the second. Filled markers
-    are the Pareto front of the table in both.
+    A single fall can change the mean more than all settings do, hence the second panel. Filled markers show the Pareto
+    front of the table in both panels.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
-    # A bare Figure draws without a display and leaves pyplot's global state alone.
+    # A Figure of its own needs no display and does not touch pyplot's global state.
     figure = Figure(figsize=(9, 8), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True)
     names = {"score_mean": "mean", "score_iqm": "interquartile mean"}
@@ -198,7 +199,7 @@ def save_plot(rows: Sequence[Row], path: Path, title: str) -> None:
 
 
 def draw_panel(axes: Any, rows: Sequence[Row], name: str) -> None:
-    """One statistic of the score, a column of the rows, against latency."""
+    """Draw one statistic of the score, a column of the rows, against latency."""
     front = [row for row in rows if row["front"]]
     if name == "score_mean":
         steps = {"where": "post", "color": "0.6", "linestyle": "--", "linewidth": 1, "zorder": 1}
@@ -216,11 +217,11 @@ def draw_panel(axes: Any, rows: Sequence[Row], name: str) -> None:
 
 
 def zoom(axes: Any, rows: Sequence[Row], name: str) -> None:
-    """Frame the values, even if the intervals of some reach beyond, and name the settings on the front."""
+    """Limit the axis to the values, even if intervals reach beyond, and label the settings on the front."""
     values = [row[name] for row in rows]
     margin = 0.15 * (max(values) - min(values)) or 1.0
     axes.set_ylim(min(values) - margin, max(values) + margin)
-    # Alternately above and below: neighbours on the front are close.
+    # Labels alternate above and below, because neighbours on the front are close.
     for i, row in enumerate(row for row in rows if row["front"] and row["cell"] != BASE.name):
         offset, align = ((-6, 7), "bottom") if i % 2 == 0 else ((-6, -7), "top")
         at, style = (row["latency_p50_ms"], row[name]), {"fontsize": 7, "ha": "right", "va": align}
@@ -228,25 +229,25 @@ def zoom(axes: Any, rows: Sequence[Row], name: str) -> None:
 
 
 def _columns(rows: Sequence[Row], name: str) -> tuple[list[float], list[float]]:
-    """Horizontal and vertical coordinates."""
+    """Horizontal and vertical coordinates of the rows."""
     return [row["latency_p50_ms"] for row in rows], [row[name] for row in rows]
 
 
 def _bars(rows: Sequence[Row], name: str) -> np.ndarray:
-    """Distances (2, N) from the statistic down and up to the ends of its interval; zero where one episode has none."""
+    """Distances (2, N) from the statistic down and up to the ends of its interval; zero without an interval."""
     prefix = name.removesuffix("_mean")
     low, high = ([row[name] if row[end] is None else row[end] for row in rows] for end in _ends(prefix))
     value = np.array([row[name] for row in rows])
-    # Rounding may put an end of an interval without width on the wrong side.
+    # Rounding may move the end of an interval of width 0 to the wrong side.
     return np.maximum([value - low, high - value], 0.0)
 
 
 def _ends(prefix: str) -> tuple[str, str]:
-    """Columns of an interval."""
+    """Names of the columns of an interval."""
     return f"{prefix}_low", f"{prefix}_high"
 
 
 def _setting(row: Row) -> str:
-    """What tells a point from others of its colour."""
+    """Label of a grid point: the settings that its colour does not show."""
     calls = f"K{row['world_steps']} " if row["world_steps"] else ""
     return f"{calls}H{row['horizon']} M{row['particles']} E{row['inner_steps']}"

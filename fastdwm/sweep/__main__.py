@@ -1,7 +1,7 @@
 """python -m fastdwm.sweep: many tasks and training seeds, from data to scores, on one machine or a cluster.
 
-The file of every finished cell is the truth, so a sweep that was stopped goes on with the same command. The driver
-imports neither torch nor the simulator; the cells are commands of their own.
+Every finished job has a file, so the same command resumes a sweep that was stopped. Each job runs other commands of
+this package; the driver imports neither torch nor the simulator.
 """
 
 import sys
@@ -16,11 +16,11 @@ FLAGS_OF_STAGES = {f"--{stage}{join}flags" for stage in STAGES for join in "-_"}
 
 
 def main(config: SweepConfig) -> bool:
-    """Collect data, train, tune and evaluate bundles for many tasks and training seeds; one cell is one stage of one
-    training. Returns whether all cells have ended well.
+    """Collect data, train, tune and evaluate bundles for many tasks and training seeds. One job is one stage of one
+    training.
 
-    The table of cells goes to stdout, sweep.json, one file per cell, logs and bundles to the folder of the sweep,
-    progress to stderr. The same command takes up a sweep that was stopped; cells that failed are run anew with --retry.
+    The table of jobs goes to stdout; sweep.json, one file per job, logs and bundles to the sweep's folder; progress to
+    stderr. The same command resumes a sweep that was stopped; --retry runs failed jobs again.
     """
     from fastdwm.sweep import plan as plans
     from fastdwm.sweep import tables
@@ -38,9 +38,9 @@ def main(config: SweepConfig) -> bool:
         sweep = Sweep(plan)
         sweep.run()
         write_json(config.out / "sweep.json", summary(sweep, origin()))
-    tables.print_cells(sweep)
+    tables.print_jobs(sweep)
     print(config.out / "sweep.json")
-    return all(sweep.status(cell) == "finished" for cell in plan.cells)
+    return all(sweep.status(job) == "finished" for job in plan.jobs)
 
 
 def parse(argv: list[str]) -> SweepConfig:
@@ -50,7 +50,7 @@ def parse(argv: list[str]) -> SweepConfig:
 
 
 def joined(argv: list[str]) -> Iterator[str]:
-    """The arguments with `--train-flags "--seed 1"` as one: tyro would take the text for a flag of the sweep."""
+    """Join `--train-flags "--seed 1"` to one argument: tyro would take the text for a flag of the sweep."""
     left = iter(argv)
     for word in left:
         value = next(left, None) if word in FLAGS_OF_STAGES else None
@@ -58,7 +58,7 @@ def joined(argv: list[str]) -> Iterator[str]:
 
 
 def run_and_leave() -> None:
-    """Leave the process with 1 if a cell has failed."""
+    """Run `main`, which returns whether all jobs have finished; exit with code 1 if it is false."""
     if not main(parse(sys.argv[1:])):
         sys.exit(1)
 

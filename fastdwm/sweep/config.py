@@ -12,53 +12,54 @@ from fastdwm.jobs.sweep import VARIANTS
 from fastdwm.tasks import TASKS, get_task
 
 STAGES = ("collect", "train", "tune", "eval")
-# Those with published results of generative models first, then the other levels.
+# Levels with published results of generative models come first.
 LEVELS = ("medium", "medium-replay", "medium-expert", "random", "expert", "full-replay")
 LOCOMOTION = tuple(f"{robot}-{level}" for level in LEVELS for robot in ("hopper", "halfcheetah", "walker2d"))
 
 
 @dataclass(frozen=True)
 class SweepConfig(EngineConfig):
-    """Tasks x training seeds x stages, each cell a few commands that could be given by hand."""
+    """Run all stages for all tasks and training seeds. Each job runs a few commands that could be run by hand."""
 
     tasks: tuple[str, ...] = ("locomotion",)
-    """names of tasks; locomotion: the 18 of hopper, halfcheetah and walker2d"""
+    """names of tasks; locomotion stands for the 18 tasks of hopper, halfcheetah and walker2d"""
     seeds: Annotated[int, POSITIVE] = 1
-    """trainings per task, with the training seeds 0, 1, ..."""
+    """trainings per task, with the training seeds 0, 1, ...; several show how much results vary between trainings"""
     stages: tuple[str, ...] = ("train", "tune", "eval")
-    """some of collect, train, tune, eval; what a stage needs of one that is left out has to be there: the dataset
-    deepope/ENV/LEVEL-v0, or the bundle that is shipped for the task"""
+    """stages to run: some of collect, train, tune, eval. Without collect, train needs the dataset deepope/ENV/LEVEL-v0;
+    without train, the other stages use the bundle shipped for the task"""
     out: Path = Path("results/sweep")
-    """folder of everything but the datasets, which lie in Minari's; a sweep that was stopped goes on there"""
+    """folder of the sweep, from which a stopped sweep resumes; the datasets are in Minari's folder"""
     workers: Annotated[int | None, POSITIVE] = None
-    """cells that run at once; none: one for each CPU, with Ray as many as the cluster has room for"""
+    """jobs that run at once; none: one per CPU, or as many as fit into the Ray cluster. Reduce it if memory is short"""
     plan: bool = False
-    """print the cells, their commands and estimates of time and memory, and run nothing"""
+    """print the jobs with their commands and estimates of time and memory, and run nothing"""
     retry: bool = False
-    """run cells anew that failed before"""
+    """run failed jobs again; by default they stay failed"""
     policies: Path | None = None
-    """folder of the published policies, for collect"""
+    """folder of the published policies; required by the stage collect"""
     dataset: str | None = None
-    """Minari id or D4RL file to train on, {task} stands for the task's name; none: deepope/ENV/LEVEL-v0"""
+    """Minari id or D4RL file to train on, in which {task} stands for the task's name; none: deepope/ENV/LEVEL-v0"""
     variants: tuple[str, ...] = VARIANTS
-    """what is evaluated: the default settings, those that tune has chosen, the default with the world model meanflow,
-    with the critic alone (H = 0), and the control, which drifts as far in a meaningless direction"""
+    """settings to evaluate against the base policy. default: the default settings; tuned: those that tune has chosen;
+    meanflow: the world model meanflow; critic: the critic alone (H = 0); drift: the control, which moves actions as far
+    in a random direction"""
     collect_flags: str = ""
-    """further flags of every collect, in one quoted string, such as "--transitions 1000"; so are the next three"""
+    """further flags for all collect commands, in one quoted string, such as "--transitions 1000" """
     train_flags: str = ""
-    """of every train, such as "--rebrac.updates 1000" """
+    """further flags for all train commands, such as "--rebrac.updates 1000" """
     tune_flags: str = ""
-    """of every tune, such as "--minutes 5" """
+    """further flags for all tune commands, such as "--minutes 5" """
     eval_flags: str = ""
-    """of every eval, such as "--episodes 10" """
+    """further flags for all eval commands, such as "--episodes 10" """
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, known in (("stages", STAGES), ("variants", VARIANTS)):
-            came = getattr(self, name)
-            require(len(came) > 0, f"{name}: expected some of {', '.join(known)}")
-            for value in came:
-                require(value in known, f"{name}: expected some of {', '.join(known)}, got {value!r}")
+        for name, options in (("stages", STAGES), ("variants", VARIANTS)):
+            values = getattr(self, name)
+            require(len(values) > 0, f"{name}: expected some of {', '.join(options)}")
+            for value in values:
+                require(value in options, f"{name}: expected some of {', '.join(options)}, got {value!r}")
         require(len(self.tasks) > 0, "tasks: expected locomotion or names of tasks")
         for stage in STAGES:
             self.flags(stage)
@@ -74,8 +75,8 @@ class SweepConfig(EngineConfig):
 
     @property
     def task_names(self) -> list[str]:
-        """In the order in which they are run, none twice; raises InputError for an unknown one."""
-        names = [name for given in self.tasks for name in (LOCOMOTION if given == "locomotion" else (given,))]
+        """The tasks in the order in which they run, without duplicates; raises InputError for an unknown one."""
+        names = [name for entry in self.tasks for name in (LOCOMOTION if entry == "locomotion" else (entry,))]
         return [get_task(name).name for name in dict.fromkeys(names)]
 
     def flags(self, stage: str) -> list[str]:
@@ -87,14 +88,14 @@ class SweepConfig(EngineConfig):
             raise InputError(f"{stage}_flags: {error}, got {text!r}") from None
 
     def stage_settings(self) -> dict[str, Any]:
-        """What the outcome of each stage depends on, apart from task and seed."""
+        """The settings, apart from task and seed, that the result of each stage depends on."""
         settings: dict[str, dict[str, Any]] = {name: {"flags": self.flags(name)} for name in STAGES}
         settings["train"]["dataset"] = self.dataset
         settings["eval"]["variants"] = list(self.variants)
         return {name: settings[name] for name in STAGES if name in self.stages}
 
     def dataset_of(self, task: str) -> str | None:
-        """Minari id or file; none: what train takes by itself."""
+        """Minari id or file to train on; none: the dataset that train chooses."""
         if self.dataset is not None:
             return self.dataset.replace("{task}", task)
         if TASKS[task].env.id.startswith("AntMaze"):

@@ -1,4 +1,4 @@
-"""Runs what is missing of a sweep, and tells how it goes."""
+"""Run the missing jobs of a sweep and report progress."""
 
 import contextlib
 import dataclasses
@@ -12,100 +12,101 @@ from typing import Any
 from rich.console import Console
 
 from fastdwm import engines
-from fastdwm.engines.interface import Died, Ended, Job, run
+from fastdwm.engines.interface import Died, Ended, Job, run_jobs
 from fastdwm.errors import first_line
 from fastdwm.files import write_json
 from fastdwm.jobs.sweep import one_machine
 from fastdwm.sweep.estimates import Estimates
-from fastdwm.sweep.job import CellFailed, CellKilled, Work, run_cell
+from fastdwm.sweep.job import JobContext, JobFailed, JobKilled, run_job
 from fastdwm.sweep.plan import Plan
-from fastdwm.sweep.stages import Cell
+from fastdwm.sweep.stages import SweepJob
 
 LOG_LINES = 8
 
 
 class Sweep:
-    """A plan that is being carried out."""
+    """The running of a plan."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.finished = dict(plan.finished)
         self.failed = dict(plan.failed)
         self._estimates = Estimates(plan.finished.values())
-        self._todo = {cell.name: cell for cell in plan.todo}
+        self._todo = {job.name: job for job in plan.todo}
         self._started: dict[str, float] = {}
         self._console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
     def run(self) -> None:
-        """Run what is missing; a cell that fails is told and recorded, and the others go on."""
-        jobs = [Job(cell.name, run_cell, (self._work(cell),), self.plan.after(cell)) for cell in self._todo.values()]
+        """Run the missing jobs. A job that fails is reported and recorded, and the others continue."""
+        jobs = [Job(job.name, run_job, (self._context(job),), self.plan.after(job)) for job in self._todo.values()]
         for folder in ("cells", "failed", "logs", "bundles"):
             (self.plan.folders.out / folder).mkdir(exist_ok=True)
         if not jobs:
             return
         with contextlib.closing(engines.start(self.plan.config, self.plan.config.workers)) as engine:
-            self._console.print(f"{len(jobs)} of {len(self.plan.cells)} cells to run, {engine.places} at once")
+            self._console.print(f"{len(jobs)} of {len(self.plan.jobs)} jobs to run, {engine.slots} at once")
             with self._live() as show:
-                run(engine, jobs, self._on_ended, lambda running: show(running, engine.places))
+                run_jobs(engine, jobs, self._on_ended, lambda running: show(running, engine.slots))
 
-    def status(self, cell: Cell) -> str:
+    def status(self, job: SweepJob) -> str:
         """`finished`, `failed` or `not run`."""
-        if cell.name in self.finished:
+        if job.name in self.finished:
             return "finished"
-        return "failed" if cell.name in self.failed else "not run"
+        return "failed" if job.name in self.failed else "not run"
 
-    def _work(self, cell: Cell) -> Work:
+    def _context(self, job: SweepJob) -> JobContext:
         plan = self.plan
-        bundle = plan.folders.bundle(cell, plan.source(cell))
-        known = plan.commands(cell), plan.identity(cell)
-        return Work(cell, plan.config, plan.folders, bundle, *known, cwd=Path.cwd())
+        bundle = plan.folders.bundle(job, plan.source(job))
+        return JobContext(
+            job, plan.config, plan.folders, bundle, plan.commands(job), plan.identity(job), cwd=Path.cwd()
+        )
 
     def _on_ended(self, ended: Ended) -> None:
         name = ended.job.name
-        cell = self._todo.pop(name)
+        job = self._todo.pop(name)
         if not ended.started:
-            self._say(f"{name}: not run, what it needs has not finished")
+            self._say(f"{name}: not run, a job that it depends on has not finished")
         elif ended.error is None:
             self.finished[name] = ended.value
             self._estimates.add(ended.value)
             (self.plan.folders.out / "failed" / f"{name}.json").unlink(missing_ok=True)
             self._say(f"{name}: finished in {clock(ended.value['wall_s'])}; {self._counts()}")
-        elif isinstance(ended.error, Died | CellKilled):
+        elif isinstance(ended.error, Died | JobKilled):
             self._say(f"{name}: not run: {_reason(ended.error)}; give the same command again; {self._counts()}")
         else:
-            self.failed[name] = failure = self._failure(cell, ended.error)
+            self.failed[name] = failure = self._failure(job, ended.error)
             self._say(f"{name}: failed: {failure['error']}; {self._counts()}", *failure["log"])
-            # Where the disk is full there is no room for this either; then the cell simply is not finished.
+            # On a full disk this fails too; the job then counts as not run.
             with contextlib.suppress(OSError):
                 write_json(self.plan.folders.out / "failed" / f"{name}.json", failure)
 
-    def _failure(self, cell: Cell, error: BaseException) -> dict[str, Any]:
-        log = self._work(cell).log
+    def _failure(self, job: SweepJob, error: BaseException) -> dict[str, Any]:
+        log = self._context(job).log
         tail = last_lines(log) if log.exists() else []
-        return {"error": _reason(error), "log": tail, "file": str(log), "identity": self.plan.identity(cell)}
+        return {"error": _reason(error), "log": tail, "file": str(log), "identity": self.plan.identity(job)}
 
     def _counts(self) -> str:
-        counts = Counter(self.status(cell) for cell in self.plan.cells)
-        return f"{counts['finished']} of {len(self.plan.cells)} cells done, {counts['failed']} failed"
+        counts = Counter(self.status(job) for job in self.plan.jobs)
+        return f"{counts['finished']} of {len(self.plan.jobs)} jobs done, {counts['failed']} failed"
 
     @contextlib.contextmanager
     def _live(self) -> Iterator[Any]:
-        """Yields show(running, places): one line that changes on a terminal, nothing in a log."""
+        """Yield show(running, slots), which updates a status line on a terminal and prints nothing to a log."""
         with self._console.status("") as status:
 
-            def show(running: list[str], places: int) -> None:
+            def show(running: list[str], slots: int) -> None:
                 now = time.monotonic()
                 self._started = {name: self._started.get(name, now) for name in running}
-                status.update(f"{self._counts()}, {len(running)} running, {clock(self._left(now, places))} left")
+                status.update(f"{self._counts()}, {len(running)} running, {clock(self._left(now, slots))} left")
 
             yield show
 
-    def _left(self, now: float, places: int) -> float:
-        """Seconds until the sweep ends, the elapsed part of the running cells taken off."""
+    def _left(self, now: float, slots: int) -> float:
+        """Estimated seconds until the sweep ends, without the elapsed part of the running jobs."""
         elapsed = sum(
             min(now - start, self._estimates.seconds(self._todo[name].stage)) for name, start in self._started.items()
         )
-        return max(self._estimates.duration(self._todo.values(), places) - elapsed / places, 0.0)
+        return max(self._estimates.duration(self._todo.values(), slots) - elapsed / slots, 0.0)
 
     def _say(self, *lines: str) -> None:
         for line in lines:
@@ -113,13 +114,13 @@ class Sweep:
 
 
 def _reason(error: BaseException) -> str:
-    """One line; without the type of the error where that is known."""
+    """The error in one line; without its type for JobFailed and Died."""
     line = first_line(error)
-    return line.partition(": ")[2] if isinstance(error, CellFailed | Died) else line
+    return line.partition(": ")[2] if isinstance(error, JobFailed | Died) else line
 
 
 def last_lines(path: Path, most: int = LOG_LINES) -> list[str]:
-    """The end of a log, in printable characters."""
+    """The last lines of a log that are not empty; characters that cannot be printed become spaces."""
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - 16_384, 0))
         text = file.read().decode(errors="replace")
@@ -133,14 +134,14 @@ def clock(seconds: float) -> str:
 
 
 def summary(sweep: Sweep, about: dict[str, Any]) -> dict[str, Any]:
-    """sweep.json."""
-    cells = [
-        dataclasses.asdict(cell)
-        | {"name": cell.name, "status": sweep.status(cell)}
-        | {name: sweep.finished.get(cell.name, {}).get(name) for name in ("wall_s", "peak_memory_mb")}
-        | {"error": sweep.failed.get(cell.name, {}).get("error")}
-        for cell in sweep.plan.cells
+    """Content of sweep.json."""
+    jobs = [
+        dataclasses.asdict(job)
+        | {"name": job.name, "status": sweep.status(job)}
+        | {name: sweep.finished.get(job.name, {}).get(name) for name in ("wall_s", "peak_memory_mb")}
+        | {"error": sweep.failed.get(job.name, {}).get("error")}
+        for job in sweep.plan.jobs
     ]
     timed = [record for record in sweep.finished.values() if record["stage"] == "eval"]
     machines = {"one_machine": one_machine(timed)}
-    return {**about, "config": dataclasses.asdict(sweep.plan.config), **machines, "cells": cells}
+    return {**about, "config": dataclasses.asdict(sweep.plan.config), **machines, "cells": jobs}

@@ -1,17 +1,17 @@
-"""How long the cells of a sweep take and how much memory they need: told from those that have finished."""
+"""Estimate time and memory of a sweep's jobs from those that have finished."""
 
 from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import Any
 
-from fastdwm.sweep.stages import TUNE_MINUTES, Cell
+from fastdwm.sweep.stages import TUNE_MINUTES, SweepJob
 
-# Seconds and MB of a cell on one core of a server of 2023, with the settings that a stage has by itself.
+# Seconds and MB of a job on one core of a server from 2023, with the default settings of its stage.
 GUESSES = {"collect": (150, 700), "train": (1200, 1500), "tune": (60 * TUNE_MINUTES, 700), "eval": (300, 700)}
 
 
 class Estimates:
-    """Seconds and MB per stage; a guess until one cell of the stage has finished."""
+    """Seconds and MB per stage; a guess until one job of the stage has finished."""
 
     def __init__(self, records: Iterable[Mapping[str, Any]] = ()) -> None:
         self._seconds: dict[str, list[float]] = {}
@@ -20,9 +20,9 @@ class Estimates:
             self.add(record)
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Learn from a finished cell."""
-        for known, name in ((self._seconds, "wall_s"), (self._memory, "peak_memory_mb")):
-            known.setdefault(record["stage"], []).extend([record[name]] if name in record else [])
+        """Include a finished job."""
+        for samples, name in ((self._seconds, "wall_s"), (self._memory, "peak_memory_mb")):
+            samples.setdefault(record["stage"], []).extend([record[name]] if name in record else [])
 
     def seconds(self, stage: str) -> float:
         return median(self._seconds.get(stage) or [GUESSES[stage][0]])
@@ -30,9 +30,9 @@ class Estimates:
     def memory_mb(self, stage: str) -> float:
         return max(self._memory.get(stage) or [GUESSES[stage][1]])
 
-    def duration(self, cells: Iterable[Cell], places: int) -> float:
-        """Seconds until all have ended: no less than the longest chain, no less than the work shared out."""
-        chains: dict[str, float] = {}
-        for cell in cells:
-            chains[cell.run] = chains.get(cell.run, 0.0) + self.seconds(cell.stage)
-        return max(sum(chains.values()) / places, max(chains.values(), default=0.0))
+    def duration(self, jobs: Iterable[SweepJob], slots: int) -> float:
+        """Seconds until all jobs have ended: their sum over the slots, but at least the longest training's sequence."""
+        sequences: dict[str, float] = {}
+        for job in jobs:
+            sequences[job.training] = sequences.get(job.training, 0.0) + self.seconds(job.stage)
+        return max(sum(sequences.values()) / slots, max(sequences.values(), default=0.0))

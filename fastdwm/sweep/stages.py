@@ -1,4 +1,4 @@
-"""The command lines of each stage: all that a cell does, and nothing that could not be done by hand."""
+"""The command lines of each stage. A job runs nothing but these commands."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,92 +9,100 @@ from fastdwm.sweep.config import SweepConfig
 Command = list[str]
 EPISODES, TUNE_MINUTES = 50, 20
 VARIANT_FLAGS = {"meanflow": ["--world", "meanflow"], "critic": ["--itpo.horizon", "0"], "drift": ["--control"]}
-"""what departs from the default settings"""
+"""flags of the variants that depart from the default settings"""
 
 
 @dataclass(frozen=True)
-class Cell:
+class SweepJob:
     """One stage of one training seed of a task."""
 
     task: str
     seed: int
-    """of the training; data are collected once for all, as seed 0"""
+    """training seed; data are collected once for all seeds, as seed 0"""
     stage: str
 
     @property
-    def run(self) -> str:
-        """What the cells of one bundle share in their names."""
+    def training(self) -> str:
+        """Name of the training, with which the names of its jobs begin."""
         return f"{self.task}-s{self.seed}"
 
     @property
     def name(self) -> str:
-        return f"{self.run}-{self.stage}"
+        return f"{self.training}-{self.stage}"
 
 
 @dataclass(frozen=True)
 class Folders:
-    """Where things lie on a machine. What identifies an outcome has placeholders here."""
+    """Folders of the commands. For the identity of a job, placeholders stand here, which are the same everywhere."""
 
     out: Path
     shipped: Path
     policies: Path
 
-    def training(self, cell: Cell) -> Path:
-        return self.out / "train" / cell.run
+    def training(self, job: SweepJob) -> Path:
+        return self.out / "train" / job.training
 
-    def evaluations(self, cell: Cell) -> Path:
-        return self.out / "eval" / cell.run
+    def evaluations(self, job: SweepJob) -> Path:
+        return self.out / "eval" / job.training
 
-    def bundle(self, cell: Cell, source: str) -> Path:
-        """source: `train`, of this sweep; `copy`, of the shipped one, which tune writes to; `shipped`."""
+    def bundle(self, job: SweepJob, source: str) -> Path:
+        """Folder of the bundle.   source: `train`, trained in this sweep; `copy`, of the shipped bundle, for tune to
+        write to; or `shipped`."""
         if source == "shipped":
-            return self.shipped / cell.task
-        return self.training(cell) / "bundle" if source == "train" else self.out / "bundles" / cell.run
+            return self.shipped / job.task
+        return self.training(job) / "bundle" if source == "train" else self.out / "bundles" / job.training
 
 
 NAMED = Folders(Path("OUT"), Path("SHIPPED"), Path("POLICIES"))
 
 
-def commands(cell: Cell, config: SweepConfig, source: str, folders: Folders) -> list[Command]:
-    """To be run in turn; the first that fails ends the cell.   source: of the bundle, as in `Folders.bundle`."""
-    if cell.stage == "collect":
-        return [collect(cell, config, folders)]
-    if cell.stage == "train":
-        return [train(cell, config, folders)]
-    bundle = folders.bundle(cell, source)
-    if cell.stage == "tune":
-        # What is shipped stays as it is.
-        fetch = [["cp", "-rT", str(folders.shipped / cell.task), str(bundle)]] if source == "copy" else []
-        return [*fetch, tune(cell, config, bundle, folders)]
-    return [evaluate(cell, config, bundle, variant, folders) for variant in config.variants]
+def commands(job: SweepJob, config: SweepConfig, source: str, folders: Folders) -> list[Command]:
+    """Commands to run in turn; the job fails with the first that fails.   source: as in `Folders.bundle`."""
+    if job.stage == "collect":
+        return [collect(job, config, folders)]
+    if job.stage == "train":
+        return [train(job, config, folders)]
+    bundle = folders.bundle(job, source)
+    if job.stage == "tune":
+        # Tune a copy, because shipped bundles stay as they are.
+        fetch = [["cp", "-rT", str(folders.shipped / job.task), str(bundle)]] if source == "copy" else []
+        return [*fetch, tune(job, config, bundle, folders)]
+    return [evaluate(job, config, bundle, variant, folders) for variant in config.variants]
 
 
-def collect(cell: Cell, config: SweepConfig, folders: Folders) -> Command:
+def collect(job: SweepJob, config: SweepConfig, folders: Folders) -> Command:
     from fastdwm.collect.published import PUBLISHED
 
-    require(cell.task in PUBLISHED, f"stages: no policies are published for {cell.task}, leave out collect")
-    made = PUBLISHED[cell.task].arguments(folders.policies)
-    return ["python", "-m", "fastdwm.collect", *made, "--workers", "1", *config.flags("collect")]
+    require(job.task in PUBLISHED, f"stages: no policies are published for {job.task}, leave out collect")
+    arguments = PUBLISHED[job.task].arguments(folders.policies)
+    return ["python", "-m", "fastdwm.collect", *arguments, "--workers", "1", *config.flags("collect")]
 
 
-def train(cell: Cell, config: SweepConfig, folders: Folders) -> Command:
-    dataset = config.dataset_of(cell.task)
+def train(job: SweepJob, config: SweepConfig, folders: Folders) -> Command:
+    dataset = config.dataset_of(job.task)
     data = ["--dataset", dataset] if dataset else []
-    where = ["--out", str(folders.training(cell)), "--seed", str(cell.seed), "--threads", "1"]
-    return [*_python("train", cell.task), *data, *where, *config.flags("train")]
+    where = ["--out", str(folders.training(job)), "--seed", str(job.seed), "--threads", "1"]
+    return [*_python("train", job.task), *data, *where, *config.flags("train")]
 
 
-def tune(cell: Cell, config: SweepConfig, bundle: Path, folders: Folders) -> Command:
-    given = ["--bundle", str(bundle), "--minutes", str(TUNE_MINUTES), "--out", str(folders.out / "tune" / cell.run)]
-    return [*_python("tune", cell.task), *given, *config.flags("tune")]
+def tune(job: SweepJob, config: SweepConfig, bundle: Path, folders: Folders) -> Command:
+    settings = [
+        "--bundle",
+        str(bundle),
+        "--minutes",
+        str(TUNE_MINUTES),
+        "--out",
+        str(folders.out / "tune" / job.training),
+    ]
+    return [*_python("tune", job.task), *settings, *config.flags("tune")]
 
 
-def evaluate(cell: Cell, config: SweepConfig, bundle: Path, variant: str, folders: Folders) -> Command:
+def evaluate(job: SweepJob, config: SweepConfig, bundle: Path, variant: str, folders: Folders) -> Command:
     preset = "tuned" if variant == "tuned" else "default"
-    out = ["--out", str(folders.evaluations(cell) / variant)]
+    out = ["--out", str(folders.evaluations(job) / variant)]
     settings = ["--preset", preset, "--bundle", str(bundle), "--episodes", str(EPISODES)]
     settings += [*VARIANT_FLAGS.get(variant, []), *out]
-    return [*_python("eval", cell.task), *settings, *config.flags("eval")]
+    return [*_python("eval", job.task), *settings, *config.flags("eval")]
 
 
 def _python(command: str, task: str) -> Command:

@@ -1,4 +1,4 @@
-"""What a sweep prints: the plan before, the table of cells after."""
+"""Print the plan of a sweep before it runs, and the table of its jobs afterwards."""
 
 import shlex
 
@@ -9,48 +9,48 @@ from fastdwm.sweep.plan import Plan
 from fastdwm.tables import print_table
 
 
-def print_plan(plan: Plan, places: int) -> None:
-    """Every cell with its commands, then time and memory: guesses, until a cell of the stage has finished.
+def print_plan(plan: Plan, slots: int) -> None:
+    """Print all jobs with their commands and estimates of time and memory.   slots: jobs that run at once.
 
-    places: cells that run at once.
+    The estimates are guesses until a job of the stage has finished.
     """
-    estimates, todo = Estimates(plan.finished.values()), {cell.name for cell in plan.todo}
-    for cell in plan.cells:
-        state = "finished" if cell.name in plan.finished else "failed" if cell.name in plan.failed else "not run"
-        seconds, memory = estimates.seconds(cell.stage), estimates.memory_mb(cell.stage)
-        print(f"{cell.name}: {f'{clock(seconds)}, {memory:.0f} MB' if cell.name in todo else state}")
-        for command in plan.commands(cell):
+    estimates, todo = Estimates(plan.finished.values()), {job.name for job in plan.todo}
+    for job in plan.jobs:
+        state = "finished" if job.name in plan.finished else "failed" if job.name in plan.failed else "not run"
+        seconds, memory = estimates.seconds(job.stage), estimates.memory_mb(job.stage)
+        print(f"{job.name}: {f'{clock(seconds)}, {memory:.0f} MB' if job.name in todo else state}")
+        for command in plan.commands(job):
             print(f"    {shlex.join(command)}")
     rows = []
     for stage in STAGES:
-        of_stage = [cell for cell in plan.cells if cell.stage == stage]
-        left = sum(cell.name in todo for cell in of_stage)
+        of_stage = [job for job in plan.jobs if job.stage == stage]
+        left = sum(job.name in todo for job in of_stage)
         each = clock(estimates.seconds(stage)), f"{estimates.memory_mb(stage):.0f} MB"
         if of_stage:
             rows.append([stage, str(len(of_stage)), str(left), *each])
-    print_table(("stage", "cells", "to run", "time each", "memory each"), rows, title="estimate", left=None)
-    memory = places * max((estimates.memory_mb(cell.stage) for cell in plan.todo), default=0)
-    total = clock(estimates.duration(plan.todo, places))
-    print(f"{len(todo)} of {len(plan.cells)} cells to run, {places} at once: about {total}, at most {memory:.0f} MB")
+    print_table(("stage", "jobs", "to run", "time each", "memory each"), rows, title="estimate", left=None)
+    memory = slots * max((estimates.memory_mb(job.stage) for job in plan.todo), default=0)
+    total = clock(estimates.duration(plan.todo, slots))
+    print(f"{len(todo)} of {len(plan.jobs)} jobs to run, {slots} at once: about {total}, at most {memory:.0f} MB")
 
 
-def print_cells(sweep: Sweep) -> None:
-    """One row per training, one column per stage; below it what failed, with the end of its log."""
+def print_jobs(sweep: Sweep) -> None:
+    """Print one row per training with one column per stage, then the failed jobs with the ends of their logs."""
     plan = sweep.plan
     stages = [stage for stage in STAGES if stage in plan.config.stages]
-    cells = {(cell.task, cell.seed, cell.stage): cell for cell in plan.cells}
+    jobs = {(job.task, job.seed, job.stage): job for job in plan.jobs}
     rows = []
-    for task, seed in dict.fromkeys((cell.task, cell.seed) for cell in plan.cells):
+    for task, seed in dict.fromkeys((job.task, job.seed) for job in plan.jobs):
         texts = []
         for stage in stages:
-            cell = cells.get((task, seed, stage))
+            job = jobs.get((task, seed, stage))
             # Data are collected once for all seeds.
-            status = "" if cell is None else sweep.status(cell)
-            texts.append(clock(sweep.finished[cell.name]["wall_s"]) if status == "finished" else status)
+            status = "" if job is None else sweep.status(job)
+            texts.append(clock(sweep.finished[job.name]["wall_s"]) if status == "finished" else status)
         rows.append([task, str(seed), *texts])
     print_table(("task", "seed", *stages), rows, title=str(plan.folders.out), left=None)
-    for cell in plan.cells:
-        if failure := sweep.failed.get(cell.name):
-            print(f"{cell.name} failed: {failure['error']} ({failure['file']})")
+    for job in plan.jobs:
+        if failure := sweep.failed.get(job.name):
+            print(f"{job.name} failed: {failure['error']} ({failure['file']})")
             for line in failure["log"]:
                 print(f"    {line}")

@@ -1,4 +1,4 @@
-"""python -m fastdwm.tune TASK: chooses on tuning seeds how a bundle's agent decides, and writes it into the bundle.
+"""python -m fastdwm.tune TASK: choose the settings of a bundle's decisions on tuning seeds and save them in the bundle.
 
 Heavy packages are imported inside the functions: --help answers before torch, numpy and the simulator are loaded.
 """
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 def main(task_name: str, config: TuneConfig) -> None:
-    """Choose the settings of a bundle's decisions by successive halving on tuning seeds, by interquartile mean, the
-    cheaper of those that are as good, and write the choice with the whole table into the bundle, where `eval` starts.
+    """Choose the settings of a bundle's decisions by successive halving on tuning seeds, by interquartile mean and,
+    among equals, by cost. The choice is written into the bundle with the table of trials; `eval` starts from it.
 
-    The table goes to stdout, with every episode's score to OUT/TASK-tune-TIME.json, progress to stderr.
+    The table goes to stdout, and with every episode's score to OUT/TASK-tune-TIME.json; progress goes to stderr.
     A shipped bundle stays as it is: the choice goes into a copy, OUT/TASK-tune-TIME.
     """
     check_name(task_name, config.bundle is not None)
@@ -37,8 +37,8 @@ def main(task_name: str, config: TuneConfig) -> None:
     from fastdwm.measure.bundle import load_for
 
     folder, target = config.bundle or shipped_folder(task_name), config.bundle or stem
-    writes = not config.write or config.bundle is None or os.access(folder, os.W_OK)
-    require(writes, f"bundle: cannot write to {folder}; --no-write tunes it")
+    writable = not config.write or config.bundle is None or os.access(folder, os.W_OK)
+    require(writable, f"bundle: cannot write to {folder}; --no-write tunes without writing")
     bundle = load_for(task_name, folder, config.trust_env, tuned=False)
     with command.progress() as on_progress:
         base, finalists, trials = search(bundle, config, on_progress)
@@ -54,7 +54,7 @@ def main(task_name: str, config: TuneConfig) -> None:
 def search(
     bundle: "Bundle", config: TuneConfig, on_progress: command.Progress
 ) -> tuple["Trial", list["Trial"], list["Trial"]]:
-    """The base policy's trial, those of the last round, and all that were run."""
+    """Returns the base policy's trial, the trials of the last round, and all trials that were run."""
     from fastdwm.models.table import network_calls
     from fastdwm.tune.grid import candidates
     from fastdwm.tune.halving import Trial, halve
@@ -75,7 +75,7 @@ def search(
 
 
 def run_seeds(bundle: "Bundle", settings: Settings, seeds: list[int], config: TuneConfig) -> tuple[list[float], float]:
-    """Scores of the seeds' episodes, all at once, and seconds per decision."""
+    """Scores of one episode per seed, run at once, and seconds per decision."""
     from fastdwm.agent import Agent
     from fastdwm.measure.simulate import run_episodes
 
@@ -89,7 +89,7 @@ def run_seeds(bundle: "Bundle", settings: Settings, seeds: list[int], config: Tu
 def tuning_record(
     bundle: "Bundle", config: TuneConfig, base: "Trial", finalists: list["Trial"], trials: list["Trial"]
 ) -> dict[str, Any]:
-    """What was chosen, for which weights, and from what, as JSON values."""
+    """The choice, the weights it is for and the trials it was made from, as JSON values."""
     from fastdwm.tune.halving import choose
 
     chosen = choose(base, finalists)
@@ -107,7 +107,7 @@ def tuning_record(
 
 
 def verdict(base: "Trial", chosen: "Trial") -> str:
-    """The choice in a sentence."""
+    """A sentence about the choice."""
     n = len(chosen.scores)
     if chosen is base:
         return f"nothing beats the base policy on {n} tuning seeds, so do not adapt it (E = 0)"
@@ -116,7 +116,7 @@ def verdict(base: "Trial", chosen: "Trial") -> str:
 
 
 def print_trials(bundle: "Bundle", base: "Trial", trials: list["Trial"], tuning: dict[str, Any]) -> None:
-    """All candidates, those of most episodes first, and the choice."""
+    """Print all candidates, those with most episodes first, and the choice."""
     caption = "IQM: interquartile mean; score - base: by seed, with 95 % interval; ms: a decision, of several at once"
     rows = []
     for trial in (base, *sorted(trials, key=lambda trial: (-len(trial.scores), -trial.iqm))):

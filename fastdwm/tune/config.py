@@ -9,26 +9,29 @@ from fastdwm.checks import NOT_NEGATIVE, POSITIVE, Checked
 
 @dataclass(frozen=True)
 class TuneConfig(Checked):
-    """What is tuned, on which seeds, for how long."""
+    """The bundle to tune, the tuning seeds and the duration of the search."""
 
     bundle: Path | None = None
-    """folder of trained weights, into which the choice is written; none: the one shipped for the task, of which a copy
-    with the choice goes to OUT"""
+    """folder of the bundle to tune, into which the choice is written; none: the bundle shipped for the task, of which a
+    copy with the choice is saved in OUT"""
     minutes: Annotated[float, POSITIVE] = 10.0
-    """how long to search; more time means more episodes for the better candidates"""
+    """duration of the search in minutes; more time gives the better candidates more episodes"""
     episodes: Annotated[int, POSITIVE] = 4
-    """of each candidate in the first round; every other round, of the better half, has twice as many in all"""
+    """episodes of each candidate in the first round; each later round keeps the better half of the candidates and
+    doubles their episodes"""
     seed: Annotated[int, NOT_NEGATIVE] = 20_000
-    """environment seed of the first episode; episode i uses seed + i: tuning seeds, apart from those of evaluations"""
+    """environment seed of the first episode; episode i uses seed + i. The default starts the tuning seeds, which
+    evaluations do not use"""
     max_steps: Annotated[int | None, POSITIVE] = None
-    """cut episodes after this many steps; none: the environment's own limit"""
+    """limit on the environment steps of an episode; none: the simulator's own limit"""
     write: bool = True
-    """write the choice into the bundle, or the copy; without, it is only shown and left in the JSON"""
+    """write the choice into the bundle or its copy; with --no-write it is only printed and saved in the JSON"""
     out: Path = Path("results")
-    """folder of the JSON, and of the copy of a shipped bundle"""
+    """folder for the JSON, and for the copy of a shipped bundle"""
     threads: Annotated[int, POSITIVE] = 1
     """CPU threads of torch"""
     device: str = "cpu"
-    """where the imagination runs: cpu, cuda or cuda:N"""
+    """device of the imagination: cpu, cuda or cuda:N"""
     trust_env: bool = False
-    """build whatever simulator the bundle names, with any settings: this may run code that came with it"""
+    """build any simulator that the bundle names, with any arguments. This may run code that came with the bundle, so
+    use it only for bundles that you trust"""

@@ -1,4 +1,4 @@
-"""What tuning tries: the settings of a decision that the default leaves open. Pure data."""
+"""The candidates of tuning: settings of the decision that differ from the default. Pure data."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -6,15 +6,15 @@ from dataclasses import replace
 from fastdwm.config import ITPOConfig, Settings
 
 FACTORS = (0.5, 2.0, 0.7, 1.5)
-"""of the bundle's maximum deviation"""
+"""factors on the bundle's maximum deviation"""
 HORIZONS = (4, 16)
 PARTICLES = (8,)
 
 
 def candidates(held: Mapping[str, int], max_deviation: float) -> list[Settings]:
-    """The default, then what departs from it in one respect, the most promising first.
+    """The default, then settings that differ from it in one or two respects, the most promising first.
 
-    held: network calls per imagined transition of each world model in the bundle, in its order.
+    held: default network calls per imagined transition of each world model, in the bundle's order.
     max_deviation: the bundle's.
     """
     first, *others = held

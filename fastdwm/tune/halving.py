@@ -1,8 +1,8 @@
-"""Successive halving: all candidates on a few episodes, the better half of them on as many again, and so on.
+"""Successive halving: run all candidates on a few episodes, the better half on as many again, and so on.
 
-[Successive halving] Jamieson and Talwalkar, arXiv 1502.07943. Deviations: the base policy and the default stay to the
-end, whatever their scores, because they are what the choice is compared with; and while there is time, the last of the
-others goes on beside them.
+[Successive halving] Jamieson and Talwalkar, arXiv 1502.07943. Deviations: the base policy and the default stay until
+the end, because the choice is compared with them; and while there is time, the last other candidate continues beside
+them.
 """
 
 from collections.abc import Callable
@@ -16,15 +16,15 @@ from fastdwm.config import Settings
 from fastdwm.measure import statistics
 
 TIE = 0.1
-"""score: what is nearer than this is as good, and the cheaper is chosen"""
+"""difference in score below which two candidates count as equally good"""
 SURE = 0.84
-"""of resampled seeds: what the best exceeds in fewer than this, one standard error, is as good as well"""
+"""a candidate also counts as equally good if the best exceeds it in a smaller share of resamples; one standard error"""
 FIRST_SHARE = 0.5
-"""of the time, after which the first round leaves out the candidates that it has not come to"""
+"""share of the time after which the first round drops the candidates that it has not run"""
 AS_CHEAP = 1.25
-"""times the cost of the cheapest: what is measured beside other work scatters as much"""
+"""factor of the lowest cost within which costs count as equal; measured costs vary about as much"""
 MOST_EPISODES = 64
-"""of a candidate: more would tell little"""
+"""most episodes of a candidate; more would add little"""
 
 # run(settings, environment seeds): scores in the order of the seeds, and seconds per decision of an episode
 Run = Callable[[Settings, list[int]], tuple[list[float], float]]
@@ -32,12 +32,12 @@ Run = Callable[[Settings, list[int]], tuple[list[float], float]]
 
 @dataclass
 class Trial:
-    """Settings, and what came of them on the first so many tuning seeds."""
+    """Settings, and their scores on the first tuning seeds."""
 
     settings: Settings
     scores: list[float] = field(default_factory=list)
     decision_s: float = 0.0
-    """seconds of a decision, in one of the episodes that decide at once"""
+    """seconds per decision and episode, for episodes that decide at once"""
     spent_s: float = 0.0
 
     @property
@@ -51,14 +51,14 @@ class Trial:
         return float(np.mean(self.scores))
 
     def go_on(self, run: Run, seeds: list[int]) -> None:
-        """Run the seeds that it has not had yet."""
+        """Run the seeds that have no scores yet."""
         start = perf_counter()
         scores, self.decision_s = run(self.settings, seeds[len(self.scores) :])
         self.scores += scores
         self.spent_s += perf_counter() - start
 
     def record(self, base: "Trial") -> dict[str, Any]:
-        """The line of the table, as JSON values; the difference is paired by seed, over the seeds it has had."""
+        """The trial as JSON values; the difference is paired by seed, over the seeds of this trial."""
         n = len(self.scores)
         difference = statistics.paired_difference(self.scores, base.scores[:n])
         return {
@@ -81,24 +81,24 @@ def halve(
     budget_s: float,
     on_round: Callable[[int, int, int], None],
 ) -> list[Trial]:
-    """Run rounds of ever fewer candidates, but for the default and the best other one, as long as the time will do.
+    """Run rounds with fewer and fewer candidates while time remains; the default and the best other one always stay.
 
-    trials: the candidates, the default first.   episodes: of each in the first round; every other round doubles them.
-    on_round(episodes of each, trials done, trials in this round).   Even without time there is a first round, of base
-    policy and default.   Returns those of the last round.
+    trials: the candidates, the default first.   episodes: per candidate in the first round; each round doubles them.
+    on_round(episodes per candidate, trials done, trials in this round).   The first round runs at least the base policy
+    and the default.   Returns the trials of the last round.
     """
     start, alive, total = perf_counter(), list(trials), episodes
     while True:
         seeds = [first_seed + i for i in range(total)]
         run_round([base, *alive], run, seeds, start + FIRST_SHARE * budget_s, on_round)
-        # The first round may have left some out.
+        # The first round may have dropped some.
         alive = [trial for trial in alive if len(trial.scores) == total]
         left = budget_s - (perf_counter() - start)
         default, *others = alive
         better = sorted(others, key=lambda trial: -trial.iqm)[: max(len(alive) // 2 - 1, 1)]
-        # Twice the episodes take as long again as all of a trial's so far.
-        lasts = sum(trial.spent_s for trial in (base, default, *better))
-        if 2 * total > MOST_EPISODES or lasts > left:
+        # Doubling a trial's episodes takes as long as the trial has taken so far.
+        next_s = sum(trial.spent_s for trial in (base, default, *better))
+        if 2 * total > MOST_EPISODES or next_s > left:
             return alive
         alive, total = [default, *better], 2 * total
 
@@ -106,7 +106,7 @@ def halve(
 def run_round(
     trials: list[Trial], run: Run, seeds: list[int], until_s: float, on_round: Callable[[int, int, int], None]
 ) -> None:
-    """All trials on the seeds; in the first round only those that are begun before `until_s`."""
+    """Run all trials on the seeds; the first round starts no trial after `until_s`."""
     on_round(len(seeds), 0, len(trials))
     for i, trial in enumerate(trials):
         first = not trial.scores
@@ -118,12 +118,12 @@ def run_round(
 
 
 def choose(base: Trial, finalists: list[Trial]) -> Trial:
-    """Of those that are as good as the best interquartile mean, and as cheap as the cheapest, the best mean; the base
-    policy where nothing beats it.
+    """Drop trials whose mean is below the base policy's, keep those as good as the best interquartile mean, of these
+    the cheapest, and return the one with the best mean. It is the base policy if nothing beats it.
 
-    The best of many is the luckiest too: what the seeds do not tell from it counts as good (the one-standard-error rule
-    of Breiman et al., Classification and Regression Trees, 1984). An interquartile mean does not see rare falls: what
-    is worse than the base policy in the mean is not chosen.
+    The best of many trials is partly lucky, so those within one standard error of it count as equally good (the rule of
+    Breiman et al., Classification and Regression Trees, 1984). The interquartile mean ignores rare falls, hence the
+    condition on the mean.
     """
     trials = [trial for trial in (base, *finalists) if trial.mean >= base.mean]
     best = max(trials, key=lambda trial: trial.iqm)
@@ -133,6 +133,6 @@ def choose(base: Trial, finalists: list[Trial]) -> Trial:
 
 
 def as_good(trial: Trial, best: Trial) -> bool:
-    """Whether the best, on the same seeds, exceeds it by no more than a tie, or not surely."""
+    """Whether the best trial, on the same seeds, exceeds this one by at most TIE, or in a share below SURE."""
     near = best.iqm - trial.iqm <= TIE
     return near or statistics.confidence_above(best.scores, trial.scores, TIE) < SURE

@@ -106,7 +106,7 @@ class Tags(HTMLParser):
 
 def use_cells(path: Path) -> str | None:
     """Read the folder as a sweep and as the report do; returns what a reader of the pages would meet."""
-    estimates = Estimates(cells.read_cells(path / "sweep").values())
+    estimates = Estimates(cells.read_jobs(path / "sweep").values())
     estimates.seconds("eval"), estimates.memory_mb("eval")
     paper.main(path / "sweep", paper.PaperConfig(path / "out"))
     markdown = (path / "out" / "paper.md").read_text()

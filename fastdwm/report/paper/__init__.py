@@ -1,1 +1,1 @@
-"""`python -m fastdwm.report paper`: the paper's tables, from the finished cells of a sweep."""
+"""`python -m fastdwm.report paper`: the paper's tables, from the finished evaluations of a sweep."""

@@ -1,4 +1,4 @@
-"""python -m fastdwm.report paper [FOLDER]: the paper's tables from the finished cells of a sweep.
+"""python -m fastdwm.report paper [FOLDER]: the paper's tables from the finished evaluations of a sweep.
 
 Heavy packages are imported inside the functions: --help answers before numpy is loaded; torch never is.
 """
@@ -10,23 +10,24 @@ from pathlib import Path
 from fastdwm import command
 from fastdwm.files import prepare_folder, write_atomically, write_json
 from fastdwm.report.config import PaperConfig
-from fastdwm.report.paper.cells import read_cells
+from fastdwm.report.paper.cells import read_evaluations
 from fastdwm.tables import csv_text
 
 
 def main(folder: Path, config: PaperConfig) -> None:
     """Make the paper's Tables 1, 2, 4 and 5 from the finished evaluations of a sweep.
 
-    The tables and the verdicts go to stdout, everything to OUT/paper.md, .csv, .json and .html: one page that needs
-    nothing else. What is not evaluated yet shows as missing. Our data are not D4RL; the published numbers stand beside.
+    The tables and the verdicts go to stdout, all results to OUT/paper.md, .csv, .json and .html, a page without other
+    files. Results that are not there yet are shown as missing. Our data are not D4RL's; the published numbers are
+    shown for comparison.
     """
-    cells = read_cells(folder)
+    evaluations = read_evaluations(folder)
     prepare_folder(config.out)
     from fastdwm.report.paper import page, plot, published, text, words
     from fastdwm.report.paper.results import summarise
     from fastdwm.report.paper.tables import all_tables
 
-    results = summarise(cells, published.LOCOMOTION)
+    results = summarise(evaluations, published.LOCOMOTION)
     tables, verdicts, notes = all_tables(results), words.verdicts(results), words.notes(results)
     pictures = {
         "Paired difference to the base policy, with its 95 % interval.": plot.differences(
@@ -34,7 +35,12 @@ def main(folder: Path, config: PaperConfig) -> None:
         ),
         "Mean score of the base policy and of ITPO.": plot.scores(results, published.LOCOMOTION),
     }
-    record = {"verdicts": verdicts, "notes": notes, "cells": [cell.path.name for cell in cells], **asdict(results)}
+    record = {
+        "verdicts": verdicts,
+        "notes": notes,
+        "cells": [evaluation.path.name for evaluation in evaluations],
+        **asdict(results),
+    }
     record |= {"published": {task: text.published_of(task) for task in published.LOCOMOTION + published.MAZES}}
     contents = {
         "md": text.markdown(tables, verdicts, notes),

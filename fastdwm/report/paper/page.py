@@ -1,4 +1,4 @@
-"""The report as one HTML page: no scripts, nothing from elsewhere, light and dark, phone and desktop."""
+"""The report as one HTML page without scripts or other files, for light and dark, phone and desktop."""
 
 from collections.abc import Sequence
 from html import escape
@@ -40,7 +40,7 @@ ul { padding-left: 1.2rem }
 
 
 def page(tables: Sequence[Table], verdicts: Sequence[str], notes: Sequence[str], pictures: dict[str, str]) -> str:
-    """The whole page.   pictures: <svg> by caption."""
+    """The HTML page.   pictures: <svg> by caption."""
     drawn = "".join(f"<figure>{svg}<figcaption>{escape(text)}</figcaption></figure>" for text, svg in pictures.items())
     contents = " · ".join(f'<a href="#{x.key}">{escape(x.title.partition(". ")[0])}</a>' for x in tables)
     return f"""<!DOCTYPE html>
@@ -70,20 +70,20 @@ def page(tables: Sequence[Table], verdicts: Sequence[str], notes: Sequence[str],
 
 
 def items(lines: Sequence[str]) -> str:
-    """List items."""
+    """One list item per line."""
     return "".join(f"<li>{escape(line)}</li>" for line in lines)
 
 
 def sources() -> str:
-    """List items with the only links that leave the page."""
-    told = ((mark, escape(what), url) for mark, (what, url) in published.SOURCES.items())
-    return "".join(f'<li>[{mark}] {what}: <a href="{url}">{url}</a></li>' for mark, what, url in told)
+    """List items of the sources, with the only links to other pages."""
+    entries = ((mark, escape(title), url) for mark, (title, url) in published.SOURCES.items())
+    return "".join(f'<li>[{mark}] {title}: <a href="{url}">{url}</a></li>' for mark, title, url in entries)
 
 
 def section(table: Table) -> str:
-    """A table in a container that scrolls, so that the page does not."""
+    """A table in a container that scrolls by itself."""
     title = escape(table.title)
-    # What scrolls has to be reachable by keyboard.
+    # tabindex: containers that scroll must be reachable by keyboard.
     return f"""<section id="{table.key}">
 <div class="scroll" role="region" aria-label="{title}" tabindex="0">
 <table>
@@ -104,7 +104,7 @@ def section(table: Table) -> str:
 
 
 def group_header(name: str, columns: Sequence[Column]) -> str:
-    """The header over a group."""
+    """The header above a group of columns."""
     return f'<th scope="colgroup" colspan="{len(columns)}" class="edge">{escape(name)}</th>'
 
 
@@ -115,7 +115,7 @@ def headers(table: Table) -> str:
 
 
 def edges(table: Table) -> list[str]:
-    """Class attribute of every column: a line where a group begins."""
+    """Class attribute of every column, which draws a line where a group begins."""
     return [' class="edge"' if i == 0 else "" for _, columns in table.groups for i in range(len(columns))]
 
 
@@ -126,7 +126,7 @@ def row(table: Table, cells: Sequence[str]) -> str:
 
 
 def cell(text: str, edge: str) -> str:
-    """A value; missing ones are said to be, marked ones stand out without colour."""
+    """A table cell; screen readers announce missing values, and marked values stand out without colour."""
     if text == MISSING:
         return f'<td{edge}><span aria-label="missing">{MISSING}</span></td>'
     shown = escape(text)

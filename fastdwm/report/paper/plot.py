@@ -1,4 +1,4 @@
-"""The pictures of the report, as SVG that takes the page's text colour and background."""
+"""The pictures of the report as SVG, which use the page's text colour and background."""
 
 import io
 import re
@@ -9,8 +9,8 @@ from fastdwm.jobs.sweep import VARIANTS
 from fastdwm.report.paper.results import Gain, Results
 from fastdwm.report.paper.tables import TITLES
 
-# Told apart by marker, fill and place, not by colour. Never a colour of its own: INK becomes the page's, so that the
-# picture is readable in light and dark.
+# Variants differ by marker, fill and position. INK and PAPER are replaced by the page's colours, so that the picture is
+# readable in light and dark.
 INK, PAPER = "#010203", "#fdfeff"
 STYLES = {
     "default": {"marker": "o", "markerfacecolor": INK},
@@ -25,7 +25,7 @@ COLOURS = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "yt
 
 
 def differences(results: Results, tasks: Sequence[str]) -> str:
-    """Forest plot: paired difference of every variant with its interval, one row per task."""
+    """Draw a forest plot: the paired difference of every variant with its interval, one row per task."""
 
     def draw(axes: Any) -> None:
         axes.axvline(0, color=INK, linewidth=1)
@@ -41,7 +41,7 @@ def differences(results: Results, tasks: Sequence[str]) -> str:
 
 
 def scores(results: Results, tasks: Sequence[str]) -> str:
-    """Mean scores of the base policy and of every variant, one row per task."""
+    """Draw the mean scores of the base policy and of every variant, one row per task."""
 
     def draw(axes: Any) -> None:
         base = [(i, results.tasks[t].base.mean) for i, t in enumerate(tasks) if t in results.tasks]
@@ -55,7 +55,7 @@ def scores(results: Results, tasks: Sequence[str]) -> str:
 
 
 def _points(results: Results, tasks: Sequence[str], name: str) -> list[tuple[float, Gain]]:
-    """Height and gain of a variant, for every task that has it."""
+    """Vertical position and gain of a variant, for every task that has it."""
     place = 0.18 * (VARIANTS.index(name) - (len(VARIANTS) - 1) / 2)
     rows = [(i + place, results.tasks.get(task)) for i, task in enumerate(tasks)]
     return [(y, result.gains[name]) for y, result in rows if result and name in result.gains]
@@ -67,7 +67,7 @@ def _mark(axes: Any, name: str, points: list[tuple[float, float]]) -> None:
 
 
 def _figure(name: str, draw: Any, results: Results, tasks: Sequence[str]) -> str:
-    """The <svg> of a picture with a row per task; narrow, so that it stays readable on a phone."""
+    """The <svg> of a picture with one row per task; it is narrow, so that it is readable on a phone."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -88,6 +88,6 @@ def _figure(name: str, draw: Any, results: Results, tasks: Sequence[str]) -> str
         figure.savefig(file, format="svg", transparent=True, metadata=none)
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor").replace(PAPER, "var(--paper)")
-    # Two pictures on a page must not share names.
+    # The ids of two pictures on a page must differ.
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{name} by task" ', 1)

@@ -1,4 +1,4 @@
-"""Numbers that others have published, on other data (D4RL v2) than ours, and where each comes from.
+"""Published numbers, on other data (D4RL v2) than ours, with their sources.
 
 [A] The two-column text of arXiv 2603.22430 (v1): Tables 1 to 5. [B] its single-column sibling, which differs in places.
 [RB] ReBRAC, arXiv 2305.09836, Table 2 (CQL there from An et al. 2021). [DF] Diffuser, arXiv 2205.09991, Table 2, as in
@@ -26,13 +26,13 @@ class Column:
     name: str
     source: str
     values: dict[str, float]
-    """by task"""
+    """value by task"""
     average: float
     """as printed"""
 
 
 def _columns(tasks: tuple[str, ...], text: str) -> tuple[Column, ...]:
-    """Columns given as words: name, source, the average as printed, and a value for each task."""
+    """Parse columns from words: name, source, the printed average, and a value for each task."""
     words, size = text.split(), 3 + len(tasks)
     columns = (words[i : i + size] for i in range(0, len(words), size))
     return tuple(

@@ -1,4 +1,4 @@
-"""What the cells of a sweep say of each task: scores, paired differences, latencies, errors of the models."""
+"""Summarise the evaluations of a sweep by task: scores, paired differences, latencies, errors of the models."""
 
 import json
 from collections import Counter
@@ -12,40 +12,40 @@ from fastdwm.config import ITPOConfig, Settings
 from fastdwm.jobs.sweep import VARIANTS
 from fastdwm.measure import statistics
 from fastdwm.measure.statistics import Estimate
-from fastdwm.report.paper.cells import Cell, Variant
+from fastdwm.report.paper.cells import Evaluation, Variant
 from fastdwm.report.paper.published import MAZES
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one policy, over all episodes of all trainings."""
+    """Summary of one policy's scores over all episodes of all trainings."""
 
     mean: float
     std: float | None
     iqm: Estimate
     success: Estimate | None
-    """share of episodes with a score above 0, in AntMaze"""
+    """share of episodes with a score above 0; for AntMaze alone"""
     latency_ms: float | None
-    """median per decision, on the machine of most cells"""
+    """median per decision on the machine with most evaluations"""
 
 
 @dataclass(frozen=True)
 class Gain:
-    """Of planning over the base policy, by environment seed."""
+    """Gain of one variant of ITPO over the base policy, paired by environment seed."""
 
     scores: Scores
     difference: Estimate
     trainings: int
     worlds: tuple[str, ...]
     settings: tuple[str, ...]
-    """of each training, in words"""
+    """descriptions of the settings; trainings may differ"""
     diagnostics: dict[str, float]
-    """of the decisions, means over the trainings"""
+    """diagnostics of the decisions, means over the trainings"""
 
 
 @dataclass(frozen=True)
 class Rmse:
-    """Of one-step predictions, mean over trainings; standard error over trainings, or over transitions for one."""
+    """Error of one-step predictions: mean over trainings, and standard error over trainings (transitions for one)."""
 
     value: float
     error: float | None
@@ -53,27 +53,28 @@ class Rmse:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """Everything about one task."""
+    """All results of one task."""
 
     task: str
     seeds: tuple[int, ...]
-    """of the trainings"""
+    """training seeds"""
     episodes: int
-    """per training and policy"""
+    """number per training and policy"""
     behaviour: float | None
+    """mean score of the data"""
     base: Scores
     gains: dict[str, Gain]
     dynamics: dict[str, Rmse]
-    """by world model"""
+    """errors by world model"""
     reward: Rmse | None
     critic: dict[str, float]
-    """value of the policy in the data's first states by `critics` and by `fqe`, and what the `data` earned there"""
+    """value of the data's first states by the `critics` and by fitted Q evaluation (`fqe`), and the `data`'s return"""
     departures: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of one variant, over the tasks of a table."""
+    """Counts for one variant over the tasks of a table."""
 
     tasks: int
     missing: int
@@ -84,122 +85,121 @@ class Verdict:
     better: int
     worse: int
     difference: Estimate | None
-    """mean over the tasks that are there"""
+    """mean over the tasks that have results"""
     improvement: Estimate | None
-    """probability of improvement with the trainings as runs; None where every task has one"""
+    """probability of improvement with the trainings as runs; None if every task has one training"""
 
 
 @dataclass(frozen=True)
 class Results:
-    """Of a whole sweep."""
+    """All results of a sweep."""
 
     tasks: dict[str, TaskResult]
-    """in no order; tasks without a finished evaluation are missing"""
+    """results by task; tasks without a finished evaluation are missing"""
     verdicts: dict[str, Verdict]
     machine: dict[str, Any]
-    """of the latencies"""
+    """machine on which the latencies were measured"""
     elsewhere: tuple[str, ...]
-    """cells of other machines, whose latencies are left out"""
+    """files of evaluations on other machines, whose latencies are left out"""
     physics: tuple[str, ...]
 
 
-def summarise(cells: Sequence[Cell], tasks: Sequence[str]) -> Results:
-    """All that the tables tell; the verdicts are on `tasks`.
-
-    The cells are such as `read_cells` gives: none of them contradicts another.
-    """
-    machine = Counter(cell.machine for cell in cells).most_common(1)[0][0]
-    by_task: dict[str, list[Cell]] = {}
-    for cell in cells:
-        by_task.setdefault(cell.task, []).append(cell)
-    evaluated = {task: found for task, found in by_task.items() if any(cell.variants for cell in found)}
-    results = {task: _task(task, found, machine) for task, found in evaluated.items()}
+def summarise(evaluations: Sequence[Evaluation], tasks: Sequence[str]) -> Results:
+    """Summarise evaluations from `read_evaluations`, which belong in one table; the verdicts are on `tasks`."""
+    machine = Counter(evaluation.machine for evaluation in evaluations).most_common(1)[0][0]
+    by_task: dict[str, list[Evaluation]] = {}
+    for evaluation in evaluations:
+        by_task.setdefault(evaluation.task, []).append(evaluation)
+    evaluated = {task: items for task, items in by_task.items() if any(item.variants for item in items)}
+    results = {task: _task(task, items, machine) for task, items in evaluated.items()}
     verdicts = {name: _verdict(name, evaluated, results, tasks) for name in VARIANTS}
-    elsewhere = tuple(cell.path.name for cell in cells if cell.machine != machine)
-    # The name of the host keeps machines apart, but is nobody's business.
+    elsewhere = tuple(evaluation.path.name for evaluation in evaluations if evaluation.machine != machine)
+    # The host's name distinguishes machines, but is not published.
     shown = {name: value for name, value in json.loads(machine).items() if name != "host"}
-    return Results(results, verdicts, shown, elsewhere, cells[0].physics)
+    return Results(results, verdicts, shown, elsewhere, evaluations[0].physics)
 
 
-def variants_of(cells: Sequence[Cell], name: str) -> list[Variant]:
-    """The variant of that name, of every cell that has it."""
-    return [cell.variants[name] for cell in cells if name in cell.variants]
+def variants_of(evaluations: Sequence[Evaluation], name: str) -> list[Variant]:
+    """The variant with this name from every evaluation that has it."""
+    return [evaluation.variants[name] for evaluation in evaluations if name in evaluation.variants]
 
 
-def differences(cells: Sequence[Cell], name: str) -> np.ndarray:
+def differences(evaluations: Sequence[Evaluation], name: str) -> np.ndarray:
     """Paired differences of a variant, (trainings, episodes)."""
-    return np.array([np.subtract(x.itpo, x.base) for x in variants_of(cells, name)])
+    return np.array([np.subtract(x.itpo, x.base) for x in variants_of(evaluations, name)])
 
 
-def _task(task: str, cells: list[Cell], machine: str) -> TaskResult:
-    here = [cell for cell in cells if cell.machine == machine]
-    # Every variant evaluates the base policy anew, on the same seeds: the first one stands for all.
-    bases = [next(iter(ordered(cell).values())) for cell in cells if cell.variants]
-    base_ms = [x.latency_ms["base"] for cell in here for x in list(ordered(cell).values())[:1]]
+def _task(task: str, evaluations: list[Evaluation], machine: str) -> TaskResult:
+    here = [evaluation for evaluation in evaluations if evaluation.machine == machine]
+    # Every variant evaluates the base policy again on the same seeds, so the first one is enough.
+    bases = [next(iter(ordered(evaluation).values())) for evaluation in evaluations if evaluation.variants]
+    base_ms = [x.latency_ms["base"] for evaluation in here for x in list(ordered(evaluation).values())[:1]]
     base = _scores(task, [x.base for x in bases], base_ms)
-    gains = {name: _gain(task, name, cells, here) for name in VARIANTS if variants_of(cells, name)}
-    behaviours = [cell.behaviour for cell in cells if cell.behaviour is not None]
-    worlds = dict.fromkeys(world for cell in cells for world in cell.errors)
-    dynamics = {world: _rmse([cell.errors.get(world) for cell in cells], "obs_rmse") for world in worlds}
-    # The world models share it.
-    reward = _rmse([next(iter(cell.errors.values()), None) for cell in cells], "reward_rmse")
+    gains = {name: _gain(task, name, evaluations, here) for name in VARIANTS if variants_of(evaluations, name)}
+    behaviours = [evaluation.behaviour for evaluation in evaluations if evaluation.behaviour is not None]
+    worlds = dict.fromkeys(world for evaluation in evaluations for world in evaluation.errors)
+    dynamics = {
+        world: _rmse([evaluation.errors.get(world) for evaluation in evaluations], "obs_rmse") for world in worlds
+    }
+    # All world models share the reward model.
+    reward = _rmse([next(iter(evaluation.errors.values()), None) for evaluation in evaluations], "reward_rmse")
     return TaskResult(
         task=task,
-        seeds=tuple(cell.seed for cell in cells),
+        seeds=tuple(evaluation.seed for evaluation in evaluations),
         episodes=len(bases[0].seeds),
         behaviour=float(np.mean(behaviours)) if behaviours else None,
         base=base,
         gains=gains,
-        dynamics={world: found for world, found in dynamics.items() if found is not None},
+        dynamics={world: rmse for world, rmse in dynamics.items() if rmse is not None},
         reward=reward,
-        critic=_means([cell.critic for cell in cells]),
-        departures=tuple(dict.fromkeys(text for cell in cells for text in cell.departures)),
+        critic=_means([evaluation.critic for evaluation in evaluations]),
+        departures=tuple(dict.fromkeys(text for evaluation in evaluations for text in evaluation.departures)),
     )
 
 
-def ordered(cell: Cell) -> dict[str, Variant]:
-    """The cell's variants in the order of VARIANTS."""
-    return {name: cell.variants[name] for name in VARIANTS if name in cell.variants}
+def ordered(evaluation: Evaluation) -> dict[str, Variant]:
+    """The evaluation's variants in the order of VARIANTS."""
+    return {name: evaluation.variants[name] for name in VARIANTS if name in evaluation.variants}
 
 
-def _gain(task: str, name: str, cells: list[Cell], here: list[Cell]) -> Gain:
-    found = variants_of(cells, name)
+def _gain(task: str, name: str, evaluations: list[Evaluation], here: list[Evaluation]) -> Gain:
+    variants = variants_of(evaluations, name)
     latencies = [x.latency_ms["itpo"] for x in variants_of(here, name)]
-    scores = _scores(task, [x.itpo for x in found], latencies)
-    worlds = tuple(dict.fromkeys(x.world for x in found))
-    settings = tuple(dict.fromkeys(describe(x) for x in found))
-    difference = statistics.two_level(differences(cells, name), np.mean)
-    return Gain(scores, difference, len(found), worlds, settings, _means([x.diagnostics for x in found]))
+    scores = _scores(task, [x.itpo for x in variants], latencies)
+    worlds = tuple(dict.fromkeys(x.world for x in variants))
+    settings = tuple(dict.fromkeys(describe(x) for x in variants))
+    difference = statistics.two_level(differences(evaluations, name), np.mean)
+    return Gain(scores, difference, len(variants), worlds, settings, _means([x.diagnostics for x in variants]))
 
 
-def _means(found: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Of each number that all have."""
-    shared = [name for name in found[0] if all(name in numbers for numbers in found)]
-    return {name: float(np.mean([numbers[name] for numbers in found])) for name in shared}
+def _means(records: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Mean of each number that all records have."""
+    shared = [name for name in records[0] if all(name in numbers for numbers in records)]
+    return {name: float(np.mean([numbers[name] for numbers in records])) for name in shared}
 
 
 def describe(variant: Variant) -> str:
-    """The world model, and what of the settings departs from the default, in words."""
+    """The world model, and the settings that differ from the default, in words."""
     return Settings(ITPOConfig(**variant.settings), variant.world).describe()
 
 
 def _scores(task: str, scores: list[tuple[float, ...]], latencies: list[float | None]) -> Scores:
     x = np.array(scores)
-    known = [ms for ms in latencies if ms is not None]
+    times_ms = [ms for ms in latencies if ms is not None]
     success = statistics.success_rate(int((x > 0).sum()), x.size) if task in MAZES else None
     return Scores(
         mean=float(x.mean()),
         std=float(x.std(ddof=1)) if x.size > 1 else None,
         iqm=statistics.two_level(x, statistics.interquartile_mean),
         success=success,
-        latency_ms=float(np.median(known)) if known else None,
+        latency_ms=float(np.median(times_ms)) if times_ms else None,
     )
 
 
 def _rmse(errors: Sequence[dict[str, float] | None], name: str) -> Rmse | None:
-    """Of `name` in the one-step errors; None where no training has it."""
-    one_step = [found for found in errors if found and name in found]
-    values = [found[name] for found in one_step]
+    """The error called `name` of the one-step errors; None if no training has it."""
+    one_step = [numbers for numbers in errors if numbers and name in numbers]
+    values = [numbers[name] for numbers in one_step]
     if not values:
         return None
     if len(values) == 1:
@@ -207,16 +207,20 @@ def _rmse(errors: Sequence[dict[str, float] | None], name: str) -> Rmse | None:
     return Rmse(float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5))
 
 
-def _verdict(name: str, cells: dict[str, list[Cell]], results: dict[str, TaskResult], tasks: Sequence[str]) -> Verdict:
-    there = [task for task in tasks if task in results and name in results[task].gains]
-    evaluated = [results[task] for task in there]
-    found = {task: variants_of(cells[task], name) for task in there}
-    runs = [([np.mean(x.itpo) for x in xs], [np.mean(x.base) for x in xs]) for xs in found.values()]
-    several = any(len(xs) > 1 for xs in found.values())
+def _verdict(
+    name: str, evaluations: dict[str, list[Evaluation]], results: dict[str, TaskResult], tasks: Sequence[str]
+) -> Verdict:
+    present = [task for task in tasks if task in results and name in results[task].gains]
+    evaluated = [results[task] for task in present]
+    variants = [variants_of(evaluations[task], name) for task in present]
+    runs = [([np.mean(x.itpo) for x in xs], [np.mean(x.base) for x in xs]) for xs in variants]
+    several = any(len(xs) > 1 for xs in variants)
     return Verdict(
         tasks=len(tasks),
-        missing=len(tasks) - len(there),
+        missing=len(tasks) - len(present),
         **statistics.count_outcomes([result.gains[name].difference for result in evaluated]),
-        difference=statistics.mean_of_means([differences(cells[task], name) for task in there]) if there else None,
+        difference=statistics.mean_of_means([differences(evaluations[task], name) for task in present])
+        if present
+        else None,
         improvement=statistics.probability_of_improvement(runs) if several else None,
     )

@@ -1,4 +1,4 @@
-"""The paper's tables as texts: which columns, which rows, what the averages are over."""
+"""The paper's tables: their columns, rows and averages, as texts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -42,33 +42,33 @@ ERRORS = (
 MODELS = (
     "Means over the default's decisions, returns in units of the trained reward. Deviation: root mean square distance "
     "of the adapted policy's action from the base policy's, before it was clipped; clipped: share of the decisions "
-    "in which it was. Predicted: the imagined return before the step; excess: what of it the next H steps did "
-    "not bring. First states: value of the base policy in the data's first states by the critics that ITPO maximises"
-    " and by fitted Q evaluation, and the discounted return of the data's own episodes."
+    "in which it was. Predicted: the imagined return before the step; excess: the part of it that the next H steps "
+    "did not bring. First states: value of the base policy in the data's first states by the critics that ITPO "
+    "maximises and by fitted Q evaluation, and the discounted return of the data's own episodes."
 )
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of texts by task; tasks without one show as missing."""
+    """A column of texts by task; tasks without a text are shown as missing."""
 
     header: str
     texts: dict[str, str]
     numbers: dict[str, float] = field(default_factory=dict)
-    """what an average is of; empty: no average"""
+    """numbers for the average, by task; empty: no average"""
     form: str = ".1f"
     printed: str | None = None
-    """the average as published"""
+    """the published average"""
 
     def average(self, tasks: Sequence[str]) -> str:
-        """Mean over these tasks; missing if one of them is."""
-        known = all(task in self.numbers for task in tasks)
-        return format(sum(self.numbers[task] for task in tasks) / len(tasks), self.form) if known else MISSING
+        """Mean over these tasks; missing if one of them is missing."""
+        complete = all(task in self.numbers for task in tasks)
+        return format(sum(self.numbers[task] for task in tasks) / len(tasks), self.form) if complete else MISSING
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows by task, columns in named groups."""
+    """A table with one row per task and columns in named groups."""
 
     key: str
     title: str
@@ -78,24 +78,24 @@ class Table:
 
     @property
     def columns(self) -> list[Column]:
-        """Of all groups, from left to right."""
+        """The columns of all groups, from left to right."""
         return [column for _, columns in self.groups for column in columns]
 
     def rows(self, columns: Sequence[Column] | None = None) -> list[list[str]]:
-        """Label and one text per column: the tasks first."""
+        """Rows of a task's name and one text per column."""
         columns = self.columns if columns is None else columns
         return [[task, *(column.texts.get(task, MISSING) for column in columns)] for task in self.tasks]
 
     def averages(self, columns: Sequence[Column] | None = None) -> list[list[str]]:
-        """Over all tasks, and, where a task is missing, over those that every column here has: else none compare.
+        """Row of averages over all tasks; if some are missing, also over the tasks that every column has.
 
-        None of a table of texts, or of numbers that have another unit in each task.
+        Only these are comparable. Empty for a table without numbers to average.
         """
         columns = self.columns if columns is None else columns
         if not any(column.numbers for column in self.columns):
             return []
-        whole = [column.printed or column.average(self.tasks) for column in columns]
-        rows = [[f"average of {len(self.tasks)}", *whole]]
+        averages = [column.printed or column.average(self.tasks) for column in columns]
+        rows = [[f"average of {len(self.tasks)}", *averages]]
         kept = [column.numbers for column in self.columns if column.numbers]
         shared = [task for task in self.tasks if all(task in numbers for numbers in kept)]
         if 0 < len(shared) < len(self.tasks):
@@ -104,7 +104,7 @@ class Table:
 
 
 def all_tables(results: Results) -> list[Table]:
-    """Tables 1, 2, 4 and 5; Table 3 where a maze was evaluated."""
+    """Tables 1, 2, 4 and 5, and Table 3 if a maze was evaluated."""
     tables = [locomotion(results), robust(results), generative(results)]
     if any(task in results.tasks for task in published.MAZES):
         tables.append(mazes(results))
@@ -112,14 +112,14 @@ def all_tables(results: Results) -> list[Table]:
 
 
 def locomotion(results: Results) -> Table:
-    """Table 1."""
+    """Table 1: normalised scores."""
     ours = (_data(results), *_policies(results, score_text, lambda x: x.mean))
     groups = ((OURS, ours), _gains(results), (THEIRS, tuple(map(_published, published.SCORES))))
     return Table("table-1", "Table 1. Normalised scores, Gym-MuJoCo", published.LOCOMOTION, groups, SCORES)
 
 
 def robust(results: Results) -> Table:
-    """What Table 1 has no room for."""
+    """The continuation of Table 1: interquartile means, latencies, tuned settings."""
     iqm = _policies(results, lambda x: interval(vars(x.iqm)), lambda x: x.iqm.value)
     cost = _policies(results, lambda x: MISSING if x.latency_ms is None else f"{x.latency_ms:.2f}")
     chosen = _column(results, "tuned settings", lambda x: x.gains.get("tuned"), lambda gain: " or ".join(gain.settings))
@@ -129,68 +129,68 @@ def robust(results: Results) -> Table:
 
 
 def generative(results: Results) -> Table:
-    """Table 2."""
+    """Table 2: comparison with generative models."""
     ours = _policies(results, score_text, lambda x: x.mean)
     groups = ((OURS, ours), _gains(results), (THEIRS, tuple(map(_published, published.GENERATIVE_SCORES))))
     return Table("table-2", "Table 2. Against generative models", published.GENERATIVE, groups, SCORES)
 
 
 def mazes(results: Results) -> Table:
-    """Table 3."""
+    """Table 3: success rates in AntMaze."""
     rates = _policies(results, rate_text, lambda x: x.mean)
     groups = ((OURS, rates), _gains(results), (THEIRS, tuple(map(_published, published.MAZE_SCORES))))
     return Table("table-3", "Table 3. Success rates in %, AntMaze", published.MAZES, groups, RATES)
 
 
 def dynamics(results: Results) -> Table:
-    """Table 4."""
+    """Table 4: errors of the world models."""
     ours = tuple(_errors(results, title, partial(_dynamics_of, world)) for world, title in WORLDS.items())
     groups = ((OURS, ours), (THEIRS, (_published(published.DYNAMICS_RMSE, ".4f"),)))
     return Table("table-4", "Table 4. One-step RMSE of the world models", published.LOCOMOTION, groups, ERRORS)
 
 
 def reward(results: Results) -> Table:
-    """Table 5."""
+    """Table 5: errors of the reward model."""
     ours = (_errors(results, "reward model", lambda x: x.reward),)
     groups = ((OURS, ours), (THEIRS, (_published(published.REWARD_RMSE, ".4f"),)))
     return Table("table-5", "Table 5. RMSE of the reward model", published.LOCOMOTION, groups, ERRORS)
 
 
 def models(results: Results) -> Table:
-    """What the models said of the default's decisions, and what came: where to look first when ITPO loses."""
-    said = {"deviation": ("deviation", "{:.3f}"), "clipped": ("clipped", "{:.2f}")}
-    said |= {"predicted": ("predicted_return", "{:.1f}"), "excess": ("prediction_error", "{:+.1f}")}
+    """Predictions of the models and real results, for the default's decisions: first hints when ITPO loses."""
+    shown = {"deviation": ("deviation", "{:.3f}"), "clipped": ("clipped", "{:.2f}")}
+    shown |= {"predicted": ("predicted_return", "{:.1f}"), "excess": ("prediction_error", "{:+.1f}")}
     decisions = tuple(
-        _column(results, title, partial(_said, name), form.format) for title, (name, form) in said.items()
+        _column(results, title, partial(_diagnostic, name), form.format) for title, (name, form) in shown.items()
     )
     names = {"critics": "critics", "fqe": "FQE", "data": "data"}
     values = tuple(_column(results, title, partial(_value, name), "{:.1f}".format) for name, title in names.items())
     groups = (("default, means over decisions", decisions), ("value of first states", values))
-    return Table("models", "Where to look. What the models said, and what came", published.LOCOMOTION, groups, MODELS)
+    return Table("models", "Predictions of the models against real results", published.LOCOMOTION, groups, MODELS)
 
 
-def _said(name: str, result: TaskResult) -> float | None:
-    """A diagnostic of the default's decisions."""
+def _diagnostic(name: str, result: TaskResult) -> float | None:
+    """One of the diagnostics of the default's decisions."""
     return result.gains["default"].diagnostics.get(name) if "default" in result.gains else None
 
 
 def _value(name: str, result: TaskResult) -> float | None:
-    """The value of the first states by the critics, by fitted Q evaluation or by the data."""
+    """Value of the data's first states by one of `critics`, `fqe` and `data`."""
     return result.critic.get(name)
 
 
 def score_text(scores: Scores) -> str:
-    """98.2 ± 3.1, the mean alone for one episode."""
+    """Format as 98.2 ± 3.1, or the mean alone for one episode."""
     return spread(vars(scores))
 
 
 def rate_text(scores: Scores) -> str:
-    """In %, with its interval."""
+    """Success rate in % with its interval."""
     return interval({name: 100 * value for name, value in vars(scores.success).items()})
 
 
 def gain_text(gain: Gain) -> str:
-    """+1.2 [0.3, 2.1] ▲"""
+    """Format as +1.2 [0.3, 2.1] ▲."""
     return interval(vars(gain.difference), "+") + MARKS[gain.difference.outcome]
 
 
@@ -202,11 +202,11 @@ def _column(
     number: Callable[[Part], float] | None = None,
     form: str = ".1f",
 ) -> Column:
-    """A column of our own, of the tasks that have what is read."""
-    found = {task: read(result) for task, result in results.tasks.items()}
-    there = {task: part for task, part in found.items() if part is not None}
-    numbers = {task: number(part) for task, part in there.items()} if number else {}
-    return Column(header, {task: text(part) for task, part in there.items()}, numbers, form)
+    """A column of our results; tasks for which `read` returns None are missing."""
+    parts = {task: read(result) for task, result in results.tasks.items()}
+    parts = {task: part for task, part in parts.items() if part is not None}
+    numbers = {task: number(part) for task, part in parts.items()} if number else {}
+    return Column(header, {task: text(part) for task, part in parts.items()}, numbers, form)
 
 
 def _data(results: Results) -> Column:
@@ -216,7 +216,7 @@ def _data(results: Results) -> Column:
 def _policies(
     results: Results, text: Callable[[Scores], str], number: Callable[[Scores], float] | None = None
 ) -> tuple[Column, ...]:
-    """One column per policy, the base first."""
+    """One column per policy, the base policy first."""
     base = _column(results, "base policy", lambda x: x.base, text, number)
     return base, *(_column(results, TITLES[name], partial(_scores_of, name), text, number) for name in VARIANTS)
 
@@ -226,7 +226,7 @@ def _scores_of(name: str, result: TaskResult) -> Scores | None:
 
 
 def _gains(results: Results) -> tuple[str, tuple[Column, ...]]:
-    """The group of paired differences of every variant, with what they amount to."""
+    """The group of columns with the paired difference of every variant."""
 
     def gain_column(name: str) -> Column:
         return _column(
@@ -248,7 +248,7 @@ def _errors(results: Results, header: str, read: Callable[[TaskResult], Rmse | N
 
 
 def _published(column: published.Column, form: str = "") -> Column:
-    """As printed: without a form, with all digits that it has."""
+    """A published column; an empty form keeps all digits."""
     texts = {task: format(value, form) for task, value in column.values.items()}
     average = format(column.average, form)
     return Column(f"{column.name} [{column.source}]", texts, column.values, form or ".1f", average)

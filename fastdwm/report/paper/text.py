@@ -9,7 +9,7 @@ from fastdwm.tables import markdown_table, markdown_text, print_table, stdout
 
 
 def print_report(tables: Sequence[Table], verdicts: Sequence[str], notes: Sequence[str]) -> None:
-    """On stdout: every group of columns as a table of its own, which a terminal has the width for."""
+    """Print every group of columns as a table of its own, so that it fits into a terminal."""
     console = stdout(width=175)
     for table in tables:
         for group, columns in table.groups:
@@ -21,7 +21,7 @@ def print_report(tables: Sequence[Table], verdicts: Sequence[str], notes: Sequen
 
 
 def markdown(tables: Sequence[Table], verdicts: Sequence[str], notes: Sequence[str]) -> str:
-    """The same as one Markdown page."""
+    """The report as a Markdown page."""
     parts = ["# The paper's tables", markdown_list(verdicts)]
     for table in tables:
         parts += [f"## {table.title}", grouped_table(table), markdown_text(table.caption)]
@@ -30,12 +30,12 @@ def markdown(tables: Sequence[Table], verdicts: Sequence[str], notes: Sequence[s
 
 
 def markdown_list(lines: Sequence[str]) -> str:
-    """One item per line."""
+    """One list item per line."""
     return "\n".join(f"- {markdown_text(line)}" for line in lines)
 
 
 def grouped_table(table: Table) -> str:
-    """Markdown has no groups of columns: a row of their names stands first."""
+    """The table in Markdown, with the names of the groups in the header and those of the columns in the first row."""
     headers = ["task", *(column.header for column in table.columns)]
     groups = [""] + [name if i == 0 else "" for name, columns in table.groups for i in range(len(columns))]
     rows = [[f"**{header}**" for header in headers], *table.rows(), *table.averages()]
@@ -43,22 +43,22 @@ def grouped_table(table: Table) -> str:
 
 
 def csv_rows(results: Results) -> list[dict[str, object]]:
-    """One row per task, ours and the published numbers."""
+    """One row per task with our and the published numbers."""
     mazes = (task for task in published.MAZES if task in results.tasks)
     return [csv_row(results, task) for task in (*published.LOCOMOTION, *mazes)]
 
 
 def csv_row(results: Results, task: str) -> dict[str, object]:
-    """Column name to value."""
+    """One row: values by column name."""
     row: dict[str, object] = {"task": task}
     result = results.tasks.get(task)
     if result:
         row |= {"trainings": len(result.seeds), "episodes": result.episodes, "data": result.behaviour}
         row |= {"base_mean": result.base.mean, "base_iqm": result.base.iqm.value, "base_ms": result.base.latency_ms}
         for name, gain in result.gains.items():
-            found = {"mean": gain.scores.mean, "iqm": gain.scores.iqm.value, "ms": gain.scores.latency_ms}
-            found |= {"difference": gain.difference.value, "low": gain.difference.low, "high": gain.difference.high}
-            row |= {f"{name}_{key}": value for key, value in (found | {"outcome": gain.difference.outcome}).items()}
+            values = {"mean": gain.scores.mean, "iqm": gain.scores.iqm.value, "ms": gain.scores.latency_ms}
+            values |= {"difference": gain.difference.value, "low": gain.difference.low, "high": gain.difference.high}
+            row |= {f"{name}_{key}": value for key, value in (values | {"outcome": gain.difference.outcome}).items()}
         for world, rmse in result.dynamics.items():
             row |= {f"{world}_rmse": rmse.value, f"{world}_rmse_se": rmse.error}
         if result.reward:

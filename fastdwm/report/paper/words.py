@@ -1,4 +1,4 @@
-"""The sentences of the report: the verdicts, and what a reader has to know about the numbers."""
+"""The sentences of the report: the verdicts, and the notes on the numbers."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,46 +11,46 @@ from fastdwm.report.paper.results import Results, Verdict
 from fastdwm.report.paper.tables import TITLES
 from fastdwm.tables import interval
 
-# The question of the table: on how many of the 18 tasks planning may do harm.
+# The question that the report answers: is ITPO harmless on at least this many of the 18 tasks?
 ASKED_HARMLESS = 17
 ASKED_OF = ("default", "tuned")
 
 
 def verdicts(results: Results) -> list[str]:
-    """One sentence per variant that was run on all 18 tasks, then what was asked."""
-    found = {name: results.verdicts[name] for name in VARIANTS if results.verdicts[name].missing < len(LOCOMOTION)}
-    answers = [f"{TITLES[name]}: {answer(found[name])}" for name in ASKED_OF if name in found]
+    """One sentence per variant with results, then the answer to the question."""
+    named = {name: results.verdicts[name] for name in VARIANTS if results.verdicts[name].missing < len(LOCOMOTION)}
+    answers = [f"{TITLES[name]}: {answer(named[name])}" for name in ASKED_OF if name in named]
     asked = f"Is it harmless on {ASKED_HARMLESS} of {len(LOCOMOTION)}, and harmful on none? {', '.join(answers)}."
-    return [sentence(TITLES[name], verdict) for name, verdict in found.items()] + ([asked] if answers else [])
+    return [sentence(TITLES[name], verdict) for name, verdict in named.items()] + ([asked] if answers else [])
 
 
 def sentence(title: str, verdict: Verdict) -> str:
-    """How often a variant is harmless, harmful, better, worse, and missing."""
+    """On how many tasks a variant is harmless, harmful, better, worse and missing."""
     counts = f"harmless on {verdict.harmless} of {verdict.tasks} [mean paired difference >= -{MARGIN:g}]"
     counts += f", harmful on {verdict.harmful} [interval below -{MARGIN:g}]"
-    told = f"{title} is {counts}, significantly better on {verdict.better}, significantly worse on {verdict.worse}"
+    text = f"{title} is {counts}, significantly better on {verdict.better}, significantly worse on {verdict.worse}"
     if verdict.missing:
-        told += f"; {verdict.missing} of {verdict.tasks} are missing and count as none of these"
+        text += f"; {verdict.missing} of {verdict.tasks} are missing and count as none of these"
     if verdict.difference:
-        there = verdict.tasks - verdict.missing
-        told += f"; mean difference over {there} tasks {interval(asdict(verdict.difference), '+')}"
+        present = verdict.tasks - verdict.missing
+        text += f"; mean difference over {present} tasks {interval(asdict(verdict.difference), '+')}"
     if verdict.improvement:
         value, low, high = asdict(verdict.improvement).values()
-        told += f"; probability of improvement, trainings as runs, {value:.2f} [{low:.2f}, {high:.2f}]"
-    return f"{told}."
+        text += f"; probability of improvement, trainings as runs, {value:.2f} [{low:.2f}, {high:.2f}]"
+    return f"{text}."
 
 
 def answer(verdict: Verdict) -> str:
-    """Whether what was asked holds; open while missing tasks could decide it."""
+    """The answer to the question; open while missing tasks could change it."""
     if verdict.harmful or verdict.harmless + verdict.missing < ASKED_HARMLESS:
         return "no"
     return "yes" if not verdict.missing else "still open"
 
 
 def notes(results: Results) -> list[str]:
-    """What the numbers are and are not, and which of them are missing."""
+    """Notes on what the numbers mean and which are missing."""
     return [
-        "Our columns are on newly generated data of the same kind (published policies run anew, current simulators),"
+        "Our columns are on newly generated data of the same kind (published policies, current simulators),"
         " not on D4RL: they are no D4RL scores, and only the scale is D4RL's. The published columns are on D4RL v2.",
         evaluation(results),
         "At 95 %, about one in twenty true ties shows as better or worse by chance.",
@@ -62,7 +62,7 @@ def notes(results: Results) -> list[str]:
 
 
 def evaluation(results: Results) -> str:
-    """Episodes, trainings, and how intervals are made."""
+    """Sentence on episodes, trainings and the method for intervals."""
     episodes = _range({x.episodes for x in results.tasks.values()})
     trainings = _range({len(x.seeds) for x in results.tasks.values()})
     how = "resampling episodes"
@@ -80,26 +80,26 @@ def _range(values: set[int]) -> str:
 
 
 def latencies(results: Results) -> str:
-    """Which machine the latencies are of, and which cells are of others."""
+    """Sentence on the machine of the latencies, and the evaluations on other machines."""
     machine = ", ".join(f"{name} {value}" for name, value in results.machine.items() if value is not None)
     text = f"ms per decision: on one machine alone ({machine})."
     if results.elsewhere:
         names = ", ".join(results.elsewhere)
-        text += f" Latencies of {len(results.elsewhere)} cells of other machines are left out: {names}."
+        text += f" Latencies of {len(results.elsewhere)} evaluations of other machines are left out: {names}."
     return text
 
 
 def missing(results: Results) -> list[str]:
-    """Tasks without a variant, and variants of fewer trainings than the task has."""
-    told = []
+    """Sentences on tasks that lack a variant, and variants with fewer trainings than their task."""
+    lines = []
     for name in VARIANTS:
         absent = [t for t in published.LOCOMOTION if t not in results.tasks or name not in results.tasks[t].gains]
         if absent:
-            told.append(f"Missing, {TITLES[name]}: {_all_or(absent)}.")
+            lines.append(f"Missing, {TITLES[name]}: {_all_or(absent)}.")
         fewer = {t: x.gains[name].trainings for t, x in results.tasks.items() if name in x.gains}
         fewer = {t: n for t, n in fewer.items() if n < len(results.tasks[t].seeds)}
-        told += [f"{TITLES[name]}, {t}: {n} of {len(results.tasks[t].seeds)} trainings." for t, n in fewer.items()]
-    return told
+        lines += [f"{TITLES[name]}, {t}: {n} of {len(results.tasks[t].seeds)} trainings." for t, n in fewer.items()]
+    return lines
 
 
 def _all_or(absent: Sequence[str]) -> str:
@@ -107,13 +107,13 @@ def _all_or(absent: Sequence[str]) -> str:
 
 
 def departures(results: Results) -> list[str]:
-    """Tasks that were evaluated in another simulator than their own."""
-    found = {task: x.departures for task, x in results.tasks.items() if x.departures}
-    return [f"{task}: not the task's own simulator: {', '.join(texts)}." for task, texts in found.items()]
+    """Sentences on tasks that were evaluated in another simulator than their own."""
+    texts = {task: ", ".join(x.departures) for task, x in results.tasks.items() if x.departures}
+    return [f"{task}: not the task's own simulator: {text}." for task, text in texts.items()]
 
 
 def text_b() -> str:
-    """Where the paper's two texts disagree."""
+    """Sentence on numbers that differ between the paper's two texts."""
     other = ", ".join(f"{task} {value:g}" for task, value in published.SCORES_B.items())
     differs = f"The paper's other text prints for MPCwDWM {other} (average {published.AVERAGE_B})"
     return f"{differs}, and as ReBRAC the numbers of [RB]."

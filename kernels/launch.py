@@ -27,7 +27,7 @@ class Launch:
     """block sizes, in rising order, for launches that would need more programs of `block_m` than multiprocessors"""
 
     def for_rows(self, n_rows: int) -> "Launch":
-        """This launch with the smallest block that gives a multiprocessor one program at most, else with the largest."""
+        """This launch with the smallest block that gives a multiprocessor at most one program, else the largest."""
         blocks = (self.block_m, *self.larger)
         block = next((b for b in blocks if cdiv(n_rows, b) <= MULTIPROCESSORS), blocks[-1])
         return replace(self, block_m=block, larger=())

@@ -34,12 +34,12 @@ from fastdwm_kernels.cpu import (
     helper,
     kernel,
     layer_table,
-    nothing,
+    noinline,
+    null,
     product,
     relu,
     rows_of,
     run,
-    separate,
     silu,
     summing,
     transpose,
@@ -59,7 +59,7 @@ KINDS = types.UniTuple(types.boolean, 2)
 @summing
 def normalise(z, gain, shift, mean, rstd, y):
     """y: layer norm of relu(z), row by row; NaN stays NaN."""
-    separate()
+    noinline()
     d = z.shape[1]
     for i in range(len(z)):
         pre, post, total, square = z[i], y[i], float32(0), float32(0)
@@ -79,7 +79,7 @@ def normalise(z, gain, shift, mean, rstd, y):
 def normalise_vjp(dy, z, gain, mean, rstd, dgain, dshift):
     """z becomes its gradient, from dy, that of `normalise`'s y, which is lost; dgain and dshift (d,) are sums over the
     rows."""
-    separate()
+    noinline()
     d = z.shape[1]
     for j in range(d):
         dgain[j] = dshift[j] = float32(0)
@@ -131,7 +131,7 @@ def item_rows(item, n_rows):
 
 @kernel(LAYERS, MATRIX, KINDS, STACK, STACK)
 def evaluate(start, stop, layers, flat, kinds, x, y):
-    """y, and nothing for a gradient."""
+    """y, and null for a gradient."""
     last, size = len(layers) - 1, ROWS * widest(layers)
     pre, post = empty(size, float32), empty((2, size), float32)
     mean, rstd = empty(ROWS, float32), empty(ROWS, float32)
@@ -171,9 +171,9 @@ def tangent(start, stop, layers, flat, pre, n_rows, dx, dy):
         for i in range(last):
             z = block(buffers[i % 2], 0, high - low, layers[i, 1])
             slope = rows_of(pre[q], layers[i], first + low, first + high, n_rows)
-            product(h, address(flat[q], layers[i, 2]), layers[i, 1], z, nothing(), 0, address(slope, 0))
+            product(h, address(flat[q], layers[i, 2]), layers[i, 1], z, null(), 0, address(slope, 0))
             h = z
-        product(h, address(flat[q], layers[last, 2]), layers[last, 1], dy[q, low:high], nothing(), 0, nothing())
+        product(h, address(flat[q], layers[last, 2]), layers[last, 1], dy[q, low:high], null(), 0, null())
 
 
 @kernel(LAYERS, MATRIX, MATRIX, KINDS, STACK, MATRIX, STACK, STACK, STACK)
@@ -204,7 +204,7 @@ def backward(start, stop, layers, flat, flat_t, kinds, dy, pre, mean, rstd, sums
 @helper
 def sum_rows(d, total):
     """total (d_out,) of d (n, d_out)."""
-    separate()
+    noinline()
     for j in range(len(total)):
         total[j] = float32(0)
     for i in range(len(d)):
@@ -227,7 +227,7 @@ def gradient(start, stop, layers, kinds, n_slabs, x, dy, post, dz, sums, grads):
         if low < high:
             dw, columns = address(grads[q], at + low * d_out), address(h, low)
             size = high - low, n_rows, d_out
-            columns_product(columns, d_in, address(d, 0), d_out, dw, d_out, nothing(), 0, nothing(), *size)
+            columns_product(columns, d_in, address(d, 0), d_out, dw, d_out, null(), 0, null(), *size)
         if slab == 0:
             sum_rows(d, vector(grads[q], layers[i], 0))
             if kinds[1] and i < last:

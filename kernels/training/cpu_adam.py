@@ -6,7 +6,7 @@ import numpy as np
 from numpy import sqrt
 from torch import Tensor
 
-from fastdwm_kernels.cpu import ROW, kernel, run, separate, square_of
+from fastdwm_kernels.cpu import ROW, kernel, noinline, run, square_of
 
 CHUNK = 4096
 """elements of an item"""
@@ -26,7 +26,7 @@ def step(start, stop, values, grads, mean, square, scalars):
     scalars: factor on the gradient, 1 - beta1, beta2, 1 - beta2, step size / bias of the mean, 1 / sqrt(bias of the
     square), epsilon.
     """
-    separate()
+    noinline()
     factor, follow, keep, take = scalars[0], scalars[1], scalars[2], scalars[3]
     rate, unbias, epsilon = scalars[4], scalars[5], scalars[6]
     for item in range(start, stop):

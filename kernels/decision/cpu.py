@@ -5,7 +5,7 @@ from math import isfinite
 from numba import carray, types
 from numpy import float32
 
-from fastdwm_kernels.cpu import LAYERS, MATRIX, ROW, SIZE, STACK, address, helper, kernel, transpose
+from fastdwm_kernels.cpu import LAYERS, MATRIX, ROW, SIZE, STACK, address, block, helper, kernel, transpose
 from fastdwm_kernels.frozen_mlp.cpu import SCALAR
 from fastdwm_kernels.policy.cpu import policy_act, policy_weight_gradient
 from fastdwm_kernels.rollout.cpu import SAMPLER, SAMPLER_VJP
@@ -29,12 +29,6 @@ TAPE = types.Tuple(
 def shaped(array, rows, columns, depth):
     """A view (rows, columns, depth), without reshape, whose error message takes seconds to compile."""
     return carray(address(array, 0), (rows, columns, depth))
-
-
-@helper
-def matrix(array, rows, columns):
-    """A view (rows, columns)."""
-    return carray(address(array, 0), (rows, columns))
 
 
 @kernel(SIZE, SIZE, RULE, LAYERS, FROZEN, ENDING, BANKS, MATRIX, MATRIX, POLICIES, POLICIES, TAPE, MATRIX)
@@ -74,7 +68,7 @@ def decide_rows(
             if not (isfinite(objective) and isfinite(norm[b])):
                 report[b, action_dim + 2] = float32(1)
     policy_act(start, stop, layers, after[0], shaped(obs, n, 1, obs_dim), action)
-    acts = matrix(action, n, action_dim), matrix(base_action, n, action_dim)
+    acts = block(action, 0, n, action_dim), block(base_action, 0, n, action_dim)
     for b in range(start, stop):
         commit_row(acts[0][b], acts[1][b], after[0][b], base[0], rule[1], report[b])
         if report[b, action_dim + 2] > 0:

@@ -155,14 +155,7 @@ def own_terms(models: RolloutModels, returns: Return, run: Imagined, n_policies:
     rewards, state_grads = rewards.view_as(run.survival), direct[..., : len(models.obs_std)]
     state_grads[:-1] /= models.obs_std
     if returns.termination == "soft":
-        add_survival(returns, run, weights, rewards, terminal, state_grads)
+        weighted = weights * torch.cat([rewards, terminal.unsqueeze(0)])
+        return_to_go = weighted.flip(0).cumsum(0).flip(0)[1:]
+        state_grads[1:] += log_survival_gradient(returns, run.states[1:]) * return_to_go.unsqueeze(-1)
     return total(run, rewards, terminal, n_policies), direct
-
-
-def add_survival(
-    returns: Return, run: Imagined, weights: Tensor, rewards: Tensor, terminal: Tensor, state_grads: Tensor
-) -> None:
-    """Add R_j c'(s_j) / c(s_j) to the gradient of the states (H + 1, N, S), j > 0."""
-    weighted = weights * torch.cat([rewards, terminal.unsqueeze(0)])
-    return_to_go = weighted.flip(0).cumsum(0).flip(0)[1:]
-    state_grads[1:] += log_survival_gradient(returns, run.states[1:]) * return_to_go.unsqueeze(-1)

@@ -1,5 +1,7 @@
 """A world model's sampler, and one step of it, as differentiable operators."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -52,7 +54,7 @@ def _apply(weights: SamplerWeights, obs: Tensor, action: Tensor, noise: Tensor) 
     if torch.is_grad_enabled() and any(value.requires_grad for value in (obs, action, noise)):
         return SamplerFunction.apply(weights, obs, action, noise)
     with torch.no_grad():
-        return _forward(weights)(weights, obs, action, noise, False)[0]
+        return _passes(weights)[0](weights, obs, action, noise, False)[0]
 
 
 class SamplerFunction(torch.autograd.Function):
@@ -60,7 +62,8 @@ class SamplerFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, weights, obs, action, noise):
-        y, ctx.saved = _forward(weights)(weights, obs, action, noise, True)
+        forward, ctx.vjp = _passes(weights)
+        y, ctx.saved = forward(weights, obs, action, noise, True)
         ctx.weights = weights
         return y
 
@@ -68,7 +71,7 @@ class SamplerFunction(torch.autograd.Function):
     def backward(ctx, dy):
         refuse_second_order("sampler")
         # Autograd may pass an expanded gradient.
-        dobs, daction, dstart = _backward(ctx.weights)(ctx.weights, dy.contiguous(), ctx.saved)
+        dobs, daction, dstart = ctx.vjp(ctx.weights, dy.contiguous(), ctx.saved)
         return None, dobs, daction, dstart.unsqueeze(0) if ctx.needs_input_grad[3] else None
 
 
@@ -77,25 +80,14 @@ def has_cpu_kernels(weights: SamplerWeights) -> bool:
     return weights.device.type == "cpu" and weights.dtype == torch.float32
 
 
-def _forward(weights: SamplerWeights):
+def _passes(weights: SamplerWeights) -> tuple[Callable, Callable]:
+    """Forward pass and VJP for the device and dtype of the weights."""
     if weights.device.type == "cuda":
-        from fastdwm_kernels.sampler.kernel import sampler_fwd
+        from fastdwm_kernels.sampler.kernel import sampler_bwd, sampler_fwd
 
-        return sampler_fwd
+        return sampler_fwd, sampler_bwd
     if has_cpu_kernels(weights):
-        from fastdwm_kernels.sampler.cpu import sampler_cpu
+        from fastdwm_kernels.sampler.cpu import sampler_backward_cpu, sampler_cpu
 
-        return sampler_cpu
-    return sampler_reference
-
-
-def _backward(weights: SamplerWeights):
-    if weights.device.type == "cuda":
-        from fastdwm_kernels.sampler.kernel import sampler_bwd
-
-        return sampler_bwd
-    if has_cpu_kernels(weights):
-        from fastdwm_kernels.sampler.cpu import sampler_backward_cpu
-
-        return sampler_backward_cpu
-    return sampler_backward_reference
+        return sampler_cpu, sampler_backward_cpu
+    return sampler_reference, sampler_backward_reference

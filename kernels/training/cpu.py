@@ -162,7 +162,7 @@ def forward(start, stop, layers, flat, kinds, x, pre, post, mean, rstd, y):
 
 @kernel(LAYERS, MATRIX, MATRIX, SIZE, STACK, STACK)
 def tangent(start, stop, layers, flat, pre, n_rows, dx, dy):
-    """Write dy (Q, n, d_out), the derivative of y along dx (Q, n, d_in) in the last n of `n_rows` rows; without norm."""
+    """Write dy (Q, n, d_out), the derivative of y along dx (Q, n, d_in) in the last n of `n_rows` rows; no norm."""
     last, first = len(layers) - 1, n_rows - dx.shape[1]
     buffers = empty((2, ROWS * widest(layers)), float32)
     for item in range(start, stop):
@@ -239,8 +239,8 @@ def gradient(start, stop, layers, kinds, n_slabs, x, dy, post, dz, sums, grads):
 def squared_error(start, stop, y, target, weights, rates, shares, dy, losses):
     """Write dy and losses (Q, blocks), whose sum is the loss, for y and target (Q or 1, N, d_out).
 
-    As in `op.mean_squared_error`: weights (N,) or (0,); for the last n rows derivatives `rates` (n, d_out) of y, and the
-    shares (2, n) of them and of y in the target.
+    As in `op.mean_squared_error`: weights (N,) or (0,); for the last n rows derivatives `rates` (n, d_out) of y, and
+    shares (2, n) of these and of y in the target.
     """
     (_, n_rows, d_out), first = y.shape, len(y[0]) - len(rates)
     factor = float32(1) / float32(n_rows * d_out)

@@ -32,8 +32,8 @@ class PackedParams(dict[str, Tensor]):
 def pack_params(params: Params) -> PackedParams | None:
     """A copy of an MLP's parameters w0 (d_in, d_out), b0 (d_out,), ... or (Q, ...), with scale{i}, shift{i} or without.
 
-    None if the compiled passes do not support them: without numba, on another device, in another dtype, or for a network
-    without hidden layers or of another shape.
+    None if the compiled passes do not support them: without numba, on another device, in another dtype, or for another
+    kind of network or one without hidden layers.
     """
     if cpu_kernels("training") is None or any(
         value.device.type != "cpu" or value.dtype != torch.float32 for value in params.values()
@@ -74,8 +74,8 @@ def mean_squared_error(
     """Sum over the copies of the mean of weights (y - target)^2; and y as in `mlp`, a constant for autograd.
 
     target: (N, d_out), or (Q, N, d_out), one for each copy.   weights: (N,), or None for ones.
-    along: dx (n, d_in) and shares (2, n), for one network without layer norm: the target of the last n rows increases by
-    shares[0] times the derivative of y along dx and shares[1] times y, both as constants for autograd.
+    along: dx (n, d_in) and shares (2, n), for one network without layer norm. The target of the last n rows increases
+    by shares[0] times the derivative of y along dx and shares[1] times y, both as constants for autograd.
     """
     rows, empty = prepared(params, x, activation), x.new_empty(0, 0)
     target = (target if target.dim() == 3 else target.unsqueeze(0)).contiguous()

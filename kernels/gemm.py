@@ -124,7 +124,7 @@ def emit_opaque(b: ir.IRBuilder, pointer):
 def emit_tile(b: ir.IRBuilder, op: Operands, height: int, vectors: int, transposed: bool, first, column) -> None:
     """Compute `height` rows from `first` and `vectors` vectors of columns from `column`; a single vector is masked."""
     load, store = emit_access(b, b.sub(op.columns, column), vectors)
-    cells = [(r, v) for r in range(height) for v in range(vectors)]
+    positions = [(r, v) for r in range(height) for v in range(vectors)]
     rows = [b.add(first, INT(r)) for r in range(height)]
 
     def place(base, stride):
@@ -141,9 +141,9 @@ def emit_tile(b: ir.IRBuilder, op: Operands, height: int, vectors: int, transpos
         later = b.gep(row, [b.mul(op.w_row, INT(AHEAD // vectors))])
         for v in range(vectors):
             emit_prefetch(b, b.gep(later, [INT(v * LANES)]))
-        along = b.mul(k, op.x_row) if transposed else k
-        factors = [emit_broadcast(b, b.load(b.gep(each, [along]))) for each in x]
-        products = [b.fmul(factors[r], weights[v], flags=("contract",)) for r, v in cells]
+        offset = b.mul(k, op.x_row) if transposed else k
+        factors = [emit_broadcast(b, b.load(b.gep(each, [offset]))) for each in x]
+        products = [b.fmul(factors[r], weights[v], flags=("contract",)) for r, v in positions]
         return [b.fadd(p, total, flags=("contract",)) for p, total in zip(products, sums, strict=True)]
 
     def unrolled(i, sums):
@@ -154,14 +154,14 @@ def emit_tile(b: ir.IRBuilder, op: Operands, height: int, vectors: int, transpos
     # act_deriv was saved long ago: prefetch it, or without it the destination, while the sums are computed.
     absent = b.icmp_unsigned("==", b.ptrtoint(op.act_deriv, INT), INT(0))
     ends = [b.select(absent, *pair) for pair in zip(z, act_derivs, strict=True)]
-    for r, v in cells:
+    for r, v in positions:
         emit_prefetch(b, b.gep(ends[r], [INT(v * LANES)]))
-    sums = [emit_optional(b, op.start, partial(load, v=v), starts[r], z[r], 0.0) for r, v in cells]
+    sums = [emit_optional(b, op.start, partial(load, v=v), starts[r], z[r], 0.0) for r, v in positions]
     n_unrolled = b.sdiv(op.depth, INT(UNROLL))
     sums = emit_loop(b, n_unrolled, sums, unrolled)
-    done = b.mul(n_unrolled, INT(UNROLL))
-    sums = emit_loop(b, b.sub(op.depth, done), sums, lambda i, sums: add_products(b.add(done, i), sums))
-    for (r, v), total in zip(cells, sums, strict=True):
+    depth_done = b.mul(n_unrolled, INT(UNROLL))
+    sums = emit_loop(b, b.sub(op.depth, depth_done), sums, lambda i, sums: add_products(b.add(depth_done, i), sums))
+    for (r, v), total in zip(positions, sums, strict=True):
         act_deriv = emit_optional(b, op.act_deriv, partial(load, v=v), act_derivs[r], z[r], 1.0)
         store(b.fmul(total, act_deriv), z[r], v)
 

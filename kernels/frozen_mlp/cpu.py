@@ -85,13 +85,13 @@ def normalise_vjp(dh, gain, normal, rstd, rows):
     d = dh.shape[1]
     for i, row in enumerate(rows):
         # Row views, since an index that may be negative keeps the compiler from using vectors.
-        grad, normal_row, mean, along = dh[i], normal[row], float32(0), float32(0)
+        grad, normal_row, mean, projection = dh[i], normal[row], float32(0), float32(0)
         for j in range(d):
             mean += grad[j] * gain[j]
-            along += grad[j] * gain[j] * normal_row[j]
-        mean, along = mean / float32(d), along / float32(d)
+            projection += grad[j] * gain[j] * normal_row[j]
+        mean, projection = mean / float32(d), projection / float32(d)
         for j in range(d):
-            grad[j] = rstd[row] * (grad[j] * gain[j] - mean - normal_row[j] * along)
+            grad[j] = rstd[row] * (grad[j] * gain[j] - mean - normal_row[j] * projection)
 
 
 @helper

@@ -17,13 +17,8 @@ from fastdwm_kernels.cpu_linear import linear
 from fastdwm_kernels.layout import Params
 
 
-def policy_reference(params: Params, x: Tensor) -> Tensor:
-    """Actions (B, M, A) of B policies with parameters (B, ...) in the observations x (B, M, S)."""
-    return policy_forward_reference(params, x)[0]
-
-
 def policy_forward_reference(params: Params, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Actions (B, M, A), and the hidden activations (B, M, D) that the gradients need, first layer first."""
+    """Actions (B, M, A) of B policies for observations x (B, M, S), and the hidden activations, first layer first."""
     last = len(params) // 2 - 1
     hidden = []
     for i in range(last):

@@ -85,18 +85,18 @@ def normalise_vjp(dy, z, gain, mean, rstd, dgain, dshift):
         dgain[j] = dshift[j] = float32(0)
     for i in range(len(z)):
         pre, grad, center, factor = z[i], dy[i], mean[i], rstd[i]
-        total = along = float32(0)
+        total = projection = float32(0)
         for j in range(d):
             normal = ((float32(0) if pre[j] <= 0 else pre[j]) - center) * factor
             dgain[j] += grad[j] * normal
             dshift[j] += grad[j]
             grad[j] *= gain[j]
             total += grad[j]
-            along += grad[j] * normal
-        total, along = total / float32(d), along / float32(d)
+            projection += grad[j] * normal
+        total, projection = total / float32(d), projection / float32(d)
         for j in range(d):
             normal = (pre[j] - center) * factor
-            pre[j] = float32(0) if pre[j] <= 0 else factor * (grad[j] - total - normal * along)
+            pre[j] = float32(0) if pre[j] <= 0 else factor * (grad[j] - total - normal * projection)
 
 
 @helper
@@ -290,8 +290,8 @@ def forward_pass(layout: MLPLayout, flat: Tensor, x: Tensor, activation: str) ->
     norms = (n_copies, len(widths), n_rows if layout.layer_norm else 0)
     sums = (n_copies, -(-n_rows // ROWS), 2 * sum(widths) if layout.layer_norm else 0)
     saved = Saved(x, *recycled_together(blocks, blocks, norms, norms, sums, tuple(flat.shape)))
-    y, of_rows = x.new_empty(n_copies, n_rows, layout.sizes[-1]), (saved.pre, saved.post, saved.mean, saved.rstd)
-    _run(forward, layout, y, layer_table(layout), flat, kinds_of(layout, activation), x, *of_rows, y)
+    y, saved_rows = x.new_empty(n_copies, n_rows, layout.sizes[-1]), (saved.pre, saved.post, saved.mean, saved.rstd)
+    _run(forward, layout, y, layer_table(layout), flat, kinds_of(layout, activation), x, *saved_rows, y)
     return y, saved
 
 
@@ -309,8 +309,8 @@ def backward_pass(layout: MLPLayout, flat: Tensor, saved: Saved, dy: Tensor, act
     saved.spent = True
     layers, kinds, n_slabs = layer_table(layout), kinds_of(layout, activation), -(-max(layout.sizes[:-1]) // ROWS)
     run(transpose, flat.shape[0], layout.n_params, layers, flat, saved.flat_t, smallest=1)
-    of_rows = saved.pre, saved.mean, saved.rstd, saved.sums
-    _run(backward, layout, dy, layers, flat, saved.flat_t, kinds, dy, *of_rows)
+    saved_rows = saved.pre, saved.mean, saved.rstd, saved.sums
+    _run(backward, layout, dy, layers, flat, saved.flat_t, kinds, dy, *saved_rows)
     grads, n_parts = recycled(*flat.shape), len(layers) * n_slabs
     args = saved.x, dy, saved.post, saved.pre, saved.sums, grads
     run(

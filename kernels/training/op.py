@@ -112,8 +112,8 @@ def adam_step(optimiser: torch.optim.Adam, params: PackedParams, max_norm: float
         norm = gradient_norm(flat.grad)
         # Written so that NaN stays.
         factor = 1.0 if norm + 1e-6 <= max_norm else max_norm / (norm + 1e-6)
-    of_moments = 1 - beta1, beta2, 1 - beta2, group["lr"] / (1 - beta1**n), (1 - beta2**n) ** -0.5, group["eps"]
-    adam_step(flat.detach(), flat.grad, state["exp_avg"], state["exp_avg_sq"], [factor, *of_moments])
+    scalars = 1 - beta1, beta2, 1 - beta2, group["lr"] / (1 - beta1**n), (1 - beta2**n) ** -0.5, group["eps"]
+    adam_step(flat.detach(), flat.grad, state["exp_avg"], state["exp_avg_sq"], [factor, *scalars])
     return norm
 
 

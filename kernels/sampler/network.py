@@ -186,7 +186,7 @@ def backward_steps(dy, w_ptr, coef_ptr, saved_ptr, steps, S: tl.constexpr, D: tl
     EARLY: tl.constexpr = has_registers(w_ptr.dtype.element_ty)
     tile, layer = 0, 0
     for t in tl.range(steps * ROUNDS, num_stages=STAGES):
-        # Load at the begin of a layer and of a step the values for their end.
+        # Load at the start of a layer and of a step the values for their end.
         if t % N_TILES == 0:
             if HIDDEN > 0 and EARLY:
                 saved_ptr -= layer_size(D, BLOCK_M)

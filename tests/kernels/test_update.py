@@ -107,7 +107,7 @@ def execute(request):
 
 
 # The default rule's step.
-def test_the_first_step_gains_what_moving_every_action_along_its_slope_would():
+def test_the_first_step_gains_as_much_as_moving_each_action_along_its_slope():
     """The gain to first order is alpha |g|^2, which grows with G / mean(G)."""
     params, grads, parts = update()
     after, norm, remembered = bound_step(params, grads, parts, action_grads(), memory(), 0.1)

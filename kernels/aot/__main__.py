@@ -11,8 +11,7 @@ class AotConfig:
     """The kernels to compile, and whether to compile or to list them."""
 
     table: bool = False
-    """compile, and write the table of registers, stack, shared memory and instructions; without it the command only
-    lists the kernels"""
+    """compile, and write the table of registers, stack, shared memory and instructions, rather than list the kernels"""
     full: bool = False
     """every shipped configuration instead of one of each kind"""
     only: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""How a kernel's file describes the compilations of its kernel that are checked ahead of time."""
+"""Description of one compilation of a Triton kernel, for checks ahead of time without a GPU."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,27 +6,28 @@ from typing import Any
 
 
 def operand_type(precision: str) -> str:
-    """Element type of the operands of the products, as a case names it."""
+    """Triton's name of the type of a product's operands."""
     return "fp32" if precision == "ieee" else precision
 
 
 @dataclass(frozen=True)
 class AotCase:
-    """One compilation, described without compiling; every kernel folder lists its own in `aot_cases`."""
+    """One compilation; the `aot_cases` of a kernel's file list those of its kernels."""
 
     name: str
     """kernel and configuration, as it appears in the table"""
     kernel: Any
     """the @triton.jit function"""
     pointers: Mapping[str, str]
-    """element type of every pointer argument, such as "fp32"; 16-byte aligned unless the kernel does not rely on it"""
+    """element type, such as "fp32", of every pointer argument that is not None; aligned to 16 bytes unless the kernel
+    declares `do_not_specialize_on_alignment`"""
     constexprs: Mapping[str, Any]
-    """compile-time arguments; every argument in no mapping is an int32"""
+    """compile-time arguments; an argument in none of the mappings is an int32"""
     options: Mapping[str, Any]
-    """num_warps, num_stages"""
+    """compiler options: num_warps, and num_stages and maxnreg where they are set"""
     tensor_cores: bool
-    """whether the products must run on tensor cores"""
+    """whether the machine code must contain tensor-core instructions"""
     scalars: Mapping[str, str] = field(default_factory=dict)
-    """type of every scalar argument that is no int32: "fp32" for a Python float"""
+    """type of every scalar argument that is not an int32: "fp32" for a Python float"""
     layer_products: int = 0
-    """multiplications of one hidden layer in one program, of kernels that loop over such layers; else 0"""
+    """multiplications of one hidden layer in one program, if the kernel loops over hidden layers; else 0"""

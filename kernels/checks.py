@@ -1,6 +1,6 @@
-"""Input checks shared by every operator: the only place that words these errors.
+"""Input checks shared by all operators.
 
-Checks read shapes, dtypes, strides and devices, never values, so they cost no host synchronisation.
+They read shapes, dtypes, strides and devices, never values, so they cost no host synchronisation.
 """
 
 from functools import cache
@@ -20,30 +20,30 @@ def check_tensor(
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
 ) -> None:
-    """Raise unless `value` is a contiguous tensor of this shape (None: any size), dtype and, if given, device.
+    """Raise unless `value` is a contiguous tensor of this shape (None: any size), dtype and, if not None, device.
 
-    Raises ValueError on a wrong shape, stride or device, TypeError on a wrong dtype; both name the argument, what was
-    expected and what came.
+    Raises ValueError on a wrong shape, stride or device, TypeError on a wrong dtype.
     """
-    got = value.shape
-    # A whole shape is compared at once: a decision makes some fifty of these checks.
-    if got != shape and not fits(got, shape):
-        got = tuple(got)
+    actual = value.shape
+    # Equality is the fast path: a decision makes some fifty of these checks.
+    if actual != shape and not fits(actual, shape):
         expected = ", ".join("any" if size is None else str(size) for size in shape)
-        raise ValueError(f"{name}: expected shape ({expected}), got {got}")
+        raise ValueError(f"{name}: expected shape ({expected}), got {tuple(actual)}")
     if value.dtype != dtype:
         raise TypeError(f"{name}: expected {dtype}, got {value.dtype}")
     if not value.is_contiguous():
-        raise ValueError(f"{name}: expected contiguous memory, got strides {value.stride()} for shape {tuple(got)}")
+        raise ValueError(f"{name}: expected contiguous memory, got strides {value.stride()} for shape {tuple(actual)}")
     if device is not None and value.device != device:
         raise ValueError(f"{name}: expected a tensor on {device}, got one on {value.device}")
 
 
-def fits(got: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
-    if len(got) != len(shape):
+def fits(actual: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
+    """Whether every size is the expected one, or None is expected."""
+    if len(actual) != len(shape):
         return False
-    for want, size in zip(shape, got, strict=True):
-        if want is not None and want != size:
+    # A loop, since a generator for `all` costs more than the comparisons.
+    for size, expected in zip(actual, shape, strict=True):
+        if expected is not None and expected != size:
             return False
     return True
 
@@ -55,21 +55,21 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def check_precision(precision: str, on_gpu: bool) -> None:
-    """Raise ValueError unless the device's operators have products of this precision."""
+    """Raise ValueError unless products of this precision exist on the device."""
     check_choice("precision", precision, PRECISIONS if on_gpu else ("ieee",))
 
 
 def operands(name: str, weights: Tensor, precision: str) -> Tensor:
-    """The weights as operands of this precision. Reads their values: for use when packing, never in a decision.
+    """The weights in the dtype of a product's operands. Reads their values, so call it when packing, not in a decision.
 
-    Raises ValueError where they exceed the range of fp16.
+    Raises ValueError if they exceed the range of fp16.
     """
     if precision == "ieee":
         return weights
     rounded = weights.to(operand_dtype(precision))
     if not rounded.isfinite().all():
-        most, largest = torch.finfo(rounded.dtype).max, float(weights.abs().max())
-        raise ValueError(f"{name}: expected weights up to {most:g}, got {largest:g}: use precision 'ieee'")
+        limit, largest = torch.finfo(rounded.dtype).max, float(weights.abs().max())
+        raise ValueError(f"{name}: expected weights up to {limit:g}, got {largest:g}: use precision 'ieee'")
     return rounded
 
 
@@ -80,9 +80,9 @@ def check_range(name: str, value: int, low: int, high: int) -> None:
 
 
 def refuse_second_order(op: str) -> None:
-    """Raise NotImplementedError if called in a backward pass that is itself to be differentiated.
+    """Raise NotImplementedError in a backward pass that is itself differentiated.
 
-    To be the first line of every hand-written backward: without it autograd returns wrong second derivatives silently.
+    Every hand-written backward calls this first: without it autograd silently returns wrong second derivatives.
     """
     if torch.is_grad_enabled():
         raise NotImplementedError(f"{op}: second-order gradients are not implemented; use the plain torch path")
@@ -90,7 +90,7 @@ def refuse_second_order(op: str) -> None:
 
 @cache
 def cpu_kernels(operator: str) -> ModuleType | None:
-    """Those of this operator; none without numba, which what is imagined in plain torch does not need."""
+    """The module of an operator's CPU kernels, or None if numba is not installed."""
     try:
         return import_module(f"fastdwm_kernels.{operator}.cpu")
     except ImportError:

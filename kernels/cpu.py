@@ -1,10 +1,10 @@
-"""What the CPU kernels are made of: float32, compiled by numba when first used, later read from its cache.
+"""Building blocks of the CPU kernels: float32 functions that numba compiles at their first use and then caches.
 
-A kernel (`cpu.py` of an operator) works on the items start..stop-1 of its buffers, rows or policies, and holds no
-lock, so that threads can share the items. All its arrays are C-contiguous. What it computes for a row depends on that
-row alone, to the bit: not on how many there are, nor on the threads.
+A kernel (in an operator's `cpu.py`) works on the items start..stop-1 of its buffers, rows or policies, without the
+GIL, so threads can share the items. All arrays are C-contiguous. The result for a row is the same to the bit whatever
+the other rows are and however many threads there are.
 
-No `fastmath` that would assume finite numbers: an imagined state that diverges must stay visible.
+No `fastmath` option assumes finite numbers: an imagined state that diverges must stay visible.
 """
 
 import math
@@ -36,40 +36,39 @@ except ImportError as error:
     raise ImportError(f"the CPU kernels need numba: install it, or use --backend reference ({error})") from error
 
 ROW_BLOCK = 32
-"""rows that go through a whole pass together, so that their activations stay in the cache"""
+"""rows that go through a pass together, so that their activations stay in the cache"""
 
 MIN_PRODUCTS = 1 << 23
-"""multiply-adds that are worth a thread: they take 70 us at 230 GFLOP/s, and to wake a thread takes 30"""
+"""multiply-adds that are worth a thread: they take 70 us at 230 GFLOP/s, and waking a thread takes 30 us"""
 
 helper = njit(**OPTIONS, fastmath={"contract"})
 summing = njit(**OPTIONS, fastmath={"contract", "reassoc"})
-"""for sums over a row: the compiler chooses their order, which makes them vectors"""
+"""`helper` for sums over a row, whose order the compiler may choose to use vectors"""
 
 SIZE, LAYERS = types.int64, types.int64[:, ::1]
 ROW, MATRIX, STACK = types.float32[::1], types.float32[:, ::1], types.float32[:, :, ::1]
 """types of the kernels' arguments"""
 
 POINTER = types.CPointer(types.float32)
-PANEL = types.void(*[POINTER, SIZE] * 4, POINTER, SIZE, SIZE, SIZE)
-"""type of a product of pointers"""
+GEMM = types.void(*[POINTER, SIZE] * 4, POINTER, SIZE, SIZE, SIZE)
+"""type of the matrix products, whose operands are pointers"""
 
 SOURCES = sorted([*Path(__file__).parent.rglob("cpu*.py"), Path(__file__).parent / "gemm.py"])
 STAMP = f"_{crc32(b''.join(path.read_bytes() for path in SOURCES)):08x}"
-
+"""suffix of the kernels' names, after which numba names its cache files: it notices only changes of a function's own
+file, but a kernel must be compiled anew if a file changes whose functions it calls"""
 
 SIGNATURES: dict[Callable, Any] = {}
-"""of the kernels"""
+"""argument types of each kernel"""
 
 ADDRESSES: list[Any] = []
-"""compiled functions that others call by their address, which must outlive them"""
+"""compiled functions that others call by their address, kept alive for them"""
 
 
 def kernel(*arguments: types.Type) -> Callable:
-    """A function of (start, stop, *arguments) that Python calls by `run`, and other kernels as it is."""
+    """Declare a kernel (start, stop, *arguments), which Python calls by `run` and other kernels call directly."""
 
     def decorate(function: Callable) -> Callable:
-        # numba compiles anew if the function's own file changes, but does not notice that a file of what it calls has.
-        # Its cache files are named after the function: hence the name.
         function.__qualname__ += STAMP
         inner = helper(function)
         SIGNATURES[inner] = types.void(types.int64, types.int64, *arguments)
@@ -80,16 +79,15 @@ def kernel(*arguments: types.Type) -> Callable:
 
 @lru_cache
 def entry(function: Callable) -> Callable:
-    """A kernel as Python calls it: compiled now, and once for all processes; its arguments are refused if they are not
-    as declared."""
+    """A kernel as Python calls it, compiled now or read from the cache; it accepts only the declared argument types."""
     return compiled(SIGNATURES[function], function.py_func)
 
 
 def run(function: Callable, n_items: int, cost: int, *args, smallest: int = TALL) -> None:
-    """function(start, stop, *args) over all items, shared between as many threads as torch has and the work is worth.
+    """Run function(start, stop, *args) over all items, on at most torch's number of threads, fewer for little work.
 
-    args: tensors, or what numba takes; tuples hold the latter alone.
-    cost: multiply-adds of one item.   smallest: items that a thread takes at least; rows, by default, fill a tile.
+    args: tensors, or what numba takes; tuples hold only the latter.
+    cost: multiply-adds of one item.   smallest: fewest items for a thread; the default fills a tile with rows.
     """
     function, args = entry(function), [value.numpy() if isinstance(value, Tensor) else value for value in args]
     n_threads = torch.get_num_threads()
@@ -99,7 +97,7 @@ def run(function: Callable, n_items: int, cost: int, *args, smallest: int = TALL
         return
     parts = [(n_items * i // n_parts, n_items * (i + 1) // n_parts) for i in range(n_parts)]
 
-    # Whoever is free takes the next part: OpenMP's idle threads spin, and may keep ours from starting at all.
+    # Each free thread takes the next part, since idle OpenMP threads spin and may delay the start of ours.
     def work() -> None:
         while parts:
             try:
@@ -110,8 +108,8 @@ def run(function: Callable, n_items: int, cost: int, *args, smallest: int = TALL
 
     running = [threads(n_threads - 1).submit(work) for _ in range(min(n_threads, n_parts) - 1)]
     work()
-    for other in running:
-        other.cancel() or other.result()
+    for future in running:
+        future.cancel() or future.result()
 
 
 def arrays(*values: Tensor) -> tuple[np.ndarray, ...]:
@@ -121,7 +119,7 @@ def arrays(*values: Tensor) -> tuple[np.ndarray, ...]:
 
 @lru_cache
 def threads(n_threads: int) -> ThreadPoolExecutor:
-    """Threads that sleep while they have nothing to do, unlike OpenMP's."""
+    """A pool of threads that sleep while idle, unlike OpenMP's."""
     return ThreadPoolExecutor(n_threads, thread_name_prefix="fastdwm")
 
 
@@ -131,24 +129,23 @@ os.register_at_fork(after_in_child=threads.cache_clear)
 
 @lru_cache
 def layer_table(layout: MLPLayout) -> np.ndarray:
-    """What the kernels know of each layer: d_in, d_out, the place of w in the flat parameters, with b and the rest
-    behind it, and the widths of all layers before: the place of its block in a buffer of all layers' rows."""
+    """One row for each layer: d_in, d_out, the offset of w in the flat parameters (b, scale and shift follow), and the
+    sum of the widths of the layers before, which tells where its block is in a buffer of all layers' rows."""
     widths, before = layout.sizes[1:], accumulate(layout.sizes[1:-1], initial=0)
     places = [layout.offsets[f"w{i}"] for i in range(len(widths))]
     return np.array(list(zip(layout.sizes, widths, places, before, strict=False)), dtype=np.int64)
 
 
 def transposed(layout: MLPLayout, flat: Tensor, flat_t: Tensor | None = None) -> Tensor:
-    """flat (Q, P) with every weight transposed in its place, and nothing else; written to `flat_t` if given."""
+    """flat (Q, P) with every weight transposed in its place and all else undefined; written to `flat_t` unless None."""
     flat_t = torch.empty_like(flat) if flat_t is None else flat_t
     run(transpose, len(flat), layout.n_params, layer_table(layout), flat, flat_t, smallest=1)
     return flat_t
 
 
-# What numba has no name for.
 @intrinsic
 def address(typing, array, offset):
-    """Of element `offset` of an array."""
+    """Pointer to element `offset` of an array."""
     if array.layout != "C":
         raise TypingError(f"expected a C-contiguous array, got {array}")
 
@@ -160,22 +157,24 @@ def address(typing, array, offset):
 
 @intrinsic
 def bits_of(typing, x):
+    """The bits of a float32 as an int32."""
     return types.int32(types.float32), lambda context, b, signature, args: b.bitcast(args[0], ir.IntType(32))
 
 
 @intrinsic
 def from_bits(typing, x):
+    """The float32 with the bits of an int32."""
     return types.float32(types.int32), lambda context, b, signature, args: b.bitcast(args[0], ir.FloatType())
 
 
 @intrinsic
-def separate(typing):
-    """Keeps LLVM from copying the function that calls this into each of its callers, which takes long to compile, and
-    has it use vectors of 512 bits where there are such: by itself it takes half of that."""
+def noinline(typing):
+    """Forbid LLVM to inline the calling function, which would take long to compile, and let it use vectors of 512 bits
+    where they exist, for its default is half of that."""
 
     def emit(context, b, signature, args):
         b.function.attributes.add("noinline")
-        # Past llvmlite, which knows attributes without a value only.
+        # llvmlite's own `add` accepts no attribute with a value.
         set.add(b.function.attributes, '"prefer-vector-width"="512"')
         return context.get_dummy_value()
 
@@ -183,38 +182,36 @@ def separate(typing):
 
 
 @intrinsic
-def nothing(typing):
-    """A null pointer, to what a product does without."""
+def null(typing):
+    """A null pointer, for an operand that a product does not have."""
     pointer = types.CPointer(types.float32)
     return pointer(), lambda context, b, signature, args: context.get_constant_null(pointer)
 
 
-def panel(function: Callable) -> types.ExternalFunction:
-    """A product of pointers, compiled by itself and called by its address.
-
-    As part of its callers it would be compiled with each of them, and theirs, anew: that takes half a minute.
-    """
+def gemm(function: Callable) -> types.ExternalFunction:
+    """Compile a matrix product once and call it by its address; compiled into each of its callers it would take half a
+    minute."""
     function.__qualname__ += STAMP
     name = f"fastdwm_{function.__qualname__}"
-    callback = compiled_callback(PANEL, function)
+    callback = compiled_callback(GEMM, function)
     binding.add_symbol(name, callback.address)
     ADDRESSES.append(callback)
-    return types.ExternalFunction(name, PANEL)
+    return types.ExternalFunction(name, GEMM)
 
 
-@panel
+@gemm
 def rows_product(x, x_row, w, w_row, z, z_row, start, start_row, act_deriv, rows, depth, columns):
     product_of_rows(x, x_row, w, w_row, z, z_row, start, start_row, act_deriv, rows, depth, columns)
 
 
-@panel
+@gemm
 def columns_product(x, x_row, w, w_row, z, z_row, start, start_row, act_deriv, rows, depth, columns):
     product_of_columns(x, x_row, w, w_row, z, z_row, start, start_row, act_deriv, rows, depth, columns)
 
 
 @helper
 def product(x, w, w_row, z, start, start_row, act_deriv):
-    """z (n, d_out) = (start + x w) act_deriv, pointers but for x (n, d_in) and z; see `gemm.product`."""
+    """z (n, d_out) = (start + x w) act_deriv; x (n, d_in) and z are arrays, the others pointers: see `gemm.product`."""
     (n, d_in), d_out = x.shape, z.shape[1]
     rows_product(address(x, 0), d_in, w, w_row, address(z, 0), d_out, start, start_row, act_deriv, n, d_in, d_out)
 
@@ -222,7 +219,7 @@ def product(x, w, w_row, z, start, start_row, act_deriv):
 @helper
 def multiply(x, w, z):
     """z (n, d_out) += x w: x (n, d_in), w (d_in, d_out)."""
-    product(x, address(w, 0), w.shape[1], z, address(z, 0), z.shape[1], nothing())
+    product(x, address(w, 0), w.shape[1], z, address(z, 0), z.shape[1], null())
 
 
 @helper
@@ -230,13 +227,12 @@ def multiply_columns(x, w, z):
     """z (n, d_out) = x^T w: x (d_in, n), w (d_in, d_out)."""
     (d_in, n), d_out = x.shape, z.shape[1]
     out = address(z, 0)
-    columns_product(address(x, 0), n, address(w, 0), d_out, out, d_out, nothing(), 0, nothing(), n, d_in, d_out)
+    columns_product(address(x, 0), n, address(w, 0), d_out, out, d_out, null(), 0, null(), n, d_in, d_out)
 
 
-# Element by element, in place.
 @helper
 def fill(z, value):
-    separate()
+    noinline()
     for i in range(len(z)):
         for j in range(z.shape[1]):
             z[i, j] = value
@@ -244,7 +240,7 @@ def fill(z, value):
 
 @helper
 def copy(x, z):
-    separate()
+    noinline()
     for i in range(len(z)):
         for j in range(z.shape[1]):
             z[i, j] = x[i, j]
@@ -253,7 +249,7 @@ def copy(x, z):
 @helper
 def combine(a, x, b, y, z):
     """z = a x + b y."""
-    separate()
+    noinline()
     for i in range(len(z)):
         for j in range(z.shape[1]):
             z[i, j] = a * x[i, j] + b * y[i, j]
@@ -262,7 +258,7 @@ def combine(a, x, b, y, z):
 @helper
 def add_to(x, z):
     """z += x."""
-    separate()
+    noinline()
     for i in range(len(z)):
         for j in range(z.shape[1]):
             z[i, j] += x[i, j]
@@ -278,7 +274,8 @@ def square_of(row):
 
 @helper
 def scale(dz, act_deriv):
-    separate()
+    """dz *= act_deriv."""
+    noinline()
     for i in range(len(dz)):
         for j in range(dz.shape[1]):
             dz[i, j] *= act_deriv[i, j]
@@ -287,7 +284,7 @@ def scale(dz, act_deriv):
 @helper
 def exp_of(x):
     """e^x to two units in the last place, for |x| <= 87: 2^n e^r with n an integer and |r| <= log(2) / 2."""
-    # After the sum with 1.5 * 2^23, the lowest bits are n.
+    # Adding 1.5 * 2^23 leaves the integer n in the lowest bits.
     shifted = x * float32(1.44269504) + float32(12582912.0)
     n = shifted - float32(12582912.0)
     r = x - n * float32(0.693359375) + n * float32(2.12194440e-4)
@@ -301,8 +298,8 @@ def exp_of(x):
 
 @helper
 def silu(z, act_deriv):
-    """z sigmoid(z), and its derivative; NaN stays NaN, since z is a factor."""
-    separate()
+    """z becomes z sigmoid(z), and act_deriv its derivative; NaN stays NaN, since z is a factor."""
+    noinline()
     for i in range(len(z)):
         for j in range(z.shape[1]):
             v = z[i, j]
@@ -314,8 +311,8 @@ def silu(z, act_deriv):
 
 @helper
 def relu(z, act_deriv):
-    """max(z, 0), and its derivative, 0 at 0; NaN stays NaN."""
-    separate()
+    """z becomes max(z, 0), and act_deriv its derivative, 0 at 0; NaN stays NaN."""
+    noinline()
     for i in range(len(z)):
         for j in range(z.shape[1]):
             off = z[i, j] <= 0
@@ -325,42 +322,43 @@ def relu(z, act_deriv):
 
 @helper
 def tanh(z, act_deriv):
-    separate()
+    """z becomes tanh(z), and act_deriv its derivative."""
+    noinline()
     for i in range(len(z)):
         for j in range(z.shape[1]):
             z[i, j] = math.tanh(z[i, j])
             act_deriv[i, j] = float32(1) - z[i, j] * z[i, j]
 
 
-# One layer, a row of `layer_table`.
+# In the following, `layer` is a row of `layer_table`.
 @helper
 def block(flat, at, rows, columns):
-    """A matrix in a flat buffer. (Not by reshape: its error message alone takes three seconds to compile.)"""
+    """A matrix in a flat buffer, without reshape, whose error message alone takes three seconds to compile."""
     return carray(address(flat, at), (rows, columns))
 
 
 @helper
 def vector(flat, layer, i):
-    """b (i = 0), or scale (1) or shift (2) of a layer norm."""
+    """b (i = 0), or scale (1) or shift (2) of the layer norm."""
     return carray(address(flat, layer[2] + (layer[0] + i) * layer[1]), layer[1])
 
 
 @helper
 def affine(x, flat, layer, z):
     """z = x w + b."""
-    product(x, address(flat, layer[2]), layer[1], z, address(vector(flat, layer, 0), 0), 0, nothing())
+    product(x, address(flat, layer[2]), layer[1], z, address(vector(flat, layer, 0), 0), 0, null())
 
 
 @helper
 def affine_vjp(dz, flat_t, layer, dx):
-    """dx = dz w^T, from the transposed weights."""
-    product(dz, address(flat_t, layer[2]), layer[0], dx, nothing(), 0, nothing())
+    """dx = dz w^T; flat_t has the transposed weights."""
+    product(dz, address(flat_t, layer[2]), layer[0], dx, null(), 0, null())
 
 
 @helper
 def affine_vjp_through(dz, flat_t, layer, act_deriv, dx):
-    """dx = dz w^T act_deriv: back through the activation before the layer, too."""
-    product(dz, address(flat_t, layer[2]), layer[0], dx, nothing(), 0, address(act_deriv, 0))
+    """dx = dz w^T act_deriv: the VJP of the layer and of the activation before it."""
+    product(dz, address(flat_t, layer[2]), layer[0], dx, null(), 0, address(act_deriv, 0))
 
 
 @helper
@@ -371,14 +369,14 @@ def rows_of(buffer, layer, low, high, n_rows):
 
 @kernel(LAYERS, MATRIX, MATRIX)
 def transpose(start, stop, layers, flat, flat_t):
-    """The weights of flat (Q, P), transposed, in the same places of flat_t."""
+    """Write the transposed weights of flat (Q, P) to the same places of flat_t."""
     for q in range(start, stop):
         for d_in, d_out, at, _ in layers:
             w, w_t = block(flat[q], at, d_in, d_out), block(flat_t[q], at, d_out, d_in)
-            whole_in, whole_out = d_in - d_in % LANES, d_out - d_out % LANES
-            for j in range(0, whole_out, LANES):
-                for k in range(0, whole_in, LANES):
+            full_in, full_out = d_in - d_in % LANES, d_out - d_out % LANES
+            for j in range(0, full_out, LANES):
+                for k in range(0, full_in, LANES):
                     transpose_tile(address(w, k * d_out + j), d_out, address(w_t, j * d_in + k), d_in)
             for k in range(d_in):
-                for j in range(whole_out if k < whole_in else 0, d_out):
+                for j in range(full_out if k < full_in else 0, d_out):
                     w_t[j, k] = w[k, j]

@@ -1,4 +1,4 @@
-"""numba's cache of compiled functions, which survives a full disk, a folder that cannot be written, and damage."""
+"""numba's cache of compiled functions, made safe against a full disk, a read-only folder and damaged files."""
 
 import pickle
 import warnings
@@ -17,18 +17,18 @@ CONTRACTED = OPTIONS | {"fastmath": {"contract"}}
 DIGEST_BYTES = 32
 
 caching = True
-"""until it fails: then the kernels are compiled in every run"""
+"""False once writing the cache has failed: the kernels are then compiled in every run"""
 
 
 class CheckedFiles(IndexDataCacheFile):
-    """The files of one function, the machine code with its SHA-256: numba would run whatever a crash has left of it."""
+    """The cache files of one function; a SHA-256 guards the machine code, which numba would run even if damaged."""
 
     def _load_index(self) -> dict:
         try:
             return super()._load_index()
         except OSError:
             raise
-        # Whatever unpickling makes of it.
+        # Unpickling a damaged file can raise anything.
         except Exception:
             self._discard(self._index_path)
             return {}
@@ -39,7 +39,7 @@ class CheckedFiles(IndexDataCacheFile):
             file.write(sha256(content).digest() + content)
 
     def _load_data(self, name: str) -> Any:
-        """What was saved; none, so that it is compiled anew and saved again, for anything else."""
+        """The saved data, or None if the file is damaged: numba then compiles anew and saves again."""
         path = self._data_path(name)
         content = Path(path).read_bytes()
         digest, content = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
@@ -60,7 +60,7 @@ class CheckedCache(FunctionCache):
 
 
 def compiled(signature: types.Type, function: Callable) -> Any:
-    """The function as Python calls it, which refuses other arguments, or what an earlier process made of it."""
+    """A function for calls from Python with these argument types only, from the cache if possible."""
 
     def build(cache: bool) -> Any:
         built = njit(**CONTRACTED)(function)
@@ -74,7 +74,7 @@ def compiled(signature: types.Type, function: Callable) -> Any:
 
 
 def compiled_callback(signature: types.Type, function: Callable) -> Any:
-    """The function as machine code calls it, by its address, or what an earlier process made of it."""
+    """A function for calls from machine code by its address, from the cache if possible."""
 
     def build(cache: bool) -> Any:
         built = CFunc(function, normalize_signature(signature), locals={}, options=CONTRACTED)
@@ -91,7 +91,7 @@ def _cached(build: Callable[[bool], Any]) -> Any:
     global caching
     try:
         return build(caching)
-    # Neither this folder nor the user's cache can be written, or the disk is full.
+    # The disk is full, or neither this folder nor the user's cache folder can be written.
     except (RuntimeError, OSError) as error:
         if not caching:
             raise

@@ -1,9 +1,8 @@
-"""Building blocks of the MLP kernels: one layer for a tile of rows, weights streamed past the activations.
+"""Building blocks of the Triton MLP kernels: one layer for a tile of particles, activations, and their derivatives.
 
-Operands are swapped: the weights are the rows of the product and BLOCK_M particles its columns, so that 16 particles
-suffice for a tensor-core instruction. A tile of activations is therefore (width, BLOCK_M), one column per particle.
-Activations pass from layer to layer through global memory, where the gradients need them anyway: the caller puts a
-barrier between writing and reading, and a program reads only what it wrote.
+Tiles of activations are transposed, (width, BLOCK_M), with the weights as the left operand of the product: so 16
+particles fill a tensor-core instruction. Activations pass from layer to layer through global memory, where the backward
+pass needs them anyway; the caller puts a barrier between writing and reading, and a program reads only what it wrote.
 """
 
 from dataclasses import dataclass
@@ -18,9 +17,10 @@ from fastdwm_kernels.layout import MLPLayout
 
 @dataclass(frozen=True)
 class Net:
-    """A layout as a compile-time argument: widths, first column of every parameter, columns of the hidden layers.
+    """An MLPLayout as a compile-time argument.
 
-    w, b, scale, shift: first element in the flat buffer.   cols: first column of hidden layer i in a row of n_cols.
+    sizes: layer widths.   w, b, scale, shift: first element of each layer's in the flat buffer of `width` elements.
+    cols: first column of each hidden layer in a row of activations (n_cols).
     """
 
     sizes: tuple[int, ...]
@@ -51,7 +51,7 @@ def dense(w_ptr, x_ptr, rows, row_mask, X_STRIDE: tl.constexpr, D_IN: tl.constex
           BLOCK_K: tl.constexpr):  # fmt: skip
     """sum over i of w[i, o] x[row, i], as a tile (BLOCK_OUT, BLOCK_M) in fp32; rows of the tile past D_OUT are zero.
 
-    w[i, o] lies at i STRIDE_IN + o STRIDE_OUT, so the same code is a layer and its transpose; x is (rows, X_STRIDE).
+    w[i, o] lies at i STRIDE_IN + o STRIDE_OUT, so the strides choose a layer or its transpose; x is (rows, X_STRIDE).
     """
     out = tl.arange(0, BLOCK_OUT)
     acc = tl.zeros((BLOCK_OUT, rows.shape[0]), tl.float32)
@@ -68,7 +68,7 @@ def dense(w_ptr, x_ptr, rows, row_mask, X_STRIDE: tl.constexpr, D_IN: tl.constex
 @triton.jit
 def dot(w, x, acc):
     """acc + w x with fp32 sums, x rounded to the dtype of w; acc may be None."""
-    # Always named: without it fp32 operands are rounded to TF32.
+    # Without input_precision fp32 operands would be rounded to TF32.
     return tl.dot(w, x.to(w.dtype), acc, input_precision="ieee")
 
 
@@ -81,27 +81,27 @@ def load_vector(ptr, N: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def tile_offsets(rows, row_mask, STRIDE: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr):
-    """Offsets and mask (BLOCK, BLOCK_M) of columns 0:N of these rows, transposed as the tiles are."""
+    """Offsets and mask of the transposed tile (BLOCK, BLOCK_M) of columns 0:N of these rows."""
     i = tl.arange(0, BLOCK)[:, None]
     return i + rows[None, :] * STRIDE, (i < N) & row_mask[None, :]
 
 
 @triton.jit
 def silu(z):
-    """z sigmoid(z), with one instruction less than by the product."""
+    """z sigmoid(z), by a quotient, which is one instruction shorter than the product."""
     return z / (1.0 + tl.exp(-z))
 
 
 @triton.jit
 def silu_deriv(z):
-    """The derivative of silu."""
+    """silu'(z)."""
     s = tl.sigmoid(z)
     return s * (1.0 + z * (1.0 - s))
 
 
 @triton.jit
 def tanh(x):
-    """tanh to a few eps also near zero, where 1 - exp(-2x) cancels."""
+    """tanh to a few eps; by its series near zero, where 1 - exp(-2x) cancels."""
     square = x * x
     series = 1 + square * (-1 / 3 + square * (2 / 15 + square * (-17 / 315 + square * 62 / 2835)))
     e = tl.exp(-2 * tl.abs(x))

@@ -1,4 +1,4 @@
-"""Launch sizes and operand precision: pure functions from the problem to blocks, warps, stages and grid; the launch."""
+"""Launch sizes (blocks, warps, stages, grid) as pure functions of the problem; operand precision; the launch itself."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 import torch
 
 PRECISIONS = ("fp16", "ieee")
-"""operands of the products on a GPU: rounded to fp16, or fp32 exact to IEEE; sums and states are fp32"""
+"""operands of the products on a GPU: rounded to fp16, or IEEE fp32; sums and states are always fp32"""
 
 MIN_DOT = 16
 """smallest extent of a tl.dot operand"""
 
 MULTIPROCESSORS = 132
-"""of an H100: one program on each is the least time that a launch takes"""
+"""multiprocessors of an H100; up to so many programs run at the same time"""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Launch:
     num_warps: int
     num_stages: int
     larger: tuple[int, ...] = ()
-    """blocks of particles, in rising order, for more rows than there are multiprocessors for blocks of `block_m`"""
+    """block sizes, in rising order, for launches that would need more programs of `block_m` than multiprocessors"""
 
     def for_rows(self, n_rows: int) -> "Launch":
-        """With the smallest block that gives no multiprocessor a second program, or the largest there is."""
+        """This launch with the smallest block that gives a multiprocessor at most one program, else the largest."""
         blocks = (self.block_m, *self.larger)
         block = next((b for b in blocks if cdiv(n_rows, b) <= MULTIPROCESSORS), blocks[-1])
         return replace(self, block_m=block, larger=())
@@ -43,15 +43,12 @@ def cdiv(a: int, b: int) -> int:
 
 
 def pad_block(size: int, minimum: int = MIN_DOT) -> int:
-    """The smallest power of two that holds `size` and is at least `minimum`: Triton tiles are powers of two."""
+    """The smallest power of two that is at least `size` and `minimum`: extents of Triton tiles are powers of two."""
     return max(minimum, 1 << (size - 1).bit_length())
 
 
 def run(kernel: Any, grid: tuple[int, ...], *args: Any, **kwargs: Any) -> None:
-    """kernel[grid](*args, **kwargs) on the device of the first argument, a tensor.
-
-    Triton launches on the current device, whatever the device of the tensors is.
-    """
+    """Launch a kernel on the device of its first argument, a tensor; Triton itself launches on the current device."""
     with torch.cuda.device_of(args[0]):
         kernel[grid](*args, **kwargs)
 
@@ -72,37 +69,37 @@ def device_capability(device: torch.device) -> int:
 
 
 def operand_dtype(precision: str) -> torch.dtype:
-    """dtype in which a kernel keeps the operands of its products (weights, and activations saved for the VJP)."""
+    """dtype of the operands of a kernel's products: weights, and activations saved for the VJP."""
     return torch.float16 if precision == "fp16" else torch.float32
 
 
 def sampler_launch(width: int, obs_dim: int, precision: str, capability: int) -> Launch:
-    """Sizes of the reverse-step and sampler kernels for a padded hidden width; `Launch.for_rows` takes the block.
+    """Sizes of the sampler kernels for a padded hidden width; `Launch.for_rows` then chooses the block.
 
-    The largest that compile without spilling registers; tests/kernels/test_aot.py holds every case to that.
+    They are the largest that compile without spilling registers, which tests/kernels/test_aot.py checks.
     """
     tile, widest = {"ieee": (2048, 256), "fp16": (16384, 576)}[precision]
-    # A long observation stays in registers, and its matrices have tiles of their own in flight.
+    # A long observation takes registers, and so do the tiles of its matrices.
     long = pad_block(obs_dim) > 32
     stages = {232448: 4, 166912: 3}.get(shared_limit(capability), 2) if precision == "fp16" else 2
     larger: tuple[int, ...] = ()
     if precision == "fp16" and width <= 256 and not long:
-        # Without Hopper's tensor cores the operands of a layer of 128, which is one tile, fill the registers.
+        # Before Hopper the operands of a layer of width 128, which is one tile, fill the registers.
         larger = (32,) if width > 128 else (32, 64) if stages == 4 else ()
     return Launch(
         block_m=16 if width + pad_block(obs_dim) <= widest else 8,
         tile=tile // 2 if long and precision == "fp16" else tile,
         num_warps=8,
-        # The addresses of tiles on their way find no registers beside IEEE operands of this width.
+        # IEEE operands of this width leave no registers for the addresses of prefetched tiles.
         num_stages=1 if precision == "ieee" and width > 256 else stages,
         larger=larger,
     )
 
 
 def sampler_resident(width: int, obs_dim: int, precision: str) -> bool:
-    """Whether the matrices of the first and the last layer stay in shared memory, beside the tiles under way.
+    """Whether the weights of the first and the last layer stay in shared memory for the whole launch.
 
-    IEEE products take their operands from registers, where there is no room.
+    Never in IEEE precision, whose products take their operands from registers.
     """
     return precision != "ieee" and 2 * width * pad_block(obs_dim) * operand_dtype(precision).itemsize <= 32768
 
@@ -113,43 +110,43 @@ def chunk(d_out: int, d_in: int, tile: int) -> int:
 
 
 def mlp_launch(width: int, precision: str, capability: int) -> Launch:
-    """Sizes of the policy and frozen-MLP kernels for the widest hidden layer.
+    """Sizes of the policy and frozen-MLP kernels; width: of the widest hidden layer.
 
     A tile of weights is (padded width, tile / padded width).
     """
     block = pad_block(width)
     depth = {"ieee": 16, "fp16": 64 if block <= 256 else 32}[precision]
-    # fp32 tiles of this width, and their operands, would spill: fewer particles, more warps.
+    # With 16 particles, fp32 tiles of this width would spill registers.
     narrow = precision == "ieee" and block > 256
-    third = shared_limit(capability) > 150_000 and precision == "fp16"
+    three_stages = shared_limit(capability) > 150_000 and precision == "fp16"
     return Launch(
         block_m=8 if narrow else 16,
         tile=block * depth,
         num_warps=16 if block > 256 else 8 if block > 128 else 4,
-        num_stages=3 if third else 2,
+        num_stages=3 if three_stages else 2,
     )
 
 
 def mlp_options(launch: Launch) -> dict[str, int]:
     """Options of the compiler for the policy and frozen-MLP kernels."""
-    # Without an explicit bound the assembler spills a few registers to fit a second program on the multiprocessor.
-    most = 128 if launch.num_warps == 16 else 255
-    return dict(num_warps=launch.num_warps, num_stages=launch.num_stages, maxnreg=most)
+    # Without a bound the assembler spills a few registers to fit a second program on the multiprocessor.
+    max_registers = 128 if launch.num_warps == 16 else 255
+    return dict(num_warps=launch.num_warps, num_stages=launch.num_stages, maxnreg=max_registers)
 
 
 def outer_launch(precision: str) -> Launch:
     """Sizes of the weight-gradient kernel: (block_m, block_m) weights, tile / block_m rows at a time."""
     if precision == "ieee":
         return Launch(block_m=32, tile=32 * 16, num_warps=4, num_stages=3)
-    # Few programs, each of which goes through all rows in turn: what counts is how often it must wait.
+    # Few programs run, each over all rows, so large blocks of rows save waiting for loads.
     return Launch(block_m=64, tile=64 * 64, num_warps=4, num_stages=3)
 
 
 def row_parts(n_rows: int, n_programs: int) -> int:
-    """Into how many parts the weight gradient's rows are split, which a second launch adds up; 1 without it.
+    """Number of parts that the rows of the weight gradient are split into; a second launch adds up more than one.
 
-    As many as keep 256 rows each and the programs, n_programs for a part, at two on a multiprocessor; fewer than three
-    do not make up for the second launch.
+    n_programs: programs of one part. A part keeps at least 256 rows, and a multiprocessor gets at most two programs.
+    Fewer than three parts do not make up for the second launch.
     """
     parts = min(8, n_rows // 256, 2 * MULTIPROCESSORS // n_programs)
     return parts if parts >= 3 else 1

@@ -1,4 +1,4 @@
-"""Where named parameters lie in one flat buffer: what kernels address and one update covers."""
+"""Layouts of named parameters in one flat buffer, which kernels and optimiser steps work on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from torch import Tensor
 Params = dict[str, Tensor]
 
 ALIGNMENT = 16
-"""elements to which a row of the buffer is rounded up, so that every episode's weights start on a vector boundary"""
+"""a row of the buffer is a multiple of so many elements, so that each episode's weights start on a vector boundary"""
 
 
 class Layout:
-    """Parameters of the given names and shapes, dense and row-major, one after the other.
+    """Parameters of these names and shapes, row-major, one after the other.
 
-    A buffer is (B, width): B copies of the network, `n_params` values each and then padding, which is never read and
+    A buffer is (B, width): B copies of the network, each `n_params` values and then padding, which no network reads and
     whose gradient is zero.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
-    """of every parameter of one copy, in the order of the buffer"""
+    """shape of every parameter of one copy, in the order of the buffer"""
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]):
         self.shapes = dict(shapes)
@@ -35,7 +35,7 @@ class Layout:
 
     @cached_property
     def offsets(self) -> dict[str, int]:
-        """First column of every parameter."""
+        """First column of each parameter in the buffer."""
         offsets, start = {}, 0
         for name, shape in self.shapes.items():
             offsets[name] = start
@@ -69,7 +69,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class MLPLayout(Layout):
-    """w0, b0[, scale0, shift0], w1, ... of an MLP with layer widths `sizes`: what the kernels take."""
+    """Layout w0, b0[, scale0, shift0], w1, ... of an MLP with layer widths `sizes`, which the kernels require."""
 
     sizes: tuple[int, ...]
     layer_norm: bool = False
@@ -78,7 +78,7 @@ class MLPLayout(Layout):
     def of(cls, params: Params) -> Self:
         """The layout of parameters w0 (B, d_in, d_out), b0 (B, d_out), ...
 
-        Raises ValueError unless every shape follows from the weights' shapes.
+        Raises ValueError unless all shapes agree with those of the weights.
         """
         weights = [params[f"w{i}"] for i in range(sum(name.startswith("w") for name in params))]
         if not weights or weights[0].dim() != 3:
@@ -93,9 +93,9 @@ class MLPLayout(Layout):
             raise ValueError(f"params: expected {', '.join(self.shapes)}, got {', '.join(params)}")
         copies = params["w0"].shape[0]
         for name, shape in self.shapes.items():
-            got = tuple(params[name].shape)
-            if got != (copies, *shape):
-                raise ValueError(f"params[{name}]: expected shape {(copies, *shape)}, got {got}")
+            actual = tuple(params[name].shape)
+            if actual != (copies, *shape):
+                raise ValueError(f"params[{name}]: expected shape {(copies, *shape)}, got {actual}")
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Compile kernels for a GPU that is not there, and read what they cost from the machine code.
+"""Compile kernels without a GPU, and read the resources that they use from the machine code.
 
 Triton's wheel brings the assembler and the disassembler, so registers, stack, shared memory and the instructions
 themselves can be checked on any machine. Triton itself does not fail when a kernel spills registers or asks for more

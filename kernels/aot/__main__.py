@@ -1,4 +1,4 @@
-"""python -m fastdwm_kernels.aot: the kernels compiled for GPUs that are not there, and what each of them costs."""
+"""python -m fastdwm_kernels.aot: compile the kernels without a GPU and tabulate the resources that each uses."""
 
 import sys
 from dataclasses import dataclass
@@ -8,20 +8,19 @@ from typing import Annotated
 
 @dataclass(frozen=True)
 class AotConfig:
-    """Which kernels are compiled."""
+    """The kernels to compile, and whether to compile or to list them."""
 
     table: bool = False
-    """compile, and write the table of registers, stack, shared memory and instructions; without it the kernels that
-    would be compiled are listed"""
+    """compile, and write the table of registers, stack, shared memory and instructions, rather than list the kernels"""
     full: bool = False
-    """every shipped configuration in the place of one of each kind"""
+    """every shipped configuration instead of one of each kind"""
     only: tuple[str, ...] = ()
-    """operators, such as sampler; none: all"""
+    """the operators, such as sampler; all by default"""
 
 
 def main(config: AotConfig, file: Path | None) -> None:
-    """The kernels compiled ahead of time, by the installed Triton and without a GPU: seconds for each. The table goes
-    to FILE or stdout, the list and progress to stderr."""
+    """Compile the kernels ahead of time with the installed Triton, without a GPU, a few seconds each. The table goes to
+    FILE or stdout, the list and progress to stderr."""
     import triton
 
     from fastdwm_kernels.aot import cases, compile_case, table
@@ -30,9 +29,9 @@ def main(config: AotConfig, file: Path | None) -> None:
         expected = ", ".join(cases.OPERATORS)
         print(f"error: only: expected some of {expected}, got {', '.join(unknown)}", file=sys.stderr)
         sys.exit(2)
-    chosen, rows = cases.cases(config.full, config.only), []
-    for i, (case, capability) in enumerate(chosen):
-        print(f"{i + 1}/{len(chosen)} {case.name} sm_{capability}", file=sys.stderr)
+    selected, rows = cases.cases(config.full, config.only), []
+    for i, (case, capability) in enumerate(selected):
+        print(f"{i + 1}/{len(selected)} {case.name} sm_{capability}", file=sys.stderr)
         if config.table:
             rows.append((case.name, capability, compile_case(case, capability)))
     if config.table:
@@ -41,13 +40,15 @@ def main(config: AotConfig, file: Path | None) -> None:
 
 
 def parse(argv: list[str]) -> tuple[AotConfig, Path | None]:
-    """Settings and FILE; leaves the process for --help and for flags that do not parse."""
+    """Settings and FILE; exits after --help and after a usage error."""
     import tyro
 
-    place = Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[FILE]", help="where the table goes")]
+    file_arg = Annotated[
+        Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[FILE]", help="file for the table; stdout by default")
+    ]
     settings = Annotated[AotConfig, tyro.conf.arg(name="")]
 
-    def command(file: place = None, config: settings = AotConfig()) -> tuple[AotConfig, Path | None]:  # noqa: B008
+    def command(file: file_arg = None, config: settings = AotConfig()) -> tuple[AotConfig, Path | None]:  # noqa: B008
         return config, file
 
     text = " ".join((main.__doc__ or "").split())

@@ -1,6 +1,6 @@
-"""Every kernel in the configurations that are checked ahead of time: the tests and the table of kernels share them.
+"""The kernel configurations that are compiled ahead of time, for the tests and for the table of resources.
 
-By default one configuration of each kind, and such as run out of registers first; `full` is every shipped one.
+By default they are one of each kind, and those that run out of registers first; `full` adds every shipped one.
 """
 
 from collections.abc import Collection, Iterator
@@ -27,17 +27,17 @@ SMALL, LARGEST = (11, 3), (128, 32)
 
 
 def denoiser_shapes(capability: int) -> Iterator[tuple[DenoiserShape, bool]]:
-    """Every shipped denoiser, and whether the default includes it."""
+    """Every shipped denoiser, and whether it is among the default cases."""
     for width, layers, precision, sizes in product((128, 256, 512), (2, 3, 4), PRECISIONS, (SMALL, LARGEST)):
-        # The number of hidden layers is a loop count, so one value stands for all in most configurations.
+        # The number of hidden layers is a loop count, so one value represents all in most configurations.
         typical = layers == 3 and sizes == SMALL
         largest = layers == 3 and width == 512 and precision == "fp16"
         reference = sizes == SMALL and width == 256 and precision == "fp16" and capability == 90
-        # Long observations under narrower layers: the first to run out of registers and of shared memory.
+        # Long observations with narrow layers are the first to run out of registers and of shared memory.
         long = sizes == LARGEST and width < 512 and layers == 2 and precision == "fp16" and capability == 90
         shape = DenoiserShape(*sizes, width, layers, precision, capability)
         yield shape, typical or largest or reference or long
-        # So many rows that the blocks are larger, and the registers fewer.
+        # Many rows have larger blocks, which leave fewer registers.
         for block in sampler_launch(width, sizes[0], precision, capability).larger:
             yield replace(shape, n_rows=block * MULTIPROCESSORS), typical and block == (32 if width == 256 else 64)
 
@@ -49,12 +49,14 @@ def sampler_cases(capability: int, full: bool) -> Iterator[AotCase]:
 
 
 def mlp_shapes(capability: int) -> Iterator[tuple[tuple[int, ...], int, int, str, bool]]:
-    """Hidden widths, observation and action size and precision of every shipped MLP; and whether by default."""
+    """Hidden widths, observation and action size, precision of every shipped MLP; and whether it is a default case."""
     for width, layers, precision, sizes in product((128, 256, 512), (2, 3, 4), PRECISIONS, (SMALL, LARGEST)):
         typical = width == 256 and layers == 3 and sizes == SMALL and (precision == "fp16" or capability == 90)
-        # Left to choose the registers itself, the assembler spilled.
-        left = layers == 4 and width == (128 if sizes == LARGEST else 512) and precision == "ieee" and capability == 90
-        yield (width,) * layers, *sizes, precision, typical or left
+        # Without a bound on the registers the assembler spilled in these.
+        spilled = (
+            layers == 4 and width == (128 if sizes == LARGEST else 512) and precision == "ieee" and capability == 90
+        )
+        yield (width,) * layers, *sizes, precision, typical or spilled
 
 
 def policy_cases(capability: int, full: bool) -> Iterator[AotCase]:
@@ -76,7 +78,7 @@ def frozen_mlp_cases(capability: int, full: bool) -> Iterator[AotCase]:
                 yield from frozen_mlp.aot_cases(layout, rule, capability)
 
 
-# Operator: cases for one compute capability. To be extended by every new operator.
+# A new operator adds its cases here.
 OPERATORS = {
     "sampler": sampler_cases,
     "policy": policy_cases,
@@ -89,6 +91,11 @@ OPERATORS = {
 
 
 def cases(full: bool, only: Collection[str] = ()) -> list[tuple[AotCase, int]]:
-    """Every case with its compute capability, of all operators or of these only."""
-    chosen = [of for name, of in OPERATORS.items() if not only or name in only]
-    return [(case, capability) for of in chosen for capability in CAPABILITIES for case in of(capability, full)]
+    """Every case with its compute capability; only: the operators, all if empty."""
+    selected = [list_cases for name, list_cases in OPERATORS.items() if not only or name in only]
+    return [
+        (case, capability)
+        for list_cases in selected
+        for capability in CAPABILITIES
+        for case in list_cases(capability, full)
+    ]

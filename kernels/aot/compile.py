@@ -1,4 +1,4 @@
-"""Compile one case, and read what it costs from the machine code."""
+"""Compile one case, and read its resources from the machine code."""
 
 import subprocess
 import tempfile
@@ -10,7 +10,7 @@ from fastdwm_kernels.aot_case import AotCase
 
 
 def compile_case(case: AotCase, capability: int) -> Resources:
-    """Compile for compute capability `capability` (90 for sm_90) and read the result; seconds, no GPU."""
+    """Compile for a compute capability (90 for sm_90), which takes seconds and no GPU, and read the resources."""
     code = compiled(case, capability)
     usage, machine_code = disassembled(code.asm["cubin"])
     layer = layer_of(machine_code, case.layer_products // case.options["num_warps"]) if case.layer_products else None
@@ -18,7 +18,7 @@ def compile_case(case: AotCase, capability: int) -> Resources:
 
 
 def compiled(case: AotCase, capability: int) -> Any:
-    """Triton's compiled kernel, `asm` of which holds every stage by name: ttir, ptx, cubin."""
+    """Triton's compiled kernel, whose `asm` holds every stage by name: ttir, ptx, cubin."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -36,7 +36,7 @@ def compiled(case: AotCase, capability: int) -> Any:
 
 
 def disassembled(cubin: bytes) -> tuple[str, str]:
-    """What cuobjdump says of the resources, and the machine code as text."""
+    """Outputs of `cuobjdump -res-usage` and of `nvdisasm -c`."""
     from triton import knobs
 
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:

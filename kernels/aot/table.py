@@ -1,4 +1,4 @@
-"""The figures of compiled kernels as a table in Markdown."""
+"""Resources of compiled kernels as a Markdown table."""
 
 from fastdwm_kernels.aot.machine_code import Resources
 

@@ -1,4 +1,4 @@
-"""The end of a captured decision: `commit`."""
+"""Commit or roll back a decision inside a CUDA graph: `commit`."""
 
 from fastdwm_kernels.commit.op import commit
 from fastdwm_kernels.commit.reference import NUMBERS, Candidate

@@ -1,4 +1,4 @@
-"""Triton kernel of the end of a decision."""
+"""Triton kernel that commits or rolls back a decision."""
 
 import torch
 import triton
@@ -16,7 +16,7 @@ LARGEST = tl.constexpr(3.4028234663852886e38)
 
 @triton.jit
 def number(ptr, episode):
-    """ptr[episode], NaN without a pointer."""
+    """ptr[episode], or NaN if ptr is None."""
     if ptr is None:
         return tl.full((), float("nan"), tl.float32)
     else:
@@ -24,27 +24,27 @@ def number(ptr, episode):
 
 
 @triton.jit
-def is_fine(action, objective_ptr, norm_ptr, finite_ptr, episode):
-    """1 where everything that is there is finite, else 0; action (BLOCK_A,), padded with zeros."""
-    fine = tl.min((tl.abs(action) <= LARGEST).to(tl.int32))
+def is_finite(action, objective_ptr, norm_ptr, finite_ptr, episode):
+    """1 if action (BLOCK_A,), padded with zeros, and all that is not None is finite, else 0."""
+    result = tl.min((tl.abs(action) <= LARGEST).to(tl.int32))
     if objective_ptr is not None:
-        fine = tl.where(tl.abs(tl.load(objective_ptr + episode)) <= LARGEST, fine, 0)
+        result = tl.where(tl.abs(tl.load(objective_ptr + episode)) <= LARGEST, result, 0)
     if norm_ptr is not None:
-        fine = tl.where(tl.abs(tl.load(norm_ptr + episode)) <= LARGEST, fine, 0)
+        result = tl.where(tl.abs(tl.load(norm_ptr + episode)) <= LARGEST, result, 0)
     if finite_ptr is not None:
-        fine = tl.where(tl.load(finite_ptr + episode) != 0, fine, 0)
-    return fine
+        result = tl.where(tl.load(finite_ptr + episode) != 0, result, 0)
+    return result
 
 
 @triton.jit(do_not_specialize=["width", "n_actions"])
 def commit_kernel(start_ptr, after_ptr, action_ptr, base_ptr, objective_ptr, norm_ptr, finite_ptr, deviation_ptr,
                   params_ptr, times_ptr, report_ptr, width, n_actions, BLOCK: tl.constexpr,
                   BLOCK_A: tl.constexpr):  # fmt: skip
-    """BLOCK parameters of one episode, kept or rolled back; the first program of it does all the rest.
+    """Commit or roll back BLOCK parameters of one episode; its first program also writes times and report.
 
     Grid      (cdiv(width, BLOCK), B)
-    Reads     start, after (B, width); action, base (B, n_actions); objective, norm, deviation (B,), finite (B,) uint8:
-              None for what there is not
+    Reads     start, after (B, width); action, base (B, n_actions); objective, norm, deviation (B,), finite (B,) uint8;
+              the last four may be None
     Writes    params (B, width), times (B,) and report (B, n_actions + 4), in place
     Requires  BLOCK_A >= n_actions
     """
@@ -52,19 +52,19 @@ def commit_kernel(start_ptr, after_ptr, action_ptr, base_ptr, objective_ptr, nor
     column = tl.arange(0, BLOCK_A)
     inside = column < n_actions
     action = tl.load(action_ptr + episode * n_actions + column, mask=inside, other=0.0)
-    fine = is_fine(action, objective_ptr, norm_ptr, finite_ptr, episode)
+    keep = is_finite(action, objective_ptr, norm_ptr, finite_ptr, episode)
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     at = episode * width + place
-    chosen_ptr = after_ptr if fine != 0 else start_ptr
+    chosen_ptr = after_ptr if keep != 0 else start_ptr
     tl.store(params_ptr + at, tl.load(chosen_ptr + at, mask=place < width, other=0.0), mask=place < width)
     if tl.program_id(0) == 0:
         base = tl.load(base_ptr + episode * n_actions + column, mask=inside, other=0.0)
         report_ptr += episode * (n_actions + 4)
-        tl.store(report_ptr + column, tl.where(fine != 0, action, base), mask=inside)
+        tl.store(report_ptr + column, tl.where(keep != 0, action, base), mask=inside)
         report_ptr += n_actions
         tl.store(report_ptr, number(objective_ptr, episode))
         tl.store(report_ptr + 1, number(norm_ptr, episode))
-        tl.store(report_ptr + 2, (1 - fine).to(tl.float32))
+        tl.store(report_ptr + 2, (1 - keep).to(tl.float32))
         tl.store(report_ptr + 3, number(deviation_ptr, episode))
         tl.store(times_ptr + episode, tl.load(times_ptr + episode) + 1)
 
@@ -74,12 +74,12 @@ def commit_into(candidate: Candidate, params: Tensor, times: Tensor, report: Ten
     (n_episodes, width), n_actions = params.shape, candidate.action.shape[1]
     finite = None if candidate.finite is None else candidate.finite.view(torch.uint8)
     options = dict(BLOCK=BLOCK, BLOCK_A=pad_block(n_actions), num_warps=NUM_WARPS)
-    given = *candidate._replace(finite=finite), params, times, report, width, n_actions
-    run(commit_kernel, (cdiv(width, BLOCK), n_episodes), *given, **options)
+    args = *candidate._replace(finite=finite), params, times, report, width, n_actions
+    run(commit_kernel, (cdiv(width, BLOCK), n_episodes), *args, **options)
 
 
 def aot_cases() -> list[AotCase]:
-    """With all that there can be, and with as little."""
+    """The kernel with all arguments, and without those that may be None."""
     names = [p for p in commit_kernel.arg_names if p.endswith("_ptr")]
     kinds = {"finite_ptr": "u8", "times_ptr": "i64"}
     return [

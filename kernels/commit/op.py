@@ -1,6 +1,6 @@
 """Commit or roll back a decision inside the CUDA graph, and pack its results for one copy to the host.
 
-In place on buffers that never move, so that a replayed graph needs no copy of its own.
+It works in place on buffers that never move, so a replayed graph needs no copies of them.
 """
 
 import torch
@@ -12,13 +12,12 @@ from fastdwm_kernels.commit.reference import NUMBERS, Candidate, commit_referenc
 
 @torch.no_grad()
 def commit(candidate: Candidate, params: Tensor, times: Tensor, report: Tensor) -> None:
-    """Keep the new parameters or return to the old, count the decision and report it; all in place.
+    """Keep the new parameters or restore the old ones, count the decision and write its report, in place.
 
-    Where objective, grad_norm or action is not finite, or `finite` is false, the parameters are those of the start and
-    the action is base_action. Fields that are None are not checked.
-    params: (B, P).   times: (B,) int64, one more afterwards.   report: (B, A + 4), the action executed and `NUMBERS`,
-    NaN where unknown.
-    float32 (on the CPU also float64), contiguous; start may be params.
+    An episode whose objective, grad_norm or action is not finite, or whose `finite` is false, gets its start parameters
+    and base_action. Fields that are None are not checked.
+    params: (B, P).   times: (B,) int64, incremented.   report: (B, A + 4), the executed action and `NUMBERS`, NaN for a
+    field that is None.   float32 (on the CPU also float64), contiguous; start may be params.
     Raises ValueError on a wrong shape, stride or device, TypeError on a wrong dtype.
     """
     dtype = torch.float64 if params.dtype == torch.float64 and not params.is_cuda else torch.float32

@@ -1,4 +1,4 @@
-"""A whole decision by the default rule, in one call on a CPU."""
+"""A whole decision by the default rule, in one call on a CPU: `decide`."""
 
 from fastdwm_kernels.decision.op import decide, prepare
 

@@ -1,11 +1,11 @@
-"""A decision of some episodes, all inner steps, on a CPU, composed of the kernels of `rollout`, `update`, `policy`."""
+"""The CPU kernel of a whole decision with all inner steps, composed of those of `rollout`, `update` and `policy`."""
 
 from math import isfinite
 
 from numba import carray, types
 from numpy import float32
 
-from fastdwm_kernels.cpu import LAYERS, MATRIX, ROW, SIZE, STACK, address, helper, kernel, transpose
+from fastdwm_kernels.cpu import LAYERS, MATRIX, ROW, SIZE, STACK, address, block, helper, kernel, transpose
 from fastdwm_kernels.frozen_mlp.cpu import SCALAR
 from fastdwm_kernels.policy.cpu import policy_act, policy_weight_gradient
 from fastdwm_kernels.rollout.cpu import SAMPLER, SAMPLER_VJP
@@ -15,34 +15,28 @@ from fastdwm_kernels.update.cpu import bound_step, deviation_of, pull
 RULE = types.UniTuple(types.float64, 2)
 """action_step and max_deviation"""
 FROZEN = types.Tuple((SAMPLER, SAMPLER_VJP, SCALAR, SCALAR, MATRIX))
-"""sampler and its derivative, reward, critics and scales"""
+"""sampler and its VJP, reward, critics and scales"""
 BANKS = types.float32[:, :, :, :, ::1]
 POLICIES = types.UniTuple(MATRIX, 2)
-"""parameters (B, P) and memory (B, 2)"""
+"""parameters (B, P), and the running statistics `memory` (B, 2) of `bound_step`"""
 TAPE = types.Tuple(
     (STACK, MATRIX, MATRIX, ROW, MATRIX, MATRIX, STACK, STACK, STACK, ROW, MATRIX, MATRIX, STACK, STACK, ROW)
 )
-"""memory of a decision: see `decide_rows`"""
+"""scratch arrays of a decision, named in `decide_rows`"""
 
 
 @helper
 def shaped(array, rows, columns, depth):
-    """The same numbers as (rows, columns, depth). (Not by reshape: its error message takes seconds to compile.)"""
+    """A view (rows, columns, depth), without reshape, whose error message takes seconds to compile."""
     return carray(address(array, 0), (rows, columns, depth))
-
-
-@helper
-def matrix(array, rows, columns):
-    """The same numbers as (rows, columns)."""
-    return carray(address(array, 0), (rows, columns))
 
 
 @kernel(SIZE, SIZE, RULE, LAYERS, FROZEN, ENDING, BANKS, MATRIX, MATRIX, POLICIES, POLICIES, TAPE, MATRIX)
 def decide_rows(
     start, stop, particles, inner_steps, rule, layers, frozen, ending, noise, obs, base, before, after, tape, report
 ):
-    """after and report (B, A + 4) of the episodes start..stop-1; arguments as in `op.decide`."""
-    seen, outputs, act_derivs, sampler_derivs, dz, flat_t, states, actions, action_grads, values = tape[:10]
+    """Write `after` and report (B, A + 4) of the episodes start..stop-1; arguments as in `op.decide`."""
+    policy_obs, outputs, act_derivs, sampler_derivs, dz, flat_t, states, actions, action_grads, values = tape[:10]
     grads, sq_norms, base_action, action, norm = tape[10:]
     sampler, sampler_vjp, reward, critics, scales = frozen
     (n, obs_dim), n_layers, (n_steps, _, action_dim) = obs.shape, len(layers), actions.shape
@@ -54,12 +48,12 @@ def decide_rows(
     for e in range(inner_steps):
         flat, memory = after if e else before
         transpose(start, stop, layers, flat, flat_t)
-        policy, policy_vjp = (layers, flat, seen, outputs, act_derivs), (layers, flat_t, act_derivs, dz)
+        policy, policy_vjp = (layers, flat, policy_obs, outputs, act_derivs), (layers, flat_t, act_derivs, dz)
         models = policy, policy_vjp, sampler, sampler_vjp, reward, critics, scales
         memories = states, actions, action_grads, values
         rows = start * particles, stop * particles, particles
         imagined_return(*rows, models, ending, noise[e % len(noise)], sampler_derivs, obs, memories)
-        policy_weight_gradient(start * n_layers, stop * n_layers, layers, seen, outputs, dz, grads, sq_norms)
+        policy_weight_gradient(start * n_layers, stop * n_layers, layers, policy_obs, outputs, dz, grads, sq_norms)
         scale = rule[0] * n_steps * action_dim
         bound_step(
             start, stop, flat, grads, sq_norms, all_grads, memory, scale, n_action_grads, after[0], norm, after[1]
@@ -74,7 +68,7 @@ def decide_rows(
             if not (isfinite(objective) and isfinite(norm[b])):
                 report[b, action_dim + 2] = float32(1)
     policy_act(start, stop, layers, after[0], shaped(obs, n, 1, obs_dim), action)
-    acts = matrix(action, n, action_dim), matrix(base_action, n, action_dim)
+    acts = block(action, 0, n, action_dim), block(base_action, 0, n, action_dim)
     for b in range(start, stop):
         commit_row(acts[0][b], acts[1][b], after[0][b], base[0], rule[1], report[b])
         if report[b, action_dim + 2] > 0:
@@ -85,12 +79,12 @@ def decide_rows(
 
 @helper
 def commit_row(action, base_action, params, base, max_deviation, report):
-    """Clip one episode's action, and its policy with it as `pull_back` does, and report the decision: the base policy's
-    action where something is not finite."""
+    """Clip one episode's action, and its policy likewise, as `pull_back` does; report the decision, with the base
+    policy's action if something is not finite."""
     size = len(action)
     deviation = deviation_of(action, base_action)
     share = float32(max_deviation) / deviation
-    # Most decisions leave the parameters as they are: not to read them saves time.
+    # Most decisions are not clipped, and then the parameters need not be read.
     if share < float32(1):
         pull(params, base, share, params)
         pull(action, base_action, share, action)

@@ -1,4 +1,4 @@
-"""A whole decision by the default rule, in one call: what `rollout`, `update` and `policy` compute one by one."""
+"""A whole decision by the default rule in one call, equal to single calls of `rollout`, `update` and `policy`."""
 
 import torch
 from torch import Tensor
@@ -25,26 +25,26 @@ def decide(
     action_step: float,
     max_deviation: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Run the inner steps, clip the action, and roll back the episodes where something is not finite.
+    """Run the inner steps, clip the action, and roll back the episodes in which something is not finite.
 
-    base: (1, P), the base policy.   params (B, P), memory (B, 2): the adapted policies and what `bound_step` remembers.
-    obs: (B, S), raw units.   noise: (E or 1, H, K, B, M, S), one bank for every inner step or one bank for all.
-    inner_steps: E > 0.   action_step, max_deviation: as in `bound_step` and `pull_back`.   float32 on the CPU,
+    base: (1, P), the base policy.   params (B, P), memory (B, 2): the adapted policies, and the running statistics of
+    `bound_step`.   obs: (B, S), raw units.   noise: (E or 1, H, K, B, M, S), one bank for each inner step or for all.
+    inner_steps: E > 0.   action_step, max_deviation: as in `bound_step` and `pull_back`.   All float32 on the CPU and
     contiguous; nothing is changed in place.
     Returns the new params and memory, and the report (B, A + 4): the action, and the `NUMBERS` of `commit`.
-    The action is to the bit that of the single operators; the objective is summed in another order.
+    The action equals that of the single operators to the bit; the objective is summed in another order.
     Raises ValueError on a wrong shape, stride or device, TypeError on a wrong dtype.
     """
     check(models, obs, noise[0], params)
     layers, layout, sampler = layer_table(models.policy), models.policy, models.sampler.for_cpu
-    banks, horizon, steps, n, particles, obs_dim = noise.shape
+    banks, horizon, denoise_steps, n, particles, obs_dim = noise.shape
     n_steps, n_rows, action_dim = horizon + 1, n * particles, layout.sizes[-1]
     buffer = n, n_steps * particles * sum(layout.sizes[1:])
     tape = recycled_together(
         (n, n_steps * particles, obs_dim),
         buffer,
         buffer,
-        (horizon * steps * n_rows * sampler.hidden,),
+        (horizon * denoise_steps * n_rows * sampler.hidden,),
         buffer,
         tuple(params.shape),
         (n_steps, n_rows, obs_dim),
@@ -61,9 +61,8 @@ def decide(
     report = obs.new_empty(n, action_dim + len(NUMBERS))
     frozen = sampler.forward, sampler.backward, returns.reward.for_cpu, returns.critics.for_cpu, models.scales.numpy()
     rule = float(action_step), float(max_deviation)
-    bank = noise.view(banks, horizon, steps, n_rows, obs_dim)
+    bank = noise.view(banks, horizon, denoise_steps, n_rows, obs_dim)
     states = (params.numpy(), memory.numpy()), (after[0].numpy(), after[1].numpy())
-    # An item is an episode.
     cost = 2 * inner_steps * n_steps * particles * (layout.n_params + sampler.cost)
     settings = particles, inner_steps, rule, layers, frozen, returns.for_cpu
     run(decide_rows, n, cost, *settings, bank, obs, base, *states, tuple(tape), report, smallest=1)
@@ -71,5 +70,5 @@ def decide(
 
 
 def prepare() -> None:
-    """Compile it, so that no decision waits for that."""
+    """Compile the kernel, so that no decision waits for it."""
     entry(decide_rows)

@@ -1,7 +1,7 @@
-"""Frozen scalar networks on a CPU: value and gradient in one pass, block of rows by block of rows.
+"""Frozen scalar networks on a CPU: value and input gradient in one pass, a block of rows at a time.
 
-The formulas are those of `reference.py`. The gradient is that of the value itself: an upstream gradient multiplies it
-afterwards, and no activation outlives its block.
+The formulas are those of `reference.py`. The gradient is that of the value itself, which the caller multiplies by its
+upstream gradient, so that no activation outlives its block.
 """
 
 from numba import types
@@ -30,26 +30,26 @@ NORM_EPS = float32(reference.NORM_EPS)
 
 @helper
 def reduce(values, least, value):
-    """value (n,), mean or least of values (Q, n, 1), and the share (Q, n) of each copy in its gradient."""
+    """Write value (n,), the mean or least of values (Q, n, 1); return each copy's share (Q, n) of the gradient."""
     n_copies, n = values.shape[:2]
     shares = empty((n_copies, n), float32)
     for i in range(n):
-        owner, total = 0, float32(0)
+        smallest, total = 0, float32(0)
         for q in range(n_copies):
             shares[q, i] = float32(0) if least else float32(1) / float32(n_copies)
             total += values[q, i, 0] * shares[q, i]
-            # NaN is the least, as in torch, and stays it.
-            if values[q, i, 0] < values[owner, i, 0] or isnan(values[q, i, 0]):
-                owner = q
+            # NaN counts as the least, as in torch.
+            if values[q, i, 0] < values[smallest, i, 0] or isnan(values[q, i, 0]):
+                smallest = q
         if least:
-            shares[owner, i], total = float32(1), values[owner, i, 0]
+            shares[smallest, i], total = float32(1), values[smallest, i, 0]
         value[i] = total
     return shares
 
 
 @helper
 def scalar_forward(layers, flat, kinds, x, act_derivs, normal, rstd, value):
-    """value (n, 1) of one copy, act_derivs of its activations, and what a layer norm makes before scale and shift."""
+    """Write value (n, 1) of one copy, act_derivs, and `normal` and rstd of the layer norms."""
     h, n, last = x, len(x), len(layers) - 1
     for i in range(last):
         z = empty((n, layers[i, 1]), float32)
@@ -64,7 +64,7 @@ def scalar_forward(layers, flat, kinds, x, act_derivs, normal, rstd, value):
 
 @summing
 def normalise(z, gain, shift, normal, rstd):
-    """Layer norm of every row of z, in place; normal: before scale and shift."""
+    """Layer norm of every row of z, in place; normal: the same before scale and shift."""
     d = z.shape[1]
     for i in range(len(z)):
         mean = square = float32(0)
@@ -81,22 +81,22 @@ def normalise(z, gain, shift, normal, rstd):
 
 @summing
 def normalise_vjp(dh, gain, normal, rstd, rows):
-    """dh (m, d) becomes the gradient of what was normalised in the given rows."""
+    """Turn dh (m, d), the gradient of the layer norm's result in these rows, into that of its input, in place."""
     d = dh.shape[1]
     for i, row in enumerate(rows):
-        # As rows of their own: an index that may be negative keeps the compiler from using vectors.
-        grad, was, mean, along = dh[i], normal[row], float32(0), float32(0)
+        # Row views, since an index that may be negative keeps the compiler from using vectors.
+        grad, normal_row, mean, projection = dh[i], normal[row], float32(0), float32(0)
         for j in range(d):
             mean += grad[j] * gain[j]
-            along += grad[j] * gain[j] * was[j]
-        mean, along = mean / float32(d), along / float32(d)
+            projection += grad[j] * gain[j] * normal_row[j]
+        mean, projection = mean / float32(d), projection / float32(d)
         for j in range(d):
-            grad[j] = rstd[row] * (grad[j] * gain[j] - mean - was[j] * along)
+            grad[j] = rstd[row] * (grad[j] * gain[j] - mean - normal_row[j] * projection)
 
 
 @helper
 def scalar_backward(layers, flat, flat_t, kinds, saved, share, dx):
-    """dx (n, d_in) += share times the gradient of one copy's value, for the rows with a share (n,) alone."""
+    """dx (n, d_in) += share times the gradient of one copy's value, only for the rows whose share (n,) is not 0."""
     act_derivs, normal, rstd = saved
     n, last, rows, m = len(dx), len(layers) - 1, empty(len(dx), int64), 0
     for i in range(n):
@@ -123,19 +123,19 @@ def scalar_backward(layers, flat, flat_t, kinds, saved, share, dx):
 
 @helper
 def scale_by_rows(dz, act_deriv, rows):
-    """dz (m, d) times the given rows of act_deriv (n, d)."""
+    """Multiply dz (m, d) by these rows of act_deriv (n, d)."""
     for i, row in enumerate(rows):
         scale(dz[i : i + 1], act_deriv[row : row + 1])
 
 
 KINDS = types.UniTuple(types.boolean, 2)
 SCALAR = types.Tuple((LAYERS, MATRIX, MATRIX, KINDS))
-"""what a kernel knows of a network: the first arguments of `scalar_gradient`"""
+"""a network, as the first arguments of `scalar_gradient`"""
 
 
 @kernel(LAYERS, MATRIX, MATRIX, KINDS, MATRIX, ROW, MATRIX)
 def scalar_gradient(start, stop, layers, flat, flat_t, kinds, x, value, dx):
-    """value (N,) of x (N, d_in), and its gradient dx (N, d_in) unless that has no rows.
+    """Write value (N,) of x (N, d_in), and its gradient dx (N, d_in) unless dx has no rows.
 
     kinds: whether a layer norm follows each activation; whether the value is the least of the Q copies, not their mean.
     """

@@ -1,4 +1,4 @@
-"""Triton kernels of the frozen scalar networks. Copies run side by side, on the second axis of the grid."""
+"""Triton kernels of the frozen scalar networks; the second grid axis is the copy of the network."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from fastdwm_kernels.layout import MLPLayout
 
 @dataclass(frozen=True)
 class Rule:
-    """What is compiled in besides the shapes."""
+    """Compile-time settings besides the shapes."""
 
     layer_norm: bool
     reduce: str
@@ -33,14 +33,14 @@ def relu(z):
 
 @triton.jit
 def standardise(a, D: tl.constexpr, BLOCK_D: tl.constexpr, EPS: tl.constexpr):
-    """Columns of a (BLOCK_D, BLOCK_M) with mean 0 and variance 1 over their first D entries; and 1 / deviation."""
+    """Columns of a (BLOCK_D, BLOCK_M), normalised to mean 0 and variance 1 over their first D entries; and 1 / std."""
     inside = (tl.arange(0, BLOCK_D) < D)[:, None]
     centred = tl.where(inside, a - tl.sum(a, 0)[None, :] / D, 0.0)
     rstd = 1 / tl.sqrt(tl.sum(centred * centred, 0) / D + EPS)
     return centred * rstd[None, :], rstd[None, :]
 
 
-# Inputs and gradients may be slices that start anywhere: a single compilation serves them all.
+# Inputs and gradients may be unaligned slices, which one compilation serves.
 @triton.jit(do_not_specialize=["n_rows"], do_not_specialize_on_alignment=["x_ptr"])
 def frozen_mlp_fwd_kernel(x_ptr, weights_ptr, flat_ptr, h_ptr, z_ptr, values_ptr, n_rows, NET: tl.constexpr,
                           RULE: tl.constexpr, SAVE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -60,7 +60,7 @@ def frozen_mlp_fwd_kernel(x_ptr, weights_ptr, flat_ptr, h_ptr, z_ptr, values_ptr
     row_mask = rows < n_rows - start
     N_HIDDEN: tl.constexpr = len(NET.cols)
     C: tl.constexpr = NET.n_cols
-    # Bound here because Triton 3.6 does not take a field of a dataclass as a compile-time argument.
+    # Triton 3.6 does not accept a dataclass field as a compile-time argument of a call.
     EPS: tl.constexpr = RULE.norm_eps
     x_ptr += start * NET.sizes[0]
     h_ptr += (copy * n_rows + start) * C
@@ -94,20 +94,20 @@ def frozen_mlp_fwd_kernel(x_ptr, weights_ptr, flat_ptr, h_ptr, z_ptr, values_ptr
 
 
 @triton.jit
-def seed_of_copy(grad_ptr, values_ptr, copy, rows, row_mask, n_rows, RULE: tl.constexpr):
+def upstream_of_copy(grad_ptr, values_ptr, copy, rows, row_mask, n_rows, RULE: tl.constexpr):
     """Upstream gradient (BLOCK_M,) of one copy's values, and the rows whose input gradient this copy writes."""
     grad = tl.load(grad_ptr + rows, mask=row_mask, other=0.0)
     if RULE.reduce == "min":
-        best = tl.load(values_ptr + rows, mask=row_mask, other=0.0)
-        active = tl.zeros_like(rows)
+        least = tl.load(values_ptr + rows, mask=row_mask, other=0.0)
+        smallest = tl.zeros_like(rows)
         N_COPIES: tl.constexpr = RULE.n_copies
         for q in tl.static_range(1, N_COPIES):
             v = tl.load(values_ptr + tl.cast(n_rows, tl.int64) * q + rows, mask=row_mask, other=0.0)
-            # NaN wins, as in torch's minimum.
-            better = (v < best) | ((v != v) & (best == best))
-            active = tl.where(better, q, active)
-            best = tl.where(better, v, best)
-        return grad, row_mask & (active == copy)
+            # NaN counts as the least, as in torch.
+            less = (v < least) | ((v != v) & (least == least))
+            smallest = tl.where(less, q, smallest)
+            least = tl.where(less, v, least)
+        return grad, row_mask & (smallest == copy)
     else:
         return grad / RULE.n_copies, row_mask
 
@@ -120,10 +120,10 @@ def frozen_mlp_bwd_kernel(grad_ptr, values_ptr, weights_ptr, flat_ptr, z_ptr, dz
 
     Grid      (cdiv(n_rows, BLOCK_M), Q)
     Reads     grad (n_rows,), values (Q, n_rows), z (Q, n_rows, NET.n_cols), weights and flat as in the forward kernel
-    Writes    dx (n_rows, d_in), each row by its active copy; for "mean" each copy's part of dx (Q, n_rows, d_in)
+    Writes    dx (n_rows, d_in), each row by its smallest copy; for "mean" dx (Q, n_rows, d_in), each copy's part
     Scratch   dz (Q, n_rows, NET.n_cols) in the operand dtype
     Requires  BLOCK_D >= every hidden width, BLOCK_S >= d_in; rows, widths and inputs are masked
-    Numerics  fp32 accumulators and statistics, which are computed anew from z
+    Numerics  fp32 accumulators and statistics, which are recomputed from z
     """
     copy = tl.program_id(1).to(tl.int64)
     rows = tl.arange(0, BLOCK_M)
@@ -137,8 +137,8 @@ def frozen_mlp_bwd_kernel(grad_ptr, values_ptr, weights_ptr, flat_ptr, z_ptr, dz
     dz_ptr += (copy * n_rows + start) * C
     weights_ptr += copy * NET.width
     flat_ptr += copy * NET.width
-    seed, mine = seed_of_copy(grad_ptr + start, values_ptr + start, copy, rows, row_mask, n_rows, RULE)
-    dh = load_vector(flat_ptr + NET.w[N_HIDDEN], NET.sizes[N_HIDDEN], BLOCK_D) * seed[None, :]
+    upstream, mine = upstream_of_copy(grad_ptr + start, values_ptr + start, copy, rows, row_mask, n_rows, RULE)
+    dh = load_vector(flat_ptr + NET.w[N_HIDDEN], NET.sizes[N_HIDDEN], BLOCK_D) * upstream[None, :]
     for i in tl.static_range(N_HIDDEN - 1, -1, -1):
         D = NET.sizes[i + 1]
         at, mask = tile_offsets(rows, row_mask, C, D, BLOCK_D)
@@ -147,7 +147,7 @@ def frozen_mlp_bwd_kernel(grad_ptr, values_ptr, weights_ptr, flat_ptr, z_ptr, dz
             n, rstd = standardise(relu(z), D, BLOCK_D, EPS)
             q = dh * load_vector(flat_ptr + NET.scale[i], D, BLOCK_D)
             dh = rstd * (q - tl.sum(q, 0)[None, :] / D - n * (tl.sum(q * n, 0)[None, :] / D))
-        # As a product: by a choice of dh Triton 3.6 spills on sm_80.
+        # A product, since Triton 3.6 spills registers on sm_80 if `where` selects dh itself.
         dz = dh * tl.where(z <= 0, 0.0, 1.0)
         tl.store(dz_ptr + NET.cols[i] + at, dz.to(dz_ptr.dtype.element_ty), mask=mask)
         tl.debug_barrier()
@@ -164,7 +164,7 @@ def frozen_mlp_bwd_kernel(grad_ptr, values_ptr, weights_ptr, flat_ptr, z_ptr, dz
 
 
 def sizes(layout: MLPLayout, rule: Rule, launch: Launch, kernel, save: bool = False) -> dict:
-    """Compile-time arguments of one of the kernels."""
+    """Compile-time arguments of the forward or backward kernel."""
     width = pad_block(max(layout.sizes[1:-1]))
     values = dict(
         NET=Net.of(layout),
@@ -187,10 +187,9 @@ def launch_for(layout: MLPLayout, precision: str, capability: int) -> Launch:
 
 
 def options(launch: Launch, rule: Rule, kernel) -> dict:
-    """Options of the compiler."""
+    """Compiler options."""
     bounded = mlp_options(launch)
-    # Of 16 warps with IEEE products the assembler fills all registers, and spills beyond, where there is a layer norm;
-    # left alone it does not.
+    # With 16 warps, IEEE products and a layer norm the assembler spills registers at this bound, but not without it.
     ieee = kernel is frozen_mlp_bwd_kernel and rule.precision == "ieee"
     if ieee and rule.layer_norm and launch.num_warps == 16:
         del bounded["maxnreg"]
@@ -214,7 +213,7 @@ def frozen_mlp_fwd(mlp: FrozenMLP, x: Tensor, save: bool) -> tuple[Tensor, Tenso
 
 
 def frozen_mlp_bwd(mlp: FrozenMLP, values: Tensor, z: Tensor, grad: Tensor) -> Tensor:
-    """Input gradient (N, d_in) from that of the reduced value, grad (N,); one launch (and a sum for "mean")."""
+    """Input gradient (N, d_in) from that of the reduced value, grad (N,); one launch, and a sum for "mean"."""
     n_copies, n_rows = values.shape
     parts = n_copies if mlp.reduce == "mean" else 1
     dx = grad.new_empty(parts, n_rows, mlp.layout.sizes[0])

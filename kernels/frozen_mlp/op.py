@@ -1,4 +1,4 @@
-"""Frozen networks with one output: packed once, evaluated and differentiated in the input."""
+"""Frozen networks with one output: packed once, then evaluated and differentiated with respect to the input."""
 
 import torch
 from torch import Tensor
@@ -21,13 +21,12 @@ from fastdwm_kernels.layout import MLPLayout, Params
 
 
 def pack_frozen_mlp(params: Params, *, reduce: str = "first", precision: str = "ieee") -> FrozenMLP:
-    """A copy of the network(s), for inference only.
+    """Copy one or several networks into the form that `frozen_mlp` reads.
 
-    params: w0 (d_in, d_out), b0 (d_out,), ... of one network or (Q, ...) of several, with scale{i}, shift{i} of a layer
-    norm after the activation or without; one output; fp32, on the CPU also fp64.
-    reduce: "min", "mean" or "first" of the copies.   precision: of the operands, "fp16" (on a GPU)
-    or "ieee".
-    Raises ValueError on wrong shapes or names, weights beyond the range of fp16, or sizes that the kernels do not have
+    params: w0 (d_in, d_out), b0 (d_out,), ... of one network or (Q, ...) of several, all with scale{i}, shift{i} of a
+    layer norm after the activation or all without; one output; fp32, on the CPU also fp64.
+    reduce: "min", "mean" or "first" of the copies.   precision: of the operands, "fp16" (on a GPU) or "ieee".
+    Raises ValueError on wrong shapes or names, weights beyond the range of fp16, or sizes beyond those of the kernels
     (hidden widths <= 512, d_in <= 256); TypeError on a wrong dtype.
     """
     check_choice("reduce", reduce, ("min", "mean", "first"))
@@ -50,11 +49,11 @@ def pack_frozen_mlp(params: Params, *, reduce: str = "first", precision: str = "
 
 
 def frozen_mlp(mlp: FrozenMLP, x: Tensor) -> Tensor:
-    """Value of each input, over the copies as `mlp.reduce` says.
+    """Value of each input, reduced over the copies by `mlp.reduce`.
 
     x: (..., d_in) in the dtype and on the device of `mlp`, contiguous.
-    Returns (...), newly allocated. The gradient to x is first order; that of "min" goes through the smallest copy. The
-    networks get none.
+    Returns (...), newly allocated. x gets a first-order gradient, for "min" through the smallest copy; the networks get
+    none.
     Raises ValueError on a wrong shape, stride, device or precision, TypeError on a wrong dtype, NotImplementedError
     when asked for second-order gradients.
     """

@@ -1,4 +1,4 @@
-"""Noise that is a function of episode and time: `normal`."""
+"""Normal noise as a function of seed and time: `normal`."""
 
 from fastdwm_kernels.noise.op import normal
 

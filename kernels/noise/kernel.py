@@ -1,4 +1,4 @@
-"""Triton kernel of the noise: one launch for all episodes, whatever their seeds and times."""
+"""Triton kernel of the noise: one launch for all episodes, each with its own seed and time."""
 
 import torch
 import triton
@@ -15,8 +15,8 @@ NUM_WARPS = 4
 
 @triton.jit
 def cos_of_turns(u):
-    """cos(2 pi u) for 0 <= u < 1, to 1e-7. tl.cos keeps a table for large arguments on the stack."""
-    # -sin(x) by its series, |x| <= pi / 2.
+    """cos(2 pi u) for 0 <= u < 1, to 1e-7, without the table that tl.cos keeps on the stack for large arguments."""
+    # The series of -sin(x), |x| <= pi / 2.
     x = 6.283185307179586 * (0.25 - tl.abs(u - 0.5))
     y = x * x
     tail = 1.9841269841e-4 - y * (2.7557319224e-6 - y * 2.5052108385e-8)
@@ -53,14 +53,13 @@ def normal_fwd(seeds: Tensor, times: Tensor, n_rows: int, width: int, period: in
     noise = torch.empty(n_rows, len(seeds), width, dtype=torch.float32, device=seeds.device)
     if noise.numel():
         grid = (cdiv(n_rows * width, BLOCK), len(seeds))
-        sizes = (n_rows, width, period, stream)
-        arguments = (seeds, times, noise, *sizes)
-        run(normal_fwd_kernel, grid, *arguments, SMALLEST=SMALLEST, BLOCK=BLOCK, num_warps=NUM_WARPS)
+        args = seeds, times, noise, n_rows, width, period, stream
+        run(normal_fwd_kernel, grid, *args, SMALLEST=SMALLEST, BLOCK=BLOCK, num_warps=NUM_WARPS)
     return noise
 
 
 def aot_cases() -> list[AotCase]:
-    """The one there is."""
+    """The only compilation."""
     return [
         AotCase(
             name="normal_fwd_kernel",

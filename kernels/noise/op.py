@@ -1,8 +1,8 @@
-"""Standard normal noise without a state: what an episode draws depends on its own seed and its own time alone.
+"""Stateless standard normal noise: the numbers of an episode depend only on its own seed and time.
 
-A generator hands out its numbers in the order in which they are asked for, so those of one episode depend on how many
-others share it. Here every number is computed from where it belongs (Philox, a counter-based generator): the same in
-any split of the episodes, and in a captured graph, which only needs to count the decisions on the device.
+With a generator that has a state, an episode's numbers depend on how many others share it. Here a counter-based
+generator (Philox) computes each number from its position, so an episode gets the same noise in any batch, and a
+captured graph only has to count the decisions on the device.
 """
 
 import torch
@@ -14,11 +14,11 @@ from fastdwm_kernels.noise.reference import normal_reference
 
 @torch.no_grad()
 def normal(seeds: Tensor, times: Tensor, n_rows: int, width: int, period: int, stream: int = 0) -> Tensor:
-    """Independent standard normal float32 (n_rows, B, width) of B episodes.
+    """Independent standard normal float32 numbers (n_rows, B, width) for B episodes.
 
-    seeds, times: (B,) int64, contiguous, of one device. Only the lowest 32 bits of a time count.
-    Row r holds the noise of time times + r // period: what it holds is a function of seed, that time, r % period and
-    the column, and of `stream`, 0 <= stream < 2^31, which tells apart what is drawn for different purposes.
+    seeds, times: (B,) int64, contiguous, of one device; only the lowest 32 bits of a time count.
+    Row r holds the noise of time t = times + r // period, a function of seed, t, r % period, column and `stream`
+    (0 <= stream < 2^31), which separates the noise of different purposes.
     Raises ValueError on a wrong shape, stride or device, TypeError on a wrong dtype.
     """
     check_tensor("seeds", seeds, (None,), torch.int64)

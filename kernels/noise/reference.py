@@ -1,7 +1,7 @@
-"""Philox4x32-10 and the Box-Muller transform in torch: what the kernel computes, on any device.
+"""Philox4x32-10 and the Box-Muller transform in torch, on any device: the reference of the kernel.
 
-Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC 2011). Counter (index, time, stream, 0), key: the
-64 bits of the seed; of the four words of a counter the first two make one number, as in Triton's `randn`.
+Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC 2011). The counter is (index, time, stream, 0),
+the key the 64 bits of the seed. The first two of the four output words make one number, as in Triton's `randn`.
 """
 
 import math
@@ -14,17 +14,17 @@ MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 KEY_STEPS = 0x9E3779B9, 0xBB67AE85
 LOW = 0xFFFFFFFF
 SCALE = 4.6566127342e-10
-"""makes the 31 bits of a folded word a float32 below one, as Triton"""
+"""scales the 31 bits of a folded word to a float32 below one, as Triton does"""
 SMALLEST = 1e-7
-"""uniform numbers below it count as this much, for log 0; no normal number is beyond 5.7"""
+"""lower limit of the uniform numbers, which avoids log 0; normal numbers are therefore at most 5.7"""
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-    """Four words of four counter and two key words; all int64 in [0, 2^32), of shapes that broadcast."""
+    """Four output words of four counter and two key words; all int64 in [0, 2^32), of shapes that broadcast."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(ROUNDS):
-        # A product wraps modulo 2^64, which leaves both of its halves right.
+        # The product wraps modulo 2^64, which keeps both halves right.
         p0, p2 = MULTIPLIERS[0] * c0, MULTIPLIERS[1] * c2
         c0, c2 = ((p2 >> 32) & LOW) ^ c1 ^ k0, ((p0 >> 32) & LOW) ^ c3 ^ k1
         c1, c3 = p2 & LOW, p0 & LOW
@@ -33,7 +33,7 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Te
 
 
 def uniform(word: Tensor) -> Tensor:
-    """float32 in [0, 1) from a word: the lower half of its values upwards, the upper half downwards."""
+    """float32 in [0, 1) from a word, whose upper half of values is mirrored to the lower half, as in Triton."""
     return torch.where(word > LOW >> 1, LOW - word, word).float() * SCALE
 
 

@@ -1,4 +1,4 @@
-"""The policy MLP with one set of weights per episode: `policy`."""
+"""The policy MLP with weights of its own for each episode: `policy`."""
 
 from fastdwm_kernels.policy.op import policy
 

@@ -1,7 +1,7 @@
 """The policy MLP and its derivatives on a CPU; the formulas are those of `reference.py`.
 
-flat: parameters (B, P). Items are rows, M = `particles` of every policy. For the R rows of all steps there are states
-(B, R, S) and buffers (B, R sum of widths) of all layers; the rows of one step begin at `first`.
+flat: parameters (B, P). Items are rows, M = `particles` of each policy. states (B, R, S) and the buffers of all layers
+(B, R sum of widths) hold the R rows of all steps; those of one step begin at row `first`.
 """
 
 import math
@@ -36,14 +36,14 @@ from fastdwm_kernels.layout import MLPLayout
 
 @helper
 def policy_rows(b, start, stop, first, particles):
-    """Rows of policy b among the items: from the first of them, to the last, in its buffers; and that of the first."""
+    """First and last row, in the buffers of policy b, of its items among start..stop-1; and the first such item."""
     low, high = max(start - b * particles, 0), min(stop - b * particles, particles)
     return first + low, first + high, b * particles + low
 
 
 @helper
 def rectify(z):
-    """max(z, 0); NaN stays NaN."""
+    """z becomes max(z, 0); NaN stays NaN."""
     for i in range(len(z)):
         for j in range(z.shape[1]):
             z[i, j] = float32(0) if z[i, j] <= 0 else z[i, j]
@@ -51,7 +51,7 @@ def rectify(z):
 
 @kernel(LAYERS, MATRIX, STACK, STACK)
 def policy_act(start, stop, layers, flat, states, actions):
-    """actions (B, M, A) in the states (B, M, S), and nothing for a gradient."""
+    """Write actions (B, M, A) in the states (B, M, S), without saving anything for a gradient."""
     particles, last = states.shape[1], len(layers) - 1
     for b in range(start // particles, (stop - 1) // particles + 1):
         low, high, _ = policy_rows(b, start, stop, 0, particles)
@@ -69,7 +69,7 @@ def policy_act(start, stop, layers, flat, states, actions):
 
 @kernel(LAYERS, MATRIX, STACK, MATRIX, MATRIX, SIZE, SIZE)
 def policy_forward(start, stop, layers, flat, states, outputs, act_derivs, first, particles):
-    """outputs of all layers, the last one's are the actions, and act_derivs of their activations."""
+    """Write the outputs of all layers, of which the last are the actions, and the derivatives of their activations."""
     n_rows, last = states.shape[1], len(layers) - 1
     for b in range(start // particles, (stop - 1) // particles + 1):
         low, high, _ = policy_rows(b, start, stop, first, particles)
@@ -87,7 +87,7 @@ def policy_forward(start, stop, layers, flat, states, outputs, act_derivs, first
 
 @kernel(LAYERS, MATRIX, MATRIX, MATRIX, MATRIX, MATRIX, SIZE, SIZE)
 def policy_backward(start, stop, layers, flat_t, act_derivs, grad, dz, dx, first, particles):
-    """dz of all layers from grad (B M, A), and dx (B M, S) unless that has no rows."""
+    """Write dz of all layers from grad (B M, A), and dx (B M, S) unless it has no rows."""
     n_rows, last = dz.shape[1] // (layers[-1, 3] + layers[-1, 1]), len(layers) - 1
     for b in range(start // particles, (stop - 1) // particles + 1):
         low, high, row = policy_rows(b, start, stop, first, particles)
@@ -113,7 +113,7 @@ def act(layout: MLPLayout, flat: Tensor, x: Tensor) -> Tensor:
 
 @kernel(LAYERS, STACK, MATRIX, MATRIX, MATRIX, MATRIX)
 def policy_weight_gradient(start, stop, layers, states, outputs, dz, grads, partial_sq_norms):
-    """grads (B, P) from the rows of all steps, and partial_sq_norms (B, layers); an item is one layer of one policy."""
+    """Write grads (B, P) from the rows of all steps, and partial_sq_norms (B, layers); items are layers of policies."""
     n_rows = states.shape[1]
     for item in range(start, stop):
         b, i = divmod(item, len(layers))

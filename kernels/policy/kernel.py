@@ -1,7 +1,7 @@
-"""Triton kernels of the per-episode policies. A tile of particles never straddles two episodes.
+"""Triton kernels of the per-episode policies; the second grid axis is the episode.
 
-Every kernel takes the episode from the second grid axis. Particle buffers are (B, n_rows, ...) views with
-episode_rows >= n_rows rows between episodes, so that one step of a rollout works on its slice of (B, H M, ...).
+Particle buffers are (B, n_rows, ...) views with episode_rows >= n_rows rows from one episode to the next, so that one
+step of a rollout works on its slice of (B, H M, ...).
 """
 
 import torch
@@ -64,7 +64,8 @@ def policy_bwd_kernel(grad_ptr, action_ptr, weights_ptr, hidden_ptr, dz_ptr, dz_
     Grid      (cdiv(n_rows, BLOCK_M), B)
     Reads     grad (B, n_rows, A) contiguous, action, hidden (B, n_rows, NET.n_cols), weights (B, NET.width) in
               the operand dtype
-    Writes    dz like hidden, dz_out like action but in the operand dtype, dx (B, n_rows, S) contiguous: all once
+    Writes    dz like hidden, dz_out like action but in the operand dtype, dx (B, n_rows, S) contiguous: every
+              element once
     Requires  BLOCK_D >= every hidden width, BLOCK_S >= S; rows, widths and inputs are masked
     Numerics  fp32 accumulators; the layer gradients are rounded once, on store
     """
@@ -107,12 +108,12 @@ def sizes(layout: MLPLayout, launch: Launch, kernel) -> dict:
 
 
 def policy_launch(layout: MLPLayout, precision: str, device: torch.device) -> Launch:
-    """Sizes of the forward and backward kernels."""
+    """Launch sizes of the forward and backward kernels."""
     return mlp_launch(max(layout.sizes[1:-1]), precision, device_capability(device))
 
 
 def episode_rows(buffer: Tensor) -> int:
-    """Rows from one episode to the next in a view (B, M, D) of (B, R, D)."""
+    """The number R of rows per episode, of a view (B, M, D) of (B, R, D)."""
     return buffer.stride(0) // buffer.shape[2]
 
 
@@ -150,7 +151,7 @@ def policy_bwd(
 
 
 def aot_cases(layout: MLPLayout, precision: str, capability: int) -> list[AotCase]:
-    """The two kernels for a policy of this layout."""
+    """Forward and backward kernel for a policy of this layout."""
     launch = mlp_launch(max(layout.sizes[1:-1]), precision, capability)
     operand = operand_type(precision)
     operands = ("weights_ptr", "hidden_ptr", "dz_ptr", "dz_out_ptr")

@@ -1,4 +1,4 @@
-"""The layers of one policy for a tile of its particles: what kernels of the policy and of the rollout share."""
+"""The layers of one policy for a tile of its particles, shared by the kernels of policy and rollout."""
 
 import triton
 import triton.language as tl
@@ -9,7 +9,7 @@ from fastdwm_kernels.dense import dense, load_vector, tanh, tile_offsets
 @triton.jit
 def forward_layers(x_ptr, weights_ptr, flat_ptr, hidden_ptr, rows, row_mask, NET: tl.constexpr,
                    BLOCK_D: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
-    """Actions (BLOCK_A, BLOCK_M) in the observations x (rows, S) of one policy; writes hidden (rows, NET.n_cols).
+    """Actions (BLOCK_A, BLOCK_M) of one policy for the observations x (rows, S); writes hidden (rows, NET.n_cols).
 
     weights: the parameters in the operand dtype.   flat: the same in fp32, for the biases.
     """
@@ -27,7 +27,7 @@ def forward_layers(x_ptr, weights_ptr, flat_ptr, hidden_ptr, rows, row_mask, NET
             h_ptr = hidden_ptr + NET.cols[i - 1]
             z = dense(w_ptr, h_ptr, rows, row_mask, C, D_IN, D, D, 1, BLOCK_D, BLOCK_K)
         z += load_vector(flat_ptr + NET.b[i], D, BLOCK_D)
-        # Written so that NaN passes, as in torch; tl.maximum would turn it into 0.
+        # NaN passes, as in torch; tl.maximum would turn it into 0.
         h = tl.where(z <= 0, 0.0, z)
         at, mask = tile_offsets(rows, row_mask, C, D, BLOCK_D)
         tl.store(hidden_ptr + NET.cols[i] + at, h.to(hidden_ptr.dtype.element_ty), mask=mask)
@@ -43,7 +43,7 @@ def forward_layers(x_ptr, weights_ptr, flat_ptr, hidden_ptr, rows, row_mask, NET
 @triton.jit
 def backward_layers(dz_out_ptr, weights_ptr, hidden_ptr, dz_ptr, rows, row_mask, NET: tl.constexpr,
                     BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
-    """Writes the layer gradients dz (rows, NET.n_cols) of one policy from those of its last layer, dz_out (rows, A)."""
+    """Write the layer gradients dz (rows, NET.n_cols) of one policy from those of its last layer, dz_out (rows, A)."""
     N_HIDDEN: tl.constexpr = len(NET.cols)
     A: tl.constexpr = NET.sizes[N_HIDDEN + 1]
     C: tl.constexpr = NET.n_cols
@@ -66,7 +66,7 @@ def backward_layers(dz_out_ptr, weights_ptr, hidden_ptr, dz_ptr, rows, row_mask,
 @triton.jit
 def input_gradient(dz_ptr, weights_ptr, rows, row_mask, NET: tl.constexpr, BLOCK_S: tl.constexpr,
                    BLOCK_K: tl.constexpr):  # fmt: skip
-    """Gradient (BLOCK_S, BLOCK_M) of the observations from dz, as `backward_layers` leaves it."""
+    """Gradient (BLOCK_S, BLOCK_M) of the observations, from the dz that `backward_layers` wrote."""
     S: tl.constexpr = NET.sizes[0]
     C: tl.constexpr = NET.n_cols
     D_FIRST: tl.constexpr = NET.sizes[1]

@@ -1,4 +1,4 @@
-"""The policy of every episode on that episode's particles."""
+"""The policies of all episodes, each on its own particles."""
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ def policy(layout: MLPLayout, flat: Tensor, x: Tensor, precision: str = "ieee") 
 
     flat: (B, layout.width) parameters, fp32 (on the CPU also fp64), contiguous: `MLPLayout.of(params).pack(params)`.
     x: (B, M, S) of the same dtype, contiguous.   precision: of the operands, "fp16" (on a GPU) or "ieee".
-    Returns (B, M, A), newly allocated. Gradients to flat and x are first order; those not asked for cost nothing.
+    Returns (B, M, A), newly allocated. flat and x get first-order gradients, computed only if needed.
     Raises ValueError on a wrong shape, stride, device, precision or size (kernels: S <= 128, A <= 32, hidden widths
     <= 512), TypeError on a wrong dtype, NotImplementedError when asked for second-order gradients.
     """
@@ -33,8 +33,8 @@ def policy(layout: MLPLayout, flat: Tensor, x: Tensor, precision: str = "ieee") 
         check_range("hidden width", max(layout.sizes[1:-1]), 1, 512)
         check_range("action size", layout.sizes[-1], 1, 32)
     elif x.dtype == torch.float32 and not (torch.is_grad_enabled() and (flat.requires_grad or x.requires_grad)):
-        if (compiled := cpu_kernels("policy")) is not None:
-            return compiled.act(layout, flat, x)
+        if (cpu := cpu_kernels("policy")) is not None:
+            return cpu.act(layout, flat, x)
     return PolicyFunction.apply(flat, x, layout, precision)
 
 

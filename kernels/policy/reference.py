@@ -1,4 +1,4 @@
-"""The policy MLP and its derivatives in torch: any dtype and device, and the CPU path.
+"""The policy MLP and its derivatives in torch, in any dtype and on any device; also the CPU path.
 
 With h_0 = x, z_i = h_i W_i + b_i, h_{i+1} = relu(z_i) for the hidden layers and a = tanh(z_L) at the end, the gradients
 are, from g = dJ/da downwards,
@@ -6,8 +6,8 @@ are, from g = dJ/da downwards,
     dz_L = g (1 - a^2),   dh_i = dz_i W_i^T,   dz_{i-1} = dh_i [h_i > 0],   dx = dh_0
     dW_i = h_i^T dz_i,    db_i = sum over rows of dz_i
 
-relu' is 0 at 0, as in torch. The products h_i^T dz_i need no order among rows: a rollout keeps (h_i, dz_i) of all its
-steps and does one product over them at the end.
+relu' is 0 at 0, as in torch. The order of the rows in h_i^T dz_i does not matter, so a rollout keeps (h_i, dz_i) of all
+its steps and computes one product over them at the end.
 """
 
 import torch
@@ -17,13 +17,8 @@ from fastdwm_kernels.cpu_linear import linear
 from fastdwm_kernels.layout import Params
 
 
-def policy_reference(params: Params, x: Tensor) -> Tensor:
-    """Actions (B, M, A) of B policies with parameters (B, ...) in the observations x (B, M, S)."""
-    return policy_forward_reference(params, x)[0]
-
-
 def policy_forward_reference(params: Params, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Actions (B, M, A), and the hidden activations (B, M, D) that the gradients need, first layer first."""
+    """Actions (B, M, A) of B policies for observations x (B, M, S), and the hidden activations, first layer first."""
     last = len(params) // 2 - 1
     hidden = []
     for i in range(last):
@@ -47,9 +42,9 @@ def policy_backward_reference(
 
 
 def policy_weight_grads_reference(x: Tensor, hidden: list[Tensor], dz: list[Tensor]) -> Params:
-    """Gradients (B, ...) of all parameters from R stored rows per episode, one batched product for each layer.
+    """Gradients (B, ...) of all parameters from R rows per episode, one batched product for each layer.
 
-    x: (B, R, S).   hidden, dz: (B, R, D) of each layer; R = M, or H M for the rows of a whole rollout.
+    x: (B, R, S).   hidden, dz: (B, R, D) of each layer; R is M, or (H + 1) M for a whole rollout.
     """
     grads = {}
     for i, (h, d) in enumerate(zip([x, *hidden], dz, strict=True)):

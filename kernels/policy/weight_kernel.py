@@ -1,4 +1,4 @@
-"""Triton kernels of the policies' weight gradients: one product over the stored rows of all steps of a rollout."""
+"""Triton kernels of the policies' weight gradients: one product over the rows of all steps of a rollout."""
 
 from itertools import accumulate, pairwise
 
@@ -13,15 +13,15 @@ from fastdwm_kernels.layout import MLPLayout
 from fastdwm_kernels.policy.kernel import episode_rows
 
 SUM_BLOCK, SUM_WARPS = 1024, 4
-"""parameters whose gradients a program adds up"""
+"""parameters, and warps, of a program of `policy_sum_kernel`"""
 
 
 @triton.jit
 def outer_tile(h_ptr, dz_ptr, dw_ptr, db_ptr, tile, n_rows, H_STRIDE: tl.constexpr, DZ_STRIDE: tl.constexpr,
                D_IN: tl.constexpr, D_OUT: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
-    """One (BLOCK, BLOCK) tile of h^T dz, and the column sums of dz for the tiles of the first row.
+    """Write one (BLOCK, BLOCK) tile of h^T dz and, if it is in the first row of tiles, the column sums of dz.
 
-    Returns the sum of the squares of what it wrote.
+    Returns the sum of the squares of the written elements.
     """
     N_J: tl.constexpr = (D_OUT + BLOCK - 1) // BLOCK
     i = tile // N_J * BLOCK + tl.arange(0, BLOCK)
@@ -48,12 +48,12 @@ def outer_tile(h_ptr, dz_ptr, dw_ptr, db_ptr, tile, n_rows, H_STRIDE: tl.constex
 def policy_weight_bwd_kernel(x_ptr, hidden_ptr, dz_ptr, dz_out_ptr, dflat_ptr, partial_sq_norms_ptr, n_rows, part_rows,
                              episode_rows, NET: tl.constexpr, FIRST_TILE: tl.constexpr, BLOCK: tl.constexpr,
                              BLOCK_K: tl.constexpr):  # fmt: skip
-    """Parameter gradients from part_rows stored rows, (BLOCK, BLOCK) weights of one layer and one episode per program.
+    """Parameter gradients from part_rows rows; a program computes (BLOCK, BLOCK) weights of one layer and episode.
 
     Grid      (FIRST_TILE[-1], B, parts of the rows); layer i owns tiles FIRST_TILE[i] to FIRST_TILE[i + 1]
     Reads     x (B, n_rows, S), hidden and dz (B, n_rows, NET.n_cols), dz_out (B, n_rows, A)
     Writes    dflat (parts, B, NET.width): every element once, the padding as zero;
-              partial_sq_norms (B, FIRST_TILE[-1]), of each tile, or None for more than one part
+              partial_sq_norms (B, FIRST_TILE[-1]), one for each tile; None if there are several parts
     Numerics  fp32 accumulators; rows are summed in blocks of BLOCK_K in one fixed order
     """
     tile = tl.program_id(0)
@@ -99,11 +99,11 @@ def policy_weight_bwd_kernel(x_ptr, hidden_ptr, dz_ptr, dz_out_ptr, dflat_ptr, p
 
 @triton.jit(do_not_specialize=["n_parts", "width"])
 def policy_sum_kernel(parts_ptr, dflat_ptr, partial_sq_norms_ptr, n_parts, width, BLOCK: tl.constexpr):
-    """BLOCK parameter gradients of one episode from those of the parts of its rows, added in their order.
+    """Add up BLOCK parameter gradients of one episode over the parts of its rows, in order.
 
     Grid      (cdiv(width, BLOCK), B)
     Reads     parts (n_parts, B, width)
-    Writes    dflat (B, width); partial_sq_norms (B, cdiv(width, BLOCK)), the sum over each block
+    Writes    dflat (B, width); partial_sq_norms (B, cdiv(width, BLOCK)), one for each block
     """
     episode = tl.program_id(1).to(tl.int64)
     column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -117,7 +117,7 @@ def policy_sum_kernel(parts_ptr, dflat_ptr, partial_sq_norms_ptr, n_parts, width
 
 
 def outer_sizes(layout: MLPLayout, launch: Launch) -> dict:
-    """Compile-time arguments of the weight kernel: square tiles, numbered through all layers."""
+    """Compile-time arguments of the weight kernel, whose tiles are numbered through all layers."""
     block = launch.block_m
     tiles = [cdiv(d_in, block) * cdiv(d_out, block) for d_in, d_out in pairwise(layout.sizes)]
     first = (0, *accumulate(tiles))
@@ -127,8 +127,8 @@ def outer_sizes(layout: MLPLayout, launch: Launch) -> dict:
 def policy_weight_bwd(
     layout: MLPLayout, x: Tensor, hidden: Tensor, dz: Tensor, dz_out: Tensor, precision: str
 ) -> tuple[Tensor, Tensor]:
-    """Parameter gradients (B, layout.width) over all R rows of x (B, R, S), hidden, dz, dz_out; and parts (B, any) of
-    their squared norms, to be summed. One launch; with many rows for few programs a second, see `row_parts`."""
+    """Parameter gradients (B, layout.width) over all R rows of x (B, R, S), hidden, dz, dz_out, and parts (B, any) of
+    their squared norms. One launch, or two if `row_parts` splits the rows."""
     copies, n_rows, _ = x.shape
     launch = outer_launch(precision)
     constants = outer_sizes(layout, launch)
@@ -146,7 +146,7 @@ def policy_weight_bwd(
 
 
 def sum_of_parts(parts: Tensor) -> tuple[Tensor, Tensor]:
-    """Of (parts, B, width): the sum (B, width), and parts (B, any) of its rows' squared norms; one launch."""
+    """Sum (B, width) of parts (parts, B, width), and parts (B, any) of its rows' squared norms; one launch."""
     n_parts, copies, width = parts.shape
     n_blocks = cdiv(width, SUM_BLOCK)
     dflat, partial_sq_norms = parts.new_empty(copies, width), parts.new_empty(copies, n_blocks)
@@ -158,7 +158,7 @@ def sum_of_parts(parts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def aot_cases(layout: MLPLayout, precision: str) -> list[AotCase]:
-    """Of all rows, and of a part of them."""
+    """The weight kernel for all rows in one part, and for one of several parts."""
     launch, names = outer_launch(precision), [p for p in policy_weight_bwd_kernel.arg_names if p.endswith("_ptr")]
     operand = operand_type(precision)
     operands = ("hidden_ptr", "dz_ptr", "dz_out_ptr")
@@ -176,7 +176,7 @@ def aot_cases(layout: MLPLayout, precision: str) -> list[AotCase]:
 
 
 def sum_case() -> AotCase:
-    """The sum over parts of the rows, which depends on no layout."""
+    """The sum over the parts of the rows, which depends on no layout."""
     return AotCase(
         name="policy_sum_kernel",
         kernel=policy_sum_kernel,

@@ -1,4 +1,4 @@
-"""The imagined return of B policies and its gradient: policy, sampler, reward and critics over H steps."""
+"""The imagined return of B policies and its gradient, through policy, sampler, reward and critics over H steps."""
 
 from fastdwm_kernels.rollout.gradient import Gradient
 from fastdwm_kernels.rollout.imagine import Return

@@ -1,7 +1,7 @@
-"""The serial part of a rollout on a CPU: the policy and the sampler, H times, for a block of rows at a time.
+"""The serial part of a rollout on a CPU, policy and sampler H times, for a block of rows at a time.
 
-Rows are N = B M. The formulas are those of `stepwise.py`, the buffers those of the operators' own `cpu.py`;
-scales: obs_mean, obs_std, delta_mean and delta_std, (4, S).
+There are N = B M rows. The formulas are those of `stepwise.py`, the buffers those of the operators' own `cpu.py`.
+scales: obs_mean, obs_std, delta_mean and delta_std, (4, S).   policy_obs: the states as (B, R, S), policy by policy.
 """
 
 from numba import types
@@ -15,7 +15,7 @@ STACKS = types.float32[:, :, :, ::1]
 
 @helper
 def take_actions(low, high, first, particles, layer, outputs, n_rows, actions):
-    """actions (N, A) of rows low..high-1 from the policies' buffers, in which the step begins at `first`."""
+    """Copy actions (N, A) of rows low..high-1 from the policies' buffers, in which the step begins at row `first`."""
     for row in range(low, high):
         at = first + row % particles
         source = rows_of(outputs[row // particles], layer, at, at + 1, n_rows)
@@ -25,7 +25,7 @@ def take_actions(low, high, first, particles, layer, outputs, n_rows, actions):
 
 @helper
 def condition(scales, state, action, x):
-    """x = ((state - obs_mean) / obs_std, action)."""
+    """Write x = ((state - obs_mean) / obs_std, action)."""
     obs_dim = state.shape[1]
     for row in range(len(x)):
         for k in range(obs_dim):
@@ -35,11 +35,11 @@ def condition(scales, state, action, x):
 
 
 @helper
-def show(low, high, first, particles, state, seen):
-    """Rows of state (N, S) to the policies' own buffers (B, R, S), in which the step begins at `first`."""
+def copy_states(low, high, first, particles, state, policy_obs):
+    """Copy rows of state (N, S) to policy_obs (B, R, S), in which the step begins at row `first`."""
     for row in range(low, high):
         for k in range(state.shape[1]):
-            seen[row // particles, first + row % particles, k] = state[row, k]
+            policy_obs[row // particles, first + row % particles, k] = state[row, k]
 
 
 POLICY = types.Tuple((LAYERS, MATRIX, STACK, MATRIX, MATRIX))
@@ -51,9 +51,9 @@ PAIR = types.UniTuple(MATRIX, 2)
 
 @helper
 def derivs_of(sampler_derivs, first, low, high, n_rows, hidden):
-    """Derivatives (H K, .) of the sampler for a block of rows, or (1, .) if nobody will read them.
+    """The sampler's derivatives (H K, .) for a block of rows; or (1, .), overwritten by each call, if none is needed.
 
-    sampler_derivs: those of all N rows (N H K hidden,) or (N hidden,), block after block; row `first` is at its start.
+    sampler_derivs: for all N rows, block after block, (N H K hidden,) or (N hidden,); row `first` is at its start.
     """
     kept = len(sampler_derivs) // (n_rows * hidden)
     return block(sampler_derivs, (low - first) * kept * hidden, kept, (high - low) * hidden)
@@ -63,20 +63,20 @@ def derivs_of(sampler_derivs, first, low, high, n_rows, hidden):
 def rollout_forward(
     start, stop, particles, policy, sampler, scales, noise, sampler_derivs, first_saved, scratch, states, actions
 ):
-    """states (H + 1, N, S), the first of which is given, and actions (H + 1, N, A).
+    """Write states (H + 1, N, S) after the first, which the caller sets, and actions (H + 1, N, A).
 
     policy, sampler: arguments of their own kernels.   noise: (H, K, N, S).   sampler_derivs, first_saved: as in
     `derivs_of`.   scratch: (N, S + A), (N, S).
     """
-    (layers, flat, seen, outputs, act_derivs), (x, y), horizon = policy, scratch, len(noise)
+    (layers, flat, policy_obs, outputs, act_derivs), (x, y), horizon = policy, scratch, len(noise)
     for low in range(start, stop, ROW_BLOCK):
         high = min(low + ROW_BLOCK, stop)
         saved = derivs_of(sampler_derivs, first_saved, low, high, states.shape[1], sampler[0][-1, 3])
         for j in range(horizon + 1):
             state, action, first = states[j], actions[j], j * particles
-            show(low, high, first, particles, state, seen)
-            policy_forward(low, high, layers, flat, seen, outputs, act_derivs, first, particles)
-            take_actions(low, high, first, particles, layers[-1], outputs, seen.shape[1], action)
+            copy_states(low, high, first, particles, state, policy_obs)
+            policy_forward(low, high, layers, flat, policy_obs, outputs, act_derivs, first, particles)
+            take_actions(low, high, first, particles, layers[-1], outputs, policy_obs.shape[1], action)
             if j < horizon:
                 condition(scales, state[low:high], action[low:high], x[low:high])
                 at = j * noise.shape[1] if len(saved) > 1 else 0
@@ -91,10 +91,9 @@ def rollout_forward(
 def rollout_backward(
     start, stop, particles, policy, sampler, scales, sampler_derivs, first_saved, direct, action_grads, scratch
 ):
-    """dz of all layers and steps, for the policies' weight gradients, and action_grads (H + 1, N, A) of the actions.
+    """Write dz of all layers and steps, for the policies' weight gradients, and action_grads (H + 1, N, A).
 
-    direct: (H + 1, N, S + A), gradient of each step's own terms.
-
+    direct: (H + 1, N, S + A), gradient of each step's own terms, without what later steps add.
     policy, sampler: arguments of their own kernels.   scratch: (N, S), (N, S), (N, S + A).
     """
     (layers, flat_t, act_derivs, dz), (lam, ds, dx) = policy, scratch
@@ -103,7 +102,7 @@ def rollout_backward(
         high = min(low + ROW_BLOCK, stop)
         saved = derivs_of(sampler_derivs, first_saved, low, high, direct.shape[1], sampler[0][-1, 3])
         n_calls = len(saved) // max(horizon, 1)
-        # (Not by slices: the message of their error takes seconds to compile.)
+        # Loops rather than slices, whose error message takes seconds to compile.
         for row in range(low, high):
             for k in range(direct.shape[2]):
                 if k < obs_dim:

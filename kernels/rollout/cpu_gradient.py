@@ -1,7 +1,6 @@
 """The default return of B policies and its gradient by the CPU kernels: one call for the rows, one for the weights.
 
-What `imagine.py` composes of single operators: here nothing of it is left to Python, which costs more than the numbers
-of a few particles.
+`imagine.py` composes the same of single operators; between these Python would take longer than a few particles do.
 """
 
 from torch import Tensor
@@ -16,7 +15,7 @@ from fastdwm_kernels.rollout.models import RolloutModels
 
 
 def value(models: RolloutModels, returns: Return, params: Tensor, obs: Tensor, noise: Tensor) -> Tensor:
-    """J (B,) alone."""
+    """J (B,)."""
     tape = make_tape(models, params, noise, save=False)
     none = obs.new_empty(0, 0, models.policy.sizes[-1])
     return run_rows(models, returns, params, obs, noise, tape, none)
@@ -28,31 +27,32 @@ def gradient(models: RolloutModels, returns: Return, params: Tensor, obs: Tensor
     layers, layout = layer_table(models.policy), models.policy
     tape = make_tape(models, params, noise, save=True)
     action_grads = obs.new_empty(horizon + 1, n_policies * particles, layout.sizes[-1])
-    seen, outputs, _, _, dz, flat_t = tape[:6]
+    policy_obs, outputs, _, _, dz, flat_t = tape[:6]
     run(transpose, n_policies, layout.n_params, layers, params, flat_t, smallest=1)
     values = run_rows(models, returns, params, obs, noise, tape, action_grads)
     grads, partial_sq_norms = recycled(*params.shape), params.new_empty(n_policies, len(layers))
     # An item is a layer, on average.
     cost = (horizon + 1) * particles * layout.n_params // len(layers)
-    given = layers, seen, outputs, dz, grads, partial_sq_norms
-    run(policy_weight_gradient, partial_sq_norms.numel(), cost, *given, smallest=1)
+    args = layers, policy_obs, outputs, dz, grads, partial_sq_norms
+    run(policy_weight_gradient, partial_sq_norms.numel(), cost, *args, smallest=1)
     return Gradient(values, grads, action_grads.view(horizon + 1, n_policies, particles, -1), partial_sq_norms)
 
 
 def make_tape(models: RolloutModels, params: Tensor, noise: Tensor, save: bool) -> list:
-    """Memory of a rollout, in numpy: seen, outputs, act_derivs, sampler_derivs, dz, flat_t,
-    states and actions; what only the backward pass needs is empty without it."""
-    (horizon, steps, n_policies, particles, obs_dim), layout = noise.shape, models.policy
-    n_steps, n_rows, back = horizon + 1, n_policies * particles, n_policies if save else 0
+    """Scratch arrays of a rollout: policy_obs, outputs, act_derivs, sampler_derivs, dz, flat_t, states and actions.
+
+    save: a backward pass will follow; otherwise the arrays that only it needs are empty."""
+    (horizon, denoise_steps, n_policies, particles, obs_dim), layout = noise.shape, models.policy
+    n_steps, n_rows, n_saved = horizon + 1, n_policies * particles, n_policies if save else 0
     layers = (n_policies, n_steps * particles * sum(layout.sizes[1:]))
     return recycled_together(
         (n_policies, n_steps * particles, obs_dim),
         layers,
         layers,
-        # Derivatives that nobody will read share one place.
-        ((horizon * steps if save else 1) * n_rows * models.sampler.for_cpu.hidden,),
-        (back, layers[1]),
-        (back, params.shape[1]),
+        # Derivatives that no backward pass reads overwrite each other.
+        ((horizon * denoise_steps if save else 1) * n_rows * models.sampler.for_cpu.hidden,),
+        (n_saved, layers[1]),
+        (n_saved, params.shape[1]),
         (n_steps, n_rows, obs_dim),
         (n_steps, n_rows, layout.sizes[-1]),
     )
@@ -67,16 +67,16 @@ def run_rows(
     tape: list,
     action_grads: Tensor,
 ) -> Tensor:
-    """J (B,); `imagined_return` leaves the rest in action_grads (H + 1, N, A), unless it is empty, and on the tape."""
-    horizon, steps, n_policies, particles, obs_dim = noise.shape
-    seen, outputs, act_derivs, sampler_derivs, dz, flat_t, states, actions = tape
+    """J (B,); `imagined_return` also fills action_grads (H + 1, N, A), unless that is empty, and the tape."""
+    horizon, denoise_steps, n_policies, particles, obs_dim = noise.shape
+    policy_obs, outputs, act_derivs, sampler_derivs, dz, flat_t, states, actions = tape
     layers, sampler, flat = layer_table(models.policy), models.sampler.for_cpu, params.numpy()
-    policy, policy_vjp = (layers, flat, seen, outputs, act_derivs), (layers, flat_t, act_derivs, dz)
+    policy, policy_vjp = (layers, flat, policy_obs, outputs, act_derivs), (layers, flat_t, act_derivs, dz)
     packed = policy, policy_vjp, sampler.forward, sampler.backward, returns.reward.for_cpu, returns.critics.for_cpu
     n_rows, values = n_policies * particles, obs.new_empty(n_policies * particles)
-    given = (*packed, models.scales.numpy()), returns.for_cpu
-    rolled = noise.view(horizon, steps, n_rows, obs_dim), sampler_derivs, obs
-    written = states, actions, *arrays(action_grads, values)
+    settings = (*packed, models.scales.numpy()), returns.for_cpu
+    inputs = noise.view(horizon, denoise_steps, n_rows, obs_dim), sampler_derivs, obs
+    results = states, actions, *arrays(action_grads, values)
     cost = 2 * (horizon + 1) * (models.policy.n_params + sampler.cost)
-    run(imagined_return, n_rows, cost, particles, *given, *rolled, written)
+    run(imagined_return, n_rows, cost, particles, *settings, *inputs, results)
     return values.view(n_policies, particles).mean(1)

@@ -1,4 +1,4 @@
-"""A rollout by its CPU kernels, float32: one call for all steps, one for the way back, one for the weights."""
+"""A rollout by the CPU kernels in float32: one call forward, one backward, one for the weight gradient."""
 
 from torch import Tensor
 
@@ -14,20 +14,20 @@ value, gradient = cpu_gradient.value, cpu_gradient.gradient
 
 
 class Rollout:
-    """As `stepwise.Rollout`, for any score."""
+    """The CPU kernels behind the interface of `stepwise.Rollout`."""
 
     def __init__(self, models: RolloutModels, params: Tensor, noise: Tensor, save: bool):
-        (horizon, steps, n_policies, self.particles, self.obs_dim), self.models = noise.shape, models
+        (horizon, denoise_steps, n_policies, self.particles, self.obs_dim), self.models = noise.shape, models
         self.flat, layout, sampler = params, models.policy, models.sampler.for_cpu
         self.layers, self.n_rows = layer_table(layout), n_policies * self.particles
-        self.noise = noise.view(horizon, steps, self.n_rows, self.obs_dim)
+        self.noise = noise.view(horizon, denoise_steps, self.n_rows, self.obs_dim)
         # The rows of all steps share one buffer, layer by layer.
         rows = (horizon + 1) * self.particles
         layers = (n_policies, rows * sum(layout.sizes[1:]))
-        self.seen = recycled(n_policies, rows, self.obs_dim)
+        self.policy_obs = recycled(n_policies, rows, self.obs_dim)
         self.outputs, self.act_derivs, self.dz = (recycled(*layers) for _ in range(3))
-        # Derivatives that nobody will read share one place.
-        self.sampler_derivs = recycled((horizon * steps if save else 1) * self.n_rows * sampler.hidden)
+        # Derivatives that no backward pass reads overwrite each other.
+        self.sampler_derivs = recycled((horizon * denoise_steps if save else 1) * self.n_rows * sampler.hidden)
         self.cost = (horizon + 1) * layout.n_params + horizon * sampler.cost
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,7 +36,7 @@ class Rollout:
         states, actions = obs.new_empty(n_steps, n_rows, self.obs_dim), obs.new_empty(n_steps, n_rows, action_dim)
         states[0].view(len(obs), self.particles, -1)[:] = obs.unsqueeze(1)
         scratch = arrays(obs.new_empty(n_rows, self.obs_dim + action_dim), obs.new_empty(n_rows, self.obs_dim))
-        policy = self.layers, *arrays(self.flat, self.seen, self.outputs, self.act_derivs)
+        policy = self.layers, *arrays(self.flat, self.policy_obs, self.outputs, self.act_derivs)
         parts = self.particles, policy, models.sampler.for_cpu.forward, models.scales
         run(rollout_forward, n_rows, self.cost, *parts, self.noise, self.sampler_derivs, 0, scratch, states, actions)
         return states, actions
@@ -48,16 +48,19 @@ class Rollout:
         flat_t = transposed(models.policy, self.flat, recycled(*self.flat.shape))
         policy = self.layers, *arrays(flat_t, self.act_derivs, self.dz)
         parts = self.particles, policy, models.sampler.for_cpu.backward, models.scales
-        written = self.sampler_derivs, 0, direct, action_grads, scratch
-        run(rollout_backward, self.n_rows, self.cost, *parts, *written)
+        buffers = self.sampler_derivs, 0, direct, action_grads, scratch
+        run(rollout_backward, self.n_rows, self.cost, *parts, *buffers)
         grads, n_layers = recycled(*self.flat.shape), len(self.layers)
-        partial_sq_norms, cost = self.flat.new_empty(len(grads), n_layers), self.seen.shape[1] * models.policy.n_params
-        args = self.layers, self.seen, self.outputs, self.dz, grads, partial_sq_norms
+        partial_sq_norms, cost = (
+            self.flat.new_empty(len(grads), n_layers),
+            self.policy_obs.shape[1] * models.policy.n_params,
+        )
+        args = self.layers, self.policy_obs, self.outputs, self.dz, grads, partial_sq_norms
         run(policy_weight_gradient, partial_sq_norms.numel(), cost // n_layers, *args, smallest=1)
         return grads, partial_sq_norms, action_grads
 
 
 def prepare() -> None:
-    """Compile what a decision calls, so that none waits for it."""
+    """Compile the kernels that a decision calls, so that no decision waits for it."""
     for function in (transpose, imagined_return, policy_weight_gradient):
         entry(function)

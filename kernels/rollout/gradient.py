@@ -1,4 +1,4 @@
-"""From the gradient of each step's own terms to that of the policies: what every objective has in common."""
+"""The gradient of any objective: from that of each step's own terms back to the policies."""
 
 from typing import Any, NamedTuple
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class Gradient(NamedTuple):
-    """The imagined return and its gradient, per policy.
+    """An objective and its gradient, per policy.
 
     returns: the objective J (B,).   grads: gradient (B, P) of J.
     action_grads: gradient (H + 1, B, M, A) of each particle's own J with respect to its actions.
@@ -20,9 +20,9 @@ class Gradient(NamedTuple):
 
 
 def backward(rollout: Any, noise: Tensor, returns: Tensor, direct: Tensor) -> Gradient:
-    """Back through the rollout.   noise: (H, K, B, M, S).   returns: (B,).
+    """The gradient through a rollout.   noise: (H, K, B, M, S).   returns: (B,).
 
-    direct: (H + 1, N, S + A), gradient of each step's own terms, with the mean over particles in it.
+    direct: (H + 1, N, S + A), gradient of each step's own terms in the mean over particles.
     """
     _, _, n_policies, particles, _ = noise.shape
     grads, partial_sq_norms, action_grads = rollout.backward(direct)

@@ -1,4 +1,4 @@
-"""What is rolled out."""
+"""The models of a rollout."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,9 +12,9 @@ from fastdwm_kernels.sampler.weights import SamplerWeights
 
 @dataclass(frozen=True)
 class RolloutModels:
-    """What is rolled out; all tensors of one dtype and device.
+    """Policy layout, sampler and scales of a rollout; all tensors of one dtype and device.
 
-    policy: layout of the flat policy parameters.   sampler: sampler of the normalised change.
+    policy: layout of the flat policy parameters.   sampler: of the normalised change of the state.
     obs_mean, obs_std, delta_mean, delta_std: (S,).
     """
 

@@ -1,4 +1,4 @@
-"""The imagined return and its gradient as operators: checks, then the one derivation on torch or on kernels."""
+"""The imagined return and its gradient as operators: checks, then the execution by torch or by kernels."""
 
 from types import ModuleType
 
@@ -16,7 +16,7 @@ from fastdwm_kernels.sampler.op import has_cpu_kernels
 
 @torch.no_grad()
 def rollout_value(models: RolloutModels, returns: Return, params: Tensor, obs: Tensor, noise: Tensor) -> Tensor:
-    """J (B,) of B policies, each in its own state: mean over M imagined rollouts of H steps and a terminal value.
+    """J (B,) of B policies, each from its own state: the mean over M rollouts of H rewards and a terminal value.
 
     params: flat policy parameters (B, P).   obs: (B, S), raw units.
     noise: (H, K, B, M, S), standard normal.   All contiguous, of the models' dtype and device.
@@ -28,9 +28,9 @@ def rollout_value(models: RolloutModels, returns: Return, params: Tensor, obs: T
 
 @torch.no_grad()
 def rollout_gradient(models: RolloutModels, returns: Return, params: Tensor, obs: Tensor, noise: Tensor) -> Gradient:
-    """J and its gradient with respect to every policy parameter; arguments as in `rollout_value`.
+    """J and its gradient with respect to the policy parameters; arguments as in `rollout_value`.
 
-    Derived by hand, without an autograd tape: the results carry no gradients.
+    The gradient is derived by hand, without an autograd tape, so the results carry no gradients.
     """
     check(models, obs, noise, params)
     return ops_of(models).gradient(models, returns, params, obs, noise)
@@ -38,9 +38,9 @@ def rollout_gradient(models: RolloutModels, returns: Return, params: Tensor, obs
 
 @torch.no_grad()
 def score_value(models: RolloutModels, scored: Score, params: Tensor, obs: Tensor, noise: Tensor) -> Tensor:
-    """Any score (B,) of the same rollouts; arguments as in `rollout_value`.
+    """A score (B,) of the same rollouts; arguments as in `rollout_value`.
 
-    scored: (B,) of states (H + 1, B, M, S) and actions (H + 1, B, M, A), the last of which nothing follows.
+    scored: maps states (H + 1, B, M, S) and actions (H + 1, B, M, A) to (B,); the last action changes no state.
     """
     check(models, obs, noise, params)
     return score.value(ops_of(models), models, scored, params, obs, noise)
@@ -48,14 +48,14 @@ def score_value(models: RolloutModels, scored: Score, params: Tensor, obs: Tenso
 
 @torch.no_grad()
 def score_gradient(models: RolloutModels, scored: Score, params: Tensor, obs: Tensor, noise: Tensor) -> Gradient:
-    """As `rollout_gradient` of any score; only `scored` itself, plain torch, is differentiated by autograd."""
+    """A score and its gradient as in `rollout_gradient`; autograd differentiates only `scored` itself, plain torch."""
     check(models, obs, noise, params)
     return score.gradient(ops_of(models), models, scored, params, obs, noise)
 
 
 def ops_of(models: RolloutModels) -> ModuleType:
-    """The module with `value`, `gradient` and `Rollout`: by Triton's kernels on a GPU, by numba's for float32 on a CPU,
-    and by the references for all else."""
+    """The module with `value`, `gradient` and `Rollout`: on a GPU by Triton, in float32 on a CPU by numba, otherwise by
+    the references."""
     if models.obs_mean.is_cuda:
         from fastdwm_kernels.rollout import triton_ops
 

@@ -1,7 +1,7 @@
-"""Any score of the imagined states and actions, differentiated by autograd over these alone.
+"""Any score of the imagined states and actions; autograd differentiates it only with respect to these.
 
-What is serial, policy and sampler through H steps, stays derived by hand: its backward pass (`ops.Rollout`) starts from
-the score's gradient with respect to the states and actions, as that of the default return does in `imagine.py`.
+The backward pass through policy and sampler (`ops.Rollout`) stays derived by hand. It starts from the score's gradient
+with respect to states and actions, like that of the default return in `imagine.py`.
 """
 
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from fastdwm_kernels.rollout.gradient import Gradient, backward
 from fastdwm_kernels.rollout.models import RolloutModels
 
 Score = Callable[[Tensor, Tensor], Tensor]
-"""(B,) of states (H + 1, B, M, S) and actions (H + 1, B, M, A)"""
+"""function from states (H + 1, B, M, S) and actions (H + 1, B, M, A) to (B,)"""
 
 
 def value(ops: ModuleType, models: RolloutModels, score: Score, params: Tensor, obs: Tensor, noise: Tensor) -> Tensor:
-    """The score (B,) alone."""
+    """The score (B,)."""
     _, states, actions = imagine(ops, models, params, obs, noise, save=False)
     return score(states, actions)
 

@@ -1,4 +1,4 @@
-"""The serial part of a rollout by the torch references: the policy and the sampler, H times, and the backward pass."""
+"""The serial part of a rollout by the torch references: policy and sampler H times, and the backward pass."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from fastdwm_kernels.sampler.reference import sampler_backward_reference, sample
 
 
 class PolicyTape:
-    """B policies along a rollout: what each step leaves for the gradient, and one weight gradient over all steps."""
+    """B policies along a rollout, with the values that each step saves and one weight gradient over all steps."""
 
     def __init__(self, layout: MLPLayout, flat: Tensor, n_steps: int):
         """flat: (B, P).   n_steps: calls of `forward` to come."""
@@ -44,7 +44,7 @@ class PolicyTape:
 
 
 class Rollout:
-    """B policies (B, P) with M particles each; rows are N = B M."""
+    """A rollout of B policies (B, P) with M particles each, N = B M rows."""
 
     def __init__(self, models: RolloutModels, params: Tensor, noise: Tensor, save: bool):
         """noise: (H, K, B, M, S).   save: a call of `backward` will follow."""
@@ -54,12 +54,12 @@ class Rollout:
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """States (H + 1, N, S) and actions (H + 1, N, A) from obs (B, S)."""
-        models, (horizon, steps, _, particles, obs_dim) = self.models, self.noise.shape
+        models, (horizon, denoise_steps, _, particles, obs_dim) = self.models, self.noise.shape
         state = obs.unsqueeze(1).repeat(1, particles, 1)
         states, actions = [state], [self.policy.forward(0, state)]
         for j in range(horizon):
             rows = ((state - models.obs_mean) / models.obs_std).view(-1, obs_dim)
-            action, noise = actions[j].reshape(len(rows), -1), self.noise[j].reshape(steps, -1, obs_dim)
+            action, noise = actions[j].reshape(len(rows), -1), self.noise[j].reshape(denoise_steps, -1, obs_dim)
             y, saved = sampler_reference(models.sampler, rows, action, noise, self.save)
             state = state + (y * models.delta_std).add_(models.delta_mean).view_as(state)
             self.saved.append(saved)

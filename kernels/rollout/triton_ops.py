@@ -1,8 +1,8 @@
-"""The imagined return and its gradient by the Triton kernels: the derivation of `imagine.py` in few, larger launches.
+"""The imagined return and its gradient by the Triton kernels: the derivation of `imagine.py` in a few launches.
 
-One launch for each imagined step and one for its sampler, both ways; one each for the value and the derivative of
-reward and critics at all visited states, one for what these add up to, and one for the gradient of all weights, or two
-where its rows are many. The policies' weights are rounded to the operands once for all of them.
+Forward and backward, each imagined step is one launch and its sampler another. Reward and critics take one launch each
+for the values and for the gradients at all states, the return takes one, and the weight gradient takes one, or two for
+many rows. The policies' weights are rounded to the operands' dtype once for all launches.
 """
 
 from collections.abc import Sequence
@@ -28,41 +28,40 @@ def value(models: RolloutModels, returns: Return, params: Tensor, obs: Tensor, n
     """J (B,); arguments as in `op.rollout_value`."""
     rollout = Rollout(models, params, noise, save=False)
     rollout.imagine(obs)
-    rewards = frozen_mlp_fwd(returns.reward, rollout.visited, False)[0] if rollout.horizon else None
-    values, _ = frozen_mlp_fwd(returns.critics, rollout.last, False)
-    return terms(returns, rewards, values, rollout.taped)[0]
+    rewards = frozen_mlp_fwd(returns.reward, rollout.reward_inputs, False)[0] if rollout.horizon else None
+    values, _ = frozen_mlp_fwd(returns.critics, rollout.critic_inputs, False)
+    return terms(returns, rewards, values, rollout.tape_states)[0]
 
 
 def gradient(models: RolloutModels, returns: Return, params: Tensor, obs: Tensor, noise: Tensor) -> Gradient:
     """J and its gradient; arguments as in `op.rollout_gradient`."""
     rollout = Rollout(models, params, noise, save=True)
     rollout.imagine(obs)
-    rewards, saved = frozen_mlp_fwd(returns.reward, rollout.visited, True) if rollout.horizon else (None, None)
-    values, saved_last = frozen_mlp_fwd(returns.critics, rollout.last, True)
-    found, weights, extra = terms(returns, rewards, values, rollout.taped)
-    of_rewards, of_values = weights.tensor_split([rollout.horizon * rollout.n_rows])
-    direct = [frozen_mlp_bwd(returns.critics, values, saved_last, of_values)]
+    rewards, saved = frozen_mlp_fwd(returns.reward, rollout.reward_inputs, True) if rollout.horizon else (None, None)
+    values, saved_last = frozen_mlp_fwd(returns.critics, rollout.critic_inputs, True)
+    objective, weights, extra = terms(returns, rewards, values, rollout.tape_states)
+    reward_weights, terminal_weights = weights.tensor_split([rollout.horizon * rollout.n_rows])
+    direct = [frozen_mlp_bwd(returns.critics, values, saved_last, terminal_weights)]
     if rollout.horizon:
-        of_states = frozen_mlp_bwd(returns.reward, rewards, saved, of_rewards)
-        direct = [*of_states.view(rollout.horizon, *direct[0].shape), *direct]
+        reward_grads = frozen_mlp_bwd(returns.reward, rewards, saved, reward_weights)
+        direct = [*reward_grads.view(rollout.horizon, *direct[0].shape), *direct]
     grads, partial_sq_norms, action_grads = rollout.backpropagate(direct, extra, True, float(rollout.particles))
-    return Gradient(found, grads, action_grads.unflatten(1, (-1, rollout.particles)), partial_sq_norms)
+    return Gradient(objective, grads, action_grads.unflatten(1, (-1, rollout.particles)), partial_sq_norms)
 
 
 class Rollout:
-    """B policies (B, P) with M particles each; rows are N = B M.
+    """A rollout of B policies (B, P) with M particles each, N = B M rows.
 
-    The rows of all steps share one tape, (B, (H + 1) M, ..), so that the weight gradient is one product.
+    The rows of all steps share one tape (B, (H + 1) M, ..), so the weight gradient is one product.
     """
 
     def __init__(self, models: RolloutModels, params: Tensor, noise: Tensor, save: bool):
         """noise: (H, K, B, M, S).   save: a call of `backpropagate` or `backward` will follow."""
         self.models, self.flat, self.save = models, params, save
-        self.horizon, steps, n_policies, self.particles, obs_dim = noise.shape
+        self.horizon, denoise_steps, n_policies, self.particles, obs_dim = noise.shape
         self.n_rows, n_steps, layout = n_policies * self.particles, self.horizon + 1, models.policy
-        self.noise = noise.view(self.horizon, steps, self.n_rows, obs_dim)
+        self.noise = noise.view(self.horizon, denoise_steps, self.n_rows, obs_dim)
         self.precision = models.sampler.precision
-        # What every step reads, both ways: half the bytes where operands are fp16.
         self.weights = params.to(operand_dtype(self.precision))
         tape, widths = (n_policies, n_steps * self.particles), sum(layout.sizes[1:-1])
         self.states = params.new_empty(*tape, obs_dim)
@@ -72,55 +71,55 @@ class Rollout:
         self.saved: list[Tensor | None] = []
 
     @property
-    def taped(self) -> Tensor:
+    def tape_states(self) -> Tensor:
         """States (B, H + 1, M, S)."""
         return self.states.unflatten(1, (-1, self.particles))
 
     @property
-    def visited(self) -> Tensor:
+    def reward_inputs(self) -> Tensor:
         """Inputs (H N, S + A) of the reward."""
         return self.inputs[: self.horizon * self.n_rows]
 
     @property
-    def last(self) -> Tensor:
+    def critic_inputs(self) -> Tensor:
         """Inputs (N, S + A) of the critics."""
         return self.inputs[self.horizon * self.n_rows :]
 
     def step(self, j: int, buffer: Tensor) -> Tensor:
-        """View (B, M, ..) of the rows of step j of a tape."""
+        """View (B, M, ..) of the rows of step j in a tape."""
         return buffer[:, j * self.particles : (j + 1) * self.particles]
 
     def imagine(self, obs: Tensor) -> None:
-        """All states and actions from obs (B, S)."""
+        """Compute all states and actions from obs (B, S)."""
         before, y, sampler = obs, None, self.models.sampler
-        seen = obs.new_empty(self.n_rows, obs.shape[1])
+        norm_obs = obs.new_empty(self.n_rows, obs.shape[1])
         for j in range(self.horizon + 1):
             last = j == self.horizon
-            self._act(j, before, y, None if last else seen)
+            self._act(j, before, y, None if last else norm_obs)
             if not last:
                 before = self.step(j, self.states)
-                y, saved = sampler_fwd(sampler, seen, self.actions[j], self.noise[j], self.save)
+                y, saved = sampler_fwd(sampler, norm_obs, self.actions[j], self.noise[j], self.save)
                 self.saved.append(saved)
 
-    def _act(self, j: int, before: Tensor, y: Tensor | None, seen: Tensor | None) -> None:
+    def _act(self, j: int, before: Tensor, y: Tensor | None, norm_obs: Tensor | None) -> None:
         inputs = self.inputs[j * self.n_rows :]
-        written = self.step(j, self.states), self.step(j, self.hidden), self.actions[j], seen, inputs
-        self._launch(step_fwd_kernel, (before, y, self.models.scales, self.weights, self.flat, *written))
+        results = self.step(j, self.states), self.step(j, self.hidden), self.actions[j], norm_obs, inputs
+        self._launch(step_fwd_kernel, (before, y, self.models.scales, self.weights, self.flat, *results))
 
     def _launch(self, kernel, tensors: tuple[Tensor | None, ...], *scalars: float, **constants: bool) -> None:
         layout, n_rows = self.models.policy, self.particles
         launch = policy_launch(layout, self.precision, self.flat.device)
-        given = sizes(layout, launch, kernel) | constants | mlp_options(launch)
+        options = sizes(layout, launch, kernel) | constants | mlp_options(launch)
         grid = cdiv(n_rows, launch.block_m), len(self.flat)
-        run(kernel, grid, *tensors, n_rows, self.states.shape[1], *scalars, **given)
+        run(kernel, grid, *tensors, n_rows, self.states.shape[1], *scalars, **options)
 
     def backpropagate(
-        self, direct: Sequence[Tensor], extra: Tensor | None, seen: bool, scale: float
+        self, direct: Sequence[Tensor], extra: Tensor | None, normalised: bool, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Gradient (B, P), parts (B, tiles) of its squared norm, and the actions' gradients (H + 1, N, A) times scale.
 
-        direct: H + 1 gradients (N, S + A) of the steps' own terms, in all but the last with respect to the normalised
-        state if `seen`.   extra: (H + 1, N, S), added to those of the states but the first.
+        direct: H + 1 gradients (N, S + A) of the steps' own terms, with respect to the normalised state in all but the
+        last if `normalised`.   extra: (H + 1, N, S), added to the gradients of all states but the first.
         """
         obs_dim = self.states.shape[2]
         dz = torch.empty_like(self.hidden)
@@ -131,7 +130,7 @@ class Rollout:
             tapes = (self.step(j, tape) for tape in (self.hidden, dz, dz_out))
             read = direct[j], extra[j] if extra is not None and j else None, *following, self.models.scales
             tensors = *read, self.actions[j], self.weights, *tapes, action_grads[j], after, dy
-            self._launch(step_bwd_kernel, tensors, scale, SEEN=seen and j < self.horizon)
+            self._launch(step_bwd_kernel, tensors, scale, NORMALISED=normalised and j < self.horizon)
             if j:
                 dobs, daction, _ = sampler_bwd(self.models.sampler, dy, self.saved[j - 1])
                 following = after, dobs, daction
@@ -141,9 +140,9 @@ class Rollout:
         return grads, partial_sq_norms, action_grads
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """States (H + 1, N, S) and actions (H + 1, N, A), for any score of them."""
+        """States (H + 1, N, S) and actions (H + 1, N, A) from obs (B, S)."""
         self.imagine(obs)
-        return self.taped.transpose(0, 1).flatten(1, 2), self.actions
+        return self.tape_states.transpose(0, 1).flatten(1, 2), self.actions
 
     def backward(self, direct: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `stepwise.Rollout.backward`."""

@@ -1,4 +1,4 @@
-"""The K-step sampler of a world model in one launch, with its VJP; and one of its steps."""
+"""The K-step sampler of a world model with its VJP, `sample`, and a single step of it, `reverse_step`."""
 
 from fastdwm_kernels.sampler.op import reverse_step, sample
 from fastdwm_kernels.sampler.weights import SamplerWeights, pack_sampler

@@ -1,4 +1,4 @@
-"""The K-step sampler and its VJP on a CPU, one call each; the formulas are those of `reference.py`."""
+"""The K-step sampler and its VJP on a CPU, in one call each; the formulas are those of `reference.py`."""
 
 import torch
 from numpy import empty, float32
@@ -58,7 +58,7 @@ def add_row(x, row, z):
 
 @helper
 def advance(state, out, coefficients, noise):
-    """state = c_y state + c_out out + sigma noise; noise is not read where sigma is 0."""
+    """state = c_y state + c_out out + sigma noise; noise is not read if sigma is 0."""
     c_y, c_out, sigma = coefficients
     for i in range(len(state)):
         for j in range(state.shape[1]):
@@ -69,10 +69,10 @@ def advance(state, out, coefficients, noise):
 
 @kernel(LAYERS, ROW, MATRIX, MATRIX, MATRIX, MATRIX, STACK, MATRIX, MATRIX)
 def sampler_forward(start, stop, layers, flat, w_cond, table, coefficients, x, noise, act_derivs, y):
-    """y (N, S) from x = (obs, action) (N, S + A) and noise (K, N, S).
+    """Write y (N, S) from x = (obs, action) (N, S + A) and noise (K, N, S).
 
-    table (K, D): what step k adds to x w_cond in the first layer, whose own b is not read.   coefficients: (K, 3).
-    act_derivs: silu' of all layers' rows (K, N sum of widths); or (1, .), overwritten at every step.
+    table: (K, D), the bias of the first layer in step k, in place of its b.   coefficients: (K, 3).
+    act_derivs: silu' of all layers (K, N sum of widths); or (1, .), overwritten at every step.
     """
     n_rows, last = len(y), len(layers) - 1
     for low in range(start, stop, ROW_BLOCK):
@@ -98,7 +98,7 @@ def sampler_forward(start, stop, layers, flat, w_cond, table, coefficients, x, n
 
 @kernel(LAYERS, ROW, MATRIX, MATRIX, MATRIX, MATRIX, MATRIX, MATRIX)
 def sampler_backward(start, stop, layers, flat_t, w_cond_t, coefficients, act_derivs, dy, dx, dstart):
-    """dx (N, S + A), and dstart (N, S) unless it has no rows, from dy (N, S)."""
+    """Write dx (N, S + A), and dstart (N, S) unless it has no rows, from dy (N, S)."""
     last = len(layers) - 1
     for low in range(start, stop, ROW_BLOCK):
         high = min(low + ROW_BLOCK, stop)

@@ -1,6 +1,6 @@
-"""Triton kernels of the whole sampler: one launch forward, one launch for the VJP, no traffic between steps.
+"""Triton kernels of the whole sampler: one launch forward and one for the VJP.
 
-A program owns BLOCK_M particles from y_K to y_0. The state stays in registers and is never rounded.
+A program takes BLOCK_M particles from y_K to y_0; their fp32 state stays in registers between steps.
 """
 
 import torch
@@ -14,7 +14,7 @@ from fastdwm_kernels.sampler.network import backward_steps, forward_steps, load_
 from fastdwm_kernels.sampler.tiles import padded, product
 from fastdwm_kernels.sampler.weights import DenoiserShape, SamplerWeights
 
-# Rows of a few floats are read and written one by one: a single compilation serves any slice of a buffer.
+# Rows of a few floats are accessed one by one, so these pointers need no alignment: they may be slices of a buffer.
 ROWS_FWD = ("noise_ptr", "obs_ptr", "action_ptr", "y_ptr")
 ROWS_BWD = ("dy_ptr", "dobs_ptr", "daction_ptr", "dstart_ptr")
 
@@ -30,7 +30,7 @@ def store_rows(ptr, value, rows, n_rows, FIRST: tl.constexpr, WIDTH: tl.constexp
 @triton.jit
 def condition(obs_ptr, action_ptr, w_ptr, rows, n_rows, S: tl.constexpr, A: tl.constexpr, D: tl.constexpr,
               TILE: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
-    """(D, BLOCK_M) part of the first pre-activation that obs and action contribute."""
+    """The part (D, BLOCK_M) of the first pre-activation that obs and action contribute."""
     column = tl.arange(0, padded(S + A))[:, None]
     row = (rows < n_rows)[None, :]
     obs = tl.load(obs_ptr + rows[None, :] * S + column, mask=row & (column < S), other=0.0)
@@ -71,8 +71,8 @@ def sampler_bwd_kernel(dy_ptr, saved_ptr, w_ptr, coef_ptr, dobs_ptr, daction_ptr
     Grid      (cdiv(n_rows, BLOCK_M),)
     Reads     dy (n_rows, S), saved (steps, HIDDEN + 1, programs, D * BLOCK_M), SamplerWeights.tiles_t and coefficients
     Writes    dobs (n_rows, S), daction (n_rows, A), dstart (n_rows, S)
-    Numerics  operands in the weights' dtype, float32 accumulator; the sum over steps is rounded once, before the last
-              product, which all steps share
+    Numerics  operands in the weights' dtype, float32 accumulator; the sum over steps is rounded once, before its
+              product with the weights of obs and action
     """
     C: tl.constexpr = padded(S + A)
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -99,13 +99,13 @@ def compile_time(shape: SamplerWeights | DenoiserShape, launch: Launch) -> dict:
 
 
 def options(launch: Launch) -> dict:
-    """Options of the compiler."""
-    # Without an explicit bound the assembler may spill a few registers to fit a second program on the multiprocessor.
+    """Compiler options."""
+    # Without a bound the assembler may spill a few registers to fit a second program on the multiprocessor.
     return dict(num_warps=launch.num_warps, num_stages=launch.num_stages, maxnreg=255)
 
 
 def scratch(weights: SamplerWeights, steps: int, n_rows: int) -> Tensor:
-    """Room for the pre-activations of `steps` steps, whole tiles: (steps, layers, programs, D * BLOCK_M)."""
+    """Memory for the pre-activations of `steps` steps, (steps, layers, programs, D * BLOCK_M)."""
     launch = weights.launch.for_rows(n_rows)
     tiles = (*launch.grid(n_rows), weights.width * launch.block_m)
     return weights.tiles.new_empty(steps, weights.hidden_layers, *tiles)
@@ -139,7 +139,7 @@ def sampler_bwd(weights: SamplerWeights, dy: Tensor, saved: Tensor) -> tuple[Ten
 
 
 def aot_case(kernel, pointers: tuple[str, ...], shape: DenoiserShape) -> AotCase:
-    """One of the kernels for a denoiser of this shape; a `saved_ptr` not in `pointers` is None."""
+    """A kernel for a denoiser of this shape; a `saved_ptr` that is not in `pointers` is None."""
     operand = operand_type(shape.precision)
     saves = "saved_ptr" in pointers
     unused = {"saved_ptr": None} if "saved_ptr" in kernel.arg_names and not saves else {}

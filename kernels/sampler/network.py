@@ -1,14 +1,14 @@
 """Triton: the reverse steps of a denoiser and their VJP, as one loop over steps, hidden layers and tiles of weights.
 
-One loop, so that the tiles of the next layer are already on their way while a layer ends, and no layer begins with a
-wait. The matrices of the first and the last layer are loaded once, if they are small enough to stay (RESIDENT).
+In a single loop the tiles of the next layer are prefetched while a layer ends, so no layer begins with a wait. The
+weights of the first and the last layer are loaded once if they fit (RESIDENT).
 """
 
 import triton
 import triton.language as tl
 
 from fastdwm_kernels.dense import dot, silu, silu_deriv
-from fastdwm_kernels.sampler.tiles import padded, product_at_once, rows_of_tile, tile_of, whole
+from fastdwm_kernels.sampler.tiles import load_weight, padded, product_at_once, rows_of_tile, tile_of
 
 
 @triton.jit
@@ -20,8 +20,8 @@ def load_rows(ptr, rows, n_rows, WIDTH: tl.constexpr):
 
 
 @triton.constexpr_function
-def finds_registers(dtype, sp=16):
-    """Whether registers are left for early loads: not beside fp32 operands, nor beside a long state (sp, .)."""
+def has_registers(dtype, sp=16):
+    """Whether registers are left for early loads, which is not so with fp32 operands or a long state (sp, .)."""
     return dtype != tl.float32 and sp <= 32
 
 
@@ -33,7 +33,7 @@ def vector(ptr, D: tl.constexpr):
 
 @triton.jit
 def layer_size(D: tl.constexpr, BLOCK_M: tl.constexpr):
-    """Elements of one layer's pre-activations of all programs; in 64 bits, for a million rows pass 2^31."""
+    """Elements of one layer's pre-activations of all programs, in 64 bits, since a million rows exceed 2^31."""
     return tl.num_programs(0).to(tl.int64) * (D * BLOCK_M)
 
 
@@ -45,10 +45,10 @@ def saved_tile(ptr, D: tl.constexpr, BLOCK_M: tl.constexpr):
 
 @triton.jit
 def keep(ptr, z):
-    """Store pre-activations z (D, BLOCK_M) for `kept`, in an order of their own.
+    """Store pre-activations z (D, BLOCK_M) for `kept`, in the order in which threads hold them.
 
-    A thread's values of the accumulator, rows 8 apart and columns 1 and 8 apart, lie side by side: they are written and
-    read in 16 bytes without passing through shared memory.
+    A thread's values of the accumulator, rows 8 apart and columns 1 and 8 apart, become neighbours, so it stores and
+    loads 16 bytes at once without shared memory.
     """
     D: tl.constexpr = z.shape[0]
     BLOCK_M: tl.constexpr = z.shape[1]
@@ -59,7 +59,7 @@ def keep(ptr, z):
 
 @triton.jit
 def kept(z, D: tl.constexpr, BLOCK_M: tl.constexpr):
-    """Pre-activations (D, BLOCK_M) in float32 from what `keep` stored, z (D * BLOCK_M,)."""
+    """Pre-activations (D, BLOCK_M) in float32 from z (D * BLOCK_M,), which `keep` stored."""
     BLOCKS: tl.constexpr = max(1, BLOCK_M // 16)
     z = tl.reshape(z, (BLOCKS, D // 16, 8, 4, 2, BLOCK_M // BLOCKS // 8, 2))
     return tl.reshape(tl.permute(z, (1, 4, 2, 0, 5, 3, 6)), (D, BLOCK_M)).to(tl.float32)
@@ -67,7 +67,7 @@ def kept(z, D: tl.constexpr, BLOCK_M: tl.constexpr):
 
 @triton.jit
 def noise_of_step(ptr, rows, n_rows, S: tl.constexpr, wanted):
-    """(padded S, BLOCK_M) of a step's noise (n_rows, S), which is not read unless wanted."""
+    """Tile (padded S, BLOCK_M) of a step's noise (n_rows, S); zeros, without reading, unless wanted."""
     noise = tl.zeros((padded(S), rows.shape[0]), tl.float32)
     if wanted:
         noise = load_rows(ptr, rows, n_rows, S)
@@ -76,8 +76,7 @@ def noise_of_step(ptr, rows, n_rows, S: tl.constexpr, wanted):
 
 @triton.jit
 def first_layer(w_in, w_ptr, y, cond, table, TILE: tl.constexpr):
-    """First pre-activation (D, BLOCK_M) of state y; cond (D, BLOCK_M) is what obs and action add to it, table (D,) the
-    step."""
+    """First pre-activation (D, BLOCK_M) of state y; obs and action add cond (D, BLOCK_M) to it, the step table (D,)."""
     return product_at_once(w_in, w_ptr, y, cond + table[:, None], cond.shape[0], TILE)
 
 
@@ -85,11 +84,11 @@ def first_layer(w_in, w_ptr, y, cond, table, TILE: tl.constexpr):
 def forward_steps(y, cond, noise_ptr, w_ptr, b_ptr, coef_ptr, saved_ptr, rows, n_rows, steps,
                   S: tl.constexpr, HIDDEN: tl.constexpr, N_TILES: tl.constexpr, TILE: tl.constexpr,
                   STAGES: tl.constexpr, RESIDENT: tl.constexpr):  # fmt: skip
-    """State (padded S, BLOCK_M) after all `steps` reverse steps, the last of which adds no noise.
+    """The state (padded S, BLOCK_M) after all `steps` reverse steps, of which the last adds no noise.
 
-    cond: (D, BLOCK_M), what obs and action add to every first pre-activation.   noise_ptr: (steps - 1,
-    n_rows, S).   w_ptr: in, HIDDEN matrices (D, D), out, packed.   b_ptr: HIDDEN biases, that of the output, and the
-    table.   saved_ptr: (steps, HIDDEN + 1, programs, D * BLOCK_M), or None.
+    cond: (D, BLOCK_M), the part of every first pre-activation that obs and action contribute.   noise_ptr:
+    (steps - 1, n_rows, S).   w_ptr: packed weights: in, HIDDEN matrices (D, D), out.   b_ptr: HIDDEN biases, output
+    bias, table.   saved_ptr: (steps, HIDDEN + 1, programs, D * BLOCK_M), or None.
     """
     D: tl.constexpr = cond.shape[0]
     BLOCK_M: tl.constexpr = cond.shape[1]
@@ -100,7 +99,7 @@ def forward_steps(y, cond, noise_ptr, w_ptr, b_ptr, coef_ptr, saved_ptr, rows, n
     table_ptr = b_ptr + HIDDEN * D + SP
     w_in, w_out = None, None
     if RESIDENT:
-        w_in, w_out = whole(w_ptr, D, SP), whole(out_ptr, SP, D)
+        w_in, w_out = load_weight(w_ptr, D, SP), load_weight(out_ptr, SP, D)
     b_out = vector(b_ptr + HIDDEN * D, SP)[:, None]
     index = steps - 1
     z = first_layer(w_in, w_ptr, y, cond, vector(table_ptr + index * D, D), TILE)
@@ -109,12 +108,12 @@ def forward_steps(y, cond, noise_ptr, w_ptr, b_ptr, coef_ptr, saved_ptr, rows, n
         keep(saved_ptr, z)
         saved_ptr += layer_size(D, BLOCK_M)
     h = silu(z)
-    EARLY: tl.constexpr = finds_registers(w_ptr.dtype.element_ty)
-    NOISE_EARLY: tl.constexpr = finds_registers(w_ptr.dtype.element_ty, SP)
+    EARLY: tl.constexpr = has_registers(w_ptr.dtype.element_ty)
+    NOISE_EARLY: tl.constexpr = has_registers(w_ptr.dtype.element_ty, SP)
     noise, bias = tl.zeros((SP, BLOCK_M), tl.float32), tl.zeros((D,), tl.float32)
     tile, layer = 0, 0
     for t in tl.range(steps * ROUNDS, num_stages=STAGES):
-        # A layer's bias and a step's noise are asked for when they begin.
+        # Load a layer's bias and a step's noise when they begin.
         if t % N_TILES == 0:
             if HIDDEN > 0 and EARLY:
                 bias = vector(b_ptr + layer * D, D)
@@ -155,7 +154,7 @@ def forward_steps(y, cond, noise_ptr, w_ptr, b_ptr, coef_ptr, saved_ptr, rows, n
 
 @triton.jit
 def last_layer_vjp(w_out, w_ptr, dout, saved_ptr, D: tl.constexpr, TILE: tl.constexpr):
-    """Gradient (D, BLOCK_M) of the last pre-activation, which saved_ptr tells, from that of the output."""
+    """Gradient (D, BLOCK_M) of the last pre-activation, stored at saved_ptr, from that of the output."""
     BLOCK_M: tl.constexpr = dout.shape[1]
     saved = tl.load(saved_tile(saved_ptr, D, BLOCK_M))
     dh = product_at_once(w_out, w_ptr, dout, tl.zeros((D, BLOCK_M), tl.float32), D, TILE)
@@ -166,10 +165,9 @@ def last_layer_vjp(w_out, w_ptr, dout, saved_ptr, D: tl.constexpr, TILE: tl.cons
 def backward_steps(dy, w_ptr, coef_ptr, saved_ptr, steps, S: tl.constexpr, D: tl.constexpr,
                    HIDDEN: tl.constexpr, N_TILES: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr,
                    RESIDENT: tl.constexpr):  # fmt: skip
-    """Gradients of the state, (padded S, BLOCK_M), and of cond, (D, BLOCK_M), before all `steps` steps.
+    """Gradients of the first state, (padded S, BLOCK_M), and of cond, (D, BLOCK_M), from dy of the last state.
 
-    dy: (padded S, BLOCK_M), after them.   w_ptr: in, HIDDEN matrices, the last first, and out, transposed and packed.
-    saved_ptr: as `forward_steps` left it.
+    w_ptr: packed transposed weights: in, HIDDEN matrices, the last first, out.   saved_ptr: from `forward_steps`.
     """
     BLOCK_M: tl.constexpr = dy.shape[1]
     SP: tl.constexpr = padded(S)
@@ -178,17 +176,17 @@ def backward_steps(dy, w_ptr, coef_ptr, saved_ptr, steps, S: tl.constexpr, D: tl
     out_ptr = hidden_ptr + HIDDEN * D * D
     w_in, w_out = None, None
     if RESIDENT:
-        w_in, w_out = whole(w_ptr, SP, D), whole(out_ptr, D, SP)
+        w_in, w_out = load_weight(w_ptr, SP, D), load_weight(out_ptr, D, SP)
     saved_ptr += layer_size(D, BLOCK_M) * (steps * (HIDDEN + 1) - 1)
     index, c_y, c_out = tl.cast(0, tl.int32), 0.0, tl.load(coef_ptr + 1)
     dz = last_layer_vjp(w_out, out_ptr, c_out * dy, saved_ptr, D, TILE)
     dcond = tl.zeros((D, BLOCK_M), tl.float32)
     sums = tl.zeros((D, BLOCK_M), tl.float32)
     saved = tl.zeros((D * BLOCK_M,), saved_ptr.dtype.element_ty)
-    EARLY: tl.constexpr = finds_registers(w_ptr.dtype.element_ty)
+    EARLY: tl.constexpr = has_registers(w_ptr.dtype.element_ty)
     tile, layer = 0, 0
     for t in tl.range(steps * ROUNDS, num_stages=STAGES):
-        # What a layer and a step end with is asked for when they begin.
+        # Load at the start of a layer and of a step the values for their end.
         if t % N_TILES == 0:
             if HIDDEN > 0 and EARLY:
                 saved_ptr -= layer_size(D, BLOCK_M)

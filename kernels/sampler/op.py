@@ -1,5 +1,7 @@
 """A world model's sampler, and one step of it, as differentiable operators."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -9,12 +11,12 @@ from fastdwm_kernels.sampler.weights import SamplerWeights
 
 
 def sample(weights: SamplerWeights, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
-    """y_0 from y_K = noise[0] by K reverse steps: one launch, and one more for the VJP.
+    """y_0 from y_K = noise[0] by K reverse steps; on a GPU one launch, and one more for the VJP.
 
     obs: (N, S), normalised.   action: (N, A).   noise: (K, N, S), standard normal.   All contiguous, in the weights'
     dtype (float32; float64 on the CPU for checks) and on their device.
-    Returns (N, S), newly allocated; deterministic given the noise. Gradients flow to obs and action, first order only;
-    noise and weights get none. Pre-activations (K, layers, N, D) are kept for the VJP only if a gradient is wanted.
+    Returns (N, S), newly allocated, deterministic given the noise. obs and action get first-order gradients, noise and
+    weights none. Pre-activations (K, layers, N, D) are saved only if a gradient is needed.
     Raises ValueError on a wrong shape, stride, device or precision, TypeError on a wrong dtype, NotImplementedError
     when asked for second-order gradients.
     Source: [ITPO] v1 section 3 with the corrected reverse step.
@@ -32,7 +34,7 @@ def reverse_step(weights: SamplerWeights, index: int, y: Tensor, obs: Tensor, ac
 
     y, obs, noise: (N, S), obs normalised.   action: (N, A).   All contiguous, in the weights' dtype (float32; float64
     on the CPU for checks) and on their device.   index: 0..K - 1.
-    Returns (N, S), newly allocated. Gradients flow to y, obs and action, first order only; noise and weights get none.
+    Returns (N, S), newly allocated. y, obs and action get first-order gradients, noise and weights none.
     Raises ValueError on a wrong shape, stride, device, precision or index, TypeError on a wrong dtype,
     NotImplementedError when asked for second-order gradients.
     Source: [ITPO] v1 section 3 with the corrected reverse step.
@@ -44,7 +46,7 @@ def reverse_step(weights: SamplerWeights, index: int, y: Tensor, obs: Tensor, ac
     check_tensor("action", action, (n_rows, weights.action_dim), dtype, device)
     check_precision(weights.precision, y.is_cuda)
     out, sigma = _apply(weights.single_steps[index], obs, action, y.unsqueeze(0)), weights.affine[index][2]
-    # The last step of a sampler adds no noise, so the kernel reads none.
+    # The kernels add no noise in the last step, which here is the only one.
     return torch.add(out, noise.detach(), alpha=sigma) if sigma else out
 
 
@@ -52,50 +54,40 @@ def _apply(weights: SamplerWeights, obs: Tensor, action: Tensor, noise: Tensor) 
     if torch.is_grad_enabled() and any(value.requires_grad for value in (obs, action, noise)):
         return SamplerFunction.apply(weights, obs, action, noise)
     with torch.no_grad():
-        return _forward(weights)(weights, obs, action, noise, False)[0]
+        return _passes(weights)[0](weights, obs, action, noise, False)[0]
 
 
 class SamplerFunction(torch.autograd.Function):
-    """Gradients of obs and action, and of the noise where it is the state that a single step starts from."""
+    """The sampler with gradients of obs and action, and of the noise if that is the start y of a single step."""
 
     @staticmethod
     def forward(ctx, weights, obs, action, noise):
-        y, ctx.saved = _forward(weights)(weights, obs, action, noise, True)
+        forward, ctx.vjp = _passes(weights)
+        y, ctx.saved = forward(weights, obs, action, noise, True)
         ctx.weights = weights
         return y
 
     @staticmethod
     def backward(ctx, dy):
         refuse_second_order("sampler")
-        # Autograd may hand over an expanded gradient, which no caller of the operator controls.
-        dobs, daction, dstart = _backward(ctx.weights)(ctx.weights, dy.contiguous(), ctx.saved)
+        # Autograd may pass an expanded gradient.
+        dobs, daction, dstart = ctx.vjp(ctx.weights, dy.contiguous(), ctx.saved)
         return None, dobs, daction, dstart.unsqueeze(0) if ctx.needs_input_grad[3] else None
 
 
 def has_cpu_kernels(weights: SamplerWeights) -> bool:
-    """Whether the CPU kernels can take these weights."""
+    """Whether the CPU kernels support these weights."""
     return weights.device.type == "cpu" and weights.dtype == torch.float32
 
 
-def _forward(weights: SamplerWeights):
+def _passes(weights: SamplerWeights) -> tuple[Callable, Callable]:
+    """Forward pass and VJP for the device and dtype of the weights."""
     if weights.device.type == "cuda":
-        from fastdwm_kernels.sampler.kernel import sampler_fwd
+        from fastdwm_kernels.sampler.kernel import sampler_bwd, sampler_fwd
 
-        return sampler_fwd
+        return sampler_fwd, sampler_bwd
     if has_cpu_kernels(weights):
-        from fastdwm_kernels.sampler.cpu import sampler_cpu
+        from fastdwm_kernels.sampler.cpu import sampler_backward_cpu, sampler_cpu
 
-        return sampler_cpu
-    return sampler_reference
-
-
-def _backward(weights: SamplerWeights):
-    if weights.device.type == "cuda":
-        from fastdwm_kernels.sampler.kernel import sampler_bwd
-
-        return sampler_bwd
-    if has_cpu_kernels(weights):
-        from fastdwm_kernels.sampler.cpu import sampler_backward_cpu
-
-        return sampler_backward_cpu
-    return sampler_backward_reference
+        return sampler_cpu, sampler_backward_cpu
+    return sampler_reference, sampler_backward_reference

@@ -1,9 +1,9 @@
-"""The K-step sampler and its VJP in torch: the meaning of the kernels, in any dtype, without an autograd tape.
+"""The K-step sampler and its VJP in torch, in any dtype, without an autograd tape: the reference of the kernels.
 
-It starts from y_K = noise[0] and makes the steps k = K..1 with z = noise[K - k + 1],
+It starts from y_K = noise[0] and takes the steps k = K..1 with z = noise[K - k + 1],
   y_{k-1} = c_y y_k + c_out net(y_k, k, obs, action) + sigma z     [ITPO] v1 section 3, with the corrected reverse step;
-sigma_1 = 0, so the last step reads no noise. The first pre-activation is split as in `weights.py`. In the VJP the steps
-run the other way. With a layer h = silu(z), z = h_prev W + b:  dz = silu'(z) dh,  dh_prev = dz W^T. obs and action
+sigma_1 = 0, so the last step reads no noise. The first pre-activation is split as in `weights.py`. The VJP takes the
+steps in reverse order. With a layer h = silu(z), z = h_prev W + b:  dz = silu'(z) dh,  dh_prev = dz W^T. obs and action
 enter every step through the same product (obs, action) W_c, so the gradients dz_k of the first pre-activations are
 summed over k first:
   d(obs, action) = (sum_k dz_k) W_c^T,   dy_k = c_y dy_{k-1} + dz_k W_y^T.
@@ -20,7 +20,7 @@ from fastdwm_kernels.sampler.weights import SamplerWeights
 def sampler_reference(
     weights: SamplerWeights, obs: Tensor, action: Tensor, noise: Tensor, save: bool
 ) -> tuple[Tensor, list[list[Tensor]]]:
-    """y_0 (N, S) and the pre-activations of every step, step K first, valid only if `save`."""
+    """y_0 (N, S), and the pre-activations of all steps, step K first, valid only if `save`."""
     cond = linear(torch.cat([obs, action], 1), weights.w_cond)
     y, saved = noise[0], []
     for i, index in enumerate(reversed(range(weights.steps))):
@@ -68,5 +68,5 @@ def denoise_vjp(weights: SamplerWeights, dout: Tensor, saved: list[Tensor]) -> T
 
 
 def silu_vjp(dh: Tensor, z: Tensor) -> Tensor:
-    """dh silu'(z), written over dh."""
+    """dh silu'(z), in place of dh."""
     return torch.ops.aten.silu_backward.grad_input(dh, z, grad_input=dh)

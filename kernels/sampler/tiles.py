@@ -1,7 +1,7 @@
-"""Triton pieces of a product with a packed weight: streamed in tiles of its columns, or whole.
+"""Triton products with a packed weight, which is streamed in tiles of its columns or loaded at once.
 
-Operands are swapped: activations stay transposed, (features, particles), and the weights are the left operand. With 16
-particles per program that is the only way to feed Hopper's tensor cores, whose left operand has 64 rows.
+Activations are transposed, (features, particles), and the weights are the left operand: with 16 particles per program
+only this order suits Hopper's tensor cores, whose left operand has 64 rows.
 """
 
 import triton
@@ -20,26 +20,25 @@ def log2(n):
 
 
 @triton.jit
-def whole(w_ptr, OUT: tl.constexpr, IN: tl.constexpr):
-    """A weight (OUT, IN) that is packed in one piece."""
+def load_weight(w_ptr, OUT: tl.constexpr, IN: tl.constexpr):
+    """A weight (OUT, IN) that is packed in one tile."""
     return tl.load(w_ptr + tl.arange(0, OUT)[:, None] * IN + tl.arange(0, IN)[None, :])
 
 
 @triton.jit
 def tile_of(w_ptr, i, OUT: tl.constexpr, COLUMNS: tl.constexpr):
-    """Tile i (OUT, COLUMNS) of weights that are packed in tiles, one after the other."""
+    """Tile i (OUT, COLUMNS) of packed weights."""
     offsets = tl.arange(0, OUT)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     return tl.load(w_ptr + i * (OUT * COLUMNS) + offsets)
 
 
 @triton.jit
 def rows_of_tile(x, i, N_TILES: tl.constexpr):
-    """Rows of x (IN, BLOCK_M) that tile i mod N_TILES of a weight multiplies, (IN // N_TILES, BLOCK_M).
+    """The rows (IN // N_TILES, BLOCK_M) of x (IN, BLOCK_M) that tile i mod N_TILES of a weight multiplies.
 
-    Which columns a tile has is told in `weights.py`: bit 3 of a column's number and the highest bits are the number of
-    its tile. In the accumulator of a tensor-core product a thread holds rows that differ in these very bits, as long as
-    the tiles are no more than 2 D / (16 num_warps), so the choice is among a thread's own registers. (Otherwise the
-    values go through shared memory.)
+    Bit 3 and the highest bits of a column's number are the number of its tile, see `weights.py`. A thread's part of a
+    tensor-core accumulator has rows that differ in just these bits, so a thread selects among its own registers as long
+    as there are at most 2 D / (16 num_warps) tiles; with more, the values go through shared memory.
     """
     BLOCK_M: tl.constexpr = x.shape[1]
     COLUMNS: tl.constexpr = x.shape[0] // N_TILES
@@ -66,9 +65,9 @@ def product(w_ptr, x, OUT: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexp
 
 @triton.jit
 def product_at_once(w, w_ptr, x, acc, OUT: tl.constexpr, TILE: tl.constexpr):
-    """acc + w x, w being the weight itself, or None where it is too large to be kept: then its tiles come from w_ptr.
+    """acc + w x, where w is a loaded weight, or None, and then its tiles are loaded from w_ptr.
 
-    For use inside a loop that streams other weights: a loop over tiles in there would end the overlap of loads and
+    For use inside a loop that streams other weights. There a loop over tiles would end the overlap of loads and
     products, which only IEEE products can do without.
     """
     if w is not None:
@@ -76,7 +75,7 @@ def product_at_once(w, w_ptr, x, acc, OUT: tl.constexpr, TILE: tl.constexpr):
     COLUMNS: tl.constexpr = tile_columns(OUT, x.shape[0], TILE)
     N_TILES: tl.constexpr = x.shape[0] // COLUMNS
     if w_ptr.dtype.element_ty == tl.float32:
-        # Unrolled, the tiles would be in registers all at once.
+        # Unrolled, all tiles would be in registers at once.
         for i in tl.range(N_TILES, num_stages=1):
             acc = dot(tile_of(w_ptr, i, OUT, COLUMNS), rows_of_tile(x, i, N_TILES), acc)
     else:

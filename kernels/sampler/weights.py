@@ -1,7 +1,8 @@
-"""The frozen denoiser in the form that a reverse step reads: first layer split, time table made, tiles padded.
+"""A frozen denoiser packed for the sampler: first layer split, time features tabulated, weights padded and tiled.
 
 The first layer is linear in (y, obs, action, time features), so z_0 = y W_y + (obs, action) W_c + (t_k W_t + b_0). The
-last term is a table of K rows made here; the middle one is one product for all K steps; only W_y is left in the loop.
+last term is a table of K rows, computed here; the middle one is one product for all K steps; only y W_y is computed in
+every step.
 """
 
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ MAX_OBS, MAX_ACTION, MAX_WIDTH = 128, 32, 512
 
 @dataclass(frozen=True)
 class DenoiserShape:
-    """What the kernels are compiled for; `width` is the padded hidden width, n_rows the particles of a launch."""
+    """Sizes that the kernels are compiled for; width: the padded hidden width, n_rows: the particles of a launch."""
 
     obs_dim: int
     action_dim: int
@@ -46,8 +47,11 @@ class DenoiserShape:
 
 
 class CPUSampler(NamedTuple):
-    """A sampler for the CPU kernels: the first arguments of both, numpy arrays; the sum of the hidden widths; and the
-    multiply-adds of one row."""
+    """A sampler for the CPU kernels.
+
+    forward, backward: first arguments of the kernels, numpy arrays.   hidden: sum of the hidden widths.
+    cost: multiply-adds of one row.
+    """
 
     forward: tuple
     backward: tuple
@@ -57,15 +61,15 @@ class CPUSampler(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class SamplerWeights:
-    """K reverse steps of one frozen denoiser, made by `pack_sampler`; own memory, no gradients.
+    """K reverse steps of one frozen denoiser in memory of their own, made by `pack_sampler`.
 
     For the reference, in the state's dtype:
     w_in (S, D), w_cond (S + A, D), table (K, D), w_hidden and b_hidden (one of each per hidden-to-hidden layer),
-    w_out (S, D), transposed, b_out (S,), coefficients (K, 3) and the same as Python floats, `affine`.
+    w_out (S, D), transposed, b_out (S,), coefficients (K, 3), and `affine`, the same as Python floats.
 
     For the kernels, padded with zeros to the common width D = `width`, a power of two, in the operands' dtype:
     tiles     (d_out, d_in) matrices one after the other: cond, in, hidden.., out; each cut into the tiles of columns
-              that `launch` streams; in and out are one piece where they stay in shared memory
+              that `launch` streams, or in one tile if it stays in shared memory (in and out)
     tiles_t   their transposes, cut likewise, in the order of the VJP: cond, in, the last hidden matrix first, out
     constants b_hidden (n, D), b_out, table (K, D), in float32
     """
@@ -99,7 +103,7 @@ class SamplerWeights:
 
     @cached_property
     def for_cpu(self) -> CPUSampler:
-        """The same as the CPU kernels read it, made when first used."""
+        """The sampler for the CPU kernels."""
         from fastdwm_kernels.cpu import layer_table, transposed
 
         matrices = self.w_in, *self.w_hidden, self.w_out.mT
@@ -118,7 +122,7 @@ class SamplerWeights:
 
     @cached_property
     def single_steps(self) -> tuple["SamplerWeights", ...]:
-        """Each step as a sampler of its own, without its noise, made when first used; entry k - 1 is step k."""
+        """Each step as a sampler of one step, without its noise; entry k - 1 is step k."""
         rest = self.constants[: -self.steps * self.width]
         rows = self.constants[-self.steps * self.width :].view(self.steps, self.width)
         return tuple(
@@ -151,11 +155,11 @@ def pack_sampler(
     action_dim: int,
     precision: str = "ieee",
 ) -> SamplerWeights:
-    """Copy a denoiser into the form that the fused operators read.
+    """Copy a denoiser into the form that the sampler's operators read.
 
     params: w0 (S + S + A + features, D0), b0, .., layout (d_in, d_out), input order (y, obs, action, time features),
     SiLU after every layer but the last; float32, or float64 on the CPU.   embedding: (K, features).
-    coefficients: (K, 3) rows (c_y, c_out, sigma); row k - 1 belongs to step k. Copied to the host once, here.
+    coefficients: (K, 3) rows (c_y, c_out, sigma); row k - 1 belongs to step k; copied to the host.
     precision: operands of every product, "fp16" (on a GPU) or "ieee"; sums and states are float32.
     Raises ValueError on shapes that disagree, on weights beyond the range of fp16 and, on CUDA, on sizes beyond
     MAX_OBS, MAX_ACTION and MAX_WIDTH.
@@ -171,7 +175,7 @@ def pack_sampler(
     natural = [w.contiguous() for w in (w_cond, w_in, *(w for w, _ in hidden), w_out)]
     width = pad_block(max(w.shape[1] for w, _ in layers[:-1]))
     launch = sampler_launch(width, obs_dim, precision, device_capability(w_first.device))
-    # A matrix that stays is one tile, however large.
+    # A matrix that stays in shared memory is one tile.
     ends = width * MAX_OBS if sampler_resident(width, obs_dim, precision) else launch.tile
     limits = [launch.tile, ends, *(launch.tile for _ in hidden), ends]
     tiles, tiles_t = _tiles([operands("params", w, precision) for w in natural], width, limits)
@@ -217,9 +221,9 @@ def _check(layers: list, embedding: Tensor, coefficients: Tensor, obs_dim: int, 
 
 
 def _tiles(matrices: list[Tensor], width: int, limits: list[int]) -> tuple[Tensor, Tensor]:
-    """Flat, padded (d_out, d_in) matrices, and their transposes, cut into tiles; `matrices` are (d_in, d_out).
+    """The padded (d_out, d_in) matrices, flat and cut into tiles, and their transposes; `matrices` are (d_in, d_out).
 
-    limits: elements that a tile of each may have.
+    limits: maximum elements of a tile of each matrix.
     """
     last = len(matrices) - 1
     rows = [pad_block(len(w)) if i < 2 else width for i, w in enumerate(matrices)]
@@ -231,9 +235,9 @@ def _tiles(matrices: list[Tensor], width: int, limits: list[int]) -> tuple[Tenso
 
 
 def _cut(w: Tensor, limit: int) -> Tensor:
-    """(d_out, d_in) -> flat (n_tiles, d_out, columns).
+    """w (d_out, d_in) as flat (n_tiles, d_out, columns).
 
-    Bit 3 of a column's number is the lowest bit of the number of its tile, the highest bits are the others; see
+    Bit 3 of a column's number is the lowest bit of its tile's number, and its highest bits are the others; see
     `tiles.rows_of_tile`.
     """
     columns = chunk(*w.shape, limit)

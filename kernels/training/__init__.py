@@ -1,10 +1,10 @@
-"""MLPs in training on a CPU: compiled passes forward and backward, with all gradients, for autograd.
+"""MLPs in training on a CPU: compiled forward and backward passes for autograd.
 
 pack_params(params)                           the parameters in one buffer, which the passes read
 mlp(params, x, activation)                    outputs, differentiable in the parameters
-mean_squared_error(params, x, target, ..)     a loss, of which the gradient is made at once
+mean_squared_error(params, x, target, ..)     a loss, whose gradient is computed with it
 least_value(params, x)                        least output over the copies, differentiable in x
-adam_step(optimiser, params, max_norm)        clipping and Adam's step, in one pass
+adam_step(optimiser, params, max_norm)        gradient clipping and Adam's step in one pass
 """
 
 from fastdwm_kernels.training.op import (

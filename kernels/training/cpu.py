@@ -1,13 +1,13 @@
 """MLPs in training on a CPU: the forward pass, the backward pass and all gradients of Q copies.
 
-flat: parameters (Q, P).   x (Q, N, d_in), or (1, N, d_in) of all copies; y and dy (Q, N, d_out).
-kinds: whether the activation is silu, not relu; whether a layer norm follows it (then the activation is relu).
-pre, post (Q, N sum of hidden widths): blocks of all hidden layers. `post` is what a layer hands on, and `pre` its
-affine map's result where a layer norm follows, and elsewhere the derivative of the activation; the pass backward writes
-the gradient dz of that result over it. mean, rstd (Q, hidden layers, N): of the layer norms.
+flat: parameters (Q, P).   x: (Q, N, d_in), or (1, N, d_in) shared by all copies.   y, dy: (Q, N, d_out).
+kinds: whether the activation is silu, else relu; whether a layer norm follows it (then the activation is relu).
+pre, post: (Q, N sum of hidden widths), blocks of all hidden layers.   mean, rstd: (Q, hidden layers, N).
+`post` is a layer's output. `pre` is its pre-activation with layer norm, else the derivative of its activation; the
+backward pass overwrites it by the gradient dz of the pre-activation.
 
-An item is a block of ROWS rows of one copy, or a slab of ROWS rows of one weight matrix. Sums over a batch are made in
-an order that depends on neither the items nor the threads.
+An item is a block of ROWS rows of one copy, or a slab of ROWS rows of one weight matrix. The order of sums over a batch
+depends neither on the items nor on the threads.
 """
 
 from collections.abc import Callable
@@ -34,12 +34,12 @@ from fastdwm_kernels.cpu import (
     helper,
     kernel,
     layer_table,
-    nothing,
+    noinline,
+    null,
     product,
     relu,
     rows_of,
     run,
-    separate,
     silu,
     summing,
     transpose,
@@ -58,8 +58,8 @@ KINDS = types.UniTuple(types.boolean, 2)
 
 @summing
 def normalise(z, gain, shift, mean, rstd, y):
-    """y: layer norm of relu(z), row by row; NaN stays NaN."""
-    separate()
+    """Write y, the layer norm of relu(z), row by row; NaN stays NaN."""
+    noinline()
     d = z.shape[1]
     for i in range(len(z)):
         pre, post, total, square = z[i], y[i], float32(0), float32(0)
@@ -77,31 +77,31 @@ def normalise(z, gain, shift, mean, rstd, y):
 
 @summing
 def normalise_vjp(dy, z, gain, mean, rstd, dgain, dshift):
-    """z becomes its gradient, from dy, that of `normalise`'s y, which is lost; dgain and dshift (d,) are sums over the
-    rows."""
-    separate()
+    """Overwrite z by its gradient, from the gradient dy of `normalise`'s y, which is overwritten too; write the sums
+    dgain and dshift (d,) over the rows."""
+    noinline()
     d = z.shape[1]
     for j in range(d):
         dgain[j] = dshift[j] = float32(0)
     for i in range(len(z)):
         pre, grad, center, factor = z[i], dy[i], mean[i], rstd[i]
-        total = along = float32(0)
+        total = projection = float32(0)
         for j in range(d):
             normal = ((float32(0) if pre[j] <= 0 else pre[j]) - center) * factor
             dgain[j] += grad[j] * normal
             dshift[j] += grad[j]
             grad[j] *= gain[j]
             total += grad[j]
-            along += grad[j] * normal
-        total, along = total / float32(d), along / float32(d)
+            projection += grad[j] * normal
+        total, projection = total / float32(d), projection / float32(d)
         for j in range(d):
             normal = (pre[j] - center) * factor
-            pre[j] = float32(0) if pre[j] <= 0 else factor * (grad[j] - total - normal * along)
+            pre[j] = float32(0) if pre[j] <= 0 else factor * (grad[j] - total - normal * projection)
 
 
 @helper
 def hidden_layer(h, flat, layer, kinds, pre, post, mean, rstd):
-    """post (n, d_out) of h (n, d_in), and pre, mean and rstd."""
+    """Write post (n, d_out) of h (n, d_in), and pre, mean and rstd."""
     if kinds[1]:
         affine(h, flat, layer, pre)
         normalise(pre, vector(flat, layer, 1), vector(flat, layer, 2), mean, rstd, post)
@@ -124,14 +124,14 @@ def widest(layers):
 
 @helper
 def item_rows(item, n_rows):
-    """The copy of an item, and its rows: from the first, to the last."""
+    """The copy of an item, and its first and last row."""
     q, part = divmod(item, (n_rows + ROWS - 1) // ROWS)
     return q, part * ROWS, min((part + 1) * ROWS, n_rows)
 
 
 @kernel(LAYERS, MATRIX, KINDS, STACK, STACK)
 def evaluate(start, stop, layers, flat, kinds, x, y):
-    """y, and nothing for a gradient."""
+    """y, and null for a gradient."""
     last, size = len(layers) - 1, ROWS * widest(layers)
     pre, post = empty(size, float32), empty((2, size), float32)
     mean, rstd = empty(ROWS, float32), empty(ROWS, float32)
@@ -148,7 +148,7 @@ def evaluate(start, stop, layers, flat, kinds, x, y):
 
 @kernel(LAYERS, MATRIX, KINDS, STACK, MATRIX, MATRIX, STACK, STACK, STACK)
 def forward(start, stop, layers, flat, kinds, x, pre, post, mean, rstd, y):
-    """y, and what the gradients need: pre, post, mean and rstd."""
+    """Write y, and for the gradients pre, post, mean and rstd."""
     n_rows, last = x.shape[1], len(layers) - 1
     for item in range(start, stop):
         q, low, high = item_rows(item, n_rows)
@@ -162,7 +162,7 @@ def forward(start, stop, layers, flat, kinds, x, pre, post, mean, rstd, y):
 
 @kernel(LAYERS, MATRIX, MATRIX, SIZE, STACK, STACK)
 def tangent(start, stop, layers, flat, pre, n_rows, dx, dy):
-    """dy (Q, n, d_out): derivative of y along dx (Q, n, d_in) in the last n of the N = `n_rows` rows, without norm."""
+    """Write dy (Q, n, d_out), the derivative of y along dx (Q, n, d_in) in the last n of `n_rows` rows; no norm."""
     last, first = len(layers) - 1, n_rows - dx.shape[1]
     buffers = empty((2, ROWS * widest(layers)), float32)
     for item in range(start, stop):
@@ -170,16 +170,15 @@ def tangent(start, stop, layers, flat, pre, n_rows, dx, dy):
         h = dx[q, low:high]
         for i in range(last):
             z = block(buffers[i % 2], 0, high - low, layers[i, 1])
-            slope = rows_of(pre[q], layers[i], first + low, first + high, n_rows)
-            product(h, address(flat[q], layers[i, 2]), layers[i, 1], z, nothing(), 0, address(slope, 0))
+            act_deriv = rows_of(pre[q], layers[i], first + low, first + high, n_rows)
+            product(h, address(flat[q], layers[i, 2]), layers[i, 1], z, null(), 0, address(act_deriv, 0))
             h = z
-        product(h, address(flat[q], layers[last, 2]), layers[last, 1], dy[q, low:high], nothing(), 0, nothing())
+        product(h, address(flat[q], layers[last, 2]), layers[last, 1], dy[q, low:high], null(), 0, null())
 
 
 @kernel(LAYERS, MATRIX, MATRIX, KINDS, STACK, MATRIX, STACK, STACK, STACK)
 def backward(start, stop, layers, flat, flat_t, kinds, dy, pre, mean, rstd, sums):
-    """`pre` becomes dz; sums (Q, blocks, 2 sum of hidden widths): gradients of each layer's gain and shift, block by
-    block."""
+    """Overwrite `pre` by dz; write sums (Q, blocks, 2 sum of hidden widths), gradients of gain and shift by block."""
     n_rows, last = dy.shape[1], len(layers) - 1
     buffer = empty(ROWS * widest(layers), float32)
     for item in range(start, stop):
@@ -189,13 +188,11 @@ def backward(start, stop, layers, flat, flat_t, kinds, dy, pre, mean, rstd, sums
             below = layers[i - 1]
             z = rows_of(pre[q], below, low, high, n_rows)
             if kinds[1]:
-                dh, both = (
-                    block(buffer, 0, high - low, below[1]),
-                    block(sums[q, low // ROWS], 2 * below[3], 2, below[1]),
-                )
+                dh = block(buffer, 0, high - low, below[1])
+                dnorm = block(sums[q, low // ROWS], 2 * below[3], 2, below[1])
                 affine_vjp(d, flat_t[q], layers[i], dh)
-                of_rows = mean[q, i - 1, low:high], rstd[q, i - 1, low:high]
-                normalise_vjp(dh, z, vector(flat[q], below, 1), *of_rows, both[0], both[1])
+                moments = mean[q, i - 1, low:high], rstd[q, i - 1, low:high]
+                normalise_vjp(dh, z, vector(flat[q], below, 1), *moments, dnorm[0], dnorm[1])
             else:
                 affine_vjp_through(d, flat_t[q], layers[i], z, z)
             d = z
@@ -203,8 +200,8 @@ def backward(start, stop, layers, flat, flat_t, kinds, dy, pre, mean, rstd, sums
 
 @helper
 def sum_rows(d, total):
-    """total (d_out,) of d (n, d_out)."""
-    separate()
+    """total (d_out,) = sum over the rows of d (n, d_out)."""
+    noinline()
     for j in range(len(total)):
         total[j] = float32(0)
     for i in range(len(d)):
@@ -215,7 +212,7 @@ def sum_rows(d, total):
 
 @kernel(LAYERS, KINDS, SIZE, STACK, STACK, MATRIX, MATRIX, STACK, MATRIX)
 def gradient(start, stop, layers, kinds, n_slabs, x, dy, post, dz, sums, grads):
-    """grads (Q, P), zero in the padding."""
+    """Write grads (Q, P), zero in the padding."""
     n_rows, last = dy.shape[1], len(layers) - 1
     for item in range(start, stop):
         q, rest = divmod(item, len(layers) * n_slabs)
@@ -227,12 +224,12 @@ def gradient(start, stop, layers, kinds, n_slabs, x, dy, post, dz, sums, grads):
         if low < high:
             dw, columns = address(grads[q], at + low * d_out), address(h, low)
             size = high - low, n_rows, d_out
-            columns_product(columns, d_in, address(d, 0), d_out, dw, d_out, nothing(), 0, nothing(), *size)
+            columns_product(columns, d_in, address(d, 0), d_out, dw, d_out, null(), 0, null(), *size)
         if slab == 0:
             sum_rows(d, vector(grads[q], layers[i], 0))
             if kinds[1] and i < last:
-                both = block(grads[q], at + (d_in + 1) * d_out, 1, 2 * d_out)
-                sum_rows(sums[q, :, 2 * before : 2 * (before + d_out)], both[0])
+                dnorm = block(grads[q], at + (d_in + 1) * d_out, 1, 2 * d_out)
+                sum_rows(sums[q, :, 2 * before : 2 * (before + d_out)], dnorm[0])
             if i == last:
                 for j in range(at + (d_in + 1) * d_out, grads.shape[1]):
                     grads[q, j] = float32(0)
@@ -240,10 +237,10 @@ def gradient(start, stop, layers, kinds, n_slabs, x, dy, post, dz, sums, grads):
 
 @kernel(STACK, STACK, ROW, MATRIX, MATRIX, STACK, MATRIX)
 def squared_error(start, stop, y, target, weights, rates, shares, dy, losses):
-    """dy and losses (Q, blocks), which sum up to the loss, of y and target (Q or 1, N, d_out).
+    """Write dy and losses (Q, blocks), whose sum is the loss, for y and target (Q or 1, N, d_out).
 
-    The arguments are those of `op.mean_squared_error`: weights (N,) or (0,); for the last n rows rates (n, d_out), and
-    shares (2, n) of them and of y itself.
+    As in `op.mean_squared_error`: weights (N,) or (0,); for the last n rows derivatives `rates` (n, d_out) of y, and
+    shares (2, n) of these and of y in the target.
     """
     (_, n_rows, d_out), first = y.shape, len(y[0]) - len(rates)
     factor = float32(1) / float32(n_rows * d_out)
@@ -263,7 +260,7 @@ def squared_error(start, stop, y, target, weights, rates, shares, dy, losses):
 
 @dataclass
 class Saved:
-    """What the passes backward and along a tangent need of the pass forward; the first of them uses it up."""
+    """Values that the forward pass saves for the tangent and backward passes; the backward pass overwrites them."""
 
     x: Tensor
     pre: np.ndarray
@@ -280,40 +277,40 @@ def kinds_of(layout: MLPLayout, activation: str) -> tuple[bool, bool]:
 
 
 def evaluated(layout: MLPLayout, flat: Tensor, x: Tensor, activation: str) -> Tensor:
-    """y, of arguments as in `op.prepared`."""
+    """y, without a gradient; arguments as in `op.prepared`."""
     y = x.new_empty(flat.shape[0], x.shape[1], layout.sizes[-1])
     _run(evaluate, layout, y, layer_table(layout), flat, kinds_of(layout, activation), x, y)
     return y
 
 
 def forward_pass(layout: MLPLayout, flat: Tensor, x: Tensor, activation: str) -> tuple[Tensor, Saved]:
-    """y, of arguments as in `op.prepared`, and what the gradients need."""
+    """y, and the values saved for the gradients; arguments as in `op.prepared`."""
     n_copies, n_rows, widths = flat.shape[0], x.shape[1], layout.sizes[1:-1]
     blocks = (n_copies, n_rows * sum(widths))
     norms = (n_copies, len(widths), n_rows if layout.layer_norm else 0)
     sums = (n_copies, -(-n_rows // ROWS), 2 * sum(widths) if layout.layer_norm else 0)
     saved = Saved(x, *recycled_together(blocks, blocks, norms, norms, sums, tuple(flat.shape)))
-    y, of_rows = x.new_empty(n_copies, n_rows, layout.sizes[-1]), (saved.pre, saved.post, saved.mean, saved.rstd)
-    _run(forward, layout, y, layer_table(layout), flat, kinds_of(layout, activation), x, *of_rows, y)
+    y, saved_rows = x.new_empty(n_copies, n_rows, layout.sizes[-1]), (saved.pre, saved.post, saved.mean, saved.rstd)
+    _run(forward, layout, y, layer_table(layout), flat, kinds_of(layout, activation), x, *saved_rows, y)
     return y, saved
 
 
 def tangent_pass(layout: MLPLayout, flat: Tensor, saved: Saved, dx: Tensor) -> Tensor:
-    """dy of dx; no layer norm."""
+    """dy, the derivative of y along dx; no layer norm."""
     dy = dx.new_empty(flat.shape[0], dx.shape[1], layout.sizes[-1])
     _run(tangent, layout, dy, layer_table(layout), flat, saved.pre, saved.x.shape[1], dx, dy)
     return dy
 
 
 def backward_pass(layout: MLPLayout, flat: Tensor, saved: Saved, dy: Tensor, activation: str) -> Tensor:
-    """The gradient of the parameters (Q, P), from that of y."""
+    """The gradient of the parameters (Q, P), from the gradient dy of y."""
     if saved.spent:
         raise RuntimeError("a pass has no second gradient: the first has taken its place")
     saved.spent = True
     layers, kinds, n_slabs = layer_table(layout), kinds_of(layout, activation), -(-max(layout.sizes[:-1]) // ROWS)
     run(transpose, flat.shape[0], layout.n_params, layers, flat, saved.flat_t, smallest=1)
-    of_rows = saved.pre, saved.mean, saved.rstd, saved.sums
-    _run(backward, layout, dy, layers, flat, saved.flat_t, kinds, dy, *of_rows)
+    saved_rows = saved.pre, saved.mean, saved.rstd, saved.sums
+    _run(backward, layout, dy, layers, flat, saved.flat_t, kinds, dy, *saved_rows)
     grads, n_parts = recycled(*flat.shape), len(layers) * n_slabs
     args = saved.x, dy, saved.post, saved.pre, saved.sums, grads
     run(
@@ -330,14 +327,14 @@ def backward_pass(layout: MLPLayout, flat: Tensor, saved: Saved, dy: Tensor, act
 
 
 def loss_pass(y: Tensor, target: Tensor, weights: Tensor, rates: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss and dy, of arguments as in `squared_error`."""
+    """The loss and dy; arguments as in `squared_error`."""
     dy, losses = torch.empty_like(y), y.new_empty(y.shape[0], -(-y.shape[1] // ROWS))
     run(squared_error, losses.numel(), ROWS * y.shape[2], y, target, weights, rates, shares, dy, losses, smallest=1)
     return losses.sum(), dy
 
 
 def least(layout: MLPLayout, flat: Tensor, x: Tensor, differentiate: bool) -> tuple[Tensor, Tensor]:
-    """The least value (N,) of x (N, d_in) over the copies, and its gradient in x, if wanted."""
+    """The least value (N,) of x (N, d_in) over the copies, and if `differentiate` its gradient with respect to x."""
     value, dx = x.new_empty(x.shape[0]), x.new_empty(x.shape[0] if differentiate else 0, x.shape[1])
     flat_t = transposed(layout, flat, recycled(*flat.shape)) if differentiate else flat
     cost, kinds = flat.shape[0] * layout.n_params * (2 if differentiate else 1), (layout.layer_norm, True)
@@ -346,5 +343,5 @@ def least(layout: MLPLayout, flat: Tensor, x: Tensor, differentiate: bool) -> tu
 
 
 def _run(function: Callable, layout: MLPLayout, y: Tensor, *args) -> None:
-    """A kernel whose items are blocks of the rows of y (Q, N, d_out)."""
+    """Run a kernel whose items are blocks of the rows of y (Q, N, d_out)."""
     run(function, y.shape[0] * -(-y.shape[1] // ROWS), ROWS * layout.n_params, *args, smallest=1)

@@ -10,9 +10,9 @@ from fastdwm_kernels.layout import MLPLayout, Params
 
 
 class PackedParams(dict[str, Tensor]):
-    """Parameters by name, as views of one buffer `flat` (Q, layout.width), which is the leaf for autograd.
+    """Parameters by name, as views of one buffer `flat` (Q, layout.width), which is autograd's leaf; update in place.
 
-    Shapes are those of one network, or (Q, ...) of several. Update them in place.
+    Shapes are those of one network, or (Q, ...) of several.
     """
 
     def __init__(self, layout: MLPLayout, flat: Tensor, single: bool):
@@ -20,7 +20,7 @@ class PackedParams(dict[str, Tensor]):
         super().__init__(self.views(flat.detach()))
 
     def views(self, flat: Tensor) -> Params:
-        """What is laid out as the parameters are, by name."""
+        """Views by name of a buffer in the parameters' layout, such as their gradient."""
         views = self.layout.views(flat)
         return {name: value[0] for name, value in views.items()} if self.single else views
 
@@ -32,8 +32,8 @@ class PackedParams(dict[str, Tensor]):
 def pack_params(params: Params) -> PackedParams | None:
     """A copy of an MLP's parameters w0 (d_in, d_out), b0 (d_out,), ... or (Q, ...), with scale{i}, shift{i} or without.
 
-    None where the compiled passes do not serve: without numba, on another device, in another dtype, or for a network
-    without hidden layers or of another shape.
+    None if the compiled passes do not support them: without numba, on another device, in another dtype, or for another
+    kind of network or one without hidden layers.
     """
     if cpu_kernels("training") is None or any(
         value.device.type != "cpu" or value.dtype != torch.float32 for value in params.values()
@@ -51,8 +51,8 @@ def pack_params(params: Params) -> PackedParams | None:
 def mlp(params: PackedParams, x: Tensor, activation: str) -> Tensor:
     """Output (N, d_out) of one network for x (N, d_in); or (Q, N, d_out) of several, for x (Q, N, d_in).
 
-    activation: "relu", or "silu" without layer norm.   The parameters alone get gradients, of first order.
-    Raises ValueError on a wrong shape or activation, TypeError on a wrong dtype, NotImplementedError if x is to get
+    activation: "relu", or "silu" without layer norm.   Only the parameters get gradients, of first order.
+    Raises ValueError on a wrong shape or activation, TypeError on a wrong dtype, NotImplementedError if x requires
     gradients or second-order gradients are asked for.
     """
     rows = prepared(params, x, activation)
@@ -71,11 +71,11 @@ def mean_squared_error(
     weights: Tensor | None = None,
     along: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Sum over the copies of the mean of (y - target)^2 weights; and y as in `mlp`, which is a constant for autograd.
+    """Sum over the copies of the mean of weights (y - target)^2; and y as in `mlp`, a constant for autograd.
 
-    target: (N, d_out), or (Q, N, d_out), one for each copy.   weights: (N,), none: all one.
-    along: dx (n, d_in) and shares (2, n); then the target of the last n rows has in addition shares[0] times the
-    derivative of y along dx and shares[1] times y itself, both as constants. For one network without layer norm.
+    target: (N, d_out), or (Q, N, d_out), one for each copy.   weights: (N,), or None for ones.
+    along: dx (n, d_in) and shares (2, n), for one network without layer norm. The target of the last n rows increases
+    by shares[0] times the derivative of y along dx and shares[1] times y, both as constants for autograd.
     """
     rows, empty = prepared(params, x, activation), x.new_empty(0, 0)
     target = (target if target.dim() == 3 else target.unsqueeze(0)).contiguous()
@@ -95,9 +95,9 @@ def mean_squared_error(
 
 @torch.no_grad()
 def adam_step(optimiser: torch.optim.Adam, params: PackedParams, max_norm: float | None = None) -> float | None:
-    """The optimiser's step on packed parameters, whose gradient is cut to `max_norm`; returns its norm before, if so.
+    """The optimiser's step on packed parameters, with the gradient clipped to `max_norm`; returns its norm before that.
 
-    The state is the optimiser's own, and so are the settings, of which amsgrad and weight decay are not supported.
+    State and settings are the optimiser's own, without amsgrad and weight decay. Returns None without max_norm.
     """
     from fastdwm_kernels.training.cpu_adam import adam_step, gradient_norm
 
@@ -112,14 +112,14 @@ def adam_step(optimiser: torch.optim.Adam, params: PackedParams, max_norm: float
         norm = gradient_norm(flat.grad)
         # Written so that NaN stays.
         factor = 1.0 if norm + 1e-6 <= max_norm else max_norm / (norm + 1e-6)
-    of_moments = 1 - beta1, beta2, 1 - beta2, group["lr"] / (1 - beta1**n), (1 - beta2**n) ** -0.5, group["eps"]
-    adam_step(flat.detach(), flat.grad, state["exp_avg"], state["exp_avg_sq"], [factor, *of_moments])
+    scalars = 1 - beta1, beta2, 1 - beta2, group["lr"] / (1 - beta1**n), (1 - beta2**n) ** -0.5, group["eps"]
+    adam_step(flat.detach(), flat.grad, state["exp_avg"], state["exp_avg_sq"], [factor, *scalars])
     return norm
 
 
 def least_value(params: PackedParams, x: Tensor) -> Tensor:
-    """Least output (N,) over the copies, which have one each and relu, for x (N, d_in); x alone gets a gradient, that
-    of the smallest copy."""
+    """Least output (N,) over copies with relu and one output, for x (N, d_in); only x gets a gradient, that of the
+    smallest copy."""
     if params.single or params.layout.sizes[-1] != 1:
         raise ValueError("params: expected several networks with one output")
     check_tensor("x", x, (None, params.layout.sizes[0]), torch.float32, params.flat.device)
@@ -127,12 +127,12 @@ def least_value(params: PackedParams, x: Tensor) -> Tensor:
 
 
 def prepared(params: PackedParams, x: Tensor, activation: str) -> Tensor:
-    """x as the passes take it: contiguous, (Q, N, d_in), or (1, N, d_in) of all copies; raises as `mlp` says."""
+    """x for the passes: contiguous (Q, N, d_in), or (1, N, d_in) shared by all copies; raises as `mlp` says."""
     check_choice("activation", activation, ("relu",) if params.layout.layer_norm else ("relu", "silu"))
     if torch.is_grad_enabled() and x.requires_grad:
         raise NotImplementedError("x: gradients of the input are not implemented; use the plain torch path")
     x = x[None] if params.single else x
-    # The same rows for all copies are read once.
+    # Rows that all copies share are read once.
     shared = x.dim() == 3 and x.shape[0] == params.flat.shape[0] and x.stride(0) == 0
     x = x[:1] if shared else x.contiguous()
     check_tensor("x", x, (1 if shared else params.flat.shape[0], None, params.layout.sizes[0]), torch.float32)
@@ -156,7 +156,7 @@ class MLPFunction(torch.autograd.Function):
 
 
 class ErrorFunction(torch.autograd.Function):
-    """The gradient is made with the loss, in the pass forward."""
+    """The squared error, whose gradient the forward pass computes with it."""
 
     @staticmethod
     def forward(
@@ -170,11 +170,11 @@ class ErrorFunction(torch.autograd.Function):
         dx: Tensor | None,
         shares: Tensor,
     ):
-        compiled = cpu_kernels("training")
-        y, saved = compiled.forward_pass(layout, flat, x, activation)
-        rates = shares if dx is None else compiled.tangent_pass(layout, flat, saved, dx)[0]
-        loss, dy = compiled.loss_pass(y, target, weights, rates, shares)
-        ctx.dflat = compiled.backward_pass(layout, flat, saved, dy, activation)
+        kernels = cpu_kernels("training")
+        y, saved = kernels.forward_pass(layout, flat, x, activation)
+        rates = shares if dx is None else kernels.tangent_pass(layout, flat, saved, dx)[0]
+        loss, dy = kernels.loss_pass(y, target, weights, rates, shares)
+        ctx.dflat = kernels.backward_pass(layout, flat, saved, dy, activation)
         ctx.mark_non_differentiable(y)
         return loss, y
 

@@ -1,4 +1,4 @@
-"""Triton kernels of the bound: the step of all parameters, and its limit, one launch each."""
+"""Triton kernels of the default rule: the optimiser step, and the bound on the deviation, one launch each."""
 
 import torch
 import triton
@@ -13,26 +13,27 @@ NUM_WARPS = 4
 LARGEST = tl.constexpr(3.4028234663852886e38)
 
 
-@triton.jit(do_not_specialize=["width", "n_parts", "scale"], do_not_specialize_on_alignment=["slope_ptr"])
-def bound_step_kernel(params_ptr, grads_ptr, parts_ptr, slope_ptr, memory_ptr, after_ptr, norm_ptr, remembered_ptr,
+@triton.jit(do_not_specialize=["width", "n_parts", "scale"], do_not_specialize_on_alignment=["rms_ptr"])
+def bound_step_kernel(params_ptr, grads_ptr, parts_ptr, rms_ptr, memory_ptr, after_ptr, norm_ptr, new_memory_ptr,
                       width, n_parts, scale, BLOCK: tl.constexpr, BLOCK_T: tl.constexpr):  # fmt: skip
-    """BLOCK parameters of one episode after a step of the size scale / (slope mean(G)).
+    """Step BLOCK parameters of one episode by scale / (rms mean(G)) times the gradient.
 
     Grid      (cdiv(width, BLOCK), B)
-    Reads     params, grads (B, width); parts (B, n_parts), which add up to the squared norm; slope (B,), memory (B, 2)
-    Writes    after (B, width); by the first program norm (B,) and remembered (B, 2)
+    Reads     params, grads (B, width); parts (B, n_parts), which add up to the squared norm; rms (B,) of dJ/da;
+              memory (B, 2)
+    Writes    after (B, width); the first program also norm (B,) and new_memory (B, 2)
     Requires  BLOCK_T >= n_parts
     """
     episode = tl.program_id(1)
     part = tl.arange(0, BLOCK_T)
     parts = tl.load(parts_ptr + episode.to(tl.int64) * n_parts + part, mask=part < n_parts, other=0.0)
-    sq_norm, slope = tl.sum(parts), tl.load(slope_ptr + episode)
-    gain = sq_norm / (slope * slope)
+    sq_norm, rms = tl.sum(parts), tl.load(rms_ptr + episode)
+    gain = sq_norm / (rms * rms)
     mean, count = tl.load(memory_ptr + 2 * episode), tl.load(memory_ptr + 2 * episode + 1)
-    known = tl.abs(gain) <= LARGEST
-    count = tl.where(known, count + 1, count)
-    mean = tl.where(known, mean + (gain - mean) / count, mean)
-    factor = scale / (slope * mean)
+    valid = tl.abs(gain) <= LARGEST
+    count = tl.where(valid, count + 1, count)
+    mean = tl.where(valid, mean + (gain - mean) / count, mean)
+    factor = scale / (rms * mean)
     factor = tl.where(tl.abs(factor) <= LARGEST, factor, 0.0)
     column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     at, inside = episode.to(tl.int64) * width + column, column < width
@@ -40,8 +41,8 @@ def bound_step_kernel(params_ptr, grads_ptr, parts_ptr, slope_ptr, memory_ptr, a
     tl.store(after_ptr + at, tl.load(params_ptr + at, mask=inside, other=0.0) + factor * grads, mask=inside)
     if tl.program_id(0) == 0:
         tl.store(norm_ptr + episode, tl.sqrt(sq_norm))
-        tl.store(remembered_ptr + 2 * episode, mean)
-        tl.store(remembered_ptr + 2 * episode + 1, count)
+        tl.store(new_memory_ptr + 2 * episode, mean)
+        tl.store(new_memory_ptr + 2 * episode + 1, count)
 
 
 @triton.jit
@@ -53,11 +54,11 @@ def pulled(a, b, share):
 @triton.jit(do_not_specialize=["width", "base_stride", "n_actions", "max_deviation"])
 def pull_back_kernel(params_ptr, base_ptr, action_ptr, base_action_ptr, pulled_ptr, clipped_ptr, deviation_ptr, width,
                      base_stride, n_actions, max_deviation, BLOCK: tl.constexpr, BLOCK_A: tl.constexpr):  # fmt: skip
-    """BLOCK parameters of one episode, whose action is to be at most max_deviation away from that of the base policy.
+    """Clip BLOCK parameters of one episode as its action is clipped to deviate by at most max_deviation.
 
     Grid      (cdiv(width, BLOCK), B)
     Reads     params (B, width), base (B, width) with rows base_stride apart; action, base_action (B, n_actions)
-    Writes    pulled (B, width); by the first program clipped (B, n_actions) and deviation (B,)
+    Writes    pulled (B, width); the first program also clipped (B, n_actions) and deviation (B,)
     Requires  BLOCK_A >= n_actions
     """
     episode, column = tl.program_id(1).to(tl.int64), tl.arange(0, BLOCK_A)
@@ -79,14 +80,14 @@ def pull_back_kernel(params_ptr, base_ptr, action_ptr, base_action_ptr, pulled_p
 def bound_step_fwd(
     params: Tensor, grads: Tensor, partial_sq_norms: Tensor, action_grads: Tensor, memory: Tensor, action_step: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One launch, and two of torch for the root mean square of dJ/da; arguments as in `op.bound_step`."""
+    """One launch, after two by torch for the root mean square of dJ/da; arguments as in `op.bound_step`."""
     result = torch.empty_like(params), params.new_empty(len(params)), torch.empty_like(memory)
     (n_episodes, width), (n_steps, _, particles, action_dim) = params.shape, action_grads.shape
-    slope = torch.linalg.vector_norm(action_grads, dim=(0, 2, 3)) * (n_steps * particles * action_dim) ** -0.5
+    rms = torch.linalg.vector_norm(action_grads, dim=(0, 2, 3)) * (n_steps * particles * action_dim) ** -0.5
     n_parts = partial_sq_norms.shape[1]
     run(
         bound_step_kernel, (cdiv(width, BLOCK), n_episodes),
-        params, grads, partial_sq_norms, slope, memory, *result, width, n_parts, action_step * n_steps * action_dim,
+        params, grads, partial_sq_norms, rms, memory, *result, width, n_parts, action_step * n_steps * action_dim,
         BLOCK=BLOCK, BLOCK_T=pad_block(n_parts), num_warps=NUM_WARPS,
     )  # fmt: skip
     return result
@@ -98,9 +99,9 @@ def pull_back_fwd(
     """One launch; arguments as in `op.pull_back`."""
     result = torch.empty_like(params), torch.empty_like(action), action.new_empty(len(action))
     (n_episodes, width), n_actions = params.shape, action.shape[1]
-    given = params, base, action, base_action, *result, width, base.stride(0), n_actions, max_deviation
+    args = params, base, action, base_action, *result, width, base.stride(0), n_actions, max_deviation
     options = dict(BLOCK=BLOCK, BLOCK_A=pad_block(n_actions), num_warps=NUM_WARPS)
-    run(pull_back_kernel, (cdiv(width, BLOCK), n_episodes), *given, **options)
+    run(pull_back_kernel, (cdiv(width, BLOCK), n_episodes), *args, **options)
     return result
 
 

@@ -1,4 +1,4 @@
-"""The step of the bound and its limit on a CPU, in one pass each; the formulas are those of `reference.py`."""
+"""CPU kernels of the default rule's step and bound, one pass each; the formulas are those of `reference.py`."""
 
 from math import isfinite, sqrt
 
@@ -13,9 +13,9 @@ from fastdwm_kernels.memory import recycled
 
 @kernel(MATRIX, MATRIX, MATRIX, STACK, MATRIX, types.float64, SIZE, MATRIX, ROW, MATRIX)
 def bound_step(
-    start, stop, params, grads, partial_sq_norms, action_grads, memory, scale, n_slopes, after, norm, remembered
+    start, stop, params, grads, partial_sq_norms, action_grads, memory, scale, n_action_grads, after, norm, new_memory
 ):
-    """after (B, P), norm (B,) and remembered (B, 2).   action_grads: (H + 1, B, M A), n_slopes an episode.
+    """Write after (B, P), norm (B,) and new_memory (B, 2).   action_grads: (H + 1, B, M A), n_action_grads per episode.
     scale: action_step (H + 1) A."""
     for i in range(start, stop):
         sq_norm, total = float32(0), float32(0)
@@ -23,15 +23,15 @@ def bound_step(
             sq_norm += partial_sq_norms[i, j]
         for j in range(len(action_grads)):
             total += square_of(action_grads[j, i])
-        sq_slope = total / float32(n_slopes)
-        gain, mean, count = sq_norm / sq_slope, memory[i, 0], memory[i, 1]
+        sq_rms = total / float32(n_action_grads)
+        gain, mean, count = sq_norm / sq_rms, memory[i, 0], memory[i, 1]
         if isfinite(gain):
             count += float32(1)
             mean += (gain - mean) / count
-        factor = float32(scale) / (sqrt(sq_slope) * mean)
+        factor = float32(scale) / (sqrt(sq_rms) * mean)
         if not isfinite(factor):
             factor = float32(0)
-        norm[i], remembered[i, 0], remembered[i, 1] = sqrt(sq_norm), mean, count
+        norm[i], new_memory[i, 0], new_memory[i, 1] = sqrt(sq_norm), mean, count
         for j in range(params.shape[1]):
             after[i, j] = params[i, j] + factor * grads[i, j]
 
@@ -48,14 +48,14 @@ def deviation_of(action, base_action):
 
 @helper
 def pull(a, b, share, out):
-    """out: b + share (a - b), or a for a share of 1 or more; out may be a."""
+    """out = b + share (a - b), or a if share >= 1; out may be a."""
     for i in range(len(a)):
         out[i] = b[i] + share * (a[i] - b[i]) if share < float32(1) else a[i]
 
 
 @kernel(MATRIX, MATRIX, MATRIX, MATRIX, types.float64, MATRIX, MATRIX, ROW)
 def pull_back(start, stop, params, base, action, base_action, max_deviation, pulled, clipped, deviation):
-    """pulled (B, P), clipped (B, A) and deviation (B,).   base: (1, P) or (B, P)."""
+    """Write pulled (B, P), clipped (B, A) and deviation (B,).   base: (1, P) or (B, P)."""
     for i in range(start, stop):
         deviation[i] = deviation_of(action[i], base_action[i])
         share = float32(max_deviation) / deviation[i]
@@ -70,8 +70,8 @@ def bound_step_cpu(
     result = recycled(*params.shape), params.new_empty(len(params)), torch.empty_like(memory)
     n_steps, _, particles, action_dim = action_grads.shape
     sizes = action_step * n_steps * action_dim, n_steps * particles * action_dim
-    given = params, grads, partial_sq_norms, action_grads.flatten(2), memory, *sizes
-    run(bound_step, len(params), params.shape[1], *given, *result, smallest=1)
+    args = params, grads, partial_sq_norms, action_grads.flatten(2), memory, *sizes
+    run(bound_step, len(params), params.shape[1], *args, *result, smallest=1)
     return result
 
 
@@ -82,6 +82,6 @@ def pull_back_cpu(
     result = recycled(*params.shape), torch.empty_like(action), action.new_empty(len(action))
     # A base policy that is the same row for all is read once.
     base = base[:1] if base.stride(0) == 0 else base
-    given = params, base, action, base_action, max_deviation
-    run(pull_back, len(params), params.shape[1], *given, *result, smallest=1)
+    args = params, base, action, base_action, max_deviation
+    run(pull_back, len(params), params.shape[1], *args, *result, smallest=1)
     return result

@@ -1,4 +1,4 @@
-"""Triton kernel of Adam: all parameters of all episodes in one launch."""
+"""Triton kernel of Adam, one launch for all parameters of all episodes."""
 
 import triton
 import triton.language as tl
@@ -16,7 +16,7 @@ NUM_WARPS = 4
 def update_adam_kernel(params_ptr, grads_ptr, first_ptr, second_ptr, count_ptr, width, lr,
                        BETA1: tl.constexpr, BETA2: tl.constexpr, LOG_BETA1: tl.constexpr, LOG_BETA2: tl.constexpr,
                        EPS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """One Adam step, uphill, for BLOCK parameters of one episode.
+    """One ascending Adam step of BLOCK parameters of one episode.
 
     Grid      (cdiv(width, BLOCK), B)
     Reads     params, grads, first, second (B, width); count (B,) of earlier steps
@@ -42,7 +42,7 @@ def update_adam_kernel(params_ptr, grads_ptr, first_ptr, second_ptr, count_ptr, 
 
 
 def update_adam(params: Tensor, grads: Tensor, first: Tensor, second: Tensor, count: Tensor, lr: float) -> None:
-    """In place; one launch, and one for the counts."""
+    """One Adam step in place: one launch, and one for the counts."""
     n_episodes, width = params.shape
     run(
         update_adam_kernel, (cdiv(width, BLOCK), n_episodes),
@@ -58,7 +58,7 @@ def adam_constants() -> dict:
 
 
 def aot_cases() -> list[AotCase]:
-    """The one there is."""
+    """The only compilation."""
     return [
         AotCase(
             name=update_adam_kernel.__name__,

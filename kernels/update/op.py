@@ -1,4 +1,4 @@
-"""The steps of all adapted policies at once, uphill, and the limit of how far they go. Nothing is changed in place."""
+"""Ascending steps of all adapted policies, and the bound on how far their actions move. Nothing changes in place."""
 
 import torch
 from torch import Tensor
@@ -12,21 +12,21 @@ from fastdwm_kernels.update import reference
 def bound_step(
     params: Tensor, grads: Tensor, partial_sq_norms: Tensor, action_grads: Tensor, memory: Tensor, action_step: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Step along the gradient as far as the imagined actions should move.
+    """Step along the gradient, with a step size chosen by how far the imagined actions should move.
 
     params, grads: (B, P) fp32 (on the CPU also fp64), contiguous, one row per episode.
     partial_sq_norms: (B, any), parts of |grads|^2.   action_grads: dJ/da (H + 1, B, M, A) of each particle's own J.
-    memory: (B, 2), the mean of G over the steps of an episode so far, and their number; zeros at its start.
-    action_step: c, in units of the action. With P the root mean square of dJ/da and G = |grads|^2 / P^2, which tells
-    how far the actions follow the parameters, the step size is
+    memory: (B, 2), running statistics: the mean of G over an episode's steps, and their number; zeros at its start.
+    action_step: c, in units of the action. With R the root mean square of dJ/da, and G = |grads|^2 / R^2, a measure of
+    how strongly the actions follow the parameters, the step size is
 
-        alpha = c (H + 1) A / (P mean(G)),
+        alpha = c (H + 1) A / (R mean(G)),
 
-    so that to first order, at the usual G, J gains what all (H + 1) A numbers of the imagined actions would gain by
-    moving c along a slope of P. It does not change with the scale of J; where the actions hardly follow the
-    parameters, as under a saturated tanh, it is no larger.   0 where that is not finite, such as for a gradient of 0.
-    Returns the parameters (B, P), |grads| (B,) and the memory (B, 2), this step in it unless its G is not finite.
-    Source: the step size from the gain that it promises is Polyak's (Introduction to Optimization, 1987).
+    so that to first order, for G = mean(G), J gains as much as if each of the (H + 1) A numbers of the imagined actions
+    moved by c along a slope of R. The step does not depend on the scale of J, nor grow where the actions hardly follow
+    the parameters, as under a saturated tanh. alpha is 0 if the formula is not finite.
+    Returns the parameters (B, P), |grads| (B,) and the new memory (B, 2), which skips a G that is not finite.
+    Source: a step size from the gain that it promises is Polyak's (Introduction to Optimization, 1987).
     Raises ValueError on a wrong shape, stride or device, TypeError on a wrong dtype, as all operators here do.
     """
     check_params(params, grads=grads)
@@ -41,17 +41,17 @@ def bound_step(
 def pull_back(
     params: Tensor, base: Tensor, action: Tensor, base_action: Tensor, max_deviation: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Shorten what was changed, in the action and in the policy, to an action at most max_deviation from the base's.
+    """Clip the action's deviation from the base policy's to max_deviation, and shrink the policy's change likewise.
 
     params, base: (B, P), the adapted and the base policy; base may be one expanded row.   action, base_action: (B, A),
-    theirs in one state.   max_deviation: root mean square over the A numbers, may be infinite.   dtypes as in
+    their actions in one state.   max_deviation: a root mean square over the A numbers, may be infinite.   dtypes as in
     `bound_step`.
-    Returns params (B, P) and action (B, A), each b + min(1, max_deviation / d) (x - b) and x to the bit where d is
-    smaller, and d (B,), the root mean square of action - base_action.
+    Returns params (B, P) and action (B, A), each b + min(1, max_deviation / d) (x - b), which is x to the bit where d
+    is within the bound, and d (B,), the root mean square of action - base_action.
     """
     check_params(params)
     kind = params.dtype, params.device
-    # One row for all is as good as a contiguous matrix: the rows are read `stride(0)` apart.
+    # An expanded row is accepted as well, since rows are read `stride(0)` apart.
     shared = base.shape == params.shape and base.stride(0) == 0
     check_tensor("base", base[:1] if shared else base, (1, params.shape[1]) if shared else params.shape, *kind)
     check_tensor("action", action, (len(params), None), *kind)
@@ -70,7 +70,7 @@ def sgd_step(params: Tensor, grads: Tensor, partial_sq_norms: Tensor, lr: float)
 def adam_step(
     params: Tensor, grads: Tensor, first: Tensor, second: Tensor, count: Tensor, lr: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One Adam step along grads (betas 0.9 and 0.999, eps 1e-8): the new params, first, second and count.
+    """One ascending Adam step (betas 0.9 and 0.999, eps 1e-8): the new params, first, second and count.
 
     first, second: (B, P) moments.   count: (B,) steps taken by each episode, in params' dtype.   Others: `bound_step`.
     """
@@ -87,7 +87,7 @@ def adam_step(
 
 
 def check_params(params: Tensor, **others: Tensor) -> None:
-    """Raise unless all are matrices of one shape."""
+    """Raise unless all are contiguous matrices of one shape, dtype and device."""
     dtype = torch.float64 if params.dtype == torch.float64 and not params.is_cuda else torch.float32
     check_tensor("params", params, (None, None), dtype)
     for name, value in others.items():
@@ -95,7 +95,7 @@ def check_params(params: Tensor, **others: Tensor) -> None:
 
 
 def empty(rows: Tensor) -> Tensor:
-    """Memory of the same shape; on a CPU recycled, for the pages of fresh memory cost more than a step."""
+    """Uninitialised memory like `rows`, recycled on a CPU."""
     return torch.empty_like(rows) if rows.is_cuda or rows.dtype != torch.float32 else recycled(*rows.shape)
 
 

@@ -1,6 +1,6 @@
-"""The optimiser steps of all episodes in torch: any dtype and device.
+"""The optimiser steps of all episodes in torch, in any dtype and on any device.
 
-All buffers are (B, P), one row per episode; every step is uphill along the gradient.
+All buffers are (B, P), one row per episode; every step ascends along the gradient.
 """
 
 import math
@@ -18,12 +18,12 @@ def bound_step_reference(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Arguments as in `op.bound_step`."""
     n_actions = len(action_grads) * action_grads.shape[3]
-    slope, sq_norm = action_grads.square().mean((0, 2, 3)).sqrt(), partial_sq_norms.sum(1)
-    gain, (mean, count) = sq_norm / slope.square(), memory.unbind(1)
-    known = gain.isfinite()
-    count = torch.where(known, count + 1, count)
-    mean = torch.where(known, mean + (gain - mean) / count, mean)
-    factor = action_step * n_actions / (slope * mean)
+    rms, sq_norm = action_grads.square().mean((0, 2, 3)).sqrt(), partial_sq_norms.sum(1)
+    gain, (mean, count) = sq_norm / rms.square(), memory.unbind(1)
+    valid = gain.isfinite()
+    count = torch.where(valid, count + 1, count)
+    mean = torch.where(valid, mean + (gain - mean) / count, mean)
+    factor = action_step * n_actions / (rms * mean)
     factor = torch.where(factor.isfinite(), factor, 0)
     return params + factor.unsqueeze(1) * grads, sq_norm.sqrt(), torch.stack([mean, count], 1)
 
@@ -44,7 +44,7 @@ def pull_back_reference(
 def adam_reference(params: Tensor, grads: Tensor, first: Tensor, second: Tensor, count: Tensor, lr: float) -> None:
     """Adam without weight decay, in place on params, first, second (B, P) and count (B,).
 
-    One episode at a time: the temporaries of all at once leave the cache, and cost ten times as much.
+    One episode at a time, for the temporaries of all episodes would leave the cache and cost ten times as much.
     Deviation from the plain formula: 1 - beta^t is computed as -expm1(t log beta), since 1 - 0.999 in float32 is off
     by 5e-5.
     """

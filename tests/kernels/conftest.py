@@ -1,7 +1,7 @@
 """Fixtures of the kernel tests.
 
-The real compiler (ahead-of-time and GPU tests) and the interpreter (no device) cannot live in one process: Triton
-decides when a kernel is decorated. So this process has the compiler, and one worker process the interpreter.
+Triton chooses between compiler and interpreter when a kernel is decorated, so one process cannot have both. This
+process has the compiler, for ahead-of-time and GPU tests; a worker process has the interpreter.
 """
 
 import os
@@ -23,16 +23,26 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 @pytest.fixture(autouse=True)
 def nan_scratch() -> Iterator[None]:
-    """Fill every torch.empty with NaN, so that a value read before it is written shows up."""
+    """Fill every torch.empty with NaN, so that a read before the first write shows."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
+@pytest.fixture(params=[1, 2], ids=["one-thread", "two-threads"])
+def threads(request, monkeypatch) -> Iterator[None]:
+    """CPU kernels on one and on two threads, even for little work."""
+    monkeypatch.setattr("fastdwm_kernels.cpu.MIN_PRODUCTS", 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def nan_memory(monkeypatch) -> None:
-    """No recycled memory of earlier tests, and NaN in what is new."""
+    """Empty the pool of recycled memory, and fill new memory with NaN."""
     monkeypatch.setattr(memory, "fresh", lambda size: np.full(size, np.nan, dtype=np.float32))
     monkeypatch.setattr(memory.POOL, "free", [])
 

@@ -1,4 +1,4 @@
-"""A random denoiser with inputs and upstream gradient; the truth is autograd through models/diffusion.py in float64."""
+"""A random denoiser with inputs and upstream gradient; the truth is autograd through the plain model in float64."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ FEATURES = 6
 
 @dataclass(frozen=True)
 class Problem:
-    """Everything in float32 on the CPU but coefficients and embedding (float64)."""
+    """A denoiser and its inputs on the CPU; coefficients and embedding are float64, all else float32."""
 
     params: Params
     coefficients: Tensor
@@ -34,13 +34,13 @@ class Problem:
         return pack_sampler(params, embedding, coefficients, obs_dim, action_dim, precision)
 
     def model(self) -> Sampler:
-        """The plain model in float64; its statistics leave inputs and outputs alone."""
+        """The plain model in float64, whose normalisation is the identity."""
         zero, one = torch.zeros(self.obs.shape[1]).double(), torch.ones(self.obs.shape[1]).double()
         steps = self.coefficients, self.embedding, len(self.coefficients)
         return Sampler(map_params(Tensor.double, self.params), *steps, 1.0, zero, one, zero, one)
 
     def inputs(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
-        """obs and action as leaves that want gradients, and noise."""
+        """obs and action as leaves that require gradients, and noise."""
         leaves = [t.to(device, dtype).requires_grad_() for t in (self.obs, self.action)]
         return *leaves, self.noise.to(device, dtype)
 

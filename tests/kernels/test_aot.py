@@ -1,8 +1,7 @@
-"""Every kernel compiled for GPUs that are not there: no spills, shared memory within bounds, tensor cores in use.
+"""Every kernel compiled without a GPU: no spills, shared memory within the limit, tensor cores in use.
 
-By default one configuration of each kind, compilations of a second or two each; AOT_FULL=1 compiles every
-shipped configuration. The table of what they cost is written to the path printed at the end;
-`python -m fastdwm_kernels.aot --table` makes the same.
+The default is one configuration of each kind, a second or two each; AOT_FULL=1 compiles every shipped configuration.
+The table of resources, as of `python -m fastdwm_kernels.aot --table`, goes to the path printed at the end.
 """
 
 import os
@@ -31,7 +30,7 @@ CASES = cases.cases(FULL)
 
 @pytest.fixture(scope="module")
 def resources(request) -> Iterator[list[tuple[str, int, Resources]]]:
-    """Collects one row per compiled kernel and writes the table when the last is done."""
+    """Collect one row per compiled kernel, and write the table at the end."""
     rows: list[tuple[str, int, Resources]] = []
     yield rows
     path = request.config.cache.mkdir("kernel_resources") / "kernel_resources.md"
@@ -42,14 +41,14 @@ def resources(request) -> Iterator[list[tuple[str, int, Resources]]]:
 
 @pytest.fixture(scope="module")
 def used_by() -> Callable[[AotCase, int], Resources]:
-    """`compile_case`, once for every case."""
-    known: dict[tuple[str, int], Resources] = {}
+    """`compile_case` with a cache."""
+    results: dict[tuple[str, int], Resources] = {}
 
     def used(case: AotCase, capability: int) -> Resources:
         key = case.name, capability
-        if key not in known:
-            known[key] = compile_case(case, capability)
-        return known[key]
+        if key not in results:
+            results[key] = compile_case(case, capability)
+        return results[key]
 
     return used
 
@@ -60,7 +59,7 @@ def test_kernel_fits(case, capability, resources, used_by):
     resources.append((case.name, capability, used))
     assert used.spills == 0 and used.stack_bytes == 0, used
     assert used.shared_bytes <= shared_limit(capability), used
-    # Registers are dealt out eight at a time; a kernel that asks for more than there are cannot be launched.
+    # Registers are allocated in eights; a kernel that needs more than 65536 cannot be launched.
     assert 32 * case.options["num_warps"] * (-(-used.registers // 8) * 8) <= 65536, used
     if case.tensor_cores:
         assert used.tensor_core_instructions > 0, used
@@ -74,14 +73,14 @@ def test_names_tell_cases_apart():
 @pytest.mark.parametrize("kernel, instructions", [("fwd", 700), ("fwd save", 700), ("bwd", 900)])
 @pytest.mark.parametrize("hidden_layers", [2, 3, 4])
 def test_a_hidden_layer_is_few_instructions_and_no_shuffle(kernel, instructions, hidden_layers, used_by):
-    """Of the sampler that results are told for: a warp chooses its part of x among its own registers."""
+    """In the sampler of the published results a warp selects its part of x among its own registers."""
     name, *save = kernel.split()
     shape = DenoiserShape(*SMALL, 256, hidden_layers, "fp16", 90)
     (case,) = (
         case for case in sampler.aot_cases(shape) if f"_{name}_" in case.name and ("save" in case.name) == bool(save)
     )
     layer = used_by(case, 90).layer
-    # With two layers every layer is a step, and what a step does (the output's product: 64) is counted with the layer.
+    # With two layers each step has one hidden layer, so the step's output product (64) counts as part of it.
     allowed = instructions + (64 if hidden_layers == 2 else 0)
     assert layer.shuffles == 0 and layer.instructions <= allowed, layer
 
@@ -89,18 +88,18 @@ def test_a_hidden_layer_is_few_instructions_and_no_shuffle(kernel, instructions,
 def test_the_number_of_programs_is_multiplied_in_64_bits():
     """A million rows have more than 2^31 pre-activations."""
     cases = [*sampler.aot_cases(DenoiserShape(*SMALL, 128, 2, "fp16", 90))]
-    seen = 0
+    n_uses = 0
     for case in cases:
         code = compiled(case, 90).asm["ttir"]
         for name in re.findall(r"(%\w+) = tt.get_num_programs", code):
             uses = re.findall(rf"= (\S+) .*{name}\b", code)
             assert set(uses) <= {"arith.extsi"}, (case.name, uses)
-            seen += len(uses)
-    assert seen
+            n_uses += len(uses)
+    assert n_uses
 
 
-def test_spills_are_seen():
-    """The check itself: twice the particles per program need more registers than there are."""
+def test_spills_are_detected():
+    """With twice the particles per program the registers do not suffice."""
     shape = DenoiserShape(128, 32, 512, 3, "ieee", 90)
     case = sampler.aot_cases(shape)[2]
     broken = AotCase(

@@ -1,4 +1,4 @@
-"""The CPU kernels as a machine without AVX-512 compiles them: vectors of eight, with tiles of their own."""
+"""The CPU kernels as compiled without AVX-512, with vectors of eight lanes and other tiles."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ HASWELL = {
     "NUMBA_CPU_FEATURES": "+avx,+avx2,+bmi,+bmi2,+f16c,+fma,+lzcnt,+popcnt,+sse4.1,+sse4.2,+ssse3,+sse3",
 }
 
-# First that the path is what it should be, then the tests of products, sampler, policy and a whole rollout in it.
+# Check that the kernels have eight lanes, then run the tests of products, sampler, policy and rollout.
 RUN = """
 import sys, pytest
 from fastdwm_kernels import cpu
@@ -28,16 +28,16 @@ assert "ymm" in code and "zmm" not in code
 sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[1:]]))
 """
 ESSENTIAL = (
-    "multiply or way_back or silu or keep_nan or transposed or short_rollouts"
+    "multiply or vjp_of_a_layer or silu or keep_nan or transposed or short_rollouts"
     " or (sampler_error and one-thread and width)"
 )
 
 
 @pytest.mark.skipif(not get_host_cpu_features().get("avx2"), reason="no x86-64 with AVX2")
 def test_the_kernels_of_eight_lanes_pass_the_essential_tests(tmp_path):
-    # A cache of its own: numba's knows the processor it was told, but nobody should have to trust that.
+    # A cache of its own, so that no kernel of this machine's processor is loaded.
     env = os.environ | HASWELL | {"NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", RUN, str(HERE / "test_cpu.py"), "-k", ESSENTIAL]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=900)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert " passed" in done.stdout
+    result = subprocess.run(command, capture_output=True, text=True, env=env, timeout=900)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert " passed" in result.stdout

@@ -1,4 +1,4 @@
-"""The end of a captured decision: what it means, and the kernel against the reference."""
+"""Commit and roll back of a decision: the operator, and the kernel against the reference."""
 
 from math import inf, nan
 
@@ -19,7 +19,7 @@ ROLLED_BACK = torch.tensor([False, True, True, True, True, False])
 
 
 def make_problem(dtype: torch.dtype = torch.float32, bare: bool = False) -> tuple[Candidate, dict[str, Tensor]]:
-    """Two episodes that are fine, and one each with something that is not; bare: without all that may be missing."""
+    """Two episodes to commit, and four with one value each that is not finite; bare: optional fields are None."""
     generator = torch.Generator().manual_seed(0)
 
     def numbers(*shape: int) -> Tensor:
@@ -29,7 +29,7 @@ def make_problem(dtype: torch.dtype = torch.float32, bare: bool = False) -> tupl
     rows |= {name: numbers(ACTIONS) for name in ("action", "base_action")}
     rows["action"][1, 2] = nan
     rows |= {name: numbers() for name in ("objective", "grad_norm", "deviation")}
-    # How far the action was is told, whatever it is: an infinite one belongs to an action that is not finite.
+    # An infinite deviation is reported but rolls nothing back.
     rows["objective"][2], rows["grad_norm"][3], rows["deviation"][5] = -inf, nan, inf
     rows["finite"] = torch.arange(EPISODES) != 4
     always = ("start", "after", "action", "base_action")
@@ -38,7 +38,7 @@ def make_problem(dtype: torch.dtype = torch.float32, bare: bool = False) -> tupl
 
 
 def by_kernel(candidate: Candidate, buffers: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The buffers afterwards, for changes stay in the interpreter's process."""
+    """Run the kernel; returns the buffers, since changes in place stay in the interpreter's process."""
     commit_into(candidate, *(buffers[name] for name in BUFFERS))
     return buffers
 
@@ -49,7 +49,7 @@ def by_operator(candidate: Candidate, buffers: dict[str, Tensor]) -> dict[str, T
     return buffers
 
 
-def test_what_is_not_finite_is_rolled_back():
+def test_an_episode_that_is_not_finite_is_rolled_back():
     candidate, before = make_problem(torch.float64)
     after = by_operator(candidate, before)
     kept = ~ROLLED_BACK.unsqueeze(1)
@@ -62,15 +62,15 @@ def test_what_is_not_finite_is_rolled_back():
         torch.testing.assert_close(value, getattr(candidate, name), rtol=0, atol=0, equal_nan=True)
 
 
-def test_what_does_not_exist_rolls_nothing_back():
+def test_fields_that_are_none_roll_nothing_back():
     candidate, before = make_problem(bare=True)
     after = by_operator(candidate, before)
     assert (after["params"] == candidate.after).all(1).tolist() == [True, False, True, True, True, True]
-    unknown = [name != "discarded" for name in NUMBERS]
-    assert after["report"][:, ACTIONS:][:, unknown].isnan().all()
+    optional = [name != "discarded" for name in NUMBERS]
+    assert after["report"][:, ACTIONS:][:, optional].isnan().all()
 
 
-def test_a_state_may_be_returned_to_where_it_is():
+def test_start_may_be_params():
     candidate, buffers = make_problem()
     start = buffers["params"].clone()
     commit(candidate._replace(start=buffers["params"]), *(buffers[name] for name in BUFFERS))

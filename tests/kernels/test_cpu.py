@@ -1,4 +1,4 @@
-"""The CPU kernels: float32 against the torch references, both against float64."""
+"""The CPU kernels and the torch references, both in float32, against float64; memory and cache of the kernels."""
 
 import os
 import subprocess
@@ -21,12 +21,11 @@ from fastdwm_kernels.frozen_mlp import pack_frozen_mlp
 from fastdwm_kernels.frozen_mlp.reference import frozen_mlp_backward_reference, frozen_mlp_forward_reference
 from fastdwm_kernels.layout import MLPLayout
 from fastdwm_kernels.policy import policy
-from fastdwm_kernels.policy.reference import policy_reference
+from fastdwm_kernels.policy.reference import policy_forward_reference
 from fastdwm_kernels.rollout import RolloutModels, stepwise
 from fastdwm_kernels.sampler import sample
 from fastdwm_kernels.sampler.reference import sampler_backward_reference, sampler_reference
 
-# Also for a machine that only has what the GPU tests need.
 pytest.importorskip("numba")
 
 from fastdwm_kernels import cpu, memory  # noqa: E402
@@ -37,30 +36,18 @@ from fastdwm_kernels.sampler.cpu import (  # noqa: E402
     sampler_cpu,
 )
 
-ROWS = [1, 3, 16, 17, 257]
-
-
-@pytest.fixture(params=[1, 2], ids=["one-thread", "two-threads"])
-def threads(request, monkeypatch):
-    """However little there is to do."""
-    monkeypatch.setattr(cpu, "MIN_PRODUCTS", 1)
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
-
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-# The product, and what is done element by element.
+# The product and the elementwise functions.
 SHAPES = pytest.mark.parametrize(("rows", "d_in"), [(1, 1), (3, 11), (16, 100), (17, 5), (31, 256)])
 COLUMNS = pytest.mark.parametrize("d_out", [1, 3, 16, 31, 32, 33, 100, 130])
 
 
 def filled(z: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """A copy, and the NaN behind it."""
+    """A copy of z, and the memory behind it, which is NaN."""
     memory = np.full(z.numel() + 64, np.nan, dtype=np.float32)
     memory[: z.numel()] = z.flatten()
     return memory[: z.numel()].reshape(z.shape), memory[z.numel() :]
@@ -88,7 +75,7 @@ def test_multiply_columns_is_the_product(rows, d_in, d_out):
 
 @SHAPES
 @COLUMNS
-def test_the_way_back_through_a_layer_and_the_activation_before(rows, d_in, d_out):
+def test_the_vjp_of_a_layer_and_of_the_activation_before(rows, d_in, d_out):
     dz, w_t, act_deriv = normal(rows, d_in), normal(d_in, d_out, seed=1), normal(rows, d_out, seed=2)
     layer = np.array([d_out, d_in, 0, 0])
     for through in (True, False):
@@ -140,7 +127,7 @@ def sampler(forward, backward, problem):
     return y, *backward(weights, problem.upstream, saved)
 
 
-@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("rows", [1, 17, 257])
 @pytest.mark.parametrize("case", CASES)
 def test_sampler_error_is_at_most_twice_that_of_torch(case, rows, threads):
     problem = make_problem(rows, **CASES[case])
@@ -168,7 +155,7 @@ def test_a_row_does_not_depend_on_the_others(threads):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_diverged_row_stays_visible_and_alone(bad):
+def test_a_diverged_row_stays_visible_and_changes_no_other(bad):
     problem = make_problem(19, steps=10)
     weights, clean = problem.weights(), problem.obs.clone()
     expected = sample(weights, clean, problem.action, problem.noise)
@@ -178,7 +165,6 @@ def test_a_diverged_row_stays_visible_and_alone(bad):
     assert torch.equal(y[torch.arange(19) != 4], expected[torch.arange(19) != 4])
 
 
-# Policies and frozen networks.
 def test_strided_memory_is_refused():
     with pytest.raises(Exception, match="C-contiguous"):
         cpu.multiply(np.ones((4, 6), np.float32)[:, ::2], np.ones((3, 2), np.float32), np.ones((4, 2), np.float32))
@@ -187,17 +173,17 @@ def test_strided_memory_is_refused():
 @pytest.mark.parametrize("particles", [1, 3, 17])
 @pytest.mark.parametrize("sizes", [(5, 48, 100, 2), (5, 33, 2), (5, 40, 40, 40, 2)], ids=str)
 def test_rollout_of_any_widths(sizes, particles, threads):
-    """States, actions and the backward pass from any gradient of them, as a score has."""
+    """States, actions, and the backward pass from a random gradient of them."""
     layout, n_policies, horizon = MLPLayout(sizes), 3, 2
     params = {name: 0.3 * normal(n_policies, *shape, seed=i) for i, (name, shape) in enumerate(layout.shapes.items())}
     problem, n_rows = make_problem(hidden=(100, 48)), n_policies * particles
     scales = normal(5), normal(5, seed=1).exp(), normal(5, seed=2), 0.1 * normal(5, seed=3).exp()
-    given = layout.pack(params), normal(horizon, 3, n_policies, particles, 5), normal(n_policies, 5, seed=4)
+    args = layout.pack(params), normal(horizon, 3, n_policies, particles, 5), normal(n_policies, 5, seed=4)
     direct = normal(horizon + 1, n_rows, 7, seed=5)
 
     def derivatives(kind, dtype):
         models = RolloutModels(layout, problem.weights(dtype=dtype), *(scale.to(dtype) for scale in scales))
-        flat, noise, obs = (value.to(dtype) for value in given)
+        flat, noise, obs = (value.to(dtype) for value in args)
         rollout = kind(models, flat, noise, True)
         states, actions = rollout.forward(obs)
         grads, partial_sq_norms, action_grads = rollout.backward(direct.to(dtype))
@@ -215,7 +201,7 @@ def test_policies_act_without_a_tape(sizes, particles, threads):
     params = {name: 0.5 * normal(3, *shape, seed=i) for i, (name, shape) in enumerate(layout.shapes.items())}
     flat, x = layout.pack(params), normal(3, particles, sizes[0], seed=20)
     expected = policy(layout, flat.double(), x.double())
-    assert_within_twice(policy(layout, flat, x), policy_reference(layout.views(flat), x), expected, "ieee")
+    assert_within_twice(policy(layout, flat, x), policy_forward_reference(layout.views(flat), x)[0], expected, "ieee")
     # One policy for all acts as its copies do.
     copies = flat[:1].repeat(particles, 1)
     assert torch.equal(policy(layout, copies, x[0].unsqueeze(1)).squeeze(1), policy(layout, flat[:1], x[:1])[0])
@@ -263,47 +249,47 @@ def test_the_least_copy_is_that_of_torch(values):
 @pytest.mark.parametrize("termination", ["none", "mask", "soft"])
 @pytest.mark.parametrize("terminal_value", ["min", "mean"])
 def test_rollout_error_is_at_most_twice_that_of_autograd(terminal_value, termination, threads):
-    world, given = make_world(limits=LIMITS), [x.float() for x in arguments(4, 3, 17)]
+    world, args = make_world(limits=LIMITS), [x.float() for x in arguments(4, 3, 17)]
     config = ITPOConfig(termination=termination, termination_temperature=0.5, terminal_value=terminal_value)
     single = single_precision(world)
     fused = FusedObjective(POLICY, single, config)
-    expected = ReferenceObjective(POLICY, world, config).gradient(*(x.double() for x in given))
-    eager, found = ReferenceObjective(POLICY, single, config).gradient(*given), fused.gradient(*given)
-    for ours, theirs, truth in zip(found[:3], eager[:3], expected[:3], strict=True):
+    expected = ReferenceObjective(POLICY, world, config).gradient(*(x.double() for x in args))
+    eager, actual = ReferenceObjective(POLICY, single, config).gradient(*args), fused.gradient(*args)
+    for ours, theirs, truth in zip(actual[:3], eager[:3], expected[:3], strict=True):
         assert_within_twice(ours, theirs, truth, "ieee")
-    norms = (gradient.partial_sq_norms.sum(1, keepdim=True).sqrt() for gradient in (found, eager, expected))
+    norms = (gradient.partial_sq_norms.sum(1, keepdim=True).sqrt() for gradient in (actual, eager, expected))
     assert_within_twice(*norms, "ieee")
-    assert_within_twice(fused.value(*given), eager.returns, expected.returns, "ieee")
+    assert_within_twice(fused.value(*args), eager.returns, expected.returns, "ieee")
 
 
 @pytest.mark.parametrize("horizon", [0, 1])
 def test_short_rollouts(horizon):
-    world, given = single_precision(make_world()), [x.float() for x in arguments(2, horizon, 5)]
+    world, args = single_precision(make_world()), [x.float() for x in arguments(2, horizon, 5)]
     fused, reference = (kind(POLICY, world, ITPOConfig()) for kind in (FusedObjective, ReferenceObjective))
-    torch.testing.assert_close(fused.gradient(*given)[:3], reference.gradient(*given)[:3], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(fused.gradient(*args)[:3], reference.gradient(*args)[:3], rtol=1e-5, atol=1e-6)
 
 
 def test_results_survive_the_next_rollout_of_another_size():
     world = single_precision(make_world())
     fused = FusedObjective(POLICY, world, ITPOConfig())
 
-    def given(n, seed):
+    def inputs(n, seed):
         base = LAYOUT.pack(make_policies(n, seed=seed)).float()
         return base, make_obs(n).float() + seed, make_noise(2, 4, n, 3).float()
 
-    first = fused.gradient(*given(4, 5))[:3]
+    first = fused.gradient(*inputs(4, 5))[:3]
     kept = [x.clone() for x in first]
     for n in (2, 6, 4):
-        fused.gradient(*given(n, 7))
+        fused.gradient(*inputs(n, 7))
     assert all(torch.equal(a, b) for a, b in zip(first, kept, strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(fused.gradient(*given(4, 5))[:3], kept, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(fused.gradient(*inputs(4, 5))[:3], kept, strict=True))
 
 
-def test_memory_is_lent_once_and_free_again_when_nobody_uses_it():
+def test_memory_is_used_again_when_no_tensor_uses_it():
     large, small = memory.recycled(3, 4), memory.recycled(2, 2)
     addresses, view = (large.data_ptr(), small.data_ptr()), large[1:]
     del large
-    # A view is a user, too.
+    # A view keeps the memory in use.
     assert memory.recycled(3, 4).data_ptr() not in addresses
     view.fill_(7.0)
     del view, small
@@ -311,14 +297,14 @@ def test_memory_is_lent_once_and_free_again_when_nobody_uses_it():
     assert small.data_ptr() == addresses[1] and large.data_ptr() != small.data_ptr()
 
 
-def test_memory_begins_with_a_line_of_the_cache(monkeypatch):
+def test_memory_is_aligned_to_cache_lines(monkeypatch):
     monkeypatch.undo()
     for size in (1, 5, 1000):
         lent = memory.recycled(size)
         assert len(lent) == size and lent.data_ptr() % 64 == 0
 
 
-def test_a_larger_buffer_takes_the_place_of_the_largest():
+def test_a_larger_buffer_replaces_the_largest():
     lent = memory.recycled(12), memory.recycled(4)
     del lent
     kept = memory.recycled(100)
@@ -326,7 +312,7 @@ def test_a_larger_buffer_takes_the_place_of_the_largest():
     assert len(kept) == 100
 
 
-# The contract.
+# Import, errors and the cache.
 def python(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
@@ -337,8 +323,8 @@ def test_numba_is_loaded_only_when_needed():
 
 def test_without_numba_the_error_says_what_to_do():
     attempt = "try: import fastdwm_kernels.cpu\nexcept ImportError as error: print(error)"
-    said = python(f"import sys; sys.modules['numba'] = None\n{attempt}")
-    assert "need numba: install it, or use --backend reference" in said
+    message = python(f"import sys; sys.modules['numba'] = None\n{attempt}")
+    assert "need numba: install it, or use --backend reference" in message
 
 
 TRANSPOSES = """
@@ -354,31 +340,31 @@ print(transposed(layout, flat)[:, :6].tolist())
 
 
 def transpose_with_cache(folder, first=""):
-    """What a process says that transposes some parameters.   first: code that it runs before."""
+    """stderr of a process that runs the code `first` and then transposes some parameters."""
     env = os.environ | {"NUMBA_CACHE_DIR": str(folder), "OMP_NUM_THREADS": "1"}
     argv = [sys.executable, "-c", first + TRANSPOSES]
-    done = subprocess.run(argv, capture_output=True, text=True, env=env, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "[[0.0, 3.0, 1.0, 4.0, 2.0, 5.0]]"
-    return done.stderr
+    result = subprocess.run(argv, capture_output=True, text=True, env=env, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "[[0.0, 3.0, 1.0, 4.0, 2.0, 5.0]]"
+    return result.stderr
 
 
 def test_a_full_disk_under_the_cache_costs_a_warning(tmp_path):
-    # Files may not grow at all, as on a full disk; the pipes of the output are none.
+    # Files cannot grow, as on a full disk; the output goes to pipes.
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
-    said = transpose_with_cache(tmp_path, limit)
-    assert said.count("compiled in every run") == 1 and "File too large" in said
+    stderr = transpose_with_cache(tmp_path, limit)
+    assert stderr.count("compiled in every run") == 1 and "File too large" in stderr
 
 
-def test_a_damaged_cache_costs_a_warning_and_is_mended(tmp_path):
+def test_a_damaged_cache_costs_a_warning_and_is_repaired(tmp_path):
     assert transpose_with_cache(tmp_path) == ""
     (index, *_), codes = sorted(tmp_path.rglob("*.nbi")), sorted(tmp_path.rglob("*.nbc"))
     index.write_bytes(index.read_bytes()[:-20])
-    # Machine code that is not whole, and some that would run, to a crash or to other numbers.
+    # Machine code that is cut off, and some that would run and crash or compute other numbers.
     codes[1].write_bytes(codes[1].read_bytes()[:5000])
     content = codes[2].read_bytes()
     codes[2].write_bytes(content[:20_000] + bytes(2000) + content[22_000:])
-    said = transpose_with_cache(tmp_path)
-    assert said.count("damaged, so that a CPU kernel is compiled anew") == 3 == len(codes)
-    assert all(str(path) in said for path in (index, *codes[1:]))
+    stderr = transpose_with_cache(tmp_path)
+    assert stderr.count("damaged, so that a CPU kernel is compiled anew") == 3 == len(codes)
+    assert all(str(path) in stderr for path in (index, *codes[1:]))
     assert transpose_with_cache(tmp_path) == ""

@@ -1,4 +1,4 @@
-"""A decision in one call on a CPU equals the single operators, called one by one, to the bit."""
+"""A decision in one call on a CPU equals that of the single operators to the bit."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ def bundle():
 
 
 def pair(bundle, config, n_episodes, world=None) -> tuple[CpuEpisodes, Episodes]:
-    """The same episodes, decided for in one call and by single operators."""
+    """The same episodes twice, for decisions in one call and by single operators."""
     context = Agent.of(bundle, config, world=world).context
     return CpuEpisodes(context, n_episodes, OBS_DIM), Episodes(context, n_episodes, OBS_DIM)
 
@@ -83,7 +83,7 @@ def test_episodes_restart_and_leave(bundle):
 
 @pytest.mark.parametrize("inner_steps", [1, 2])
 @pytest.mark.parametrize("broken", ["obs", "params"])
-def test_what_is_not_finite_is_rolled_back_in_its_episode_alone(bundle, broken, inner_steps):
+def test_only_the_episode_that_is_not_finite_is_rolled_back(bundle, broken, inner_steps):
     one, single = pair(bundle, replace(CONFIG, inner_steps=inner_steps), 3)
     assert_equal(one, single, observations(3))
     obs = observations(3, 1)

@@ -1,4 +1,4 @@
-"""Frozen reward and critic networks: contract, derivatives, and the kernels against the reference."""
+"""Frozen reward and critic networks: the operator, its gradient, and the kernels against the reference."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def make_params(sizes: tuple[int, ...], layer_norm: bool, copies: int, seed: int = 1) -> Params:
-    """Random copies with the same mean value, so that none is always the smallest; layer norms are no identities."""
+    """Random copies, with equal mean values so that none is always the smallest, and with scale and shift."""
     layout = MLPLayout(sizes, layer_norm)
     params = layout.views(random(copies, layout.width, seed=seed))
     for name, value in params.items():
@@ -49,7 +49,7 @@ def make_params(sizes: tuple[int, ...], layer_norm: bool, copies: int, seed: int
 
 
 def keep_apart(params: Params, kind: str) -> None:
-    """The smallest of close copies may differ between precisions."""
+    """Separate the copies' values, for the smallest of close copies may differ between precisions."""
     if kind == "min":
         bias = params[f"b{sum(name.startswith('w') for name in params) - 1}"]
         bias.add_(torch.arange(len(bias))[:, None] * 4.0)

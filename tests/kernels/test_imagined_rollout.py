@@ -27,16 +27,16 @@ def arguments(n_episodes: int, horizon: int, particles: int) -> tuple[Tensor, ..
     return params, make_obs(n_episodes), make_noise(horizon, 4, n_episodes, particles)
 
 
-def compare(world: World, config: ITPOConfig, given: tuple[Tensor, ...]) -> Tensor:
-    """Fused against reference; returns J."""
+def compare(world: World, config: ITPOConfig, args: tuple[Tensor, ...]) -> Tensor:
+    """Compare the fused objective with the reference; returns J."""
     fused, reference = FusedObjective(POLICY, world, config), ReferenceObjective(POLICY, world, config)
-    found, expected = fused.gradient(*given), reference.gradient(*given)
+    result, expected = fused.gradient(*args), reference.gradient(*args)
     assert expected.grads.abs().amax(1).min() > 1e-4 and expected.action_grads.abs().amax((0, 2, 3)).min() > 1e-4
-    torch.testing.assert_close(found[:3], expected[:3], rtol=1e-10, atol=1e-12)
-    for gradient in (found, expected):
+    torch.testing.assert_close(result[:3], expected[:3], rtol=1e-10, atol=1e-12)
+    for gradient in (result, expected):
         torch.testing.assert_close(gradient.partial_sq_norms.sum(1).sqrt(), expected.grads.norm(dim=1))
-    torch.testing.assert_close(fused.value(*given), expected.returns, rtol=1e-12, atol=1e-12)
-    return found.returns
+    torch.testing.assert_close(fused.value(*args), expected.returns, rtol=1e-12, atol=1e-12)
+    return result.returns
 
 
 @pytest.mark.parametrize("target", ["eps", "x0"])
@@ -48,10 +48,10 @@ def test_equals_autograd_in_float64(horizon, terminal_value, target):
 
 @pytest.mark.parametrize("termination", ["none", "mask", "soft"])
 def test_termination_equals_autograd(termination):
-    world, given = make_world(limits=LIMITS), arguments(4, 3, 6)
+    world, args = make_world(limits=LIMITS), arguments(4, 3, 6)
     config = ITPOConfig(termination=termination, termination_temperature=0.5)
-    returns = compare(world, config, given)
-    plain = ReferenceObjective(POLICY, world, replace(config, termination="none")).value(*given)
+    returns = compare(world, config, args)
+    plain = ReferenceObjective(POLICY, world, replace(config, termination="none")).value(*args)
     # The limits cut through the visited states, so the setting matters.
     assert termination == "none" or (returns - plain).abs().max() > 1e-3
 
@@ -60,19 +60,19 @@ def test_one_particle_one_episode():
     compare(make_world(), ITPOConfig(), arguments(1, 2, 1))
 
 
-def on_kernels(models, returns, *given: Tensor) -> tuple[Tensor, Gradient]:
+def on_kernels(models, returns, *args: Tensor) -> tuple[Tensor, Gradient]:
     """Value and gradient by the Triton kernels; runs in the interpreter's process."""
     from fastdwm_kernels.rollout import triton_ops
 
-    return triton_ops.value(models, returns, *given), triton_ops.gradient(models, returns, *given)
+    return triton_ops.value(models, returns, *args), triton_ops.gradient(models, returns, *args)
 
 
-def assert_single_precision(value: Tensor, found: Gradient, expected: Gradient) -> None:
-    """A value and a gradient in float32 against the gradient in float64."""
+def assert_single_precision(value: Tensor, result: Gradient, expected: Gradient) -> None:
+    """Compare a value and a gradient in float32 with the gradient in float64."""
     torch.testing.assert_close(value.double(), expected.returns, rtol=1e-5, atol=1e-5)
     norms = expected.grads.norm(dim=1)
-    torch.testing.assert_close(found.partial_sq_norms.sum(1).sqrt().double(), norms, rtol=1e-5, atol=0)
-    for ours, theirs in zip(found[:3], expected[:3], strict=True):
+    torch.testing.assert_close(result.partial_sq_norms.sum(1).sqrt().double(), norms, rtol=1e-5, atol=0)
+    for ours, theirs in zip(result[:3], expected[:3], strict=True):
         scale = theirs.abs().max()
         torch.testing.assert_close(ours.double() / scale, theirs / scale, rtol=0, atol=1e-5)
 
@@ -88,19 +88,19 @@ def assert_single_precision(value: Tensor, found: Gradient, expected: Gradient) 
     ],
 )
 def test_kernels_in_the_interpreter_equal_the_reference(interpreted, horizon, particles, termination, terminal_value):
-    world, given = make_world(limits=LIMITS), arguments(2, horizon, particles)
+    world, args = make_world(limits=LIMITS), arguments(2, horizon, particles)
     config = ITPOConfig(termination=termination, termination_temperature=0.5, terminal_value=terminal_value)
-    expected = ReferenceObjective(POLICY, world, config).gradient(*given)
-    fused, rounded = FusedObjective(POLICY, single_precision(world), config), [x.float() for x in given]
+    expected = ReferenceObjective(POLICY, world, config).gradient(*args)
+    fused, rounded = FusedObjective(POLICY, single_precision(world), config), [x.float() for x in args]
     assert_single_precision(*interpreted(on_kernels, fused.models, fused.returns, *rounded), expected)
 
 
 @pytest.mark.parametrize(("horizon", "particles", "termination"), [(2, 17, "soft"), (3, 5, "none")])
 def test_kernels_in_fp16_err_at_most_twice_as_much_as_torch(interpreted, horizon, particles, termination):
-    world, given = make_world(limits=LIMITS), arguments(2, horizon, particles)
+    world, args = make_world(limits=LIMITS), arguments(2, horizon, particles)
     config = ITPOConfig(termination=termination, termination_temperature=0.5, terminal_value="mean")
-    expected = ReferenceObjective(POLICY, world, config).gradient(*given)
-    single, rounded = single_precision(world), [x.float() for x in given]
+    expected = ReferenceObjective(POLICY, world, config).gradient(*args)
+    single, rounded = single_precision(world), [x.float() for x in args]
     with Products("fp16"):
         eager = ReferenceObjective(POLICY, single, config).gradient(*rounded)
     fused = FusedObjective(POLICY, single, config, precision="fp16")
@@ -110,25 +110,25 @@ def test_kernels_in_fp16_err_at_most_twice_as_much_as_torch(interpreted, horizon
         assert_within_twice(ours, theirs, truth, "fp16")
 
 
-def scored_on_kernels(models, *given: Tensor) -> tuple[Tensor, Gradient]:
-    """The same of a score; runs in the interpreter's process."""
+def scored_on_kernels(models, *args: Tensor) -> tuple[Tensor, Gradient]:
+    """Value and gradient of a score by the Triton kernels; runs in the interpreter's process."""
     from fastdwm_kernels.rollout import score, triton_ops
 
-    value = score.value(triton_ops, models, bent, *given)
-    return value, score.gradient(triton_ops, models, bent, *given)
+    value = score.value(triton_ops, models, nonlinear, *args)
+    return value, score.gradient(triton_ops, models, nonlinear, *args)
 
 
-def bent(states: Tensor, actions: Tensor) -> Tensor:
-    """A score (B,) with a slope of its own in every state and action."""
+def nonlinear(states: Tensor, actions: Tensor) -> Tensor:
+    """A score (B,) with a different gradient in every state and action."""
     return (states.sin().sum(-1) + actions.square().sum(-1)).mean((0, 2))
 
 
 def test_a_score_on_kernels_in_the_interpreter_equals_the_reference(interpreted):
-    world, given, config = make_world(), arguments(2, 2, 5), ITPOConfig()
-    score = lambda world, states, actions: bent(states, actions)  # noqa: E731
-    expected = ReferenceObjective(POLICY, world, config, score).gradient(*given)
+    world, args, config = make_world(), arguments(2, 2, 5), ITPOConfig()
+    score = lambda world, states, actions: nonlinear(states, actions)  # noqa: E731
+    expected = ReferenceObjective(POLICY, world, config, score).gradient(*args)
     fused = FusedObjective(POLICY, single_precision(world), config, score)
-    assert_single_precision(*interpreted(scored_on_kernels, fused.models, *(x.float() for x in given)), expected)
+    assert_single_precision(*interpreted(scored_on_kernels, fused.models, *(x.float() for x in args)), expected)
 
 
 def single_precision(world: World) -> World:

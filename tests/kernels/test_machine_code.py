@@ -1,4 +1,4 @@
-"""Counting in machine code, on lines written by hand; and the command that makes the table."""
+"""Resources counted in hand-written machine code; the table and its command."""
 
 import subprocess
 import sys
@@ -10,11 +10,11 @@ from fastdwm_kernels.aot.table import table
 
 USAGE = " Function kernel:\n  REG:40 STACK:8 SHARED:0 LOCAL:0\n"
 HGMMA = "HGMMA.64x16x16.F32.BF16 R32, gdesc[UR16], RZ, !UPT"
-"""4096 products by a warp: a quarter of 64 x 16 x 16"""
+"""4096 products per warp, a quarter of 64 x 16 x 16"""
 
 
 def code(*lines: str) -> str:
-    """Instructions as nvdisasm prints them; what ends in a colon is a label."""
+    """Instructions as nvdisasm prints them; lines that end in a colon are labels."""
     return "\n".join(line if line.endswith(":") else f"        /*0010*/                   {line} ;" for line in lines)
 
 
@@ -69,8 +69,8 @@ def test_the_command_lists_what_it_would_compile():
     for package in ("triton", "tyro"):
         pytest.importorskip(package)
     argv = [sys.executable, "-m", "fastdwm_kernels.aot", "--only"]
-    done = subprocess.run([*argv, "noise"], capture_output=True, text=True, check=True)
-    assert done.stderr.splitlines() == ["1/2 normal_fwd_kernel sm_90", "2/2 normal_fwd_kernel sm_80"]
+    result = subprocess.run([*argv, "noise"], capture_output=True, text=True, check=True)
+    assert result.stderr.splitlines() == ["1/2 normal_fwd_kernel sm_90", "2/2 normal_fwd_kernel sm_80"]
     wrong = subprocess.run([*argv, "pears"], capture_output=True, text=True)
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: only: expected some of sampler, ") and "pears" in wrong.stderr

@@ -1,4 +1,4 @@
-"""Noise as a function of episode and time, against published vectors; the kernel against the reference."""
+"""Stateless noise: Philox against published vectors, its distribution, and the kernel against the reference."""
 
 import pytest
 import torch
@@ -21,19 +21,19 @@ SEEDS, TIMES = torch.tensor([3, 4, 2**40 + 5]), torch.tensor([0, 7, 2**31])
         ),
     ],
 )
-def test_philox_gives_the_known_answers_of_random123(counter, key, expected):
+def test_philox_matches_the_test_vectors_of_random123(counter, key, expected):
     words = philox(tuple(map(torch.tensor, counter)), tuple(map(torch.tensor, key)))
     assert [int(word) for word in words] == expected
 
 
-def test_an_episode_has_its_noise_in_any_company():
+def test_an_episode_has_the_same_noise_in_any_batch():
     together = normal(SEEDS, TIMES, 6, 5, period=6)
     for b in range(3):
         assert torch.equal(together[:, b], normal(SEEDS[b : b + 1], TIMES[b : b + 1], 6, 5, period=6)[:, 0])
 
 
 def test_a_row_belongs_to_its_time():
-    """Two rows for each time: one decision later the same rows stand two places further up."""
+    """With two rows for each time, one time later the same noise is two rows further up."""
     now, later = (normal(SEEDS, TIMES + t, 6, 5, period=2) for t in (0, 1))
     assert torch.equal(now[2:], later[:-2])
     assert not torch.equal(now[:2], later[:2])

@@ -1,4 +1,4 @@
-"""The fused sampler: reference, hand-derived VJP, Triton kernels, contract."""
+"""The fused sampler: reference, hand-derived VJP, Triton kernels, errors of the operators."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -33,7 +33,7 @@ def operator(problem: Problem, **kwargs) -> tuple[torch.Tensor, torch.Tensor, to
     return y, *torch.autograd.grad(y, (obs, action), problem.upstream.to(y))
 
 
-# Rung 1: the reference is the plain model.
+# The reference against the plain model.
 @pytest.mark.parametrize("case", CASES)
 def test_forward_is_the_diffusion_sampler(case):
     problem = make_problem(**CASES[case])
@@ -50,7 +50,7 @@ def test_a_sampler_of_one_step_is_one_network_call():
     assert_close(sample(weights, problem.obs, problem.action, problem.noise), expected, EPS["ieee"])
 
 
-# Rung 2: the hand-derived VJP.
+# The hand-derived VJP.
 @pytest.mark.parametrize("case", CASES)
 def test_gradcheck(case):
     problem = make_problem(rows=2, **CASES[case])
@@ -71,7 +71,7 @@ INDEX = 1
 
 
 def step_inputs(problem: Problem, dtype: torch.dtype = torch.float32, device: str = "cpu"):
-    """y, obs and action as leaves that want gradients, and noise."""
+    """y, obs and action as leaves that require gradients, and noise."""
     leaves = (problem.noise[0], problem.obs, problem.action)
     return *(t.to(device, dtype).requires_grad_() for t in leaves), problem.noise[1].to(device, dtype)
 
@@ -113,7 +113,7 @@ def test_gradcheck_of_a_step():
     assert torch.autograd.gradcheck(lambda *args: reverse_step(weights, INDEX, *args, noise), leaves)
 
 
-# Rung 3: the kernels in the interpreter.
+# The kernels in the interpreter.
 def assert_as_exact_as_torch(actual: Iterable[Tensor], problem: Problem, precision: str, device: str = "cpu") -> None:
     """The worst row of y_0 and of each gradient errs at most twice as much as torch with operands of this precision."""
     weights = problem.weights(device=device)
@@ -124,9 +124,9 @@ def assert_as_exact_as_torch(actual: Iterable[Tensor], problem: Problem, precisi
         y, saved = sampler_reference(weights, obs, action, noise, True)
         eager = y, *sampler_backward_reference(weights, upstream, saved)
     for value, base, expected in zip(actual, eager, problem.truth(), strict=False):
-        # A few rows are a small sample: torch may be lucky, but not below so many eps.
-        lucky = BOUND["ieee"] / 2 if device == "cpu" and precision == "ieee" else 0.25
-        allowed = 2 * max(float(row_error(base, expected).max()) / EPS[precision], lucky)
+        # With few rows torch's error may be small by chance, so a floor applies.
+        floor = BOUND["ieee"] / 2 if device == "cpu" and precision == "ieee" else 0.25
+        allowed = 2 * max(float(row_error(base, expected).max()) / EPS[precision], floor)
         assert_close(value, expected, EPS[precision], allowed)
 
 
@@ -164,7 +164,7 @@ def test_kernel_cases(interpreted, case, precision):
 
 
 def launch_larger(problem: Problem, precision: str):
-    """As `launch_both`, of a device so small that it wants larger blocks. Runs in the interpreter's process."""
+    """As `launch_both`, with one multiprocessor, so that blocks are larger. Runs in the interpreter's process."""
     weights = problem.weights(precision)
     weights = replace(weights, launch=replace(weights.launch, larger=(32, 64)))
     with patch.object(launch, "MULTIPROCESSORS", 1):
@@ -187,13 +187,13 @@ def test_kernel_of_a_single_step(interpreted):
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("rows", [17, 70], ids=["block32", "block64"])
 def test_kernel_blocks(interpreted, rows, precision):
-    """Forward and VJP agree about the block, and about where a larger one keeps its pre-activations."""
+    """Forward and VJP agree about the block size, and so about the layout of the pre-activations."""
     problem = make_problem(rows, (20, 33), 2)
     _, *actual = interpreted(launch_larger, problem, precision)
     assert_as_exact_as_torch(actual, problem, precision)
 
 
-# Rung 5: the kernels on a device, against eager torch in the same precision.
+# The kernels on a GPU, against torch in the same precision.
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -214,11 +214,11 @@ def test_rows_beyond_two_to_the_31_saved_values():
     rows = {name: getattr(problem, name)[first:] for name in ("obs", "action", "upstream")}
     last = replace(problem, noise=problem.noise[:, first:].contiguous(), **rows)
     results = (operator(each, precision="fp16", device="cuda") for each in (problem, last))
-    for whole, part in zip(*results, strict=True):
-        assert torch.equal(whole[first:], part)
+    for all_rows, last_rows in zip(*results, strict=True):
+        assert torch.equal(all_rows[first:], last_rows)
 
 
-# The contract.
+# The operators.
 WRONG = {
     "obs rows": (dict(obs=lambda t: t[:-1]), ValueError, "action: expected shape"),
     "obs width": (dict(obs=lambda t: t[:, 1:].contiguous()), ValueError, "obs: expected shape"),
@@ -275,7 +275,7 @@ def test_noise_gets_no_gradient():
     assert unused is None
 
 
-def test_no_graph_unless_a_gradient_is_wanted():
+def test_no_graph_unless_a_gradient_is_needed():
     problem = make_problem()
     obs, action, noise = problem.inputs()
     weights = problem.weights()

@@ -39,7 +39,7 @@ def normal(*shape: int, seed: int) -> Tensor:
 
 
 def make_params(copies: int | None, sizes: tuple[int, ...], layer_norm: bool) -> dict[str, Tensor]:
-    """Random parameters, whose layer norms are no identities."""
+    """Random parameters, with random scale and shift of the layer norms."""
     params = init_mlp(mlp_shapes(sizes, copies=copies, layer_norm=layer_norm), generator())
     for i, (name, value) in enumerate(params.items()):
         if name.startswith(("scale", "shift")):
@@ -48,7 +48,7 @@ def make_params(copies: int | None, sizes: tuple[int, ...], layer_norm: bool) ->
 
 
 def make_problem(name: str, n_rows: int):
-    """Packed parameters, the same in float64, the activation, and inputs, away from where relu has no derivative."""
+    """Packed parameters, the same in float64, the activation, and inputs at which no relu is near 0."""
     copies, sizes, activation, layer_norm = NETWORKS[name]
     params = make_params(copies, sizes, layer_norm)
     expected = double(params)
@@ -63,7 +63,7 @@ def require(params: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def smooth(params: dict[str, Tensor], x: Tensor, activation) -> Tensor:
-    """The rows of x whose relus are far from zero: there the gradient jumps, however small the error."""
+    """The rows of x at which no relu is near 0, where a small error makes the gradient jump."""
     closest = []
 
     def watched(z: Tensor) -> Tensor:
@@ -77,26 +77,16 @@ def smooth(params: dict[str, Tensor], x: Tensor, activation) -> Tensor:
 
 
 def assert_same_gradients(packed: training.PackedParams, flat: Tensor, expected: list[Tensor]) -> None:
-    """Each parameter by itself, within what was measured at most, 6 eps, and as much again."""
+    """Each parameter's gradient within 12 eps, twice the largest error measured."""
     for actual, grad in zip(packed.views(flat).values(), expected, strict=True):
         assert_close(actual.reshape(1, -1), grad.reshape(1, -1), EPS["ieee"], 12)
     padding = flat[:, packed.layout.n_params :]
     assert torch.equal(padding, torch.zeros_like(padding))
 
 
-@pytest.fixture(params=[1, 2], ids=["one-thread", "two-threads"])
-def threads(request, monkeypatch):
-    """However little there is to do."""
-    monkeypatch.setattr(cpu, "MIN_PRODUCTS", 1)
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("n_rows", BATCHES)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_outputs_and_gradients_are_those_of_float64(name, n_rows, threads):
+def test_outputs_and_gradients_are_those_of_float64(name, n_rows):
     packed, expected, activation, x = make_problem(name, n_rows)
     y, reference = nets.mlp(packed, x, activation), nets.mlp(expected, x.double(), activation)
     assert_close(y, reference, EPS["ieee"])
@@ -116,8 +106,8 @@ def test_squared_error_and_its_gradients_are_those_of_float64(name, n_rows, weig
         target = normal(*nets.mlp(packed, x, activation).shape, seed=3)
     weights = torch.rand(n_rows, generator=generator(4)) if weighted else None
     loss, y = nets.mean_squared_error(packed, x, target, activation, weights)
-    of_rows = None if weights is None else weights.double()
-    reference, outputs = nets.mean_squared_error(expected, x.double(), target.double(), activation, of_rows)
+    double_weights = None if weights is None else weights.double()
+    reference, outputs = nets.mean_squared_error(expected, x.double(), target.double(), activation, double_weights)
     assert_close(loss.view(1, 1), reference.view(1, 1), EPS["ieee"])
     assert_close(y, outputs, EPS["ieee"])
     (flat,) = torch.autograd.grad(3 * loss, packed.flat)
@@ -128,11 +118,11 @@ def test_squared_error_and_its_gradients_are_those_of_float64(name, n_rows, weig
 @pytest.mark.parametrize("name", SILU)
 def test_target_along_a_direction_is_that_of_float64(name, n_last, threads):
     packed, expected, activation, x = make_problem(name, 17)
-    target, dx, shares = normal(17, packed.layout.sizes[-1], seed=3), normal(n_last, x.shape[1], seed=4), None
+    target, dx = normal(17, packed.layout.sizes[-1], seed=3), normal(n_last, x.shape[1], seed=4)
     shares = normal(2, n_last, seed=5)
     loss, _ = nets.mean_squared_error(packed, x, target, activation, None, (dx, shares))
-    of_last = dx.double(), shares.double()
-    reference, _ = nets.mean_squared_error(expected, x.double(), target.double(), activation, None, of_last)
+    double_along = dx.double(), shares.double()
+    reference, _ = nets.mean_squared_error(expected, x.double(), target.double(), activation, None, double_along)
     assert_close(loss.detach().view(1, 1), reference.detach().view(1, 1), EPS["ieee"])
     (flat,) = torch.autograd.grad(loss, packed.flat)
     assert_same_gradients(packed, flat, torch.autograd.grad(reference, list(expected.values())))
@@ -145,7 +135,7 @@ def test_least_value_is_that_of_float64(name, n_rows):
     rows, precise = x[0].clone().requires_grad_(True), x[0].double().requires_grad_(True)
     value = training.least_value(packed, rows)
     reference = nets.mlp(expected, precise.expand(x.shape), activation).squeeze(-1).amin(0)
-    # A value alone may be near zero, where what it is made of is not.
+    # Absolute, since a value may be near zero though its terms are not.
     torch.testing.assert_close(value.double(), reference, rtol=0, atol=16 * EPS["ieee"])
     upstream = normal(n_rows, seed=2)
     (actual,), (grad,) = torch.autograd.grad(value, rows, upstream), torch.autograd.grad(reference, precise, upstream)
@@ -154,7 +144,7 @@ def test_least_value_is_that_of_float64(name, n_rows):
     assert packed.flat.grad is None
 
 
-def test_bits_depend_on_no_other_row_and_on_no_thread(monkeypatch):
+def test_results_depend_on_no_other_row_and_on_no_thread(monkeypatch):
     packed, _, activation, x = make_problem("three-layers", 2 * ROWS + 5)
     target = normal(*x.shape[1:2], 1, seed=3)
     monkeypatch.setattr(cpu, "MIN_PRODUCTS", 1)
@@ -188,7 +178,7 @@ def test_adam_step_is_torchs(max_norm):
     assert float(optimiser.state[packed.flat]["step"]) == 5
 
 
-def test_not_a_number_stays(threads):
+def test_nan_stays_nan():
     packed, _, activation, x = make_problem("two-layers", 17)
     x = x.clone()
     x[:, 3] = torch.nan
@@ -199,7 +189,7 @@ def test_not_a_number_stays(threads):
     assert packed["w0"].isnan().all()
 
 
-def test_what_the_passes_do_not_serve_is_not_packed(monkeypatch):
+def test_networks_without_compiled_passes_are_not_packed(monkeypatch):
     params = make_params(None, (5, 8, 2), False)
     assert isinstance(nets.trained(params), training.PackedParams)
     for other in (double(params), make_params(None, (5, 2), False), params | {"extra": torch.ones(1)}):

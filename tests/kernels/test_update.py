@@ -1,4 +1,4 @@
-"""The optimiser steps of all episodes and the bound against their formulas; every execution against the reference."""
+"""The optimiser steps and the bound against their formulas; every execution against the reference."""
 
 from math import inf, nan
 
@@ -21,19 +21,19 @@ def normal(*shape: int, seed: int) -> Tensor:
 
 
 def update(width: int = 40) -> tuple[Tensor, Tensor, Tensor]:
-    """params, grads, and the parts of the squared norms, one of which is empty, in float64."""
+    """params, grads, and the parts of the squared norms, one of them zero, in float64."""
     grads = normal(COPIES, width, seed=1)
     parts = [part.square().sum(1) for part in grads.split(700, 1)]
     return normal(COPIES, width, seed=0), grads, torch.stack([torch.zeros(COPIES).double(), *parts], 1)
 
 
-def slopes() -> Tensor:
-    """dJ/da (H + 1, B, M, A), of another size in each episode."""
+def action_grads() -> Tensor:
+    """dJ/da (H + 1, B, M, A), of a different magnitude in each episode."""
     return normal(STEPS, COPIES, PARTICLES, ACTIONS, seed=2) * torch.logspace(-1, 1, COPIES).double().view(-1, 1, 1)
 
 
 def memory() -> Tensor:
-    """The mean of G and the number of steps (B, 2): one episode has just begun."""
+    """The mean of G and the number of steps (B, 2); the first episode has just begun."""
     return torch.tensor([[0.0, 0.0], [3.0, 1.0], [0.5, 7.0], [1e-3, 200.0]]).double()
 
 
@@ -45,14 +45,14 @@ def deviating(width: int = 40) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def moments(width: int = 40) -> tuple[Tensor, Tensor, Tensor]:
-    """first, second and count of episodes that have taken 0, 1, 2, ... steps."""
+    """first, second and count of episodes that have taken 0, 1, 2, .. steps."""
     count = torch.arange(COPIES).double()
     started = (count > 0).unsqueeze(1)
     return normal(COPIES, width, seed=3) * started, normal(COPIES, width, seed=4).square() * started, count
 
 
 ARGUMENTS = {
-    "bound_step": lambda width=40: (*update(width), slopes(), memory(), 0.1),
+    "bound_step": lambda width=40: (*update(width), action_grads(), memory(), 0.1),
     "pull_back": lambda width=40: (*deviating(width), 0.5),
     "sgd_step": lambda width=40: (*update(width), 0.1),
     "adam_step": lambda width=40: (*update(width)[:2], *moments(width), 0.1),
@@ -64,7 +64,7 @@ def to(arguments: tuple, *target) -> tuple:
 
 
 def moved(value: Tensor, *target) -> Tensor:
-    """A row for all stays one."""
+    """The same on `target`, where an expanded row stays expanded."""
     return value[:1].to(*target).expand_as(value) if value.stride(0) == 0 else value.to(*target)
 
 
@@ -106,19 +106,19 @@ def execute(request):
     return lambda name, arguments: run(name, to(arguments, torch.float32))
 
 
-# The step of the bound.
-def test_the_first_step_gains_what_moving_every_action_along_its_slope_would():
-    """To first order, alpha |g|^2; a later one as many times more as its G is above the mean."""
+# The default rule's step.
+def test_the_first_step_gains_as_much_as_moving_each_action_along_its_slope():
+    """The gain to first order is alpha |g|^2, which grows with G / mean(G)."""
     params, grads, parts = update()
-    after, norm, remembered = bound_step(params, grads, parts, slopes(), memory(), 0.1)
+    after, norm, remembered = bound_step(params, grads, parts, action_grads(), memory(), 0.1)
     torch.testing.assert_close(norm, grads.norm(dim=1))
     for b in range(COPIES):
-        numbers = slopes()[:, b].flatten().tolist()
-        slope = (sum(x * x for x in numbers) / len(numbers)) ** 0.5
-        follows, (mean, count) = float(grads[b].square().sum()) / slope**2, memory()[b].tolist()
-        mean = (count * mean + follows) / (count + 1)
+        numbers = action_grads()[:, b].flatten().tolist()
+        rms = (sum(x * x for x in numbers) / len(numbers)) ** 0.5
+        g, (mean, count) = float(grads[b].square().sum()) / rms**2, memory()[b].tolist()
+        mean = (count * mean + g) / (count + 1)
         assert remembered[b].tolist() == pytest.approx([mean, count + 1], rel=1e-12)
-        gain = STEPS * ACTIONS * 0.1 * slope * follows / mean
+        gain = STEPS * ACTIONS * 0.1 * rms * g / mean
         assert float((after[b] - params[b]) @ grads[b]) == pytest.approx(gain, rel=1e-12)
         torch.testing.assert_close(after[b], params[b] + gain / grads[b].square().sum() * grads[b])
 
@@ -126,59 +126,59 @@ def test_the_first_step_gains_what_moving_every_action_along_its_slope_would():
 @pytest.mark.parametrize("scale", [2.0**-40, 2.0**40])
 def test_the_unit_of_the_return_does_not_matter(scale):
     params, grads, parts = update()
-    after, norm, remembered = bound_step(params, grads, parts, slopes(), memory(), 0.1)
-    scaled = params, scale * grads, scale**2 * parts, scale * slopes()
+    after, norm, remembered = bound_step(params, grads, parts, action_grads(), memory(), 0.1)
+    scaled = params, scale * grads, scale**2 * parts, scale * action_grads()
     assert all(map(torch.equal, bound_step(*scaled, memory(), 0.1), (after, scale * norm, remembered)))
     assert (after - params).norm(dim=1).min() > 1e-6
 
 
 def test_where_actions_stop_following_the_parameters_the_step_does_not_explode():
-    """Under a saturated tanh the gradient shrinks and the slope of the return does not."""
+    """Under a saturated tanh grads shrink and dJ/da does not."""
     params, grads, parts = update()
-    given = params, 1e-6 * grads, 1e-12 * parts, slopes()
-    alone = bound_step(*given, torch.zeros(COPIES, 2).double(), 0.1)[0] - params
-    _, _, remembered = bound_step(params, grads, parts, slopes(), torch.zeros(COPIES, 2).double(), 0.1)
-    later = bound_step(*given, remembered, 0.1)[0] - params
+    args = params, 1e-6 * grads, 1e-12 * parts, action_grads()
+    alone = bound_step(*args, torch.zeros(COPIES, 2).double(), 0.1)[0] - params
+    _, _, remembered = bound_step(params, grads, parts, action_grads(), torch.zeros(COPIES, 2).double(), 0.1)
+    later = bound_step(*args, remembered, 0.1)[0] - params
     assert later.norm(dim=1).min() > 1e-9
     torch.testing.assert_close(later, 2e-12 * alone, rtol=1e-6, atol=1e-14)
 
 
 def test_twice_the_action_step_is_twice_the_step():
-    params, *given = update()
-    once, twice = (bound_step(params, *given, slopes(), memory(), c)[0] - params for c in (0.1, 0.2))
+    params, *args = update()
+    once, twice = (bound_step(params, *args, action_grads(), memory(), c)[0] - params for c in (0.1, 0.2))
     torch.testing.assert_close(twice, 2 * once)
 
 
 def test_without_a_gradient_there_is_no_step(execute):
-    """Nor from actions that nothing depends on, which tell nothing about what follows the parameters."""
+    """Nor is there one if J does not depend on the actions, whose G is not finite and not remembered."""
     params, grads, parts = update()
-    found = slopes()
-    grads[:2], parts[:2], found[:, 1], found[:, 2] = 0, 0, 0, 0
-    after, norm, remembered = execute("bound_step", (params, grads, parts, found, memory(), 0.1))
+    per_action = action_grads()
+    grads[:2], parts[:2], per_action[:, 1], per_action[:, 2] = 0, 0, 0, 0
+    after, norm, remembered = execute("bound_step", (params, grads, parts, per_action, memory(), 0.1))
     assert (after == params.float()).all(1).tolist() == [True, True, True, False]
     assert (norm == 0).tolist() == [True, True, False, False]
     assert remembered[0].tolist() == [0, 1] and torch.equal(remembered[1:3], memory()[1:3].float())
 
 
 @pytest.mark.parametrize("bad", [nan, inf])
-def test_what_is_not_finite_is_forgotten_and_reported_in_its_own_episode_alone(execute, bad):
-    """By the norm, for which the decision is rolled back."""
+def test_a_value_that_is_not_finite_affects_its_own_episode_alone(execute, bad):
+    """The norm reports it, so that the decision is rolled back; memory skips it."""
     params, grads, parts = update()
-    expected = bound_step(params, grads, parts, slopes(), memory(), 0.1)
-    found = slopes()
-    parts[1, 1], found[1, 2, 3, 0] = bad, nan
-    after, norm, remembered = execute("bound_step", (params, grads, parts, found, memory(), 0.1))
+    expected = bound_step(params, grads, parts, action_grads(), memory(), 0.1)
+    per_action = action_grads()
+    parts[1, 1], per_action[1, 2, 3, 0] = bad, nan
+    after, norm, remembered = execute("bound_step", (params, grads, parts, per_action, memory(), 0.1))
     assert norm.isfinite().tolist() == [True, False, True, True]
     assert torch.equal(after[2], params[2].float()) and torch.equal(remembered[1:3], memory()[1:3].float())
     for ours, theirs in zip((after, remembered), (expected[0], expected[2]), strict=True):
         torch.testing.assert_close(ours[[0, 3]].double(), theirs[[0, 3]], rtol=2e-6, atol=1e-6)
 
 
-# The limit of the bound.
-def test_what_is_within_the_bound_stays_to_the_bit(execute):
-    """Also no deviation at all, and one that is the bound."""
-    given = params, base, action, _ = deviating()
-    pulled, clipped, deviation = execute("pull_back", (*given, 0.5))
+# The bound on the deviation.
+def test_an_action_within_the_bound_stays_to_the_bit(execute):
+    """This includes a deviation of zero and one equal to the bound."""
+    args = params, base, action, _ = deviating()
+    pulled, clipped, deviation = execute("pull_back", (*args, 0.5))
     assert deviation.tolist() == [0, 0.25, 0.5, 2]
     assert torch.equal(pulled[:3], params[:3].float()) and torch.equal(clipped[:3], action[:3].float())
     assert not torch.equal(pulled[3], params[3].float())
@@ -207,14 +207,14 @@ def test_an_infinite_bound_changes_nothing(execute):
     assert deviation.isfinite().tolist() == [True, False, False, True]
 
 
-def test_an_action_that_is_not_a_number_stays_visible_and_alone(execute):
+def test_nan_in_an_action_stays_in_its_episode(execute):
     params, base, action, base_action = deviating()
     expected = pull_back(params, base, action, base_action, 0.3)
     action[2, 1] = nan
-    found = execute("pull_back", (params, base, action, base_action, 0.3))
-    assert found[1][2].isnan().any() and found[2][2].isnan()
+    results = execute("pull_back", (params, base, action, base_action, 0.3))
+    assert results[1][2].isnan().any() and results[2][2].isnan()
     others = torch.tensor([0, 1, 3])
-    for ours, theirs in zip(found[:2], expected[:2], strict=True):
+    for ours, theirs in zip(results[:2], expected[:2], strict=True):
         assert_close(ours[others], theirs[others], EPS["ieee"], 4.0)
 
 
@@ -222,7 +222,7 @@ def test_an_action_that_is_not_a_number_stays_visible_and_alone(execute):
 def test_a_base_policy_for_all_is_one_for_each(execute, width):
     params, base, *actions = deviating(width)
     shared = base[:1].expand(COPIES, -1)
-    one, rows = (execute("pull_back", (params, given, *actions, 0.3)) for given in (shared, shared.contiguous()))
+    one, rows = (execute("pull_back", (params, base, *actions, 0.3)) for base in (shared, shared.contiguous()))
     assert all(map(torch.equal, one, rows)) and not torch.equal(one[0], params.float())
 
 
@@ -249,22 +249,22 @@ def test_adam_is_its_formula():
 
 def test_the_first_step_of_adam_in_fp32_is_as_long_as_in_fp64():
     """1 - 0.999 in fp32 would make it 2e-5 too long."""
-    given = ARGUMENTS["adam_step"](1)
-    steps = [adam_step(*to(given, dtype))[0].double() - given[0] for dtype in (torch.float32, torch.float64)]
+    args = ARGUMENTS["adam_step"](1)
+    steps = [adam_step(*to(args, dtype))[0].double() - args[0] for dtype in (torch.float32, torch.float64)]
     torch.testing.assert_close(*steps, rtol=3e-6, atol=3e-7)
 
 
-# All of them.
+# All operators.
 @WIDTHS
 @pytest.mark.parametrize("name", ["bound_step", "pull_back", "adam_step"])
 def test_every_execution_is_the_reference(execute, name, width):
-    given = ARGUMENTS[name](width)
-    exact = OPERATORS[name](*given)
-    found, eager = execute(name, given), by_torch(name, to(given, torch.float32))
-    for ours, theirs, expected in zip(found, eager, exact, strict=True):
+    args = ARGUMENTS[name](width)
+    exact = OPERATORS[name](*args)
+    actual, eager = execute(name, args), by_torch(name, to(args, torch.float32))
+    for ours, theirs, expected in zip(actual, eager, exact, strict=True):
         assert_within_twice(ours, theirs, expected, "ieee")
-        # What is one number of an episode may differ by orders of magnitude from the next one's.
-        if expected.shape == given[0].shape:
+        # Numbers of different episodes may differ by orders of magnitude.
+        if expected.shape == args[0].shape:
             assert_close(ours, expected, EPS["ieee"], 4.0)
         else:
             torch.testing.assert_close(ours.double(), expected, rtol=2e-6, atol=1e-12)
@@ -273,12 +273,12 @@ def test_every_execution_is_the_reference(execute, name, width):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", OPERATORS)
 def test_nothing_is_changed_in_place(name, dtype):
-    given = to(ARGUMENTS[name](), dtype)
-    before = [value.clone() if isinstance(value, Tensor) else value for value in given]
-    after = OPERATORS[name](*given)
-    tensors = [(a, b) for a, b in zip(given, before, strict=True) if isinstance(a, Tensor)]
+    args = to(ARGUMENTS[name](), dtype)
+    before = [value.clone() if isinstance(value, Tensor) else value for value in args]
+    after = OPERATORS[name](*args)
+    tensors = [(a, b) for a, b in zip(args, before, strict=True) if isinstance(a, Tensor)]
     assert all(torch.equal(a, b) for a, b in tensors)
-    assert not torch.equal(after[0], given[0]) and after[0].data_ptr() != given[0].data_ptr()
+    assert not torch.equal(after[0], args[0]) and after[0].data_ptr() != args[0].data_ptr()
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_nothing_is_changed_in_place(name, dtype):
         ("bound_step", 1, torch.zeros(2, 40).double(), ValueError, "grads: expected shape"),
         ("bound_step", 2, torch.zeros(2, 3).double(), ValueError, "partial_sq_norms: expected shape"),
         ("bound_step", 3, torch.zeros(STEPS, 2, 5, 3).double(), ValueError, "action_grads: expected shape"),
-        ("bound_step", 3, slopes().float(), TypeError, "action_grads: expected torch.float64"),
+        ("bound_step", 3, action_grads().float(), TypeError, "action_grads: expected torch.float64"),
         ("bound_step", 4, torch.zeros(COPIES, 1).double(), ValueError, "memory: expected shape"),
         ("pull_back", 1, torch.zeros(COPIES, 39).double(), ValueError, "base: expected shape"),
         ("pull_back", 1, torch.zeros(2, 40).double(), ValueError, "base: expected shape"),
@@ -302,7 +302,7 @@ def test_nothing_is_changed_in_place(name, dtype):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_wrong_inputs_raise(name, index, wrong, error, match):
-    given = list(ARGUMENTS[name]())
-    given[index] = wrong
+    args = list(ARGUMENTS[name]())
+    args[index] = wrong
     with pytest.raises(error, match=match):
-        OPERATORS[name](*given)
+        OPERATORS[name](*args)

@@ -170,9 +170,8 @@ def test_long_runs_write_their_rows(name, count, tmp_path):
         }
         assert all(row["different"] == 0 and row["replays"] == count for row in rows)
     else:
-        assert [row["operation"] for row in rows] == [
-            f"{p} updates" for p in ("rebrac", "diffusion", "meanflow", "reward")
-        ]
+        parts = ("rebrac", "fqe", "reward", "diffusion", "meanflow", "mlp")
+        assert [row["operation"] for row in rows] == [f"{part} updates" for part in parts]
         assert all(row["finite"] and row["updates_per_s"] > 0 for row in rows)
 
 

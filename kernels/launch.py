@@ -1,6 +1,9 @@
 """Launch sizes and operand precision: pure functions from the problem to blocks, warps, stages and grid; the launch."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from threading import Lock
 from typing import Any
 
 import torch
@@ -13,6 +16,10 @@ MIN_DOT = 16
 
 MULTIPROCESSORS = 132
 """of an H100: one program on each is the least time that a launch takes"""
+
+
+CAPTURES = Lock()
+"""torch can capture one graph at a time in a process"""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,24 @@ def run(kernel: Any, grid: tuple[int, ...], *args: Any, **kwargs: Any) -> None:
     """
     with torch.cuda.device_of(args[0]):
         kernel[grid](*args, **kwargs)
+
+
+@contextmanager
+def on_stream(stream: torch.cuda.Stream) -> Iterator[None]:
+    """Run on this stream, after the work of the current one, which goes on after it."""
+    current = torch.cuda.current_stream(stream.device)
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        yield
+    current.wait_stream(stream)
+
+
+@contextmanager
+def captured(graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream, pool: Any = None) -> Iterator[None]:
+    """Record in the graph what runs here. Other threads may use the GPU meanwhile, but capture one after the other."""
+    with CAPTURES, torch.cuda.device(stream.device):
+        with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
+            yield
 
 
 def shared_limit(capability: int) -> int:

@@ -147,6 +147,37 @@ def test_a_step_out_of_time_keeps_what_it_measured(out_of_time, monkeypatch, tmp
     assert benchmark["extra_info"] == {"done": True}
 
 
+WRONG = """
+import torch
+from problems import Size
+
+def test_wrong(race):
+    race("sum", Size(), "fused", lambda: torch.ones(3), lambda: torch.full((3,), 2.0))
+"""
+
+
+@pytest.mark.slow
+def test_a_wrong_result_fails_and_is_kept_with_its_error_and_time(tmp_path):
+    (tmp_path / "test_wrong.py").write_text(WRONG)
+    command = [
+        "-m",
+        "pytest",
+        tmp_path,
+        "-c",
+        os.devnull,
+        "-p",
+        "conftest",
+        "--benchmark-json",
+        tmp_path / "wrong.json",
+    ]
+    environment = gpu.environment(ROOT)
+    environment["PYTHONPATH"] += os.pathsep + str(ROOT / "bench")
+    done = subprocess.run([sys.executable, *map(str, command)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "fused is off by 0.5 of the reference" in done.stdout
+    (benchmark,) = json.loads((tmp_path / "wrong.json").read_text())["benchmarks"]
+    assert benchmark["extra_info"]["error"] == 0.5 and benchmark["stats"]["median"] > 0
+
+
 def test_a_failed_step_does_not_stop_the_next(monkeypatch, tmp_path):
     content = json.dumps({"title": "numbers", "rows": [{"speed": 0.25}]})
     keep = ("-c", f"import pathlib; pathlib.Path('OUT/numbers.json').write_text({content!r})")

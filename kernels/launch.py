@@ -170,11 +170,11 @@ def outer_launch(precision: str) -> Launch:
     return Launch(block_m=64, tile=64 * 64, num_warps=4, num_stages=3)
 
 
-def row_parts(n_rows: int, n_programs: int) -> int:
-    """Into how many parts the weight gradient's rows are split, which a second launch adds up; 1 without it.
+def row_parts(n_rows: int, n_tiles: int) -> int:
+    """Into how many parts the rows of an episode's weight gradient are split, which a second launch adds up; 1 without.
 
-    As many as keep 256 rows each and the programs, n_programs for a part, at two on a multiprocessor; fewer than three
-    do not make up for the second launch.
+    As many as keep 256 rows each and the programs of one episode, n_tiles for a part, at two on a multiprocessor; fewer
+    than three do not make up for the second launch. Other episodes do not count: the bits of a sum depend on its order.
     """
-    parts = min(8, n_rows // 256, 2 * MULTIPROCESSORS // n_programs)
+    parts = min(8, n_rows // 256, 2 * MULTIPROCESSORS // n_tiles)
     return parts if parts >= 3 else 1

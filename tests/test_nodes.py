@@ -35,6 +35,11 @@ def test_hardly_anything_is_left_to_torch():
     assert len(found) - len(ours) == 5
 
 
+def test_other_episodes_do_not_change_how_rows_are_summed():
+    sums = [nodes.nodes(nodes.size_of("meanflow", b, 256, WIDTH)).count("policy_sum_kernel") for b in (1, 33)]
+    assert sums == [1, 1]
+
+
 @pytest.mark.parametrize("rule", nodes.RULES)
 def test_a_further_inner_step_begins_nothing_anew(rule):
     one, two = (

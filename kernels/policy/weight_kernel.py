@@ -128,12 +128,12 @@ def policy_weight_bwd(
     layout: MLPLayout, x: Tensor, hidden: Tensor, dz: Tensor, dz_out: Tensor, precision: str
 ) -> tuple[Tensor, Tensor]:
     """Parameter gradients (B, layout.width) over all R rows of x (B, R, S), hidden, dz, dz_out; and parts (B, any) of
-    their squared norms, to be summed. One launch; with many rows for few programs a second, see `row_parts`."""
+    their squared norms, to be summed. One launch; with many rows a second, see `row_parts`."""
     copies, n_rows, _ = x.shape
     launch = outer_launch(precision)
     constants = outer_sizes(layout, launch)
     n_tiles = constants["FIRST_TILE"][-1]
-    n_parts = row_parts(n_rows, n_tiles * copies)
+    n_parts = row_parts(n_rows, n_tiles)
     part_rows = cdiv(n_rows, n_parts * constants["BLOCK_K"]) * constants["BLOCK_K"]
     parts = x.new_empty(n_parts, copies, layout.width)
     partial_sq_norms = x.new_empty(copies, n_tiles) if n_parts == 1 else None

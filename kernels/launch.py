@@ -76,7 +76,8 @@ def on_stream(stream: torch.cuda.Stream) -> Iterator[None]:
 @contextmanager
 def captured(graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream, pool: Any = None) -> Iterator[None]:
     """Record in the graph what runs here. Other threads may use the GPU meanwhile, but capture one after the other."""
-    with CAPTURES, torch.cuda.device(stream.device):
+    # The stream by itself too: a capture that fails leaves its own as the current one.
+    with CAPTURES, torch.cuda.stream(stream):
         with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
             yield
 

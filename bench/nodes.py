@@ -105,12 +105,14 @@ class DeviceGenerator(torch.Generator):
 
 
 def on_gpu(value: Any) -> Any:
-    """The same with meta tensors, in dataclasses and tuples however deep."""
+    """The same with meta tensors, in dataclasses, tuples and dictionaries however deep."""
     if isinstance(value, torch.Tensor):
         return value.to("meta")
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
         return tuple(map(on_gpu, value))
-    if is_dataclass(value):
+    if isinstance(value, dict):
+        return {name: on_gpu(item) for name, item in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{item.name: on_gpu(getattr(value, item.name)) for item in fields(value)})
     return value
 
@@ -131,16 +133,19 @@ class Counted(CudaGraphEpisodes):
         self.counted = list(self._recorder.nodes)
 
 
-def nodes(size: Size, **settings: Any) -> list[str]:
+def nodes(size: Size, backend: str = "fused", **settings: Any) -> list[str]:
     """What one captured decision of this size launches, in order."""
     problem = Problem(size)
     problem.config = ITPOConfig(horizon=size.H, particles=size.M, **settings)
-    policy, objective, noise_steps = problem.policy, copy(problem.fused), problem.world.dynamics.noise_steps
-    recorder = Recorder()
+    policy, noise_steps = problem.policy, problem.world.dynamics.noise_steps
+    objective, recorder = copy(getattr(problem, backend)), Recorder()
     with fake_gpu(recorder), torch.no_grad():
-        objective.models, objective.returns = on_gpu(objective.models), on_gpu(objective.returns)
-        # What a GPU's default is, and a CPU does not have.
-        objective.models = replace(objective.models, sampler=replace(objective.models.sampler, precision="fp16"))
+        if backend == "reference":
+            objective = on_gpu(objective)
+        else:
+            objective.models, objective.returns = on_gpu(objective.models), on_gpu(objective.returns)
+            # What a GPU's default is, and a CPU does not have.
+            objective.models = replace(objective.models, sampler=replace(objective.models.sampler, precision="fp16"))
         shared = AgentContext(on_gpu(policy), make_rule(problem.config), objective, problem.config, noise_steps, 0)
         return Counted(recorder, shared, size.B, OBS_DIM).counted
 

@@ -184,7 +184,8 @@ class Agent:
         `clipped` (B,) counts the decisions whose action was clipped to max_deviation, `discarded` (B,) those whose
         update was rolled back.
         Raises ValueError for another shape or a value that is not finite; the agent is as before then.
-        Raises InputError for a policy, a world or a score that computes something of another shape than it should.
+        Raises InputError for a policy, a world or a score that computes something of another shape than it should, and
+        on a GPU for a score that waits for the device.
         Raises FloatingPointError rather than return an action that is not finite, which damaged weights of the base
         policy give, and RuntimeError in a forked process that has lost torch's threads.
         """

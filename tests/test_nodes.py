@@ -96,11 +96,12 @@ SETTINGS = [
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("world", WORLDS)
-def test_a_decision_of_any_setting_can_be_captured(world, settings):
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+def test_a_decision_of_any_setting_can_be_captured(backend, world, settings):
     settings = nodes.RULES["bound"] | settings
     if settings.get("optimiser", "bound") != "bound":
         del settings["max_deviation"]
-    assert nodes.nodes(nodes.size_of(world, 3, 5, width=WIDTH), **settings)
+    assert nodes.nodes(nodes.size_of(world, 3, 5, width=WIDTH), backend, **settings)
 
 
 class Watcher(nodes.Recorder):

@@ -1,7 +1,7 @@
-"""bench/gpu.sh first|second DIR [--dry-run]: everything that needs a GPU, in two calls of nine minutes each.
+"""bench/gpu.sh --seconds N DIR [--dry-run]: everything that needs a GPU, the most important first, as far as N s reach.
 
-Each call is complete in itself, the most important first: the gpu tests, decisions with their peers and an evaluation;
-then sweeps, repeatability, training and a profile. Every step has its time and what earlier steps left over; it is
+A few checks of everything, the gpu tests, decisions with their peers, an evaluation, rollouts, sweeps, repeatability,
+training and a profile. A step takes at most the time that it is given, and one without time left is not begun. It is
 interrupted rather than killed, so that what it has measured is kept. DIR gets a log, JSON files and one table.md.
 
 --dry-run does everything but touch a GPU: checks the imports and lists the tests and benchmarks of every step.
@@ -14,7 +14,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -26,11 +25,12 @@ from trees import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 
-TOTAL_S = 540
 GRACE_S = 20
 """from the interrupt of a step to its end: pytest-benchmark writes its JSON in it"""
+SHORTEST_S = 10
+"""with less time than this a step is not begun"""
 
-REQUIRED = ("torch", "triton", "numba", "numpy", "pytest", "pytest_benchmark", "rich", "safetensors")
+REQUIRED = ("torch", "triton", "numpy", "pytest", "pytest_benchmark", "rich", "safetensors")
 WORKERS = 8
 """of the gpu tests, if pytest-xdist is there: they mostly compile kernels"""
 
@@ -41,7 +41,7 @@ class Step:
 
     name: str
     seconds: int
-    """its share of TOTAL_S"""
+    """the most that it takes"""
     command: tuple[str, ...]
     """arguments of Python"""
     needs: tuple[str, ...] = ()
@@ -52,12 +52,13 @@ class Step:
         return (*self.command, "--collect-only") if "pytest" in self.command else (*self.command, "--help")
 
 
-def tests() -> Step:
-    # Only files with such tests: the others may need packages that a machine with a GPU lacks.
-    files = sorted(p for p in (ROOT / "tests").rglob("test_*.py") if "mark.gpu" in p.read_text())
+SMOKE = ROOT / "tests" / "gpu" / "test_smoke.py"
+
+
+def tests(name: str, seconds: int, files: list[Path]) -> Step:
     parallel = ("-n", str(WORKERS)) if not absent(("xdist",)) else ()
-    command = ("-m", "pytest", *(str(p.relative_to(ROOT)) for p in files), "-m", "gpu", "-q", *parallel)
-    return Step("tests", 190, (*command, "--junitxml=OUT/tests.xml"))
+    command = ("-m", "pytest", *(str(file.relative_to(ROOT)) for file in files), "-m", "gpu", "-q", *parallel)
+    return Step(name, seconds, (*command, f"--junitxml=OUT/{name}.xml"))
 
 
 def bench(name: str, seconds: int, file: str, *flags: str) -> Step:
@@ -72,30 +73,34 @@ def endurance(name: str, seconds: int, count: int) -> Step:
 EVALUATION = ("-m", "fastdwm.eval", "hopper-medium", "--episodes", "100", "--device", "cuda", "--out", "OUT")
 PROFILE = ("profiles/decisions.py", "--backend", "fused", "--device", "cuda", "--out", "OUT")
 
-PLANS: dict[str, Callable[[], list[Step]]] = {
-    "first": lambda: [
-        tests(),
-        bench("decisions", 120, "test_time_decision.py"),
-        Step("evaluation", 100, EVALUATION, needs=("gymnasium", "mujoco", "tyro")),
-        bench("rollouts", 110, "test_time_rollout.py", "-k", "gradient and not compile"),
-    ],
-    "second": lambda: [
-        bench("sweep", 230, "test_time_sweep.py"),
-        endurance("replays", 80, 1000),
-        endurance("updates", 120, 2000),
-        Step("profile", 80, PROFILE),
-    ],
-}
+
+def plan() -> list[Step]:
+    """All steps, the most important first."""
+    # Only files with such tests: the others may need packages that a machine with a GPU lacks.
+    files = sorted(p for p in (ROOT / "tests").rglob("test_*.py") if "mark.gpu" in p.read_text() and p != SMOKE)
+    return [
+        tests("smoke", 120, [SMOKE]),
+        tests("tests", 150, files),
+        bench("decisions", 100, "test_time_decision.py"),
+        Step("evaluation", 80, EVALUATION, needs=("gymnasium", "mujoco", "tyro")),
+        bench("rollouts", 90, "test_time_rollout.py", "-k", "gradient and not compile and not jax"),
+        # XLA compiles for minutes, in which all the others would wait.
+        bench("jax", 80, "test_time_rollout.py", "-k", "gradient and jax"),
+        bench("sweep", 150, "test_time_sweep.py"),
+        endurance("replays", 60, 1000),
+        endurance("updates", 90, 2000),
+        Step("profile", 60, PROFILE),
+    ]
 
 
 class Session:
-    """The steps of one call, their log and their results."""
+    """The steps, their log and their results."""
 
-    def __init__(self, name: str, out: Path, dry: bool):
-        self.name, self.out, self.dry, self.start = name, out, dry, monotonic()
-        self.steps, self.rows = PLANS[name](), []
+    def __init__(self, seconds: float, out: Path, dry: bool):
+        self.seconds, self.out, self.dry, self.start = seconds, out, dry, monotonic()
+        self.steps, self.rows = plan(), []
         out.mkdir(parents=True, exist_ok=True)
-        self.log = out / f"{name}.log"
+        self.log = out / "session.log"
         self.log.write_text("")
 
     def say(self, line: str) -> None:
@@ -105,26 +110,26 @@ class Session:
 
     def run(self) -> int:
         """All steps; 1 if one failed. What was measured is written whatever happens."""
-        reserved = sum(step.seconds for step in self.steps)
-        self.say(f"== {self.name}: {len(self.steps)} steps, {reserved} of {TOTAL_S} s")
+        self.say(f"== {len(self.steps)} steps in {self.seconds:g} s")
         try:
             for step in self.steps:
-                reserved -= step.seconds
-                self.take(step, TOTAL_S - GRACE_S - reserved - (monotonic() - self.start))
+                self.take(step)
         finally:
             self.write()
-        return int(any(row["status"] not in ("ok", "skipped") for row in self.rows))
+        return int(any(row["status"] not in ("ok", "skipped", "no time left") for row in self.rows))
 
-    def take(self, step: Step, limit_s: float) -> None:
-        """One step, in at most `limit_s` seconds."""
+    def take(self, step: Step) -> None:
+        """One step, in the time that it is given or that is left."""
+        limit_s = min(step.seconds, self.start + self.seconds - GRACE_S - monotonic())
         missing = absent(step.needs)
-        if missing:
-            self.say(f"== {step.name}: skipped: needs {', '.join(missing)}")
-            self.rows.append({"step": step.name, "status": "skipped", "budget_s": step.seconds})
+        if missing or limit_s < SHORTEST_S:
+            status, why = ("skipped", f": needs {', '.join(missing)}") if missing else ("no time left", "")
+            self.say(f"== {step.name}: {status}{why}")
+            self.rows.append({"step": step.name, "status": status, "budget_s": step.seconds})
             return
         command = step.dry() if self.dry else step.command
         command = [sys.executable, *(part.replace("OUT", str(self.out)) for part in command)]
-        self.say(f"== {step.name}, {step.seconds} s: {' '.join(command[1:])}")
+        self.say(f"== {step.name}, {limit_s:.0f} s: {' '.join(command[1:])}")
         start, status = monotonic(), "interrupted"
         try:
             with self.log.open("a") as log:
@@ -144,8 +149,8 @@ class Session:
 
     def write(self) -> None:
         """The steps as JSON, and one table of all results."""
-        content = {"title": f"steps of {self.name}", "rows": self.rows}
-        (self.out / f"{self.name}.json").write_text(json.dumps(content, indent=1))
+        content = {"title": f"steps in {self.seconds:g} s", "rows": self.rows}
+        (self.out / "session.json").write_text(json.dumps(content, indent=1))
         results = [path for path in sorted(self.out.glob("*.json")) if tabular(path)]
         command = [sys.executable, str(ROOT / "bench" / "table.py"), *map(str, results), "--markdown"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -166,7 +171,7 @@ def run_limited(command: list[str], limit_s: float, log: Any) -> str:
     """Run in the repository: "ok", "failed (N)" or "out of time"; after `limit_s` it is interrupted, later killed."""
     process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment(ROOT), start_new_session=True)
     try:
-        code = process.wait(max(limit_s, 1))
+        code = process.wait(limit_s)
     except subprocess.TimeoutExpired:
         return "out of time"
     finally:
@@ -210,7 +215,7 @@ def obstacle(dry: bool) -> str | None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench/gpu.sh", description=__doc__.splitlines()[0])
-    parser.add_argument("call", choices=tuple(PLANS))
+    parser.add_argument("--seconds", type=int, required=True, metavar="N", help="time for all steps together")
     parser.add_argument("out", type=Path, metavar="DIR", help="folder of the results")
     parser.add_argument("--dry-run", action="store_true", help="do everything but touch a GPU")
     arguments = parser.parse_args()
@@ -221,7 +226,7 @@ def main() -> int:
     # Ended from outside, a step still gets its interrupt, which a shell may have switched off for its background jobs.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    return Session(arguments.call, arguments.out.resolve(), arguments.dry_run).run()
+    return Session(arguments.seconds, arguments.out.resolve(), arguments.dry_run).run()
 
 
 if __name__ == "__main__":

@@ -1,3 +1,3 @@
 #!/usr/bin/env bash
-# bench/gpu.sh first|second DIR [--dry-run]: everything that needs a GPU, in two calls of nine minutes; see gpu.py.
-exec "${PYTHON:-python}" "$(dirname "$0")/gpu.py" "$@"
+# bench/gpu.sh --seconds N DIR [--dry-run]: everything that needs a GPU, the most important first; see gpu.py.
+exec "${PYTHON:-python3}" "$(dirname "$0")/gpu.py" "$@"

@@ -2,8 +2,9 @@
 
 The very body that `itpo/graphs.py` captures runs on meta tensors that say they are on a GPU. They have shapes and no
 numbers: operators of torch compute nothing, what reads a number back fails, and the project's kernels are noted in the
-place of being launched. What only looks at memory (views) or reserves it costs no node. An operator of torch may be
-more than one node (a long reduction, say), so this is the least that a graph holds.
+place of being launched. An operator on tensors of two devices fails too, since no capture can hold a copy from the
+host. What only looks at memory (views) or reserves it costs no node. An operator of torch may be more than one node (a
+long reduction, say), so this is the least that a graph holds. `update_nodes` does the same for an update of training.
 """
 
 import argparse
@@ -20,12 +21,15 @@ from unittest.mock import patch
 import torch
 from problems import OBS_DIM, Problem, Size
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from trainers import PARTS
 
 import fastdwm_kernels
 from fastdwm import ITPOConfig
 from fastdwm.itpo.episodes import AgentContext
 from fastdwm.itpo.graphs import CudaGraphEpisodes
 from fastdwm.itpo.rules import make_rule
+from fastdwm.train.fit import CapturedUpdates
 from fastdwm_kernels import launch
 
 FREE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "_unsafe_view"}
@@ -46,10 +50,18 @@ class Recorder(TorchDispatchMode):
         name = func._schema.name.removeprefix("aten::")
         if not func.is_view and name not in FREE:
             self.nodes.append(name)
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, torch.Tensor)]
+        if len(devices := {tensor.device.type for tensor in tensors}) > 1:
+            raise RuntimeError(f"{name}: tensors on {' and '.join(sorted(devices))} in what a graph holds")
+        return result
 
     def launch(self, kernel: Any, grid: tuple[int, ...], *args: Any, **kwargs: Any) -> None:
         """In the place of `launch.run`."""
+        if not all(getattr(arg, "device", torch.device("meta")).type == "meta" for arg in args):
+            raise RuntimeError(f"{kernel.__name__}: tensors of the host among its arguments")
+        if min(grid) < 1:
+            raise RuntimeError(f"{kernel.__name__}: an empty grid {grid}")
         self.nodes.append(kernel.__name__)
 
 
@@ -66,16 +78,41 @@ def fake_gpu(recorder: Recorder) -> Iterator[None]:
         stack.enter_context(patch.object(torch.Tensor, "pin_memory", lambda tensor: tensor))
         stack.enter_context(patch("torch.cuda.device", nullcontext))
         stack.enter_context(patch("torch.cuda.graph_pool_handle", lambda: None))
+        stack.enter_context(patch("torch.cuda.Stream", lambda device: None))
+        stack.enter_context(patch("torch.optim.Adam", CapturableAdam))
+        stack.enter_context(patch("torch.Generator", DeviceGenerator))
         yield
 
 
+class CapturableAdam:
+    """Stands in for torch's fused Adam, which accepts no meta tensors, and is one launch."""
+
+    def __init__(self, params: list[torch.Tensor], lr: torch.Tensor, *, fused: bool, capturable: bool):
+        assert fused and capturable and lr.device == params[0].device
+        self.param_groups = [{"lr": lr}]
+
+    def step(self) -> None:
+        pass
+
+
+class DeviceGenerator(torch.Generator):
+    """Meta tensors take a generator of the CPU, which says here that it is on their device."""
+
+    def __new__(cls, device: str = "cpu"):
+        return super().__new__(cls, "cpu")
+
+    device = torch.device("meta")
+
+
 def on_gpu(value: Any) -> Any:
-    """The same with meta tensors, in dataclasses and tuples however deep."""
+    """The same with meta tensors, in dataclasses, tuples and dictionaries however deep."""
     if isinstance(value, torch.Tensor):
         return value.to("meta")
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
         return tuple(map(on_gpu, value))
-    if is_dataclass(value):
+    if isinstance(value, dict):
+        return {name: on_gpu(item) for name, item in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{item.name: on_gpu(getattr(value, item.name)) for item in fields(value)})
     return value
 
@@ -96,18 +133,35 @@ class Counted(CudaGraphEpisodes):
         self.counted = list(self._recorder.nodes)
 
 
-def nodes(size: Size, **settings: Any) -> list[str]:
+def nodes(size: Size, backend: str = "fused", **settings: Any) -> list[str]:
     """What one captured decision of this size launches, in order."""
     problem = Problem(size)
     problem.config = ITPOConfig(horizon=size.H, particles=size.M, **settings)
-    policy, objective, noise_steps = problem.policy, copy(problem.fused), problem.world.dynamics.noise_steps
-    recorder = Recorder()
+    policy, noise_steps = problem.policy, problem.world.dynamics.noise_steps
+    objective, recorder = copy(getattr(problem, backend)), Recorder()
     with fake_gpu(recorder), torch.no_grad():
-        objective.models, objective.returns = on_gpu(objective.models), on_gpu(objective.returns)
-        # What a GPU's default is, and a CPU does not have.
-        objective.models = replace(objective.models, sampler=replace(objective.models.sampler, precision="fp16"))
+        if backend == "reference":
+            objective = on_gpu(objective)
+        else:
+            objective.models, objective.returns = on_gpu(objective.models), on_gpu(objective.returns)
+            # What a GPU's default is, and a CPU does not have.
+            objective.models = replace(objective.models, sampler=replace(objective.models.sampler, precision="fp16"))
         shared = AgentContext(on_gpu(policy), make_rule(problem.config), objective, problem.config, noise_steps, 0)
         return Counted(recorder, shared, size.B, OBS_DIM).counted
+
+
+def update_nodes(part: str, width: int = 256) -> list[str]:
+    """What one captured update of this part of training launches, in order, but for the optimiser's step."""
+    recorder = Recorder()
+    with fake_gpu(recorder):
+        made = PARTS[part](Problem(Size(D=width, device="meta")))
+        updates = CapturedUpdates(made.trainer, made.batches, made.batch_size)
+        kind = made.trainer.advance()
+        # What is made once and kept, as before a capture.
+        updates.step(kind)
+        with recorder:
+            updates.step(kind)
+    return recorder.nodes
 
 
 def size_of(world: str, n_episodes: int, particles: int, width: int = 256) -> Size:

@@ -1,4 +1,7 @@
-"""Other ways to run the same computation: what the fused operators have to beat."""
+"""Other ways to run the same computation: what the fused operators have to beat.
+
+Only JAX and torch.compile may be skipped where they cannot run; whatever else fails is a failure.
+"""
 
 from collections.abc import Callable
 
@@ -7,6 +10,7 @@ import torch
 from problems import Problem
 
 from fastdwm.itpo.rollout import imagined_return
+from fastdwm_kernels.launch import captured, on_stream
 
 
 def gradient_peer(name: str, problem: Problem, threads: int) -> Callable:
@@ -16,13 +20,13 @@ def gradient_peer(name: str, problem: Problem, threads: int) -> Callable:
     if name == "fused":
         return lambda: problem.fused.gradient(*problem.arguments)[:2]
     if name == "reference graph":
-        return captured(lambda: problem.reference.gradient(*problem.arguments)[:2])
+        return capture(lambda: problem.reference.gradient(*problem.arguments)[:2])
     if name == "fused graph":
-        return captured(lambda: problem.fused.gradient(*problem.arguments)[:2])
+        return capture(lambda: problem.fused.gradient(*problem.arguments)[:2])
     if name == "compile":
         return compiled(problem)
     jax_twin = pytest.importorskip("jax_twin", reason="the JAX twin needs jax (extra: peers)", exc_type=ImportError)
-    return jax_twin.gradient(problem, threads)
+    return tried("JAX", lambda: jax_twin.gradient(problem, threads))
 
 
 def compiled(problem: Problem) -> Callable:
@@ -42,24 +46,16 @@ def compiled(problem: Problem) -> Callable:
         grads = torch.autograd.grad(returns.sum(), list(leaves.values()))
         return returns.detach(), policy.layout.pack(dict(zip(leaves, grads, strict=True)))
 
-    return tried("torch.compile", call)
-
-
-def captured(call: Callable) -> Callable:
-    """`capture(call)`; skips with the reason if that fails."""
-    return tried("CUDA graph capture", lambda: capture(call), once=True)
+    return tried("torch.compile", lambda: call)
 
 
 def capture(call: Callable) -> Callable:
     """`call` as one CUDA graph; the results are the graph's memory."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    with on_stream(stream):
         for _ in range(3):
             call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with captured(graph, stream):
         results = call()
 
     def replay():
@@ -69,11 +65,12 @@ def capture(call: Callable) -> Callable:
     return replay
 
 
-def tried(what: str, call: Callable, once: bool = False):
-    """`call` after a first call that worked, or what that returned; a peer that cannot run is skipped, not hidden."""
+def tried(name: str, make: Callable[[], Callable]) -> Callable:
+    """The rival that `make` makes, after a first call; skips with the reason if either fails."""
     try:
-        result = call()
-    except Exception as error:  # noqa: BLE001 - whatever stops a peer is reported as its reason
+        call = make()
+        call()
+    except Exception as error:  # noqa: BLE001 - whatever stops a rival is reported as its reason
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        pytest.skip(f"{what} failed: {reason[:200]}")
-    return result if once else call
+        pytest.skip(f"{name} failed: {reason[:200]}")
+    return call

@@ -11,9 +11,10 @@ from fastdwm import Bundle, ITPOConfig
 from fastdwm.bundle import TrainedModel
 from fastdwm.itpo.fused import FusedObjective
 from fastdwm.itpo.objective import ReferenceObjective
-from fastdwm.models.config import DiffusionConfig, MeanFlowConfig, ReBRACConfig, RewardConfig
+from fastdwm.models.config import DiffusionConfig, MeanFlowConfig, MLPConfig, ReBRACConfig, RewardConfig
 from fastdwm.models.diffusion import denoiser_shapes
 from fastdwm.models.meanflow import meanflow_shapes
+from fastdwm.models.mlp import mlp_world_shapes
 from fastdwm.models.nets import init_mlp
 from fastdwm.models.policy import Policy
 from fastdwm.models.rebrac import init_critics, init_policy
@@ -104,7 +105,7 @@ class Problem:
         hidden, task = (self.size.D,) * HIDDEN_LAYERS, get_task(TASK)
         dims = task.obs_dim, task.action_dim
         diffusion = DiffusionConfig(hidden=hidden, denoise_steps=self.size.K)
-        meanflow, reward = MeanFlowConfig(hidden=hidden), RewardConfig(hidden=hidden)
+        meanflow, mlp, reward = (kind(hidden=hidden) for kind in (MeanFlowConfig, MLPConfig, RewardConfig))
         policy = init_policy(*dims, hidden, generator(0))
         policy[f"w{HIDDEN_LAYERS}"] *= 300
         scales = {"obs_mean": 0.1, "obs_std": 1.5, "delta_mean": 0.0, "delta_std": 0.3}
@@ -117,6 +118,7 @@ class Problem:
             worlds={
                 "diffusion": TrainedModel(diffusion, init_mlp(denoiser_shapes(*dims, diffusion), generator(2))),
                 "meanflow": TrainedModel(meanflow, init_mlp(meanflow_shapes(*dims, meanflow), generator(7))),
+                "mlp": TrainedModel(mlp, init_mlp(mlp_world_shapes(*dims, mlp), generator(8))),
             },
             statistics={name: torch.full((OBS_DIM,), x) for name, x in scales.items()},
             rebrac_config=ReBRACConfig(hidden=hidden).for_task(task),

@@ -28,5 +28,9 @@ def provenance(device: str) -> dict:
 
 
 def git(*command: str) -> str | None:
-    done = subprocess.run(["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True)
+    """What it prints; none where there is no git or no repository."""
+    try:
+        done = subprocess.run(["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
     return done.stdout.strip() if done.returncode == 0 else None

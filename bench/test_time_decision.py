@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from peers import tried
 from problems import OBS_DIM, Problem
 
 from fastdwm import Agent
@@ -22,8 +21,7 @@ def agent_of(problem: Problem, peer: str) -> Agent:
     backend, *graph = peer.split()
     size = problem.size
     agent = Agent.of(problem.bundle, problem.config, device=size.device, backend=backend, world=size.world)
-    kind = CudaGraphEpisodes if graph else Episodes
-    agent.episodes = tried(peer, lambda: kind(agent.context, size.B, OBS_DIM), once=True)
+    agent.episodes = (CudaGraphEpisodes if graph else Episodes)(agent.context, size.B, OBS_DIM)
     agent._forget_counts(size.B)
     return agent
 

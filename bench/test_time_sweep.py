@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from peers import captured
+from peers import capture
 from problems import ACTION_DIM, OBS_DIM, Problem, Size
 
 from fastdwm.itpo.fused import FusedObjective
@@ -42,7 +42,7 @@ def test_rollout_sweep(size, precision, problem, race):
         "rollout gradient",
         size,
         f"fused graph {precision}",
-        captured(lambda: objective.gradient(*problem.arguments)[:2]),
+        capture(lambda: objective.gradient(*problem.arguments)[:2]),
         lambda: problem.reference.gradient(*problem.arguments)[:2],
         precision,
     )
@@ -55,7 +55,7 @@ def test_sampler_launch(size, block_m, warps, problem, race):
         "sampler and VJP",
         size,
         f"block {block_m}, {warps} warps",
-        captured(sampler_with_vjp(problem, other)),
+        capture(sampler_with_vjp(problem, other)),
         sampler_with_vjp(problem, weights),
         problem.precision,
     )

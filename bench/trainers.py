@@ -15,6 +15,7 @@ from fastdwm.models.rebrac import ReBRAC
 from fastdwm.models.reward import reward_objective
 from fastdwm.models.table import WORLD_MODELS
 from fastdwm.train.fit import Batches, CapturedUpdates, ModelTrainer, eager
+from fastdwm.train.fqe import FQE
 from fastdwm.train.recipe import CRITIC_COLUMNS, MODEL_COLUMNS
 from fastdwm_kernels import training
 
@@ -53,6 +54,15 @@ def rebrac(problem: Problem) -> Part:
     return Part(trainer, batches_of(problem, CRITIC_COLUMNS), config.batch_size, "critics")
 
 
+def fqe(problem: Problem) -> Part:
+    """Critics of the frozen policy."""
+    bundle, config = problem.bundle, problem.bundle.rebrac_config
+    trainer = FQE(
+        fresh(problem, bundle.policy), fresh(problem, bundle.critics), config, 10_000, device_generator(problem)
+    )
+    return Part(trainer, batches_of(problem, CRITIC_COLUMNS), config.batch_size, "critics")
+
+
 def world_model(name: str, problem: Problem) -> Part:
     trained = problem.bundle.worlds[name]
     loss = WORLD_MODELS[name].loss(trained.config, fresh(problem, problem.bundle.statistics))
@@ -65,8 +75,8 @@ def reward(problem: Problem) -> Part:
     return model(problem, bundle.reward, loss, bundle.reward_config, ("obs", "action", "reward"))
 
 
-WORLDS = ("diffusion", "meanflow")
-PARTS = {"rebrac": rebrac, **{name: partial(world_model, name) for name in WORLDS}, "reward": reward}
+PARTS = {"rebrac": rebrac, "fqe": fqe, "reward": reward}
+PARTS |= {name: partial(world_model, name) for name in WORLD_MODELS}
 
 
 def model(problem: Problem, params: dict, loss: Callable, config: Any, columns: tuple[str, ...]) -> Part:

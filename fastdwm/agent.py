@@ -182,7 +182,8 @@ class Agent:
         `clipped` (B,) counts the decisions whose action was clipped to max_deviation, `discarded` (B,) those whose
         update was rolled back.
         Raises ValueError for another shape or a value that is not finite, and leaves the agent unchanged.
-        Raises InputError if the policy, the world or the score returns another shape than expected.
+        Raises InputError if the policy, the world or the score returns another shape than expected, or if a score
+        waits for the GPU.
         Raises FloatingPointError instead of returning an action that is not finite (damaged weights of the base
         policy), and RuntimeError in a forked process that lacks torch's threads.
         """

@@ -1,6 +1,9 @@
 """Launch sizes (blocks, warps, stages, grid) as pure functions of the problem; operand precision; the launch itself."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from threading import Lock
 from typing import Any
 
 import torch
@@ -13,6 +16,10 @@ MIN_DOT = 16
 
 MULTIPROCESSORS = 132
 """multiprocessors of an H100; up to so many programs run at the same time"""
+
+
+CAPTURES = Lock()
+"""torch can capture one graph at a time in a process"""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,25 @@ def run(kernel: Any, grid: tuple[int, ...], *args: Any, **kwargs: Any) -> None:
     """Launch a kernel on the device of its first argument, a tensor; Triton itself launches on the current device."""
     with torch.cuda.device_of(args[0]):
         kernel[grid](*args, **kwargs)
+
+
+@contextmanager
+def on_stream(stream: torch.cuda.Stream) -> Iterator[None]:
+    """Run on this stream, after the work of the current one, which goes on after it."""
+    current = torch.cuda.current_stream(stream.device)
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        yield
+    current.wait_stream(stream)
+
+
+@contextmanager
+def captured(graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream, pool: Any = None) -> Iterator[None]:
+    """Record in the graph what runs here. Other threads may use the GPU meanwhile, but capture one after the other."""
+    # The stream by itself too: a capture that fails leaves its own as the current one.
+    with CAPTURES, torch.cuda.stream(stream):
+        with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
+            yield
 
 
 def shared_limit(capability: int) -> int:
@@ -142,11 +168,12 @@ def outer_launch(precision: str) -> Launch:
     return Launch(block_m=64, tile=64 * 64, num_warps=4, num_stages=3)
 
 
-def row_parts(n_rows: int, n_programs: int) -> int:
-    """Number of parts that the rows of the weight gradient are split into; a second launch adds up more than one.
+def row_parts(n_rows: int, n_tiles: int) -> int:
+    """Number of parts that the rows of one episode's weight gradient are split into; a second launch adds up more than 1.
 
-    n_programs: programs of one part. A part keeps at least 256 rows, and a multiprocessor gets at most two programs.
-    Fewer than three parts do not make up for the second launch.
+    n_tiles: programs of one part. A part keeps at least 256 rows, and a multiprocessor gets at most two programs of an
+    episode. Fewer than three parts do not make up for the second launch. The number of episodes does not count, because
+    the bits of a sum depend on its order.
     """
-    parts = min(8, n_rows // 256, 2 * MULTIPROCESSORS // n_programs)
+    parts = min(8, n_rows // 256, 2 * MULTIPROCESSORS // n_tiles)
     return parts if parts >= 3 else 1

@@ -34,7 +34,7 @@ def call(out: Path, *arguments: str, without: tuple[str, ...] = ()):
     blocked = out / "blocked"
     blocked.mkdir(parents=True)
     (blocked / "sitecustomize.py").write_text(BLOCK.format(names=without))
-    command = ["bash", str(ROOT / "bench" / "gpu.sh"), arguments[0], str(out / "results"), *arguments[1:]]
+    command = ["bash", str(ROOT / "bench" / "gpu.sh"), "--seconds", "600", str(out / "results"), *arguments]
     environment = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(blocked)}
     return subprocess.run(command, cwd=out, env=environment, capture_output=True, text=True, timeout=HANG_S)
 
@@ -46,33 +46,48 @@ def alone(monkeypatch):
         monkeypatch.delenv(name)
 
 
-def statuses(out: Path, name: str) -> dict[str, str]:
-    rows = json.loads((out / "results" / f"{name}.json").read_text())["rows"]
+def statuses(out: Path) -> dict[str, str]:
+    rows = json.loads((out / "session.json").read_text())["rows"]
     return {row["step"]: row["status"] for row in rows}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", gpu.PLANS)
-def test_a_dry_run_lists_every_step(name, tmp_path):
-    result = call(tmp_path, name, "--dry-run")
-    assert result.returncode == 0, result.stdout + (tmp_path / "results" / f"{name}.log").read_text()
-    assert statuses(tmp_path, name) == {step.name: "ok" for step in gpu.PLANS[name]()}
-    assert "cuda" in (tmp_path / "results" / f"{name}.log").read_text()
+NAMES = [step.name for step in gpu.plan()]
 
 
 @pytest.mark.slow
-def test_without_a_simulator_all_but_the_evaluation_runs(tmp_path):
-    result = call(tmp_path, "first", "--dry-run", without=("gymnasium", "mujoco", "minari", "tyro", "nvtx"))
-    assert result.returncode == 0, result.stdout + result.stderr
+def test_a_dry_run_lists_every_step(tmp_path):
+    result = call(tmp_path, "--dry-run")
+    log = (tmp_path / "results" / "session.log").read_text()
+    assert result.returncode == 0, result.stdout + log
+    assert statuses(tmp_path / "results") == dict.fromkeys(NAMES, "ok")
+    assert (
+        "test_noise_is_the_reference[cuda]" in log and "rollout_gradient[diffusion-B1-M64-K10-H5-D256-cuda-jax]" in log
+    )
+
+
+@pytest.mark.slow
+def test_what_a_bare_machine_lacks_is_needed_by_the_evaluation_alone(tmp_path):
+    result = call(tmp_path, "--dry-run", without=("gymnasium", "mujoco", "minari", "tyro", "nvtx", "numba", "jax"))
+    assert result.returncode == 0, result.stdout + (tmp_path / "results" / "session.log").read_text()
     assert "evaluation: skipped: needs gymnasium, mujoco, tyro" in result.stdout
-    others = {step.name: "ok" for step in gpu.PLANS["first"]() if not step.needs}
-    assert statuses(tmp_path, "first") == others | {"evaluation": "skipped"}
+    assert statuses(tmp_path / "results") == dict.fromkeys(NAMES, "ok") | {"evaluation": "skipped"}
+
+
+def test_the_most_important_steps_come_first():
+    assert NAMES[:4] == ["smoke", "tests", "decisions", "evaluation"]
+
+
+def test_without_git_the_commit_is_unknown(monkeypatch):
+    import provenance
+
+    monkeypatch.setenv("PATH", "")
+    assert provenance.git("rev-parse", "HEAD") is None
 
 
 def test_missing_packages_are_named_in_one_line(tmp_path, monkeypatch):
     for name in ("pytest_benchmark", "safetensors"):
         monkeypatch.setitem(sys.modules, name, None)
-    result = run(ROOT / "bench" / "gpu.py", "first", tmp_path)
+    result = run(ROOT / "bench" / "gpu.py", "--seconds", 600, tmp_path)
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
     assert "cannot import pytest_benchmark, safetensors" in line
@@ -80,20 +95,30 @@ def test_missing_packages_are_named_in_one_line(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 def test_without_a_gpu_one_line_says_so(tmp_path):
-    result = run(ROOT / "bench" / "gpu.py", "second", tmp_path)
+    result = run(ROOT / "bench" / "gpu.py", "--seconds", 600, tmp_path)
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
     assert "no GPU" in line
 
 
-@pytest.mark.parametrize("name", gpu.PLANS)
-def test_the_budgets_leave_time_to_write_the_results(name):
-    assert sum(step.seconds for step in gpu.PLANS[name]()) <= gpu.TOTAL_S - gpu.GRACE_S
+def session(monkeypatch, out: Path, *steps: gpu.Step, seconds: float = HANG_S) -> gpu.Session:
+    monkeypatch.setattr(gpu, "plan", lambda: list(steps))
+    return gpu.Session(seconds, out, dry=False)
 
 
-def session(monkeypatch, out: Path, *steps: gpu.Step) -> gpu.Session:
-    monkeypatch.setitem(gpu.PLANS, "first", lambda: list(steps))
-    return gpu.Session("first", out, dry=False)
+def test_a_step_without_time_left_is_not_begun(monkeypatch, tmp_path):
+    steps = [gpu.Step(name, 5, ("-c", "raise SystemExit(1)")) for name in ("first", "second")]
+    assert session(monkeypatch, tmp_path, *steps, seconds=gpu.GRACE_S).run() == 0
+    assert statuses(tmp_path) == dict.fromkeys(["first", "second"], "no time left")
+
+
+def test_a_step_takes_no_more_than_its_time_and_what_is_left(monkeypatch, tmp_path):
+    limits = []
+    monkeypatch.setattr(gpu, "run_limited", lambda command, limit_s, log: limits.append(limit_s) or "ok")
+    monkeypatch.setattr(gpu, "monotonic", lambda: 0.0)
+    steps = [gpu.Step(str(seconds), seconds, ("-c", "pass")) for seconds in (30, 500)]
+    assert session(monkeypatch, tmp_path, *steps, seconds=100).run() == 0
+    assert limits == [30, 100 - gpu.GRACE_S]
 
 
 SLOW_BENCHMARKS = """
@@ -139,19 +164,48 @@ def out_of_time(tmp_path, monkeypatch):
 def test_a_step_out_of_time_keeps_what_it_measured(out_of_time, monkeypatch, tmp_path):
     (tmp_path / "test_slow.py").write_text(SLOW_BENCHMARKS.format(started=str(out_of_time)))
     file = ("-m", "pytest", str(tmp_path / "test_slow.py"), "-c", os.devnull, "--benchmark-json=OUT/slow.json")
-    steps = gpu.Step("slow", 1, file), gpu.Step("next", 1, ("-c", "pass"))
-    assert session(monkeypatch, tmp_path, *steps).run() == 1
-    rows = json.loads((tmp_path / "first.json").read_text())["rows"]
-    assert [row["status"] for row in rows] == ["out of time", "ok"]
+    steps = gpu.Step("slow", HANG_S, file), gpu.Step("next", HANG_S, ("-c", "pass"))
+    assert session(monkeypatch, tmp_path, *steps, seconds=10 * HANG_S).run() == 1
+    assert statuses(tmp_path) == {"slow": "out of time", "next": "ok"}
     (benchmark,) = json.loads((tmp_path / "slow.json").read_text())["benchmarks"]
     assert benchmark["extra_info"] == {"done": True}
+
+
+WRONG = """
+import torch
+from problems import Size
+
+def test_wrong(race):
+    race("sum", Size(), "fused", lambda: torch.ones(3), lambda: torch.full((3,), 2.0))
+"""
+
+
+@pytest.mark.slow
+def test_a_wrong_result_fails_and_is_kept_with_its_error_and_time(tmp_path):
+    (tmp_path / "test_wrong.py").write_text(WRONG)
+    command = [
+        "-m",
+        "pytest",
+        tmp_path,
+        "-c",
+        os.devnull,
+        "-p",
+        "conftest",
+        "--benchmark-json",
+        tmp_path / "wrong.json",
+    ]
+    environment = gpu.environment(ROOT)
+    environment["PYTHONPATH"] += os.pathsep + str(ROOT / "bench")
+    done = subprocess.run([sys.executable, *map(str, command)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "fused is off by 0.5 of the reference" in done.stdout
+    (benchmark,) = json.loads((tmp_path / "wrong.json").read_text())["benchmarks"]
+    assert benchmark["extra_info"]["error"] == 0.5 and benchmark["stats"]["median"] > 0
 
 
 def test_a_failed_step_does_not_stop_the_next(monkeypatch, tmp_path):
     content = json.dumps({"title": "numbers", "rows": [{"speed": 0.25}]})
     keep = ("-c", f"import pathlib; pathlib.Path('OUT/numbers.json').write_text({content!r})")
-    steps = gpu.Step("bad", 5, ("-c", "raise SystemExit(3)")), gpu.Step("good", 5, keep)
-    monkeypatch.setattr(gpu, "TOTAL_S", HANG_S)
+    steps = gpu.Step("bad", HANG_S, ("-c", "raise SystemExit(3)")), gpu.Step("good", HANG_S, keep)
     assert session(monkeypatch, tmp_path, *steps).run() == 1
     table = (tmp_path / "table.md").read_text()
     assert "| bad | failed (3) |" in table
@@ -170,9 +224,8 @@ def test_long_runs_write_their_rows(name, count, tmp_path):
         }
         assert all(row["different"] == 0 and row["replays"] == count for row in rows)
     else:
-        assert [row["operation"] for row in rows] == [
-            f"{p} updates" for p in ("rebrac", "diffusion", "meanflow", "reward")
-        ]
+        parts = ("rebrac", "fqe", "reward", "diffusion", "meanflow", "mlp")
+        assert [row["operation"] for row in rows] == [f"{part} updates" for part in parts]
         assert all(row["finite"] and row["updates_per_s"] > 0 for row in rows)
 
 
@@ -189,7 +242,8 @@ def test_a_profile_needs_no_simulator(tmp_path):
     blocked.mkdir()
     (blocked / "sitecustomize.py").write_text(BLOCK.format(names=("gymnasium", "mujoco", "nvtx")))
     command = [sys.executable, "profiles/decisions.py", "--device", "cpu", "--steps", "1", "--out", str(tmp_path)]
-    environment = os.environ | {"PYTHONPATH": f"{blocked}:{ROOT}"}
+    environment = gpu.environment(ROOT)
+    environment["PYTHONPATH"] = f"{blocked}:{environment['PYTHONPATH']}"
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stderr
     names = [row["name"] for row in json.loads((tmp_path / "profile.json").read_text())["rows"]]

@@ -35,6 +35,11 @@ def test_hardly_anything_is_left_to_torch():
     assert len(found) - len(ours) == 5
 
 
+def test_other_episodes_do_not_change_how_rows_are_summed():
+    sums = [nodes.nodes(nodes.size_of("meanflow", b, 256, WIDTH)).count("policy_sum_kernel") for b in (1, 33)]
+    assert sums == [1, 1]
+
+
 @pytest.mark.parametrize("rule", nodes.RULES)
 def test_a_further_inner_step_begins_nothing_anew(rule):
     one, two = (
@@ -57,6 +62,46 @@ def test_the_counter_sees_what_launches():
         (x + 1).mul_(2)
         x.clone()
     assert recorder.nodes == ["add", "mul_", "clone"]
+
+
+def test_the_recorder_refuses_what_no_graph_can_hold():
+    """A copy from the host, and a number read back."""
+    import torch
+
+    device = torch.zeros(3, device="meta")
+    with nodes.Recorder(), pytest.raises(RuntimeError, match="cpu and meta"):
+        device.copy_(torch.zeros(3))
+    with nodes.Recorder(), pytest.raises(RuntimeError, match="cpu and meta"):
+        torch.as_tensor([1.0, 2.0]).to(device.device)
+    with nodes.Recorder(), pytest.raises(RuntimeError):
+        float(device.sum())
+
+
+@pytest.mark.parametrize("part", nodes.PARTS)
+def test_an_update_of_training_can_be_captured(part):
+    """Nothing in it comes from the host or is read by it, once it has run."""
+    launched = nodes.update_nodes(part, width=WIDTH)
+    assert len(launched) >= 30 and "index" in launched
+
+
+SETTINGS = [
+    {"optimiser": "adam"},
+    {"noise": "step", "inner_steps": 2},
+    {"noise": "time", "reset": "decision"},
+    {"inner_steps": 0},
+    {"termination": "soft", "terminal_value": "mean"},
+    {"termination": "mask", "terminal_value": "first"},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+def test_a_decision_of_any_setting_can_be_captured(backend, world, settings):
+    settings = nodes.RULES["bound"] | settings
+    if settings.get("optimiser", "bound") != "bound":
+        del settings["max_deviation"]
+    assert nodes.nodes(nodes.size_of(world, 3, 5, width=WIDTH), backend, **settings)
 
 
 class Watcher(nodes.Recorder):

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from fastdwm.config import ITPOConfig
+from fastdwm.errors import InputError
 from fastdwm.itpo.decision import Decision, Proposal, propose
 from fastdwm.itpo.episodes import AgentContext
 from fastdwm.itpo.fused_policy import FusedPolicy
 from fastdwm.itpo.rules import PolicyState
 from fastdwm_kernels.commit import NUMBERS, Candidate, commit
+from fastdwm_kernels.launch import captured, on_stream
 from fastdwm_kernels.noise import normal
 
 EAGER_DECISIONS = 3
@@ -48,7 +50,8 @@ class CudaGraphEpisodes:
         self._n_steps = most = shared.config.inner_steps
         if self._base.is_cuda:
             with torch.cuda.device(device):
-                self._pool = torch.cuda.graph_pool_handle()
+                # Graphs share memory only if they are captured on one stream.
+                self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
                 for n_steps in [most] if shared.deadline is None else range(most + 1):
                     self._capture(n_steps)
             self.renew()
@@ -71,16 +74,20 @@ class CudaGraphEpisodes:
         self._time.zero_()
 
     def _capture(self, n_steps: int) -> None:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        with on_stream(self._stream):
             for _ in range(EAGER_DECISIONS):
                 self._run(n_steps)
-        torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # By default torch captures on a stream of whichever device captured first.
-        with torch.cuda.graph(graph, self._pool, stream):
-            self._run(n_steps)
+        try:
+            with captured(graph, self._stream, self._pool):
+                self._run(n_steps)
+        except RuntimeError as error:
+            # The project's own operators never wait for the device; a score may.
+            if getattr(self.shared.objective, "score", None) is None:
+                raise
+            reason = str(error.__context__ or error).splitlines()[0]
+            expected = "score: expected operations on the GPU alone, no .item() and no tensor made from numbers"
+            raise InputError(f"{expected}, got {reason}; backend='reference' takes it") from error
         self._graphs[n_steps] = graph
 
     def _run(self, n_steps: int) -> None:

@@ -34,6 +34,7 @@ from fastdwm.models.nets import (
     set_moments,
     trained,
 )
+from fastdwm_kernels.launch import captured, on_stream
 
 EAGER_UPDATES = 3
 """eager updates of each kind before its capture, which initialise libraries and the optimisers' state"""
@@ -229,17 +230,19 @@ class CapturedUpdates:
         self.trainer, self.batches, self.batch_size = trainer, batches, batch_size
         self.eager_runs: dict[Hashable, int] = {}
         self.graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, dict[str, Tensor]]] = {}
+        self.stream = torch.cuda.Stream(trainer.generator.device)
 
     def __call__(self) -> dict[str, Tensor]:
         kind = self.trainer.advance()
         runs = self.eager_runs[kind] = self.eager_runs.get(kind, 0) + 1
         if runs <= EAGER_UPDATES:
-            return self.step(kind)
+            # On the stream of the captures, where libraries are then initialised too.
+            with on_stream(self.stream):
+                return self.step(kind)
         if kind not in self.graphs:
             graph = torch.cuda.CUDAGraph()
             graph.register_generator_state(self.trainer.generator)
-            device = self.trainer.generator.device
-            with torch.cuda.device(device), torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):
+            with captured(graph, self.stream):
                 self.graphs[kind] = graph, self.step(kind)
         graph, info = self.graphs[kind]
         graph.replay()

@@ -133,7 +133,7 @@ def policy_weight_bwd(
     launch = outer_launch(precision)
     constants = outer_sizes(layout, launch)
     n_tiles = constants["FIRST_TILE"][-1]
-    n_parts = row_parts(n_rows, n_tiles * copies)
+    n_parts = row_parts(n_rows, n_tiles)
     part_rows = cdiv(n_rows, n_parts * constants["BLOCK_K"]) * constants["BLOCK_K"]
     parts = x.new_empty(n_parts, copies, layout.width)
     partial_sq_norms = x.new_empty(copies, n_tiles) if n_parts == 1 else None

@@ -65,11 +65,11 @@ def test_a_denoiser_without_larger_blocks_keeps_its_own():
 
 
 @pytest.mark.parametrize(
-    "n_rows, n_programs, parts",
+    "n_rows, n_tiles, parts",
     [(384, 40, 1), (767, 40, 1), (768, 40, 3), (1536, 40, 6), (10**6, 40, 6), (10**6, 12, 8), (10**6, 160, 1)],
 )
-def test_rows_are_split_where_they_are_many_and_programs_few(n_rows, n_programs, parts):
-    assert row_parts(n_rows, n_programs) == parts
+def test_rows_are_split_where_they_are_many_and_programs_few(n_rows, n_tiles, parts):
+    assert row_parts(n_rows, n_tiles) == parts
 
 
 @triton.jit

@@ -169,7 +169,7 @@ def outer_launch(precision: str) -> Launch:
 
 
 def row_parts(n_rows: int, n_tiles: int) -> int:
-    """Number of parts that the rows of one episode's weight gradient are split into; a second launch adds up more than 1.
+    """Parts that the rows of one episode's weight gradient are split into; a second launch adds up more than one.
 
     n_tiles: programs of one part. A part keeps at least 256 rows, and a multiprocessor gets at most two programs of an
     episode. Fewer than three parts do not make up for the second launch. The number of episodes does not count, because

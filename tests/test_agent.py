@@ -99,9 +99,10 @@ def test_a_bundle_that_does_not_say_its_bound_says_how_to_get_one(bundle):
 
 
 @RULES
-def test_an_episode_acts_the_same_alone_as_in_a_batch(bundle, config):
+@pytest.mark.parametrize("noise", ["decision", "step", "time"])
+def test_an_episode_acts_the_same_alone_as_in_a_batch(bundle, config, noise):
     # Episodes 0 and 2 leave early; episode 1 must not notice. Alone, it draws from seed + 1.
-    obs = observations(6, 3)
+    obs, config = observations(6, 3), replace(config, noise=noise, inner_steps=2)
     agent, alone = Agent.of(bundle, config, seed=40), Agent.of(bundle, config, seed=41)
     together = [agent.act(o)[1] for o in obs[:2]]
     agent.keep(np.array([False, True, True]))
@@ -234,17 +235,6 @@ def test_noise_by_absolute_time_moves_on_by_one_step(bundle):
             banks.append(banks.pop()[:, :, :, 1:])
     for before, after in zip(banks[1:], banks[2:], strict=False):
         assert torch.equal(after[:, :-1], before[:, 1:]) and not torch.equal(after[:, -1], before[:, -1])
-
-
-@RULES
-@pytest.mark.parametrize("noise", ["decision", "step", "time"])
-def test_noise_does_not_depend_on_the_other_episodes(bundle, noise, config):
-    config = replace(config, noise=noise, inner_steps=2)
-    obs, agent, alone = observations(5, 2), Agent.of(bundle, config, seed=40), Agent.of(bundle, config, seed=41)
-    together = [agent.act(o)[1] for o in obs[:4]]
-    agent.keep(np.array([False, True]))
-    together.append(agent.act(obs[4, 1:])[0])
-    np.testing.assert_allclose(together, [alone.act(o[1]) for o in obs], atol=1e-6)
 
 
 def test_horizon_zero_has_no_noise_to_shift(bundle):

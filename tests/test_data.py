@@ -175,31 +175,12 @@ def test_the_simulator_is_the_one_the_dataset_names():
     np.testing.assert_allclose(env.reset(seed=0)[0][:2], [1.25, 0.0])
 
 
-def test_a_missing_simulator_is_told_in_one_line():
-    with pytest.raises(InputError, match="cannot build the simulator Hopper-v99"):
-        EnvSpec("Hopper-v99", {}, None).make()
-
-
 def test_a_dataset_cannot_name_a_simulator_that_changes_the_score_unless_trusted():
     name = minari_toy("Hopper-v5", healthy_reward=30.0)
     with pytest.raises(InputError, match="'healthy_reward' = 30.0 is not known; --trust-env") as caught:
         load(HOPPER, name)
     assert "\n" not in str(caught.value)
     assert load(HOPPER, name, trust_env=True).env.kwargs == {"healthy_reward": 30.0}
-
-
-def test_goal_observations_become_position_then_the_rest():
-    box = gymnasium.spaces.Box
-    space = {"achieved_goal": box(-9, 9, (2,)), "desired_goal": box(-9, 9, (2,)), "observation": box(-9, 9, (27,))}
-    obs = {"achieved_goal": filled([1, 2], 2), "desired_goal": filled([8, 8], 2), "observation": filled([3, 4], 27)}
-    spaces = {"observation_space": gymnasium.spaces.Dict(space), "action_space": box(-1, 1, (8,))}
-    minari.create_dataset_from_buffers("toy/maze-v0", [buffer(obs, filled([0.5], 8), [0.0])], **spaces)
-    data = load(get_task("antmaze-umaze"), "toy/maze-v0")
-    assert data.obs.tolist() == [[1.0] * 2 + [3.0] * 27]
-    assert data.next_obs.tolist() == [[2.0] * 2 + [4.0] * 27]
-    assert data.truncated.tolist() == [True]
-    assert (data.env.id, data.env.max_episode_steps) == ("AntMaze_UMaze-v4", 700)
-    assert data.env.kwargs["continuing_task"] is False
 
 
 def test_held_out_rows_are_whole_episodes(d4rl):

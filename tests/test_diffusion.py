@@ -92,11 +92,6 @@ def test_a_chain_with_fewer_steps_still_samples_the_point(steps):
     torch.testing.assert_close(sample, torch.full_like(sample, 1.7))
 
 
-def test_last_step_adds_no_noise():
-    assert reverse_coefficients(vp_schedule(10), "eps")[0, 2] == 0
-    assert (reverse_coefficients(vp_schedule(10), "eps")[1:, 2] > 0).all()
-
-
 def test_sample_is_in_raw_units_and_repeats_with_its_noise():
     dynamics = make_dynamics()
     obs, action = torch.randn(7, OBS_DIM).double(), torch.rand(7, ACTION_DIM).double()

@@ -12,7 +12,6 @@ from commands import refused, run, spawn
 from processes import descendants, gone, until
 from toy_bundles import make_bundle, save_checkpoint
 
-from fastdwm import tables
 from fastdwm.bundle import Bundle
 from fastdwm.config import REPLACED, ITPOConfig
 from fastdwm.errors import InputError
@@ -189,13 +188,6 @@ def test_without_inner_steps_there_is_nothing_to_control(bundle, tmp_path, quick
     assert [e["rewards"] for e in base] == [e["rewards"] for e in other]
 
 
-def test_step_size_zero_repeats_the_base_policy(bundle, tmp_path, quick):
-    itpo = ITPOConfig(horizon=1, particles=2, optimiser="sgd", inner_lr=0.0)
-    eval.main("hopper-medium", EvalConfig(bundle, episodes=2, max_steps=30, itpo=itpo, out=tmp_path / "out"))
-    episodes = json.loads(next((tmp_path / "out").glob("*.json")).read_text())["episodes"]
-    assert [e["rewards"] for e in episodes["base"]] == [e["rewards"] for e in episodes["itpo"]]
-
-
 def test_bundle_of_another_task_is_an_input_error(bundle, tmp_path):
     with pytest.raises(InputError, match="expected one for walker2d-medium"):
         eval.main("walker2d-medium", EvalConfig(bundle, out=tmp_path / "out"))
@@ -241,11 +233,6 @@ def test_unwritable_folder_is_told_before_the_run(tmp_path):
     (tmp_path / "file").touch()
     done = run("eval", "hopper-medium", "--out", tmp_path / "file" / "results")
     refused(done, f"out: cannot write to {tmp_path}/file/results: Not a directory")
-
-
-def test_intervals_are_left_out_for_one_episode():
-    assert tables.interval({"value": 1.25, "low": None, "high": None}, "+") == "+1.2"
-    assert tables.spread({"mean": 3.0, "std": None}) == "3.0"
 
 
 def test_two_evaluations_at_once_write_two_files(tmp_path):

@@ -92,16 +92,6 @@ def test_redrawn_noise_uses_one_bank_per_inner_step():
     torch.testing.assert_close(both.params, second.params)
 
 
-def test_adam_equals_torch_adam_in_each_episode():
-    state, _ = decision(replace(ADAM, inner_steps=3))
-    leaf = base_policies().requires_grad_(True)
-    optimiser = torch.optim.Adam([leaf], 1e-3, maximize=True)
-    for _ in range(3):
-        leaf.grad = gradient(leaf.detach()).grads
-        optimiser.step()
-    torch.testing.assert_close(state.params, leaf.detach(), rtol=1e-7, atol=1e-9)
-
-
 @pytest.mark.parametrize(
     "config",
     [

@@ -136,10 +136,3 @@ def test_what_makes_an_agent_slow_is_told():
         agent = Agent(policy(), own, CONFIG)
     assert agent.backend == "reference" and agent.why_reference == "the critic is no Critics"
     assert Agent(policy(), world, CONFIG).why_reference == ""
-
-
-def test_a_deadline_tells_how_many_steps_it_found_time_for():
-    agent = Agent.of(make_bundle(), replace(CONFIG, inner_steps=2), deadline_ms=1e6)
-    for _ in range(3):
-        agent.act(OBS)
-    assert (agent.deadline.decisions, agent.deadline.steps_done) == (3, 6)

@@ -26,14 +26,6 @@ def world():
 
 
 @pytest.mark.parametrize("make", [sequential, lambda: Gated().eval()], ids=["sequential", "module"])
-def test_actions_are_the_modules_own(make):
-    module, obs = make(), torch.randn(4, OBS_DIM)
-    policy = Policy.of(module)
-    actions = policy.act(policy.base.repeat(4, 1), obs)
-    torch.testing.assert_close(actions, module(obs).detach(), rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("make", [sequential, lambda: Gated().eval()], ids=["sequential", "module"])
 def test_every_copy_has_its_own_parameters_and_gradient(make):
     """The copies in float64 against one module at a time."""
     policy, obs = Policy.of(make()), torch.randn(3, 5, OBS_DIM).double()

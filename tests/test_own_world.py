@@ -124,14 +124,6 @@ def test_a_model_with_a_sampler_runs_fused_and_alike():
         np.testing.assert_allclose(first, second, atol=1e-5)
 
 
-def test_an_agent_of_parts_is_the_agent_of_their_bundle():
-    bundle = make_bundle()
-    whole, parts = Agent.of(bundle, BOUND), Agent(Policy.mlp(bundle.policy), bundle.world(), BOUND)
-    assert whole.backend == parts.backend == "fused"
-    for obs in observations(5, 2):
-        np.testing.assert_array_equal(whole.act(obs), parts.act(obs))
-
-
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -71,7 +71,7 @@ def minari_maze(tmp_path, maze=None):
     for start, rewards in ((0, [0.0, 1.0, 1.0, 0.0]), (5, [0.0, 0.0])):
         n = len(rewards)
         rows = start + np.arange(n + 1)
-        obs = {"achieved_goal": filled(rows, 2), "desired_goal": filled(rows, 2), "observation": filled(rows, 27)}
+        obs = {"achieved_goal": filled(rows, 2), "desired_goal": filled(rows, 2), "observation": filled(100 + rows, 27)}
         flags = {"terminations": [False] * n, "truncations": [False] * (n - 1) + [True]}
         episodes.append(EpisodeBuffer(observations=obs, actions=filled([0.5] * n, 8), rewards=rewards, **flags))
     minari.create_dataset_from_buffers("toy/maze-v0", episodes, **spaces)
@@ -98,7 +98,8 @@ OWN = UMAZE.env.kwargs["maze_map"]
 @pytest.mark.parametrize("maze", [None, OWN, marked(OWN, None, None)], ids=["none", "own", "goal not marked"])
 def test_a_minari_episode_ends_at_its_first_success(tmp_path, maze):
     data = load(UMAZE, minari_maze(tmp_path, maze))
-    assert data.obs[:, 0].tolist() == [0, 1, 5, 6]
+    # A position, then the rest.
+    assert data.obs[:, :3].tolist() == [[row, row, 100 + row] for row in (0, 1, 5, 6)]
     assert data.next_obs[:, 0].tolist() == [1, 2, 6, 7]
     assert data.terminated.tolist() == [0, 1, 0, 0] and data.truncated.tolist() == [0, 0, 0, 1]
     assert data.episode_returns().tolist() == [1, 0]

@@ -193,12 +193,6 @@ def test_cells_of_another_bundle_or_bound_are_refused(finished, tmp_path, change
     refused(study_of(other, finished[1], *TINY, *SHORT), f"holds another study ({message}")
 
 
-def test_a_foreign_file_among_the_cells_is_an_input_error(bundle, tmp_path):
-    (tmp_path / "cells").mkdir()
-    (tmp_path / "cells" / "notes.json").write_text("[1, 2]")
-    refused(study_of(bundle, tmp_path), "notes.json is not a finished cell of a study")
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -18,13 +18,6 @@ def test_two_sweeps_in_one_folder_are_told_in_one_line(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_foreign_file_among_the_cells_is_an_input_error(tmp_path):
-    (tmp_path / "cells").mkdir()
-    (tmp_path / "cells" / "notes.json").write_text("[1, 2]")
-    with pytest.raises(InputError, match="notes.json is not a finished cell of a sweep"):
-        sweep.main(sweep.parse(["--tasks", "hopper-medium", "--stages", "eval", "--out", str(tmp_path)]))
-
-
 HOPPER = ["--tasks", "hopper-medium"]
 
 

@@ -203,12 +203,6 @@ def test_bad_input_is_one_line_exit_2_and_loses_nothing(trained, dataset, tmp_pa
     assert weights(trained[0]) == before
 
 
-def test_unwritable_folder_is_bad_input(dataset, tmp_path):
-    (tmp_path / "file").write_text("")
-    result = train(dataset, tmp_path / "file" / "run", cache=tmp_path)
-    refused(result, "out: cannot write to")
-
-
 UNUSABLE = {
     "expected rows for the critics, which need rows before a timeout, got 0 of 800": {
         "timeouts": np.ones(800, bool),
@@ -248,20 +242,6 @@ def test_data_that_nothing_can_be_learnt_from_are_refused(dataset, tmp_path, mon
     path = changed(dataset, tmp_path / "hopper.hdf5", UNUSABLE[message])
     with pytest.raises(InputError, match=re.escape(message)):
         split(load(get_task("hopper-medium"), str(path)), TrainConfig())
-
-
-def test_unusable_data_do_not_pin_the_settings_of_a_second_attempt(dataset, tmp_path):
-    message = "expected rows for the critics, which need rows before a timeout, got 0 of 800"
-    path, out = changed(dataset, tmp_path / "hopper.hdf5", UNUSABLE[message]), tmp_path / "run"
-    result = train(path, out, cache=tmp_path)
-    refused(result, "expected rows for the critics")
-    assert not any(out.iterdir())
-
-
-def test_a_damaged_dataset_is_bad_input(dataset, tmp_path):
-    path = changed(dataset, tmp_path / "hopper.hdf5", {"terminals": np.zeros((800, 2), np.float32)})
-    result = train(path, tmp_path / "run", cache=tmp_path)
-    refused(result, "got shape (800, 2)")
 
 
 def test_damaged_checkpoint_is_bad_input(trained, dataset, tmp_path):

@@ -1,7 +1,7 @@
 """Options and fixtures of the benchmarks: `pytest bench --benchmark-only`.
 
 Every benchmark compares its result with the reference before it is timed. The peers of one problem run one after the
-other on the same inputs, so that a machine that slows down hurts all of them.
+other on the same inputs, so that a slow machine slows all of them.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,10 @@ from problems import Problem, Size, sizes
 from provenance import provenance
 
 BUDGET_S, MIN_ROUNDS, MAX_ROUNDS = {"cpu": 0.6, "cuda": 0.2}, 7, 300
-"""seconds, on each device, and calls to measure one peer"""
+"""time to measure one peer on each device, and least and most calls"""
 
 BOUND = {"ieee": 1e-3, "fp16": 3e-2}
-"""accepted error of a whole rollout, relative to the norm of the reference: wrong code is off by far more"""
+"""accepted error of a whole rollout, relative to the norm of the reference; errors of wrong code are far larger"""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,14 +40,14 @@ def pytest_report_header(config: pytest.Config) -> str:
 def devices(config: pytest.Config) -> list[str]:
     there = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     wanted = config.getoption("device")
-    # Without the device the cases can still be listed.
+    # The cases can be listed without the device.
     if wanted and wanted not in there and not config.option.collectonly:
         raise pytest.UsageError(f"--device {wanted}: this machine has none")
     return [wanted] if wanted else there
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test in its module's RACES runs at the sizes and with the peers named there."""
+    """Parametrise each test in its module's RACES by the sizes and peers named there."""
     race = getattr(metafunc.module, "RACES", {}).get(metafunc.function.__name__)
     if race is None:
         return
@@ -69,16 +69,16 @@ def problem(size: Size) -> Problem:
 
 @pytest.fixture
 def race(benchmark, request: pytest.FixtureRequest) -> Callable:
-    """`race(operation, size, peer, call, expected)` checks the result against the reference, then times call().
+    """Function `race(operation, size, peer, call, expected)` that checks the result of call() and then times it.
 
-    expected: () -> tensors that call() must return, or None if there is nothing to compare with.
-    check: () -> what is compared with them instead of call().
+    expected: () -> tensors that call() must return, or None for no comparison.
+    check: () -> tensors to compare instead of those of call().
     """
 
     def run(operation: str, size: Size, peer: str, call, expected, precision="ieee", check=None, **extra):
         benchmark.group = f"{operation} {size}"
         error = None if expected is None else relative_error((check or call)(), expected())
-        # Written so that NaN fails.
+        # NaN fails too.
         assert error is None or error <= BOUND[precision], f"{peer} is off by {error:.3g} of the reference"
         call = finished(call, size.device)
         rounds = calibrate(call, BUDGET_S[size.device])
@@ -111,7 +111,7 @@ def relative_error(actual, expected) -> float:
 
 
 def finished(call: Callable, device: str) -> Callable:
-    """`call` until the device has done its work."""
+    """`call` that waits for the device."""
     if device == "cpu":
         return call
 
@@ -124,7 +124,7 @@ def finished(call: Callable, device: str) -> Callable:
 
 
 def calibrate(call: Callable, budget_s: float) -> int:
-    """Warm up; number of calls that the budget allows."""
+    """Warm up; returns the number of calls that the budget allows."""
     start, times = perf_counter(), []
     while len(times) < 3 or (perf_counter() - start < 0.1 and len(times) < 50):
         before = perf_counter()
@@ -134,5 +134,5 @@ def calibrate(call: Callable, budget_s: float) -> int:
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict) -> None:
-    """The host's name is nobody's business."""
+    """Keep the host's name out of the results."""
     machine_info["node"] = ""

@@ -1,10 +1,10 @@
-"""bench/gpu.sh first|second DIR [--dry-run]: everything that needs a GPU, in two calls of nine minutes each.
+"""bench/gpu.sh first|second DIR [--dry-run]: run everything that needs a GPU, in two calls of nine minutes each.
 
-Each call is complete in itself, the most important first: the gpu tests, decisions with their peers and an evaluation;
-then sweeps, repeatability, training and a profile. Every step has its time and what earlier steps left over; it is
-interrupted rather than killed, so that what it has measured is kept. DIR gets a log, JSON files and one table.md.
+The first call runs the gpu tests, decisions with their peers and an evaluation; the second runs sweeps, repeatability,
+training and a profile. Every step has its own time plus what earlier steps left over, and is interrupted rather than
+killed, so that its measurements are kept. DIR gets a log, JSON files and one table.md.
 
---dry-run does everything but touch a GPU: checks the imports and lists the tests and benchmarks of every step.
+--dry-run uses no GPU: it checks the imports and lists the tests and benchmarks of every step.
 Exit status: 0; 1 if a step failed; 2 for wrong arguments, a missing package or no GPU.
 """
 
@@ -28,11 +28,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 TOTAL_S = 540
 GRACE_S = 20
-"""from the interrupt of a step to its end: pytest-benchmark writes its JSON in it"""
+"""time from the interrupt of a step to its end, in which pytest-benchmark writes its JSON"""
 
 REQUIRED = ("torch", "triton", "numba", "numpy", "pytest", "pytest_benchmark", "rich", "safetensors")
 WORKERS = 8
-"""of the gpu tests, if pytest-xdist is there: they mostly compile kernels"""
+"""processes of the gpu tests, which mostly compile kernels, if pytest-xdist is installed"""
 
 
 @dataclass(frozen=True)
@@ -41,19 +41,19 @@ class Step:
 
     name: str
     seconds: int
-    """its share of TOTAL_S"""
+    """share of TOTAL_S"""
     command: tuple[str, ...]
     """arguments of Python"""
     needs: tuple[str, ...] = ()
     """packages without which it is skipped"""
 
     def dry(self) -> tuple[str, ...]:
-        """The command that only lists what would run."""
+        """Command that only lists the tests, or prints the help."""
         return (*self.command, "--collect-only") if "pytest" in self.command else (*self.command, "--help")
 
 
 def tests() -> Step:
-    # Only files with such tests: the others may need packages that a machine with a GPU lacks.
+    # Other test files may need packages that a machine with a GPU lacks.
     files = sorted(p for p in (ROOT / "tests").rglob("test_*.py") if "mark.gpu" in p.read_text())
     parallel = ("-n", str(WORKERS)) if not absent(("xdist",)) else ()
     command = ("-m", "pytest", *(str(p.relative_to(ROOT)) for p in files), "-m", "gpu", "-q", *parallel)
@@ -104,7 +104,7 @@ class Session:
             file.write(line + "\n")
 
     def run(self) -> int:
-        """All steps; 1 if one failed. What was measured is written whatever happens."""
+        """Run all steps and write all measurements, also after an error; returns 1 if a step failed."""
         reserved = sum(step.seconds for step in self.steps)
         self.say(f"== {self.name}: {len(self.steps)} steps, {reserved} of {TOTAL_S} s")
         try:
@@ -116,7 +116,7 @@ class Session:
         return int(any(row["status"] not in ("ok", "skipped") for row in self.rows))
 
     def take(self, step: Step, limit_s: float) -> None:
-        """One step, in at most `limit_s` seconds."""
+        """Run one step in at most `limit_s` seconds."""
         missing = absent(step.needs)
         if missing:
             self.say(f"== {step.name}: skipped: needs {', '.join(missing)}")
@@ -135,7 +135,7 @@ class Session:
             self.say(f"== {step.name}: {status} after {row['s']} s")
 
     def counts(self, step: Step) -> dict[str, int]:
-        """Tests, failures, errors and skipped ones, from JUnit's file."""
+        """Numbers of tests, failures, errors and skipped tests, from JUnit's file."""
         file = self.out / f"{step.name}.xml"
         if self.dry or not file.exists():
             return {}
@@ -143,18 +143,18 @@ class Session:
         return {name: int(suite.get(name)) for name in ("tests", "failures", "errors", "skipped")}
 
     def write(self) -> None:
-        """The steps as JSON, and one table of all results."""
+        """Write the steps as JSON, and one table of all results."""
         content = {"title": f"steps of {self.name}", "rows": self.rows}
         (self.out / f"{self.name}.json").write_text(json.dumps(content, indent=1))
         results = [path for path in sorted(self.out.glob("*.json")) if tabular(path)]
         command = [sys.executable, str(ROOT / "bench" / "table.py"), *map(str, results), "--markdown"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment(ROOT))
         (self.out / "table.md").write_text(done.stdout)
         self.say(done.stdout + done.stderr)
 
 
 def tabular(path: Path) -> bool:
-    """Whether bench/table.py knows the file; a step that was killed leaves an empty one."""
+    """Whether bench/table.py can read the file; a killed step leaves an empty one."""
     try:
         content = json.loads(path.read_text())
     except ValueError:
@@ -163,7 +163,7 @@ def tabular(path: Path) -> bool:
 
 
 def run_limited(command: list[str], limit_s: float, log: Any) -> str:
-    """Run in the repository: "ok", "failed (N)" or "out of time"; after `limit_s` it is interrupted, later killed."""
+    """Run in the repository, interrupt after `limit_s`; returns "ok", "failed (N)" or "out of time"."""
     process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment(ROOT), start_new_session=True)
     try:
         code = process.wait(max(limit_s, 1))
@@ -175,7 +175,7 @@ def run_limited(command: list[str], limit_s: float, log: Any) -> str:
 
 
 def stop(process: subprocess.Popen) -> None:
-    """Interrupt the process and its children if it still runs, kill what is left after GRACE_S."""
+    """Interrupt the process and its children if it still runs, and kill them after GRACE_S."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGINT)
         try:
@@ -186,7 +186,7 @@ def stop(process: subprocess.Popen) -> None:
 
 
 def absent(names: tuple[str, ...]) -> list[str]:
-    """Those that cannot be imported."""
+    """Packages that cannot be imported."""
     missing = []
     for name in names:
         try:
@@ -197,7 +197,7 @@ def absent(names: tuple[str, ...]) -> list[str]:
 
 
 def obstacle(dry: bool) -> str | None:
-    """Why nothing can run here, in one line."""
+    """Reason why nothing can run here, in one line; none if it can."""
     missing = absent(REQUIRED)
     if missing:
         return f"cannot import {', '.join(missing)}: install what pyproject.toml lists, extra `test` included"
@@ -212,16 +212,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench/gpu.sh", description=__doc__.splitlines()[0])
     parser.add_argument("call", choices=tuple(PLANS))
     parser.add_argument("out", type=Path, metavar="DIR", help="folder of the results")
-    parser.add_argument("--dry-run", action="store_true", help="do everything but touch a GPU")
-    arguments = parser.parse_args()
-    reason = obstacle(arguments.dry_run)
+    parser.add_argument("--dry-run", action="store_true", help="use no GPU, and list the steps' tests and benchmarks")
+    args = parser.parse_args()
+    reason = obstacle(args.dry_run)
     if reason is not None:
         print(f"bench/gpu.sh: {reason}", file=sys.stderr)
         return 2
-    # Ended from outside, a step still gets its interrupt, which a shell may have switched off for its background jobs.
+    # A shell may have disabled interrupts for its background jobs; the steps need them.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    return Session(arguments.call, arguments.out.resolve(), arguments.dry_run).run()
+    return Session(args.call, args.out.resolve(), args.dry_run).run()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""python bench/nodes.py: what one captured decision launches on a GPU, counted without one, as tables in Markdown.
+"""python bench/nodes.py: count the nodes of a captured decision without a GPU, as tables in Markdown.
 
-The very body that `itpo/graphs.py` captures runs on meta tensors that say they are on a GPU. They have shapes and no
-numbers: operators of torch compute nothing, what reads a number back fails, and the project's kernels are noted in the
-place of being launched. What only looks at memory (views) or reserves it costs no node. An operator of torch may be
-more than one node (a long reduction, say), so this is the least that a graph holds.
+The function that `itpo/graphs.py` captures runs on meta tensors that claim to be on a GPU. They have shapes but no
+numbers: torch's operators compute nothing, reading a number back fails, and the project's kernels are recorded instead
+of launched. Views and allocations cost no node. One of torch's operators may launch several kernels (a long reduction,
+say), so the count is a lower bound.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from fastdwm import ITPOConfig
 from fastdwm.itpo.episodes import AgentContext
 from fastdwm.itpo.graphs import CudaGraphEpisodes
 from fastdwm.itpo.rules import make_rule
+from fastdwm.tables import markdown_table
 from fastdwm_kernels import launch
 
 FREE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "_unsafe_view"}
@@ -36,7 +37,7 @@ SIZES = ((1, 64), (1, 1), (4, 17), (33, 16))
 
 
 class Recorder(TorchDispatchMode):
-    """Notes every operator that launches something, and every launch of a kernel."""
+    """Record every operator that launches something, and every launch of a kernel."""
 
     def __init__(self):
         super().__init__()
@@ -49,14 +50,14 @@ class Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def launch(self, kernel: Any, grid: tuple[int, ...], *args: Any, **kwargs: Any) -> None:
-        """In the place of `launch.run`."""
+        """Record the kernel's name instead of `launch.run`."""
         self.nodes.append(kernel.__name__)
 
 
 @contextmanager
 def fake_gpu(recorder: Recorder) -> Iterator[None]:
-    """Tensors may be on a GPU that is not there, and launches are noted."""
-    names = [found.name for found in walk_packages(fastdwm_kernels.__path__, "fastdwm_kernels.")]
+    """Let tensors claim to be on a GPU that does not exist, and record launches."""
+    names = [module.name for module in walk_packages(fastdwm_kernels.__path__, "fastdwm_kernels.")]
     modules = [import_module(name) for name in names if name.endswith("kernel") or name.endswith("triton_ops")]
     launchers = [module for module in modules if getattr(module, "run", None) is launch.run]
     with ExitStack() as stack:
@@ -70,7 +71,7 @@ def fake_gpu(recorder: Recorder) -> Iterator[None]:
 
 
 def on_gpu(value: Any) -> Any:
-    """The same with meta tensors, in dataclasses and tuples however deep."""
+    """The value with meta tensors in place of its tensors, also inside dataclasses and tuples."""
     if isinstance(value, torch.Tensor):
         return value.to("meta")
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
@@ -81,14 +82,14 @@ def on_gpu(value: Any) -> Any:
 
 
 class Counted(CudaGraphEpisodes):
-    """Episodes whose graphs are counted in the place of being captured."""
+    """Episodes whose graphs are counted instead of captured."""
 
     def __init__(self, recorder: Recorder, *args: Any):
         self._recorder = recorder
         super().__init__(*args)
 
     def _capture(self, n_steps: int) -> None:
-        # What is made once and kept, as before a capture.
+        # The first run allocates the buffers, as before a capture.
         self._run(n_steps)
         self._recorder.nodes.clear()
         with self._recorder:
@@ -97,14 +98,14 @@ class Counted(CudaGraphEpisodes):
 
 
 def nodes(size: Size, **settings: Any) -> list[str]:
-    """What one captured decision of this size launches, in order."""
+    """Names of the operators and kernels that one captured decision of this size launches, in order."""
     problem = Problem(size)
     problem.config = ITPOConfig(horizon=size.H, particles=size.M, **settings)
     policy, objective, noise_steps = problem.policy, copy(problem.fused), problem.world.dynamics.noise_steps
     recorder = Recorder()
     with fake_gpu(recorder), torch.no_grad():
         objective.models, objective.returns = on_gpu(objective.models), on_gpu(objective.returns)
-        # What a GPU's default is, and a CPU does not have.
+        # The default on a GPU, which a CPU does not have.
         objective.models = replace(objective.models, sampler=replace(objective.models.sampler, precision="fp16"))
         shared = AgentContext(on_gpu(policy), make_rule(problem.config), objective, problem.config, noise_steps, 0)
         return Counted(recorder, shared, size.B, OBS_DIM).counted
@@ -115,14 +116,13 @@ def size_of(world: str, n_episodes: int, particles: int, width: int = 256) -> Si
 
 
 def table(world: str, rule: str) -> str:
-    """Nodes by operator, one column for each size."""
+    """Markdown table of the nodes by operator, one column for each size."""
     counts = [Counter(nodes(size_of(world, *size), **RULES[rule])) for size in SIZES]
     names = sorted(set().union(*counts), key=lambda name: (-counts[0][name], name))
     rows = [("**all**", *(f"**{count.total()}**" for count in counts))]
     rows += [(name, *(count[name] for count in counts)) for name in names]
     head = [f"{world}, {rule}", *(f"B {b}, M {m}" for b, m in SIZES)]
-    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *rows)]
-    return "\n".join(lines) + "\n"
+    return markdown_table(head, [map(str, row) for row in rows]) + "\n"
 
 
 def main() -> None:

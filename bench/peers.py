@@ -1,4 +1,4 @@
-"""Other ways to run the same computation: what the fused operators have to beat."""
+"""Peers of the fused operators: other ways to run the same computation."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from fastdwm.itpo.rollout import imagined_return
 
 
 def gradient_peer(name: str, problem: Problem, threads: int) -> Callable:
-    """A function without arguments: J (B,) and its gradient (B, P) by the peer of this name."""
+    """Function without arguments that returns J (B,) and its gradient (B, P) by the peer of this name."""
     if name == "reference":
         return lambda: problem.reference.gradient(*problem.arguments)[:2]
     if name == "fused":
@@ -26,10 +26,7 @@ def gradient_peer(name: str, problem: Problem, threads: int) -> Callable:
 
 
 def compiled(problem: Problem) -> Callable:
-    """The eager gradient by torch.compile: one graph for all H steps forward, one backward.
-
-    Compiled on the first call; skips with the reason if that fails.
-    """
+    """Gradient by torch.compile, with one graph for all H steps forward and one backward; skips if that fails."""
     mode = "reduce-overhead" if problem.size.device == "cuda" else "default"
     torch.compiler.reset()
     forward = torch.compile(imagined_return, mode=mode, dynamic=False)
@@ -46,12 +43,12 @@ def compiled(problem: Problem) -> Callable:
 
 
 def captured(call: Callable) -> Callable:
-    """`capture(call)`; skips with the reason if that fails."""
+    """Capture the call as a CUDA graph; skips if that fails."""
     return tried("CUDA graph capture", lambda: capture(call), once=True)
 
 
 def capture(call: Callable) -> Callable:
-    """`call` as one CUDA graph; the results are the graph's memory."""
+    """Replay of the call as one CUDA graph, which owns the results."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -69,11 +66,11 @@ def capture(call: Callable) -> Callable:
     return replay
 
 
-def tried(what: str, call: Callable, once: bool = False):
-    """`call` after a first call that worked, or what that returned; a peer that cannot run is skipped, not hidden."""
+def tried(name: str, call: Callable, once: bool = False):
+    """Call once, and skip with the reason if that fails; returns the call, or its result if `once`."""
     try:
         result = call()
-    except Exception as error:  # noqa: BLE001 - whatever stops a peer is reported as its reason
+    except Exception as error:  # noqa: BLE001 - any error is the reason to skip a peer
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        pytest.skip(f"{what} failed: {reason[:200]}")
+        pytest.skip(f"{name} failed: {reason[:200]}")
     return result if once else call

@@ -1,4 +1,4 @@
-"""What a measured time belongs to: device, versions, commit."""
+"""Circumstances of a measurement: device, versions, commit."""
 
 import subprocess
 from functools import lru_cache
@@ -13,7 +13,7 @@ PACKAGES = ("torch", "triton", "numba", "numpy", "jax")
 
 @lru_cache
 def provenance(device: str) -> dict:
-    """What else the time depends on."""
+    """Device, threads, versions and commit."""
     cuda = device == "cuda"
     commit, changes = (git(*command) for command in (("rev-parse", "HEAD"), ("status", "--porcelain")))
     return {
@@ -28,5 +28,6 @@ def provenance(device: str) -> dict:
 
 
 def git(*command: str) -> str | None:
+    """Output of a git command; none if it fails."""
     done = subprocess.run(["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True)
     return done.stdout.strip() if done.returncode == 0 else None

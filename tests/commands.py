@@ -12,6 +12,10 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
+import pytest
+
+from fastdwm.errors import InputError
+
 # No number of CPUs and no terminal changes what a command prints.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 HANG_S = 600.0
@@ -74,6 +78,14 @@ def spawn(name: str, *args: Any, env: dict[str, Any] | None = None, **how: Any) 
     """
     how = {"capture_output": True, "text": True, "timeout": HANG_S} | how
     return subprocess.run(argv(name, *args), env=environment(**(env or {})), **how)
+
+
+@contextmanager
+def input_error(message: str) -> Iterator[None]:
+    """Check for an InputError of one line that matches the message."""
+    with pytest.raises(InputError, match=message) as error:
+        yield
+    assert "\n" not in str(error.value)
 
 
 def refused(done: CompletedProcess, *messages: str) -> None:

@@ -110,14 +110,6 @@ def test_cells_run_the_bound_the_control_and_factors_of_the_bound(lab, finished,
 
 
 @pytest.mark.slow
-def test_a_cell_tells_length_latency_and_mean_diagnostics(lab, finished):
-    record = record_of(lab, "last", "bold")
-    assert all(0 < episode["length"] <= 12 for episode in record["episodes"]) and record["ms_per_decision"] > 0
-    means = [episode["diagnostics"]["action_distance"] for episode in record["episodes"]]
-    assert record["diagnostics"]["action_distance"] == pytest.approx(np.mean(means)) and min(means) > 0
-
-
-@pytest.mark.slow
 def test_only_what_is_missing_is_run_and_cells_of_other_code_when_asked(lab, finished):
     flags, before = ("--settings", str(lab / "settings.json")), cells(lab)
     missing, stale = (path_of(lab, moment, "bold") for moment in ("early", "last"))

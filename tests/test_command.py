@@ -5,12 +5,13 @@ import subprocess
 import sys
 
 import pytest
-from commands import HANG_S, run
+from commands import HANG_S, input_error, refused, run
 
 from fastdwm import command
 from fastdwm.config import ITPOConfig
 from fastdwm.errors import InputError
 from fastdwm.eval.config import EvalConfig
+from fastdwm.files import reserved
 
 # Kills every worker process before it has read its job.
 DEADLY = "import os, sys\nif '--multiprocessing-fork' in sys.orig_argv: os.kill(os.getpid(), 9)\n"
@@ -77,9 +78,8 @@ def test_first_preset_is_the_default():
     ids=["preset", "unknown", "unparsable", "choice"],
 )
 def test_what_does_not_parse_is_told_in_one_line(flags, message):
-    with pytest.raises(InputError, match=message) as error:
+    with input_error(message):
         parse("hopper-medium", *flags)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +124,23 @@ def test_a_worker_that_dies_at_its_start_fails_the_command_in_one_line(name, arg
     done = run(name, *args, env={"PYTHONPATH": tmp_path, "MINARI_DATASETS_PATH": tmp_path})
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: a worker process was ended by signal 9 (Killed")
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "folder"),
+    [
+        ("collect", ["hopper", "--policy=random", "--out=x-v0"], ".x-v0.collect"),
+        ("study", ["hopper-medium", "--out=x"], "x"),
+        ("sweep", ["--tasks", "hopper-medium", "--stages", "eval", "--out=x"], "x"),
+        ("train", ["hopper-medium", "--out=x"], "x"),
+    ],
+)
+def test_a_second_command_in_the_same_folder_is_refused(name, args, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / folder).mkdir()
+    with reserved(tmp_path / folder):
+        refused(run(name, *args, env={"MINARI_DATASETS_PATH": tmp_path}), f"{folder} is in use by a command that runs")
+    assert not any((tmp_path / folder).iterdir())
 
 
 def test_a_broken_pipe_to_another_process_is_no_success(capfd, monkeypatch):

@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from toy_bundles import ACTION_DIM, OBS_DIM, make_bundle
+from toy_agents import observations
+from toy_bundles import ACTION_DIM, make_bundle
 
 from fastdwm import Agent, ITPOConfig
 from fastdwm.measure.control import MEMORY, Drift
@@ -18,10 +19,6 @@ def bundle():
     quiet = make_bundle()
     quiet.policy["w2"] *= 0.01
     return quiet
-
-
-def observations(n_decisions, n_episodes):
-    return np.random.default_rng(0).normal(size=(n_decisions, n_episodes, OBS_DIM)).astype(np.float32)
 
 
 def pushes(bundle, obs, **settings):

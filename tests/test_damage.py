@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from toy_bundles import make_bundle
+from toy_data import write_dataset
 
 from fastdwm.bundle import pack_tensors
-from fastdwm.data.dataset import Transitions
+from fastdwm.data.dataset import load
 from fastdwm.errors import InputError
 from fastdwm.measure.model_errors import measure_errors
 from fastdwm.tasks import get_task
@@ -27,16 +28,11 @@ def bundle():
 
 
 @pytest.fixture(scope="module")
-def transitions():
-    """20 episodes of 40 random transitions, s' = s + 0.1 (first action), r = s_0."""
-    rng, n = np.random.default_rng(0), 800
-    obs, action = (rng.normal(size=(n, size)).clip(-1, 1).astype(np.float32) for size in (11, 3))
-    ends = np.arange(n) % 40 == 39
-    next_action = np.where(ends[:, None], 0, np.roll(action, -1, 0))
-    columns = {"obs": obs, "action": action, "reward": obs[:, 0], "next_obs": obs + 0.1 * action[:, :1]}
-    columns |= {"terminated": np.zeros(n, bool), "truncated": ends, "next_action": next_action}
-    known = np.ones(n, bool)
-    return Transitions(**columns, next_obs_known=known, source="made up", env=get_task("hopper-medium").env)
+def transitions(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTDWM_CACHE", str(folder))
+        return load(get_task("hopper-medium"), str(write_dataset(folder / "hopper.hdf5")))
 
 
 @pytest.fixture(scope="module")

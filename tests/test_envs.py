@@ -6,7 +6,7 @@ import sys
 from functools import partial
 
 import pytest
-from commands import refused, run
+from commands import input_error, refused, run
 from toy_bundles import make_bundle
 
 from fastdwm import Bundle, InputError
@@ -71,9 +71,8 @@ def test_the_user_may_vouch_for_a_simulator_which_the_table_then_names(evaluate,
     ],
 )
 def test_settings_that_are_not_known_are_refused(kwargs, name):
-    with pytest.raises(InputError, match=f"'{name}' = .*--trust-env") as error:
+    with input_error(f"'{name}' = .*--trust-env"):
         read(kwargs=kwargs)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("steps", [0, -1, 10**9, True, 10.0, "1000"])
@@ -119,9 +118,8 @@ def test_a_simulator_that_is_not_the_tasks_own_is_described(task, spec, expected
 
 
 def test_a_simulator_that_refuses_its_settings_is_told_in_one_line():
-    with pytest.raises(InputError, match="cannot build the simulator Hopper-v5: TypeError") as error:
+    with input_error("cannot build the simulator Hopper-v5: TypeError"):
         EnvSpec("Hopper-v5", {"healthy_z_range": 3, "nonsense": 1}, None).make()
-    assert "\n" not in str(error.value)
 
 
 def test_loading_needs_the_users_word_as_well(intruder):

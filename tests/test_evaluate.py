@@ -20,7 +20,6 @@ from fastdwm.measure.simulate import (
     realised_return,
     run_episodes,
 )
-from fastdwm.tasks import get_task
 
 
 class Walk(gymnasium.Env):
@@ -85,17 +84,16 @@ class Counter:
 PREDICTED = {"max_steps": 50, "predictions": Predictions(horizon=2, discount=0.5, diagnose_every=1)}
 
 
-def test_episodes_end_by_themselves():
-    episodes = run_episodes(Counter(), WalkSpec(), [0, 3, 4], **PREDICTED).episodes
-    assert [episode.length for episode in episodes] == [2, 5, 6]
-    assert [episode.terminated for episode in episodes] == [True, False, True]
-
-
-def test_rewards_by_hand():
-    # start at 2: action 0.2 + 1 -> 3.2; action 0.32 + 2 -> 5.52; ...
-    episode = run_episodes(Counter(), WalkSpec(), [2], **PREDICTED).episodes[0]
-    assert episode.rewards[:2] == pytest.approx([3.2, 5.52])
-    assert episode.total == pytest.approx(sum(episode.rewards))
+def test_episodes_end_by_themselves_and_leave_the_batch():
+    batches = []
+    run = run_episodes(Counter(batches), WalkSpec(), [0, 3, 4], **PREDICTED)
+    third = run.episodes[2]
+    assert [(e.length, e.terminated) for e in run.episodes] == [(2, True), (5, False), (6, True)]
+    assert batches == [3, 3, 2, 2, 2, 1] and [size for size, _ in run.act_calls] == batches
+    # The toy agent discards half of its decisions.
+    assert [e.discarded for e in run.episodes] == [1, 2, 3]
+    # From 4: action 0.4 + 1 leads to 5.4, action 0.54 + 2 to 7.94.
+    assert third.rewards[:2] == pytest.approx([5.4, 7.94]) and third.total == pytest.approx(sum(third.rewards))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 3, 4])
@@ -106,13 +104,6 @@ def test_an_episode_is_the_same_alone_as_in_a_batch(seed):
     np.testing.assert_array_equal(together.actions, alone.actions)
     together.actions = alone.actions = []
     assert together == alone
-
-
-def test_finished_episodes_leave_the_batch():
-    batches = []
-    run = run_episodes(Counter(batches), WalkSpec(), [0, 3, 4], **PREDICTED)
-    assert batches == [3, 3, 2, 2, 2, 1]
-    assert [size for size, _ in run.act_calls] == batches
 
 
 def test_step_limit_cuts_without_terminating():
@@ -144,25 +135,6 @@ def test_episodes_without_any_limit_are_refused():
         run_episodes(Counter(), WalkSpec(), [0])
 
 
-def test_the_record_of_an_episode_has_its_score():
-    episode = Episode(7, rewards=[1000.0, 500.0], terminated=True, discarded=1)
-    task = get_task("hopper-medium")
-    assert episode.record(task) == {
-        "seed": 7,
-        "score_pct": task.score_pct(1500.0),
-        "return": 1500.0,
-        "length": 2,
-        "terminated": True,
-        "discarded": 1,
-    }
-
-
-def test_discarded_updates_are_those_of_each_episode():
-    episodes = run_episodes(Counter(), WalkSpec(), [0, 4], **PREDICTED).episodes
-    # half of the decisions, by the toy agent
-    assert [episode.discarded for episode in episodes] == [1, 3]
-
-
 def test_progress_ends_complete_and_shrinks_what_is_left():
     reports = []
     run_episodes(Counter(), WalkSpec(), [0, 4], max_steps=10, on_progress=lambda *counts: reports.append(counts))
@@ -192,12 +164,6 @@ def test_prediction_meets_what_followed():
     assert episode.diagnostics[1]["realised_return"] == pytest.approx(r[1] + 0.5 * r[2] + 0.25 * (1000 + r[2]))
     # six steps, then termination: decision 5 has one reward left and no value
     assert episode.diagnostics[5]["realised_return"] == pytest.approx(r[5])
-
-
-def test_policy_without_diagnosis_has_none():
-    agent = Counter()
-    agent.diagnose = dict
-    assert run_episodes(agent, WalkSpec(), [4], **PREDICTED).episodes[0].diagnostics == []
 
 
 @pytest.mark.parametrize(

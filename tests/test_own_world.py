@@ -175,17 +175,3 @@ def test_settings_that_the_model_cannot_serve():
     with pytest.raises(InputError, match="termination: soft needs a dynamics with obs_std"):
         Agent(policy(), world, replace(BOUND, termination="soft"))
     Agent(policy(), world, replace(BOUND, termination="mask")).act(observations(1, 2)[0])
-
-
-def test_a_model_that_diverges_in_one_episode_is_discarded_there_alone():
-    class Diverging(Linear):
-        def next_obs(self, obs, action, noise):
-            return super().next_obs(obs, action, noise) / (obs[:, :1, :1] != 5.0).float()
-
-    obs = observations(1, 2)[0]
-    obs[1, 0] = 5.0
-    worlds = World(Diverging(gain()), reward, value, 0.9), World(Linear(gain()), reward, value, 0.9)
-    agent, base = Agent(policy(), worlds[0], BOUND), Agent(policy(), worlds[1], replace(BOUND, inner_steps=0))
-    actions = agent.act(obs)
-    assert agent.discarded.tolist() == [0, 1]
-    np.testing.assert_array_equal(actions[1], base.act(obs)[1])

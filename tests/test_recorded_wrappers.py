@@ -6,6 +6,7 @@ import gymnasium
 import h5py
 import numpy as np
 import pytest
+from commands import input_error
 from gymnasium import wrappers
 
 from fastdwm.data.dataset import load
@@ -64,9 +65,8 @@ CHANGING = {
 @pytest.mark.parametrize("name", CHANGING)
 def test_a_wrapper_that_changes_the_task_is_refused_by_name(dataset, name, trust_env):
     source = dataset(recorded(CHANGING[name]))
-    with pytest.raises(InputError, match=f"toy-v0: env: the wrapper '{name}' of the recording") as caught:
+    with input_error(f"toy-v0: env: the wrapper '{name}' of the recording"):
         load(HOPPER, source, trust_env)
-    assert "\n" not in str(caught.value)
 
 
 SAME = {

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import input_error
 from toy_bundles import make_bundle
 
 from fastdwm import Bundle, InputError
@@ -210,18 +211,16 @@ REFUSED = {
 def test_what_load_would_refuse_is_not_saved(folder, message):
     before = [(folder / name).read_bytes() for name in FILES]
     for target in (folder, folder.parent / "fresh"):
-        with pytest.raises(InputError, match=message) as error:
+        with input_error(message):
             replace(OLD, **REFUSED[message]).save(target)
-        assert "\n" not in str(error.value)
     assert [(folder / name).read_bytes() for name in FILES] == before and not (folder.parent / "fresh").exists()
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors/x", "a" * 300, "loop", "a\0b"])
 def test_a_folder_that_cannot_be_is_told_in_one_line(folder, name):
     (folder / "loop").symlink_to("loop")
-    with pytest.raises(InputError, match="bundle: cannot write to") as error:
+    with input_error("bundle: cannot write to"):
         OLD.save(folder / name)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["a" * 300, "x/" + "a" * 300, "a\0b"])

@@ -13,14 +13,6 @@ def bundle():
     return Bundle.load("hopper-medium")
 
 
-def test_it_is_small_and_says_where_it_comes_from(bundle):
-    files = list(shipped_folder("hopper-medium").iterdir())
-    assert sorted(path.name for path in files) == ["bundle.json", "weights.safetensors"]
-    assert sum(path.stat().st_size for path in files) < 4 * 2**20
-    assert bundle.dataset["transitions"] >= 1_000_000 and bundle.task.env.id == "Hopper-v5"
-    assert bundle.versions["mujoco"].split(".")[:2] < ["3", "5"]
-
-
 @pytest.mark.parametrize("world", ["diffusion", "meanflow", "mlp"])
 def test_its_world_models_predict_the_simulator(bundle, world):
     # A model that predicts no change at all would be off by about one standard deviation of the change.
@@ -35,15 +27,6 @@ def test_its_world_models_predict_the_simulator(bundle, world):
     error = (dynamics.next_obs(states[:-1], action, noise) - states[1:]) / dynamics.delta_std
     still = (states[:-1] - states[1:]) / dynamics.delta_std
     assert error.square().mean().sqrt() < 0.1 * still.square().mean().sqrt()
-
-
-def test_one_decision_raises_the_imagined_return(bundle):
-    env = bundle.task.env.make()
-    obs = np.stack([env.reset(seed=seed)[0] for seed in range(4)])
-    agent = Agent.of(bundle, ITPOConfig(optimiser="sgd", inner_lr=1e-5))
-    agent.act(obs)
-    diagnosis = agent.diagnose()
-    assert (diagnosis["objective_after"] > diagnosis["objective_before"]).all()
 
 
 @pytest.mark.slow
@@ -63,6 +46,7 @@ def test_every_shipped_bundle_acts_in_its_own_simulator(name):
     # The walker of the data has the foot friction of D4RL's, not of Gymnasium's v5.
     own = {"xml_file": "walker2d.xml"} if name.startswith("walker2d") else {}
     assert (bundle.task.name, bundle.task.env.kwargs) == (name, own)
+    assert bundle.dataset["transitions"] >= 400_000 and bundle.versions["mujoco"].split(".")[:2] < ["3", "5"]
     assert {"diffusion", "meanflow"} <= bundle.worlds.keys()
     env = bundle.task.env.make()
     obs = np.stack([env.reset(seed=seed)[0] for seed in range(2)])

@@ -7,16 +7,7 @@ import pytest
 from commands import refused, run
 
 from fastdwm.errors import InputError
-from fastdwm.files import reserved
 from fastdwm.sweep import __main__ as sweep
-
-
-def test_two_sweeps_in_one_folder_are_told_in_one_line(tmp_path):
-    with reserved(tmp_path):
-        done = run("sweep", "--tasks", "hopper-medium", "--stages", "eval", "--out", tmp_path)
-    refused(done, "is in use by a command that runs")
-    assert list(tmp_path.iterdir()) == []
-
 
 HOPPER = ["--tasks", "hopper-medium"]
 

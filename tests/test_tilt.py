@@ -1,6 +1,5 @@
 """Tilt weights worked out by hand, their automatic strength, and what the policy tilt does to a small model."""
 
-import dataclasses
 import math
 
 import pytest
@@ -146,21 +145,6 @@ def train_toy(data, weights, updates: int):
         losses[-1].backward()
         optimiser.step()
     return map_params(Tensor.detach, params), [float(loss.detach()) for loss in losses]
-
-
-def test_policy_tilt_moves_the_capacity_of_a_small_model():
-    data = toy_transitions(10_000)
-    score = -(data["action"] - 0.7).square().sum(-1)
-    near, error = score > -(0.2**2), {}
-    for strength in (0.0, 20.0):
-        params, _ = train_toy(data, tilt(score, strength).weights, 200)
-        model = build_meanflow(params, STATISTICS, dataclasses.replace(CONFIG, temperature=0.0))
-        sample = model.next_obs(data["obs"], data["action"], torch.zeros(1, 10_000, 1))
-        square = (sample - data["next_obs"]).square()
-        error[strength] = [float(square[rows].mean().sqrt()) for rows in (near, ~near)]
-    # Seen: near 0.5 -> 0.1, elsewhere 0.7 -> 2.7.
-    assert error[20.0][0] < 0.7 * error[0.0][0]
-    assert error[20.0][1] > 1.3 * error[0.0][1]
 
 
 def test_strength_zero_trains_bit_for_bit_as_without_a_tilt():

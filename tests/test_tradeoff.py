@@ -41,18 +41,15 @@ IDENTITY = {"bundle": "abc", "device": "cpu", "backend": "auto", "versions.torch
 DIFFUSION, MEANFLOW = Cell("diffusion", 5, 8, 2, 1, inner_lr=0.1), Cell("meanflow", 1, 8, 2, 1, inner_lr=0.1)
 
 
-def test_a_star_changes_one_axis_at_a_time():
+def test_a_star_changes_one_axis_at_a_time_and_a_product_has_every_combination():
     cells = GRID.cells(HELD)
     assert cells[0] == BASE and len(cells) == len(set(cells))
     points = [(cell.horizon, cell.particles, cell.inner_steps) for cell in cells if cell.world == "mlp"]
     assert points == [(8, 2, 1), (3, 2, 1), (8, 16, 1), (8, 2, 2)]
+    product = dataclasses.replace(GRID, design="product", horizons=(8, 3)).cells(HELD)
+    assert len(product) == 1 + 2 * 2 * 2 * 2
     # Without imagination all world models are the same cell.
     assert [cell for cell in cells if cell.horizon == 0] == [BASE, Cell("critic", 0, 0, 1, 1, inner_lr=0.4)]
-
-
-def test_a_product_has_every_combination():
-    cells = dataclasses.replace(GRID, design="product", horizons=(8, 3)).cells(HELD)
-    assert len(cells) == 1 + 2 * 2 * 2 * 2
 
 
 def test_several_inner_steps_share_the_step_size():
@@ -221,10 +218,6 @@ def test_confirmation_pairs_the_seeds():
         "Best by interquartile mean: MeanFlow (K = 1), H = 8, M = 2, E = 1, strength 0.1. On seeds 0 to 2, which "
         "nothing was chosen on: score 85.0 ± 13.9, base policy 74.0 ± 29.5, difference +11.0 [2.0, 29.0]."
     )
-
-
-def test_there_is_no_verdict_without_the_diffusion_model():
-    assert verdict(RECORDS, summarise(RECORDS, IDENTITY), [MEANFLOW]) == []
 
 
 def test_a_world_model_that_nobody_named_here_has_a_place_in_the_picture(tmp_path):

@@ -9,11 +9,11 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from toy_data import write_dataset
 
 from fastdwm import Bundle
 from fastdwm.data.dataset import load
 from fastdwm.errors import InputError, RunError
-from fastdwm.files import reserved
 from fastdwm.models.config import MLPConfig, ReBRACConfig, RewardConfig
 from fastdwm.report.models import trained_on
 from fastdwm.tasks import get_task
@@ -22,26 +22,15 @@ from fastdwm.train.config import TrainConfig
 from fastdwm.train.fit import Batches, Loop
 from fastdwm.train.recipe import prepare
 
-TASK, SEED, N = get_task("hopper-medium"), 0, 400
+TASK, N = get_task("hopper-medium"), 400
 FIT = {"updates": 20, "batch_size": 16, "hidden": (8, 8)}
 
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """A D4RL file of 20 episodes of 20 steps: s' = s + 0.1 (first action), r = s_0."""
+    """A D4RL file of 20 episodes of 20 steps."""
     monkeypatch.setenv("FASTDWM_CACHE", str(tmp_path / "cache"))
-    rng = np.random.default_rng(SEED)
-    action = rng.uniform(-1, 1, (20, 20, 3)).astype(np.float32)
-    moved = 0.1 * action[..., :1].cumsum(1)
-    start = rng.normal(size=(20, 1, 11)).astype(np.float32)
-    obs = start + np.concatenate([0 * moved[:, :1], moved[:, :-1]], 1)
-    columns = {"observations": obs, "next_observations": start + moved, "actions": action, "rewards": obs[..., 0]}
-    path = tmp_path / "hopper.hdf5"
-    with h5py.File(path, "w") as file:
-        for name, values in columns.items():
-            file[name] = values.reshape(N, *values.shape[2:])
-        file["terminals"], file["timeouts"] = np.zeros(N, bool), np.arange(N) % 20 == 19
-    return path
+    return write_dataset(tmp_path / "hopper.hdf5", length=20)
 
 
 def config(path, out, **changes):
@@ -198,11 +187,3 @@ def test_bundles_with_the_former_fingerprint_know_their_data(data):
         ("0" * 64, False),
     ):
         assert trained_on({"id": "other", "fingerprint": fingerprint}, transitions)[0] is known
-
-
-def test_two_trainings_in_one_folder_are_refused(data, tmp_path):
-    (tmp_path / "run").mkdir()
-    with reserved(tmp_path / "run"), pytest.raises(InputError, match="out: .*run is in use by a command that runs"):
-        train(data, tmp_path / "run")
-    assert not any((tmp_path / "run").iterdir())
-    train(data, tmp_path / "run")

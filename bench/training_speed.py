@@ -93,9 +93,7 @@ class Worker:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path, help="checkout to compare with")
-    parser.add_argument(
-        "--rounds", type=int, default=15, help=f"rounds of {UPDATES} updates of each part (default: 15)"
-    )
+    parser.add_argument("--rounds", type=int, default=15, help=f"rounds of {UPDATES} updates a part (default: 15)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="parts to train (default: all)")
     args = parser.parse_args()
     workers = [Worker(tree) for tree in (args.before, Path(__file__).parent.parent)]

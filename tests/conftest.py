@@ -1,11 +1,11 @@
-"""Fixtures of several test files."""
+"""Fixtures that several test files use."""
 
 import pytest
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Measure the latency of an episode that decides alone on a few decisions: no test is about it."""
+    """Measure latencies on a few decisions, for tests that do not look at them."""
     monkeypatch.setattr("fastdwm.measure.latency.BUDGET_S", 0.1)
 
 

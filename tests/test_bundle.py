@@ -1,4 +1,4 @@
-"""Bundles survive the disk unchanged, and nothing damaged gets in."""
+"""Bundles are loaded as they were saved, and damaged ones are refused."""
 
 import json
 import math
@@ -91,7 +91,7 @@ def test_a_task_without_a_shipped_bundle_says_what_to_do():
 
 @pytest.mark.parametrize("bound", [0.25, None])
 def test_a_bundle_takes_policy_critics_and_bound_of_a_checkpoint(folder, bound):
-    """The bundle's own bound belongs to another policy: without one in the file there is none."""
+    """The bundle's own bound belongs to another policy: without one in the file it is none."""
     bundle, path = Bundle.load(folder), folder.parent / "policy-20.safetensors"
     other = save_checkpoint(path, bound)
     changed = bundle.with_policy(path)
@@ -124,7 +124,7 @@ def test_a_checkpoint_of_something_else_is_told_in_one_line(folder, changes, mes
 def test_a_flipped_bit_of_a_weight_is_told_in_one_line(folder, position):
     path = folder / "weights.safetensors"
     content = bytearray(path.read_bytes())
-    # The lowest bit of a float32: nothing but the hash can tell.
+    # The lowest bit of a float32 is invisible except in the hash.
     start = 8 + int.from_bytes(content[:8], "little")
     content[start + 4 * int(position * (len(content) - start) / 4)] ^= 1
     path.write_bytes(content)
@@ -138,7 +138,7 @@ def test_a_bundle_without_a_hash_loads(folder):
 
 
 def scale(folder, name, factor):
-    """Multiply a tensor, and state no hash."""
+    """Multiply a tensor, and remove the hash."""
     edit_tensors(folder, lambda tensors: tensors[name].mul_(factor))
     edit_header(folder, lambda h: h.pop("weights_sha256"))
 
@@ -228,7 +228,7 @@ def test_a_link_to_a_regular_file_is_fine(folder):
 
 @pytest.mark.parametrize("name", ["bundle.json", "weights.safetensors"])
 def test_size_is_checked_before_anything_is_read(folder, name):
-    # A sparse file: to read it would take the memory that the size promises.
+    # Reading a sparse file would take as much memory as its size.
     os.truncate(folder / name, 2**40)
     with pytest.raises(InputError, match=f"{name}: expected at most [0-9]+ bytes, got 1099511627776"):
         Bundle.load(folder)

@@ -1,4 +1,4 @@
-"""What `python -m fastdwm.collect` refuses, in one line and with exit code 2."""
+"""Input that `python -m fastdwm.collect` refuses in one line, with exit code 2."""
 
 import re
 import sys
@@ -57,15 +57,15 @@ BAD = {
 @pytest.mark.parametrize("message", BAD)
 def test_bad_input_is_one_line_exit_2(tmp_path, monkeypatch, message):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    given = {"env": "hopper", "policy": "random", "out": OUT, "transitions": 100, "flags": []} | BAD[message]
-    flags = [f"--out={given['out']}", f"--transitions={given['transitions']}", *given["flags"]]
-    flags += [f"--policy={given['policy']}"] if given["policy"] else []
-    refused(run("collect", given["env"], *flags), message)
+    case = {"env": "hopper", "policy": "random", "out": OUT, "transitions": 100, "flags": []} | BAD[message]
+    flags = [f"--out={case['out']}", f"--transitions={case['transitions']}", *case["flags"]]
+    flags += [f"--policy={case['policy']}"] if case["policy"] else []
+    refused(run("collect", case["env"], *flags), message)
     assert not any(tmp_path.iterdir())
 
 
 def custom():
-    """A policy that needs an operator of somebody's own."""
+    """Policy with an operator that onnxruntime does not know."""
     return policy_bytes(PARAMS, squash="RunMyCode")
 
 
@@ -97,7 +97,7 @@ def test_an_onnx_file_that_cannot_act_is_bad_input(tmp_path, monkeypatch, messag
     refused(run("collect", "hopper", *flags), message)
 
 
-def test_a_size_that_only_running_tells_is_told_too(tmp_path):
+def test_a_wrong_size_that_only_shows_in_a_run_is_refused(tmp_path):
     model = ModelProto.FromString(policy_bytes(weights(12, 3)))
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "any"
     (tmp_path / "p.onnx").write_bytes(model.SerializeToString())
@@ -110,13 +110,13 @@ def test_weights_beside_an_onnx_file_are_part_of_it(tmp_path):
     (tmp_path / "whole.onnx").write_bytes(policy_bytes(PARAMS))
     (tmp_path / "p.onnx").write_bytes(content)
     (tmp_path / "weights.bin").write_bytes(data)
-    whole, policy = (read_behaviour(f"{tmp_path}/{name}.onnx", HOPPER.env, SIZES) for name in ("whole", "p"))
-    # The workers need no file.
+    single, policy = (read_behaviour(f"{tmp_path}/{name}.onnx", HOPPER.env, SIZES) for name in ("whole", "p"))
+    # Workers do not read the file again.
     (tmp_path / "weights.bin").write_bytes(data[::-1])
     obs = np.linspace(-1, 1, SIZES[0])
-    np.testing.assert_array_equal(policy.start()(obs, None), whole.start()(obs, None))
+    np.testing.assert_array_equal(policy.start()(obs, None), single.start()(obs, None))
     assert policy.sha256 == sha256(content + data).hexdigest()
-    assert whole.sha256 == sha256((tmp_path / "whole.onnx").read_bytes()).hexdigest()
+    assert single.sha256 == sha256((tmp_path / "whole.onnx").read_bytes()).hexdigest()
 
 
 PLACES = {

@@ -1,4 +1,4 @@
-"""What the commands share: quick help, presets and flags, exit codes, one-line errors, progress."""
+"""Behaviour that all commands share: quick help, presets and flags, exit codes, one-line errors, progress."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from fastdwm.errors import InputError
 from fastdwm.eval.config import EvalConfig
 from fastdwm.files import reserved
 
-# Kills every worker process before it has read its job.
+# This kills every worker process before it has read its job.
 DEADLY = "import os, sys\nif '--multiprocessing-fork' in sys.orig_argv: os.kill(os.getpid(), 9)\n"
 TINY = ["--episodes", "2", "--max-steps", "2", "--backend", "reference", "--workers", "2"]
 PRESETS = {"default": EvalConfig(), "paper": EvalConfig(itpo=ITPOConfig(particles=4096))}
@@ -37,7 +37,7 @@ HELP = {
 
 @pytest.mark.parametrize("name", HELP)
 def test_help_shows_every_field_with_its_text_and_loads_nothing_heavy(name):
-    """The one test that starts every command as a process."""
+    """Start every command as a process; other tests run commands in this one."""
     module = {"kernels": "fastdwm_kernels.aot"}.get(name, f"fastdwm.{name}")
     argv = [sys.executable, "-X", "importtime", "-m", *module.split(), "--help"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=HANG_S)
@@ -140,7 +140,7 @@ def test_a_second_command_in_the_same_folder_is_refused(name, args, folder, tmp_
     (tmp_path / folder).mkdir()
     with reserved(tmp_path / folder):
         refused(run(name, *args, env={"MINARI_DATASETS_PATH": tmp_path}), f"{folder} is in use by a command that runs")
-    assert not any((tmp_path / folder).iterdir())
+    assert not [path for path in (tmp_path / folder).rglob("*") if path.is_file()]
 
 
 def test_a_broken_pipe_to_another_process_is_no_success(capfd, monkeypatch):
@@ -154,7 +154,7 @@ def test_a_broken_pipe_to_another_process_is_no_success(capfd, monkeypatch):
 
 
 def python(code, **how):
-    """The process, which calls `command.finish` on `action`."""
+    """Start a process that calls `command.finish` on an action with this code."""
     call = f"from fastdwm import command\ndef action(): {code}\ncommand.finish(action)"
     return subprocess.Popen([sys.executable, "-c", call], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how)
 
@@ -163,7 +163,7 @@ def test_a_reader_that_leaves_early_is_no_failure():
     process = python("print('x' * 2**20)")
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait() == 0
-    # Also where the output was still in a buffer.
+    # The same holds if the output was still in a buffer.
     process = python("print('x')", stdin=subprocess.PIPE)
     process.stdout.close()
     assert process.communicate(timeout=HANG_S)[1] == b"" and process.returncode == 0

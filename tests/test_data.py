@@ -1,8 +1,8 @@
-"""Two toy episodes worked out by hand, read from Minari and from D4RL files; bad input; the cache.
+"""Two toy episodes, worked out by hand, in Minari datasets and D4RL files; bad input; the cache.
 
 Episode 1 has three steps and terminates: observations 0 1 2 (then 3), actions .1 .2 .3, rewards 1 2 3.
 Episode 2 has two steps and times out: observations 10 11 (then 12), actions .4 .5, rewards 4 5.
-A number stands for an array filled with it.
+Numbers stand for arrays filled with them.
 """
 
 import json
@@ -25,7 +25,7 @@ from fastdwm.data.dataset import EnvSpec, load, statistics
 from fastdwm.errors import InputError
 from fastdwm.tasks import get_task
 
-# minari remarks on the metadata that a toy dataset lacks, gymnasium on the age of Hopper-v4.
+# minari warns of missing metadata, gymnasium of the old Hopper-v4.
 pytestmark = [
     pytest.mark.usefixtures("private_folders"),
     pytest.mark.filterwarnings("ignore::UserWarning:minari", "ignore:.*is out of date:DeprecationWarning"),
@@ -42,7 +42,7 @@ def filled(values, size):
 
 @pytest.fixture
 def d4rl(tmp_path):
-    """Write the toy episodes as a D4RL file, some keys replaced (or, given None, left out); returns its name."""
+    """Function that writes the toy episodes as a D4RL file, with some arrays replaced (None: left out)."""
 
     def write(name="hopper_toy.hdf5", **changes):
         arrays = {
@@ -208,7 +208,7 @@ def test_statistics_skip_unknown_next_observations_and_floor_the_std(d4rl):
     # Column 0: mean 24 / 5 = 4.8, variance (0 + 1 + 4 + 100 + 121) / 5 - 4.8^2 = 22.16; the others do not vary.
     np.testing.assert_allclose(stats["obs_mean"], [4.8] + [5.0] * 10, rtol=1e-6)
     np.testing.assert_allclose(stats["obs_std"], [22.16**0.5] + [22.16**0.5 * 1e-3] * 10, rtol=1e-6)
-    # Known changes are those of rows 0, 1 and 3, all (1, 0, ..., 0): no std to speak of, so 1.
+    # The known changes, of rows 0, 1 and 3, are all (1, 0, ..., 0): the std is zero, so 1 is used.
     np.testing.assert_allclose(stats["delta_mean"], [1.0] + [0.0] * 10)
     np.testing.assert_allclose(stats["delta_std"], np.ones(11))
     assert all(values.dtype == np.float32 for values in stats.values())
@@ -254,8 +254,8 @@ def test_unreadable_files_are_told_in_one_line(d4rl, tmp_path, content):
     names = [d4rl(), minari_toy()]
     paths = [tmp_path / "hopper_toy.hdf5", tmp_path / "minari/toy/two-v0/data/main_data.hdf5"]
     for name, path in zip(names, paths, strict=True):
-        whole = path.read_bytes()
-        path.write_bytes(whole[: len(whole) // 2] if content == "truncated" else content)
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2] if content == "truncated" else content)
         with pytest.raises(InputError, match="cannot be read as a (D4RL .hdf5 file|Minari dataset): OSError") as caught:
             load(HOPPER, name)
         assert "\n" not in str(caught.value) and name in str(caught.value)
@@ -317,7 +317,7 @@ def test_an_unknown_id_names_the_three_ways_too(monkeypatch, capsys):
 
 
 def poison(path):
-    """Make a file unreadable behind the cache's back: same size, same time."""
+    """Overwrite a file with zeros, but keep size and time, so that the cache does not notice."""
     stat = os.stat(path)
     with open(path, "wb") as file:
         file.write(bytes(stat.st_size))

@@ -1,4 +1,4 @@
-"""Files may name the task's own simulators; nothing in them runs code, reads a path, or changes scores in silence."""
+"""Simulators that files name: only known ones, without running code, reading paths or silently changing scores."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ def read(task=HOPPER, id="Hopper-v5", kwargs=None, max_episode_steps=1000, trust
 
 @pytest.fixture
 def intruder(tmp_path):
-    """A bundle beside a module that its simulator's id makes Gymnasium import; the module leaves a trace."""
+    """Folder of a bundle and of a module that its simulator's id makes Gymnasium import; the module creates a file."""
     (tmp_path / "hopper_env.py").write_text("from pathlib import Path\nPath('trace').touch()\nimport gymnasium\n")
     task = dataclasses.replace(HOPPER, env=EnvSpec("hopper_env:Hopper-v5", {}, 1000))
     make_bundle(task=task).save(tmp_path / "bundle")
@@ -33,7 +33,7 @@ def intruder(tmp_path):
 
 @pytest.fixture
 def evaluate(intruder, monkeypatch, quick):
-    """Evaluate that bundle in its folder, from which modules can be imported."""
+    """Function that evaluates that bundle in its folder, from which modules can be imported."""
     monkeypatch.chdir(intruder)
     monkeypatch.syspath_prepend(intruder)
     yield partial(run, "eval", "hopper-medium", "--bundle=bundle", "--episodes=1", "--max-steps=3")

@@ -1,4 +1,4 @@
-"""python -m fastdwm.eval as a user meets it: exit codes, one-line errors, quick help, and the files it leaves."""
+"""python -m fastdwm.eval: files, tables, workers, the control, and bad input."""
 
 import json
 import resource
@@ -28,13 +28,13 @@ SGD = ("--itpo.optimiser", "sgd")
 
 @pytest.fixture
 def bundle(tmp_path):
-    """Folder of an untrained bundle for hopper-medium, so small that a decision takes milliseconds."""
+    """Folder of a small untrained bundle for hopper-medium."""
     make_bundle().save(tmp_path / "bundle")
     return tmp_path / "bundle"
 
 
 def test_evaluation_leaves_table_json_and_picture(bundle, tmp_path, capsys, monkeypatch):
-    # However slow the machine is, all decisions that a percentile needs are timed.
+    # Time all decisions that a percentile needs, on a slow machine too.
     monkeypatch.setattr(latency, "BUDGET_S", 3600.0)
     itpo = ITPOConfig(horizon=2, particles=2, optimiser="sgd", inner_lr=0.1)
     out = tmp_path / "out"
@@ -44,7 +44,7 @@ def test_evaluation_leaves_table_json_and_picture(bundle, tmp_path, capsys, monk
     assert stdout.splitlines()[-2:] == [str(path), str(picture)]
     record = json.loads(path.read_text())
     assert f"{record['summary']['itpo']['score_pct']['mean']:.1f}" in stdout
-    # One episode alone is timed on 2000 decisions, the batch on the two of its twelve after the warm-up.
+    # A single episode is timed on 2000 decisions, the batch on its two decisions after the warm-up.
     alone, batch = (record["summary"]["itpo"][f"{name}_latency"] for name in ("alone", "batch"))
     assert f"{alone['p50_ms']:.2f} / {alone['p99_ms']:.2f}" in stdout
     assert batch["p99_ms"] is None and f"{batch['p50_ms']:.2f} / -" in stdout
@@ -89,16 +89,16 @@ def test_a_full_disk_loses_no_table(bundle, tmp_path):
 
 
 @pytest.mark.parametrize("made_with", ["here", "3.6.0"])
-def test_another_simulator_than_the_bundles_is_told(made_with, tmp_path, capsys, quick):
+def test_another_simulator_than_the_bundles_is_reported(made_with, tmp_path, capsys, quick):
     here = package_versions()
     versions = here | ({} if made_with == "here" else {"mujoco": made_with, "torch": "1.0"})
     make_bundle(versions=versions).save(tmp_path / "bundle")
     settings = {"episodes": 1, "max_steps": 2, "itpo": ITPOConfig(inner_steps=0), "backend": "reference"}
     eval.main("hopper-medium", EvalConfig(tmp_path / "bundle", out=tmp_path / "out", **settings))
-    told = [] if made_with == "here" else [f"mujoco {here['mujoco']} in place of 3.6.0"]
-    assert json.loads(next((tmp_path / "out").glob("*.json")).read_text())["version_departures"] == told
+    expected = [] if made_with == "here" else [f"mujoco {here['mujoco']} in place of 3.6.0"]
+    assert json.loads(next((tmp_path / "out").glob("*.json")).read_text())["version_departures"] == expected
     table = " ".join(capsys.readouterr().out.split())
-    assert ("scores may differ from the bundle's own: " + "".join(told) in table) == bool(told)
+    assert ("scores may differ from the bundle's own: " + "".join(expected) in table) == bool(expected)
 
 
 def scores(bundle, out, workers):
@@ -122,7 +122,7 @@ def test_the_processes_of_an_evaluation_end_with_it(number, bundle, tmp_path):
     code = "import runpy; from fastdwm import command; command.PLAIN_PERIOD_S = 0; runpy.run_module('fastdwm.eval', "
     argv = [sys.executable, "-c", code + "run_name='__main__')", "hopper-medium", *flags, "--itpo.particles=20000"]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    # Progress is told when both have decided.
+    # Progress is reported when both workers have decided.
     assert any(line.startswith("ITPO:") for line in process.stderr)
     there = descendants(process.pid)
     process.send_signal(number)
@@ -228,7 +228,7 @@ def test_a_flag_of_an_earlier_version_names_what_serves_in_its_place(name, tmp_p
         refused(done, f"{flag} is a setting of an earlier version: {REPLACED[name]}")
 
 
-def test_unwritable_folder_is_told_before_the_run(tmp_path):
+def test_unwritable_folder_is_refused_before_the_run(tmp_path):
     # below a regular file, because root may write to any folder
     (tmp_path / "file").touch()
     done = run("eval", "hopper-medium", "--out", tmp_path / "file" / "results")

@@ -1,4 +1,4 @@
-"""The lockstep loop on a toy simulator and a toy agent whose every number can be followed by hand."""
+"""Episodes, latencies and summaries, with a toy simulator and a toy agent that can be computed by hand."""
 
 from dataclasses import dataclass, field
 
@@ -23,9 +23,9 @@ from fastdwm.measure.simulate import (
 
 
 class Walk(gymnasium.Env):
-    """Adds the action to its only coordinate, which is also the reward; starts at the seed.
+    """Simulator that adds the action to its only coordinate, which is also the reward, and starts at the seed.
 
-    Lasts 2 + seed % 5 steps, then terminates if the seed is even and is truncated if it is odd.
+    After 2 + seed % 5 steps it terminates if the seed is even, and is truncated if it is odd.
     """
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,))
@@ -44,17 +44,17 @@ class Walk(gymnasium.Env):
 
 @dataclass
 class WalkSpec:
-    """Stands for EnvSpec; remembers what it made."""
+    """Stand-in for EnvSpec that keeps its environments."""
 
-    made: list[Walk] = field(default_factory=list)
+    envs: list[Walk] = field(default_factory=list)
 
     def make(self, render_mode=None):
-        self.made.append(Walk())
-        return self.made[-1]
+        self.envs.append(Walk())
+        return self.envs[-1]
 
 
 class Counter:
-    """Stands for Agent: each episode's action grows with its own decisions, so that mixed-up episodes show."""
+    """Stand-in for Agent whose actions grow with an episode's decisions, so that mixed-up episodes show."""
 
     def __init__(self, batches=None):
         self.batches = [] if batches is None else batches
@@ -113,7 +113,7 @@ def test_step_limit_cuts_without_terminating():
 
 def test_episodes_last_as_long_as_the_simulator_lets_them():
     class Idle:
-        """All that is asked of an agent whose predictions nobody wants."""
+        """Least that an agent without predictions needs."""
 
         discarded = np.zeros(2, int)
 
@@ -147,7 +147,7 @@ def test_non_finite_action_never_reaches_the_simulator():
     agent.act = lambda obs: np.full(obs.shape, np.nan)
     with pytest.raises(AssertionError):
         run_episodes(agent, spec, [4], **PREDICTED)
-    assert spec.made[0].left == 6
+    assert spec.envs[0].left == 6
 
 
 def test_diagnostics_every_second_decision():
@@ -190,12 +190,12 @@ def test_realised_return_without_horizon_is_the_value():
 
 
 def test_latency_of_one_episode_cycles_through_the_observations():
-    agent, seen = Counter(), []
+    agent, observed = Counter(), []
     act = agent.act
-    agent.act = lambda obs: (seen.append(float(obs[0])), act(obs))[1]
+    agent.act = lambda obs: (observed.append(float(obs[0])), act(obs))[1]
     times = decision_latency(agent, [np.array([1.0]), np.array([2.0])])
     assert len(times) == latency.TIMED_DECISIONS
-    assert seen[:4] == [1.0, 2.0, 1.0, 2.0]
+    assert observed[:4] == [1.0, 2.0, 1.0, 2.0]
 
 
 def test_each_pass_through_the_observations_is_an_episode_of_its_own():

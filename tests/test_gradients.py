@@ -95,8 +95,8 @@ def test_both_jacobians_of_a_linear_function_are_its_matrix(matrix):
 
 
 def test_a_perfect_model_has_cosine_one_and_no_error(matrix):
-    found = jacobians(Linear(matrix), Linear(matrix))
-    parts = [found[name] for name in found if name != "one_draw"] + returns(Linear(matrix), Linear(matrix))
+    result = jacobians(Linear(matrix), Linear(matrix))
+    parts = [result[name] for name in result if name != "one_draw"] + returns(Linear(matrix), Linear(matrix))
     assert len(parts) == 7
     for part in parts:
         assert part["cosine"]["low"] > 1 - 1e-9
@@ -107,11 +107,11 @@ def test_errors_show_in_the_part_that_has_them(matrix):
     # twice the true slope by the actions: the right direction, off by its own length
     wrong = matrix.clone()
     wrong[:-1, OBS_DIM:] *= 2
-    found = jacobians(Linear(wrong), Linear(matrix))
-    assert found["next_obs_by_action"]["cosine"]["median"] == pytest.approx(1)
-    assert found["next_obs_by_action"]["relative_error"]["median"] == pytest.approx(1)
+    result = jacobians(Linear(wrong), Linear(matrix))
+    assert result["next_obs_by_action"]["cosine"]["median"] == pytest.approx(1)
+    assert result["next_obs_by_action"]["relative_error"]["median"] == pytest.approx(1)
     for part in ("next_obs_by_state", "reward_by_action", "reward_by_state"):
-        assert found[part]["relative_error"]["high"] < 1e-6
+        assert result[part]["relative_error"]["high"] < 1e-6
     for line in returns(Linear(wrong), Linear(matrix)):
         assert line["relative_error"]["median"] > 0.01
 
@@ -119,9 +119,9 @@ def test_errors_show_in_the_part_that_has_them(matrix):
 def test_the_observation_that_all_models_add_is_no_merit(matrix):
     still = matrix.clone()
     still[:-1] = torch.eye(OBS_DIM, OBS_DIM + ACTION_DIM)
-    found = jacobians(Linear(still), Linear(matrix))
-    assert found["next_obs_by_state"]["cosine"]["median"] == 0
-    assert found["next_obs_by_state"]["relative_error"]["median"] == pytest.approx(1)
+    result = jacobians(Linear(still), Linear(matrix))
+    assert result["next_obs_by_state"]["cosine"]["median"] == 0
+    assert result["next_obs_by_state"]["relative_error"]["median"] == pytest.approx(1)
 
 
 def test_blocks_are_in_the_models_units():
@@ -145,10 +145,10 @@ def test_comparison_of_two_gradients():
 
 
 def test_summary_does_not_hide_a_gradient_that_is_not_finite():
-    found = summary(torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 1.0, torch.nan, 1.0, 1.0]]))
-    assert found["states"] == 5
-    assert found["cosine"] == {"median": 3, "low": 2, "high": 4, "mean": 3}
-    assert np.isnan(found["relative_error"]["median"])
+    result = summary(torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 1.0, torch.nan, 1.0, 1.0]]))
+    assert result["states"] == 5
+    assert result["cosine"] == {"median": 3, "low": 2, "high": 4, "mean": 3}
+    assert np.isnan(result["relative_error"]["median"])
 
 
 def test_chain_rule_through_differences_is_autograd_through_the_model():
@@ -202,9 +202,9 @@ def test_setting_the_physics_shows_the_same_observation(recorded):
 def test_simulator_repeats_recorded_transitions(recorded):
     simulator, rows = recorded
     for obs, action, next_obs, reward in rows:
-        outcome = simulator(obs, action)
-        np.testing.assert_allclose(outcome[:-1], next_obs, atol=1e-9)
-        assert outcome[-1] == pytest.approx(2 * reward, abs=1e-9)
+        result = simulator(obs, action)
+        np.testing.assert_allclose(result[:-1], next_obs, atol=1e-9)
+        assert result[-1] == pytest.approx(2 * reward, abs=1e-9)
 
 
 def test_simulator_forgets_what_it_did_before(recorded):

@@ -47,8 +47,8 @@ def with_eager(captured, obs):
     state = shared.rule.init(captured.base)
     for o in obs:
         decision, noise = captured.decide(o), captured.noise.contiguous()
-        given = state, captured.base, shared.objective, o, noise, shared.config
-        state, expected = decide(shared.policy, shared.rule, *given)
+        args = state, captured.base, shared.objective, o, noise, shared.config
+        state, expected = decide(shared.policy, shared.rule, *args)
         yield decision, expected, state.params
 
 
@@ -169,10 +169,10 @@ def played(shares, device, config, n_decisions=4):
 @pytest.mark.parametrize("noise", ["decision", "step", "time"])
 def test_episodes_are_the_same_in_any_split(device, noise, config):
     config = replace(config, noise=noise, inner_steps=2)
-    whole = played([(0, 4)], device, config)
-    assert torch.equal(whole, played([(0, 2), (2, 2)], device, config))
-    assert torch.equal(whole, played([(0, 1), (1, 3)], device, config))
-    assert not torch.equal(whole, played([(0, 4)], device, replace(config, inner_steps=0)))
+    together = played([(0, 4)], device, config)
+    assert torch.equal(together, played([(0, 2), (2, 2)], device, config))
+    assert torch.equal(together, played([(0, 1), (1, 3)], device, config))
+    assert not torch.equal(together, played([(0, 4)], device, replace(config, inner_steps=0)))
 
 
 def test_noise_by_absolute_time_moves_on_by_one_step(device):

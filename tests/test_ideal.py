@@ -58,8 +58,8 @@ def std_by_bayes(steps, std):
 
 @pytest.mark.parametrize("steps", [1, 5, 20])
 def test_closed_form_agrees_with_bayes(steps):
-    found = chain_std(vp_schedule(steps), torch.tensor(STDS, dtype=torch.float64))
-    np.testing.assert_allclose(found, [std_by_bayes(steps, std) for std in STDS], rtol=1e-10)
+    actual = chain_std(vp_schedule(steps), torch.tensor(STDS, dtype=torch.float64))
+    np.testing.assert_allclose(actual, [std_by_bayes(steps, std) for std in STDS], rtol=1e-10)
 
 
 def test_small_spreads_need_many_steps():

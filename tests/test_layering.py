@@ -84,13 +84,13 @@ def test_imports_point_down(package, place):
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_no_module_imports_itself_through_others(package):
-    known = modules(package)
+    paths = modules(package)
     # A name in a module counts as the module.
     homes = {
-        name: {o if o in known else o.rpartition(".")[0] for o in imported(path, package)}
-        for name, path in known.items()
+        name: {o if o in paths else o.rpartition(".")[0] for o in imported(path, package)}
+        for name, path in paths.items()
     }
-    TopologicalSorter({name: uses & known.keys() for name, uses in homes.items()}).prepare()
+    TopologicalSorter({name: uses & paths.keys() for name, uses in homes.items()}).prepare()
 
 
 def test_kernels_import_nothing_of_fastdwm():

@@ -21,18 +21,18 @@ WIDTH = 32
 @pytest.mark.parametrize("rule", nodes.RULES)
 @pytest.mark.parametrize("size", [(1, 1), (1, 64), (3, 17), (33, 16), (1, 1024)], ids=str)
 def test_a_decision_is_few_launches_at_any_size(world, rule, size):
-    found = nodes.nodes(nodes.size_of(world, *size, width=WIDTH), **nodes.RULES[rule])
-    assert len(found) <= GATE, found
+    launched = nodes.nodes(nodes.size_of(world, *size, width=WIDTH), **nodes.RULES[rule])
+    assert len(launched) <= GATE, launched
     # The body was counted, and not an empty one.
-    assert found.count("sampler_fwd_kernel") == found.count("sampler_bwd_kernel") == 5
+    assert launched.count("sampler_fwd_kernel") == launched.count("sampler_bwd_kernel") == 5
 
 
 def test_hardly_anything_is_left_to_torch():
     """Operators of torch are launches that nobody fused: the weights' rounding, the actions' slope, and the memory."""
-    found = nodes.nodes(nodes.size_of("diffusion", 1, 16, width=WIDTH), **nodes.RULES["bound"])
-    ours = [name for name in found if name.endswith("_kernel")]
-    assert len(ours) >= 30 and sorted({*found} - {*ours}) == ["_to_copy", "eq", "linalg_vector_norm", "mul", "where"]
-    assert len(found) - len(ours) == 5
+    launched = nodes.nodes(nodes.size_of("diffusion", 1, 16, width=WIDTH), **nodes.RULES["bound"])
+    ours = [name for name in launched if name.endswith("_kernel")]
+    assert len(ours) >= 30 and sorted({*launched} - {*ours}) == ["_to_copy", "eq", "linalg_vector_norm", "mul", "where"]
+    assert len(launched) - len(ours) == 5
 
 
 @pytest.mark.parametrize("rule", nodes.RULES)
@@ -62,14 +62,14 @@ def test_the_counter_sees_what_launches():
 class Watcher(nodes.Recorder):
     """Also notes the tensors that do not start at 16 bytes, of kernels that would be compiled anew for them."""
 
-    found: list[tuple[str, str]] = []
+    misaligned: list[tuple[str, str]] = []
 
     def launch(self, kernel, grid, *args, **kwargs):
         super().launch(kernel, grid, *args, **kwargs)
         for param, value in zip(kernel.params, args, strict=False):
             if getattr(value, "dtype", None) is not None and not param.do_not_specialize_on_alignment:
                 if value.storage_offset() * value.element_size() % 16:
-                    self.found.append((kernel.__name__, param.name))
+                    self.misaligned.append((kernel.__name__, param.name))
 
 
 @pytest.mark.parametrize("rule", nodes.RULES)
@@ -78,4 +78,4 @@ def test_no_slice_asks_for_a_second_compilation(rule, monkeypatch):
     monkeypatch.setattr(nodes, "Recorder", Watcher)
     monkeypatch.setattr(Watcher, "found", [])
     assert nodes.nodes(nodes.size_of("diffusion", 3, 17, width=WIDTH), **nodes.RULES[rule])
-    assert not Watcher.found
+    assert not Watcher.misaligned

@@ -22,7 +22,7 @@ def reached(world, states, actions):
 SCORES = pytest.mark.parametrize("score", [None, reached], ids=["return", "score"])
 
 
-def given():
+def arguments():
     """params (B, P), obs (B, S), noise (H, K, B, M, S)."""
     return POLICY.layout.pack(make_policies(B)), make_obs(B), make_noise(H, K, B, M)
 
@@ -30,16 +30,16 @@ def given():
 @KINDS
 @SCORES
 def test_the_gradient_is_what_nudging_the_parameters_does(kind, score):
-    params, obs, noise = given()
+    params, obs, noise = arguments()
     objective, h = kind(POLICY, WORLD, ITPOConfig(), score), 1e-6
-    found = objective.gradient(params, obs, noise)
+    result = objective.gradient(params, obs, noise)
     direction = torch.randn(params.shape, generator=torch.Generator().manual_seed(0)).double()
     ahead, behind = (objective.value(params + sign * h * direction, obs, noise) for sign in (1, -1))
     expected = (ahead - behind) / (2 * h)
     assert expected.abs().min() > 1e-2
-    torch.testing.assert_close((found.grads * direction).sum(1), expected, rtol=1e-6, atol=1e-9)
-    torch.testing.assert_close(found.returns, objective.value(params, obs, noise), rtol=1e-12, atol=0)
-    torch.testing.assert_close(found.partial_sq_norms.sum(1), found.grads.square().sum(1), rtol=1e-12, atol=0)
+    torch.testing.assert_close((result.grads * direction).sum(1), expected, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(result.returns, objective.value(params, obs, noise), rtol=1e-12, atol=0)
+    torch.testing.assert_close(result.partial_sq_norms.sum(1), result.grads.square().sum(1), rtol=1e-12, atol=0)
 
 
 def nudged_return(change, params, obs, noise, score):
@@ -57,11 +57,11 @@ def nudged_return(change, params, obs, noise, score):
 @SCORES
 def test_action_grads_are_what_nudging_an_imagined_action_does(kind, score):
     """To its particle's own return, of which J is the mean."""
-    found, h = kind(POLICY, WORLD, ITPOConfig(), score).gradient(*given()).action_grads, 1e-6
-    assert found.shape == (H + 1, B, M, ACTION_DIM)
+    result, h = kind(POLICY, WORLD, ITPOConfig(), score).gradient(*arguments()).action_grads, 1e-6
+    assert result.shape == (H + 1, B, M, ACTION_DIM)
     for j in range(H + 1):
         change = torch.zeros(H + 1, B, M, ACTION_DIM, dtype=torch.float64)
         change[j, :, j, -1] = h
-        slope = M * (nudged_return(change, *given(), score) - nudged_return(-change, *given(), score)) / (2 * h)
+        slope = M * (nudged_return(change, *arguments(), score) - nudged_return(-change, *arguments(), score)) / (2 * h)
         assert slope.abs().min() > 1e-4
-        torch.testing.assert_close(found[j, :, j, -1], slope, rtol=1e-5, atol=1e-9)
+        torch.testing.assert_close(result[j, :, j, -1], slope, rtol=1e-5, atol=1e-9)

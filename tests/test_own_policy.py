@@ -85,7 +85,7 @@ def test_the_adapted_parameters_come_back_under_the_modules_names(make):
 
 def hooked():
     module = sequential()
-    module[0].register_forward_hook(lambda module, given, result: 0.5 * result)
+    module[0].register_forward_hook(lambda module, inputs, result: 0.5 * result)
     return module
 
 

@@ -33,8 +33,8 @@ def evaluated(folder):
 def column(results, key, group, header):
     """Texts of a table's column by row label, averages included."""
     (table,) = (table for table in all_tables(results) if table.key == key)
-    (found,) = (x for name, columns in table.groups if group in name for x in columns if x.header.startswith(header))
-    return {label: text for label, text in (*table.rows([found]), *table.averages([found]))}
+    (match,) = (x for name, columns in table.groups if group in name for x in columns if x.header.startswith(header))
+    return {label: text for label, text in (*table.rows([match]), *table.averages([match]))}
 
 
 @pytest.mark.parametrize(
@@ -42,10 +42,10 @@ def column(results, key, group, header):
     [*published.SCORES, *published.GENERATIVE_SCORES, published.DYNAMICS_RMSE, published.REWARD_RMSE],
     ids=lambda x: f"{x.name}-{len(x.values)}",
 )
-def test_published_columns_have_the_averages_that_are_printed(found):
+def test_published_columns_have_the_averages_that_are_printed(scores):
     # Half a unit of the last digit that is printed, as TD3+BC's 70.35 stands as 70.3.
-    digits = len(str(found.average).partition(".")[2])
-    assert np.mean(list(found.values.values())) == pytest.approx(found.average, abs=0.5001 * 10**-digits)
+    digits = len(str(scores.average).partition(".")[2])
+    assert np.mean(list(scores.values.values())) == pytest.approx(scores.average, abs=0.5001 * 10**-digits)
 
 
 def test_the_other_text_has_its_average_too():
@@ -91,8 +91,8 @@ def test_differences_are_paired_and_marked(tmp_path):
 def test_missing_tasks_and_variants_are_shown_and_counted(tmp_path):
     write(tmp_path, cell("hopper-medium", {"default": shifted("default", 2)}))
     results = evaluated(write(tmp_path, cell("hopper-expert", {"tuned": shifted("tuned", 2)})))
-    found = results.verdicts["default"]
-    assert (found.harmless, found.harmful, found.better, found.worse, found.missing) == (1, 0, 1, 0, 17)
+    verdict = results.verdicts["default"]
+    assert (verdict.harmless, verdict.harmful, verdict.better, verdict.worse, verdict.missing) == (1, 0, 1, 0, 17)
     assert "on 1 of 18 " in verdicts(results)[0] and "17 of 18 are missing" in verdicts(results)[0]
     texts = column(results, "table-1", "not D4RL", "ITPO (default)")
     assert list(texts)[:18] == list(published.LOCOMOTION)
@@ -102,14 +102,14 @@ def test_missing_tasks_and_variants_are_shown_and_counted(tmp_path):
 def test_what_the_models_said_stands_beside_what_came(tmp_path):
     said = {"deviation": 0.0625, "clipped": 0.25, "predicted_return": 90.0, "prediction_error": 4.0, "grad_norm": 0.1}
     default = shifted("default", -1) | {"diagnostics": said}
-    known = cell("hopper-medium", {"default": default})
-    known["result"]["critic"] = {"critics": 219.0, "fqe": 242.0, "data": 241.0}
+    diagnosed = cell("hopper-medium", {"default": default})
+    diagnosed["result"]["critic"] = {"critics": 219.0, "fqe": 242.0, "data": 241.0}
     # An evaluation that was not diagnosed, or of a bundle from before there was such a report, does not know them.
-    results = evaluated(write(tmp_path, known, cell("hopper-expert", {"default": shifted("default", 1)})))
+    results = evaluated(write(tmp_path, diagnosed, cell("hopper-expert", {"default": shifted("default", 1)})))
 
     def texts(group, header):
-        found = column(results, "models", group, header)
-        return found["hopper-medium"], found["hopper-expert"]
+        by_task = column(results, "models", group, header)
+        return by_task["hopper-medium"], by_task["hopper-expert"]
 
     assert texts("decisions", "deviation") == ("0.062", "-")
     assert texts("decisions", "clipped") == ("0.25", "-")
@@ -130,7 +130,7 @@ def test_averages_compare_over_the_tasks_that_every_column_has(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("by", "missing", "told"),
+    ("by", "missing", "answer"),
     [
         ([0] * 17 + [-1], 0, "yes"),
         ([0] * 16 + [-0.5, -2], 0, "no"),
@@ -139,12 +139,12 @@ def test_averages_compare_over_the_tasks_that_every_column_has(tmp_path):
     ],
     ids=["yes", "harm", "open", "harm among some"],
 )
-def test_the_question_is_answered_as_far_as_it_can_be(tmp_path, by, missing, told):
+def test_the_question_is_answered_as_far_as_it_can_be(tmp_path, by, missing, answer):
     for task, change in zip(published.LOCOMOTION, by, strict=False):
         write(tmp_path, cell(task, {"default": shifted("default", change)}))
     results = evaluated(tmp_path)
     assert results.verdicts["default"].missing == missing
-    assert f"ITPO (default): {told}." in verdicts(results)[-1]
+    assert f"ITPO (default): {answer}." in verdicts(results)[-1]
 
 
 def test_latencies_of_different_machines_share_no_table(tmp_path):
@@ -315,8 +315,8 @@ def test_a_damaged_or_foreign_cell_is_one_line_and_exit_code_2(tmp_path, content
 
 
 def test_a_value_that_a_cell_does_not_know_is_missing(tmp_path):
-    told = GOOD["default"] | {"diagnostics": {"deviation": None, "predicted_return": 90.0}}
-    write(tmp_path, cell("hopper-medium", {"default": told}, worlds={"diffusion": {"one_step": {"obs_rmse": None}}}))
+    default = GOOD["default"] | {"diagnostics": {"deviation": None, "predicted_return": 90.0}}
+    write(tmp_path, cell("hopper-medium", {"default": default}, worlds={"diffusion": {"one_step": {"obs_rmse": None}}}))
     results = evaluated(tmp_path)
     for header in ("deviation", "clipped"):
         assert column(results, "models", "decisions", header)["hopper-medium"] == "-"
@@ -364,8 +364,8 @@ def test_a_folder_without_evaluations_is_refused(tmp_path):
 
 
 def test_tuned_settings_are_told_as_far_as_the_cell_does(tmp_path):
-    told = shifted("tuned", 1)
-    silent = {name: value for name, value in told.items() if name != "settings"}
-    write(tmp_path, cell("hopper-medium", {"tuned": told}), cell("hopper-expert", {"tuned": silent}))
+    tuned = shifted("tuned", 1)
+    silent = {name: value for name, value in tuned.items() if name != "settings"}
+    write(tmp_path, cell("hopper-medium", {"tuned": tuned}), cell("hopper-expert", {"tuned": silent}))
     texts = column(evaluated(tmp_path), "table-1b", "tune", "tuned settings")
     assert (texts["hopper-medium"], texts["hopper-expert"]) == ("meanflow, H 5", "meanflow")

@@ -62,9 +62,9 @@ def test_fp16_operands_keep_the_gradient_of_a_decision(name, world):
     with torch.no_grad():
         states, _ = imagine(policy, policy.layout.views(params), model, obs, noise(8, 1))
     objective = ReferenceObjective(policy, model, config)
-    given = params, states[-1][:, 0].contiguous(), noise(config.horizon, config.particles)
-    expected = objective.gradient(*given).grads
+    args = params, states[-1][:, 0].contiguous(), noise(config.horizon, config.particles)
+    expected = objective.gradient(*args).grads
     with Products("fp16"):
-        grads = objective.gradient(*given).grads
+        grads = objective.gradient(*args).grads
     assert ((grads - expected).norm(dim=1) / expected.norm(dim=1)).median() < 0.1
     assert torch.cosine_similarity(grads, expected, dim=1).median() > 0.99

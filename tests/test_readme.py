@@ -39,13 +39,13 @@ def links(page):
 
 def pages():
     """README, CHANGELOG and every Markdown page that they lead to."""
-    found, todo = [], [Path("README.md"), Path("CHANGELOG.md")]
+    visited, todo = [], [Path("README.md"), Path("CHANGELOG.md")]
     while todo:
         page = todo.pop()
-        if page not in found and (ROOT / page).is_file():
-            found.append(page)
+        if page not in visited and (ROOT / page).is_file():
+            visited.append(page)
             todo += [target for target in links(page) if target.suffix == ".md"]
-    return found
+    return visited
 
 
 def parse(module, text):
@@ -78,9 +78,9 @@ def test_the_readme_leads_to_the_pages_of_the_folders(folder):
 
 @pytest.mark.parametrize("page", pages(), ids=str)
 def test_every_command_parses(page):
-    found = COMMAND.findall((ROOT / page).read_text().replace("\\\n", " "))
-    assert found or page != Path("README.md")
-    for module, text in found:
+    commands = COMMAND.findall((ROOT / page).read_text().replace("\\\n", " "))
+    assert commands or page != Path("README.md")
+    for module, text in commands:
         # The name of a command alone speaks about it.
         if text.strip():
             parse(module, text)

@@ -40,13 +40,13 @@ def folder(bundle, tmp_path):
 
 def write_dataset(path, bundle, n_episodes):
     """A D4RL file of short episodes of the bundle's policy."""
-    made = model_errors.fresh_episodes(bundle.policy, HOPPER, list(range(n_episodes)), 20, 0.5)
+    transitions = model_errors.fresh_episodes(bundle.policy, HOPPER, list(range(n_episodes)), 20, 0.5)
     names = {"obs": "observations", "next_obs": "next_observations", "action": "actions", "reward": "rewards"}
     names |= {"terminated": "terminals", "truncated": "timeouts"}
     with h5py.File(path, "w") as file:
         for ours, theirs in names.items():
-            file[theirs] = getattr(made, ours)
-    return made
+            file[theirs] = getattr(transitions, ours)
+    return transitions
 
 
 def test_report_leaves_tables_json_and_picture(folder, tmp_path, capsys):
@@ -87,19 +87,19 @@ def test_simulator_without_state_is_refused_at_once(bundle, tmp_path):
 
 
 def test_fresh_episodes_are_episodes(bundle):
-    made = model_errors.fresh_episodes(bundle.policy, HOPPER, [7, 8], 15, 0.3)
-    ends = made.episode_ends
-    assert made.n_episodes == 2 and made.truncated[ends].sum() + made.terminated[ends].sum() == 2
-    inside = np.setdiff1d(np.arange(made.n), ends)
-    np.testing.assert_array_equal(made.next_obs[inside], made.obs[inside + 1])
-    np.testing.assert_array_equal(made.next_action[inside], made.action[inside + 1])
-    assert not made.next_action[ends].any() and np.abs(made.action).max() <= 1
+    transitions = model_errors.fresh_episodes(bundle.policy, HOPPER, [7, 8], 15, 0.3)
+    ends = transitions.episode_ends
+    assert transitions.n_episodes == 2 and transitions.truncated[ends].sum() + transitions.terminated[ends].sum() == 2
+    inside = np.setdiff1d(np.arange(transitions.n), ends)
+    np.testing.assert_array_equal(transitions.next_obs[inside], transitions.obs[inside + 1])
+    np.testing.assert_array_equal(transitions.next_action[inside], transitions.action[inside + 1])
+    assert not transitions.next_action[ends].any() and np.abs(transitions.action).max() <= 1
     with HOPPER.make() as env:
-        np.testing.assert_allclose(made.obs[ends[0] + 1], env.reset(seed=8)[0], rtol=1e-6)
+        np.testing.assert_allclose(transitions.obs[ends[0] + 1], env.reset(seed=8)[0], rtol=1e-6)
     short = model_errors.fresh_episodes(bundle.policy, EnvSpec("Hopper-v5", {}, 10), [7, 8], 15, 0.3)
     assert short.episode_ends.tolist() == [9, 19]
     again = model_errors.fresh_episodes(bundle.policy, HOPPER, [8], 15, 0.3)
-    np.testing.assert_array_equal(again.obs, made.obs[ends[0] + 1 :])
+    np.testing.assert_array_equal(again.obs, transitions.obs[ends[0] + 1 :])
 
 
 @pytest.fixture
@@ -108,8 +108,8 @@ def dataset(bundle, tmp_path, monkeypatch):
     monkeypatch.setenv("FASTDWM_CACHE", str(tmp_path / "cache"))
     write_dataset(tmp_path / "hopper.hdf5", bundle, 6)
     task = get_task("hopper-medium")
-    seen = dataset_record(load(task, str(tmp_path / "hopper.hdf5")), task)
-    return tmp_path / "hopper.hdf5", dataclasses.replace(bundle, dataset=seen)
+    record = dataset_record(load(task, str(tmp_path / "hopper.hdf5")), task)
+    return tmp_path / "hopper.hdf5", dataclasses.replace(bundle, dataset=record)
 
 
 def held_out(bundle, dataset, **settings):
@@ -204,22 +204,22 @@ def measured(std, transitions, reward_scale=1.0):
 
 
 def test_a_calibrated_model_covers_what_it_says(random_walk):
-    found = measured(1.0, random_walk)["calibration"]
-    assert found["spread_to_error"] == pytest.approx(1, abs=0.05)
+    calibration = measured(1.0, random_walk)["calibration"]
+    assert calibration["spread_to_error"] == pytest.approx(1, abs=0.05)
     # 1000 rows of 20 independent coordinates: three standard errors are at most 0.011
-    np.testing.assert_allclose(found["coverage"], found["levels"], atol=0.011)
+    np.testing.assert_allclose(calibration["coverage"], calibration["levels"], atol=0.011)
 
 
 def test_a_model_that_spreads_too_little_covers_too_little(random_walk):
-    found = measured(0.5, random_walk)["calibration"]
-    assert found["spread_to_error"] == pytest.approx(0.5, abs=0.05)
+    calibration = measured(0.5, random_walk)["calibration"]
+    assert calibration["spread_to_error"] == pytest.approx(0.5, abs=0.05)
     # of a standard normal, 59 % lie within half of the interval that holds 90 %
-    assert found["coverage"][found["levels"].index(0.9)] == pytest.approx(0.59, abs=0.04)
+    assert calibration["coverage"][calibration["levels"].index(0.9)] == pytest.approx(0.59, abs=0.04)
 
 
 def test_a_deterministic_model_covers_nothing(random_walk):
-    found = measured(0.0, random_walk)["calibration"]
-    assert found["spread_to_error"] == 0 and not any(found["coverage"])
+    calibration = measured(0.0, random_walk)["calibration"]
+    assert calibration["spread_to_error"] == 0 and not any(calibration["coverage"])
 
 
 def test_rewards_are_compared_in_the_unit_that_was_learnt(random_walk):

@@ -37,15 +37,15 @@ def test_adam_is_torchs_with_a_count_for_each_episode():
     base, rule = base_policies(), Adam(0.01)
     grads = [gradient(base, seed=i) for i in range(5)]
     state = rule.init(base)
-    for i, found in enumerate(grads):
+    for i, result in enumerate(grads):
         if i == 2:
             state = state.where(torch.tensor([True, True, False, False]), rule.init(base))
-        state, _ = rule.step(state, found)
-    for rows, given in ((slice(0, 2), grads), (slice(2, 4), grads[2:])):
+        state, _ = rule.step(state, result)
+    for rows, own_grads in ((slice(0, 2), grads), (slice(2, 4), grads[2:])):
         leaf = base[rows].clone().requires_grad_()
         optimiser = torch.optim.Adam([leaf], 0.01, maximize=True)
-        for found in given:
-            leaf.grad = found.grads[rows]
+        for result in own_grads:
+            leaf.grad = result.grads[rows]
             optimiser.step()
         torch.testing.assert_close(state.params[rows], leaf.detach(), rtol=1e-9, atol=1e-12)
 
@@ -54,10 +54,10 @@ def test_adam_is_torchs_with_a_count_for_each_episode():
 def test_the_first_step_gains_what_the_actions_would():
     """The return of a small step, as the objective itself has it: action_step along the slope for every number."""
     base, obs, noise = base_policies(), make_obs(B), make_noise(H, K, B, M)
-    rule, found = Bound(1e-7, math.inf), objective().gradient(base, obs, noise)
-    state, _ = rule.step(rule.init(base), found)
+    rule, result = Bound(1e-7, math.inf), objective().gradient(base, obs, noise)
+    state, _ = rule.step(rule.init(base), result)
     gain = objective().value(state.params, obs, noise) - objective().value(base, obs, noise)
-    slope = found.action_grads.transpose(0, 1).flatten(1).square().mean(1).sqrt()
+    slope = result.action_grads.transpose(0, 1).flatten(1).square().mean(1).sqrt()
     torch.testing.assert_close(gain, 1e-7 * (H + 1) * A * slope, rtol=1e-4, atol=0)
 
 
@@ -72,8 +72,8 @@ def test_the_unit_of_rewards_and_values_does_not_matter(scale):
 
         state = rule.init(base_policies())
         for i in range(3):
-            found = objective(score).gradient(state.params, make_obs(B), make_noise(H, K, B, M, seed=i))
-            state, _ = rule.step(state, found)
+            result = objective(score).gradient(state.params, make_obs(B), make_noise(H, K, B, M, seed=i))
+            state, _ = rule.step(state, result)
         states.append(state)
     assert (states[0].params - base_policies()).norm(dim=1).min() > 1e-4
     for ours, theirs in zip(*(state.tensors for state in states), strict=True):

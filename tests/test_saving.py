@@ -107,25 +107,25 @@ def test_a_fault_at_any_moment_leaves_the_old_bundle_or_the_new(tmp_path, fault,
     OLD.save(start)
     if not stated:
         state_no_hash(start)
-    found, n, happens = [], 0, True
+    states, n, happens = [], 0, True
     while happens:
         folder = shutil.copytree(start, tmp_path / str(n))
         error, happens = save_with_fault(NEW, folder, n, **FAULTS[fault], links=links)
-        found.append(held(folder))
+        states.append(held(folder))
         # An error means: not saved. Only who is stopped after the last rename finds the new one.
         if isinstance(error, OSError):
-            assert found[-1] == "old" and error.filename.startswith(str(folder))
+            assert states[-1] == "old" and error.filename.startswith(str(folder))
         if error is None:
-            assert found[-1] == "new"
+            assert states[-1] == "new"
         if not FAULTS[fault].get("still"):
             # All that was kept for the worst case is gone, but for what an interrupt hits while it is removed.
-            assert set(names(folder)) == set(FILES) or (happens and found[-1] == "new")
+            assert set(names(folder)) == set(FILES) or (happens and states[-1] == "new")
         NEW.save(folder)
         assert held(folder) == "new" and names(folder) == FILES
         n += 1
-    assert n > 7 and {"old", "new"} == set(found)
+    assert n > 7 and {"old", "new"} == set(states)
     # Some of what fails once can be done without.
-    assert fault == "full" or found == sorted(found, reverse=True)
+    assert fault == "full" or states == sorted(states, reverse=True)
 
 
 def test_who_loads_while_others_save_has_one_of_the_bundles(folder):
@@ -145,12 +145,12 @@ def test_who_loads_while_others_save_has_one_of_the_bundles(folder):
     for thread in threads:
         thread.start()
     try:
-        found = {held(folder) for _ in range(60)}
+        states = {held(folder) for _ in range(60)}
     finally:
         stop.set()
         for thread in threads:
             thread.join()
-    assert not failed and saved > 4 and found <= {"old", "new"} and names(folder) == ["README.md", *FILES]
+    assert not failed and saved > 4 and states <= {"old", "new"} and names(folder) == ["README.md", *FILES]
 
 
 def test_saving_again_repairs_damaged_weights(folder):

@@ -41,12 +41,12 @@ def arguments(horizon, dtype=torch.float64):
 @pytest.mark.parametrize("horizon", [0, 1, 3])
 @pytest.mark.parametrize("kind", [ReferenceObjective, FusedObjective])
 def test_the_default_spelled_out_is_the_default(kind, horizon):
-    world, given = make_world(), arguments(horizon)
+    world, args = make_world(), arguments(horizon)
     own, expected = kind(POLICY, world, ITPOConfig(), default), ReferenceObjective(POLICY, world, ITPOConfig())
-    theirs = expected.gradient(*given)
+    theirs = expected.gradient(*args)
     assert theirs.grads.abs().max() > 1e-3 and theirs.action_grads.abs().max() > 1e-3
-    torch.testing.assert_close(own.gradient(*given)[:3], theirs[:3], rtol=1e-10, atol=1e-13)
-    torch.testing.assert_close(own.value(*given), expected.value(*given), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(own.gradient(*args)[:3], theirs[:3], rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(own.value(*args), expected.value(*args), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("world", ["diffusion", "meanflow", "mlp"])
@@ -56,7 +56,7 @@ def test_the_default_spelled_out_is_the_default_on_compiled_kernels(world):
     base, noise = agent.policy.base.repeat(4, 1), torch.randn(5, agent.world.dynamics.noise_steps, 4, 3, 11)
     own = FusedObjective(agent.policy, agent.world, CONFIG, default)
     results = (objective.gradient(base, obs, noise) for objective in (own, agent.objective))
-    for ours, theirs in zip(*(found[:3] for found in results), strict=True):
+    for ours, theirs in zip(*(result[:3] for result in results), strict=True):
         scale = theirs.abs().max()
         torch.testing.assert_close(ours / scale, theirs / scale, rtol=0, atol=1e-5)
 
@@ -68,10 +68,10 @@ def first_actions(world, states, actions):
 
 @pytest.mark.parametrize("score", [spread, first_actions])
 def test_any_score_has_its_gradient_on_both_paths(score):
-    world, given = make_world(), arguments(3)
-    returns, grads, *_ = FusedObjective(POLICY, world, ITPOConfig(), score).gradient(*given)
-    leaves = {name: value.clone().requires_grad_() for name, value in POLICY.layout.views(given[0]).items()}
-    expected = imagined_return(POLICY, leaves, world, *given[1:], score=score)
+    world, args = make_world(), arguments(3)
+    returns, grads, *_ = FusedObjective(POLICY, world, ITPOConfig(), score).gradient(*args)
+    leaves = {name: value.clone().requires_grad_() for name, value in POLICY.layout.views(args[0]).items()}
+    expected = imagined_return(POLICY, leaves, world, *args[1:], score=score)
     expected_grads = torch.autograd.grad(expected.sum(), list(leaves.values()))
     torch.testing.assert_close(returns, expected.detach(), rtol=1e-12, atol=1e-12)
     for name, theirs in zip(leaves, expected_grads, strict=True):
@@ -81,17 +81,17 @@ def test_any_score_has_its_gradient_on_both_paths(score):
 def test_a_score_sees_every_state_and_action():
     def look(world, states, actions):
         assert states.shape == (4, 3, 5, OBS_DIM) and actions.shape == (4, 3, 5, ACTION_DIM)
-        torch.testing.assert_close(states[0], given[1].unsqueeze(1).expand(-1, 5, -1))
+        torch.testing.assert_close(states[0], args[1].unsqueeze(1).expand(-1, 5, -1))
         for j in range(3):
-            expected = world.dynamics.next_obs(states[j], actions[j], given[2][j])
+            expected = world.dynamics.next_obs(states[j], actions[j], args[2][j])
             torch.testing.assert_close(states[j + 1], expected, rtol=1e-10, atol=1e-12)
-        views = POLICY.layout.views(given[0])
+        views = POLICY.layout.views(args[0])
         torch.testing.assert_close(actions[-1], POLICY.apply(views, states[-1]), rtol=1e-10, atol=1e-12)
         return actions.sum((0, 2, 3))
 
-    given = arguments(3)
+    args = arguments(3)
     for kind in (ReferenceObjective, FusedObjective):
-        kind(POLICY, make_world(), ITPOConfig(), look).gradient(*given)
+        kind(POLICY, make_world(), ITPOConfig(), look).gradient(*args)
 
 
 @pytest.mark.parametrize("config", [CONFIG, replace(SGD, inner_lr=1e-3)], ids=["bound", "sgd"])
@@ -144,9 +144,9 @@ def test_a_score_that_is_not_finite_is_discarded_in_its_episode_alone(backend):
     ],
     ids=["particles", "one number", "no tensor", "constant"],
 )
-def test_a_wrong_score_says_so_in_one_line(backend, score, came):
+def test_a_wrong_score_says_so_in_one_line(backend, score, actual):
     agent = Agent.of(make_bundle(), CONFIG, score=score, backend=backend)
-    with pytest.raises(InputError, match=rf"^score: expected [^\n]*{came}$"):
+    with pytest.raises(InputError, match=rf"^score: expected [^\n]*{actual}$"):
         agent.act(observations(1, 2)[0])
 
 

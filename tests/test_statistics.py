@@ -143,8 +143,8 @@ def test_success_rate_has_the_interval_of_wilson():
         p, estimate = successes / n, success_rate(successes, n)
         half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
         centre = p + z**2 / (2 * n)
-        found = (estimate.value, estimate.low, estimate.high)
-        assert found == pytest.approx((p, (centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)))
+        actual = (estimate.value, estimate.low, estimate.high)
+        assert actual == pytest.approx((p, (centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)))
 
 
 def test_samples_of_different_lengths_raise():

@@ -96,11 +96,11 @@ def test_the_best_cell_is_confirmed_on_seeds_that_it_was_not_chosen_on(finished)
     chosen = max((row for row in rows if row["cell"] != "base"), key=lambda row: row["score_iqm"])["cell"]
     assert again.keys() == {"base", chosen}
     assert all([e["seed"] for e in record["episodes"]] == [10000, 10001] for record in again.values())
-    found = json.loads((out / "study.json").read_text())["confirmation"]
+    confirmed = json.loads((out / "study.json").read_text())["confirmation"]
     base, score = (np.array([e["score_pct"] for e in again[name]["episodes"]]) for name in ("base", chosen))
-    assert (found["cell"], found["seeds"]) == (chosen, [10000, 10001])
-    assert found["difference"]["value"] == pytest.approx((score - base).mean())
-    assert found["chosen"]["mean"] != np.mean([e["score_pct"] for e in cells[chosen]["episodes"]])
+    assert (confirmed["cell"], confirmed["seeds"]) == (chosen, [10000, 10001])
+    assert confirmed["difference"]["value"] == pytest.approx((score - base).mean())
+    assert confirmed["chosen"]["mean"] != np.mean([e["score_pct"] for e in cells[chosen]["episodes"]])
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("Best by interquartile mean: ")]
     assert "On seeds 10000 to 10001, which nothing was chosen on: score" in line
     assert line in (out / "study.md").read_text()
@@ -260,6 +260,6 @@ def test_more_episodes_than_run_at_once_change_nothing(bundle, tmp_path, monkeyp
         cells.run_cell(plan, cell)
         records.append(json.loads(plan.path(cell).read_text()))
     assert [record["batch_latency"]["size"] for record in records] == [2, 5]
-    split, whole = (record["episodes"] for record in records)
-    assert [e["seed"] for e in split] == [e["seed"] for e in whole] == list(range(20000, 20005))
-    assert [e["return"] for e in split] == pytest.approx([e["return"] for e in whole], abs=5e-3)
+    split, together = (record["episodes"] for record in records)
+    assert [e["seed"] for e in split] == [e["seed"] for e in together] == list(range(20000, 20005))
+    assert [e["return"] for e in split] == pytest.approx([e["return"] for e in together], abs=5e-3)

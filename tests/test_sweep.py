@@ -56,9 +56,9 @@ NAMES = {f"hopper-medium-s{seed}-{stage}" for seed in (0, 1) for stage in ("trai
 @pytest.mark.slow
 def test_a_sweep_leaves_cells_bundles_logs_and_a_summary(finished):
     done, out = finished
-    found = cells(out)
-    assert found.keys() == NAMES and not cells(out, "failed")
-    for name, record in found.items():
+    records = cells(out)
+    assert records.keys() == NAMES and not cells(out, "failed")
+    for name, record in records.items():
         assert name == f"{record['task']}-s{record['seed']}-{record['stage']}"
         assert record["identity"]["versions"].keys() == {"mujoco", "gymnasium"}
         assert str(out) not in str(record["identity"]) and str(out) in str(record["commands"])
@@ -83,8 +83,8 @@ def test_an_evaluations_cell_has_the_scores_of_its_own_trainings_bundle(finished
             ran = result["variants"][variant]
             assert ran["world"] == world and ran["seeds"] == [10000, 10001] and ran["itpo"]["lengths"] == [5, 5]
             assert len(ran["base"]["scores"]) == 2 and ran["latency_ms"]["itpo"]["p50_ms"] > 0
-        whole = json.loads(next((out / "eval" / f"hopper-medium-s{seed}" / "default").glob("*.json")).read_text())
-        scores = [episode["score_pct"] for episode in whole["episodes"]["itpo"]]
+        evaluation = json.loads(next((out / "eval" / f"hopper-medium-s{seed}" / "default").glob("*.json")).read_text())
+        scores = [episode["score_pct"] for episode in evaluation["episodes"]["itpo"]]
         assert result["variants"]["default"]["itpo"]["scores"] == scores
         assert record["machine"].keys() >= {"host", "cpu", "threads"} and record["machine"]["threads"] == 1
     assert weights(out, "hopper-medium-s0") != weights(out, "hopper-medium-s1")
@@ -118,9 +118,9 @@ def test_finished_cells_are_not_repeated_and_a_missing_one_is(finished, data, tm
 def test_a_killed_sweep_leaves_no_process_and_goes_on_to_the_same_weights(finished, data, tmp_path):
     _, reference = finished
     out = tmp_path / "out"
-    given = (*flags(data, out), "--stages", "train")
+    args = (*flags(data, out), "--stages", "train")
     process = subprocess.Popen(
-        argv("sweep", *given), env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        argv("sweep", *args), env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
     assert until(lambda: (out / "train" / "hopper-medium-s0" / "reward.safetensors").exists())
     # The workers, what keeps their books, and a training of each.
@@ -131,7 +131,7 @@ def test_a_killed_sweep_leaves_no_process_and_goes_on_to_the_same_weights(finish
     before = cells(out)
     assert len(before) < 2
 
-    done = run("sweep", *given)
+    done = run("sweep", *args)
     assert done.returncode == 0, done.stderr
     assert len(cells(out)) == 2 and all(cells(out)[name] == record for name, record in before.items())
     for name in ("hopper-medium-s0", "hopper-medium-s1"):
@@ -174,13 +174,13 @@ def test_a_full_disk_fails_the_cell_and_damages_nothing(finished, data, tmp_path
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     # Enough for what the driver writes, too little for an evaluation.
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))  # noqa: E731
-    given = (*flags(data, out), "--seeds", "1")
-    done = spawn("sweep", *given, preexec_fn=limit)
+    args = (*flags(data, out), "--seeds", "1")
+    done = spawn("sweep", *args, preexec_fn=limit)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     (failure,) = cells(out, "failed").values()
     assert "File too large" in failure["log"][-1] and not list(out.glob("cells/*-eval.json"))
     assert all(path.read_bytes() == content for path, content in before.items() if path.name != "settings.json")
-    assert run("sweep", *given, "--retry").returncode == 0
+    assert run("sweep", *args, "--retry").returncode == 0
     assert "hopper-medium-s0-eval" in cells(out) and not cells(out, "failed")
 
 

@@ -43,10 +43,10 @@ def changed(work, **changes):
 
 def test_a_cells_file_appears_when_its_commands_have_ended_well(work, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = run_cell(work)
-    assert found == json.loads((tmp_path / "cells" / "hopper-medium-s0-collect.json").read_text())
-    assert found["result"] == {"dataset": DATASET, "metadata": {"total_steps": 10}}
-    assert found["wall_s"] > 0 and found["peak_memory_mb"] > 1 and found["versions"]["python"]
+    result = run_cell(work)
+    assert result == json.loads((tmp_path / "cells" / "hopper-medium-s0-collect.json").read_text())
+    assert result["result"] == {"dataset": DATASET, "metadata": {"total_steps": 10}}
+    assert result["wall_s"] > 0 and result["peak_memory_mb"] > 1 and result["versions"]["python"]
     log = (tmp_path / "logs" / "hopper-medium-s0-collect.log").read_text()
     assert log.startswith("$ python -c ") and log.endswith("said\n")
 
@@ -65,16 +65,16 @@ def test_data_that_are_there_are_kept(work, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "message"),
     [
         ("import sys; sys.exit(3)", "exit code 3"),
         ("import os; os.kill(os.getpid(), 9)", "ended by signal 9"),
     ],
     ids=["fails", "killed"],
 )
-def test_a_command_that_does_not_end_well_fails_the_cell(code, told, work, tmp_path, monkeypatch):
+def test_a_command_that_does_not_end_well_fails_the_cell(code, message, work, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CellFailed, match=told):
+    with pytest.raises(CellFailed, match=message):
         run_cell(changed(work, commands=[["python", "-c", code], *work.commands]))
     assert not (tmp_path / "ran").exists() and not list(tmp_path.glob("cells/*"))
 

@@ -86,9 +86,9 @@ def test_policy_score_is_the_squared_distance_from_the_policy(monkeypatch):
     actor, obs = make_actor(), torch.randn(7, OBS_DIM, generator=generator(1))
     action = mlp_policy(actor, obs) + torch.tensor([0.3, -0.4])
     torch.testing.assert_close(policy_score(actor, obs, action), torch.full((7,), -0.25))
-    whole = policy_score(actor, obs, action)
+    expected = policy_score(actor, obs, action)
     monkeypatch.setattr(tilt_module, "CHUNK_ROWS", 3)
-    torch.testing.assert_close(policy_score(actor, obs, action), whole)
+    torch.testing.assert_close(policy_score(actor, obs, action), expected)
 
 
 def test_value_score_is_the_standardised_surprise():

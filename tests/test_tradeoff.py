@@ -54,8 +54,8 @@ def test_a_star_changes_one_axis_at_a_time_and_a_product_has_every_combination()
 
 def test_several_inner_steps_share_the_step_size():
     assert {(cell.inner_steps, cell.inner_lr) for cell in GRID.cells(HELD)[1:]} == {(1, 0.4), (2, 0.2)}
-    whole = dataclasses.replace(GRID, split_step=False)
-    assert {cell.inner_lr for cell in whole.cells(HELD)[1:]} == {0.4}
+    undivided = dataclasses.replace(GRID, split_step=False)
+    assert {cell.inner_lr for cell in undivided.cells(HELD)[1:]} == {0.4}
 
 
 def test_step_sizes_are_an_axis():
@@ -212,9 +212,9 @@ def test_the_best_cell_has_the_highest_interquartile_mean_then_the_least_cost():
 
 
 def test_confirmation_pairs_the_seeds():
-    found = confirmation(RECORDS, MEANFLOW)
-    assert found["difference"]["value"] == pytest.approx((2 + 2 + 29) / 3) and found["seeds"] == [0, 1, 2]
-    assert confirmed(found) == (
+    result = confirmation(RECORDS, MEANFLOW)
+    assert result["difference"]["value"] == pytest.approx((2 + 2 + 29) / 3) and result["seeds"] == [0, 1, 2]
+    assert confirmed(result) == (
         "Best by interquartile mean: MeanFlow (K = 1), H = 8, M = 2, E = 1, strength 0.1. On seeds 0 to 2, which "
         "nothing was chosen on: score 85.0 ± 13.9, base policy 74.0 ± 29.5, difference +11.0 [2.0, 29.0]."
     )

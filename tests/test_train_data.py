@@ -181,9 +181,9 @@ def test_a_run_that_does_not_tell_its_data_goes_on(data, tmp_path):
 
 def test_bundles_with_the_former_fingerprint_know_their_data(data):
     transitions = load(TASK, str(data))
-    for fingerprint, known in (
+    for fingerprint, expected in (
         (transitions.fingerprint, True),
         (transitions.short_fingerprint, True),
         ("0" * 64, False),
     ):
-        assert trained_on({"id": "other", "fingerprint": fingerprint}, transitions)[0] is known
+        assert trained_on({"id": "other", "fingerprint": fingerprint}, transitions)[0] is expected

@@ -66,10 +66,10 @@ def values(trainer) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", PARTS)
 def test_updates_resumed_half_way_equal_those_in_one_go(name, tmp_path):
-    whole = fit(name, tmp_path / "whole", UPDATES)
+    uninterrupted = fit(name, tmp_path / "whole", UPDATES)
     fit(name, tmp_path / "halves", UPDATES // 2)
     halves = fit(name, tmp_path / "halves", UPDATES)
-    for key, value in values(whole).items():
+    for key, value in values(uninterrupted).items():
         assert torch.equal(value, values(halves)[key]), key
 
 

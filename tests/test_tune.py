@@ -116,9 +116,9 @@ def test_a_choice_for_something_else_is_refused_until_tuned_again(folder, tmp_pa
     path = folder / "bundle.json"
     # The tuning comes before the hash of the weights that are there.
     path.write_text(path.read_text().replace(old, new, 1))
-    given = ("hopper-medium", "--bundle", folder, "--out", tmp_path)
-    refused(run("eval", *given), message)
-    assert run("tune", *given, *FEW).returncode == 0
+    args = ("hopper-medium", "--bundle", folder, "--out", tmp_path)
+    refused(run("eval", *args), message)
+    assert run("tune", *args, *FEW).returncode == 0
     assert Bundle.load(folder).tuning["table"]
 
 
@@ -206,28 +206,28 @@ def test_wrong_input_is_one_line_and_exit_code_2(args, message, tmp_path):
 def search(scores, noise=0.0, budget_s=100.0, costs=None):
     """The choice, and all trials, where candidate i scores scores[i] (the base policy is first) on average."""
     trials = [Trial(Settings(world=str(i))) for i in range(len(scores))]
-    seen = []
+    runs = []
 
     def run(settings, seeds):
         i = int(settings.world)
-        seen.append((i, tuple(seeds)))
+        runs.append((i, tuple(seeds)))
         # The same disturbance for every candidate but in sign, as odd seeds are hard for half of them.
         return [scores[i] + noise * (-1) ** (seed + i) for seed in seeds], (costs or [1.0] * len(scores))[i]
 
     base, *others = trials
     finalists = halve(base, others, run, 20_000, 4, budget_s, lambda *_: None)
-    return choose(base, finalists), base, others, seen
+    return choose(base, finalists), base, others, runs
 
 
 def test_halving_finds_the_best_and_spends_most_on_the_better():
-    chosen, base, others, seen = search([10.0, 11, 12, 13, 20, 14, 15, 16, 17], noise=1.0)
+    chosen, base, others, runs = search([10.0, 11, 12, 13, 20, 14, 15, 16, 17], noise=1.0)
     assert chosen is others[3]
     counts = [len(trial.scores) for trial in others]
     # 8 candidates with 4 episodes, 4 with 8, then the default (first), the best and the base policy go on together.
     assert sorted(counts) == [4, 4, 4, 4, 8, 8, 64, 64] and counts[0] == counts[3] == len(base.scores) == 64
     # Nobody runs a seed twice, and all run the same ones.
-    assert len(seen) == len(set(seen))
-    assert {seed for _, seeds in seen for seed in seeds} == set(range(20_000, 20_064))
+    assert len(runs) == len(set(runs))
+    assert {seed for _, seeds in runs for seed in seeds} == set(range(20_000, 20_064))
 
 
 def test_the_base_policy_is_recommended_where_nothing_beats_it():
@@ -282,19 +282,19 @@ def test_without_time_the_default_is_compared_with_the_base_policy():
 
 
 def test_candidates_start_with_the_default_and_differ():
-    found = candidates({"diffusion": 5, "meanflow": 1, "mlp": 1}, 0.1)
-    assert found[0] == Settings(ITPOConfig(), "diffusion", 5)
-    assert len({str(settings) for settings in found}) == len(found)
-    assert {settings.world for settings in found} == {"diffusion", "meanflow"}
-    assert all(settings.itpo.inner_steps > 0 for settings in found)
+    grid = candidates({"diffusion": 5, "meanflow": 1, "mlp": 1}, 0.1)
+    assert grid[0] == Settings(ITPOConfig(), "diffusion", 5)
+    assert len({str(settings) for settings in grid}) == len(grid)
+    assert {settings.world for settings in grid} == {"diffusion", "meanflow"}
+    assert all(settings.itpo.inner_steps > 0 for settings in grid)
 
 
 @pytest.mark.parametrize("bound", [0.1, 1e-8])
 def test_every_world_is_tried_with_factors_of_the_bundles_bound(bound):
     """With its own one as well, which is not said, so that measuring it anew keeps the choice."""
-    found = candidates({"diffusion": 5, "meanflow": 1}, bound)
+    grid = candidates({"diffusion": 5, "meanflow": 1}, bound)
     for world in ("diffusion", "meanflow"):
-        bounds = {settings.itpo.max_deviation for settings in found if settings.world == world}
+        bounds = {settings.itpo.max_deviation for settings in grid if settings.world == world}
         assert None in bounds
         factors = sorted(x / bound for x in bounds - {None})
         assert factors == pytest.approx([0.5, 0.7, 1.5, 2.0], rel=1e-4)

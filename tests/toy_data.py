@@ -7,9 +7,9 @@ import numpy as np
 
 
 def write_dataset(path: Path, n_episodes: int = 20, length: int = 40) -> Path:
-    """A D4RL file of random hopper-sized transitions; s' = s + 0.1 (first action) in every coordinate, r = s_0.
+    """Write a D4RL file of random hopper-sized transitions; returns its path.
 
-    It is no recording of a hopper: `train` learns from it with --trust-env alone.   Returns the path.
+    s' = s + 0.1 (first action) in every coordinate, r = s_0. Hopper does not repeat them, so `train` needs --trust-env.
     """
     rng, n = np.random.default_rng(0), n_episodes * length
     action = rng.uniform(-1, 1, (n, 3)).astype(np.float32)

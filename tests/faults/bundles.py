@@ -67,10 +67,10 @@ class Mutations:
 def places(value: object, path: tuple = ()) -> list[tuple]:
     """Paths of all values inside a JSON value."""
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    found = [path] if path else []
+    paths = [path] if path else []
     for key, item in inside:
-        found += places(item, (*path, key))
-    return found
+        paths += places(item, (*path, key))
+    return paths
 
 
 def edit(rng: random.Random, header: dict) -> bool:

@@ -96,9 +96,9 @@ def cut(rng: random.Random, path: Path) -> bool:
 
 def names(file: h5py.File) -> list[str]:
     """Of all arrays in the file."""
-    found: list[str] = []
-    file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
-    return [name for name in found if "infos" not in name]
+    paths: list[str] = []
+    file.visititems(lambda name, item: paths.append(name) if isinstance(item, h5py.Dataset) else None)
+    return [name for name in paths if "infos" not in name]
 
 
 def link(rng: random.Random, path: Path) -> bool:

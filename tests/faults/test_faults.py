@@ -58,7 +58,7 @@ def test_a_command_killed_at_any_write_loses_nothing_and_ends_as_if_it_had_not_b
     name, worker, seconds, seed, tell, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("MINARI_DATASETS_PATH", "")
-    base, out, whole = (tmp_path / name for name in ("base", "out", "whole"))
+    base, out, complete = (tmp_path / name for name in ("base", "out", "whole"))
     base.mkdir()
     victims.save_base(base)
     command, counts = COMMANDS[name], Counter()
@@ -77,7 +77,7 @@ def test_a_command_killed_at_any_write_loses_nothing_and_ends_as_if_it_had_not_b
 
     def begin(again):
         shutil.rmtree(out, ignore_errors=True)
-        shutil.copytree(*(whole, out) if again else (base / "bundle", out / "bundle"))
+        shutil.copytree(*(complete, out) if again else (base / "bundle", out / "bundle"))
 
     begin(False)
     # The second run of the two finds everything done.
@@ -85,7 +85,7 @@ def test_a_command_killed_at_any_write_loses_nothing_and_ends_as_if_it_had_not_b
     expected = command.left(out)
     # No part writes so often that the others of its kind are hardly ever killed.
     assert len(runs[0]) < 200
-    out.rename(whole)
+    out.rename(complete)
     for i in cases(command.share * seconds, 1):
         rng = random.Random(f"{seed}-{name}-{i}")
         again, half, together = (rng.random() < share for share in (0.25, 0.5, 0.5))
@@ -107,5 +107,5 @@ def test_a_command_killed_at_any_write_loses_nothing_and_ends_as_if_it_had_not_b
         assert command.left(out) == expected, case
         assert not [path for path in out.rglob(".*") if path.parent.name != "results"], case
         counts[kind] += 1
-    told = ", ".join(f"{n} at {kind.strip()}" for kind, n in sorted(counts.items()))
-    tell(f"faults, {name}: {counts.total()} killed at a write, and the same command ended well: {told}")
+    summary = ", ".join(f"{n} at {kind.strip()}" for kind, n in sorted(counts.items()))
+    tell(f"faults, {name}: {counts.total()} killed at a write, and the same command ended well: {summary}")

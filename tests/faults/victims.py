@@ -68,8 +68,8 @@ def bundle(folder: Path) -> dict[str, Any]:
     """The weights, and for which seeds they were tuned, of the bundle in the folder, where there is one."""
     if not (folder / "bundle.json").exists():
         return {}
-    came = Bundle.load(folder)
-    return {folder.parent.name: (came.fingerprint, (came.tuning or {}).get("seeds"))}
+    loaded = Bundle.load(folder)
+    return {folder.parent.name: (loaded.fingerprint, (loaded.tuning or {}).get("seeds"))}
 
 
 def files(out: Path) -> dict[str, bytes]:

@@ -66,19 +66,19 @@ def use_dataset(path: Path) -> str | None:
     os.environ["MINARI_DATASETS_PATH"] = str(path)
     os.environ["FASTDWM_CACHE"] = str(path / "cache")
     task = get_task("hopper-medium")
-    found = data.load(task, str(path / name) if name.endswith(".hdf5") else name)
+    transitions = data.load(task, str(path / name) if name.endswith(".hdf5") else name)
     columns = {"obs": (11,), "action": (3,), "reward": (), "next_obs": (11,), "next_action": (3,)}
     columns |= {"terminated": (), "truncated": (), "next_obs_known": ()}
     for column, shape in columns.items():
-        values = getattr(found, column)
-        if values.shape != (found.n, *shape) or not np.isfinite(values).all():
+        values = getattr(transitions, column)
+        if values.shape != (transitions.n, *shape) or not np.isfinite(values).all():
             return f"{column} {values.shape}"
-    if np.abs(found.action).max() > 1 or (found.terminated & found.truncated).any():
+    if np.abs(transitions.action).max() > 1 or (transitions.terminated & transitions.truncated).any():
         return "actions or flags"
-    if found.n_episodes < 1 or found.episode_ends[-1] != found.n - 1:
+    if transitions.n_episodes < 1 or transitions.episode_ends[-1] != transitions.n - 1:
         return "ends of episodes"
-    train_rows, _ = found.split_episodes(0.5, 0)
-    data.statistics(found, train_rows)
+    train_rows, _ = transitions.split_episodes(0.5, 0)
+    data.statistics(transitions, train_rows)
     return None
 
 

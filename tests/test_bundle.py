@@ -113,7 +113,7 @@ def test_a_bundle_takes_policy_critics_and_bound_of_a_checkpoint(folder, bound):
     ],
     ids=str,
 )
-def test_a_checkpoint_of_something_else_is_told_in_one_line(folder, changes, message):
+def test_a_checkpoint_of_something_else_is_refused_in_one_line(folder, changes, message):
     path = folder.parent / "policy-20.safetensors"
     save_checkpoint(path, **changes)
     with input_error(message):
@@ -121,7 +121,7 @@ def test_a_checkpoint_of_something_else_is_told_in_one_line(folder, changes, mes
 
 
 @pytest.mark.parametrize("position", [0.2, 0.5, 0.999])
-def test_a_flipped_bit_of_a_weight_is_told_in_one_line(folder, position):
+def test_a_flipped_bit_of_a_weight_is_refused_in_one_line(folder, position):
     path = folder / "weights.safetensors"
     content = bytearray(path.read_bytes())
     # The lowest bit of a float32 is invisible except in the hash.
@@ -193,7 +193,7 @@ VALUES = {
 
 
 @pytest.mark.parametrize("message", VALUES)
-def test_values_that_no_bundle_has_are_told_in_one_line(folder, message):
+def test_values_that_no_bundle_has_are_refused_in_one_line(folder, message):
     edit_header(folder, VALUES[message])
     with pytest.raises(InputError, match=message) as error:
         Bundle.load(folder)
@@ -201,7 +201,7 @@ def test_values_that_no_bundle_has_are_told_in_one_line(folder, message):
 
 
 @pytest.mark.parametrize("depth", [40, 100_000])
-def test_deeply_nested_json_is_told_in_one_line(folder, depth):
+def test_deeply_nested_json_is_refused_in_one_line(folder, depth):
     text = (folder / "bundle.json").read_text()
     (folder / "bundle.json").write_text(text.replace('"report": {}', f'"report": {{"x": {"[" * depth}{"]" * depth}}}'))
     with input_error("bundle.json: expected JSON"):

@@ -77,7 +77,7 @@ def test_first_preset_is_the_default():
     ],
     ids=["preset", "unknown", "unparsable", "choice"],
 )
-def test_what_does_not_parse_is_told_in_one_line(flags, message):
+def test_what_does_not_parse_is_refused_in_one_line(flags, message):
     with input_error(message):
         parse("hopper-medium", *flags)
 

@@ -243,14 +243,14 @@ BAD_ARRAYS = {
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD_ARRAYS.values(), ids=BAD_ARRAYS)
-def test_bad_d4rl_arrays_are_told_in_one_line(d4rl, changes, message):
+def test_bad_d4rl_arrays_are_refused_in_one_line(d4rl, changes, message):
     with pytest.raises(InputError, match=message) as caught:
         load(HOPPER, d4rl(**changes))
     assert "\n" not in str(caught.value) and ".hdf5" in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"not hdf5 at all", "truncated"], ids=["empty", "text", "truncated"])
-def test_unreadable_files_are_told_in_one_line(d4rl, tmp_path, content):
+def test_unreadable_files_are_refused_in_one_line(d4rl, tmp_path, content):
     names = [d4rl(), minari_toy()]
     paths = [tmp_path / "hopper_toy.hdf5", tmp_path / "minari/toy/two-v0/data/main_data.hdf5"]
     for name, path in zip(names, paths, strict=True):

@@ -117,7 +117,7 @@ def test_a_simulator_that_is_not_the_tasks_own_is_described(task, spec, expected
     assert dataclasses.replace(task, env=spec).departures() == expected
 
 
-def test_a_simulator_that_refuses_its_settings_is_told_in_one_line():
+def test_a_simulator_that_refuses_its_settings_is_refused_in_one_line():
     with input_error("cannot build the simulator Hopper-v5: TypeError"):
         EnvSpec("Hopper-v5", {"healthy_z_range": 3, "nonsense": 1}, None).make()
 

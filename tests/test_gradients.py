@@ -1,4 +1,4 @@
-"""Gradients of world models against the simulator's: simulators whose derivatives are known, and the real ones."""
+"""Gradients of world models against those of simulators with known derivatives and of the real simulators."""
 
 import dataclasses
 
@@ -34,7 +34,7 @@ ENVS = ("Hopper-v5", "HalfCheetah-v5", "Walker2d-v5")
 
 
 class Linear:
-    """Next observation and reward linear in observation and action: a world model, and a simulator with its slopes."""
+    """World model and simulator whose next observation and reward are linear in observation and action."""
 
     noise_steps = 1
 
@@ -104,7 +104,7 @@ def test_a_perfect_model_has_cosine_one_and_no_error(matrix):
 
 
 def test_errors_show_in_the_part_that_has_them(matrix):
-    # twice the true slope by the actions: the right direction, off by its own length
+    # Twice the true derivative by the actions has the right direction and a relative error of 1.
     wrong = matrix.clone()
     wrong[:-1, OBS_DIM:] *= 2
     result = jacobians(Linear(wrong), Linear(matrix))
@@ -127,7 +127,7 @@ def test_the_observation_that_all_models_add_is_no_merit(matrix):
 def test_blocks_are_in_the_models_units():
     jacobian = torch.tensor([[[3.0, 2.0], [7.0, 5.0]]])
     parts = blocks(jacobian, obs_std=torch.tensor([10.0]), delta_std=torch.tensor([0.5]))
-    # by action 2 / 0.5; the change by state (3 - 1) * 10 / 0.5; the reward keeps its unit
+    # By action: 2 / 0.5. Change by state: (3 - 1) * 10 / 0.5. The reward keeps its unit.
     assert {name: x.item() for name, x in parts.items()} == {
         "next_obs_by_action": 4,
         "next_obs_by_state": 40,
@@ -152,7 +152,7 @@ def test_summary_does_not_hide_a_gradient_that_is_not_finite():
 
 
 def test_chain_rule_through_differences_is_autograd_through_the_model():
-    # The model itself, with its noise at zero, plays the simulator.
+    # The model itself, with zero noise, is the simulator.
     world, params, obs = make_world(denoise_steps=2), one_policy(), make_obs(3)
 
     def simulate(state, action):
@@ -175,7 +175,7 @@ def test_gradient_inside_the_bound_of_a_saturating_action():
 
 @pytest.fixture(scope="module", params=ENVS)
 def recorded(request):
-    """Simulator, and an episode of it under random actions: obs, action, next_obs, reward."""
+    """Simulator, and the (obs, action, next_obs, reward) of an episode with random actions."""
     rows = []
     rng = np.random.default_rng(0)
     with EnvSpec(request.param, {}, None).make() as env:
@@ -216,7 +216,7 @@ def test_simulator_forgets_what_it_did_before(recorded):
 
 
 def test_differences_of_the_simulator_predict_it(recorded):
-    # ten times as far as they were taken; contacts make a few states much more curved than the others
+    # The shift is ten times the differences' step; contacts make a few states much more curved than the others.
     simulator, rows = recorded
     source, errors = Differences(simulator), []
     for obs, action, *_ in rows[:12]:
@@ -245,14 +245,14 @@ def test_gradient_of_the_return_is_its_slope_in_the_simulator():
 
 
 def linear_critic(world):
-    """The world with two critics for Hopper's sizes."""
+    """World with two linear critics for Hopper's sizes."""
     weights = torch.randn(2, 14, 1, generator=generator(2), dtype=torch.float64)
     return dataclasses.replace(world, critic=Critics({"w0": weights, "b0": weights.new_zeros(2, 1)}))
 
 
 def test_trajectories_that_meet_a_cut_velocity_are_found():
     assert uncut(torch.tensor([[9.9, -3.0], [0.0, 10.0], [-10.0, 0.0]])).tolist() == [True, False, False]
-    # it grows by 2 a step, whatever the action: 5 steps from 0 end at the bound
+    # The state grows by 2 a step for any action: 5 steps from 0 end at the bound.
     source = Differences(lambda obs, action: np.append((obs + 2).clip(-10, 10), 0.0))
     params = {"w0": torch.zeros(1, 1, dtype=torch.float64), "b0": torch.zeros(1, dtype=torch.float64)}
     assert mlp_policy(params, torch.ones(1, 1, dtype=torch.float64)) == 0

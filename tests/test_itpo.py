@@ -1,4 +1,4 @@
-"""Algorithm 1 in float64: what a decision changes, and what it must leave alone."""
+"""Decisions in float64 (Algorithm 1): updates, discarded updates, and what must not change."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ def start_from(params: torch.Tensor, config: ITPOConfig) -> PolicyState:
 
 
 def decision(config=SGD, noise=None, state=None, objective=None):
-    """One decision of B episodes with everything not given at its default."""
+    """One decision of B episodes."""
     base, rule = base_policies(), make_rule(config)
     noise = make_noise(H, K, B, M).unsqueeze(0) if noise is None else noise
     state = rule.init(base) if state is None else state
@@ -39,7 +39,7 @@ def decision(config=SGD, noise=None, state=None, objective=None):
 
 
 def gradient(params):
-    """The gradient at these policies on the default noise."""
+    """Gradient at these policies on the default noise."""
     return ReferenceObjective(POLICY, make_world(), SGD).gradient(params, make_obs(B), make_noise(H, K, B, M))
 
 
@@ -53,7 +53,7 @@ def test_sgd_step_is_the_gradient_times_the_step_size():
 
 
 def test_a_decision_of_the_bound_is_a_step_and_a_limit():
-    """The first episode is limited and the others are not."""
+    """One episode is clipped, the others are not."""
     base, obs = base_policies(), make_obs(B)
     free, free_result = decision(replace(BOUND, max_deviation=torch.inf))
     grads, action_grads = gradient(base).grads, gradient(base).action_grads
@@ -74,7 +74,7 @@ def test_a_decision_of_the_bound_is_a_step_and_a_limit():
 
 @RULES
 def test_inner_steps_follow_each_other(config):
-    """But for the limit, which is that of the whole decision."""
+    """Without a bound, which limits the decision as a whole."""
     config = replace(config, max_deviation=None if config.max_deviation is None else torch.inf)
     state, _ = decision(replace(config, inner_steps=2))
     once, _ = decision(config)
@@ -128,7 +128,7 @@ def test_non_finite_decision_is_discarded_in_its_episode_alone(broken, config):
 
 @RULES
 def test_non_finite_gradient_of_a_finite_return_is_discarded(config):
-    # An infinite last bias still gives a finite action, tanh(inf) = 1: only the gradient betrays it.
+    # An infinite last bias still gives a finite action, tanh(inf) = 1: only the gradient shows it.
     class Exploding(ReferenceObjective):
         def gradient(self, *arguments):
             grads = super().gradient(*arguments)

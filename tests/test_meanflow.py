@@ -1,4 +1,4 @@
-"""The MeanFlow model against a flow with a closed form, its loss against finite differences, its steps as a sampler."""
+"""MeanFlow against a flow with a closed form, its loss against automatic differentiation, its steps as a sampler."""
 
 import math
 from itertools import product
@@ -52,7 +52,7 @@ def make_rows(n: int = 12) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def make_batch(model: Sampler, n: int = 12) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
-    """A batch, its clean targets y and its noise."""
+    """Batch, its clean targets y and its noise."""
     obs, action, noise = make_rows(n)
     clean = torch.randn(n, OBS_DIM, generator=generator(2), dtype=torch.float64)
     next_obs = obs + model.delta_mean + model.delta_std * clean
@@ -60,7 +60,7 @@ def make_batch(model: Sampler, n: int = 12) -> tuple[dict[str, torch.Tensor], to
 
 
 def make_times(config: MeanFlowConfig, n: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
-    """Drawn times, away from the floor of t."""
+    """Drawn times above the floor of t."""
     r, t = (x.double() for x in draw_times(config, n, generator(3)))
     return 0.1 + 0.9 * r, 0.1 + 0.9 * t
 
@@ -76,7 +76,7 @@ def std_at(t):
 
 
 def flow(z, r, t, m):
-    """z_r from z_t."""
+    """State z_r of the flow from z_t."""
     return (1 - r) * m + std_at(r) / std_at(t) * (z - (1 - t) * m)
 
 
@@ -91,7 +91,7 @@ def exact_velocity(z, r, t, m):
 
 
 class GaussianFlow(Sampler):
-    """Answers exactly. The times come back from the features sin and cos of t and t - r, whose frequency is 1."""
+    """Exact model, which gets the times back from the features sin and cos of t and t - r, with frequency 1."""
 
     target = "x"
 
@@ -105,15 +105,14 @@ class GaussianFlow(Sampler):
 EXACT = {name: type(name, (GaussianFlow,), {"target": name}) for name in TARGETS}
 
 
-# The derivative by torch.func, the reference of the one that the loss carries by hand.
 @torch.no_grad()
 def total_derivative(u, z, r, t, direction):
-    """du/dt (N, S) along the flow: the derivative of u along (direction, 0, 1) in (z, r, t)."""
+    """du/dt (N, S) along the flow by torch.func: the derivative of u along (direction, 0, 1) in (z, r, t)."""
     return torch.func.jvp(u, (z, r, t), (direction, torch.zeros_like(r), torch.ones_like(t)))[1]
 
 
 def reference_loss(model, config, batch, r, t, noise, weights=None):
-    """The loss as it is defined: with u, its derivative and the error in it."""
+    """Loss by its definition: with u, its derivative and the error in it."""
     clean = (batch["next_obs"] - batch["obs"] - model.delta_mean) / model.delta_std
     condition, action = (batch["obs"] - model.obs_mean) / model.obs_std, batch["action"]
     z, velocity = clean + t.unsqueeze(-1) * (noise - clean), noise - clean
@@ -242,16 +241,16 @@ def test_times_follow_their_law(law):
     n_equal = config.equal_rows(40_000)
     assert n_equal == 10_000 and torch.equal(r[:n_equal], t[:n_equal])
     assert (r[n_equal:] < t[n_equal:]).float().mean() > 0.999 and (r <= t).all() and (r >= 0).all() and (t <= 1).all()
-    # A pair is sorted: both together have the law of one draw, whose median is sigmoid(-0.4) or 1 / 2.
+    # A sorted pair has the law of two draws, whose median is sigmoid(-0.4) or 1 / 2.
     median = torch.cat([r[n_equal:], t[n_equal:]]).median()
     assert abs(median - (1 / (1 + math.exp(0.4)) if law == "logit_normal" else 0.5)) < 0.01
-    # The later of two: its distribution function is the square of that of one.
+    # The distribution function of the later of two is the square of that of one.
     below = (t < median).float().mean()
     assert abs(below - 0.25) < 0.02
 
 
 def test_time_features_are_slow():
-    # du/dt, which the loss contains, is amplified by the largest angular frequency.
+    # The largest angular frequency amplifies du/dt, which the loss contains.
     t = torch.linspace(0, 1, 101).double().requires_grad_(True)
     for feature in time_features(torch.zeros_like(t), t, 16).unbind(-1):
         slope = torch.autograd.grad(feature.sum(), t, retain_graph=True)[0]

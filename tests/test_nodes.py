@@ -1,4 +1,4 @@
-"""What a captured decision launches, counted without a GPU: bench/nodes.py, and the bounds that are held."""
+"""Nodes of a captured decision, counted by bench/nodes.py without a GPU, and their limits."""
 
 import sys
 from pathlib import Path
@@ -12,9 +12,9 @@ sys.path.insert(0, str(ROOT / "bench"))
 import nodes  # noqa: E402
 
 WORLDS, GATE = ("diffusion", "meanflow"), 41
-"""nodes of a decision with five imagined steps; four of these are one step more or less"""
+"""most nodes of a decision with five imagined steps; a further step adds four"""
 WIDTH = 32
-"""the count does not depend on it, and narrow networks are made at once"""
+"""hidden width, on which the count does not depend"""
 
 
 @pytest.mark.parametrize("world", WORLDS)
@@ -23,12 +23,12 @@ WIDTH = 32
 def test_a_decision_is_few_launches_at_any_size(world, rule, size):
     launched = nodes.nodes(nodes.size_of(world, *size, width=WIDTH), **nodes.RULES[rule])
     assert len(launched) <= GATE, launched
-    # The body was counted, and not an empty one.
+    # The count is not of an empty function.
     assert launched.count("sampler_fwd_kernel") == launched.count("sampler_bwd_kernel") == 5
 
 
 def test_hardly_anything_is_left_to_torch():
-    """Operators of torch are launches that nobody fused: the weights' rounding, the actions' slope, and the memory."""
+    """Torch's own operators round the weights, measure the actions' slope and update the memory."""
     launched = nodes.nodes(nodes.size_of("diffusion", 1, 16, width=WIDTH), **nodes.RULES["bound"])
     ours = [name for name in launched if name.endswith("_kernel")]
     assert len(ours) >= 30 and sorted({*launched} - {*ours}) == ["_to_copy", "eq", "linalg_vector_norm", "mul", "where"]
@@ -40,13 +40,13 @@ def test_a_further_inner_step_begins_nothing_anew(rule):
     one, two = (
         nodes.nodes(nodes.size_of("meanflow", 2, 4, width=WIDTH), inner_steps=n, **nodes.RULES[rule]) for n in (1, 2)
     )
-    # The noise, both policies' actions, the limit and the commit are once; three launches tell whether it is finite.
+    # Noise, both policies' actions, the clip and the commit run once.
     again = len(two) - len(one)
     assert again <= len(one) - 4
 
 
 def test_the_counter_sees_what_launches():
-    """The counter itself: views and fresh memory cost nothing, arithmetic and copies do."""
+    """Views and allocations cost nothing; arithmetic and copies do."""
     import torch
 
     recorder = nodes.Recorder()
@@ -60,7 +60,7 @@ def test_the_counter_sees_what_launches():
 
 
 class Watcher(nodes.Recorder):
-    """Also notes the tensors that do not start at 16 bytes, of kernels that would be compiled anew for them."""
+    """Recorder that also lists tensors that do not start at 16 bytes, for which kernels would be compiled again."""
 
     misaligned: list[tuple[str, str]] = []
 
@@ -74,7 +74,7 @@ class Watcher(nodes.Recorder):
 
 @pytest.mark.parametrize("rule", nodes.RULES)
 def test_no_slice_asks_for_a_second_compilation(rule, monkeypatch):
-    """The AOT cases compile every kernel for pointers as it declares them; an odd M S must not need others."""
+    """The AOT cases compile every kernel for pointers as it declares them; an odd M S must need no others."""
     monkeypatch.setattr(nodes, "Recorder", Watcher)
     monkeypatch.setattr(Watcher, "found", [])
     assert nodes.nodes(nodes.size_of("diffusion", 3, 17, width=WIDTH), **nodes.RULES[rule])

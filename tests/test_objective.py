@@ -1,4 +1,4 @@
-"""The gradient that an inner step is given, against its meaning: what changing parameters or imagined actions does."""
+"""Gradient of an inner step against finite differences in the parameters and in the imagined actions."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ KINDS = pytest.mark.parametrize("kind", [ReferenceObjective, FusedObjective])
 
 
 def reached(world, states, actions):
-    """A score in which no action stands alone."""
+    """Score that does not split into terms of single actions."""
     return (states[-1, ..., 0] - 0.1 * actions.square().sum((0, -1))).logsumexp(1)
 
 
@@ -23,13 +23,13 @@ SCORES = pytest.mark.parametrize("score", [None, reached], ids=["return", "score
 
 
 def arguments():
-    """params (B, P), obs (B, S), noise (H, K, B, M, S)."""
+    """Arguments params (B, P), obs (B, S) and noise (H, K, B, M, S)."""
     return POLICY.layout.pack(make_policies(B)), make_obs(B), make_noise(H, K, B, M)
 
 
 @KINDS
 @SCORES
-def test_the_gradient_is_what_nudging_the_parameters_does(kind, score):
+def test_the_gradient_equals_differences_in_the_parameters(kind, score):
     params, obs, noise = arguments()
     objective, h = kind(POLICY, WORLD, ITPOConfig(), score), 1e-6
     result = objective.gradient(params, obs, noise)
@@ -43,7 +43,7 @@ def test_the_gradient_is_what_nudging_the_parameters_does(kind, score):
 
 
 def nudged_return(change, params, obs, noise, score):
-    """J (B,) when every imagined action is changed by so much (H + 1, B, M, A), and the rest follows from it."""
+    """J (B,) of a rollout whose imagined actions are changed by `change` (H + 1, B, M, A)."""
     views = POLICY.layout.views(params)
     states, actions = [obs.unsqueeze(1).expand(-1, M, -1)], []
     for j in range(H + 1):
@@ -55,8 +55,8 @@ def nudged_return(change, params, obs, noise, score):
 
 @KINDS
 @SCORES
-def test_action_grads_are_what_nudging_an_imagined_action_does(kind, score):
-    """To its particle's own return, of which J is the mean."""
+def test_action_grads_equal_differences_in_an_imagined_action(kind, score):
+    """They are derivatives of the particle's own return; J is the mean over particles."""
     result, h = kind(POLICY, WORLD, ITPOConfig(), score).gradient(*arguments()).action_grads, 1e-6
     assert result.shape == (H + 1, B, M, ACTION_DIM)
     for j in range(H + 1):

@@ -1,4 +1,4 @@
-"""A policy of the user's own: any module, adapted; known ones converted and fused."""
+"""Policies of the user's own: any module is adapted, MLPs are converted and fused."""
 
 import copy
 
@@ -27,7 +27,7 @@ def world():
 
 @pytest.mark.parametrize("make", [sequential, lambda: Gated().eval()], ids=["sequential", "module"])
 def test_every_copy_has_its_own_parameters_and_gradient(make):
-    """The copies in float64 against one module at a time."""
+    """Compare the copies in float64 with one module at a time."""
     policy, obs = Policy.of(make()), torch.randn(3, 5, OBS_DIM).double()
     flat = policy.base.double() + 0.1 * torch.randn(3, policy.layout.width).double()
     flat[:, policy.layout.n_params :] = 0
@@ -105,7 +105,7 @@ def shared():
     ],
     ids=["elu", "no bias", "no hidden layer", "hook", "shared layer"],
 )
-def test_what_is_not_quite_the_known_kind_is_not_converted(module):
+def test_modules_that_are_no_relu_mlp_are_not_converted(module):
     policy, obs = Policy.of(module), torch.randn(4, OBS_DIM)
     assert not policy.fused and type(policy.layout) is Layout
     torch.testing.assert_close(policy.act(policy.base.repeat(4, 1), obs), module(obs).detach(), rtol=1e-6, atol=1e-6)
@@ -159,7 +159,7 @@ def test_a_module_of_another_dtype_made_in_inference_mode_is_adapted_in_float32(
 
 
 def test_a_function_and_a_layout_are_a_policy():
-    """A linear one, without any module."""
+    """The policy is linear, without any module."""
     layout = Layout({"gain": (OBS_DIM, ACTION_DIM)})
     base = layout.pack({"gain": 0.1 * torch.randn(1, OBS_DIM, ACTION_DIM)})
     policy = Policy(lambda params, obs: (obs @ params["gain"]).tanh(), layout, base)
@@ -171,7 +171,7 @@ def test_a_function_and_a_layout_are_a_policy():
 
 
 def test_the_converted_policy_has_the_modules_gradient_of_the_return():
-    """An MLP by `Policy.mlp`'s operators and, unrecognised, by vmap: the same gradient of J."""
+    """An MLP has the same gradient of J by `Policy.mlp`'s operators and by vmap."""
     module, obs = sequential(), torch.randn(2, OBS_DIM)
     converted, general = Policy.of(module), Policy.of(nn.Sequential(module, nn.Identity()))
     assert converted.fused and not general.fused

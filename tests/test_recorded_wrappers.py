@@ -1,4 +1,4 @@
-"""Datasets recorded through Gymnasium's wrappers: what changes nothing passes, anything else is refused by name."""
+"""Datasets recorded through Gymnasium's wrappers: harmless ones pass, others are refused by name."""
 
 import json
 
@@ -16,13 +16,13 @@ from fastdwm.tasks import get_task
 
 HOPPER = get_task("hopper-medium")
 
-# Gymnasium remarks that actions are float32.
+# Gymnasium warns that actions are float32.
 pytestmark = pytest.mark.filterwarnings("ignore:.*precision lowered:UserWarning")
 
 
 @pytest.fixture
 def dataset(tmp_path, monkeypatch):
-    """Write a Minari dataset of one episode, recorded through these wrappers; returns its id."""
+    """Function that writes a Minari dataset of one episode with these wrappers; returns its id."""
     monkeypatch.setenv("FASTDWM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     folder = tmp_path / "toy-v0" / "data"
@@ -42,7 +42,7 @@ def dataset(tmp_path, monkeypatch):
 
 
 def recorded(wrap):
-    """What Gymnasium says of the wrappers that `wrap` puts around a simulator."""
+    """Specs of the wrappers that `wrap` puts around a simulator."""
     return json.loads(wrap(gymnasium.make("Hopper-v5")).spec.to_json())["additional_wrappers"]
 
 

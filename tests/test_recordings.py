@@ -1,4 +1,4 @@
-"""AntMaze recordings, which go on after the goal: a trajectory is one episode, and it ends at its first success."""
+"""AntMaze recordings, which continue after the goal: an episode ends at its first success."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from fastdwm.data.dataset import load
 from fastdwm.data.recordings import read_d4rl
 from fastdwm.tasks import get_task
 
-# minari remarks on the metadata that a toy dataset lacks.
+# minari warns of missing metadata.
 pytestmark = [
     pytest.mark.usefixtures("private_folders"),
     pytest.mark.filterwarnings("ignore::UserWarning:minari"),
@@ -30,7 +30,7 @@ def filled(values, size):
 
 @pytest.fixture
 def antmaze_file(tmp_path):
-    """Four recordings of D4RL's kind, cut short; rows are numbered by their observation. Returns the path.
+    """Path of a D4RL file of four short recordings and a cut one; a row's observation is its number.
 
     Rows 0-3 reach the goal in row 1 and leave it, rows 4-6 never do, row 7 is there at once, rows 8-9 reach it with
     the timeout and the file stops in the middle of rows 10-11.
@@ -50,7 +50,7 @@ def test_a_d4rl_trajectory_ends_at_its_first_terminal_or_its_timeout(antmaze_fil
     assert columns["obs"][:, 0].tolist() == [0, 1, 4, 5, 6, 7, 8, 9, 10, 11]
     assert columns["terminated"].tolist() == [0, 1, 0, 0, 0, 1, 0, 1, 0, 0]
     assert columns["truncated"].tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
-    # The action that follows: none after an episode's last row.
+    # The next action is zero after an episode's last row.
     assert (16 * columns["next_action"][:, 0]).tolist() == [1, 0, 5, 6, 0, 0, 9, 0, 11, 0]
     assert columns["reward"].sum() == 3
 
@@ -62,7 +62,7 @@ def test_an_antmaze_file_of_d4rl_is_refused_before_it_is_read(antmaze_file):
 
 
 def minari_maze(tmp_path, maze=None):
-    """Two episodes recorded as a continuing task: one at the goal in steps 2 and 3 of 4, one that never is."""
+    """Write two episodes of a continuing task: one at the goal in steps 2 and 3 of 4, one that never is."""
     box = gymnasium.spaces.Box
     space = {"achieved_goal": box(-9, 9, (2,)), "desired_goal": box(-9, 9, (2,)), "observation": box(-9, 9, (27,))}
     spaces = {"observation_space": gymnasium.spaces.Dict(space), "action_space": box(-1, 1, (8,))}
@@ -83,7 +83,7 @@ def minari_maze(tmp_path, maze=None):
 
 
 def marked(maze, start, goal):
-    """The maze with other cells marked: r at `start`, g at `goal`; none: no such mark."""
+    """Maze with cells marked r at `start` and g at `goal`; none: no such mark."""
     cells = [[1 if cell == 1 else 0 for cell in row] for row in maze]
     for mark, cell in (("r", start), ("g", goal)):
         if cell is not None:

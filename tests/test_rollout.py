@@ -1,4 +1,4 @@
-"""The imagined return and its gradient against independent oracles, in float64."""
+"""Imagined return and its gradient against independent implementations, in float64."""
 
 import math
 
@@ -27,7 +27,7 @@ def unflatten(vector: Tensor, like: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def reverse_step(dynamics, y: Tensor, k: int, obs: Tensor, action: Tensor, z: Tensor) -> Tensor:
-    """One reverse step h_k written out from the DDPM posterior, k = K..1 (eps model), independent of the model."""
+    """Reverse step h_k by the DDPM posterior, k = K..1 (eps model), independent of the model."""
     steps = dynamics.noise_steps
     alpha = [math.exp(-0.1 / steps - 0.5 * 9.9 * (2 * j - 1) / steps**2) for j in range(1, steps + 1)]
     abar, abar_prev = math.prod(alpha[:k]), math.prod(alpha[: k - 1])
@@ -120,7 +120,7 @@ def test_terminal_value_combines_the_critics(kind):
 
 
 def test_mask_stops_the_return_at_the_fall():
-    # Every imagined state lies outside the limit: after the first reward nothing is counted.
+    # Every imagined state is outside the limit, so only the first reward counts.
     world, params, obs = make_world(limits=(Limit(0, low=1e6),)), make_policies(2), make_obs(2)
     noise = make_noise(3, 4, 2, 2)
     returns = imagined_return(POLICY, params, world, obs, noise, ITPOConfig(termination="mask"))

@@ -1,4 +1,4 @@
-"""The rules of an update as objects: what each remembers, its step, and what of the policy it lets act and go on."""
+"""Update rules: their steps, their memory, and the bound on actions."""
 
 import math
 from dataclasses import replace
@@ -28,7 +28,7 @@ def objective(score=None):
 
 
 def gradient(params, rows=slice(None), seed=7):
-    """Of these episodes' policies, each on its own noise."""
+    """Gradients of these episodes' policies, each on its own noise."""
     return objective().gradient(params, make_obs(B)[rows], make_noise(H, K, B, M, seed)[:, :, rows])
 
 
@@ -50,9 +50,8 @@ def test_adam_is_torchs_with_a_count_for_each_episode():
         torch.testing.assert_close(state.params[rows], leaf.detach(), rtol=1e-9, atol=1e-12)
 
 
-# The bound.
 def test_the_first_step_gains_what_the_actions_would():
-    """The return of a small step, as the objective itself has it: action_step along the slope for every number."""
+    """A small step gains as much return as action_step along the slope of every number."""
     base, obs, noise = base_policies(), make_obs(B), make_noise(H, K, B, M)
     rule, result = Bound(1e-7, math.inf), objective().gradient(base, obs, noise)
     state, _ = rule.step(rule.init(base), result)
@@ -63,7 +62,7 @@ def test_the_first_step_gains_what_the_actions_would():
 
 @pytest.mark.parametrize("scale", [1e-4, 1e6])
 def test_the_unit_of_rewards_and_values_does_not_matter(scale):
-    """Several steps with all that is remembered: rewards and values in another unit give the same policies."""
+    """Rewards and values in another unit give the same policies after several steps."""
     rule, states = EVERY["bound"], []
     for unit in (1.0, scale):
 
@@ -85,9 +84,10 @@ def root_mean_square(values):
 
 
 def played(config, n_decisions=100):
-    """Distances (decisions, B) of the executed actions and of the adapted parameters from the base policy's.
+    """Distances (decisions, B) of executed actions and adapted parameters from the base policy's.
 
-    Three episodes in the toy world, which is its own simulator, and damped lest it diverges."""
+    Three episodes run in the toy world model itself, damped so that it does not diverge.
+    """
     bundle = make_bundle()
     agent, base = Agent.of(bundle, config), Agent.of(bundle, replace(config, inner_steps=0))
     dynamics, generator = bundle.world().dynamics, torch.Generator().manual_seed(1)
@@ -109,6 +109,6 @@ def test_over_a_hundred_decisions_nothing_leaves_the_bound_or_runs_away(inner_st
     free_actions, free_params = played(replace(config, max_deviation=math.inf))
     assert actions.max() <= bound * (1 + 1e-5) and actions[50:].min() > 0.2 * bound
     assert free_actions[50:].min() > 2 * bound
-    # The actions of one state say little about those of another: what is not remembered shows in the parameters.
+    # Actions in one state say little about other states; the parameters show that clipped updates are forgotten.
     assert params[50:].max() < 2 * params[10:50].max() and params[50:].max() < 0.2 * free_params[50:].min()
     assert (free_params[99] > 1.3 * free_params[49]).all()

@@ -1,4 +1,4 @@
-"""An objective of the user's own: plain torch on the imagined states and actions, on both paths."""
+"""Objectives of the user's own, in plain torch on imagined states and actions, on both backends."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ POLICY = make_policy()
 
 
 def default(world, states, actions):
-    """The default objective, spelled out."""
+    """Default objective as a score."""
     powers = world.discount ** torch.arange(len(states), dtype=states.dtype).view(-1, 1, 1)
     total = (powers[-1] * world.critic(states[-1], actions[-1]).amin(0)).mean(1)
     if len(states) > 1:
@@ -28,7 +28,7 @@ def default(world, states, actions):
 
 
 def spread(world, states, actions):
-    """Nothing that a sum over steps can say: the best particle, less the distance between the particles."""
+    """Score that is no sum over steps: the best particle, less the distance between particles."""
     reached = states[-1, ..., 0] - 0.1 * actions.square().sum((0, -1))
     return reached.amax(1) - states[-1].var(1, correction=0).sum(-1)
 
@@ -62,7 +62,7 @@ def test_the_default_spelled_out_is_the_default_on_compiled_kernels(world):
 
 
 def first_actions(world, states, actions):
-    """Nothing that follows the first action counts."""
+    """Score of the first actions alone."""
     return actions[0].sum((1, 2))
 
 
@@ -78,8 +78,8 @@ def test_any_score_has_its_gradient_on_both_paths(score):
         torch.testing.assert_close(POLICY.layout.views(grads)[name], theirs, rtol=1e-10, atol=1e-13)
 
 
-def test_a_score_sees_every_state_and_action():
-    def look(world, states, actions):
+def test_a_score_gets_every_state_and_action():
+    def check(world, states, actions):
         assert states.shape == (4, 3, 5, OBS_DIM) and actions.shape == (4, 3, 5, ACTION_DIM)
         torch.testing.assert_close(states[0], args[1].unsqueeze(1).expand(-1, 5, -1))
         for j in range(3):
@@ -91,11 +91,11 @@ def test_a_score_sees_every_state_and_action():
 
     args = arguments(3)
     for kind in (ReferenceObjective, FusedObjective):
-        kind(POLICY, make_world(), ITPOConfig(), look).gradient(*args)
+        kind(POLICY, make_world(), ITPOConfig(), check).gradient(*args)
 
 
 @pytest.mark.parametrize("config", [CONFIG, replace(SGD, inner_lr=1e-3)], ids=["bound", "sgd"])
-def test_an_agent_climbs_the_score_on_both_paths(config):
+def test_an_agent_raises_the_score_on_both_backends(config):
     bundle = make_bundle()
     agents = [Agent.of(bundle, config, score=spread, backend=backend) for backend in ("auto", "reference")]
     assert [agent.backend for agent in agents] == ["fused", "reference"]
@@ -108,7 +108,7 @@ def test_an_agent_climbs_the_score_on_both_paths(config):
 
 
 def test_a_score_needs_neither_reward_nor_critic_of_ours_to_run_fused():
-    """And a policy of one's own takes a score of one's own."""
+    """A policy of the user's own takes such a score too."""
     world = replace(make_bundle().world(), reward=None, critic=None)
     fused = Agent(Policy.mlp(make_bundle().policy), world, BOUND, score=spread, backend="fused")
     agent = Agent(Gated().eval(), world, BOUND, score=spread)

@@ -1,4 +1,4 @@
-"""What a new user runs first: the shipped bundle, through the library and through the command."""
+"""Shipped bundles: size, world models, actions."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def bundle():
 
 @pytest.mark.parametrize("world", ["diffusion", "meanflow", "mlp"])
 def test_its_world_models_predict_the_simulator(bundle, world):
-    # A model that predicts no change at all would be off by about one standard deviation of the change.
+    # A prediction of no change has an error of about one standard deviation.
     env, agent = bundle.task.env.make(), Agent.of(bundle, ITPOConfig(inner_steps=0))
     visited, actions = [env.reset(seed=5)[0]], []
     for _ in range(100):

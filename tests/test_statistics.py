@@ -37,7 +37,7 @@ def test_one_sample_has_neither_spread_nor_interval():
 
 
 def test_paired_difference_is_the_mean_of_the_differences():
-    # differences 1, 2, 3: any resampled mean lies in [1, 3], and 95 % of them do not reach either end
+    # Differences 1, 2, 3: resampled means lie in [1, 3], and 95 % of them reach neither end.
     difference = paired_difference([11, 22, 33], [10, 20, 30])
     assert difference.value == 2.0
     assert 1.0 <= difference.low < 2.0 < difference.high <= 3.0
@@ -91,7 +91,7 @@ def test_two_levels_have_the_standard_error_of_both():
 
 
 def test_two_levels_draw_trainings_as_a_whole():
-    # Of two trainings without spread a resample is all 0 (1 in 4), all 1 (1 in 4) or half of each: 95 % reach the ends.
+    # A resample of two trainings without spread is all 0 (1 in 4), all 1 (1 in 4) or half of each.
     estimate = two_level([[0.0] * 50, [1.0] * 50], np.mean)
     assert (estimate.value, estimate.low, estimate.high) == (0.5, 0.0, 1.0)
 

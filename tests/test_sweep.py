@@ -1,4 +1,4 @@
-"""python -m fastdwm.sweep as a user meets it: what it leaves, how it goes on after a kill or a failure."""
+"""python -m fastdwm.sweep: files, resumed runs after a kill or a failure, refused folders."""
 
 import json
 import resource
@@ -22,7 +22,7 @@ STAGES = ("--stages", "train", "eval", "--variants", "default", "meanflow")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A D4RL file; {task} stands for the task in its name."""
+    """Path of a D4RL file, with {task} for the task in its name."""
     return write_dataset(tmp_path_factory.mktemp("data") / "hopper-medium.hdf5").with_name("{task}.hdf5")
 
 
@@ -33,7 +33,7 @@ def flags(data, out, *more):
 
 
 def cells(out, folder="cells"):
-    """Records by name."""
+    """Records of finished jobs, by name."""
     return {path.stem: json.loads(path.read_text()) for path in Path(out, folder).glob("*.json")}
 
 
@@ -91,7 +91,7 @@ def test_an_evaluations_cell_has_the_scores_of_its_own_trainings_bundle(finished
 
 
 def copy_of(old, out, *patterns):
-    """The files of the sweep that match, in a folder of their own."""
+    """Copy the sweep's files that match a pattern to another folder."""
     for path in (path for pattern in patterns for path in old.glob(pattern) if path.is_file()):
         (out / path.relative_to(old)).parent.mkdir(parents=True, exist_ok=True)
         (out / path.relative_to(old)).write_bytes(path.read_bytes())
@@ -110,7 +110,7 @@ def test_finished_cells_are_not_repeated_and_a_missing_one_is(finished, data, tm
     assert all(before[name] == record for name, record in after.items()) and len(after) == 3
     default = before["hopper-medium-s1-eval"]["result"]["variants"]["default"]
     assert again["result"]["variants"]["default"]["itpo"]["scores"] == default["itpo"]["scores"]
-    # With everything there, the command only writes the summary again.
+    # If all jobs are finished, the command only writes the summary again.
     assert run("sweep", *flags(data, out)).stderr == ""
 
 
@@ -123,7 +123,7 @@ def test_a_killed_sweep_leaves_no_process_and_goes_on_to_the_same_weights(finish
         argv("sweep", *args), env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
     assert until(lambda: (out / "train" / "hopper-medium-s0" / "reward.safetensors").exists())
-    # The workers, what keeps their books, and a training of each.
+    # Two workers with a training each.
     there = descendants(process.pid)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -139,7 +139,7 @@ def test_a_killed_sweep_leaves_no_process_and_goes_on_to_the_same_weights(finish
 
 
 @pytest.mark.slow
-def test_a_cell_that_fails_is_told_and_stops_only_what_needs_it(finished, data, tmp_path):
+def test_a_failed_cell_is_reported_and_stops_only_its_dependents(finished, data, tmp_path):
     out = copy_of(finished[1], tmp_path / "out", "settings.json", "cells/*-s0-train.json", "train/*-s0/**/*")
     both = ("--tasks", "hopper-medium", "walker2d-medium", *flags(data, out)[2:])
     one = ("--seeds", "1")
@@ -157,7 +157,7 @@ def test_a_cell_that_fails_is_told_and_stops_only_what_needs_it(finished, data, 
     status = {cell["name"]: cell["status"] for cell in json.loads((out / "sweep.json").read_text())["cells"]}
     assert (status["walker2d-medium-s0-train"], status["walker2d-medium-s0-eval"]) == ("failed", "not run")
 
-    # It is not tried again unasked, and its reason not forgotten.
+    # The command does not repeat the failed job, and shows its error again.
     again = run("sweep", *both, *one)
     assert again.returncode == 1 and again.stderr == "" and failure["log"][-1] in again.stdout
     log = out / "logs" / "walker2d-medium-s0-train.log"
@@ -172,7 +172,7 @@ def test_a_full_disk_fails_the_cell_and_damages_nothing(finished, data, tmp_path
     _, old = finished
     out = copy_of(old, tmp_path / "out", "settings.json", "cells/*-train.json", "train/**/*")
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    # Enough for what the driver writes, too little for an evaluation.
+    # The limit is enough for the driver's files, and too little for an evaluation's.
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))  # noqa: E731
     args = (*flags(data, out), "--seeds", "1")
     done = spawn("sweep", *args, preexec_fn=limit)
@@ -204,7 +204,7 @@ def test_a_folder_of_another_sweep_is_refused_and_kept(finished, data, change, m
 
 
 @pytest.mark.slow
-def test_outcomes_of_another_physics_are_refused(finished, data, tmp_path):
+def test_results_of_another_physics_are_refused(finished, data, tmp_path):
     out = copy_of(finished[1], tmp_path / "out", "cells/*")
     path = out / "cells" / "hopper-medium-s0-eval.json"
     record = json.loads(path.read_text())
@@ -224,7 +224,7 @@ def test_cells_run_as_tasks_of_ray(finished, data, tmp_path):
     pytest.importorskip("ray")
     out = copy_of(finished[1], tmp_path / "out", "settings.json", "cells/*-train.json", "train/**/*")
     line = argv("sweep", *flags(data, out), "--seeds", "1", "--engine", "ray", "--workers", "1")
-    # Ray would let all else on the machine go before its tasks.
+    # By default Ray gives its tasks the lowest priority.
     process = subprocess.Popen(line, env=environment(RAY_worker_niceness=0))
     there = set()
     assert until(lambda: there.update(descendants(process.pid)) or process.poll() is not None)

@@ -1,4 +1,4 @@
-"""The cells of a sweep: what runs one does and does not do twice, and which of them may stand in one table."""
+"""Jobs of a sweep: each runs once, failures and kills differ, and tables hold comparable results."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ DATASET = "deepope/hopper/medium-v0"
 
 
 def record(**changes):
-    """A finished cell."""
+    """Record of a finished evaluation."""
     identity = {"commands": ["python -m fastdwm.eval"], "versions": {"mujoco": "3.4.0"}}
     about = {"task": "hopper-medium", "seed": 0, "stage": "eval", "identity": identity}
     return {"format": 1, **about, "machine": files.host(), "wall_s": 1.0, "result": {}} | changes
@@ -24,7 +24,7 @@ def record(**changes):
 
 @pytest.fixture
 def work(tmp_path, monkeypatch):
-    """Collects a dataset of ten steps in a folder of Minari's own; every run of its command leaves a line."""
+    """Job that collects a dataset of ten steps; every run of its command adds a character to the file `ran`."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "data"))
     for folder in ("cells", "logs", f"data/{DATASET}/data"):
         (tmp_path / folder).mkdir(parents=True)
@@ -91,7 +91,7 @@ def test_a_command_that_does_not_end_well_fails_the_cell(code, message, work, tm
 def test_a_cell_that_was_killed_is_run_again_by_the_same_command(who, how, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     argv = ["--tasks", "hopper-medium", "--stages", "eval", "--workers", "1", "--out", str(tmp_path / "out")]
-    # The second attempt fails by itself, which is quicker than an evaluation.
+    # The second attempt fails, which is quicker than an evaluation.
     for how_now, status in ((how, "not run"), ("os._exit(3)", "failed")):
         where = who if status == "not run" else "fastdwm.eval"
         (tmp_path / "sitecustomize.py").write_text(f"import os, sys\nif {where!r} in sys.orig_argv: {how_now}\n")

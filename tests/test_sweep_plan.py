@@ -1,4 +1,4 @@
-"""python -m fastdwm.sweep before anything runs: what it plans, and what it refuses."""
+"""python -m fastdwm.sweep before anything runs: plans and refused input."""
 
 import subprocess
 import sys
@@ -31,14 +31,14 @@ HOPPER = ["--tasks", "hopper-medium"]
     ],
     ids=lambda value: "-".join(text.lstrip("-") for text in value)[:40] if isinstance(value, list) else "",
 )
-def test_wrong_flags_are_told_in_one_line(args, message, monkeypatch, tmp_path):
+def test_wrong_flags_are_refused_in_one_line(args, message, monkeypatch, tmp_path):
     monkeypatch.setenv("MINARI_DATASETS_PATH", "/nowhere")
     refused(run("sweep", *args, "--out", tmp_path), message)
     assert not list(tmp_path.rglob("cells"))
 
 
 @pytest.mark.parametrize("engine", ["not installed", "no cluster"])
-def test_an_engine_that_is_not_there_is_told_before_anything_runs(engine, monkeypatch, tmp_path):
+def test_an_engine_that_is_not_there_is_refused_before_anything_runs(engine, monkeypatch, tmp_path):
     address = []
     if engine == "not installed":
         monkeypatch.setitem(sys.modules, "ray", None)

@@ -1,4 +1,4 @@
-"""The task table against the paper's list, and what is computed from it, by hand."""
+"""Task table against the paper's list, and scores worked out by hand."""
 
 import math
 

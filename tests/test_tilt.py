@@ -1,4 +1,4 @@
-"""Tilt weights worked out by hand, their automatic strength, and what the policy tilt does to a small model."""
+"""Tilt weights worked out by hand, their automatic strength, and training with strength zero."""
 
 import math
 
@@ -103,7 +103,7 @@ def test_value_score_is_the_standardised_surprise():
     surprise = torch.tensor([1.0, -1.0, 2.0, -2.0, 0.5, -0.5])
     score = value_score(lambda s, a: (s + a).squeeze(1), obs, action, torch.arange(6.0) + 1 + surprise)
     torch.testing.assert_close(score, surprise / surprise.std())
-    # Pessimism prefers the outcomes below the mean; a perfect baseline leaves nothing to tilt.
+    # A negative strength prefers values below the mean; a perfect baseline leaves nothing to tilt.
     weights = tilt(score, -0.5).weights
     assert (weights[1::2] > 1).all() and (weights[::2] < weights[1::2]).all()
     perfect = value_score(lambda s, a: s.squeeze(1), obs, action, torch.arange(6.0))
@@ -111,7 +111,7 @@ def test_value_score_is_the_standardised_surprise():
 
 
 def toy_transitions(n: int) -> dict[str, torch.Tensor]:
-    """One coordinate whose change bends with the action; the policy of this world always answers 0.7."""
+    """Transitions of one coordinate whose change is a nonlinear function of the action."""
     g = generator(4)
     obs, action = torch.randn(n, 1, generator=g), torch.rand(n, 1, generator=g) * 2 - 1
     return {"obs": obs, "action": action, "next_obs": obs + torch.sin(4 * action) + 0.3 * obs * action}
@@ -133,7 +133,7 @@ def toy_loss(params, data, weights, g):
 
 
 def train_toy(data, weights, updates: int):
-    """Trained parameters, and the losses on the way."""
+    """Trained parameters, and the losses of all updates."""
     params, g = init_mlp(meanflow_shapes(1, 1, CONFIG), generator(5)), generator(6)
     for value in params.values():
         value.requires_grad_(True)

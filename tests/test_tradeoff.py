@@ -1,4 +1,4 @@
-"""Grids as lists of cells, the Pareto front and the share of the gain, on numbers that can be checked by hand."""
+"""Grids, Pareto front, share of the gain and best setting, on numbers worked out by hand."""
 
 import csv
 import dataclasses
@@ -48,7 +48,7 @@ def test_a_star_changes_one_axis_at_a_time_and_a_product_has_every_combination()
     assert points == [(8, 2, 1), (3, 2, 1), (8, 16, 1), (8, 2, 2)]
     product = dataclasses.replace(GRID, design="product", horizons=(8, 3)).cells(HELD)
     assert len(product) == 1 + 2 * 2 * 2 * 2
-    # Without imagination all world models are the same cell.
+    # Without imagination all world models are the same point.
     assert [cell for cell in cells if cell.horizon == 0] == [BASE, Cell("critic", 0, 0, 1, 1, inner_lr=0.4)]
 
 
@@ -69,7 +69,7 @@ def test_maximum_deviations_are_an_axis_of_their_own_and_not_divided():
     cells = [cell for cell in grid.cells(HELD) if cell.world == "mlp"]
     steps = [(cell.inner_steps, cell.max_deviation, cell.inner_lr) for cell in cells]
     assert steps == [(1, None, None), (2, None, None), (1, 0.1, None), (1, 0.05, None)]
-    # None is the bundle's own, which the agent finds there.
+    # None is the bundle's own.
     assert [cell.itpo(ITPOConfig()).max_deviation for cell in cells] == [None, None, 0.1, 0.05]
 
 
@@ -145,7 +145,7 @@ def test_share_of_the_gain():
     reference = np.array([1.0, 2.0, 3.0, 4.0])
     kept = ratio_of_means(0.5 * reference, reference)
     assert (kept.value, kept.low, kept.high) == pytest.approx((0.5, 0.5, 0.5))
-    # A reference that may as well have gained nothing gives no interval.
+    # A gain of the reference that may be zero gives no interval.
     uncertain = ratio_of_means(reference, np.array([-3.0, -1.0, 2.0, 4.0]))
     assert uncertain.value == pytest.approx(5.0) and uncertain.low is None
 
@@ -205,7 +205,7 @@ def test_the_best_cell_has_the_highest_interquartile_mean_then_the_least_cost():
         MEANFLOW: record([90.0, 91.0, 92.0, 93.0, 94.0, 95.0, 96.0, 97.0], 2.0),
         fall: record([0.0, 0.0, 92.0, 93.0, 94.0, 95.0, 96.0, 97.0], 1.0),
     }
-    # The falls do not count, the base policy is no choice, and of the three equals the fastest one wins.
+    # Falls do not count, the base policy is no candidate, and the fastest of three equals is chosen.
     assert best(list(records), summarise(records, IDENTITY)) == fall
     del records[fall]
     assert best(list(records), summarise(records, IDENTITY)) == MEANFLOW
@@ -220,7 +220,7 @@ def test_confirmation_pairs_the_seeds():
     )
 
 
-def test_a_world_model_that_nobody_named_here_has_a_place_in_the_picture(tmp_path):
+def test_an_unknown_world_model_is_in_the_picture(tmp_path):
     own = Cell("own", 3, 8, 2, 1, 0.1)
     rows = summarise({BASE: record([90.0, 92.0], 0.5), own: record([92.0, 93.0], 2.0)}, IDENTITY)
     save_plot(rows, tmp_path / "a.png", "title")

@@ -1,4 +1,4 @@
-"""A training and its data, in one process: what it refuses, notices and never ends well with."""
+"""Training and its data: refused numbers, diverged trainings, changed data."""
 
 import json
 import math
@@ -28,16 +28,16 @@ FIT = {"updates": 20, "batch_size": 16, "hidden": (8, 8)}
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """A D4RL file of 20 episodes of 20 steps."""
+    """Path of a D4RL file of 20 episodes with 20 steps."""
     monkeypatch.setenv("FASTDWM_CACHE", str(tmp_path / "cache"))
     return write_dataset(tmp_path / "hopper.hdf5", length=20)
 
 
 def config(path, out, **changes):
-    """Of a training that takes half a second."""
+    """Settings of a training that takes half a second."""
     parts = {"rebrac": ReBRACConfig(**FIT), "mlp": MLPConfig(**FIT), "reward": RewardConfig(**FIT)}
     short = {"worlds": ("mlp",), "fqe_updates": 5, "log_every": 10, "save_every": 10, "eval_episodes": 0}
-    # What these data are of is no hopper.
+    # Hopper does not repeat these data.
     where = {"dataset": str(path), "out": out, "threads": 1, "trust_env": True}
     return TrainConfig(**(parts | short | where | changes))
 
@@ -96,7 +96,7 @@ def test_a_training_that_diverged_ends_where_it_did(data, tmp_path, message):
     with pytest.raises(RunError, match=message) as error:
         train(data, tmp_path / "run", **DIVERGED[message])
     assert "\n" not in str(error.value)
-    # It ends soon, leaves no state or line of metrics from after it, and the same command ends the same way.
+    # It ends soon, saves nothing from after that, and the same command ends the same way.
     reached = int(str(error.value).split("update ")[1].split(":")[0])
     lines = [json.loads(line)["update"] for line in (tmp_path / "run" / f"{part}.jsonl").read_text().splitlines()]
     assert reached <= 60 and lines == list(range(10, reached, 10)) and not (tmp_path / "run" / "bundle").exists()
@@ -105,7 +105,7 @@ def test_a_training_that_diverged_ends_where_it_did(data, tmp_path, message):
 
 
 class Failing:
-    """A trainer whose second scalar is infinite in the seventh update, as it is told every other time."""
+    """Trainer whose second scalar, returned at every other update, is infinite in the seventh."""
 
     optimisers: ClassVar = {}
 
@@ -164,12 +164,12 @@ def test_a_run_notices_that_its_data_changed_under_their_name(data, tmp_path, na
     with pytest.raises(InputError, match=r"dataset: .*hopper.hdf5 is not what the run in .* was trained on"):
         train(data, out)
     assert {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
-    # Its own data under another name are its own data; the name is a setting.
+    # The original data are accepted again.
     data.write_bytes(content)
     train(data, out)
 
 
-def test_a_run_that_does_not_tell_its_data_goes_on(data, tmp_path):
+def test_a_run_without_a_fingerprint_of_its_data_goes_on(data, tmp_path):
     out = tmp_path / "run"
     train(data, out)
     identity = json.loads((out / "config.json").read_text())

@@ -1,4 +1,4 @@
-"""Trainers: what is saved half-way goes on to the same bits, whatever holds the parameters."""
+"""Trainers: a resumed training gives the same bits, with packed and with plain parameters."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def make_batches() -> Batches:
 
 
 def make_trainer(name: str):
-    """A fresh trainer, the same at each call."""
+    """Fresh trainer, the same at each call."""
     names = [f"{of}_{what}" for of in ("obs", "delta") for what in ("mean", "std")]
     statistics = {name: torch.linspace(0.5, 1.5, OBS_DIM) for name in names}
     fit = {"updates": UPDATES, "hidden": HIDDEN, "lr": 1e-2}

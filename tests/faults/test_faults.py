@@ -1,4 +1,4 @@
-"""Nothing damaged, or made to do damage, ends in a traceback, a hang or a result; no kill loses what was done."""
+"""Damaged and hostile input is refused in one line, and a killed command loses nothing."""
 
 import random
 import shutil
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning:
 def check(tally: Tally, tell, title: str) -> None:
     tell(f"{title}: {tally}")
     assert not tally.failures, f"{tally}\n" + "\n".join(tally.failures[:20])
-    # Neither did nothing get through nor everything.
+    # Some cases must be refused and some accepted.
     assert {"clean", "accepted"} <= tally.counts.keys()
 
 
@@ -33,7 +33,7 @@ def worker():
     worker.close()
 
 
-# The share of the time, and the title, of each kind of what somebody else made.
+# Module, share of the time and title of each kind of case.
 KINDS = {
     "bundle": (bundles, 0.25, "bundles"),
     "dataset": (datasets, 0.2, "datasets"),
@@ -44,7 +44,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_was_damaged_is_refused_in_one_line(kind, worker, seconds, seed, tell, tmp_path, monkeypatch):
+def test_damaged_input_is_refused_in_one_line(kind, worker, seconds, seed, tell, tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", "")
     module, share, title = KINDS[kind]
     (tmp_path / "base").mkdir()
@@ -66,7 +66,7 @@ def test_a_command_killed_at_any_write_loses_nothing_and_ends_as_if_it_had_not_b
     environment = {"FASTDWM_CACHE": str(base / "cache"), "MINARI_DATASETS_PATH": str(out)}
 
     def run_command(number=None, half=False, together=False):
-        how = {"number": number, "half": half, "whole": together, "limit_s": 600.0}
+        how = {"number": number, "half": half, "together": together, "limit_s": 600.0}
         where = {"folder": str(out), "environment": environment, "said": str(tmp_path / "said")}
         return worker.ask(kind="command", argv=argv, **where, **how)
 
@@ -80,10 +80,10 @@ def test_a_command_killed_at_any_write_loses_nothing_and_ends_as_if_it_had_not_b
         shutil.copytree(*(complete, out) if again else (base / "bundle", out / "bundle"))
 
     begin(False)
-    # The second run of the two finds everything done.
+    # The second run finds everything done.
     runs = [finish(), finish()]
     expected = command.left(out)
-    # No part writes so often that the others of its kind are hardly ever killed.
+    # Every write must have a fair chance of being hit.
     assert len(runs[0]) < 200
     out.rename(complete)
     for i in cases(command.share * seconds, 1):
@@ -91,14 +91,14 @@ def test_a_command_killed_at_any_write_loses_nothing_and_ends_as_if_it_had_not_b
         again, half, together = (rng.random() < share for share in (0.25, 0.5, 0.5))
         again &= bool(runs[1])
         kinds = runs[again]
-        # The kinds of writes count alike, however many there are of each.
+        # Every kind of write is equally likely.
         kind = rng.choice(sorted(set(kinds)))
         number = rng.choice([n for n, other in enumerate(kinds, 1) if other == kind])
         case = f"seed {seed}, case {i}: write {number} of {len(kinds)} ({kind}), {half=}, {together=}, {again=}"
         begin(again)
         before = command.left(out)
         ran = run_command(number, half, together)
-        # A command whose worker was killed says so.
+        # A command whose worker was killed reports that.
         assert ran["code"] == -9 or (ran["code"], "Traceback" in ran["said"]) == (1, False), (case, ran)
         after = command.left(out)
         assert before.keys() <= after.keys(), case

@@ -346,9 +346,7 @@ def test_a_cached_file_is_still_checked_against_the_task(d4rl):
         load(get_task("walker2d-medium"), name)
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda content: content[:-7], lambda content: b"", lambda content: b"x" * len(content)]
-)
+@pytest.mark.parametrize("damage", [lambda old: old[:-7], lambda old: b"", lambda old: b"x" * len(old)])
 def test_a_damaged_cache_is_rewritten(d4rl, tmp_path, damage):
     name = d4rl()
     load(HOPPER, name)

@@ -38,7 +38,7 @@ def column(results, key, group, header):
 
 
 @pytest.mark.parametrize(
-    "found",
+    "scores",
     [*published.SCORES, *published.GENERATIVE_SCORES, published.DYNAMICS_RMSE, published.REWARD_RMSE],
     ids=lambda x: f"{x.name}-{len(x.values)}",
 )

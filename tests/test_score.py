@@ -135,7 +135,7 @@ def test_a_score_that_is_not_finite_is_discarded_in_its_episode_alone(backend):
 
 @pytest.mark.parametrize("backend", ["reference", "fused"])
 @pytest.mark.parametrize(
-    ("score", "came"),
+    ("score", "actual"),
     [
         (lambda world, states, actions: states[-1, ..., 0], r"got \(2, 3\)"),
         (lambda world, states, actions: states.sum(), r"got \(\)"),

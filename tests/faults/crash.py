@@ -24,7 +24,7 @@ class Crash:
     """Audit hook that counts a command's writes to a folder and kills the writing process (kill -9) at write `number`.
 
     together: kill all processes of the command.   half: do half of the write first: an opened file is empty, a
-    synchronised one is cut in its middle.   kinds: file descriptor that gets event and file suffix of every write, one a line.
+    synchronised one is cut in its middle.   kinds: file descriptor for lines with event and suffix of every write.
     """
 
     def __init__(self, folder: Path, number: int | None, half: bool, together: bool, kinds: int):

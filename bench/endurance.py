@@ -36,16 +36,11 @@ def replays(device: str, count: int) -> Iterator[Row]:
         about = {"world": world, "replays": count}
         for precision in PRECISIONS if device == "cuda" else ("ieee",):
             objective = FusedObjective(problem.policy, problem.world, problem.config, precision=precision)
-            call = partial(results_of, objective, *problem.arguments)
+            call = partial(objective.gradient, *problem.arguments)
             different = differing(capture(call) if device == "cuda" else call, count)
             yield {"operation": "rollout gradient", **about, "precision": precision, "different": different}
         different = differing(decision(problem), count)
         yield {"operation": "decision", **about, "precision": problem.precision, "different": different}
-
-
-def results_of(objective: FusedObjective, *arguments: torch.Tensor) -> list[torch.Tensor]:
-    """All tensors of a gradient."""
-    return list(objective.gradient(*arguments))
 
 
 def differing(call: Callable, count: int) -> int:

@@ -9,10 +9,7 @@ PEERS = {
     "cuda": ("reference", "reference graph", "compile", "fused", "fused graph", "jax"),
 }
 VALUE_PEERS = dict.fromkeys(PEERS, ("reference", "fused"))
-RACES = {
-    "test_rollout_value": (lambda size: size, VALUE_PEERS),
-    "test_rollout_gradient": (lambda size: size, PEERS),
-}
+RACES = {"test_rollout_value": (lambda size: size, VALUE_PEERS), "test_rollout_gradient": (lambda size: size, PEERS)}
 
 
 def refuse_compilation(size, config) -> None:

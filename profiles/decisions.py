@@ -29,15 +29,7 @@ WARM_UP = 5
 """number of decisions before the profile, in which kernels are compiled and graphs captured"""
 
 
-LEVELS = {
-    "decision": 0,
-    "gradient": 1,
-    "rollout forward": 2,
-    "VJP": 2,
-    "update": 1,
-    "limit": 1,
-    "environment step": 0,
-}
+LEVELS = {"decision": 0, "gradient": 1, "rollout forward": 2, "VJP": 2, "update": 1, "limit": 1, "environment step": 0}
 """depth of each range inside the others"""
 RANGES = list(LEVELS)
 

@@ -137,12 +137,6 @@ def test_a_bundle_without_a_hash_loads(folder):
     assert Bundle.load(folder).obs_dim == 11
 
 
-def scale(folder, name, factor):
-    """Multiply a tensor, and remove the hash."""
-    edit_tensors(folder, lambda tensors: tensors[name].mul_(factor))
-    edit_header(folder, lambda h: h.pop("weights_sha256"))
-
-
 @pytest.mark.parametrize("name", ["policy.w1", "critics.w0", "diffusion.b0", "statistics.obs_mean"])
 def test_finite_numbers_that_no_training_gives_are_refused(folder, name):
     edit_tensors(folder, lambda tensors: tensors[name].fill_(2e6))
@@ -153,7 +147,8 @@ def test_finite_numbers_that_no_training_gives_are_refused(folder, name):
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, 1e-9])
 def test_a_standard_deviation_is_positive_and_not_tiny(folder, factor):
-    scale(folder, "statistics.delta_std", factor)
+    edit_tensors(folder, lambda tensors: tensors["statistics.delta_std"].mul_(factor))
+    edit_header(folder, lambda h: h.pop("weights_sha256"))
     with pytest.raises(InputError, match="statistics.delta_std: expected values of at least 1e-06"):
         Bundle.load(folder)
 

@@ -14,6 +14,7 @@ from commands import argv, environment, refused, run, spawn
 from onnx_policies import policy_bytes, weights
 from processes import until
 from toy_bundles import make_bundle
+from toy_data import training_flags
 
 from fastdwm.collect import __main__ as collect
 from fastdwm.collect import episodes
@@ -92,13 +93,8 @@ def mixed(policies, tmp_path_factory):
 
 def test_train_and_eval_learn_from_what_collect_recorded(recorded, tmp_path, quick):
     root, _ = recorded
-    sizes = [
-        "--fqe-updates=20",
-        *(f"--{part}.updates=20" for part in ("rebrac", "diffusion", "meanflow", "mlp", "reward")),
-    ]
-    for part in ("rebrac", "diffusion", "meanflow", "mlp", "reward"):
-        sizes += [f"--{part}.hidden", "16", "16"]
-    train = ["hopper-medium", f"--dataset={OUT}", f"--out={tmp_path}/run", *sizes, "--eval-episodes=1", "--threads=1"]
+    small = [*training_flags(20), "--fqe-updates=20", "--eval-episodes=1", "--threads=1"]
+    train = ["hopper-medium", f"--dataset={OUT}", f"--out={tmp_path}/run", *small]
     evaluate = ["hopper-medium", f"--bundle={tmp_path}/run/bundle", "--episodes=1", "--max-steps=5"]
     for name, flags in (("train", train), ("eval", [*evaluate, f"--out={tmp_path}/eval"])):
         result = run(name, *flags, env=variables(root))

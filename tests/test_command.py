@@ -52,19 +52,10 @@ def parse(*argv):
     return command.parse(PRESETS, "prog", "", list(argv))
 
 
-def test_unknown_device_is_an_input_error():
-    with pytest.raises(InputError, match="device: cannot use 'abacus'"):
-        command.set_up_torch(None, "abacus")
-
-
 def test_flags_override_the_preset():
     task, config = parse("hopper-medium", "--itpo.horizon", "3", "--preset", "paper")
     assert task == "hopper-medium"
     assert (config.itpo.particles, config.itpo.horizon) == (4096, 3)
-
-
-def test_first_preset_is_the_default():
-    assert parse("hopper-medium")[1] == PRESETS["default"]
 
 
 @pytest.mark.parametrize(

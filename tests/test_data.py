@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from commands import input_error
 from minari.data_collector import EpisodeBuffer
+from toy_data import filled
 
 from fastdwm.data.dataset import EnvSpec, load, statistics
 from fastdwm.errors import InputError
@@ -34,10 +35,6 @@ pytestmark = [
 HOPPER = get_task("hopper-medium")
 OBS, ACTION, REWARD = [0, 1, 2, 10, 11], [0.1, 0.2, 0.3, 0.4, 0.5], [1, 2, 3, 4, 5]
 TERMINATED, TRUNCATED = [0, 0, 1, 0, 0], [0, 0, 0, 0, 1]
-
-
-def filled(values, size):
-    return np.repeat(np.asarray(values, np.float32)[:, None], size, axis=1)
 
 
 @pytest.fixture

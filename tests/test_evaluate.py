@@ -13,13 +13,7 @@ from fastdwm.eval.plot import check_video, collected_reward, side_by_side
 from fastdwm.eval.summary import mean_diagnostics, summary
 from fastdwm.measure import latency
 from fastdwm.measure.latency import UNTIMED_DECISIONS, decision_latency, latency_ms
-from fastdwm.measure.simulate import (
-    Episode,
-    Predictions,
-    Run,
-    realised_return,
-    run_episodes,
-)
+from fastdwm.measure.simulate import Episode, Predictions, Run, realised_return, run_episodes
 
 
 class Walk(gymnasium.Env):

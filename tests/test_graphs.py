@@ -77,14 +77,6 @@ def test_inputs_in_a_row_match_the_eager_decision(device, config):
         assert True in sum(clipped, []) and False in sum(clipped, [])
 
 
-def test_the_seed_repeats_the_noise(device):
-    obs = observations(4, 3, device)
-    first, second = (
-        [episodes.decide(o).action for o in obs] for episodes in (make_episodes(device), make_episodes(device))
-    )
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-
-
 @RULES
 def test_an_episode_that_is_not_finite_is_undone_alone(device, config):
     """The graph restores its static buffers, the rule's memory included."""

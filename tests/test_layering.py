@@ -115,10 +115,3 @@ def test_agent_needs_no_simulator_and_no_dataset_reader():
     loaded = loaded_by("import fastdwm.agent")
     assert "torch" in loaded
     assert not loaded & {"gymnasium", "mujoco", "minari", "h5py", "triton", "matplotlib"}
-
-
-def test_configuration_needs_no_torch():
-    assert not loaded_by("import fastdwm, fastdwm.train.config, fastdwm.eval.config") & {
-        "torch",
-        "numpy",
-    }

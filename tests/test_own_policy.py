@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from toy_agents import BOUND, CONFIG, OWN_RULES, SGD, Gated, observations
+from toy_agents import BOUND, OWN_RULES, SGD, Gated, observations
 from toy_bundles import ACTION_DIM, OBS_DIM, make_bundle
 
 from fastdwm import Agent, InputError, Policy
-from fastdwm.itpo.objective import ReferenceObjective
 from fastdwm_kernels.layout import Layout
 
 pytestmark = pytest.mark.filterwarnings("ignore:the agent imagines in plain torch")
@@ -168,18 +167,3 @@ def test_a_function_and_a_layout_are_a_policy():
     assert agent.backend == "reference" and (agent.diagnose()["policy_distance"] > 1e-4).all()
     with pytest.raises(ValueError, match=r"expected shape \(11,\) or \(B, 11\), got \(2, 12\)"):
         agent.act(np.zeros((2, OBS_DIM + 1)))
-
-
-def test_the_converted_policy_has_the_modules_gradient_of_the_return():
-    """An MLP has the same gradient of J by `Policy.mlp`'s operators and by vmap."""
-    module, obs = sequential(), torch.randn(2, OBS_DIM)
-    converted, general = Policy.of(module), Policy.of(nn.Sequential(module, nn.Identity()))
-    assert converted.fused and not general.fused
-    noise, gradients = torch.randn(2, 3, 2, 3, OBS_DIM), []
-    for policy in (converted, general):
-        base = policy.base.repeat(2, 1)
-        grads = ReferenceObjective(policy, world(), CONFIG).gradient(base, obs, noise).grads
-        gradients.append(list(policy.parameters(grads[0]).values()))
-    for ours, theirs in zip(*gradients, strict=True):
-        assert theirs.abs().max() > 1e-6
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)

@@ -10,22 +10,16 @@ import numpy as np
 import pytest
 from commands import input_error
 from minari.data_collector import EpisodeBuffer
+from toy_data import filled
 
 from fastdwm.data.dataset import load
 from fastdwm.data.recordings import read_d4rl
 from fastdwm.tasks import get_task
 
 # minari warns of missing metadata.
-pytestmark = [
-    pytest.mark.usefixtures("private_folders"),
-    pytest.mark.filterwarnings("ignore::UserWarning:minari"),
-]
+pytestmark = [pytest.mark.usefixtures("private_folders"), pytest.mark.filterwarnings("ignore::UserWarning:minari")]
 
 UMAZE = get_task("antmaze-umaze")
-
-
-def filled(values, size):
-    return np.repeat(np.asarray(values, np.float32)[:, None], size, axis=1)
 
 
 @pytest.fixture

@@ -241,16 +241,6 @@ def test_wrong_input_is_one_line_and_exit_code_2(args, message, tmp_path):
     refused(run("report", *args, "--out", tmp_path), message)
 
 
-def test_missing_files_are_an_input_error(folder, tmp_path):
-    for name, dataset, message in (
-        (str(tmp_path), None, "bundle.json: no such file"),
-        ("antmaze-umaze", None, "no bundle is shipped for antmaze-umaze"),
-        (str(folder), "/nowhere.hdf5", "/nowhere.hdf5: no such file"),
-    ):
-        with pytest.raises(InputError, match=message):
-            report.main(name, ReportConfig(dataset=dataset, out=tmp_path / "out", **SMALL))
-
-
 @pytest.mark.slow
 def test_gradients_of_the_shipped_models_point_where_the_simulators_do(tmp_path):
     sizes = ["--episodes", "2", "--max-steps", "60", "--jacobian-states", "20", "--return-states", "20"]

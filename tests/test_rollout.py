@@ -102,13 +102,6 @@ def test_gradient_equals_theorem_4_1(horizon):
     torch.testing.assert_close(flatten(grads), expected, rtol=1e-9, atol=1e-13)
 
 
-def test_frozen_models_receive_no_gradient():
-    world, params = make_world(), make_policies(2)
-    frozen = [*world.dynamics.params.values(), *world.reward.params.values(), *world.critic.params.values()]
-    autograd_gradient(params, world, make_obs(2), make_noise(2, 4, 2, 3))
-    assert all(value.grad is None and not value.requires_grad for value in frozen)
-
-
 @pytest.mark.parametrize("kind", ["min", "mean", "first"])
 def test_terminal_value_combines_the_critics(kind):
     world, params, obs = make_world(), make_policies(1), make_obs(1)

@@ -131,11 +131,6 @@ def test_probability_of_improvement_has_the_interval_of_all_resamples():
     assert estimate.high == pytest.approx(np.quantile(drawn, 0.975), abs=0.06)
 
 
-def test_equal_runs_improve_in_half_the_pairs():
-    estimate = probability_of_improvement([([7.0], [7.0])])
-    assert (estimate.value, estimate.low, estimate.high) == (0.5, None, None)
-
-
 def test_success_rate_has_the_interval_of_wilson():
     # (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)
     n, z = 20, stats.norm.ppf(0.975)

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 from commands import argv, environment, refused, run, spawn
 from processes import descendants, gone, until
-from toy_data import write_dataset
+from toy_data import training_flags, write_dataset
 
 from fastdwm.bundle import Bundle
 
-NETS = ("rebrac", "diffusion", "meanflow", "mlp", "reward")
-SMALL = " ".join(f"--{net}.updates 60 --{net}.batch-size 32 --{net}.hidden 16 16" for net in NETS)
+SMALL = " ".join(training_flags(60))
 SMALL += " --trust-env --log-every 20 --save-every 20 --eval-episodes 0"
 SHORT = "--episodes 2 --max-steps 5 --backend reference --itpo.inner-steps 0 --diagnose-every 1000"
 STAGES = ("--stages", "train", "eval", "--variants", "default", "meanflow")

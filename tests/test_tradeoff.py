@@ -14,15 +14,7 @@ from fastdwm.measure.statistics import ratio_of_means
 from fastdwm.study.config import StudyConfig
 from fastdwm.study.grid import BASE, GRIDS, Cell, Grid
 from fastdwm.study.tables import confirmed
-from fastdwm.study.tradeoff import (
-    best,
-    confirmation,
-    pareto_front,
-    save_plot,
-    summarise,
-    title_of,
-    verdict,
-)
+from fastdwm.study.tradeoff import best, confirmation, pareto_front, save_plot, summarise, title_of, verdict
 from fastdwm.tables import csv_text
 
 HELD = {"diffusion": 5, "meanflow": 1, "mlp": 1}

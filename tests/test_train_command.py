@@ -14,7 +14,7 @@ import pytest
 import torch
 from commands import argv, environment, refused, run, spawn
 from processes import until
-from toy_data import write_dataset
+from toy_data import training_flags, write_dataset
 
 from fastdwm import Bundle
 from fastdwm.data.dataset import load
@@ -26,13 +26,13 @@ from fastdwm.train.fit import Batches
 from fastdwm.train.recipe import split
 
 SMALL = [
-    "--rebrac.updates=60", "--rebrac.batch-size=32", "--rebrac.hidden", "16", "16",
-    "--diffusion.updates=60", "--diffusion.batch-size=32", "--diffusion.hidden", "16", "16",
-    "--meanflow.updates=60", "--meanflow.batch-size=32", "--meanflow.hidden", "16", "16",
-    "--mlp.updates=60", "--mlp.batch-size=32", "--mlp.hidden", "16", "16",
-    "--reward.updates=60", "--reward.batch-size=32", "--reward.hidden", "16", "16",
-    "--fqe-updates=40", "--log-every=20", "--save-every=20", "--eval-episodes=1", "--threads=1",
-]  # fmt: skip
+    *training_flags(60),
+    "--fqe-updates=40",
+    "--log-every=20",
+    "--save-every=20",
+    "--eval-episodes=1",
+    "--threads=1",
+]
 
 
 @pytest.fixture(scope="module")
@@ -212,10 +212,7 @@ UNUSABLE = {
         "terminals": np.ones(800, bool),
         "next_observations": None,
     },
-    "expected at least 2 episodes to hold one out, got 1": {
-        "timeouts": np.zeros(800, bool),
-        "next_observations": None,
-    },
+    "expected at least 2 episodes to hold one out, got 1": {"timeouts": np.zeros(800, bool), "next_observations": None},
     "expected rows with a next observation in held-out episodes, got 0 of 800": {
         # One episode of 41 rows, which the split does not hold out, and 759 of one row.
         "terminals": np.arange(800) >= 40,

@@ -137,12 +137,24 @@ def test_another_policy_is_not_tuned(folder, tmp_path):
     assert evaluated(folder, tmp_path, "--checkpoint", path)[0]["horizon"] == ITPOConfig().horizon
 
 
+ENDLESS = {"horizon": 10**9, "particles": 2**17, "inner_steps": 10**9, "termination_temperature": 1e300}
+
+
+def tuning_with(**itpo):
+    """Tuning of a bundle with other settings of a decision."""
+    settings = Settings().record()
+    return {"settings": settings | {"itpo": settings["itpo"] | itpo}, "weights_sha256": ""}
+
+
 @pytest.mark.parametrize(
     ("tuning", "message"),
     [
         ({}, "tuning: settings: expected dict"),
         ({"settings": Settings().record()}, "tuning: weights_sha256: expected str"),
         ({"settings": {"itpo": {}}, "weights_sha256": ""}, "tuning: itpo: action_step is missing"),
+        *((tuning_with(**{name: value}), f"tuning: itpo: {name}: expected at most") for name, value in ENDLESS.items()),
+        (tuning_with(horizon=16, particles=4096, inner_steps=256), "expected at most .* imagined transitions"),
+        (tuning_with(horizon=10**400), "bundle.json: expected JSON .expected finite numbers, got 1000"),
         *(
             ({"settings": {"itpo": {name: 1.0}}, "weights_sha256": ""}, f"tuning: {name} is a setting of an earlier")
             for name in REPLACED
@@ -152,34 +164,7 @@ def test_another_policy_is_not_tuned(folder, tmp_path):
     ],
 )
 def test_a_damaged_choice_is_named(folder, tuning, message):
-    damaged(folder, tuning, message)
-
-
-WITHOUT_END = {"horizon": 10**9, "particles": 2**17, "inner_steps": 10**9, "termination_temperature": 1e300}
-
-
-@pytest.mark.parametrize("name", WITHOUT_END)
-def test_tuned_settings_that_need_endless_time_or_memory_are_refused(folder, name):
-    settings = Settings().record()
-    settings["itpo"] |= {name: WITHOUT_END[name]}
-    damaged(folder, {"settings": settings, "weights_sha256": ""}, f"tuning: itpo: {name}: expected at most")
-
-
-def test_the_work_of_a_choice_is_bounded_as_a_whole(folder):
-    settings = Settings().record()
-    settings["itpo"] |= {"horizon": 16, "particles": 4096, "inner_steps": 256}
-    damaged(folder, {"settings": settings, "weights_sha256": ""}, "expected at most .* imagined transitions")
-    # The paper's settings are far below the limit.
-    assert ITPOConfig(horizon=16, particles=4096, inner_steps=8).particles == 4096
-
-
-def test_an_integer_that_no_float_holds_is_no_number(folder):
-    tuning = {"settings": {"itpo": {"horizon": 10**400}}, "weights_sha256": ""}
-    damaged(folder, tuning, "bundle.json: expected JSON .expected finite numbers, got 1000")
-
-
-def damaged(folder, tuning, message):
-    """Check that a bundle with this tuning is refused in one line."""
+    """Settings that need endless time or memory are refused too."""
     path = folder / "bundle.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"tuning": tuning}))
     with pytest.raises(InputError, match=message) as error:

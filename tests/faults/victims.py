@@ -10,6 +10,7 @@ from typing import Any
 
 import datasets
 from toy_bundles import make_bundle
+from toy_data import training_flags
 
 from fastdwm import Bundle
 
@@ -28,13 +29,9 @@ def save_base(folder: Path) -> None:
 
 def training() -> list[str]:
     """Flags for a few updates of every part, with frequent checkpoints."""
-    nets = ("diffusion", "meanflow", "mlp", "rebrac", "reward")
-    flags = [
-        word for net in nets for word in (f"--{net}.updates=4", f"--{net}.batch-size=8", f"--{net}.hidden", "8", "8")
-    ]
     # The simulator does not repeat the data, which are random numbers.
-    flags += ["--diffusion.denoise-steps=2", "--fqe-updates=4", "--eval-episodes=0", "--trust-env"]
-    return [*flags, "--log-every=2", "--save-every=2"]
+    flags = ["--diffusion.denoise-steps=2", "--fqe-updates=4", "--eval-episodes=0", "--trust-env"]
+    return [*training_flags(4, 8, 8), *flags, "--log-every=2", "--save-every=2"]
 
 
 def train(base: Path, out: Path) -> list[str]:

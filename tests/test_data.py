@@ -251,8 +251,8 @@ def test_unreadable_files_are_refused_in_one_line(d4rl, tmp_path, content):
     names = [d4rl(), minari_toy()]
     paths = [tmp_path / "hopper_toy.hdf5", tmp_path / "minari/toy/two-v0/data/main_data.hdf5"]
     for name, path in zip(names, paths, strict=True):
-        content = path.read_bytes()
-        path.write_bytes(content[: len(content) // 2] if content == "truncated" else content)
+        good = path.read_bytes()
+        path.write_bytes(good[: len(good) // 2] if content == "truncated" else content)
         with pytest.raises(InputError, match="cannot be read as a (D4RL .hdf5 file|Minari dataset): OSError") as caught:
             load(HOPPER, name)
         assert "\n" not in str(caught.value) and name in str(caught.value)

@@ -76,6 +76,6 @@ class Watcher(nodes.Recorder):
 def test_no_slice_asks_for_a_second_compilation(rule, monkeypatch):
     """The AOT cases compile every kernel for pointers as it declares them; an odd M S must need no others."""
     monkeypatch.setattr(nodes, "Recorder", Watcher)
-    monkeypatch.setattr(Watcher, "found", [])
+    monkeypatch.setattr(Watcher, "misaligned", [])
     assert nodes.nodes(nodes.size_of("diffusion", 3, 17, width=WIDTH), **nodes.RULES[rule])
     assert not Watcher.misaligned

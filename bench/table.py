@@ -117,7 +117,8 @@ def main() -> None:
         if args.markdown:
             print(f"{title}\n\n{markdown_table(HEADER, map(cells, same), left=2)}\n")
         else:
-            print_table(HEADER, *(map(cells, group) for _, group in groupby(same, problem)), title=title, left=2)
+            sections = [list(map(cells, group)) for _, group in groupby(same, problem)]
+            print_table(HEADER, *sections, title=title, left=2, width=160)
     print("\n".join(filter(None, map(other_table, args.result))), end="")
 
 

@@ -87,8 +87,7 @@ def words(rng: random.Random, path: Path) -> bool:
     elif kind == 1:
         cell["result"]["env_departures"] = [hostile]
     elif kind == 2:
-        for name in ("physics", "versions"):
-            cell["identity"][name]["mujoco"] = hostile
+        cell["identity"]["versions"]["mujoco"] = hostile
     else:
         *above, key = rng.choice(places(cell))
         parent = cell

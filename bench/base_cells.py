@@ -1,8 +1,8 @@
-"""A cell of the bench of base policies: one setting of the decision on one base policy, and its file.
+"""One run of the benchmark of base policies: one setting of the decision on one base policy, and its file.
 
-A file is named by what its numbers depend on (weights, settings, seeds, versions), so that a command that was killed
-goes on, commands share their cells, and what has changed is run anew. The code is not part of it, for most changes of
-code change no number: a record tells which it was.
+A file is named by everything that its numbers depend on (weights, settings, seeds, versions), so that a killed command
+resumes, commands share their runs, and changed settings run anew. The code is not part of the name, because most
+changes of code change no number; the record says which code it was.
 """
 
 import ast
@@ -45,15 +45,15 @@ class BasePolicy:
     bundle: str
     """folder of the bundle"""
     checkpoint: str | None = None
-    """policy and critics of an earlier moment, as `train --keep-checkpoints` leaves them; none: the bundle's own"""
+    """policy and critics of an earlier moment, from `train --keep-checkpoints`; none: the bundle's own"""
     critics: str | None = None
-    """such a file from a training on a tenth of the data, for the damage of that name; none: it is left out"""
+    """such a file from a training on a tenth of the data, for the damage critic-tenth; none: this damage is skipped"""
     dataset: str | None = None
-    """what damages are calibrated on; none: what the bundle says it was trained on"""
+    """dataset on which damages are calibrated; none: the bundle's training data"""
 
     @property
     def name(self) -> str:
-        """What it is called in flags and files."""
+        """Name in flags and files."""
         return f"{self.task}-{self.moment}"
 
 
@@ -64,9 +64,9 @@ class Setting:
     name: str
     itpo: ITPOConfig
     factor: float = 1.0
-    """of the bundle's maximum deviation"""
+    """factor on the bundle's maximum deviation"""
     control: bool = False
-    """the control in the place of ITPO"""
+    """whether the control runs instead of ITPO"""
 
 
 BASE = Setting("base", ITPOConfig(inner_steps=0))
@@ -74,7 +74,7 @@ BASE = Setting("base", ITPOConfig(inner_steps=0))
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """What is run: episodes on consecutive environment seeds, all in one batch."""
+    """Episodes on consecutive environment seeds, all in one batch."""
 
     policy: BasePolicy
     setting: Setting
@@ -86,14 +86,14 @@ class Cell:
 
     @property
     def seeds(self) -> list[int]:
-        """Of the episodes."""
+        """Environment seeds of the episodes."""
         return [self.first_seed + i for i in range(self.episodes)]
 
 
 def read_policies(path: Path) -> list[BasePolicy]:
-    """The list in a JSON file: objects with the fields of `BasePolicy`, in which task, moment and bundle are needed.
+    """Read a JSON list of objects with the fields of `BasePolicy`; task, moment and bundle are required.
 
-    Raises InputError for anything else, or for two of one name.
+    Raises InputError for anything else and for duplicate names.
     """
     entries = read_json(path, MAX_LIST_BYTES)
     require(isinstance(entries, list) and entries, f"{path}: expected a list of base policies")
@@ -113,26 +113,27 @@ def read_policies(path: Path) -> list[BasePolicy]:
 
 
 def _in_folder(policy: BasePolicy, folder: Path) -> BasePolicy:
-    """The same with the paths of its files taken from the folder of the list."""
-    given = {name: getattr(policy, name) for name in ("bundle", "checkpoint", "critics")}
-    return dataclasses.replace(policy, **{name: str(folder / value) for name, value in given.items() if value})
+    """The policy with paths relative to the folder of the list."""
+    paths = {name: getattr(policy, name) for name in ("bundle", "checkpoint", "critics")}
+    return dataclasses.replace(policy, **{name: str(folder / value) for name, value in paths.items() if value})
 
 
 def read_settings(path: Path) -> list[Setting]:
-    """Named settings of a JSON file: {"NAME": {FIELD of ITPOConfig: value, ..}, ..}, the other fields as by default;
-    "factor" is one of the bundle's maximum deviation, and "control": true the control.
+    """Read named settings from a JSON file: {"NAME": {FIELD of ITPOConfig: value, ..}, ..}.
 
+    Other fields have their defaults; "factor" is a factor on the bundle's maximum deviation; "control": true, the
+    control.
     Raises InputError for anything else.
     """
     named = read_json(path, MAX_LIST_BYTES)
-    right = isinstance(named, dict) and all(isinstance(given, dict) for given in named.values())
-    require(right, f"{path}: expected an object of objects, settings by name")
+    valid = isinstance(named, dict) and all(isinstance(values, dict) for values in named.values())
+    require(valid, f"{path}: expected an object of objects, settings by name")
     kinds = {field.name: field.type for field in dataclasses.fields(ITPOConfig)} | {"factor": float, "control": bool}
-    for name, given in named.items():
-        for key, value in given.items():
+    for name, values in named.items():
+        for key, value in values.items():
             require(key in kinds, f"{path}: {name}: ITPOConfig has no {key!r}")
             require(conforms(value, kinds[key]), f"{path}: {name}: {key} cannot be {value!r}")
-    return [_setting(name, **given) for name, given in named.items()]
+    return [_setting(name, **values) for name, values in named.items()]
 
 
 def _setting(name: str, factor: float = 1.0, control: bool = False, **itpo: Any) -> Setting:
@@ -141,7 +142,7 @@ def _setting(name: str, factor: float = 1.0, control: bool = False, **itpo: Any)
 
 @cache
 def load(policy: BasePolicy) -> "Bundle":
-    """The bundle with the policy of that moment; InputError for one of another task."""
+    """Load the bundle with the policy of that moment; raises InputError for a bundle of another task."""
     from fastdwm.measure.bundle import load_for
 
     bundle = load_for(policy.task, Path(policy.bundle))
@@ -149,7 +150,7 @@ def load(policy: BasePolicy) -> "Bundle":
 
 
 def identity(cell: Cell) -> Record:
-    """All that the numbers of a cell depend on but the code; of the base policy nothing that it does not use."""
+    """Everything except the code that the numbers depend on; for the base policy, only what it uses."""
     from fastdwm.bundle import pack_tensors
     from fastdwm.machine import package_versions
 
@@ -160,9 +161,9 @@ def identity(cell: Cell) -> Record:
         world = bundle.worlds[cell.world]
         groups |= {"critics": bundle.critics, "reward": bundle.reward, "statistics": bundle.statistics}
         groups |= {"world": world.params}
-        # A setting that is none changes nothing: one that is added later, and left so, gives the same cell.
-        given = {name: x for name, x in dataclasses.asdict(cell.setting.itpo).items() if x is not None}
-        settings = {"itpo": given, "discount": bundle.discount, "max_deviation": bundle.max_deviation}
+        # Settings that are none are left out, so that a setting added later keeps the names of old files.
+        itpo = {name: x for name, x in dataclasses.asdict(cell.setting.itpo).items() if x is not None}
+        settings = {"itpo": itpo, "discount": bundle.discount, "max_deviation": bundle.max_deviation}
         settings |= {"factor": cell.setting.factor, "control": cell.setting.control}
         settings |= {"world": cell.world, "world_config": dataclasses.asdict(world.config)}
     return strict({
@@ -177,18 +178,18 @@ def identity(cell: Cell) -> Record:
 
 
 def path_of(cell: Cell, folder: Path) -> Path:
-    """The file of the cell."""
+    """File of the run."""
     return folder / f"{cell.policy.name}-{digest(identity(cell))[:16]}.json"
 
 
 def read(cell: Cell, folder: Path) -> Record | None:
-    """The record of the cell; none if it is not finished."""
+    """Record of the run; none if it is not finished."""
     path = path_of(cell, folder)
     return results.read(path, "bench", {"identity": dict}) if path.exists() else None
 
 
 def code() -> str:
-    """What the rule's code says, whatever its layout and comments: a digest of the files that state it."""
+    """Digest of the code of the update rule, independent of layout and comments."""
     root = Path(__file__).parent.parent
     folders = (root / "fastdwm" / "itpo", root / "kernels" / "update", root / "kernels" / "rollout")
     rule = [path for folder in folders for path in sorted(folder.glob("*.py"))]
@@ -198,7 +199,7 @@ def code() -> str:
 
 
 def forget(cells: Iterable[Cell], folder: Path) -> None:
-    """Remove the files of those cells that ran with other code than this."""
+    """Remove the files of runs that used other code."""
     for cell in cells:
         record = read(cell, folder)
         if record is not None and record["code"] != code():
@@ -206,7 +207,7 @@ def forget(cells: Iterable[Cell], folder: Path) -> None:
 
 
 def run_cell(cell: Cell, path: Path) -> None:
-    """All episodes of the cell in one batch; the file appears when the last one has ended."""
+    """Run all episodes in one batch and write the file when the last one has ended."""
     from provenance import git
 
     from fastdwm.agent import Agent
@@ -215,15 +216,14 @@ def run_cell(cell: Cell, path: Path) -> None:
 
     command.set_up_torch(1, "cpu")
     start, bundle, itpo = perf_counter(), load(cell.policy), cell.setting.itpo
-    # The base policy may have any world model.
+    # The base policy uses no world model.
     world = cell.world if itpo.inner_steps > 0 else next(iter(bundle.worlds))
     if itpo.lacks_bound:
         itpo = dataclasses.replace(itpo, max_deviation=cell.setting.factor * bundle.bound)
     drifts = cell.setting.control
     agent = Drift(bundle, itpo.max_deviation) if drifts else Agent.of(bundle, itpo, world=world, seed=cell.first_seed)
     predictions = Predictions(itpo.horizon, bundle.discount, bundle.task.reward_scale, DIAGNOSE_EVERY)
-    given = {"max_steps": cell.max_steps, "predictions": predictions}
-    run = run_episodes(agent, bundle.task.env, cell.seeds, **given)
+    run = run_episodes(agent, bundle.task.env, cell.seeds, max_steps=cell.max_steps, predictions=predictions)
     record = {
         "policy": dataclasses.asdict(cell.policy),
         "setting": cell.setting.name,
@@ -237,10 +237,10 @@ def run_cell(cell: Cell, path: Path) -> None:
 
 
 def summary(run: "Run", bundle: "Bundle") -> Record:
-    """What a cell's file says of its episodes.
+    """Results of the episodes, as a run's file holds them.
 
-    ms_per_decision: time spent deciding over the decisions made, of episodes that decide together.
-    diagnostics: means over the run, and over each episode, of whatever the agent tells.
+    ms_per_decision: mean time of a decision when the episodes decide together.
+    diagnostics: the agent's diagnostics, averaged over the run and over each episode.
     """
     from fastdwm.eval.summary import mean_diagnostics
 
@@ -254,9 +254,9 @@ def summary(run: "Run", bundle: "Bundle") -> Record:
 
 
 def run_cells(cells: Iterable[Cell], folder: Path, workers: int, on_progress: Callable[[int, int], None]) -> None:
-    """Run the cells that are not finished, in so many processes of one thread; raises what the first that fails does.
+    """Run the unfinished cells in `workers` processes of one thread each; raises the first error.
 
-    on_progress(finished, all of them).
+    on_progress(done, total).
     """
     by_path = {path_of(cell, folder): cell for cell in cells}
     finished = [path.stem for path in by_path if path.exists()]
@@ -266,7 +266,7 @@ def run_cells(cells: Iterable[Cell], folder: Path, workers: int, on_progress: Ca
 
 
 def _compile(cells: Iterable[Cell]) -> None:
-    """Compile the CPU kernels if no run before has: once for all processes."""
+    """Compile the CPU kernels once for all processes, unless they are cached."""
     from fastdwm.agent import Agent
 
     for cell in cells:

@@ -1,4 +1,4 @@
-"""The stage `damage` of the bench of base policies: damaged bundles on disk, their cells, one table."""
+"""The stage `damage` of the benchmark of base policies: save damaged bundles, list their runs, make one table."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from fastdwm.command import StageProgress
 from fastdwm.files import sha256_of
 from fastdwm.tables import markdown_table
 
-# Increase when a damage means something else than before.
+# Increase when the meaning of a damage changes.
 FORMAT = 1
 UNDAMAGED = "none"
 TITLES = {
@@ -27,7 +27,7 @@ TITLES = {
     "meanflow-5x": "MeanFlow, 5 times its error",
 }
 WORLDS = {"diffusion-5x": "diffusion", "meanflow-5x": "meanflow"}
-"""world model that imagines; with the other damages it is the first that the bundle has"""
+"""world model used for imagination; for the other damages it is the bundle's first"""
 CAPTION = (
     "Differences of score to the base policy, paired by seed, with their 95 % bootstrap interval. The last layer of "
     "reward and world model is perturbed by Gaussian noise until the error on held-out data has grown so; the reward's "
@@ -43,50 +43,50 @@ class Case:
 
     undamaged: BasePolicy
     policy: BasePolicy
-    """the same with the damaged bundle"""
+    """the same policy with the damaged bundle"""
     damage: str
     world: str
-    """world model that imagines"""
+    """world model used for imagination"""
     measured: str
 
     def described(self) -> dict[str, Any]:
-        """What its row says besides the numbers."""
+        """Columns of the table besides the numbers."""
         return {name: getattr(self, name) for name in ("damage", "world", "measured")}
 
 
 def cases(policies: list[BasePolicy], folder: Path, on_progress: StageProgress) -> list[Case]:
-    """Each base policy undamaged and with every damage there is for it; bundles that the folder lacks are made.
+    """Each base policy undamaged and with every damage that applies; missing bundles are made.
 
-    on_progress(base policies that are done, all of them).
+    on_progress(done base policies, total).
     """
-    found = []
+    cases = []
     for i, policy in enumerate(policies):
         on_progress(i, len(policies))
-        found += prepare(policy, folder)
+        cases += prepare(policy, folder)
     on_progress(len(policies), len(policies))
-    return found
+    return cases
 
 
 def prepare(policy: BasePolicy, folder: Path) -> list[Case]:
-    """The cases of one base policy."""
+    """Cases of one base policy."""
     bundle = load(policy)
-    imagining = [name for name in WORLDS.values() if name in bundle.worlds]
-    require(bool(imagining), f"damage: {policy.name} has neither {' nor '.join(WORLDS.values())}")
-    found = [Case(policy, policy, UNDAMAGED, world, "") for world in imagining]
+    worlds = [name for name in WORLDS.values() if name in bundle.worlds]
+    require(bool(worlds), f"damage: {policy.name} has neither {' nor '.join(WORLDS.values())}")
+    cases = [Case(policy, policy, UNDAMAGED, world, "") for world in worlds]
     for name, make in damages(policy, bundle):
         path = folder / f"{policy.name}-{name}"
         measured = ensure(path, recipe(policy, bundle, name), make)
         changed = dataclasses.replace(policy, moment=f"{policy.moment}-{name}", bundle=str(path), checkpoint=None)
-        found.append(Case(policy, changed, name, WORLDS.get(name, imagining[0]), measured))
-    return found
+        cases.append(Case(policy, changed, name, WORLDS.get(name, worlds[0]), measured))
+    return cases
 
 
 def damages(policy: BasePolicy, bundle: Bundle) -> Iterator[tuple[str, Callable[[], tuple[Bundle, str]]]]:
-    """Name and maker of each damage; a maker returns the damaged bundle and what was measured."""
+    """Name and maker of each damage; a maker returns the damaged bundle and a text of its measured error."""
     rows: list[damage.Rows] = []
 
     def held_out() -> damage.Rows:
-        # Loading takes seconds: once, and only if a bundle has to be made.
+        # Loading takes seconds: load once, and only if a bundle has to be made.
         rows.extend([] if rows else [damage.Rows.of(bundle, policy.dataset)])
         return rows[0]
 
@@ -100,29 +100,29 @@ def damages(policy: BasePolicy, bundle: Bundle) -> Iterator[tuple[str, Callable[
 
 
 def recipe(policy: BasePolicy, bundle: Bundle, name: str) -> dict[str, Any]:
-    """All that a damaged bundle depends on."""
+    """Everything that a damaged bundle depends on."""
     critics = sha256_of(Path(policy.critics)) if name == "critic-tenth" else None
     return {"format": FORMAT, "damage": name, "of": bundle.fingerprint, "critics": critics, "dataset": policy.dataset}
 
 
-def ensure(path: Path, wanted: dict[str, Any], make: Callable[[], tuple[Bundle, str]]) -> str:
-    """Write the damaged bundle unless one of this recipe is there; returns what was measured on it."""
+def ensure(path: Path, recipe: dict[str, Any], make: Callable[[], tuple[Bundle, str]]) -> str:
+    """Save the damaged bundle unless the path holds one of this recipe; returns the text of its measured error."""
     if path.exists():
-        found = Bundle.load(path).report.get("damage", {})
-        if found.get("recipe") == wanted:
-            return found["measured"]
+        saved = Bundle.load(path).report.get("damage", {})
+        if saved.get("recipe") == recipe:
+            return saved["measured"]
     bundle, measured = make()
-    report = bundle.report | {"damage": {"recipe": wanted, "measured": measured}}
+    report = bundle.report | {"damage": {"recipe": recipe, "measured": measured}}
     dataclasses.replace(bundle, report=report).save(path)
     return measured
 
 
 def table(rows: list[Row]) -> str:
-    """The rows in Markdown: each base policy with each of its damages."""
+    """Markdown table of each base policy with each of its damages."""
     names = page.names_of(rows)
     differences = [f"{page.TITLES.get(name, name)} - base" for name in names]
     head, lines = ["base policy", "base", "world model", "damage", "measured", *differences], []
     for row in rows:
-        known = [f"{row['task']}-{row['moment']}", f"{row['base_score']:.1f}", row["world"], TITLES[row["damage"]]]
-        lines.append([*known, row["measured"], *page.told(row, names)])
+        first = [f"{row['task']}-{row['moment']}", f"{row['base_score']:.1f}", row["world"], TITLES[row["damage"]]]
+        lines.append([*first, row["measured"], *page.difference_texts(row, names)])
     return markdown_table(head, lines)

@@ -1,4 +1,4 @@
-"""What the bench of base policies says: its rows, the table and verdict as a page, and the picture."""
+"""Results of the benchmark of base policies: rows, a page with table and verdict, and the picture."""
 
 import shlex
 from collections import Counter
@@ -18,8 +18,7 @@ Row = dict[str, Any]
 Record = dict[str, Any]
 
 STYLES = {"default": ("#0072b2", "o", -0.3), "drift": ("#d55e00", "s", 0.3)}
-"""colour, marker, points to the side: Okabe and Ito's blue and vermilion, which every reader can tell apart, and bars
-that do not cover each other"""
+"""colour (Okabe and Ito's, for colour-blind readers), marker and horizontal offset, so that bars do not overlap"""
 
 TITLES = {"default": "ITPO (default)", "drift": "control (drift)"}
 CAPTION = (
@@ -29,20 +28,17 @@ CAPTION = (
 
 
 def scores(cell: Record) -> list[float]:
-    """Of the episodes, in the order of the seeds."""
+    """Scores of the episodes, in the order of the seeds."""
     return [episode["score_pct"] for episode in cell["episodes"]]
 
 
 def difference(record: Record | None, base: Record) -> Record | None:
-    """Mean score above the base policy's on the same seeds, with its interval; none for a cell that is not finished."""
+    """Mean score above the base policy's on the same seeds, with its interval; none for an unfinished run."""
     return None if record is None else vars(paired_difference(scores(record), scores(base)))
 
 
 def summarise(policy: BasePolicy, records: dict[str, Record | None]) -> Row:
-    """The row of one base policy.
-
-    records: by setting, none where it is not finished: the base policy's, which has to be there, and others.
-    """
+    """Row of one base policy.   records: by setting, none where unfinished; "base" is required."""
     done = {name: one for name, one in records.items() if one is not None}
     return {
         "task": policy.task,
@@ -59,12 +55,12 @@ def summarise(policy: BasePolicy, records: dict[str, Record | None]) -> Row:
 
 
 def names_of(rows: Sequence[Row]) -> list[str]:
-    """Settings that are compared with the base policy, in their order."""
+    """Settings that are compared with the base policy, in order."""
     return list(dict.fromkeys(name for row in rows for name in row["differences"]))
 
 
 def verdict(rows: Sequence[Row]) -> dict[str, Record]:
-    """Of each setting: on how many base policies it does no harm, on how many it surely does, and its mean gain."""
+    """For each setting, count the base policies that it does not harm or surely harms, and average its gain."""
     result = {}
     for name in names_of(rows):
         differences = [row["differences"][name] for row in rows if row["differences"].get(name)]
@@ -77,74 +73,74 @@ def verdict(rows: Sequence[Row]) -> dict[str, Record]:
     return result
 
 
-def sentences(found: dict[str, Record]) -> str:
-    """The verdict in words, a line of a list for each setting."""
+def sentences(verdicts: dict[str, Record]) -> str:
+    """List of sentences, one for each setting."""
     return "\n".join(
         f"- {TITLES.get(name, name)}: mean difference >= {-MARGIN:g} on {one['harmless']} of {one['base_policies']}, "
         f"below beyond chance on {one['harmful']}, above 0 beyond chance on {one['better']}; "
         f"mean gain {one['mean_gain']:+.1f}."
-        for name, one in found.items()
+        for name, one in verdicts.items()
     )
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows in Markdown; as columns where there are more settings than rows."""
+    """Markdown table of the rows, transposed if there are more settings than rows."""
     names = names_of(rows)
     head = ["task", "moment", "base", *(f"{TITLES.get(name, name)} - base" for name in names)]
     lines = [head]
     for row in rows:
-        known = [row["task"], row["moment"], f"{row['base_score']:.1f}"]
-        lines.append([*known, *told(row, names)])
+        first = [row["task"], row["moment"], f"{row['base_score']:.1f}"]
+        lines.append([*first, *difference_texts(row, names)])
     head, *rest = zip(*lines, strict=True) if len(names) > len(rows) else lines
     return markdown_table(head, rest)
 
 
-def told(row: Row, names: Sequence[str]) -> list[str]:
-    """The row's differences as they stand in a table."""
-    found = (row["differences"].get(name) for name in names)
-    return ["-" if one is None else interval(one, "+") for one in found]
+def difference_texts(row: Row, names: Sequence[str]) -> list[str]:
+    """The row's differences as table cells."""
+    differences = (row["differences"].get(name) for name in names)
+    return ["-" if one is None else interval(one, "+") for one in differences]
 
 
-def made_with(rows: Sequence[Row], made: Record) -> str:
-    """One paragraph: when, with which packages and with which code."""
-    versions = ", ".join(f"{name} {made['versions'][name]}" for name in ("python", "torch", "mujoco", "gymnasium"))
+def made_with(rows: Sequence[Row], about: Record) -> str:
+    """One paragraph: time, package versions and code."""
+    versions = ", ".join(f"{name} {about['versions'][name]}" for name in ("python", "torch", "mujoco", "gymnasium"))
     commits = sorted({commit for row in rows for commit in row["commits"]})
     ran = f", run at commit {', '.join(commits)}" if commits else ""
     stale = Counter(name for row in rows for name in row["other_code"])
     warning = ", ".join(f"{TITLES.get(name, name)} {count} times" for name, count in stale.items())
     note = f" The code of the rule has changed since these ran: {warning}." if warning else ""
-    return f"{made['time']}, {versions}{ran}.{note}"
+    return f"{about['time']}, {versions}{ran}.{note}"
 
 
 def circumstances() -> Record:
-    """`record.circumstances` with the command as one types it: no folders of this machine, whose runs lie elsewhere."""
-    made = record.circumstances("cpu")
-    words = (Path(word).name if word.startswith("/") else word for word in shlex.split(made["command"])[1:])
-    return made | {"command": shlex.join(["python", *words])}
+    """`record.circumstances` with a command that names no folder of this machine."""
+    about = record.circumstances("cpu")
+    words = (Path(word).name if word.startswith("/") else word for word in shlex.split(about["command"])[1:])
+    return about | {"command": shlex.join(["python", *words])}
 
 
-def write(stem: Path, title: str, body: Sequence[str], rows: Sequence[Row], found: Record | None = None) -> None:
-    """The page and the JSON beside it; prints the page's body and the files."""
-    made = circumstances()
-    parts = (f"# {title}", f"```bash\n{made['command']}\n```", made_with(rows, made), *body)
+def write(stem: Path, title: str, body: Sequence[str], rows: Sequence[Row], verdicts: Record | None = None) -> None:
+    """Write the page and the JSON beside it, and print the page's body and the files."""
+    about = circumstances()
+    parts = (f"# {title}", f"```bash\n{about['command']}\n```", made_with(rows, about), *body)
     write_atomically(stem.with_suffix(".md"), ("\n\n".join(parts) + "\n").encode())
-    write_json(stem.with_suffix(".json"), {**made, "title": title, "verdict": found, "rows": list(rows)})
+    write_json(stem.with_suffix(".json"), {**about, "title": title, "verdict": verdicts, "rows": list(rows)})
     print(*body, stem.with_suffix(".md"), stem.with_suffix(".json"), sep="\n")
 
 
 def save_plot(rows: Sequence[Row], path: Path, title: str) -> None:
-    """PNG: paired difference against base score with interval bars, of the default and its control."""
+    """Plot the paired difference against the base score, with intervals, for the default and its control, as PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axis = figure.subplots()
     axis.axhline(0, color="0.3", linewidth=1)
     axis.axhline(-MARGIN, color="0.3", linewidth=0.8, linestyle=":")
-    for name, (colour, marker, aside) in STYLES.items():
-        here = [(row["base_score"] + aside, row["differences"][name]) for row in rows if row["differences"].get(name)]
+    for name, (colour, marker, offset) in STYLES.items():
+        here = [(row["base_score"] + offset, row["differences"][name]) for row in rows if row["differences"].get(name)]
         if not here:
             continue
-        # Of one episode there is no interval.
+        # One episode has no interval.
         ends = [[one["value"] if one[end] is None else one[end] for end in ("value", "low", "high")] for _, one in here]
         y, low, high = np.array(ends).T
         # Percentile intervals hold the mean up to rounding; a bar cannot have a negative length.

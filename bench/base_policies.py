@@ -1,17 +1,8 @@
-"""python bench/base_policies.py STAGE LIST.json: what ITPO gains or costs on base policies from poor to saturated.
+"""python bench/base_policies.py STAGE LIST.json: measure ITPO's gain or cost on base policies from poor to saturated.
 
-LIST.json: an array of base policies, an object each; paths are taken from the folder of the list:
-
-    {"task": "walker2d-medium-replay",           as the bundle has it
-     "moment": "early",                          early, middle, last: any word; TASK-MOMENT names the base policy
-     "bundle": "walker2d-medium-replay/bundle",
-     "checkpoint": "walker2d-medium-replay/policy-10000.safetensors",    null or absent: the bundle's own policy
-     "critics": "tenth/policy-90000.safetensors",                        optional, for `damage`
-     "dataset": "deepope/walker2d/medium-replay-v0"}                     optional, for `damage`
-
-run: the base policy, the default, its control (a drift of the same size) and the settings of --settings.   show: page
-and picture of whatever has been run.   damage: the same with models that are damaged on purpose.   Trainings: see
-bench/README.md.
+run: evaluate the base policy, the default, its control (a drift of the same size) and the settings of --settings.
+show: write page and picture of the finished runs.   damage: the same with models that are damaged on purpose.
+bench/README.md describes LIST.json and the trainings.
 """
 
 import dataclasses
@@ -33,58 +24,58 @@ Stage = Literal["run", "show", "damage"]
 
 @dataclasses.dataclass(frozen=True)
 class BenchConfig(Checked):
-    """Base policies, settings and seeds of the bench."""
+    """Base policies, settings and seeds to compare."""
 
     out: Path = Path("results/base-policies")
-    """folder of the finished cells, one file each, which all stages share"""
+    """folder of the finished runs, one file each, which all stages share"""
     pages: Path = Path("bench/results")
     """folder of the page, the JSON and the picture"""
     settings: Path | None = None
-    """JSON of more settings to compare: {"NAME": {FIELD of ITPOConfig: value}}"""
+    """JSON file of further settings to compare: {"NAME": {FIELD of ITPOConfig: value}}"""
     only: tuple[str, ...] = ()
-    """base policies, TASK-MOMENT; none: all of the list"""
+    """names of base policies, TASK-MOMENT; none: all of the list"""
     world: Literal["diffusion", "meanflow", "mlp"] = "diffusion"
-    """world model of the imagination; `damage` takes diffusion and, where there is one, meanflow"""
+    """world model used for imagination; `damage` takes diffusion and, where there is one, meanflow"""
     seeds: Literal["evaluation", "tuning"] = "evaluation"
-    """environment seeds: 10000 and following, or 20000, those that settings may be chosen on"""
+    """environment seeds: evaluation, from 10000, or tuning, from 20000, on which settings may be chosen"""
     episodes: Annotated[int, POSITIVE] = 20
-    """episodes of a cell"""
+    """episodes of a run"""
     name: str = "base-policies"
-    """of the page's files"""
+    """name of the page's files"""
     max_steps: Annotated[int | None, POSITIVE] = None
     """cut episodes after this many steps; none: the environment's own limit"""
     again: tuple[str, ...] = ()
-    """settings, such as default, whose cells are run anew where the rule's code is no longer the one they ran with"""
+    """settings, such as default, that are run again if the rule's code has changed since their run"""
     workers: Annotated[int, POSITIVE] = 2
     """processes, of one thread each"""
 
 
 def compared(config: BenchConfig) -> list[Setting]:
-    """What every base policy is run with."""
+    """Settings that every base policy is run with."""
     more = [] if config.settings is None else read_settings(config.settings)
-    known = [BASE, Setting("default", ITPOConfig()), Setting("drift", ITPOConfig(), control=True)]
+    usual = [BASE, Setting("default", ITPOConfig()), Setting("drift", ITPOConfig(), control=True)]
     for setting in more:
         require(setting.name not in ("base", "default", "drift"), f"settings: {setting.name} is taken")
-    return known + more
+    return usual + more
 
 
 def cell_of(policy: BasePolicy, setting: Setting, config: BenchConfig, world: str | None = None) -> Cell:
-    """The cell on the seeds that the settings ask for."""
+    """Run of the setting on the configured seeds."""
     seeds = {"first_seed": FIRST_SEED[config.seeds], "episodes": config.episodes, "max_steps": config.max_steps}
     return Cell(policy, setting, world or config.world, **seeds)
 
 
 def evaluation_cells(policy: BasePolicy, config: BenchConfig) -> dict[str, Cell]:
-    """What stands in the table, by setting."""
+    """Runs of the table, by setting."""
     return {setting.name: cell_of(policy, setting, config) for setting in compared(config)}
 
 
 def run_all(cells: list[tuple[str, Cell]], config: BenchConfig, stage: str) -> None:
-    """Run what is missing of the cells, by setting; nobody else runs cells in the folder meanwhile."""
+    """Run the unfinished cells, and keep other commands out of the folder meanwhile."""
     with reserved(config.out), command.progress() as on_progress:
         forget([cell for name, cell in cells if name in config.again], config.out)
-        given = [cell for _, cell in cells], config.out, config.workers
-        run_cells(*given, lambda done, total: on_progress(f"{stage}, cells", done, total))
+        every = [cell for _, cell in cells]
+        run_cells(every, config.out, config.workers, partial(on_progress, f"{stage}, cells"))
 
 
 def run(policies: list[BasePolicy], config: BenchConfig) -> None:
@@ -103,9 +94,9 @@ def show(policies: list[BasePolicy], config: BenchConfig) -> None:
         if records["base"] is not None:
             rows.append(page.summarise(policy, records))
     require(bool(rows), f"show: no base policy has been run yet with these settings in {config.out}; `run` does")
-    found, stem = page.verdict(rows), pages(config, config.name)
+    verdicts, stem = page.verdict(rows), pages(config, config.name)
     title = f"{len(rows)} base policies, {config.world}, {config.episodes} episodes each on {config.seeds} seeds"
-    page.write(stem, title, (page.table(rows), page.CAPTION, page.sentences(found)), rows, found)
+    page.write(stem, title, (page.table(rows), page.CAPTION, page.sentences(verdicts)), rows, verdicts)
     page.save_plot(rows, stem.with_suffix(".png"), title)
     print(stem.with_suffix(".png"))
 
@@ -118,7 +109,7 @@ def damage(policies: list[BasePolicy], config: BenchConfig) -> None:
     with command.progress() as on_progress:
         cases = base_damage.cases(policies, config.out / "damaged", partial(on_progress, "damaged bundles"))
     _, *settings = compared(config)
-    # The base policy does not know of the damage.
+    # The base policy uses none of the damaged models.
     cells = {
         case: {"base": cell_of(case.undamaged, BASE, config)}
         | {setting.name: cell_of(case.policy, setting, config, case.world) for setting in settings}
@@ -135,7 +126,7 @@ def damage(policies: list[BasePolicy], config: BenchConfig) -> None:
 
 
 def pages(config: BenchConfig, name: str) -> Path:
-    """What the files of a page are called, without their suffix: of the plain one its name."""
+    """Path of a page without its suffix; the name tells world model and seeds unless they are the defaults."""
     prepare_folder(config.pages)
     marks = [config.world] if config.world != "diffusion" and name == config.name else []
     marks += [config.seeds] if config.seeds != "evaluation" else []
@@ -146,14 +137,14 @@ STAGES = {"run": run, "show": show, "damage": damage}
 
 
 def main(stage: str, path: Path, config: BenchConfig) -> None:
-    """What ITPO gains or costs on a list of base policies, beside its control."""
+    """Measure ITPO's gain or cost on a list of base policies, beside its control."""
     policies = read_policies(path)
-    known = {policy.name: policy for policy in policies}
+    by_name = {policy.name: policy for policy in policies}
     for name in config.only:
-        require(name in known, f"only: {path} has no {name}")
+        require(name in by_name, f"only: {path} has no {name}")
     prepare_folder(config.out)
     command.set_up_torch(1, "cpu")
-    STAGES[stage]([known[name] for name in config.only] or policies, config)
+    STAGES[stage]([by_name[name] for name in config.only] or policies, config)
 
 
 def parse(argv: list[str]) -> tuple[str, Path, BenchConfig]:

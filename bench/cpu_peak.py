@@ -1,7 +1,7 @@
-"""python bench/cpu_peak.py: what share of the core's arithmetic each part of a gradient reaches, a table in Markdown.
+"""python bench/cpu_peak.py: share of one core's peak arithmetic that each part of a gradient reaches, as Markdown.
 
-The peak is a loop of fused multiply-adds on registers alone, compiled by numba as the kernels are; one thread. Counted
-are the multiply-adds of the matrix products; what else a part does, activations included, is overhead.
+The peak is the rate of a loop of fused multiply-adds on registers, compiled by numba as the kernels are. Only the
+multiply-adds of matrix products count; everything else, activations included, is overhead.
 """
 
 from collections.abc import Callable
@@ -25,14 +25,14 @@ from fastdwm_kernels.memory import fresh
 from fastdwm_kernels.sampler.cpu import sampler_backward_cpu, sampler_cpu
 
 SUMS, STEPS = 12, 100_000
-"""independent chains of multiply-adds, which hide each other's latency, and how long they are"""
+"""number of independent chains of multiply-adds, which hide each other's latency, and their length"""
 SECONDS = 0.25
-"""of a measurement, least"""
+"""least time of a measurement"""
 
 
 @intrinsic
 def multiply_add(typing, n):
-    """n multiply-adds of each of SUMS vectors; their sum, so that nobody leaves them out."""
+    """Sum of SUMS vectors after n multiply-adds each; the sum keeps the compiler from removing them."""
 
     def emit(context, b, signature, args):
         factor = ir.Constant(VECTOR, [0.5] * LANES)
@@ -65,19 +65,19 @@ def seconds(call: Callable) -> float:
     call()
     times = []
     while sum(times) < SECONDS or len(times) < 5:
-        begun = perf_counter()
+        start = perf_counter()
         call()
-        times.append(perf_counter() - begun)
+        times.append(perf_counter() - start)
     return float(np.median(times))
 
 
 def cost(sizes: tuple[int, ...]) -> int:
-    """Multiply-adds of one row."""
+    """Multiply-adds of one row through layers of these sizes."""
     return sum(a * b for a, b in pairwise(sizes))
 
 
 def scalar(mlp: FrozenMLP, x: torch.Tensor) -> None:
-    """Value and gradient."""
+    """Compute value and gradient of a frozen network."""
     multiply_adds = 2 * len(mlp.copies) * mlp.layout.n_params
     cpu.run(scalar_gradient, len(x), multiply_adds, *mlp.for_cpu, x, x.new_empty(len(x)), torch.empty_like(x))
 
@@ -120,10 +120,10 @@ def main() -> None:
         )
 
     for rows in (1, 2, 4, 8, 16, 32):
-        given = [fresh(n * 256).reshape(n, 256) for n in (rows, 256, rows)]
-        for matrix in given:
+        matrices = [fresh(n * 256).reshape(n, 256) for n in (rows, 256, rows)]
+        for matrix in matrices:
             matrix[:] = 1
-        time = seconds(partial(products, *given, 50)) / 50
+        time = seconds(partial(products, *matrices, 50)) / 50
         show(f"{rows} rows", "one product, 256 x 256", rows * 65536, time)
     meanflow = dict(K=1, world="meanflow")
     for size in (Size(M=2, H=8, **meanflow), Size(**meanflow), Size(M=64, **meanflow), Size(), Size(M=64), Size(B=10)):

@@ -1,12 +1,10 @@
-"""python bench/endurance.py replays|updates --count N --json FILE: long runs of what a GPU repeats.
+"""python bench/endurance.py replays|updates --count N --json FILE: repeat GPU work many times and check it.
 
-replays: every replay of a captured rollout gradient, and every decision from the same start, has to give the same bits.
-updates: so many training updates of every part, which have to stay finite.
+replays: every replay of a captured rollout gradient, and every decision from the same start, must give the same bits.
+updates: N training updates of every part must stay finite.
 """
 
 import argparse
-import json
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -21,35 +19,32 @@ from provenance import provenance
 from trainers import PARTS
 
 from fastdwm import Agent
+from fastdwm.files import write_json
 from fastdwm.itpo.fused import FusedObjective
 from fastdwm_kernels.launch import PRECISIONS
 
 Row = dict[str, Any]
 
 WORLDS = {"diffusion": 10, "meanflow": 1}
-"""network calls of each"""
+"""number of network calls of each world model"""
 
 
 def replays(device: str, count: int) -> Iterator[Row]:
-    """For each world model and precision: how many of `count` results differ from the first in any bit."""
+    """For each world model and precision, count how many of `count` results differ from the first in any bit."""
     for world, steps in WORLDS.items():
         problem = Problem(Size(M=64, K=steps, world=world, device=device))
-        what = {"world": world, "replays": count}
+        about = {"world": world, "replays": count}
         for precision in PRECISIONS if device == "cuda" else ("ieee",):
             objective = FusedObjective(problem.policy, problem.world, problem.config, precision=precision)
-            call = partial(results_of, objective, *problem.arguments)
+            call = partial(objective.gradient, *problem.arguments)
             different = differing(capture(call) if device == "cuda" else call, count)
-            yield {"operation": "rollout gradient", **what, "precision": precision, "different": different}
+            yield {"operation": "rollout gradient", **about, "precision": precision, "different": different}
         different = differing(decision(problem), count)
-        yield {"operation": "decision", **what, "precision": problem.precision, "different": different}
-
-
-def results_of(objective: FusedObjective, *arguments: torch.Tensor) -> list[torch.Tensor]:
-    """All of a gradient that its operators leave."""
-    return list(objective.gradient(*arguments))
+        yield {"operation": "decision", **about, "precision": problem.precision, "different": different}
 
 
 def differing(call: Callable, count: int) -> int:
+    """Number of `count` calls whose results differ from the first call's."""
     first = [result.clone() for result in call()]
     different = torch.zeros((), dtype=torch.int64, device=first[0].device)
     for _ in range(count):
@@ -70,7 +65,7 @@ def decision(problem: Problem) -> Callable:
 
 
 def updates(device: str, count: int) -> Iterator[Row]:
-    """For each part: updates per second, and the mean loss of the first and of the last tenth."""
+    """For each part, measure updates per second and the mean losses of the first and of the last tenth."""
     problem, window = Problem(Size(device=device)), max(count // 10, 1)
     for name, make in PARTS.items():
         update = make(problem).update(captured=device == "cuda")
@@ -92,21 +87,14 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1000, help="default: %(default)s")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda", help="default: %(default)s")
     parser.add_argument("--json", type=Path, required=True, help="file to write, anew after every row")
-    arguments = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    for row in {"replays": replays, "updates": updates}[arguments.run](arguments.device, arguments.count):
+    for row in {"replays": replays, "updates": updates}[args.run](args.device, args.count):
         rows.append(row)
         print(row, flush=True)
-        write(arguments.json, {"title": arguments.run, "rows": rows, "provenance": provenance(arguments.device)})
+        write_json(args.json, {"title": args.run, "rows": rows, "provenance": provenance(args.device)})
     return int(any(row.get("different") or not row.get("finite", True) for row in rows))
-
-
-def write(path: Path, content: dict) -> None:
-    """Replaces the file at once: what was there before is never half written."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1))
-    os.replace(part, path)
 
 
 if __name__ == "__main__":

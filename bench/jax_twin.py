@@ -1,4 +1,4 @@
-"""The rollout gradient in JAX, jit and scan over steps and denoiser calls: a benchmark peer and nothing else."""
+"""Rollout gradient in JAX, with jit and scan over steps and denoiser calls; used only as a benchmark peer."""
 
 import os
 from collections.abc import Callable
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from problems import Problem
 
-# All read once, when JAX starts: as many threads as the other peers have, and memory taken as it is needed.
+# JAX reads these when it starts: allocate memory on demand, and use as many threads as the other peers.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 if torch.get_num_threads() == 1:
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
@@ -20,7 +20,7 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 
 def start(threads: int, platform: str) -> jax.Device:
-    """The device to run on; JAX's pool of CPU threads has as many as the process may use when it starts."""
+    """Device to run on; JAX starts as many CPU threads as the process may use at that moment."""
     if platform != "cpu":
         return jax.devices("gpu")[0]
     allowed = os.sched_getaffinity(0)
@@ -32,7 +32,7 @@ def start(threads: int, platform: str) -> jax.Device:
 
 
 def gradient(problem: Problem, threads: int) -> Callable:
-    """A function without arguments: J (B,) and its gradient (B, P), as `ReferenceObjective.gradient` has them."""
+    """Function without arguments that returns J (B,) and its gradient (B, P), as `ReferenceObjective.gradient` does."""
     device = start(threads, problem.size.device)
 
     def place(tree):
@@ -71,7 +71,7 @@ STATISTICS = ("coefficients", "embedding", "obs_mean", "obs_std", "delta_mean", 
 
 
 def mlp(params: dict, x, activation, start: int = 0):
-    """As `fastdwm.models.nets.mlp`, from layer `start` on; parameters (..., d_in, d_out), x (..., N, d_in)."""
+    """Same as `fastdwm.models.nets.mlp`, from layer `start` on; parameters (..., d_in, d_out), x (..., N, d_in)."""
     last = sum(name.startswith("w") for name in params) - 1
     for i in range(start, last):
         x = activation(x @ params[f"w{i}"] + params[f"b{i}"][..., None, :])
@@ -82,7 +82,7 @@ def mlp(params: dict, x, activation, start: int = 0):
 
 
 def next_obs(dynamics: dict, obs, action, noise):
-    """As `fastdwm.models.diffusion.Diffusion.next_obs`; the first layer is split by hand, since XLA would not."""
+    """Same as `Sampler.next_obs`; the first layer is split by hand, since XLA does not split it."""
     steps, obs_dim = len(noise), obs.shape[-1]
     params = dynamics["params"]
     w_y, w_condition, w_time = jnp.split(params["w0"], (obs_dim, 2 * obs_dim + action.shape[-1]))
@@ -101,7 +101,7 @@ def next_obs(dynamics: dict, obs, action, noise):
 
 
 def imagined_return(policies: dict, models: dict, discount: float, obs, noise):
-    """As `fastdwm.itpo.rollout.imagined_return` without termination."""
+    """Same as `fastdwm.itpo.rollout.imagined_return` without termination."""
     dynamics = models["dynamics"]
     state = jnp.repeat(obs[:, None], noise.shape[3], 1)
 

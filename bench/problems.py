@@ -1,4 +1,4 @@
-"""Problem sizes, and random models of the wanted width: what every peer gets, to the bit."""
+"""Problem sizes, and random models and inputs that are the same for all peers to the bit."""
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -25,7 +25,7 @@ TASK, OBS_DIM, ACTION_DIM, HIDDEN_LAYERS = "hopper-medium", 11, 3, 3
 
 AXES = {"B": (1, 10, 33, 132), "M": (16, 64, 256, 4096), "K": (1, 5, 10), "H": (1, 5, 10), "D": (256, 512)}
 MAX_ROWS = {"cpu": 2560, "cuda": 1 << 16}
-"""particles of all episodes: beyond, the eager tape outgrows the memory or one call takes minutes"""
+"""most particles of all episodes; with more, eager autograd runs out of memory or one call takes minutes"""
 
 
 @dataclass(frozen=True, order=True)
@@ -50,12 +50,12 @@ class Size:
 
     @property
     def shape(self) -> dict[str, str | int]:
-        """What a table tells its problems apart by."""
+        """Axes that identify a problem in a table."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "device"}
 
 
 TARGETS = (Size(B=1, M=16), Size(B=1, M=64), Size(B=10, M=16), Size(M=64, device="cuda"))
-"""where the fused path has to beat the others"""
+"""sizes at which the fused operators have to beat the others"""
 
 DEFAULT = {
     "cpu": (
@@ -80,7 +80,7 @@ DEFAULT = {
 
 
 def sizes(device: str, full: bool) -> list[Size]:
-    """All combinations that fit, or the few that answer most questions."""
+    """Sizes of DEFAULT, or all combinations of AXES up to MAX_ROWS."""
     if not full:
         return [replace(size, device=device) for size in DEFAULT[device]]
     every = [Size(*values, device=device) for values in product(*AXES.values())]
@@ -95,13 +95,13 @@ def generator(seed: int) -> torch.Generator:
 
 @dataclass
 class Problem:
-    """Random models and inputs of one size, made when first used; float32, the same for all peers."""
+    """Random float32 models and inputs of one size, made when first used."""
 
     size: Size
 
     @cached_property
     def bundle(self) -> Bundle:
-        """Networks as training initialises them, but for a policy that acts."""
+        """Networks as training initialises them, except a policy with larger actions."""
         hidden, task = (self.size.D,) * HIDDEN_LAYERS, get_task(TASK)
         dims = task.obs_dim, task.action_dim
         diffusion = DiffusionConfig(hidden=hidden, denoise_steps=self.size.K)
@@ -137,7 +137,7 @@ class Problem:
 
     @cached_property
     def config(self) -> ITPOConfig:
-        """A step that moves the action visibly, always from the base policy: decisions stay alike however many."""
+        """Visible steps, always from the base policy, so that all decisions are alike."""
         return ITPOConfig(horizon=self.size.H, particles=self.size.M, optimiser="sgd", inner_lr=1e-3, reset="decision")
 
     @cached_property
@@ -162,5 +162,5 @@ class Problem:
 
     @property
     def precision(self) -> str:
-        """Of the fused operators' operands."""
+        """Precision of the fused operators' operands."""
         return self.fused.models.sampler.precision

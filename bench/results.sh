@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# bench/results.sh WHAT [FLAG...]: makes files of bench/results anew, see bench/results/README.md. WHAT: evaluation, study,
-# settings, models, benchmark, base-policies LIST.json, damaged-models LIST.json (bench/README.md) or paper. The flags go on to
-# every command. Wants a machine that does nothing else: latencies. What was stopped goes on with the same command, but for
-# evaluation, models and benchmark; SCRATCH is where, RESULTS where the files go.
+# bench/results.sh WHAT [FLAG...]: make files of bench/results again, see bench/results/README.md. WHAT: evaluation, study,
+# settings, models, benchmark, base-policies LIST.json, damaged-models LIST.json (bench/README.md) or paper. Every command
+# gets the flags. Latencies need an otherwise idle machine. The same command resumes a stopped one, except evaluation, models
+# and benchmark. SCRATCH is the folder of the runs, RESULTS that of the files.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
@@ -10,7 +10,7 @@ scratch=${SCRATCH:-results/bench}
 results=${RESULTS:-bench/results}
 task=hopper-medium
 
-# shown FILE COMMAND...: the command and what it prints, at the end of FILE and on the screen.
+# shown FILE COMMAND...: append the command and its output to FILE, and print them.
 shown() {
     local file=$1
     shift
@@ -35,7 +35,7 @@ study() {
     for kind in md csv png; do cp "$scratch/study/study.$kind" "$results/$task-study.$kind"; done
 }
 
-# The axes of the default, then every other setting of a decision at their centre.
+# Vary each axis of the default, then every other setting of a decision around the default.
 settings() {
     local study=(-m fastdwm.study "$task" --worlds diffusion) page=$scratch/settings.md
     local point=(--horizons 8 --particles 2 --inner-steps 1 --no-confirm)
@@ -51,7 +51,7 @@ settings() {
     mv "$page" "$results/$task-settings.md"
 }
 
-# setting PAGE FLAG...: a study of its own, in a folder named after its flags, at the end of PAGE.
+# setting PAGE FLAG...: run a study in a folder named after its flags, and append its table to PAGE.
 setting() {
     local page=$1 out
     shift
@@ -86,7 +86,7 @@ damaged-models() {
     "$python" bench/base_policies.py damage "$@" --out "$scratch/base-policies" --pages "$results"
 }
 
-# The paper's tables, from every shipped bundle: the full page stays in SCRATCH/paper, its rows go to paper.csv.
+# Make the paper's tables from every shipped bundle: the full page stays in SCRATCH/paper, its rows go to paper.csv.
 paper() {
     local tasks
     tasks=$("$python" -c "from fastdwm.shipped import shipped; print(*shipped())")

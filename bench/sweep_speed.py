@@ -1,7 +1,7 @@
-"""python bench/sweep_speed.py [--updates N]: how much faster a sweep is two trainings at a time than one at a time.
+"""python bench/sweep_speed.py [--updates N]: speed-up of a sweep that runs two trainings at a time instead of one.
 
-A made-up dataset, networks of the default size, one thread each. The sweeps take turns, so that a slower hour of the
-machine is no advantage; wall time of the whole command, start and summary included. Wants two idle cores.
+The trainings use a made-up dataset, networks of the default size and one thread each. Both kinds of sweep take turns.
+The figure is the wall time of the whole command, start and summary included; it needs two idle cores.
 """
 
 import argparse
@@ -20,7 +20,7 @@ PARTS = ("diffusion", "meanflow", "mlp", "reward")
 
 
 def write_data(path: Path) -> None:
-    """A D4RL file with numbers of hopper's sizes."""
+    """Write a D4RL file of random numbers with hopper's sizes."""
     rng, n = np.random.default_rng(0), EPISODES * STEPS
     with h5py.File(path, "w") as file:
         file["observations"] = obs = rng.normal(size=(n, 11)).astype(np.float32)
@@ -35,23 +35,23 @@ def seconds(folder: Path, workers: int, updates: int, turn: int) -> float:
     flags = f"--rebrac.updates {updates} --eval-episodes 0 --fqe-updates 0 {' '.join(small)}"
     cells = ["--tasks", "hopper-medium", "--seeds", "2", "--stages", "train", "--dataset", str(folder / "data.hdf5")]
     where = ["--out", str(folder / f"{workers}-{turn}"), "--workers", str(workers), "--train-flags", flags]
-    begun = time.perf_counter()
+    start = time.perf_counter()
     subprocess.run([sys.executable, "-m", "fastdwm.sweep", *cells, *where], check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--updates", type=int, default=10_000, help="of policy and critics (default: 10000)")
+    parser.add_argument("--updates", type=int, default=10_000, help="updates of policy and critics (default: 10000)")
     parser.add_argument("--turns", type=int, default=3, help="sweeps of each kind (default: 3)")
-    given = parser.parse_args()
+    args = parser.parse_args()
     print(", ".join(f"{key} {value}" for key, value in provenance("cpu").items()))
     times: dict[int, list[float]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as folder:
         write_data(Path(folder, "data.hdf5"))
-        for turn in range(given.turns):
+        for turn in range(args.turns):
             for workers in times:
-                times[workers].append(seconds(Path(folder), workers, given.updates, turn))
+                times[workers].append(seconds(Path(folder), workers, args.updates, turn))
                 print(f"{workers} at a time: {times[workers][-1]:.1f} s", flush=True)
     one, two = (float(np.median(values)) for values in times.values())
     print(f"medians {one:.1f} and {two:.1f} s: {one / two:.2f} times as fast")

@@ -1,4 +1,4 @@
-"""One whole decision as the host sees it: a numpy observation in, a numpy action out, noise drawn on the way."""
+"""One whole decision from a numpy observation to a numpy action, including the noise."""
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ def observations(problem: Problem) -> np.ndarray:
 
 
 def agent_of(problem: Problem, peer: str) -> Agent:
-    """An agent of this backend, its decisions captured as a CUDA graph or made one operator after the other."""
+    """Agent of this backend, with decisions captured as a CUDA graph or not."""
     backend, *graph = peer.split()
     size = problem.size
     agent = Agent.of(problem.bundle, problem.config, device=size.device, backend=backend, world=size.world)
@@ -27,7 +27,7 @@ def agent_of(problem: Problem, peer: str) -> Agent:
 
 
 def improvement(problem: Problem, peer: str) -> np.ndarray:
-    """What the first decision changes about the base policy's action; later ones see other noise."""
+    """Change of the base policy's action by the first decision; later decisions draw other noise."""
     agent, obs = agent_of(problem, peer), observations(problem)
     rows = torch.as_tensor(obs, device=problem.size.device)
     return agent.act(obs) - agent.policy.act(agent.policy.base.expand(len(rows), -1), rows).cpu().numpy()
@@ -35,14 +35,14 @@ def improvement(problem: Problem, peer: str) -> np.ndarray:
 
 def test_decision(size, peer, problem, race):
     obs, agent = observations(problem), agent_of(problem, peer)
-    # The captured decision draws its noise on the device: it is compared with its like.
-    like = "reference graph" if peer.endswith("graph") else "reference"
+    # A captured decision draws its noise on the device: compare it with a captured reference.
+    reference = "reference graph" if peer.endswith("graph") else "reference"
     race(
         "decision",
         size,
         peer,
         lambda: agent.act(obs),
-        lambda: improvement(problem, like),
+        lambda: improvement(problem, reference),
         problem.precision if peer.startswith("fused") else "ieee",
         check=lambda: improvement(problem, peer),
     )

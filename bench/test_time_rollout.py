@@ -1,4 +1,4 @@
-"""The imagined return of B policies, and its gradient: one inner step without the update."""
+"""Imagined return of B policies, and its gradient: one inner step without the update."""
 
 import pytest
 from peers import gradient_peer
@@ -9,14 +9,11 @@ PEERS = {
     "cuda": ("reference", "reference graph", "compile", "fused", "fused graph", "jax"),
 }
 VALUE_PEERS = dict.fromkeys(PEERS, ("reference", "fused"))
-RACES = {
-    "test_rollout_value": (lambda size: size, VALUE_PEERS),
-    "test_rollout_gradient": (lambda size: size, PEERS),
-}
+RACES = {"test_rollout_value": (lambda size: size, VALUE_PEERS), "test_rollout_gradient": (lambda size: size, PEERS)}
 
 
 def refuse_compilation(size, config) -> None:
-    """Skip unless asked for: H * K denoiser calls in one graph take the compiler minutes for every size."""
+    """Skip torch.compile unless it is requested; compiling H * K denoiser calls takes minutes for every size."""
     if not config.getoption("compile"):
         pytest.skip("torch.compile takes minutes for every size: only with --compile")
     if size not in TARGETS and not config.getoption("full"):

@@ -11,7 +11,7 @@ PEERS = {"cpu": ("reference", "fused"), "cuda": ("reference", "fused")}
 
 
 def one_transition(size: Size) -> Size:
-    """Rows are all that counts, and there is no horizon."""
+    """Size with the same rows in one episode, and a horizon of 1."""
     return replace(size, B=1, M=size.rows, H=1)
 
 
@@ -28,7 +28,7 @@ RACES = {
 
 
 def step_of(problem: Problem, peer: str):
-    """(obs, action) -> y_{k-1} of a step in the middle of the sampler; obs normalised."""
+    """Function (obs, action) -> y_{k-1} of a step in the middle of the sampler; obs normalised."""
     dynamics, index, rows = problem.world.dynamics, problem.size.K // 2, problem.size.rows
     y, noise = problem.normal(10, rows, OBS_DIM), problem.normal(11, rows, OBS_DIM)
     if peer == "fused":
@@ -40,7 +40,7 @@ def step_of(problem: Problem, peer: str):
 
 
 def sampler_of(problem: Problem, peer: str):
-    """(obs, action) -> y_0; obs normalised."""
+    """Function (obs, action) -> y_0; obs normalised."""
     dynamics, size = problem.world.dynamics, problem.size
     noise = problem.normal(12, size.K, size.rows, OBS_DIM)
     if peer == "fused":
@@ -55,7 +55,7 @@ def sampler_of(problem: Problem, peer: str):
 
 
 def forward(problem: Problem, function):
-    """Call without gradients."""
+    """Call of the function without gradients."""
     obs, action = rows_of(problem)
     return torch.no_grad()(lambda: function(obs, action))
 
@@ -73,14 +73,8 @@ def rows_of(problem: Problem):
 
 def run(race, problem, peer, operation, of, how):
     precision = problem.precision if peer == "fused" else "ieee"
-    race(
-        operation,
-        problem.size,
-        peer,
-        how(problem, of(problem, peer)),
-        how(problem, of(problem, "reference")),
-        precision,
-    )
+    call, expected = (how(problem, of(problem, name)) for name in (peer, "reference"))
+    race(operation, problem.size, peer, call, expected, precision)
 
 
 def test_reverse_step(size, peer, problem, race):

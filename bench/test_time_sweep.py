@@ -1,7 +1,7 @@
-"""How the fused rollout gradient scales, and what its launch sizes cost; with `--device cuda` alone.
+"""Scaling of the fused rollout gradient, and the cost of launch sizes; only with `--device cuda`.
 
-One axis at a time around B=1, M=64: episodes, particles, hidden width, precision of the products; and the sampler with
-its VJP for other blocks of particles and numbers of warps.
+The sweep changes one axis at a time around B=1, M=64: episodes, particles, hidden width, precision of the products. The
+sampler with its VJP runs with other blocks of particles and numbers of warps.
 """
 
 from dataclasses import replace
@@ -62,7 +62,7 @@ def test_sampler_launch(size, block_m, warps, problem, race):
 
 
 def sampler_with_vjp(problem: Problem, weights):
-    """A function without arguments: the gradients of obs and action for a random upstream gradient."""
+    """Function without arguments that returns the gradients of obs and action for a random upstream gradient."""
     rows, size = problem.size.rows, problem.size
     obs = problem.normal(14, rows, OBS_DIM).requires_grad_(True)
     action = problem.normal(15, rows, ACTION_DIM).tanh().requires_grad_(True)

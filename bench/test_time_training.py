@@ -1,4 +1,4 @@
-"""One training update of each part, with the batch sizes that training uses: in plain torch, and as it is trained."""
+"""One training update of each part with the batch size of training, in plain torch and with compiled updates."""
 
 from contextlib import nullcontext
 
@@ -21,7 +21,7 @@ RACES = {"test_update": (width_alone, PEERS)}
 
 @pytest.mark.parametrize("name", PARTS)
 def test_update(name, size, peer, problem, race):
-    """There is nothing to compare with: an update has to stay finite and to change the parameters."""
+    """Time updates, which must stay finite and change the parameters."""
     with plain_torch() if peer == "reference" else nullcontext():
         part = PARTS[name](problem)
     update = part.update(captured=peer == "reference graph")

@@ -1,4 +1,4 @@
-"""Every part that is trained, with fresh parameters and made-up data, as training would run it."""
+"""Trainers of every part, with fresh parameters and made-up data."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ N_DATA = 100_000
 
 @dataclass(frozen=True)
 class Part:
-    """A trainer, its data and what it changes."""
+    """A trainer, its data and the network that it trains."""
 
     trainer: Any
     batches: Batches
@@ -33,13 +33,13 @@ class Part:
     """name of the trained parameters among `trainer.networks`"""
 
     def update(self, captured: bool) -> Callable:
-        """A function that does one update and returns its scalars."""
+        """Function that does one update and returns its scalars."""
         return (CapturedUpdates if captured else eager)(self.trainer, self.batches, self.batch_size)
 
 
 @contextmanager
 def plain_torch() -> Iterator[None]:
-    """Trainers made in it train without the compiled updates, as where there is no numba."""
+    """Make trainers without compiled updates, as without numba."""
     pack, training.pack_params = training.pack_params, lambda params: None
     try:
         yield
@@ -48,7 +48,7 @@ def plain_torch() -> Iterator[None]:
 
 
 def rebrac(problem: Problem) -> Part:
-    """Critics and, at every update, the policy."""
+    """Training of the critics and, at every update, the policy."""
     bundle, config = problem.bundle, replace(problem.bundle.rebrac_config, policy_period=1)
     trainer = ReBRAC(fresh(problem, bundle.policy), fresh(problem, bundle.critics), config, device_generator(problem))
     return Part(trainer, batches_of(problem, CRITIC_COLUMNS), config.batch_size, "critics")

@@ -1,10 +1,9 @@
-"""python bench/training_agreement.py [--updates N ..]: do compiled updates train the weights of plain torch?
+"""python bench/training_agreement.py [--updates N ..]: check that compiled updates train the weights of plain torch.
 
-Rounding alone moves the weights of a training, the more, the longer it is: where a relu changes sides, a difference of
-one bit grows. So plain torch is trained from the same weights and on the same batches and noise three times, twice with
-each initial weight moved to a neighbouring float, up or down at random; and the compiled updates likewise, once and
-once. The table has distances between all weights, relative to how far torch's have moved. The compiled updates agree if
-they are about as far from torch as torch is from itself.
+Rounding alone moves the weights of a training, and more with time: a difference of one bit grows where a relu switches.
+So plain torch trains three times with the same batches and noise, twice with each initial weight rounded up or down at
+random; compiled updates train twice, once with rounded weights. The table has distances between all weights, relative
+to how far torch's moved. The compiled updates agree if they are about as far from torch as torch is from itself.
 """
 
 import argparse
@@ -26,7 +25,7 @@ def unchanged(params: dict) -> dict:
 
 
 def rounded(params: dict, seed: int) -> dict:
-    """Each weight's neighbour, above or below."""
+    """Move each weight to the next float above or below, at random."""
     generator, moved = torch.Generator().manual_seed(seed), {}
     for name, value in params.items():
         up = torch.rand(value.shape, generator=generator) < 0.5
@@ -37,7 +36,7 @@ def rounded(params: dict, seed: int) -> dict:
 def weights(
     name: str, compiled: bool, moments: list[int], arrange: Callable[[dict], dict] = unchanged
 ) -> list[Weights]:
-    """All networks of a part after these numbers of updates."""
+    """Networks of a part after each of these numbers of updates."""
     with nullcontext() if compiled else plain_torch():
         trainer, update = trainers(arrange)[name]
     results = []
@@ -50,7 +49,7 @@ def weights(
 
 
 def distance(a: Weights, b: Weights) -> float:
-    """Norm of the difference of all weights."""
+    """Norm of the difference between all weights."""
     pairs = [(value, b[network][name]) for network, params in a.items() for name, value in params.items()]
     return sum(float((x.double() - y.double()).square().sum()) for x, y in pairs) ** 0.5
 
@@ -58,7 +57,7 @@ def distance(a: Weights, b: Weights) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--updates", type=int, nargs="+", default=[1, 10, 100, 1000], help="(default: 1 10 100 1000)")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="of the training (default: all)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="parts to train (default: all)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{', '.join(f'{key} {value}' for key, value in provenance('cpu').items())}\n")

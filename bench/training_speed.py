@@ -1,9 +1,8 @@
-"""python bench/training_speed.py BEFORE [--rounds N]: updates a second of each part, here and in BEFORE.
+"""python bench/training_speed.py BEFORE [--rounds N]: updates per second of each part, here and in BEFORE.
 
-BEFORE is another checkout of this repository. A process of each trains the parts with the settings of the preset `cpu`
-on made-up data, in one thread, and the two take turns after some updates: so whatever slows the machine down slows
-both. A figure is the processor time of an update, the median of the rounds; the ratio is the median of the rounds'
-ratios, with their quartiles.
+BEFORE is another checkout of this repository. One process of each trains the parts with the preset `cpu` on made-up
+data in one thread; the two take turns, so that a slow machine slows both. A figure is the median over rounds of an
+update's processor time; the ratio is the median of the rounds' ratios, with their quartiles.
 """
 
 import argparse
@@ -20,12 +19,12 @@ from trees import environment
 
 PARTS = ("rebrac", "meanflow", "diffusion", "mlp", "reward")
 UPDATES = 20
-"""of a turn"""
+"""number of updates of a turn"""
 N_DATA, OBS_DIM, ACTION_DIM = 100_000, 11, 3
 
 
 def trainers(arrange: Callable[[dict], dict] = lambda params: params) -> dict[str, tuple]:
-    """A trainer and a function that does one update, for each part; `arrange` may change the fresh parameters."""
+    """Trainer and function that does one update, for each part; `arrange` may change the fresh parameters."""
     import torch
 
     from fastdwm.models.nets import init_mlp
@@ -65,20 +64,20 @@ def trainers(arrange: Callable[[dict], dict] = lambda params: params) -> dict[st
 
 
 def work() -> None:
-    """Time UPDATES updates of each part named on a line of the input, in ms each."""
+    """Read names of parts from stdin, and print the milliseconds of an update, averaged over UPDATES."""
     import torch
 
     torch.set_num_threads(1)
     parts = trainers()
     for name in map(str.strip, sys.stdin):
-        begun = process_time()
+        start = process_time()
         for _ in range(UPDATES):
             parts[name][1]()
-        print(json.dumps(1e3 * (process_time() - begun) / UPDATES), flush=True)
+        print(json.dumps(1e3 * (process_time() - start) / UPDATES), flush=True)
 
 
 class Worker:
-    """The process of a tree."""
+    """Process that trains with a tree's package."""
 
     def __init__(self, tree: Path):
         command = [sys.executable, str(Path(__file__).resolve()), "--work"]
@@ -86,7 +85,7 @@ class Worker:
         self.process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def time(self, name: str) -> float:
-        """Milliseconds of an update of this part."""
+        """Milliseconds of an update of a part."""
         print(name, file=self.process.stdin, flush=True)
         return json.loads(self.process.stdout.readline())
 
@@ -94,8 +93,8 @@ class Worker:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path, help="checkout to compare with")
-    parser.add_argument("--rounds", type=int, default=15, help=f"of {UPDATES} updates of each part (default: 15)")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="of the training (default: all)")
+    parser.add_argument("--rounds", type=int, default=15, help=f"rounds of {UPDATES} updates a part (default: 15)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="parts to train (default: all)")
     args = parser.parse_args()
     workers = [Worker(tree) for tree in (args.before, Path(__file__).parent.parent)]
     about = provenance("cpu") | {"threads": 1, "before": git("-C", str(args.before), "rev-parse", "HEAD")}

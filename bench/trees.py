@@ -1,4 +1,4 @@
-"""A checkout that is not installed, as it is imported."""
+"""Import the packages of a checkout that is not installed."""
 
 import atexit
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def environment(tree: Path) -> dict[str, str]:
-    """The variables with which a process imports this checkout's packages; a folder made for it goes at exit."""
+    """Environment in which a process imports this checkout's packages; its temporary folder is removed at exit."""
     folder = tempfile.TemporaryDirectory()
     atexit.register(folder.cleanup)
     Path(folder.name, "fastdwm_kernels").symlink_to(tree.resolve() / "kernels")

@@ -1,7 +1,7 @@
 """Profile decisions in the simulator: NVTX ranges around their parts, a Chrome trace, and a table of time per range.
 
-The product carries no ranges: they are put around its functions here. Under Nsight Systems or Nsight Compute
-(`--external`) only the ranges are made; otherwise torch's own profiler records them.
+The package itself has no ranges; this script puts them around its functions. Under Nsight Systems or Nsight Compute
+(`--external`) it makes only the ranges; otherwise torch's profiler records them.
 """
 
 import argparse
@@ -26,19 +26,11 @@ from fastdwm.itpo.fused import FusedObjective
 from fastdwm_kernels.rollout import imagine
 
 WARM_UP = 5
-"""decisions before the profile: kernels are compiled, graphs captured and libraries initialised in them"""
+"""number of decisions before the profile, in which kernels are compiled and graphs captured"""
 
 
-LEVELS = {
-    "decision": 0,
-    "gradient": 1,
-    "rollout forward": 2,
-    "VJP": 2,
-    "update": 1,
-    "limit": 1,
-    "environment step": 0,
-}
-"""how deep each range lies in the others"""
+LEVELS = {"decision": 0, "gradient": 1, "rollout forward": 2, "VJP": 2, "update": 1, "limit": 1, "environment step": 0}
+"""depth of each range inside the others"""
 RANGES = list(LEVELS)
 
 
@@ -51,7 +43,7 @@ def span(name: str):
 
 
 def wrap(owner: object, attribute: str, name: str) -> None:
-    """Put a range around a function or method, where its callers look it up."""
+    """Put a range around a function or method of its owner."""
     function = getattr(owner, attribute)
 
     @functools.wraps(function)
@@ -63,13 +55,13 @@ def wrap(owner: object, attribute: str, name: str) -> None:
 
 
 def add_ranges() -> None:
-    """Decision, gradient (forward and VJP), update and limit."""
+    """Put ranges around decision, gradient (forward and VJP), update and limit."""
     wrap(Agent, "act", "decision")
     wrap(rules.Bound, "step", "update")
     wrap(rules.Bound, "act", "limit")
     for kind in (objective.ReferenceObjective, FusedObjective):
         wrap(kind, "gradient", "gradient")
-    # Of the two paths, the eager one leaves its VJP to autograd and the fused one to its operators.
+    # Autograd computes the VJP of the reference path, operators that of the fused path.
     wrap(objective, "imagine", "rollout forward")
     wrap(torch.autograd, "grad", "VJP")
     wrap(imagine, "imagine", "rollout forward")
@@ -82,7 +74,7 @@ def add_ranges() -> None:
 
 
 class Still:
-    """Random observations in place of a simulator, where none is installed."""
+    """Random observations instead of a simulator."""
 
     def __init__(self, bundle: Bundle):
         self.mean, self.std = (bundle.statistics[f"obs_{name}"].numpy() for name in ("mean", "std"))
@@ -102,7 +94,7 @@ class Still:
 
 
 def simulator(bundle: Bundle):
-    """The bundle's environment, or random observations if there is no simulator."""
+    """The bundle's environment, or random observations if no simulator is installed."""
     try:
         import gymnasium  # noqa: F401
         import mujoco  # noqa: F401
@@ -113,7 +105,7 @@ def simulator(bundle: Bundle):
 
 
 def run(agent: Agent, env, steps: int, seed: int) -> None:
-    """`steps` decisions in the simulator, starting anew when an episode ends."""
+    """Make `steps` decisions in the simulator, and restart when an episode ends."""
     obs, _ = env.reset(seed=seed)
     for _ in range(steps):
         action = agent.act(obs)
@@ -137,12 +129,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the trace; default: %(default)s")
     parser.add_argument("--ncu", action="store_true", help="Nsight Compute of one sampler kernel")
-    parser.add_argument("--external", action="store_true", help="another profiler is watching: make ranges alone")
+    parser.add_argument("--external", action="store_true", help="only make ranges, for another profiler")
     return parser.parse_args()
 
 
 def table(profile: torch.profiler.profile, steps: int, cuda: bool) -> None:
-    """Time per range and per operator; on a GPU per kernel, those of a replayed graph too."""
+    """Print the time per range and per operator; on a GPU per kernel, also those of a replayed graph."""
     from rich.console import Console
     from rich.table import Table
 
@@ -150,12 +142,12 @@ def table(profile: torch.profiler.profile, steps: int, cuda: bool) -> None:
     events = profile.key_averages()
     # On a GPU every range has a second event, without host time.
     ranges = [event for event in events if event.key in RANGES and event.cpu_time_total > 0]
-    whole = sum(event.cpu_time_total for event in ranges if event.key in ("decision", "environment step"))
+    total = sum(event.cpu_time_total for event in ranges if event.key in ("decision", "environment step"))
     drawn = Table(title=f"time per range over {steps} decisions")
     for name in ("range", "calls", "ms per call", "of all", "GPU ms per call"):
         drawn.add_column(name, justify="left" if name == "range" else "right")
     for event in sorted(ranges, key=lambda event: RANGES.index(event.key)):
-        share = f"{100 * event.cpu_time_total / whole:.1f} %"
+        share = f"{100 * event.cpu_time_total / total:.1f} %"
         gpu = f"{event.device_time_total / event.count / 1e3:.3f}" if event.device_time_total else ""
         indent = "  " * LEVELS[event.key]
         drawn.add_row(indent + event.key, str(event.count), f"{event.cpu_time / 1e3:.3f}", share, gpu)
@@ -165,7 +157,7 @@ def table(profile: torch.profiler.profile, steps: int, cuda: bool) -> None:
 
 
 def rows(profile: torch.profiler.profile, cuda: bool) -> list[dict]:
-    """Ranges, then kernels (without a GPU: operators) by the time that they took themselves; microseconds per call."""
+    """Microseconds per call of ranges, then of kernels (without a GPU: operators) in order of their own time."""
     events = profile.key_averages()
     own = f"self_{'device' if cuda else 'cpu'}_time_total"
     ranges = [(event, event.cpu_time_total) for event in events if event.key in RANGES]
@@ -175,32 +167,32 @@ def rows(profile: torch.profiler.profile, cuda: bool) -> list[dict]:
 
 
 def main() -> None:
-    arguments = parse()
-    torch.set_num_threads(arguments.threads)
-    bundle = Bundle.load(arguments.bundle or arguments.task)
-    config = ITPOConfig(horizon=arguments.horizon, particles=arguments.particles)
-    agent = Agent.of(bundle, config, seed=arguments.seed, device=arguments.device, backend=arguments.backend)
+    args = parse()
+    torch.set_num_threads(args.threads)
+    bundle = Bundle.load(args.bundle or args.task)
+    config = ITPOConfig(horizon=args.horizon, particles=args.particles)
+    agent = Agent.of(bundle, config, seed=args.seed, device=args.device, backend=args.backend)
     add_ranges()
-    cuda = arguments.device.startswith("cuda")
-    # Otherwise CUPTI is taken down and set up again, and loses the kernels of graphs captured before.
+    cuda = args.device.startswith("cuda")
+    # Without this, CUPTI is torn down and set up again, and loses the kernels of graphs captured before.
     os.environ.setdefault("TEARDOWN_CUPTI", "0")
     activities = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if cuda else [])]
     with simulator(bundle) as env:
-        if not arguments.external:
-            # CUPTI has to be there before the graphs are captured, or their kernels stay unseen.
+        if not args.external:
+            # CUPTI must start before the graphs are captured, or it does not record their kernels.
             with torch.profiler.profile(activities=activities):
-                torch.zeros(1, device=arguments.device)
-        run(agent, env, WARM_UP, arguments.seed)
-        if arguments.external:
-            run(agent, env, arguments.steps, arguments.seed)
+                torch.zeros(1, device=args.device)
+        run(agent, env, WARM_UP, args.seed)
+        if args.external:
+            run(agent, env, args.steps, args.seed)
             return
         with torch.profiler.profile(activities=activities) as profile:
-            run(agent, env, arguments.steps, arguments.seed)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    content = {"title": f"profile of {arguments.steps} decisions", "rows": rows(profile, cuda)}
-    (arguments.out / "profile.json").write_text(json.dumps(content, indent=1))
-    table(profile, arguments.steps, cuda)
-    trace = arguments.out / f"profile-{bundle.task.name}-{arguments.backend}-{datetime.now():%Y%m%d-%H%M%S}.json"
+            run(agent, env, args.steps, args.seed)
+    args.out.mkdir(parents=True, exist_ok=True)
+    content = {"title": f"profile of {args.steps} decisions", "rows": rows(profile, cuda)}
+    (args.out / "profile.json").write_text(json.dumps(content, indent=1))
+    table(profile, args.steps, cuda)
+    trace = args.out / f"profile-{bundle.task.name}-{args.backend}-{datetime.now():%Y%m%d-%H%M%S}.json"
     profile.export_chrome_trace(str(trace))
     print(f"trace for chrome://tracing or ui.perfetto.dev: {trace}")
 

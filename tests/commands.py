@@ -1,4 +1,4 @@
-"""Commands as a user gives them, run in this process, which is faster than starting one, or in one of their own."""
+"""Run commands as a user does, in this process, which is faster, or in a new one."""
 
 import io
 import os
@@ -12,15 +12,19 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
-# No number of CPUs and no terminal changes what a command prints.
+import pytest
+
+from fastdwm.errors import InputError
+
+# The output of a command then depends on neither the number of CPUs nor the terminal.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 HANG_S = 600.0
 
 
 def run(name: str | Path, *args: Any, env: dict[str, Any] | None = None) -> CompletedProcess:
-    """Run `python -m fastdwm.NAME ARGS` in this process; an error that the command does not report is raised.
+    """Run `python -m fastdwm.NAME ARGS` in this process, and raise errors that the command does not report.
 
-    name: or the path of a script.   env: further variables of the environment.
+    name: of a command, or the path of a script.   env: further environment variables.
     """
     out, err = io.StringIO(), io.StringIO()
     with _undisturbed(), redirect_stdout(out), redirect_stderr(err):
@@ -42,7 +46,7 @@ def run(name: str | Path, *args: Any, env: dict[str, Any] | None = None) -> Comp
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Put back the state of the process that commands change."""
+    """Restore the state of the process that commands change."""
     import torch
 
     lines, variables, threads = (sys.argv, sys.orig_argv), dict(os.environ), torch.get_num_threads()
@@ -57,23 +61,28 @@ def _undisturbed() -> Iterator[None]:
 
 
 def argv(name: str | Path, *args: Any) -> list[str]:
-    """The command line of `python -m fastdwm.NAME ARGS`, or of a script."""
+    """Command line of `python -m fastdwm.NAME ARGS`, or of a script."""
     command = [str(name)] if isinstance(name, Path) else ["-m", f"fastdwm.{name}"]
     return [sys.executable, *command, *map(str, args)]
 
 
 def environment(**changes: Any) -> dict[str, str]:
-    """The environment of a command in a process of its own."""
+    """Environment of a command in a new process."""
     return os.environ | ENVIRONMENT | {key: str(value) for key, value in changes.items()}
 
 
 def spawn(name: str, *args: Any, env: dict[str, Any] | None = None, **how: Any) -> CompletedProcess:
-    """Run the same in a process of its own, for tests of limits, signals and hash seeds.
-
-    how: further arguments of `subprocess.run`.
-    """
+    """Run the command in a new process, for tests of limits, signals and hash seeds.   how: for `subprocess.run`."""
     how = {"capture_output": True, "text": True, "timeout": HANG_S} | how
     return subprocess.run(argv(name, *args), env=environment(**(env or {})), **how)
+
+
+@contextmanager
+def input_error(message: str) -> Iterator[None]:
+    """Check for an InputError of one line that matches the message."""
+    with pytest.raises(InputError, match=message) as error:
+        yield
+    assert "\n" not in str(error.value)
 
 
 def refused(done: CompletedProcess, *messages: str) -> None:

@@ -1,4 +1,4 @@
-"""Jobs for the tests of the engines: of a module of their own, for other processes to import."""
+"""Jobs for the tests of the engines, in a module that other processes can import."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from fastdwm.errors import InputError
 
 
 def write(path: Path, seconds: float = 0.0) -> int:
-    """Append a line to the file after a while; returns the process."""
+    """Append the process id to the file after some seconds; returns the id."""
     time.sleep(seconds)
     with path.open("a") as file:
         file.write(f"{os.getpid()}\n")
@@ -17,7 +17,7 @@ def write(path: Path, seconds: float = 0.0) -> int:
 
 
 def refuse(path: Path) -> None:
-    """Count the attempt, and fail."""
+    """Append a line to the file, and fail."""
     write(path)
     raise InputError("expected another job")
 
@@ -27,7 +27,7 @@ def fill_disk() -> None:
 
 
 class Stubborn(Exception):
-    """Cannot be unpickled from its message alone."""
+    """Error that cannot be unpickled from its message alone."""
 
     def __init__(self, a, b):
         super().__init__(f"{a} and {b}")
@@ -42,7 +42,7 @@ def die() -> None:
 
 
 def die_once(path: Path) -> int:
-    """Killed at the first attempt, as by a machine that is short of memory."""
+    """Die at the first attempt, as on a machine that is short of memory."""
     if not path.exists():
         write(path)
         die()

@@ -1,4 +1,4 @@
-"""Small random models in float64, for tests of the imagined return and of the loop around it."""
+"""Small random models in float64."""
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ def double(params: Params) -> Params:
 
 
 def make_dynamics(target: str = "eps", denoise_steps: int = 4, seed: int = 0) -> Sampler:
-    """A random denoiser with statistics that are neither zero nor one."""
+    """Random denoiser with statistics that are neither zero nor one."""
     config = DiffusionConfig(denoise_steps=denoise_steps, target=target, hidden=HIDDEN, time_features=4)
     params = double(init_mlp(denoiser_shapes(OBS_DIM, ACTION_DIM, config), generator(seed)))
     statistics = {
@@ -38,7 +38,7 @@ def make_dynamics(target: str = "eps", denoise_steps: int = 4, seed: int = 0) ->
 
 
 def make_world(target: str = "eps", denoise_steps: int = 4, limits: tuple[Limit, ...] = (), seed: int = 0) -> World:
-    """Random frozen models; the critics' layer norms are no identities."""
+    """Random frozen models; the critics' layer norms are not identities."""
     dynamics = make_dynamics(target, denoise_steps, seed)
     shapes = {f"w{i}": s for i, s in enumerate([(OBS_DIM + ACTION_DIM, 16), (16, 1)])} | {"b0": (16,), "b1": (1,)}
     reward = RewardModel(double(init_mlp(shapes, generator(seed + 1))), dynamics.obs_mean, dynamics.obs_std)
@@ -56,12 +56,12 @@ def make_policies(n_episodes: int, seed: int = 5) -> Params:
 
 
 def make_policy(seed: int = 5) -> Policy:
-    """The first of them, to be adapted."""
+    """First policy of `make_policies`, to be adapted."""
     return Policy.mlp(map_params(lambda value: value[0], make_policies(1, seed)))
 
 
 def make_noise(horizon: int, denoise_steps: int, n_episodes: int, particles: int, seed: int = 7) -> Tensor:
-    """(H, K, B, M, S)."""
+    """Noise (H, K, B, M, S)."""
     shape = (horizon, denoise_steps, n_episodes, particles, OBS_DIM)
     return torch.randn(shape, generator=generator(seed), dtype=torch.float64)
 

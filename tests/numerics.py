@@ -1,4 +1,4 @@
-"""Tolerances in units of the dtype's eps, over the worst row: a global ratio does not see one wrong row."""
+"""Tolerances in units of the dtype's eps, for the worst row: a global ratio would hide one wrong row."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ EPS = {"ieee": 2.0**-23, "fp16": 2.0**-10}
 """relative spacing of the operands of a product in each precision"""
 
 BOUND = {"ieee": 16.0, "fp16": 2.0}
-"""largest accepted error in eps; starting points, loosened only with the measured value beside it"""
+"""largest accepted error in eps; a test that accepts more states the measured value"""
 
 
 OPERANDS = {
@@ -19,11 +19,11 @@ OPERANDS = {
     "baddbmm": (1, 2),
     "_linear_pointwise": (0, 1),
 }
-"""of torch's products: which of their arguments are multiplied"""
+"""positions of the multiplied arguments of torch's products"""
 
 
 class Products(TorchDispatchMode):
-    """Plain torch whose products have operands of a precision; sums and results keep their dtype."""
+    """Round the operands of torch's products to a precision; sums and results keep their dtype."""
 
     def __init__(self, precision: str):
         super().__init__()
@@ -36,7 +36,7 @@ class Products(TorchDispatchMode):
 
 
 def row_error(actual: Tensor, expected: Tensor) -> Tensor:
-    """(N,) RMS error of each row over the RMS of the whole expected tensor, in float64."""
+    """RMS error of each row over the RMS of the whole expected tensor, (N,) float64."""
     actual, expected = actual.detach().double().cpu(), expected.detach().double().cpu()
     scale = expected.square().mean().sqrt().clamp_min(torch.finfo(torch.float64).tiny)
     return (actual - expected).flatten(0, -2).square().mean(-1).sqrt() / scale
@@ -61,7 +61,7 @@ def assert_close(actual: Tensor, expected_fp64: Tensor, eps: float, bound: float
 def assert_within_twice(actual: Tensor, eager: Tensor, expected_fp64: Tensor, precision: str) -> None:
     """Fail unless the error of `actual` is at most twice that of plain torch in the same precision, over all values.
 
-    Or below half of BOUND: for a few rows torch may use more exact products than it was asked for.
+    Errors below half of BOUND pass: for a few rows torch may use more exact products than requested.
     """
     expected = expected_fp64.double().cpu()
     error, torch_error = (float((t.detach().double().cpu() - expected).norm()) for t in (actual, eager))

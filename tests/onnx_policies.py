@@ -1,4 +1,4 @@
-"""Policies in ONNX files, two layers with a tanh at the end, made here."""
+"""Policies as ONNX files, with two layers and a tanh at the end."""
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
@@ -13,9 +13,9 @@ def weights(obs_dim, action_dim, hidden=8, seed=0):
 
 
 def policy_bytes(params, std=None, output="action", squash="Tanh", noise="noise"):
-    """tanh(relu(observations w0 + b0) w1 + b1 + std noise); std: none, without the second input.
+    """ONNX file of tanh(relu(observations w0 + b0) w1 + b1 + std noise).
 
-    squash: the last operation.   output, noise: their names.
+    std: none: without the input noise.   squash: last operation.   output, noise: their names.
     """
     obs_dim, action_dim = params["w0"].shape[0], params["b1"].shape[0]
     inputs = [helper.make_tensor_value_info("observations", FLOAT, ["batch", obs_dim])]
@@ -40,7 +40,7 @@ def policy_bytes(params, std=None, output="action", squash="Tanh", noise="noise"
 
 
 def with_node(content, node, inside="graph"):
-    """The policy with one more operator, whose outputs nobody reads.   inside: graph, branch (of an If) or function."""
+    """Policy with one more operator, whose outputs are unused.   inside: graph, branch (of an If) or function."""
     model = ModelProto.FromString(content)
     if inside == "function":
         opsets = [helper.make_opsetid("", 17)]
@@ -58,7 +58,7 @@ def with_node(content, node, inside="graph"):
 
 
 def loop(n_iterations):
-    """An operator that repeats nothing for so long."""
+    """Loop operator without effect, and its number of iterations as a tensor."""
     going = helper.make_tensor_value_info("going", TensorProto.BOOL, [])
     inputs = [helper.make_tensor_value_info("i", TensorProto.INT64, []), going]
     outputs = [helper.make_tensor_value_info("goes_on", TensorProto.BOOL, [])]
@@ -67,7 +67,7 @@ def loop(n_iterations):
 
 
 def with_loop(content, n_iterations):
-    """The policy with a loop."""
+    """Policy with a loop."""
     model = ModelProto.FromString(content)
     node, count = loop(n_iterations)
     model.graph.node.insert(0, node)
@@ -76,9 +76,9 @@ def with_loop(content, n_iterations):
 
 
 def external(content, place="weights.bin", **changes):
-    """The policy with all weights in another file, and the content of that file, as torch writes them.
+    """Policy with all weights in another file, as torch writes them, and the content of that file.
 
-    changes: of what the first tensor says of its place.
+    changes: other values for the first tensor's reference to that file.
     """
     model, data = ModelProto.FromString(content), b""
     for tensor in model.graph.initializer:

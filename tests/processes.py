@@ -1,21 +1,21 @@
-"""What tests of killed commands ask about processes."""
+"""State of processes, for tests of killed commands."""
 
 import time
 from pathlib import Path
 
 
 def descendants(pid):
-    """Process ids of the children of a process, and of theirs."""
+    """Process ids of all descendants of a process."""
     try:
         tasks = list(Path(f"/proc/{pid}/task").glob("*/children"))
-        found = [int(child) for task in tasks for child in task.read_text().split()]
+        children = [int(child) for task in tasks for child in task.read_text().split()]
     except OSError:
         return []
-    return found + [grandchild for child in found for grandchild in descendants(child)]
+    return children + [grandchild for child in children for grandchild in descendants(child)]
 
 
 def gone(pid):
-    """Whether the process has ended; one that nobody has waited for yet has."""
+    """Whether the process has ended, zombies included."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -23,7 +23,7 @@ def gone(pid):
 
 
 def until(holds, most_s=600.0):
-    """Wait until it holds; returns whether it does."""
+    """Wait until holds() is true; returns whether it is."""
     deadline = time.monotonic() + most_s
     while not holds() and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -19,7 +19,7 @@ WORLDS = {
 
 
 def variant(name, base, itpo, ms=1.0):
-    """The record of one variant with these scores."""
+    """Record of one variant with these scores."""
     latency_ms = {"base": {"p50_ms": 0.05, "p99_ms": None}, "itpo": {"p50_ms": ms, "p99_ms": None}}
     policies = {"base": base, "itpo": itpo}
     return {
@@ -34,13 +34,13 @@ def variant(name, base, itpo, ms=1.0):
 
 
 def errors(rmse=0.1, reward=0.01):
-    """Of one world model."""
+    """Record of one world model's errors."""
     one_step = {"obs_rmse": rmse, "obs_rmse_se": 0.001, "reward_rmse": reward, "reward_rmse_se": 0.0005}
     return {"one_step": {"transitions": 1000, "samples": 16, **one_step}, "open_loop": [], "calibration": {}}
 
 
 def cell(task, variants, seed=0, machine=MACHINE, mujoco="3.4.0", worlds=None):
-    """The record of one finished evaluation."""
+    """Record of one finished evaluation."""
     return {
         "format": 1,
         "task": task,
@@ -65,7 +65,7 @@ def cell(task, variants, seed=0, machine=MACHINE, mujoco="3.4.0", worlds=None):
 
 
 def write(folder: Path, *records) -> Path:
-    """The folder, with a file for each."""
+    """Write a file for each record; returns the folder."""
     (folder / "cells").mkdir(parents=True, exist_ok=True)
     for record in records:
         name = f"{record['task']}-s{record['seed']}-eval.json"
@@ -74,18 +74,17 @@ def write(folder: Path, *records) -> Path:
 
 
 def sweep(folder: Path, tasks=LOCOMOTION, seeds=(0,), episodes=50, variants=tuple(WORLDS), random=0) -> Path:
-    """A plausible sweep: base policies near the published ones, gains from clearly bad to clearly good."""
+    """Write a plausible sweep: base scores near the published ones, gains from clearly bad to clearly good."""
     rng = np.random.default_rng(random)
     published = SCORES[-2].values
     gains = dict(zip(LOCOMOTION, np.linspace(-4, 14, len(LOCOMOTION)), strict=True))
     for task in tasks:
         for seed in seeds:
             base = published[task] + rng.normal(0, 8, episodes)
-            made = {
+            results = {
                 name: variant(name, base, base + gains[task] + rng.normal(i, 6, episodes), ms=2.0 - 0.3 * i)
                 for i, name in enumerate(variants)
             }
-            write(
-                folder, cell(task, made, seed, worlds={"diffusion": errors(0.3 * rng.random()), "meanflow": errors()})
-            )
+            worlds = {"diffusion": errors(0.3 * rng.random()), "meanflow": errors()}
+            write(folder, cell(task, results, seed, worlds=worlds))
     return folder

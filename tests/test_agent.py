@@ -1,4 +1,4 @@
-"""The agent as a user holds it: shapes, episodes, carry-over, bad input."""
+"""Agent: shapes, episodes, carry-over, bad input."""
 
 import math
 import re
@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import input_error
 from toy_agents import CONFIG, RULES, SGD, observations
 from toy_bundles import ACTION_DIM, OBS_DIM, make_bundle
 
 from fastdwm import Agent
-from fastdwm.errors import InputError
 from fastdwm.measure.simulate import run_episodes
 from fastdwm.models.policy import Policy
 
@@ -39,16 +39,16 @@ def test_adaptation_changes_the_action_and_no_inner_steps_does_not(bundle):
 
 
 def root_mean_square(values):
-    """Over each row."""
+    """Root mean square of each row."""
     return np.sqrt(np.square(values).mean(1))
 
 
 def test_no_action_is_further_from_the_base_policys_than_max_deviation(bundle):
-    """Steps as large as the bound: the first decision may stay within it, later ones are pulled back to it."""
+    """With steps as large as the bound, later decisions exceed it and are clipped."""
     obs, bold = observations(6, 3), replace(CONFIG, action_step=0.05)
     base = Agent.of(bundle, replace(CONFIG, inner_steps=0))
-    for given, bound in ((bold, bundle.max_deviation), (replace(bold, max_deviation=0.02), 0.02)):
-        agent, counts = Agent.of(bundle, given), np.zeros(3, int)
+    for config, bound in ((bold, bundle.max_deviation), (replace(bold, max_deviation=0.02), 0.02)):
+        agent, counts = Agent.of(bundle, config), np.zeros(3, int)
         for o in obs:
             deviation = root_mean_square(agent.act(o) - base.act(o))
             diagnosis = agent.diagnose()
@@ -63,8 +63,8 @@ def test_no_action_is_further_from_the_base_policys_than_max_deviation(bundle):
 
 
 def test_without_a_bound_nothing_is_clipped(bundle):
-    obs, given = observations(6, 2), replace(CONFIG, action_step=0.05)
-    agents = [Agent.of(bundle, replace(given, max_deviation=bound)) for bound in (math.inf, None)]
+    obs, bold = observations(6, 2), replace(CONFIG, action_step=0.05)
+    agents = [Agent.of(bundle, replace(bold, max_deviation=bound)) for bound in (math.inf, None)]
     for o in obs:
         free, bounded = (agent.act(o) for agent in agents)
     assert agents[0].clipped.tolist() == [0, 0] and (agents[1].clipped > 0).all()
@@ -74,12 +74,11 @@ def test_without_a_bound_nothing_is_clipped(bundle):
     assert sgd.diagnose().keys() == agents[0].diagnose().keys() - {"clipped"} and sgd.clipped.tolist() == [0, 0]
 
 
-def test_an_agent_of_own_parts_is_told_its_bound(bundle):
-    """A bundle's agent takes the bundle's; of own parts, only who built them can know."""
+def test_an_agent_of_own_parts_needs_max_deviation(bundle):
+    """An agent of a bundle takes the bundle's; for a user's own parts the user must set it."""
     parts = Policy.mlp(bundle.policy), bundle.world()
-    with pytest.raises(InputError, match="max_deviation: expected a number for parts of your own .*got none") as error:
+    with input_error("max_deviation: expected a number for parts of your own .*got none"):
         Agent(*parts, CONFIG)
-    assert "\n" not in str(error.value)
     obs, fits = observations(1, 2)[0], [replace(CONFIG, max_deviation=x) for x in (bundle.max_deviation, math.inf)]
     np.testing.assert_array_equal(Agent(*parts, fits[0]).act(obs), Agent.of(bundle, CONFIG).act(obs))
     for config in (fits[1], SGD, replace(CONFIG, inner_steps=0)):
@@ -88,20 +87,20 @@ def test_an_agent_of_own_parts_is_told_its_bound(bundle):
 
 def test_a_bundle_that_does_not_say_its_bound_says_how_to_get_one(bundle):
     unmeasured = replace(bundle, max_deviation=None)
-    with pytest.raises(InputError, match="report deviation BUNDLE.*--itpo.max-deviation") as error:
+    with input_error("report deviation BUNDLE.*--itpo.max-deviation"):
         Agent.of(unmeasured, CONFIG)
-    assert "\n" not in str(error.value)
     obs = observations(1, 2)[0]
-    given = Agent.of(unmeasured, replace(CONFIG, max_deviation=bundle.max_deviation)).act(obs)
-    np.testing.assert_array_equal(given, Agent.of(bundle, CONFIG).act(obs))
+    actions = Agent.of(unmeasured, replace(CONFIG, max_deviation=bundle.max_deviation)).act(obs)
+    np.testing.assert_array_equal(actions, Agent.of(bundle, CONFIG).act(obs))
     for config in (SGD, replace(CONFIG, inner_steps=0)):
         assert np.isfinite(Agent.of(unmeasured, config).act(obs)).all()
 
 
 @RULES
-def test_an_episode_acts_the_same_alone_as_in_a_batch(bundle, config):
-    # Episodes 0 and 2 leave early; episode 1 must not notice. Alone, it draws from seed + 1.
-    obs = observations(6, 3)
+@pytest.mark.parametrize("noise", ["decision", "step", "time"])
+def test_an_episode_acts_the_same_alone_as_in_a_batch(bundle, config, noise):
+    # Episodes 0 and 2 leave early, which must not change episode 1. Its noise comes from seed + 1.
+    obs, config = observations(6, 3), replace(config, noise=noise, inner_steps=2)
     agent, alone = Agent.of(bundle, config, seed=40), Agent.of(bundle, config, seed=41)
     together = [agent.act(o)[1] for o in obs[:2]]
     agent.keep(np.array([False, True, True]))
@@ -211,7 +210,7 @@ def test_diagnosis_shows_the_ascent(bundle):
     "rule", [{}, {"optimiser": "sgd", "inner_lr": 1e-3}, {"optimiser": "adam", "inner_lr": 1e-3}], ids=str
 )
 def test_both_backends_take_the_same_steps(bundle, rule):
-    """Three steps for a decision and five decisions in a row: what the rule remembers counts."""
+    """Three steps a decision and five decisions in a row also test the rule's memory."""
     config = replace(CONFIG, inner_steps=3, **rule)
     agents = [Agent.of(bundle, config, backend=backend) for backend in ("reference", "fused")]
     for obs in observations(5, 2):
@@ -236,17 +235,6 @@ def test_noise_by_absolute_time_moves_on_by_one_step(bundle):
         assert torch.equal(after[:, :-1], before[:, 1:]) and not torch.equal(after[:, -1], before[:, -1])
 
 
-@RULES
-@pytest.mark.parametrize("noise", ["decision", "step", "time"])
-def test_noise_does_not_depend_on_the_other_episodes(bundle, noise, config):
-    config = replace(config, noise=noise, inner_steps=2)
-    obs, agent, alone = observations(5, 2), Agent.of(bundle, config, seed=40), Agent.of(bundle, config, seed=41)
-    together = [agent.act(o)[1] for o in obs[:4]]
-    agent.keep(np.array([False, True]))
-    together.append(agent.act(obs[4, 1:])[0])
-    np.testing.assert_allclose(together, [alone.act(o[1]) for o in obs], atol=1e-6)
-
-
 def test_horizon_zero_has_no_noise_to_shift(bundle):
     agent = Agent.of(bundle, replace(CONFIG, horizon=0, noise="time"))
     assert all(np.isfinite(agent.act(obs)).all() for obs in observations(3, 2))
@@ -261,7 +249,7 @@ def test_with_reset_never_another_batch_needs_another_agent(bundle):
 
 
 def test_an_evaluation_gives_every_episode_a_policy_of_its_own(bundle):
-    """So there `never`, the paper's, is as `episode`."""
+    """So in an evaluation `never`, the paper's setting, is the same as `episode`."""
     runs = [
         run_episodes(Agent.of(bundle, replace(SGD, reset=reset)), bundle.task.env, [1, 2], max_steps=5)
         for reset in ("never", "episode")
@@ -271,13 +259,13 @@ def test_an_evaluation_gives_every_episode_a_policy_of_its_own(bundle):
 
 
 class Watched(Agent):
-    """Notes every observation, and whether the base policy's parameters met it."""
+    """Agent that records every observation, and whether its parameters were the base policy's."""
 
     def act(self, obs):
         fresh = np.ones(len(obs), bool)
         if self.episodes is not None:
             fresh = (self.episodes.params == self.episodes.base).all(1).numpy()
-        self.seen.append((obs, fresh))
+        self.visited.append((obs, fresh))
         return super().act(obs)
 
 
@@ -286,9 +274,9 @@ def test_the_example_of_a_vector_environment_starts_every_episode_at_the_base_po
     page = (Path(__file__).parent.parent / "fastdwm" / "usage.md").read_text()
     (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "make_vec" in block]
     agent = Watched.of(bundle, SGD)
-    agent.seen = []
+    agent.visited = []
     exec(code, {"agent": agent, "gymnasium": gymnasium})
-    obs, fresh = (np.stack(values) for values in zip(*agent.seen, strict=True))
+    obs, fresh = (np.stack(values) for values in zip(*agent.visited, strict=True))
     # Hopper starts almost at rest and 1.25 m high; later it may rest, but lower.
     first = (np.abs(obs[:, :, 5:]) <= 5e-3).all(-1) & (obs[:, :, 0] >= 1.245)
     assert first.sum() > 2 * first.shape[1]

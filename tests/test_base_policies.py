@@ -1,7 +1,6 @@
-"""python bench/base_policies.py as a user meets it: from a list of base policies to the page, and on after a stop."""
+"""python bench/base_policies.py: runs, pages, resumed runs and bad input."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -30,7 +29,7 @@ TASK = "hopper-medium"
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """A folder with a list of two base policies, of one bundle, more settings and a small dataset."""
+    """Folder with a list of two base policies of one bundle, more settings and a small dataset."""
     folder = tmp_path_factory.mktemp("base-policies")
     make_bundle("diffusion", "meanflow").save(folder / "bundle")
     save_checkpoint(folder / "policy-10.safetensors", max_deviation=0.2)
@@ -43,7 +42,7 @@ def lab(tmp_path_factory):
 
 
 def call(lab, stage, *flags):
-    """What a stage leaves."""
+    """Run a stage."""
     out = "--out", str(lab / "out"), "--pages", str(lab / "pages")
     cache = {"FASTDWM_CACHE": lab / "cache"}
     return run(ROOT / "bench" / "base_policies.py", stage, lab / "list.json", *out, *SHORT, *flags, env=cache)
@@ -51,19 +50,19 @@ def call(lab, stage, *flags):
 
 @pytest.fixture(scope="module")
 def finished(lab):
-    """What the stages that make the page said."""
+    """Finished processes of the stages that make the page."""
     done = {stage: call(lab, stage, "--settings", str(lab / "settings.json")) for stage in ("run", "show")}
     assert all(process.returncode == 0 for process in done.values()), [process.stderr for process in done.values()]
     return done
 
 
 def cells(lab):
-    """Content of every cell's file, by name."""
+    """Content of every run's file, by name."""
     return {path.name: path.read_bytes() for path in (lab / "out").glob("*.json")}
 
 
 def path_of(lab, moment, setting):
-    """The file of the finished cell of a setting."""
+    """File of the finished run of a setting."""
     paths = (lab / "out").glob(f"{TASK}-{moment}-*.json")
     (path,) = (path for path in paths if json.loads(path.read_text())["setting"] == setting)
     return path
@@ -96,7 +95,7 @@ def test_page_json_and_picture_tell_the_paired_differences(lab, finished):
 @pytest.mark.slow
 @pytest.mark.parametrize(("moment", "bound"), [("early", 0.2), ("last", 0.05)])
 def test_cells_run_the_bound_the_control_and_factors_of_the_bound(lab, finished, moment, bound):
-    """The checkpoint of the early moment has a bound of its own."""
+    """The checkpoint of the early moment has its own bound."""
     bundle, seeds = Bundle.load(lab / "bundle"), [10_000, 10_001]
     bundle = bundle.with_policy(lab / "policy-10.safetensors") if moment == "early" else bundle
     agents = {
@@ -108,14 +107,6 @@ def test_cells_run_the_bound_the_control_and_factors_of_the_bound(lab, finished,
         expected = run_episodes(agent, bundle.task.env, seeds, max_steps=12)
         returns = [episode["return"] for episode in record_of(lab, moment, name)["episodes"]]
         assert returns == pytest.approx([episode.total for episode in expected.episodes], abs=1e-4)
-
-
-@pytest.mark.slow
-def test_a_cell_tells_length_latency_and_mean_diagnostics(lab, finished):
-    record = record_of(lab, "last", "bold")
-    assert all(0 < episode["length"] <= 12 for episode in record["episodes"]) and record["ms_per_decision"] > 0
-    means = [episode["diagnostics"]["action_distance"] for episode in record["episodes"]]
-    assert record["diagnostics"]["action_distance"] == pytest.approx(np.mean(means)) and min(means) > 0
 
 
 @pytest.mark.slow
@@ -141,11 +132,11 @@ def test_only_what_is_missing_is_run_and_cells_of_other_code_when_asked(lab, fin
 def test_a_page_tells_which_cells_ran_with_other_code(lab, finished):
     policy = read_policies(lab / "list.json")[1]
     base, bold = (record_of(lab, "last", name) for name in ("base", "bold"))
-    told = [
+    texts = [
         base_page.made_with([base_page.summarise(policy, {"base": base, "bold": one})], base_page.circumstances())
         for one in (bold, bold | {"code": "another"})
     ]
-    assert "changed" not in told[0] and told[1].endswith(
+    assert "changed" not in texts[0] and texts[1].endswith(
         "The code of the rule has changed since these ran: bold 1 times."
     )
 
@@ -167,9 +158,9 @@ def test_damaged_models_are_compared_with_the_undamaged_base_policy(lab):
 def test_damaged_bundles_are_made_once(lab, monkeypatch):
     policy, folder = read_policies(lab / "list.json")[1], lab / "damaged"
     monkeypatch.setenv("FASTDWM_CACHE", str(lab / "cache"))
-    made = base_damage.prepare(policy, folder)
-    monkeypatch.setattr(base_damage.damage.Rows, "of", lambda *given: pytest.fail("calibrated anew"))
-    assert base_damage.prepare(policy, folder) == made and len(list(folder.iterdir())) == 5
+    cases = base_damage.prepare(policy, folder)
+    monkeypatch.setattr(base_damage.damage.Rows, "of", lambda *args: pytest.fail("calibrated anew"))
+    assert base_damage.prepare(policy, folder) == cases and len(list(folder.iterdir())) == 5
 
 
 def test_verdict_counts_harm_and_gains_beyond_chance():
@@ -180,12 +171,12 @@ def test_verdict_counts_harm_and_gains_beyond_chance():
     rows = [row(default=(0.5, 3.0, 4.0), drift=(-9.0, -4.0, -1.1)), row(default=(-2.0, -1.0, 0.5))]
     # One episode has no interval.
     rows.append(row(default=(None, -1.1, None), drift=(-9.0, -4.0, -0.9)))
-    found = base_page.verdict(rows)
+    verdicts = base_page.verdict(rows)
     names = ("base_policies", "harmless", "harmful", "better")
-    assert [found["default"][name] for name in names] == [3, 2, 0, 1]
-    assert [found["drift"][name] for name in names] == [2, 0, 1, 0]
-    assert found["default"]["mean_gain"] == pytest.approx(0.3) and found["drift"]["mean_gain"] == -4.0
-    first, second = base_page.sentences(found).splitlines()
+    assert [verdicts["default"][name] for name in names] == [3, 2, 0, 1]
+    assert [verdicts["drift"][name] for name in names] == [2, 0, 1, 0]
+    assert verdicts["default"]["mean_gain"] == pytest.approx(0.3) and verdicts["drift"]["mean_gain"] == -4.0
+    first, second = base_page.sentences(verdicts).splitlines()
     assert first.startswith("- ITPO (default): mean difference >= -1 on 2 of 3, below beyond chance on 0, above 0 ")
     assert second.startswith("- control (drift): mean difference >= -1 on 0 of 2, below beyond chance on 1, above 0 ")
     assert second.endswith(" beyond chance on 0; mean gain -4.0.")
@@ -231,11 +222,3 @@ def test_settings_that_cannot_be_used_are_an_input_error(tmp_path, content, mess
 def test_bad_input_is_one_line_and_exit_code_2(lab):
     done = call(lab, "run", "--only", "walker2d-last")
     refused(done, "has no walker2d-last")
-
-
-def test_help_answers_before_torch_is_loaded():
-    code = "import base_policies, sys; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": f"{ROOT}:{ROOT / 'bench'}"}
-    )
-    assert done.returncode == 0 and not {"torch", "numpy", "matplotlib"} & set(done.stdout.split())

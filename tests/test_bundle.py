@@ -1,4 +1,4 @@
-"""Bundles survive the disk unchanged, and nothing damaged gets in."""
+"""Bundles are loaded as they were saved, and damaged ones are refused."""
 
 import json
 import math
@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+from commands import input_error
 from safetensors.torch import load_file, save_file
 from toy_bundles import make_bundle, save_checkpoint
 
@@ -79,9 +80,8 @@ DAMAGE = {
 @pytest.mark.parametrize("message", DAMAGE)
 def test_damage_is_named_in_one_line(folder, message):
     DAMAGE[message](folder)
-    with pytest.raises(InputError, match=message) as error:
+    with input_error(message):
         Bundle.load(folder)
-    assert "\n" not in str(error.value)
 
 
 def test_a_task_without_a_shipped_bundle_says_what_to_do():
@@ -91,7 +91,7 @@ def test_a_task_without_a_shipped_bundle_says_what_to_do():
 
 @pytest.mark.parametrize("bound", [0.25, None])
 def test_a_bundle_takes_policy_critics_and_bound_of_a_checkpoint(folder, bound):
-    """The bundle's own bound belongs to another policy: without one in the file there is none."""
+    """The bundle's own bound belongs to another policy: without one in the file it is none."""
     bundle, path = Bundle.load(folder), folder.parent / "policy-20.safetensors"
     other = save_checkpoint(path, bound)
     changed = bundle.with_policy(path)
@@ -113,19 +113,18 @@ def test_a_bundle_takes_policy_critics_and_bound_of_a_checkpoint(folder, bound):
     ],
     ids=str,
 )
-def test_a_checkpoint_of_something_else_is_told_in_one_line(folder, changes, message):
+def test_a_checkpoint_of_something_else_is_refused_in_one_line(folder, changes, message):
     path = folder.parent / "policy-20.safetensors"
     save_checkpoint(path, **changes)
-    with pytest.raises(InputError, match=message) as error:
+    with input_error(message):
         Bundle.load(folder).with_policy(path)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("position", [0.2, 0.5, 0.999])
-def test_a_flipped_bit_of_a_weight_is_told_in_one_line(folder, position):
+def test_a_flipped_bit_of_a_weight_is_refused_in_one_line(folder, position):
     path = folder / "weights.safetensors"
     content = bytearray(path.read_bytes())
-    # The lowest bit of a float32: nothing but the hash can tell.
+    # The lowest bit of a float32 is invisible except in the hash.
     start = 8 + int.from_bytes(content[:8], "little")
     content[start + 4 * int(position * (len(content) - start) / 4)] ^= 1
     path.write_bytes(content)
@@ -138,12 +137,6 @@ def test_a_bundle_without_a_hash_loads(folder):
     assert Bundle.load(folder).obs_dim == 11
 
 
-def scale(folder, name, factor):
-    """Multiply a tensor, and state no hash."""
-    edit_tensors(folder, lambda tensors: tensors[name].mul_(factor))
-    edit_header(folder, lambda h: h.pop("weights_sha256"))
-
-
 @pytest.mark.parametrize("name", ["policy.w1", "critics.w0", "diffusion.b0", "statistics.obs_mean"])
 def test_finite_numbers_that_no_training_gives_are_refused(folder, name):
     edit_tensors(folder, lambda tensors: tensors[name].fill_(2e6))
@@ -154,7 +147,8 @@ def test_finite_numbers_that_no_training_gives_are_refused(folder, name):
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, 1e-9])
 def test_a_standard_deviation_is_positive_and_not_tiny(folder, factor):
-    scale(folder, "statistics.delta_std", factor)
+    edit_tensors(folder, lambda tensors: tensors["statistics.delta_std"].mul_(factor))
+    edit_header(folder, lambda h: h.pop("weights_sha256"))
     with pytest.raises(InputError, match="statistics.delta_std: expected values of at least 1e-06"):
         Bundle.load(folder)
 
@@ -186,43 +180,27 @@ VALUES = {
     "bundle.json: 'more' is not a setting": lambda h: h.update(more=1),
     "task: env: 'more' is not a setting": lambda h: h["task"]["env"].update(more=1),
     "task: env: kwargs: expected dict": lambda h: h["task"]["env"].update(kwargs=31),
+    r"max_deviation: expected a number in \(0, 2\], got 0": lambda h: h.update(max_deviation=0),
+    r"max_deviation: expected a number in \(0, 2\], got 3": lambda h: h.update(max_deviation=3),
+    r"max_deviation: expected float \| None, got True": lambda h: h.update(max_deviation=True),
     "expected printable text": lambda h: h["dataset"].update(id="\x1b[2J"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("message", VALUES)
-def test_values_that_no_bundle_has_are_told_in_one_line(folder, message):
+def test_values_that_no_bundle_has_are_refused_in_one_line(folder, message):
     edit_header(folder, VALUES[message])
     with pytest.raises(InputError, match=message) as error:
         Bundle.load(folder)
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
 
 
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        (0, r"max_deviation: expected a number in \(0, 2\], got 0"),
-        (-1, r"max_deviation: expected a number in \(0, 2\], got -1"),
-        (3, r"max_deviation: expected a number in \(0, 2\], got 3"),
-        (math.nan, "expected finite numbers, got NaN"),
-        (True, r"max_deviation: expected float \| None, got True"),
-        ("x", r"max_deviation: expected float \| None, got 'x'"),
-    ],
-)
-def test_a_maximum_deviation_that_no_action_can_have_is_told_in_one_line(folder, value, message):
-    edit_header(folder, lambda h: h.update(max_deviation=value))
-    with pytest.raises(InputError, match=f"bundle.json: .*{message}") as error:
-        Bundle.load(folder)
-    assert "\n" not in str(error.value)
-
-
 @pytest.mark.parametrize("depth", [40, 100_000])
-def test_deeply_nested_json_is_told_in_one_line(folder, depth):
+def test_deeply_nested_json_is_refused_in_one_line(folder, depth):
     text = (folder / "bundle.json").read_text()
     (folder / "bundle.json").write_text(text.replace('"report": {}', f'"report": {{"x": {"[" * depth}{"]" * depth}}}'))
-    with pytest.raises(InputError, match="bundle.json: expected JSON") as error:
+    with input_error("bundle.json: expected JSON"):
         Bundle.load(folder)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["bundle.json", "weights.safetensors"])
@@ -245,7 +223,7 @@ def test_a_link_to_a_regular_file_is_fine(folder):
 
 @pytest.mark.parametrize("name", ["bundle.json", "weights.safetensors"])
 def test_size_is_checked_before_anything_is_read(folder, name):
-    # A sparse file: to read it would take the memory that the size promises.
+    # Reading a sparse file would take as much memory as its size.
     os.truncate(folder / name, 2**40)
     with pytest.raises(InputError, match=f"{name}: expected at most [0-9]+ bytes, got 1099511627776"):
         Bundle.load(folder)

@@ -1,4 +1,4 @@
-"""Settings that cannot be meant are refused in one line, whoever wrote them."""
+"""Choices of all settings: listed ones are accepted, others refused."""
 
 from dataclasses import fields
 from importlib import import_module

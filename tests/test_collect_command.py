@@ -1,4 +1,4 @@
-"""`python -m fastdwm.collect` as a user runs it: from policies to a dataset, killed, resumed, misused, learnt from."""
+"""python -m fastdwm.collect: datasets, killed and resumed runs, and training on the result."""
 
 import json
 import re
@@ -14,6 +14,7 @@ from commands import argv, environment, refused, run, spawn
 from onnx_policies import policy_bytes, weights
 from processes import until
 from toy_bundles import make_bundle
+from toy_data import training_flags
 
 from fastdwm.collect import __main__ as collect
 from fastdwm.collect import episodes
@@ -32,7 +33,7 @@ OUT = "mine/hopper/tiny-v0"
 
 @pytest.fixture(scope="module")
 def policies(tmp_path_factory):
-    """A folder with sampler.onnx, which has an input of noise, and mean.onnx, which has not."""
+    """Folder with sampler.onnx, which has an input noise, and mean.onnx, which has none."""
     folder = tmp_path_factory.mktemp("policies")
     (folder / "sampler.onnx").write_bytes(policy_bytes(PARAMS, std=0.3))
     (folder / "mean.onnx").write_bytes(policy_bytes(PARAMS))
@@ -48,12 +49,12 @@ def arguments(*flags, env="hopper", out=OUT, transitions=3000):
 
 
 def record(root, *flags, **kwargs):
-    """What the command leaves."""
+    """Run the command."""
     return run("collect", *arguments(*flags, **kwargs), env=variables(root))
 
 
 def files(root, out=OUT):
-    """The bytes of the dataset's files."""
+    """Content of the dataset's files, by name."""
     return {path.name: path.read_bytes() for path in (root / out / "data").iterdir()}
 
 
@@ -67,14 +68,14 @@ def seeds_and_lengths(root, out=OUT):
         return [(int(episode.attrs["seed"]), int(episode.attrs["total_steps"])) for episode in episodes]
 
 
-# Every policy has chunks of its own.
+# Every policy has its own chunks.
 MIXED = ("--policy=random:2", "--policy=random", "--policy=random", "--noise=0.2", "--seed=4")
 MANY = 6_000
 
 
 @pytest.fixture(scope="module")
 def recorded(policies, tmp_path_factory):
-    """A dataset of the sampler, by one worker."""
+    """Dataset of the sampler, by one worker."""
     root = tmp_path_factory.mktemp("recorded")
     result = record(root, f"--policy={policies}/sampler.onnx", "--workers=1")
     assert result.returncode == 0, result.stderr
@@ -83,7 +84,7 @@ def recorded(policies, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def mixed(policies, tmp_path_factory):
-    """A dataset of several chunks, by one worker."""
+    """Dataset of several chunks, by one worker."""
     root = tmp_path_factory.mktemp("mixed")
     result = record(root, f"--policy={policies}/mean.onnx", *MIXED, "--workers=1", transitions=MANY)
     assert result.returncode == 0, result.stderr
@@ -92,13 +93,8 @@ def mixed(policies, tmp_path_factory):
 
 def test_train_and_eval_learn_from_what_collect_recorded(recorded, tmp_path, quick):
     root, _ = recorded
-    sizes = [
-        "--fqe-updates=20",
-        *(f"--{part}.updates=20" for part in ("rebrac", "diffusion", "meanflow", "mlp", "reward")),
-    ]
-    for part in ("rebrac", "diffusion", "meanflow", "mlp", "reward"):
-        sizes += [f"--{part}.hidden", "16", "16"]
-    train = ["hopper-medium", f"--dataset={OUT}", f"--out={tmp_path}/run", *sizes, "--eval-episodes=1", "--threads=1"]
+    small = [*training_flags(20), "--fqe-updates=20", "--eval-episodes=1", "--threads=1"]
+    train = ["hopper-medium", f"--dataset={OUT}", f"--out={tmp_path}/run", *small]
     evaluate = ["hopper-medium", f"--bundle={tmp_path}/run/bundle", "--episodes=1", "--max-steps=5"]
     for name, flags in (("train", train), ("eval", [*evaluate, f"--out={tmp_path}/eval"])):
         result = run(name, *flags, env=variables(root))
@@ -113,10 +109,10 @@ def test_the_dataset_is_read_as_it_was_recorded(recorded, monkeypatch, tmp_path)
     data = load(HOPPER, OUT)
     assert data.env == HOPPER.env and len(data.obs) >= 3000
     assert f"{len(data.obs):,} transitions, {len(data.episode_ends):,} episodes" in result.stdout
-    # Whole episodes, and not one more than it takes.
+    # Episodes are whole, and no more than needed.
     lengths = [length for _, length in seeds_and_lengths(root)]
     assert sum(lengths) == len(data.obs) and sum(lengths[:-1]) < 3000
-    # A sampler: the same observation at the start, hardly the same action.
+    # A sampler rarely repeats an action.
     assert len(np.unique(data.action, axis=0)) > 0.9 * len(data.obs)
 
 
@@ -133,7 +129,7 @@ def test_the_simulator_repeats_what_was_recorded(recorded):
             assert (reward, terminated) == (episode["rewards"][t], episode["terminations"][t])
 
 
-def test_the_metadata_say_how_it_came_about(recorded, policies):
+def test_the_metadata_say_how_it_was_made(recorded, policies):
     about = metadata(recorded[0])
     assert (about["ref_min_score"], about["ref_max_score"]) == (HOPPER.ref_min_score, HOPPER.ref_max_score)
     assert json.loads(about["env_spec"])["id"] == "Hopper-v5"
@@ -173,7 +169,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(policies, mixed, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("most_bytes", [20_000, 400_000])
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path, most_bytes):
-    """The smaller limit stops the first chunk, the larger, which has room for it, the dataset."""
+    """The smaller limit stops the first chunk, the larger one the dataset."""
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))  # noqa: E731
     flags = arguments("--policy=random", "--workers=1", transitions=2000)
     full = spawn("collect", *flags, env=variables(tmp_path), preexec_fn=limit)

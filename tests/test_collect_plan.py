@@ -1,4 +1,4 @@
-"""Which episodes make a dataset: shares, chunks and turns; and the published files."""
+"""Episodes of a dataset: shares, chunks and turns; and the published files."""
 
 from collections import Counter
 from itertools import islice

@@ -1,18 +1,19 @@
-"""What the commands share: quick help, presets and flags, exit codes, one-line errors, progress."""
+"""Behaviour that all commands share: quick help, presets and flags, exit codes, one-line errors, progress."""
 
 import os
 import subprocess
 import sys
 
 import pytest
-from commands import HANG_S, run
+from commands import HANG_S, input_error, refused, run
 
 from fastdwm import command
 from fastdwm.config import ITPOConfig
 from fastdwm.errors import InputError
 from fastdwm.eval.config import EvalConfig
+from fastdwm.files import reserved
 
-# Kills every worker process before it has read its job.
+# This kills every worker process before it has read its job.
 DEADLY = "import os, sys\nif '--multiprocessing-fork' in sys.orig_argv: os.kill(os.getpid(), 9)\n"
 TINY = ["--episodes", "2", "--max-steps", "2", "--backend", "reference", "--workers", "2"]
 PRESETS = {"default": EvalConfig(), "paper": EvalConfig(itpo=ITPOConfig(particles=4096))}
@@ -36,7 +37,7 @@ HELP = {
 
 @pytest.mark.parametrize("name", HELP)
 def test_help_shows_every_field_with_its_text_and_loads_nothing_heavy(name):
-    """The one test that starts every command as a process."""
+    """Start every command as a process; other tests run commands in this one."""
     module = {"kernels": "fastdwm_kernels.aot"}.get(name, f"fastdwm.{name}")
     argv = [sys.executable, "-X", "importtime", "-m", *module.split(), "--help"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=HANG_S)
@@ -51,19 +52,10 @@ def parse(*argv):
     return command.parse(PRESETS, "prog", "", list(argv))
 
 
-def test_unknown_device_is_an_input_error():
-    with pytest.raises(InputError, match="device: cannot use 'abacus'"):
-        command.set_up_torch(None, "abacus")
-
-
 def test_flags_override_the_preset():
     task, config = parse("hopper-medium", "--itpo.horizon", "3", "--preset", "paper")
     assert task == "hopper-medium"
     assert (config.itpo.particles, config.itpo.horizon) == (4096, 3)
-
-
-def test_first_preset_is_the_default():
-    assert parse("hopper-medium")[1] == PRESETS["default"]
 
 
 @pytest.mark.parametrize(
@@ -76,10 +68,9 @@ def test_first_preset_is_the_default():
     ],
     ids=["preset", "unknown", "unparsable", "choice"],
 )
-def test_what_does_not_parse_is_told_in_one_line(flags, message):
-    with pytest.raises(InputError, match=message) as error:
+def test_what_does_not_parse_is_refused_in_one_line(flags, message):
+    with input_error(message):
         parse("hopper-medium", *flags)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +117,23 @@ def test_a_worker_that_dies_at_its_start_fails_the_command_in_one_line(name, arg
     assert done.stderr.splitlines()[-1].startswith("error: a worker process was ended by signal 9 (Killed")
 
 
+@pytest.mark.parametrize(
+    ("name", "args", "folder"),
+    [
+        ("collect", ["hopper", "--policy=random", "--out=x-v0"], ".x-v0.collect"),
+        ("study", ["hopper-medium", "--out=x"], "x"),
+        ("sweep", ["--tasks", "hopper-medium", "--stages", "eval", "--out=x"], "x"),
+        ("train", ["hopper-medium", "--out=x"], "x"),
+    ],
+)
+def test_a_second_command_in_the_same_folder_is_refused(name, args, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / folder).mkdir()
+    with reserved(tmp_path / folder):
+        refused(run(name, *args, env={"MINARI_DATASETS_PATH": tmp_path}), f"{folder} is in use by a command that runs")
+    assert not [path for path in (tmp_path / folder).rglob("*") if path.is_file()]
+
+
 def test_a_broken_pipe_to_another_process_is_no_success(capfd, monkeypatch):
     monkeypatch.setattr(os, "_exit", sys.exit)
 
@@ -137,7 +145,7 @@ def test_a_broken_pipe_to_another_process_is_no_success(capfd, monkeypatch):
 
 
 def python(code, **how):
-    """The process, which calls `command.finish` on `action`."""
+    """Start a process that calls `command.finish` on an action with this code."""
     call = f"from fastdwm import command\ndef action(): {code}\ncommand.finish(action)"
     return subprocess.Popen([sys.executable, "-c", call], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how)
 
@@ -146,7 +154,7 @@ def test_a_reader_that_leaves_early_is_no_failure():
     process = python("print('x' * 2**20)")
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait() == 0
-    # Also where the output was still in a buffer.
+    # The same holds if the output was still in a buffer.
     process = python("print('x')", stdin=subprocess.PIPE)
     process.stdout.close()
     assert process.communicate(timeout=HANG_S)[1] == b"" and process.returncode == 0

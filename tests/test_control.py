@@ -1,10 +1,11 @@
-"""The control of an evaluation: the base policy, pushed as far as ITPO may push it, but in a meaningless direction."""
+"""Control of an evaluation: the base policy, pushed as far as ITPO may, in a meaningless direction."""
 
 import math
 
 import numpy as np
 import pytest
-from toy_bundles import ACTION_DIM, OBS_DIM, make_bundle
+from toy_agents import observations
+from toy_bundles import ACTION_DIM, make_bundle
 
 from fastdwm import Agent, ITPOConfig
 from fastdwm.measure.control import MEMORY, Drift
@@ -14,18 +15,14 @@ SIZE = 0.05
 
 @pytest.fixture(scope="module")
 def bundle():
-    """Of a policy whose actions are far from the limits, so that no push is cut off."""
+    """Bundle of a policy whose actions are far from the limits, so that no push is clipped."""
     quiet = make_bundle()
     quiet.policy["w2"] *= 0.01
     return quiet
 
 
-def observations(n_decisions, n_episodes):
-    return np.random.default_rng(0).normal(size=(n_decisions, n_episodes, OBS_DIM)).astype(np.float32)
-
-
 def pushes(bundle, obs, **settings):
-    """What the control adds to the base policy's actions, (decisions, episodes, A)."""
+    """Differences of the control's actions to the base policy's, (decisions, episodes, A)."""
     drift, base = Drift(bundle, **{"size": SIZE} | settings), Agent.of(bundle, ITPOConfig(inner_steps=0))
     return np.stack([drift.act(o) - base.act(o) for o in obs])
 
@@ -48,14 +45,14 @@ def test_one_observation_or_a_batch(bundle):
 
 
 def test_the_direction_wanders_slowly_and_means_nothing(bundle):
-    """Almost the same from one decision to the next, another one two memories later, and on average none."""
+    """It hardly changes in one decision, is another one after two memories, and averages to zero."""
     pushed = pushes(bundle, observations(2 * MEMORY, 1000)) / (SIZE * math.sqrt(ACTION_DIM))
     near, far = ((pushed[0] * pushed[m]).sum(1) for m in (1, 2 * MEMORY - 1))
     assert 0.9 < near.mean() < 0.99 and 0 < far.mean() < 0.25 and far.min() < -0.5
     assert np.abs(pushed[0].mean(0)).max() < 4 / math.sqrt(3 * 1000)
 
 
-def test_a_seed_says_every_push_and_an_episode_has_those_of_its_own(bundle):
+def test_a_seed_determines_every_push_and_each_episode_has_its_own(bundle):
     obs = observations(6, 3)
     pushed = pushes(bundle, obs, seed=40)
     np.testing.assert_array_equal(pushed, pushes(bundle, obs, seed=40))
@@ -65,8 +62,8 @@ def test_a_seed_says_every_push_and_an_episode_has_those_of_its_own(bundle):
 
 def test_episodes_leave_and_begin_anew(bundle):
     obs, drift = observations(6, 3), Drift(bundle, SIZE)
-    whole = [drift.act(o) for o in obs]
+    expected = [drift.act(o) for o in obs]
     drift.reset()
-    np.testing.assert_array_equal([drift.act(o) for o in obs[:3]], whole[:3])
+    np.testing.assert_array_equal([drift.act(o) for o in obs[:3]], expected[:3])
     drift.keep(np.array([True, False, True]))
-    np.testing.assert_allclose([drift.act(o[[0, 2]]) for o in obs[3:]], [a[[0, 2]] for a in whole[3:]], atol=1e-6)
+    np.testing.assert_allclose([drift.act(o[[0, 2]]) for o in obs[3:]], [a[[0, 2]] for a in expected[3:]], atol=1e-6)

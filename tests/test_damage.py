@@ -1,4 +1,4 @@
-"""bench/damage.py: every damage does what it says, by the amount it says, and nothing else."""
+"""bench/damage.py: every damage changes one model by the stated amount."""
 
 import sys
 from dataclasses import replace
@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from toy_bundles import make_bundle
+from toy_data import write_dataset
 
 from fastdwm.bundle import pack_tensors
-from fastdwm.data.dataset import Transitions
+from fastdwm.data.dataset import load
 from fastdwm.errors import InputError
 from fastdwm.measure.model_errors import measure_errors
 from fastdwm.tasks import get_task
@@ -27,26 +28,21 @@ def bundle():
 
 
 @pytest.fixture(scope="module")
-def transitions():
-    """20 episodes of 40 random transitions, s' = s + 0.1 (first action), r = s_0."""
-    rng, n = np.random.default_rng(0), 800
-    obs, action = (rng.normal(size=(n, size)).clip(-1, 1).astype(np.float32) for size in (11, 3))
-    ends = np.arange(n) % 40 == 39
-    next_action = np.where(ends[:, None], 0, np.roll(action, -1, 0))
-    columns = {"obs": obs, "action": action, "reward": obs[:, 0], "next_obs": obs + 0.1 * action[:, :1]}
-    columns |= {"terminated": np.zeros(n, bool), "truncated": ends, "next_action": next_action}
-    known = np.ones(n, bool)
-    return Transitions(**columns, next_obs_known=known, source="made up", env=get_task("hopper-medium").env)
+def transitions(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTDWM_CACHE", str(folder))
+        return load(get_task("hopper-medium"), str(write_dataset(folder / "hopper.hdf5")))
 
 
 @pytest.fixture(scope="module")
 def rows(transitions):
-    known = np.flatnonzero(transitions.split_episodes(0.25, 0)[1])
-    return damage.Rows(transitions, known)
+    index = np.flatnonzero(transitions.split_episodes(0.25, 0)[1])
+    return damage.Rows(transitions, index)
 
 
 def same(a, b, but):
-    """Whether two bundles agree in all networks but one."""
+    """Whether two bundles differ in exactly one network."""
     old, new = (
         {"policy": x.policy, "critics": x.critics, "reward": x.reward}
         | {name: model.params for name, model in x.worlds.items()}
@@ -55,9 +51,9 @@ def same(a, b, but):
     return {name for name in old if any(not torch.equal(old[name][k], new[name][k]) for k in old[name])} == {but}
 
 
-def test_louder_critics_tell_three_times_every_value(bundle, rows):
-    louder, given = damage.louder_critics(bundle), (rows.column("obs"), rows.column("action"))
-    before, after = (x.world("diffusion").critic(*given) for x in (bundle, louder))
+def test_louder_critics_return_three_times_every_value(bundle, rows):
+    louder, inputs = damage.louder_critics(bundle), (rows.column("obs"), rows.column("action"))
+    before, after = (x.world("diffusion").critic(*inputs) for x in (bundle, louder))
     torch.testing.assert_close(after, 3 * before, rtol=1e-5, atol=1e-6)
     assert before.abs().max() > 0.01 and same(bundle, louder, but="critics")
 
@@ -73,11 +69,11 @@ def test_other_critics_are_those_of_the_file_under_the_old_policy(bundle, tmp_pa
 
 def test_a_biased_reward_has_three_times_the_error_and_its_mean(bundle, rows):
     worse, measured = damage.biased_reward(bundle, rows)
-    given = rows.column("obs"), rows.column("action")
-    before, after = (x.world("diffusion").reward(*given) for x in (bundle, worse))
+    inputs = rows.column("obs"), rows.column("action")
+    before, after = (x.world("diffusion").reward(*inputs) for x in (bundle, worse))
     old, new = ((x - rows.column("reward")).square().mean().sqrt() for x in (before, after))
     assert float(new / old) == pytest.approx(3, rel=0.02) and f"{old:.3g} to {new:.3g}" in measured
-    # The error is the states' and actions', for the mean over them stays.
+    # The mean over states and actions stays.
     assert float((after - before).mean().abs()) < 1e-3 * float((after - before).std())
     assert same(bundle, worse, but="reward")
 
@@ -100,7 +96,7 @@ def test_a_model_without_error_cannot_be_made_worse_by_a_factor(bundle):
 
 def test_rows_are_those_that_the_training_held_out(bundle, transitions, monkeypatch):
     monkeypatch.setattr(damage.data, "load", lambda task, source: transitions if source == "made up" else None)
-    told = replace(bundle, report={"holdout": 0.5, "seed": 4})
-    found = damage.Rows.of(told)
+    trained = replace(bundle, report={"holdout": 0.5, "seed": 4})
+    rows = damage.Rows.of(trained)
     held_out = transitions.split_episodes(0.5, 4)[1]
-    assert len(found.index) == held_out.sum() and held_out[found.index].all()
+    assert len(rows.index) == held_out.sum() and held_out[rows.index].all()

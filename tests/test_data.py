@@ -1,8 +1,8 @@
-"""Two toy episodes worked out by hand, read from Minari and from D4RL files; bad input; the cache.
+"""Two toy episodes, worked out by hand, in Minari datasets and D4RL files; bad input; the cache.
 
 Episode 1 has three steps and terminates: observations 0 1 2 (then 3), actions .1 .2 .3, rewards 1 2 3.
 Episode 2 has two steps and times out: observations 10 11 (then 12), actions .4 .5, rewards 4 5.
-A number stands for an array filled with it.
+Numbers stand for arrays filled with them.
 """
 
 import json
@@ -18,13 +18,15 @@ import h5py
 import minari
 import numpy as np
 import pytest
+from commands import input_error
 from minari.data_collector import EpisodeBuffer
+from toy_data import filled
 
 from fastdwm.data.dataset import EnvSpec, load, statistics
 from fastdwm.errors import InputError
 from fastdwm.tasks import get_task
 
-# minari remarks on the metadata that a toy dataset lacks, gymnasium on the age of Hopper-v4.
+# minari warns of missing metadata, gymnasium of the old Hopper-v4.
 pytestmark = [
     pytest.mark.usefixtures("private_folders"),
     pytest.mark.filterwarnings("ignore::UserWarning:minari", "ignore:.*is out of date:DeprecationWarning"),
@@ -35,13 +37,9 @@ OBS, ACTION, REWARD = [0, 1, 2, 10, 11], [0.1, 0.2, 0.3, 0.4, 0.5], [1, 2, 3, 4,
 TERMINATED, TRUNCATED = [0, 0, 1, 0, 0], [0, 0, 0, 0, 1]
 
 
-def filled(values, size):
-    return np.repeat(np.asarray(values, np.float32)[:, None], size, axis=1)
-
-
 @pytest.fixture
 def d4rl(tmp_path):
-    """Write the toy episodes as a D4RL file, some keys replaced (or, given None, left out); returns its name."""
+    """Function that writes the toy episodes as a D4RL file, with some arrays replaced (None: left out)."""
 
     def write(name="hopper_toy.hdf5", **changes):
         arrays = {
@@ -175,31 +173,11 @@ def test_the_simulator_is_the_one_the_dataset_names():
     np.testing.assert_allclose(env.reset(seed=0)[0][:2], [1.25, 0.0])
 
 
-def test_a_missing_simulator_is_told_in_one_line():
-    with pytest.raises(InputError, match="cannot build the simulator Hopper-v99"):
-        EnvSpec("Hopper-v99", {}, None).make()
-
-
 def test_a_dataset_cannot_name_a_simulator_that_changes_the_score_unless_trusted():
     name = minari_toy("Hopper-v5", healthy_reward=30.0)
-    with pytest.raises(InputError, match="'healthy_reward' = 30.0 is not known; --trust-env") as caught:
+    with input_error("'healthy_reward' = 30.0 is not known; --trust-env"):
         load(HOPPER, name)
-    assert "\n" not in str(caught.value)
     assert load(HOPPER, name, trust_env=True).env.kwargs == {"healthy_reward": 30.0}
-
-
-def test_goal_observations_become_position_then_the_rest():
-    box = gymnasium.spaces.Box
-    space = {"achieved_goal": box(-9, 9, (2,)), "desired_goal": box(-9, 9, (2,)), "observation": box(-9, 9, (27,))}
-    obs = {"achieved_goal": filled([1, 2], 2), "desired_goal": filled([8, 8], 2), "observation": filled([3, 4], 27)}
-    spaces = {"observation_space": gymnasium.spaces.Dict(space), "action_space": box(-1, 1, (8,))}
-    minari.create_dataset_from_buffers("toy/maze-v0", [buffer(obs, filled([0.5], 8), [0.0])], **spaces)
-    data = load(get_task("antmaze-umaze"), "toy/maze-v0")
-    assert data.obs.tolist() == [[1.0] * 2 + [3.0] * 27]
-    assert data.next_obs.tolist() == [[2.0] * 2 + [4.0] * 27]
-    assert data.truncated.tolist() == [True]
-    assert (data.env.id, data.env.max_episode_steps) == ("AntMaze_UMaze-v4", 700)
-    assert data.env.kwargs["continuing_task"] is False
 
 
 def test_held_out_rows_are_whole_episodes(d4rl):
@@ -227,7 +205,7 @@ def test_statistics_skip_unknown_next_observations_and_floor_the_std(d4rl):
     # Column 0: mean 24 / 5 = 4.8, variance (0 + 1 + 4 + 100 + 121) / 5 - 4.8^2 = 22.16; the others do not vary.
     np.testing.assert_allclose(stats["obs_mean"], [4.8] + [5.0] * 10, rtol=1e-6)
     np.testing.assert_allclose(stats["obs_std"], [22.16**0.5] + [22.16**0.5 * 1e-3] * 10, rtol=1e-6)
-    # Known changes are those of rows 0, 1 and 3, all (1, 0, ..., 0): no std to speak of, so 1.
+    # The known changes, of rows 0, 1 and 3, are all (1, 0, ..., 0): the std is zero, so 1 is used.
     np.testing.assert_allclose(stats["delta_mean"], [1.0] + [0.0] * 10)
     np.testing.assert_allclose(stats["delta_std"], np.ones(11))
     assert all(values.dtype == np.float32 for values in stats.values())
@@ -262,19 +240,19 @@ BAD_ARRAYS = {
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD_ARRAYS.values(), ids=BAD_ARRAYS)
-def test_bad_d4rl_arrays_are_told_in_one_line(d4rl, changes, message):
+def test_bad_d4rl_arrays_are_refused_in_one_line(d4rl, changes, message):
     with pytest.raises(InputError, match=message) as caught:
         load(HOPPER, d4rl(**changes))
     assert "\n" not in str(caught.value) and ".hdf5" in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"not hdf5 at all", "truncated"], ids=["empty", "text", "truncated"])
-def test_unreadable_files_are_told_in_one_line(d4rl, tmp_path, content):
+def test_unreadable_files_are_refused_in_one_line(d4rl, tmp_path, content):
     names = [d4rl(), minari_toy()]
     paths = [tmp_path / "hopper_toy.hdf5", tmp_path / "minari/toy/two-v0/data/main_data.hdf5"]
     for name, path in zip(names, paths, strict=True):
-        whole = path.read_bytes()
-        path.write_bytes(whole[: len(whole) // 2] if content == "truncated" else content)
+        good = path.read_bytes()
+        path.write_bytes(good[: len(good) // 2] if content == "truncated" else content)
         with pytest.raises(InputError, match="cannot be read as a (D4RL .hdf5 file|Minari dataset): OSError") as caught:
             load(HOPPER, name)
         assert "\n" not in str(caught.value) and name in str(caught.value)
@@ -336,7 +314,7 @@ def test_an_unknown_id_names_the_three_ways_too(monkeypatch, capsys):
 
 
 def poison(path):
-    """Make a file unreadable behind the cache's back: same size, same time."""
+    """Overwrite a file with zeros, but keep size and time, so that the cache does not notice."""
     stat = os.stat(path)
     with open(path, "wb") as file:
         file.write(bytes(stat.st_size))
@@ -365,7 +343,7 @@ def test_a_cached_file_is_still_checked_against_the_task(d4rl):
         load(get_task("walker2d-medium"), name)
 
 
-@pytest.mark.parametrize("damage", [lambda whole: whole[:-7], lambda whole: b"", lambda whole: b"x" * len(whole)])
+@pytest.mark.parametrize("damage", [lambda old: old[:-7], lambda old: b"", lambda old: b"x" * len(old)])
 def test_a_damaged_cache_is_rewritten(d4rl, tmp_path, damage):
     name = d4rl()
     load(HOPPER, name)

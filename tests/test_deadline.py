@@ -1,4 +1,4 @@
-"""Inner steps within a time limit: by a clock in our hands, and in the agent."""
+"""Inner steps within a time limit, with a manual clock and in the agent."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from fastdwm.itpo.deadline import LEARNING, Deadline
 
 
 class Clock:
-    """Time that passes only when told."""
+    """Manual clock."""
 
     def __init__(self):
         self.now = 0.0
@@ -23,14 +23,14 @@ class Clock:
 
 
 class Decisions:
-    """Decisions whose start, steps and rest cost `start_s`, `step_s` each and `rest_s`, all by hand."""
+    """Decisions that take `start_s`, then `step_s` for each step, then `rest_s` on a manual clock."""
 
     def __init__(self, limit_s, step_s, rest_s=0.0, start_s=0.0):
         self.clock, self.step_s, self.rest_s, self.start_s = Clock(), step_s, rest_s, start_s
         self.deadline = Deadline(limit_s, self.clock)
 
     def decide(self, limit, at_once=False):
-        """Number of steps that one decision took."""
+        """Make one decision; returns its number of steps."""
         taken = []
         self.deadline.start()
         self.clock.now += self.start_s
@@ -67,7 +67,7 @@ def test_costs_are_kept_up_to_date(at_once):
     decisions = Decisions(limit_s=1.0, step_s=0.25)
     assert [decisions.decide(8, at_once) for _ in range(6)][-1] == 4
     decisions.step_s = 0.5
-    # Steps became dearer within a decision: one that overlaps is late once, then fewer are taken.
+    # Steps have become slower: one decision may be late, then fewer steps are taken.
     assert [decisions.decide(8, at_once) for _ in range(3)][-1] == 2
     assert decisions.deadline.missed <= 1
     decisions.step_s = 0.125
@@ -90,21 +90,9 @@ def test_a_slow_step_ends_the_decision_early():
 
 
 @pytest.mark.parametrize("at_once", [False, True])
-def test_one_hiccup_does_not_end_the_adaptation(at_once):
-    decisions = Decisions(limit_s=1.0, step_s=0.5)
-    for _ in range(5):
-        decisions.decide(1, at_once)
-    decisions.step_s = 3.0
-    assert decisions.decide(1, at_once) == 1
-    decisions.step_s = 0.5
-    assert [decisions.decide(1, at_once) for _ in range(2)] == [0, 1]
-    assert decisions.deadline.missed == 1
-
-
-@pytest.mark.parametrize("at_once", [False, True])
 @pytest.mark.parametrize("where", ["start_s", "step_s", "rest_s"])
 def test_one_hiccup_anywhere_does_not_end_the_adaptation(at_once, where):
-    """4 ms before the first step of 2 ms: a decision without a step must not book these 4 as what follows the steps."""
+    """A decision without a step must not count the 4 ms before the first step as time after the steps."""
     decisions = Decisions(limit_s=0.010, step_s=0.002, rest_s=0.0005, start_s=0.004)
     taken = [decisions.decide(8, at_once) for _ in range(30)]
     usual = getattr(decisions, where)
@@ -141,7 +129,7 @@ def test_a_deadline_far_away_changes_nothing(config):
     limited = Agent.of(bundle, config, deadline_ms=1e6)
     limited.warm_up(obs[0])
     assert np.array_equal(act_in_turn(Agent.of(bundle, config), obs), act_in_turn(limited, obs))
-    assert (limited.deadline.decisions, limited.deadline.missed) == (4, 0)
+    assert (limited.deadline.decisions, limited.deadline.steps_done, limited.deadline.missed) == (4, 12, 0)
     assert (limited.diagnose()["inner_steps"] == 3).all()
 
 

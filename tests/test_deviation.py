@@ -1,4 +1,4 @@
-"""How far a policy may be taken: the measure in the data, on episodes worked out by hand, and `report deviation`."""
+"""Maximum deviation: its measurement on episodes worked out by hand, and `report deviation`."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from fastdwm.models.policy import Policy
 from fastdwm.report import __main__ as report
 
 STILL = {"w0": torch.zeros(3, 4), "b0": torch.zeros(4), "w1": torch.zeros(4, 2), "b1": torch.zeros(2)}
-"""a policy that does nothing, so that what the data do is what they do otherwise"""
+"""policy that returns zero, so that the data's actions are their deviations"""
 
 
 def recorded(*episodes, obs=None):
@@ -33,7 +33,7 @@ def recorded(*episodes, obs=None):
 
 
 def actions_of(policy, obs):
-    """What the policy does in obs (N, S)."""
+    """Actions of the policy in obs (N, S)."""
     acting = Policy.mlp(policy)
     return acting.apply(acting.layout.views(acting.base), torch.from_numpy(obs).unsqueeze(0))[0].numpy()
 
@@ -58,15 +58,15 @@ def test_a_constant_offset_from_the_policy_is_found_whatever_the_windows():
 
 @pytest.mark.parametrize("shared", [0.1, 0.0])
 def test_exploration_noise_averages_out(shared):
-    """Of noise with a standard deviation of 0.3, over 100 decisions 0.03 is left beside what they have in common."""
+    """The mean of 100 decisions keeps 0.03 of a noise with a standard deviation of 0.3, and all of a shared offset."""
     rng = np.random.default_rng(2)
     transitions = recorded(*(shared + 0.3 * rng.standard_normal((400, 2)) for _ in range(100)))
-    # Of the squares of 800 normal numbers, 4 standard errors of the mean are 20 %.
+    # For the squares of 800 normal numbers, 4 standard errors of the mean are 20 %.
     assert max_deviation(transitions, STILL, 0.99) ** 2 == pytest.approx(shared**2 + 0.03**2, rel=0.2)
 
 
 def test_the_window_is_no_longer_than_the_median_episode_and_pieces_are_not_used():
-    """Lengths 4, 6 and 13: windows of 6. The first episode has none, the last one leaves its thirteenth decision."""
+    """Lengths 4, 6 and 13 give windows of 6: the first episode and the thirteenth decision are not used."""
     used, unused = [[0.1, 0.1]], [[1.0, -1.0]]
     transitions = recorded(4 * unused, 6 * used, 12 * used + unused)
     assert max_deviation(transitions, STILL, 0.99) == pytest.approx(0.1, rel=1e-6)
@@ -76,7 +76,7 @@ def test_the_window_is_no_longer_than_the_median_episode_and_pieces_are_not_used
 
 
 def test_windows_lie_within_episodes():
-    """Opposite episodes of three: a window of two over their border would average to nothing."""
+    """In opposite episodes of three, a window of two across a border would average to zero."""
     ahead = [[0.2, 0.2]] * 3
     transitions = recorded(*(np.array(ahead) * (-1) ** i for i in range(6)))
     assert max_deviation(transitions, STILL, 0.5) == pytest.approx(0.2, rel=1e-6)
@@ -86,9 +86,9 @@ def test_rows_at_a_time_change_nothing(monkeypatch):
     bundle, rng = make_bundle(), np.random.default_rng(3)
     obs, action = (rng.uniform(-1, 1, (100, size)).astype(np.float32) for size in (OBS_DIM, ACTION_DIM))
     transitions = recorded(action[:60], action[60:], obs=obs)
-    whole = max_deviation(transitions, bundle.policy, 0.9)
+    expected = max_deviation(transitions, bundle.policy, 0.9)
     monkeypatch.setattr(deviation, "ROWS", 7)
-    assert max_deviation(transitions, bundle.policy, 0.9) == pytest.approx(whole, rel=1e-5)
+    assert max_deviation(transitions, bundle.policy, 0.9) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_policys_own_data_say_nothing():
@@ -96,12 +96,12 @@ def test_the_policys_own_data_say_nothing():
         max_deviation(recorded(np.zeros((8, 2))), STILL, 0.5)
 
 
-# The command.
+# Command
 
 
 @pytest.fixture
 def lab(tmp_path, monkeypatch):
-    """Folder of a bundle that was not measured, and the D4RL file of 10 random episodes that it was trained on."""
+    """Folder of an unmeasured bundle, and the D4RL file of 10 random episodes that it names as its data."""
     monkeypatch.setenv("FASTDWM_CACHE", str(tmp_path / "cache"))
     path = write_dataset(tmp_path / "hopper.hdf5", n_episodes=10)
     make_bundle(dataset={"id": str(path)}, max_deviation=None).save(tmp_path / "bundle")
@@ -109,19 +109,19 @@ def lab(tmp_path, monkeypatch):
 
 
 def measured(bundle, path):
-    """By the library."""
+    """Maximum deviation by the library."""
     return max_deviation(load(bundle.task, str(path)), bundle.policy, bundle.discount)
 
 
-@pytest.mark.parametrize("given", [False, True], ids=["own-data", "other-data"])
-def test_the_command_writes_the_measure_into_the_bundle(lab, given, tmp_path, capsys):
+@pytest.mark.parametrize("other", [False, True], ids=["own-data", "other-data"])
+def test_the_command_writes_the_measure_into_the_bundle(lab, other, tmp_path, capsys):
     folder, path = lab
     before = Bundle.load(folder)
     with pytest.raises(InputError, match="report deviation BUNDLE"):
         before.bound  # noqa: B018
-    if given:
+    if other:
         path = path.rename(tmp_path / "hopper-other.hdf5")
-    report.main(["deviation", str(folder), "--trust-env", *(["--dataset", str(path)] if given else [])])
+    report.main(["deviation", str(folder), "--trust-env", *(["--dataset", str(path)] if other else [])])
     after = Bundle.load(folder)
     assert after.bound == measured(before, path) > 0.01
     assert f"max_deviation: {after.bound:.4f}, from 400 transitions of {path}" in capsys.readouterr().out
@@ -129,7 +129,7 @@ def test_the_command_writes_the_measure_into_the_bundle(lab, given, tmp_path, ca
 
 
 def test_data_that_the_simulator_does_not_repeat_are_refused(lab):
-    """Scaled actions would give another bound; `train` refuses them as well."""
+    """Scaled actions would give another bound."""
     folder, before = lab[0], (lab[0] / "bundle.json").read_bytes()
     with pytest.raises(InputError, match="hopper.hdf5: replayed in Hopper-v4, .*--trust-env"):
         report.main(["deviation", str(folder)])
@@ -155,8 +155,8 @@ def test_a_shipped_bundle_stays_as_it_is(lab, capsys):
 
 
 @pytest.mark.parametrize("itpo", [asdict(ITPOConfig()), {"leash": 0.1, "radius": 1.0}], ids=["today", "earlier"])
-def test_what_a_bundle_was_tuned_to_goes_with_its_old_bound(lab, itpo):
-    """Also settings of an earlier version, with which it cannot be loaded."""
+def test_a_new_bound_removes_the_tuned_settings(lab, itpo):
+    """That holds even for settings of an earlier version, with which the bundle cannot be loaded."""
     folder, path = lab
     header = json.loads((folder / "bundle.json").read_text())
     tuning = {"settings": Settings().record() | {"itpo": itpo}, "weights_sha256": header["weights_sha256"]}

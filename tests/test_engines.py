@@ -1,4 +1,4 @@
-"""What runs jobs: order, failures, deaths, and that nothing is left. Ray with two machines, of which one dies."""
+"""Engines: order of jobs, failures, killed processes, clean ends, and Ray with a machine that dies."""
 
 import os
 import subprocess
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import engine_jobs as jobs
 import pytest
+from commands import input_error
 from processes import descendants, gone, until
 
 from fastdwm import engines
@@ -19,8 +20,8 @@ from fastdwm.engines.processes import Processes
 from fastdwm.errors import InputError
 
 
-def outcomes(engine, todo):
-    """What became of each job, by name, in the order in which they ended."""
+def run_to_end(engine, todo):
+    """Ends of all jobs by name, in the order in which they ended."""
     ended = {}
     run_jobs(engine, todo, lambda end: ended.update({end.job.name: end}))
     return ended
@@ -37,23 +38,23 @@ def test_jobs_run_in_order_and_after_what_they_need(processes, tmp_path):
     todo = [Job(name, jobs.write, (tmp_path / "log",)) for name in names]
     todo[1:2] = [Job("b", jobs.write, (tmp_path / "log", 1.0))]
     todo[2:3] = [Job("c", jobs.write, (tmp_path / "log",), after=("a", "b"))]
-    ended = outcomes(processes, todo)
+    ended = run_to_end(processes, todo)
     assert list(ended) == ["a", "d", "b", "c"]
     assert len({ended[name].value for name in names}) == 2
 
 
 def test_no_more_jobs_run_at_once_than_there_are_places(tmp_path):
-    seen = []
+    snapshots = []
     todo = [Job(str(i), jobs.write, (tmp_path / "log", 0.05)) for i in range(4)]
     with closing(Processes(1)) as engine:
-        run_jobs(engine, todo, lambda end: None, lambda running: seen.append(tuple(running)), period_s=0.01)
-    assert {running for running in seen if running} == {("0",), ("1",), ("2",), ("3",)}
+        run_jobs(engine, todo, lambda end: None, lambda running: snapshots.append(tuple(running)), period_s=0.01)
+    assert {running for running in snapshots if running} == {("0",), ("1",), ("2",), ("3",)}
 
 
 def test_a_job_that_fails_takes_with_it_only_what_comes_after_it(processes, tmp_path):
     todo = [Job("bad", jobs.refuse, (tmp_path / "log",)), Job("after", jobs.write, (tmp_path / "no",), ("bad",))]
     todo += [Job("last", jobs.write, (tmp_path / "no",), ("after",)), Job("other", jobs.write, (tmp_path / "other",))]
-    ended = outcomes(processes, todo)
+    ended = run_to_end(processes, todo)
     assert isinstance(ended["bad"].error, InputError) and str(ended["bad"].error) == "expected another job"
     assert "engine_jobs.py" in ended["bad"].error.__notes__[0]
     assert not ended["after"].started and not ended["last"].started and not (tmp_path / "no").exists()
@@ -61,14 +62,14 @@ def test_a_job_that_fails_takes_with_it_only_what_comes_after_it(processes, tmp_
 
 
 def test_errors_come_back_whole_or_at_least_their_words(processes):
-    ended = outcomes(processes, [Job("full", jobs.fill_disk), Job("stubborn", jobs.fail_stubbornly)])
+    ended = run_to_end(processes, [Job("full", jobs.fill_disk), Job("stubborn", jobs.fail_stubbornly)])
     assert (ended["full"].error.errno, ended["full"].error.filename) == (28, "cell.json")
     assert "this and that" in str(ended["stubborn"].error)
 
 
 def test_a_killed_process_costs_its_own_job_alone(processes, tmp_path):
     todo = [Job("dies", jobs.die), *(Job(str(i), jobs.write, (tmp_path / "log", 0.1)) for i in range(4))]
-    ended = outcomes(processes, todo)
+    ended = run_to_end(processes, todo)
     assert isinstance(ended["dies"].error, Died) and "signal 9 (Killed" in str(ended["dies"].error)
     assert all(ended[str(i)].error is None for i in range(4))
 
@@ -140,20 +141,19 @@ def test_without_ray_its_engine_is_an_input_error(monkeypatch):
 def test_no_cluster_at_the_address_is_an_input_error(address, monkeypatch, tmp_path):
     pytest.importorskip("ray")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    # Clusters that other tests run on this machine are none for this one.
+    # Clusters of other tests on this machine do not count.
     monkeypatch.setattr("ray._private.utils.read_ray_address", lambda *args: None)
     monkeypatch.setattr("ray._private.services.find_gcs_addresses", cache(set))
-    with pytest.raises(InputError, match="address: .*" + address) as error:
+    with input_error("address: .*" + address):
         engines.start(EngineConfig(engine="ray", address=address), 1)
-    assert "\n" not in str(error.value)
 
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """Two machines of one CPU each, as far as Ray can tell; the second is what the test may take away."""
+    """Ray cluster of two machines with one CPU each; the test may remove the second."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     utils = pytest.importorskip("ray.cluster_utils")
-    # Jobs are imported by the tasks from here.
+    # Ray's tasks import the jobs from here.
     paths = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     before = set(descendants(os.getpid()))
@@ -165,7 +165,7 @@ def cluster(monkeypatch):
 
 
 def listening(pids):
-    """The local addresses, in hexadecimal, on which the processes wait for connections."""
+    """Local addresses, in hexadecimal, on which the processes listen."""
     sockets = set()
     for fd in (fd for pid in pids for fd in Path(f"/proc/{pid}/fd").glob("*")):
         with suppress(OSError):
@@ -187,7 +187,7 @@ def test_ray_on_one_machine_listens_on_the_loopback_address_alone():
         assert process.stdout.readline() == "started\n"
         addresses = listening([process.pid, *descendants(process.pid)])
         process.communicate("\n")
-    # 127.0.0.1, by itself and in IPv6.
+    # 127.0.0.1 in IPv4 and IPv6
     assert addresses and addresses <= {"0100007F", "0000000000000000FFFF00000100007F"}
 
 
@@ -210,7 +210,7 @@ def test_ray_finishes_all_jobs_when_a_machine_dies_in_the_middle(cluster, tmp_pa
         assert until(lambda: engine.slots == 1)
         processes = set(descendants(os.getpid())) - cluster.before
     assert all(ended[name].error is None and (tmp_path / name).exists() for name in names)
-    # What raises is not tried again; what is killed is.
+    # Jobs that raise are not repeated; killed ones are.
     assert str(ended["bad"].error) == "expected another job"
     assert len((tmp_path / "bad").read_text().splitlines()) == 1
     assert ended["dies"].error is None and len((tmp_path / "dies").read_text().splitlines()) == 2

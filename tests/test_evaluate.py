@@ -1,4 +1,4 @@
-"""The lockstep loop on a toy simulator and a toy agent whose every number can be followed by hand."""
+"""Episodes, latencies and summaries, with a toy simulator and a toy agent that can be computed by hand."""
 
 from dataclasses import dataclass, field
 
@@ -13,20 +13,13 @@ from fastdwm.eval.plot import check_video, collected_reward, side_by_side
 from fastdwm.eval.summary import mean_diagnostics, summary
 from fastdwm.measure import latency
 from fastdwm.measure.latency import UNTIMED_DECISIONS, decision_latency, latency_ms
-from fastdwm.measure.simulate import (
-    Episode,
-    Predictions,
-    Run,
-    realised_return,
-    run_episodes,
-)
-from fastdwm.tasks import get_task
+from fastdwm.measure.simulate import Episode, Predictions, Run, realised_return, run_episodes
 
 
 class Walk(gymnasium.Env):
-    """Adds the action to its only coordinate, which is also the reward; starts at the seed.
+    """Simulator that adds the action to its only coordinate, which is also the reward, and starts at the seed.
 
-    Lasts 2 + seed % 5 steps, then terminates if the seed is even and is truncated if it is odd.
+    After 2 + seed % 5 steps it terminates if the seed is even, and is truncated if it is odd.
     """
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,))
@@ -45,17 +38,17 @@ class Walk(gymnasium.Env):
 
 @dataclass
 class WalkSpec:
-    """Stands for EnvSpec; remembers what it made."""
+    """Stand-in for EnvSpec that keeps its environments."""
 
-    made: list[Walk] = field(default_factory=list)
+    envs: list[Walk] = field(default_factory=list)
 
     def make(self, render_mode=None):
-        self.made.append(Walk())
-        return self.made[-1]
+        self.envs.append(Walk())
+        return self.envs[-1]
 
 
 class Counter:
-    """Stands for Agent: each episode's action grows with its own decisions, so that mixed-up episodes show."""
+    """Stand-in for Agent whose actions grow with an episode's decisions, so that mixed-up episodes show."""
 
     def __init__(self, batches=None):
         self.batches = [] if batches is None else batches
@@ -85,17 +78,16 @@ class Counter:
 PREDICTED = {"max_steps": 50, "predictions": Predictions(horizon=2, discount=0.5, diagnose_every=1)}
 
 
-def test_episodes_end_by_themselves():
-    episodes = run_episodes(Counter(), WalkSpec(), [0, 3, 4], **PREDICTED).episodes
-    assert [episode.length for episode in episodes] == [2, 5, 6]
-    assert [episode.terminated for episode in episodes] == [True, False, True]
-
-
-def test_rewards_by_hand():
-    # start at 2: action 0.2 + 1 -> 3.2; action 0.32 + 2 -> 5.52; ...
-    episode = run_episodes(Counter(), WalkSpec(), [2], **PREDICTED).episodes[0]
-    assert episode.rewards[:2] == pytest.approx([3.2, 5.52])
-    assert episode.total == pytest.approx(sum(episode.rewards))
+def test_episodes_end_by_themselves_and_leave_the_batch():
+    batches = []
+    run = run_episodes(Counter(batches), WalkSpec(), [0, 3, 4], **PREDICTED)
+    third = run.episodes[2]
+    assert [(e.length, e.terminated) for e in run.episodes] == [(2, True), (5, False), (6, True)]
+    assert batches == [3, 3, 2, 2, 2, 1] and [size for size, _ in run.act_calls] == batches
+    # The toy agent discards half of its decisions.
+    assert [e.discarded for e in run.episodes] == [1, 2, 3]
+    # From 4: action 0.4 + 1 leads to 5.4, action 0.54 + 2 to 7.94.
+    assert third.rewards[:2] == pytest.approx([5.4, 7.94]) and third.total == pytest.approx(sum(third.rewards))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 3, 4])
@@ -108,13 +100,6 @@ def test_an_episode_is_the_same_alone_as_in_a_batch(seed):
     assert together == alone
 
 
-def test_finished_episodes_leave_the_batch():
-    batches = []
-    run = run_episodes(Counter(batches), WalkSpec(), [0, 3, 4], **PREDICTED)
-    assert batches == [3, 3, 2, 2, 2, 1]
-    assert [size for size, _ in run.act_calls] == batches
-
-
 def test_step_limit_cuts_without_terminating():
     episodes = run_episodes(Counter(), WalkSpec(), [0, 4], max_steps=3).episodes
     assert [(episode.length, episode.terminated) for episode in episodes] == [(2, True), (3, False)]
@@ -122,7 +107,7 @@ def test_step_limit_cuts_without_terminating():
 
 def test_episodes_last_as_long_as_the_simulator_lets_them():
     class Idle:
-        """All that is asked of an agent whose predictions nobody wants."""
+        """Least that an agent without predictions needs."""
 
         discarded = np.zeros(2, int)
 
@@ -144,25 +129,6 @@ def test_episodes_without_any_limit_are_refused():
         run_episodes(Counter(), WalkSpec(), [0])
 
 
-def test_the_record_of_an_episode_has_its_score():
-    episode = Episode(7, rewards=[1000.0, 500.0], terminated=True, discarded=1)
-    task = get_task("hopper-medium")
-    assert episode.record(task) == {
-        "seed": 7,
-        "score_pct": task.score_pct(1500.0),
-        "return": 1500.0,
-        "length": 2,
-        "terminated": True,
-        "discarded": 1,
-    }
-
-
-def test_discarded_updates_are_those_of_each_episode():
-    episodes = run_episodes(Counter(), WalkSpec(), [0, 4], **PREDICTED).episodes
-    # half of the decisions, by the toy agent
-    assert [episode.discarded for episode in episodes] == [1, 3]
-
-
 def test_progress_ends_complete_and_shrinks_what_is_left():
     reports = []
     run_episodes(Counter(), WalkSpec(), [0, 4], max_steps=10, on_progress=lambda *counts: reports.append(counts))
@@ -175,7 +141,7 @@ def test_non_finite_action_never_reaches_the_simulator():
     agent.act = lambda obs: np.full(obs.shape, np.nan)
     with pytest.raises(AssertionError):
         run_episodes(agent, spec, [4], **PREDICTED)
-    assert spec.made[0].left == 6
+    assert spec.envs[0].left == 6
 
 
 def test_diagnostics_every_second_decision():
@@ -192,12 +158,6 @@ def test_prediction_meets_what_followed():
     assert episode.diagnostics[1]["realised_return"] == pytest.approx(r[1] + 0.5 * r[2] + 0.25 * (1000 + r[2]))
     # six steps, then termination: decision 5 has one reward left and no value
     assert episode.diagnostics[5]["realised_return"] == pytest.approx(r[5])
-
-
-def test_policy_without_diagnosis_has_none():
-    agent = Counter()
-    agent.diagnose = dict
-    assert run_episodes(agent, WalkSpec(), [4], **PREDICTED).episodes[0].diagnostics == []
 
 
 @pytest.mark.parametrize(
@@ -224,12 +184,12 @@ def test_realised_return_without_horizon_is_the_value():
 
 
 def test_latency_of_one_episode_cycles_through_the_observations():
-    agent, seen = Counter(), []
+    agent, observed = Counter(), []
     act = agent.act
-    agent.act = lambda obs: (seen.append(float(obs[0])), act(obs))[1]
+    agent.act = lambda obs: (observed.append(float(obs[0])), act(obs))[1]
     times = decision_latency(agent, [np.array([1.0]), np.array([2.0])])
     assert len(times) == latency.TIMED_DECISIONS
-    assert seen[:4] == [1.0, 2.0, 1.0, 2.0]
+    assert observed[:4] == [1.0, 2.0, 1.0, 2.0]
 
 
 def test_each_pass_through_the_observations_is_an_episode_of_its_own():

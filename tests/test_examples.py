@@ -1,4 +1,4 @@
-"""The page of examples: every block runs by itself, in the order of the page."""
+"""Page of examples: every block runs by itself."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ PAGE = Path(__file__).parent.parent / "fastdwm" / "examples.md"
 
 
 def blocks():
-    """(section, number in it, code) of every block."""
+    """Code of every block, with an id of its section and number."""
     for section in PAGE.read_text().split("\n## ")[1:]:
         for i, code in enumerate(re.findall(r"```python\n(.*?)```", section, re.DOTALL)):
             yield pytest.param(code, id=f"{section.splitlines()[0].lower()} {i + 1}")
@@ -19,20 +19,14 @@ def blocks():
 
 @pytest.fixture(autouse=True)
 def undisturbed():
-    """What an example registers or seeds is gone after it."""
-    known, state = set(gymnasium.registry), torch.random.get_rng_state()
+    """Undo what an example registers or seeds."""
+    before, state = set(gymnasium.registry), torch.random.get_rng_state()
     yield
     torch.random.set_rng_state(state)
-    for name in set(gymnasium.registry) - known:
+    for name in set(gymnasium.registry) - before:
         del gymnasium.registry[name]
 
 
 @pytest.mark.parametrize("code", list(blocks()))
 def test_the_example_runs(code):
     exec(compile(code, str(PAGE), "exec"), {"__name__": "example"})
-
-
-def test_every_part_has_its_example():
-    sections = [section.splitlines()[0] for section in PAGE.read_text().split("\n## ")[1:]]
-    parts = [f"Your own {part}" for part in ("policy", "world model", "simulator and task", "objective")]
-    assert set(parts) <= set(sections)

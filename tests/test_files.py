@@ -1,4 +1,4 @@
-"""Files of our own: whole or not at all, and one command at a time in a folder."""
+"""Atomic files, and folders that one command at a time may use."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def test_json_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     assert path.read_text() == "old"
 
 
-def test_what_fails_halfway_leaves_no_scratch_file(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_no_temporary_file(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         write_json(tmp_path / "a.json", {"x": 1})

@@ -1,4 +1,4 @@
-"""bench/gpu.sh as far as it goes without a GPU: plan, imports, listed tests, time limits, kept results."""
+"""bench/gpu.sh without a GPU: plan, imports, listed tests, time limits, kept results."""
 
 import json
 import os
@@ -30,7 +30,7 @@ sys.meta_path.insert(0, Blocked())
 
 
 def call(out: Path, *arguments: str, without: tuple[str, ...] = ()):
-    """bench/gpu.sh from another folder, with these packages missing."""
+    """Run bench/gpu.sh from another folder, with these packages missing."""
     blocked = out / "blocked"
     blocked.mkdir(parents=True)
     (blocked / "sitecustomize.py").write_text(BLOCK.format(names=without))
@@ -41,7 +41,7 @@ def call(out: Path, *arguments: str, without: tuple[str, ...] = ()):
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
-    """Steps are runs of pytest by themselves, not workers of the run that this test is part of."""
+    """Keep steps, which run pytest, from acting as workers of this run of pytest."""
     for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
         monkeypatch.delenv(name)
 
@@ -136,7 +136,7 @@ def test_endless():
 
 @pytest.fixture
 def interruptible():
-    """As the command makes itself: what a shell runs in the background is born deaf to interrupts, and so its steps."""
+    """Enable interrupts as the command does; a shell disables them for its background jobs."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -144,7 +144,7 @@ def interruptible():
 
 @pytest.fixture
 def out_of_time(tmp_path, monkeypatch):
-    """A path: the time of a step is up as soon as its process has made this file."""
+    """Path of a file with which a step's process ends its own time."""
     file = tmp_path / "started"
 
     class Impatient(subprocess.Popen):

@@ -1,4 +1,4 @@
-"""The captured decision: the same decisions as the eager loop on the same noise, whoever leaves or restarts."""
+"""Captured decisions against the eager loop on the same noise, also when episodes leave or restart."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ from fastdwm.itpo.rules import make_rule
 from fastdwm.models.policy import Policy
 
 BOUND = replace(CONFIG, max_deviation=0.02)
-"""some of the decisions below are within it, others are not"""
+"""a bound that some of the decisions below exceed and others do not"""
 ADAM = replace(SGD, optimiser="adam", inner_lr=1e-3)
 RULES = pytest.mark.parametrize("config", [BOUND, SGD, ADAM], ids=["bound", "sgd", "adam"])
 DEVICES = ["cpu", *(pytest.param(device, marks=pytest.mark.gpu) for device in ("cuda", "cuda:1"))]
@@ -42,13 +42,13 @@ def observations(n_decisions, n_episodes, device):
 
 
 def with_eager(captured, obs):
-    """The decisions in these observations, each with the eager loop's on the same noise and its parameters."""
+    """Captured decision, eager decision on the same noise and eager parameters, for each observation."""
     shared = captured.shared
     state = shared.rule.init(captured.base)
     for o in obs:
         decision, noise = captured.decide(o), captured.noise.contiguous()
-        given = state, captured.base, shared.objective, o, noise, shared.config
-        state, expected = decide(shared.policy, shared.rule, *given)
+        args = state, captured.base, shared.objective, o, noise, shared.config
+        state, expected = decide(shared.policy, shared.rule, *args)
         yield decision, expected, state.params
 
 
@@ -69,7 +69,7 @@ def test_inputs_in_a_row_match_the_eager_decision(device, config):
         torch.testing.assert_close(captured.params, params, rtol=1e-4, atol=1e-6)
         kept.append((decision, decision.action.clone(), captured.noise))
     assert (captured.params != captured.base).any(1).all()
-    # Results survive the next replays, and every replay drew other noise.
+    # Results survive the next replays, and every replay draws other noise.
     assert all(torch.equal(decision.action, copy) for decision, copy, _ in kept)
     assert not torch.equal(kept[0][2], kept[1][2])
     if config.max_deviation is not None:
@@ -77,17 +77,9 @@ def test_inputs_in_a_row_match_the_eager_decision(device, config):
         assert True in sum(clipped, []) and False in sum(clipped, [])
 
 
-def test_the_seed_repeats_the_noise(device):
-    obs = observations(4, 3, device)
-    first, second = (
-        [episodes.decide(o).action for o in obs] for episodes in (make_episodes(device), make_episodes(device))
-    )
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-
-
 @RULES
 def test_an_episode_that_is_not_finite_is_undone_alone(device, config):
-    """In the static buffers, where nobody else could return to what was; what the rule remembers too."""
+    """The graph restores its static buffers, the rule's memory included."""
     captured, obs = make_episodes(device, config=config), observations(4, 3, device)
     obs[1, 1] = torch.nan
     before = None
@@ -102,8 +94,7 @@ def test_an_episode_that_is_not_finite_is_undone_alone(device, config):
         before = captured.params.clone()
 
 
-def test_what_the_host_is_told_waits_for_nobody_else(device):
-    """Rows on the host, from rows on the host."""
+def test_observations_and_decisions_are_on_the_host(device):
     decision = make_episodes(device).decide(observations(1, 3, "cpu")[0])
     assert all(value.device.type == "cpu" for value in vars(decision).values())
 
@@ -128,7 +119,7 @@ def test_episodes_that_leave_or_restart_do_not_disturb_the_others(device, config
 @RULES
 @pytest.mark.parametrize("kind", [Episodes, CudaGraphEpisodes])
 def test_a_restarted_episode_has_forgotten_all_but_its_noise(device, config, kind):
-    """Its next decision is that of a new one on the same noise, also by what the rule remembers."""
+    """Its next decision is that of a new episode on the same noise, so the rule's memory is reset too."""
     episodes, obs = make_episodes(device, config=config, kind=kind), observations(4, 3, device)
     for o in obs[:3]:
         episodes.decide(o)
@@ -149,7 +140,7 @@ def test_renewed_episodes_are_as_new(device):
 
 
 def played(shares, device, config, n_decisions=4):
-    """Actions (decisions, 4, A) of four episodes in shares of consecutive slots; the first leaves after a decision."""
+    """Actions (decisions, 4, A) of four episodes, split into shares (first, n); episode 0 leaves after a decision."""
     obs, parts = observations(n_decisions, 4, device), []
     for first, n in shares:
         episodes = make_episodes(device, n, config, seed=3 + first)
@@ -169,10 +160,10 @@ def played(shares, device, config, n_decisions=4):
 @pytest.mark.parametrize("noise", ["decision", "step", "time"])
 def test_episodes_are_the_same_in_any_split(device, noise, config):
     config = replace(config, noise=noise, inner_steps=2)
-    whole = played([(0, 4)], device, config)
-    assert torch.equal(whole, played([(0, 2), (2, 2)], device, config))
-    assert torch.equal(whole, played([(0, 1), (1, 3)], device, config))
-    assert not torch.equal(whole, played([(0, 4)], device, replace(config, inner_steps=0)))
+    together = played([(0, 4)], device, config)
+    assert torch.equal(together, played([(0, 2), (2, 2)], device, config))
+    assert torch.equal(together, played([(0, 1), (1, 3)], device, config))
+    assert not torch.equal(together, played([(0, 4)], device, replace(config, inner_steps=0)))
 
 
 def test_noise_by_absolute_time_moves_on_by_one_step(device):

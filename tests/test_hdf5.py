@@ -1,4 +1,4 @@
-"""Damaged and hostile HDF5 files: one InputError, soon, with nothing followed out of the file."""
+"""Damaged and hostile HDF5 files: a quick InputError, without following a link out of the file."""
 
 import os
 import random
@@ -28,7 +28,7 @@ GOOD = {
 
 @pytest.fixture
 def path(tmp_path):
-    """A good D4RL file."""
+    """Path of a good D4RL file."""
     with h5py.File(tmp_path / "toy.hdf5", "w") as file:
         for key, values in GOOD.items():
             file[key] = values
@@ -37,13 +37,13 @@ def path(tmp_path):
 
 @pytest.fixture
 def pipe(tmp_path):
-    """A pipe that nobody writes to: opening it for reading never ends."""
+    """Pipe without a writer: opening it for reading never ends."""
     os.mkfifo(tmp_path / "pipe.hdf5")
     return tmp_path / "pipe.hdf5"
 
 
 def refused(source):
-    """The message with which a dataset is refused."""
+    """Message with which a dataset is refused."""
     with pytest.raises(InputError) as caught:
         load(HOPPER, str(source))
     assert "\n" not in str(caught.value) and str(source) in str(caught.value)
@@ -99,7 +99,7 @@ def test_arrays_beyond_the_limit_of_memory_are_refused(path, monkeypatch):
 
 
 def test_a_bomb_is_refused_before_it_is_held(path):
-    # Below the limit of memory, but a thousand times what is in the file.
+    # The array is below the limit of memory, but a thousand times as large as the file.
     n = 7_000_000
     replace(path, "observations", shape=(n, 11), dtype=np.float32, chunks=(n // 10, 11), compression="gzip")
     with h5py.File(path, "a") as file:
@@ -139,7 +139,7 @@ def test_virtual_arrays_are_refused(path, pipe):
 
 
 def minari_toy(root, arrays=None, metadata='{"total_episodes": 1}'):
-    """A Minari dataset of one episode of hopper's sizes, written without minari; returns its folder."""
+    """Write a Minari dataset of one hopper episode without minari; returns its folder."""
     flags = {"terminations": np.zeros(5, bool), "truncations": np.arange(5) == 4}
     good = {"observations": np.ones((6, 11)), "actions": GOOD["actions"], "rewards": GOOD["rewards"], **flags}
     folder = root / "minari" / "toy" / "data"
@@ -189,7 +189,7 @@ METADATA = {
 
 
 @pytest.mark.parametrize(("text", "message"), METADATA.values(), ids=METADATA)
-def test_bad_minari_metadata_are_told_in_one_line(tmp_path, text, message):
+def test_bad_minari_metadata_are_refused_in_one_line(tmp_path, text, message):
     minari_toy(tmp_path, metadata=text)
     assert message in refused("toy")
 

@@ -1,4 +1,4 @@
-"""How much of a true spread the reverse chain itself loses: closed form against the model and against Bayes."""
+"""Spread that the sampler itself loses: closed form against the model's samples and against Bayes' rule."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ STDS = [0.03, 0.1, 0.3, 1.0]
 
 @dataclass(frozen=True)
 class Exact(Sampler):
-    """A diffusion model whose network is the optimal one for normal data."""
+    """Diffusion model with the optimal network for normal data."""
 
     target: str
     std: float
@@ -38,12 +38,12 @@ def test_closed_form_is_the_spread_of_the_models_own_samples(std, target):
     noise = torch.randn(5, n, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     samples = exact(schedule, target, std).next_obs(torch.zeros(n, 1, dtype=torch.float64), torch.zeros(n, 1), noise)
     expected = sampler_std(schedule, torch.tensor(std, dtype=torch.float64))
-    # five standard errors of the std of n normal samples
+    # Five standard errors of the std of n normal samples.
     assert float(samples.std()) == pytest.approx(float(expected), rel=5 / (2 * n) ** 0.5)
 
 
 def std_by_bayes(steps, std):
-    """The same from the forward process alone: x0 given y_k, then y_{k-1} given both, each a product of normals."""
+    """Std from the forward process: x0 given y_k, then y_{k-1} given both, each a product of normals."""
     k = np.arange(1, steps + 1)
     alpha = np.exp(-0.1 / steps - 0.5 * 9.9 * (2 * k - 1) / steps**2)
     abar, variance = np.cumprod(alpha), 1.0
@@ -58,8 +58,8 @@ def std_by_bayes(steps, std):
 
 @pytest.mark.parametrize("steps", [1, 5, 20])
 def test_closed_form_agrees_with_bayes(steps):
-    found = sampler_std(vp_schedule(steps), torch.tensor(STDS, dtype=torch.float64))
-    np.testing.assert_allclose(found, [std_by_bayes(steps, std) for std in STDS], rtol=1e-10)
+    actual = sampler_std(vp_schedule(steps), torch.tensor(STDS, dtype=torch.float64))
+    np.testing.assert_allclose(actual, [std_by_bayes(steps, std) for std in STDS], rtol=1e-10)
 
 
 def test_small_spreads_need_many_steps():

@@ -1,4 +1,4 @@
-"""The agent amid the caller's torch settings, tensors and forks: the actions are those of a plain process."""
+"""Independence of the agent from the caller's torch settings, tensors and forks."""
 
 import contextlib
 import os
@@ -32,7 +32,7 @@ def default_dtype(dtype):
 SURROUNDINGS = {
     "float64": lambda: default_dtype(torch.float64),
     "bfloat16": lambda: default_dtype(torch.bfloat16),
-    # No number on it can be read: whatever lands there fails.
+    # Numbers on this device cannot be read, so everything that lands there fails.
     "default device": lambda: torch.device("meta"),
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "inference mode": torch.inference_mode,
@@ -41,7 +41,7 @@ SURROUNDINGS = {
 
 
 def life(backend, bundle=None):
-    """Everything an agent is asked for in an episode, and what it answers."""
+    """Results of all calls of an agent in an episode."""
     agent = Agent.of(make_bundle() if bundle is None else bundle, CONFIG, backend=backend)
     answers = [agent.act(obs) for obs in OBS]
     agent.reset(np.array([True, False]))
@@ -137,16 +137,16 @@ FORK = """
     obs = observations(4, 2)[0]
     agent = Agent.of(make_bundle(), CONFIG, backend="reference")
     expected = agent.act(obs)
-    # Torch starts its threads.
+    # This starts torch's threads.
     torch.ones(1 << 22).exp()
     child = os.fork()
     if child == 0:
-        # What waits for lost threads never ends by itself.
+        # Waiting for lost threads would never end.
         signal.alarm(60)
         {preparation}
         try:
             agent.reset()
-            # Torch's products round differently on another number of threads.
+            # Torch's products round differently with another number of threads.
             print("equal" if abs(agent.act(obs) - expected).max() < 1e-6 else "differs", flush=True)
             torch.ones(1 << 22).exp()
         except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Files and identities of finished jobs: what is read, and which folders are refused in one line."""
+"""Files and identities of finished jobs, and folders that are refused in one line."""
 
 import json
 
@@ -26,7 +26,7 @@ def test_identities_that_agree_differ_in_nothing():
     ],
     ids=["value", "nested", "unknown", "missing"],
 )
-def test_every_difference_is_told_by_its_dotted_name(change, words, tmp_path):
+def test_every_difference_is_named_with_dots(change, words, tmp_path):
     assert len(differences(IDENTITY | change, IDENTITY)) == len(words)
     with pytest.raises(InputError) as error:
         refuse_other(IDENTITY | change, IDENTITY, tmp_path, "training")

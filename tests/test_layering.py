@@ -12,7 +12,7 @@ from setuptools import find_packages
 
 ROOT = Path(__file__).parent.parent
 
-# Folders and the modules beside them: each imports only from itself and from what stands before it.
+# Folders and modules beside them: each imports only from itself and from earlier lines.
 ORDER = (
     {"errors"},
     {"checks"},
@@ -32,7 +32,7 @@ ORDER = (
 )
 
 
-# The same of fastdwm_kernels, which imports nothing of fastdwm.
+# The order of fastdwm_kernels, which imports nothing of fastdwm.
 KERNELS = (
     {"aot_case", "cpu_cache", "gemm", "layout", "launch", "memory"},
     {"checks", "cpu", "cpu_linear", "dense"},
@@ -44,14 +44,14 @@ PACKAGES = {"fastdwm": (ROOT / "fastdwm", ORDER), "fastdwm_kernels": (ROOT / "ke
 
 
 def modules(package: str) -> dict[str, Path]:
-    """Every module of the package, by its dotted name below it."""
+    """Path of every module, by its dotted name inside the package."""
     folder, _ = PACKAGES[package]
     paths = {path.relative_to(folder): path for path in folder.rglob("*.py")}
     return {".".join(name.with_suffix("").parts): path for name, path in paths.items()}
 
 
 def imported(path: Path, package: str) -> set[str]:
-    """What the file imports from below the package, also inside functions: dotted names of modules or names in them."""
+    """Dotted names that the file imports from the package, also inside functions."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -84,13 +84,13 @@ def test_imports_point_down(package, place):
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_no_module_imports_itself_through_others(package):
-    known = modules(package)
+    paths = modules(package)
     # A name in a module counts as the module.
     homes = {
-        name: {o if o in known else o.rpartition(".")[0] for o in imported(path, package)}
-        for name, path in known.items()
+        name: {o if o in paths else o.rpartition(".")[0] for o in imported(path, package)}
+        for name, path in paths.items()
     }
-    TopologicalSorter({name: uses & known.keys() for name, uses in homes.items()}).prepare()
+    TopologicalSorter({name: uses & paths.keys() for name, uses in homes.items()}).prepare()
 
 
 def test_kernels_import_nothing_of_fastdwm():
@@ -106,6 +106,7 @@ def test_every_package_is_installed():
 
 
 def loaded_by(statement: str) -> set[str]:
+    """Modules that are loaded after the statement."""
     code = f"{statement}; import sys; print(*sys.modules)"
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
@@ -114,10 +115,3 @@ def test_agent_needs_no_simulator_and_no_dataset_reader():
     loaded = loaded_by("import fastdwm.agent")
     assert "torch" in loaded
     assert not loaded & {"gymnasium", "mujoco", "minari", "h5py", "triton", "matplotlib"}
-
-
-def test_configuration_needs_no_torch():
-    assert not loaded_by("import fastdwm, fastdwm.train.config, fastdwm.eval.config") & {
-        "torch",
-        "numpy",
-    }

@@ -1,17 +1,13 @@
-"""The MeanFlow model against a flow with a closed form, its loss against finite differences, its steps as a sampler."""
+"""MeanFlow against a flow with a closed form, its loss against automatic differentiation, its steps as a sampler."""
 
 import math
-from dataclasses import replace
 from itertools import product
 
 import pytest
 import torch
-import torch.nn.functional as F
 from models import ACTION_DIM, HIDDEN, OBS_DIM, double, generator
-from torch.func import jacrev
 
 from fastdwm.errors import InputError
-from fastdwm.models import meanflow, nets
 from fastdwm.models.config import MeanFlowConfig, MLPConfig
 from fastdwm.models.meanflow import (
     T_FLOOR,
@@ -23,7 +19,7 @@ from fastdwm.models.meanflow import (
     time_features,
 )
 from fastdwm.models.mlp import build_mlp, mlp_loss, mlp_world_shapes
-from fastdwm.models.nets import init_mlp, mlp
+from fastdwm.models.nets import init_mlp
 from fastdwm.models.sampler import Sampler
 from fastdwm_kernels.sampler import pack_sampler, sample
 
@@ -54,7 +50,7 @@ def make_rows(n: int = 12) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def make_batch(model: Sampler, n: int = 12) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
-    """A batch, its clean targets y and its noise."""
+    """Batch, its clean targets y and its noise."""
     obs, action, noise = make_rows(n)
     clean = torch.randn(n, OBS_DIM, generator=generator(2), dtype=torch.float64)
     next_obs = obs + model.delta_mean + model.delta_std * clean
@@ -62,7 +58,7 @@ def make_batch(model: Sampler, n: int = 12) -> tuple[dict[str, torch.Tensor], to
 
 
 def make_times(config: MeanFlowConfig, n: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
-    """Drawn times, away from the floor of t."""
+    """Drawn times above the floor of t."""
     r, t = (x.double() for x in draw_times(config, n, generator(3)))
     return 0.1 + 0.9 * r, 0.1 + 0.9 * t
 
@@ -78,7 +74,7 @@ def std_at(t):
 
 
 def flow(z, r, t, m):
-    """z_r from z_t."""
+    """State z_r of the flow from z_t."""
     return (1 - r) * m + std_at(r) / std_at(t) * (z - (1 - t) * m)
 
 
@@ -93,7 +89,7 @@ def exact_velocity(z, r, t, m):
 
 
 class GaussianFlow(Sampler):
-    """Answers exactly. The times come back from the features sin and cos of t and t - r, whose frequency is 1."""
+    """Exact model, which gets the times back from the features sin and cos of t and t - r, with frequency 1."""
 
     target = "x"
 
@@ -107,15 +103,14 @@ class GaussianFlow(Sampler):
 EXACT = {name: type(name, (GaussianFlow,), {"target": name}) for name in TARGETS}
 
 
-# The derivative by torch.func, the reference of the one that the loss carries by hand.
 @torch.no_grad()
 def total_derivative(u, z, r, t, direction):
-    """du/dt (N, S) along the flow: the derivative of u along (direction, 0, 1) in (z, r, t)."""
+    """du/dt (N, S) along the flow by torch.func: the derivative of u along (direction, 0, 1) in (z, r, t)."""
     return torch.func.jvp(u, (z, r, t), (direction, torch.zeros_like(r), torch.ones_like(t)))[1]
 
 
 def reference_loss(model, config, batch, r, t, noise, weights=None):
-    """The loss as it is defined: with u, its derivative and the error in it."""
+    """Loss by its definition: with u, its derivative and the error in it."""
     clean = (batch["next_obs"] - batch["obs"] - model.delta_mean) / model.delta_std
     condition, action = (batch["obs"] - model.obs_mean) / model.obs_std, batch["action"]
     z, velocity = clean + t.unsqueeze(-1) * (noise - clean), noise - clean
@@ -151,32 +146,13 @@ def test_loss_and_gradient_are_those_of_automatic_differentiation(target, object
     torch.testing.assert_close(*(torch.autograd.grad(loss, params) for loss in losses), rtol=1e-10, atol=1e-12)
 
 
-def exact_network(model):
-    """`mean_squared_error` with the exact flow in the place of the network."""
-
-    def error(params, x, target, activation, weights, along):
-        (dx, shares), widths = along, (OBS_DIM, OBS_DIM, ACTION_DIM, x.shape[1] - 2 * OBS_DIM - ACTION_DIM)
-
-        def network(x):
-            z, obs, action, features = x.split(widths, 1)
-            return model.predict(z, features, obs, action)
-
-        n = len(x) - len(dx)
-        y, (last, rate) = network(x), torch.func.jvp(network, (x[n:],), (dx,))
-        moved = shares[0].unsqueeze(1) * rate + shares[1].unsqueeze(1) * last
-        return (y - torch.cat([target[:n], target[n:] + moved])).square().mean(), y
-
-    return error
-
-
 @pytest.mark.parametrize("objective", ["imf", "mf"])
 @pytest.mark.parametrize("target", TARGETS)
-def test_loss_of_the_exact_flow_is_that_of_its_velocity(target, objective, monkeypatch):
+def test_reference_loss_of_the_exact_flow_is_that_of_its_velocity(target, objective):
     # With its own velocity as the direction, V is the marginal velocity v* in every row. The direction e - y adds
     # (t - r) du/dz (e - y - v*) = (1 - s_r / s_t) (e - y - v*), so that s_r / s_t of the error v* - (e - y) is left.
     config = make_config(target=target, objective=objective)
     model = make_model(config, EXACT[target])
-    monkeypatch.setattr(meanflow, "mean_squared_error", exact_network(model))
     batch, clean, noise = make_batch(model)
     r, t = make_times(config)
     m = mean_of((batch["obs"] - model.obs_mean) / model.obs_std, batch["action"])
@@ -186,7 +162,7 @@ def test_loss_of_the_exact_flow_is_that_of_its_velocity(target, objective, monke
         error = error * std_at(r.unsqueeze(-1)) / std_at(column)
     if target == "x":
         error = error * column
-    actual = meanflow_loss(model, config, batch, r, t, noise)
+    actual = reference_loss(model, config, batch, r, t, noise)
     torch.testing.assert_close(actual, error.square().mean(), rtol=1e-9, atol=1e-12)
 
 
@@ -202,85 +178,6 @@ def test_any_number_of_steps_composes_to_the_exact_flow(target, steps):
     torch.testing.assert_close(model.next_obs(obs, action, noise.unsqueeze(0)), expected, rtol=1e-10, atol=1e-12)
 
 
-def test_derivative_matches_finite_differences():
-    params = make_model(make_config()).params
-    x, dx = (torch.randn(12, len(params["w0"]), generator=generator(seed)).double() for seed in (1, 2))
-    h, (y, dy) = 1e-5, nets.mlp_and_tangent(params, x, dx[4:])
-    assert torch.equal(y, mlp(params, x, F.silu))
-    expected = (mlp(params, x + h * dx, F.silu) - mlp(params, x - h * dx, F.silu)) / (2 * h)
-    torch.testing.assert_close(dy, expected[4:], rtol=1e-6, atol=1e-8)
-
-
-def test_no_gradient_flows_through_the_derivative():
-    config = make_config(equal_share=0.0)
-    model = make_model(config)
-    batch, clean, noise = make_batch(model)
-    r, t = make_times(config)
-    for value in model.params.values():
-        value.requires_grad_(True)
-    grads = torch.autograd.grad(meanflow_loss(model, config, batch, r, t, noise), list(model.params.values()))
-    # The same error with the derivative as a constant, by hand.
-    u = average_velocity(model, config, (batch["obs"] - model.obs_mean) / model.obs_std, batch["action"])
-    z, column = clean + t.unsqueeze(-1) * (noise - clean), t.unsqueeze(-1)
-    constant = (t - r).unsqueeze(-1) * total_derivative(u, z, r, t, u(z, t, t)).detach()
-    error = column * (u(z, r, t) + constant - (noise - clean))
-    expected = torch.autograd.grad(error.square().mean(), list(model.params.values()))
-    torch.testing.assert_close(grads, expected, rtol=1e-9, atol=1e-13)
-
-
-@pytest.mark.parametrize("objective", ["imf", "mf"])
-def test_rows_with_equal_times_are_plain_flow_matching(objective):
-    config = make_config(objective=objective, target="u", equal_share=1.0)
-    model = make_model(config)
-    batch, clean, noise = make_batch(model)
-    r, t = make_times(config)
-    assert torch.equal(r, t)
-    condition = (batch["obs"] - model.obs_mean) / model.obs_std
-    features = time_features(t, t, config.time_features)
-    z = (1 - t.unsqueeze(-1)) * clean + t.unsqueeze(-1) * noise
-    output = mlp(model.params, torch.cat([z, condition, batch["action"], features], -1), F.silu)
-    torch.testing.assert_close(
-        meanflow_loss(model, config, batch, r, t, noise), (output - (noise - clean)).square().mean()
-    )
-
-
-def test_equal_rows_skip_the_derivative(monkeypatch):
-    config, rows, tangent = make_config(equal_share=0.25), [], nets.mlp_and_tangent
-
-    def counting(params, x, dx):
-        rows.append(len(dx))
-        return tangent(params, x, dx)
-
-    monkeypatch.setattr(nets, "mlp_and_tangent", counting)
-    model = make_model(config)
-    batch, _, noise = make_batch(model)
-    split = meanflow_loss(model, config, batch, *make_times(config), noise)
-    assert rows == [9]
-    # Rows with r = t that do take the derivative lose as much: the split changes the cost, not the loss.
-    torch.testing.assert_close(
-        split, meanflow_loss(model, replace(config, equal_share=0.0), batch, *make_times(config), noise)
-    )
-
-
-def test_weights_multiply_the_rows_and_ones_change_nothing():
-    config = make_config()
-    model = make_model(config)
-    batch, _, noise = make_batch(model, 2)
-    r, t = make_times(config, 2)
-    plain = meanflow_loss(model, config, batch, r, t, noise)
-    assert meanflow_loss(model, config, batch, r, t, noise, torch.ones(2)) == plain
-    # One row of each kind: with equal times, and with the derivative.
-    first = meanflow_loss(
-        model, replace(config, equal_share=1.0), {k: v[:1] for k, v in batch.items()}, r[:1], t[:1], noise[:1]
-    )
-    second = meanflow_loss(
-        model, replace(config, equal_share=0.0), {k: v[1:] for k, v in batch.items()}, r[1:], t[1:], noise[1:]
-    )
-    weighted = meanflow_loss(model, config, batch, r, t, noise, torch.tensor([0.5, 1.5]))
-    torch.testing.assert_close(weighted, 0.25 * first + 0.75 * second)
-    assert abs(weighted - plain) > 1e-3
-
-
 @pytest.mark.parametrize("target", TARGETS)
 def test_time_zero_trains(target):
     config = make_config(target=target)
@@ -292,36 +189,6 @@ def test_time_zero_trains(target):
     assert loss.isfinite() and grad.isfinite().all() and grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_one_step_is_one_mlp_call_with_its_jacobian(target):
-    config = make_config(target=target)
-    model = make_model(config)
-    obs, action, noise = (x[0] for x in make_rows())
-    features = time_features(torch.zeros(()).double(), torch.ones(()).double(), 4)
-
-    def network(s, a):
-        return mlp(model.params, torch.cat([noise, (s - model.obs_mean) / model.obs_std, a, features]), F.silu)
-
-    def delta(s, a):
-        return (model.next_obs(s, a, noise.unsqueeze(0)) - s - model.delta_mean) / model.delta_std
-
-    output = noise - network(obs, action) if target == "u" else network(obs, action)
-    torch.testing.assert_close(delta(obs, action), output, rtol=1e-12, atol=1e-13)
-    sign = -1 if target == "u" else 1
-    for actual, expected in zip(jacrev(delta, (0, 1))(obs, action), jacrev(network, (0, 1))(obs, action), strict=True):
-        assert expected.abs().max() > 1e-2
-        torch.testing.assert_close(actual, sign * expected, rtol=1e-12, atol=1e-13)
-
-
-def test_one_step_of_x_is_the_network_to_the_bit():
-    model = make_model(make_config())
-    obs, action, noise = make_rows()
-    condition = (obs - model.obs_mean) / model.obs_std
-    y = model.predict(noise, model.embedding[0].expand(len(obs), -1), condition, action)
-    sample = model.next_obs(obs, action, noise.unsqueeze(0))
-    assert torch.equal(sample, obs + model.delta_mean + model.delta_std * y)
-
-
 @pytest.mark.parametrize("steps", [1, 2, 4])
 @pytest.mark.parametrize("target", TARGETS)
 def test_reverse_sampler_gives_the_models_numbers(target, steps):
@@ -330,15 +197,6 @@ def test_reverse_sampler_gives_the_models_numbers(target, steps):
     weights = pack_sampler(*model.sampler(), OBS_DIM, ACTION_DIM)
     bank = model.sampler_noise(noise.reshape(1, 1, 3, 4, OBS_DIM)).reshape(steps, -1, OBS_DIM)
     y = sample(weights, (obs - model.obs_mean) / model.obs_std, action, bank)
-    expected = model.next_obs(obs, action, noise.unsqueeze(0))
-    torch.testing.assert_close(obs + model.delta_mean + model.delta_std * y, expected, rtol=1e-12, atol=1e-12)
-
-
-def test_one_step_of_x_is_a_sampler_of_one_step():
-    model = make_model(make_config())
-    obs, action, noise = make_rows()
-    weights = pack_sampler(model.params, model.embedding, torch.tensor([[0.0, 1.0, 0.0]]).double(), OBS_DIM, ACTION_DIM)
-    y = sample(weights, (obs - model.obs_mean) / model.obs_std, action, noise.unsqueeze(0))
     expected = model.next_obs(obs, action, noise.unsqueeze(0))
     torch.testing.assert_close(obs + model.delta_mean + model.delta_std * y, expected, rtol=1e-12, atol=1e-12)
 
@@ -360,16 +218,16 @@ def test_times_follow_their_law(law):
     n_equal = config.equal_rows(40_000)
     assert n_equal == 10_000 and torch.equal(r[:n_equal], t[:n_equal])
     assert (r[n_equal:] < t[n_equal:]).float().mean() > 0.999 and (r <= t).all() and (r >= 0).all() and (t <= 1).all()
-    # A pair is sorted: both together have the law of one draw, whose median is sigmoid(-0.4) or 1 / 2.
+    # A sorted pair has the law of two draws, whose median is sigmoid(-0.4) or 1 / 2.
     median = torch.cat([r[n_equal:], t[n_equal:]]).median()
     assert abs(median - (1 / (1 + math.exp(0.4)) if law == "logit_normal" else 0.5)) < 0.01
-    # The later of two: its distribution function is the square of that of one.
+    # The distribution function of the later of two is the square of that of one.
     below = (t < median).float().mean()
     assert abs(below - 0.25) < 0.02
 
 
 def test_time_features_are_slow():
-    # du/dt, which the loss contains, is amplified by the largest angular frequency.
+    # The largest angular frequency amplifies du/dt, which the loss contains.
     t = torch.linspace(0, 1, 101).double().requires_grad_(True)
     for feature in time_features(torch.zeros_like(t), t, 16).unbind(-1):
         slope = torch.autograd.grad(feature.sum(), t, retain_graph=True)[0]

@@ -1,6 +1,6 @@
-"""Ways in which recorders mistake the order of steps or the ends of episodes: refused, or mended with a word.
+"""Recordings with steps in the wrong order or wrong ends of episodes are refused, or corrected with a warning.
 
-All from twenty episodes of random actions in Hopper-v5, as D4RL files with and without `next_observations`.
+Most are made from twenty episodes of random actions in Hopper-v5, as D4RL files with and without `next_observations`.
 """
 
 import h5py
@@ -25,7 +25,7 @@ EPISODES = 20
 
 
 def record(spec, episodes, steps=1000, seed=0):
-    """The arrays of a D4RL file with random actions; a list of one dict an episode."""
+    """Record random actions; returns the arrays of a D4RL file, a dict for each episode."""
     rng, result = np.random.default_rng(seed), []
     with spec.make() as env:
         for seed in range(episodes):
@@ -75,18 +75,18 @@ def rolled(name):
 
 
 def taken(rows):
-    """The mistake of recording these rows, given the arrays, in their order."""
+    """Mistake of recording the rows `rows(arrays)` in their order."""
     return lambda arrays: {name: values[rows(arrays)] for name, values in arrays.items()}
 
 
 def flags_moved(by):
-    """Flags of ends that stand `by` rows later."""
+    """Mistake of setting the flags of ends `by` rows later."""
     flags = ("terminals", "timeouts")
     return lambda arrays: arrays | {name: np.roll(arrays[name], by) for name in flags}
 
 
 def next_step_autoreset(arrays):
-    """After each end follows a row whose action was ignored: from the last observation to the reset's, reward 0."""
+    """Add a row after each end whose action was ignored: from the last observation to the reset's, reward 0."""
     rows, last = np.arange(len(arrays["rewards"])), ends(arrays)[:-1]
     order = np.sort(np.append(rows, last + 0.5))
     extra = order % 1 > 0
@@ -100,14 +100,14 @@ def next_step_autoreset(arrays):
 
 
 def reset_as_next(arrays):
-    """What follows an end is the observation of the reset, as vector environments return it."""
+    """Record the observation of the reset after each end, as vector environments return it."""
     values, last = arrays["next_observations"].copy(), ends(arrays)[:-1]
     values[last] = arrays["observations"][last + 1]
     return arrays | {"next_observations": values}
 
 
 def interleaved(arrays):
-    """Steps of two environments by turns."""
+    """Record steps of two environments in turns."""
     n = len(arrays["rewards"]) // 2
     return taken(lambda arrays: np.arange(2 * n).reshape(2, n).T.ravel())(arrays)
 
@@ -142,7 +142,7 @@ def test_disorder_is_refused_in_one_line(good, tmp_path, mistake, message):
     assert "\n" not in str(caught.value) and "hopper.hdf5" in str(caught.value)
 
 
-# Without next_observations, or with them in order, only the simulator can tell.
+# Without next_observations, or with them in order, only the simulator shows the mistake.
 REPLAYED = {
     "NEXT_STEP autoreset": (next_step_autoreset, "in their first steps"),
     "ends a row early": (flags_moved(-1), "in their first steps"),
@@ -186,7 +186,7 @@ def test_neither_training_nor_report_takes_it(good, tmp_path, monkeypatch):
 @pytest.mark.parametrize("robot", ["hopper", "walker2d", "halfcheetah"])
 @pytest.mark.parametrize("version", ["v4", "v5"])
 @pytest.mark.parametrize("next_observations", [True, False])
-def test_a_good_recording_passes_without_a_word(tmp_path, capfd, robot, version, next_observations):
+def test_a_good_recording_passes_without_a_warning(tmp_path, capfd, robot, version, next_observations):
     task = get_task(f"{robot}-random")
     arrays = joined(record(EnvSpec(f"{task.env.family}-{version}", {}, 1000), 6, 60, seed=1))
     data = load(task, write(tmp_path / "good.hdf5", arrays, next_observations))
@@ -198,7 +198,7 @@ def test_a_good_recording_passes_without_a_word(tmp_path, capfd, robot, version,
 
 
 def test_nonsense_is_replayed_without_a_trace(good, tmp_path, monkeypatch, capfd):
-    # MuJoCo writes what it thinks of such states to a file in the working directory.
+    # MuJoCo logs warnings of such states to a file in the working directory.
     monkeypatch.chdir(tmp_path)
     data = load(HOPPER, write(tmp_path / "hopper.hdf5", good | {"observations": 1e12 * good["observations"]}, False))
     with pytest.raises(InputError, match="observations are off by"):
@@ -216,7 +216,7 @@ FEW = {
 
 
 @pytest.mark.parametrize(("mistake", "count", "rows"), FEW.values(), ids=FEW)
-def test_a_few_breaks_become_truncations_with_a_word_on_every_load(good, tmp_path, capfd, mistake, count, rows):
+def test_a_few_breaks_become_truncations_with_a_warning_on_every_load(good, tmp_path, capfd, mistake, count, rows):
     path = write(tmp_path / "hopper.hdf5", mistake(good))
     for _ in range(2):
         data = load(HOPPER, path)
@@ -251,13 +251,13 @@ def test_an_end_of_both_kinds_is_a_truncation(tmp_path):
     data = load(task, write(tmp_path / "both.hdf5", arrays | {"terminals": arrays["timeouts"]}))
     assert not data.terminated.any() and np.flatnonzero(data.truncated).tolist() == [49, 99, 149, 199]
     replay.check(data)
-    # As a terminal alone it is one that never was.
+    # A terminal alone is wrong: the simulator never terminates.
     wrong = arrays | {"terminals": arrays["timeouts"], "timeouts": arrays["terminals"]}
     with pytest.raises(InputError, match="4 of 4 steps differ in whether they terminate at their ends"):
         replay.check(load(task, write(tmp_path / "done.hdf5", wrong)))
 
 
-def test_episodes_longer_than_the_cap_deserve_a_word(tmp_path, capfd):
+def test_episodes_longer_than_the_limit_give_a_warning(tmp_path, capfd):
     arrays = joined(record(EnvSpec("HalfCheetah-v5", {}, 1200), 2, 1200))
     path = write(tmp_path / "long.hdf5", arrays)
     load(get_task("halfcheetah-random"), path)

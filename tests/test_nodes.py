@@ -1,4 +1,4 @@
-"""What a captured decision launches, counted without a GPU: bench/nodes.py, and the bounds that are held."""
+"""Nodes of a captured decision, counted by bench/nodes.py without a GPU, and their limits."""
 
 import sys
 from pathlib import Path
@@ -12,27 +12,27 @@ sys.path.insert(0, str(ROOT / "bench"))
 import nodes  # noqa: E402
 
 WORLDS, GATE = ("diffusion", "meanflow"), 41
-"""nodes of a decision with five imagined steps; four of these are one step more or less"""
+"""most nodes of a decision with five imagined steps; a further step adds four"""
 WIDTH = 32
-"""the count does not depend on it, and narrow networks are made at once"""
+"""hidden width, on which the count does not depend"""
 
 
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("rule", nodes.RULES)
 @pytest.mark.parametrize("size", [(1, 1), (1, 64), (3, 17), (33, 16), (1, 1024)], ids=str)
 def test_a_decision_is_few_launches_at_any_size(world, rule, size):
-    found = nodes.nodes(nodes.size_of(world, *size, width=WIDTH), **nodes.RULES[rule])
-    assert len(found) <= GATE, found
-    # The body was counted, and not an empty one.
-    assert found.count("sampler_fwd_kernel") == found.count("sampler_bwd_kernel") == 5
+    launched = nodes.nodes(nodes.size_of(world, *size, width=WIDTH), **nodes.RULES[rule])
+    assert len(launched) <= GATE, launched
+    # The count is not of an empty function.
+    assert launched.count("sampler_fwd_kernel") == launched.count("sampler_bwd_kernel") == 5
 
 
 def test_hardly_anything_is_left_to_torch():
-    """Operators of torch are launches that nobody fused: the weights' rounding, the actions' slope, and the memory."""
-    found = nodes.nodes(nodes.size_of("diffusion", 1, 16, width=WIDTH), **nodes.RULES["bound"])
-    ours = [name for name in found if name.endswith("_kernel")]
-    assert len(ours) >= 30 and sorted({*found} - {*ours}) == ["_to_copy", "eq", "linalg_vector_norm", "mul", "where"]
-    assert len(found) - len(ours) == 5
+    """Torch's own operators round the weights, measure the actions' slope and update the memory."""
+    launched = nodes.nodes(nodes.size_of("diffusion", 1, 16, width=WIDTH), **nodes.RULES["bound"])
+    ours = [name for name in launched if name.endswith("_kernel")]
+    assert len(ours) >= 30 and sorted({*launched} - {*ours}) == ["_to_copy", "eq", "linalg_vector_norm", "mul", "where"]
+    assert len(launched) - len(ours) == 5
 
 
 def test_other_episodes_do_not_change_how_rows_are_summed():
@@ -45,13 +45,13 @@ def test_a_further_inner_step_begins_nothing_anew(rule):
     one, two = (
         nodes.nodes(nodes.size_of("meanflow", 2, 4, width=WIDTH), inner_steps=n, **nodes.RULES[rule]) for n in (1, 2)
     )
-    # The noise, both policies' actions, the limit and the commit are once; three launches tell whether it is finite.
+    # Noise, both policies' actions, the clip and the commit run once.
     again = len(two) - len(one)
     assert again <= len(one) - 4
 
 
 def test_the_counter_sees_what_launches():
-    """The counter itself: views and fresh memory cost nothing, arithmetic and copies do."""
+    """Views and allocations cost nothing; arithmetic and copies do."""
     import torch
 
     recorder = nodes.Recorder()
@@ -105,22 +105,22 @@ def test_a_decision_of_any_setting_can_be_captured(backend, world, settings):
 
 
 class Watcher(nodes.Recorder):
-    """Also notes the tensors that do not start at 16 bytes, of kernels that would be compiled anew for them."""
+    """Recorder that also lists tensors that do not start at 16 bytes, for which kernels would be compiled again."""
 
-    found: list[tuple[str, str]] = []
+    misaligned: list[tuple[str, str]] = []
 
     def launch(self, kernel, grid, *args, **kwargs):
         super().launch(kernel, grid, *args, **kwargs)
         for param, value in zip(kernel.params, args, strict=False):
             if getattr(value, "dtype", None) is not None and not param.do_not_specialize_on_alignment:
                 if value.storage_offset() * value.element_size() % 16:
-                    self.found.append((kernel.__name__, param.name))
+                    self.misaligned.append((kernel.__name__, param.name))
 
 
 @pytest.mark.parametrize("rule", nodes.RULES)
 def test_no_slice_asks_for_a_second_compilation(rule, monkeypatch):
-    """The AOT cases compile every kernel for pointers as it declares them; an odd M S must not need others."""
+    """The AOT cases compile every kernel for pointers as it declares them; an odd M S must need no others."""
     monkeypatch.setattr(nodes, "Recorder", Watcher)
-    monkeypatch.setattr(Watcher, "found", [])
+    monkeypatch.setattr(Watcher, "misaligned", [])
     assert nodes.nodes(nodes.size_of("diffusion", 3, 17, width=WIDTH), **nodes.RULES[rule])
-    assert not Watcher.found
+    assert not Watcher.misaligned

@@ -1,4 +1,4 @@
-"""What an agent says of parts that are not what they should be: one line, before anything is executed."""
+"""Wrong parts of the user's own are refused in one line before anything is executed."""
 
 import math
 from dataclasses import replace
@@ -21,7 +21,7 @@ def policy(last: nn.Module | None = None, obs_dim: int = 11) -> nn.Module:
 
 
 class Returns(nn.Module):
-    """A policy that wraps its actions."""
+    """Policy that wraps its actions."""
 
     def __init__(self, wrap):
         super().__init__()
@@ -32,7 +32,7 @@ class Returns(nn.Module):
 
 
 class Wrapped(nn.Module):
-    """The same policy as a module that is not recognised."""
+    """The same policy as a module that cannot be fused."""
 
     def __init__(self, body):
         super().__init__()
@@ -43,7 +43,7 @@ class Wrapped(nn.Module):
 
 
 class Slow:
-    """A world model of one's own that returns observations of another size."""
+    """World model that returns observations of another size."""
 
     noise_steps = 0
 
@@ -60,7 +60,7 @@ def own_world(size: int = 11, discount: float = 0.9) -> World:
 
 @pytest.fixture(autouse=True)
 def quiet(recwarn):
-    """That such parts are slow is not what is tested here."""
+    """Ignore warnings of slow parts."""
 
 
 @pytest.mark.parametrize("wrap", [lambda a: {"action": a}, lambda a: (a, None)], ids=["dict", "tuple"])
@@ -120,7 +120,7 @@ def test_a_deadline_is_a_positive_number(deadline_ms):
 
 @pytest.mark.parametrize("inner_steps", [0, 1])
 def test_an_action_beyond_the_box_is_clipped(inner_steps):
-    """A module without squashing, whose outputs are far outside."""
+    """A module without tanh has outputs far outside the box."""
     far = policy(nn.Identity())
     with torch.no_grad():
         far[2].bias.copy_(torch.tensor([20.0, -20.0, 0.5]))
@@ -129,17 +129,10 @@ def test_an_action_beyond_the_box_is_clipped(inner_steps):
     assert action[0] == 1 and action[1] == -1 and abs(action[2]) < 1
 
 
-def test_what_makes_an_agent_slow_is_told():
+def test_a_slow_agent_gives_the_reason():
     world = make_bundle().world()
     own = World(world.dynamics, world.reward, lambda obs, action: obs[..., 0], world.discount)
     with pytest.warns(UserWarning, match="imagines in plain torch, which is slow: the critic is no Critics"):
         agent = Agent(policy(), own, CONFIG)
     assert agent.backend == "reference" and agent.why_reference == "the critic is no Critics"
     assert Agent(policy(), world, CONFIG).why_reference == ""
-
-
-def test_a_deadline_tells_how_many_steps_it_found_time_for():
-    agent = Agent.of(make_bundle(), replace(CONFIG, inner_steps=2), deadline_ms=1e6)
-    for _ in range(3):
-        agent.act(OBS)
-    assert (agent.deadline.decisions, agent.deadline.steps_done) == (3, 6)

@@ -1,4 +1,4 @@
-"""A world model of the user's own: all that imagination needs is `noise_steps` and `next_obs`."""
+"""World models of the user's own, with only `noise_steps` and `next_obs`."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the agent imagines in plain torc
 
 
 class Linear:
-    """Without noise: s' = s + G a."""
+    """World model without noise: s' = s + G a."""
 
     noise_steps = 0
 
@@ -31,7 +31,7 @@ class Linear:
 
 
 class Learned(nn.Module):
-    """Somebody's network, with parameters that still want gradients, and a noise of its own kind."""
+    """Network whose parameters require gradients, with its own use of noise."""
 
     noise_steps = 2
 
@@ -61,7 +61,7 @@ def policy():
 
 
 def test_the_gradient_is_that_of_the_closed_form():
-    """J = r(s, a) + g 10 (s_1 + a G_1): one decision moves the action as its derivative says."""
+    """J = r(s, a) + g 10 (s_1 + a G_1)."""
     world = World(Linear(gain()), reward, value, 0.9)
     agent = Agent(policy(), world, replace(SGD, horizon=1, particles=1, inner_lr=1e-4))
     obs = observations(1, 2)[0]
@@ -97,7 +97,7 @@ def test_the_users_tensors_are_left_alone():
 
 
 class Halved:
-    """A sampler around another: it runs fused, for it can say how."""
+    """Sampler around another one; it runs fused because it has the methods for that."""
 
     def __init__(self, inner):
         self.inner = inner
@@ -124,14 +124,6 @@ def test_a_model_with_a_sampler_runs_fused_and_alike():
         np.testing.assert_allclose(first, second, atol=1e-5)
 
 
-def test_an_agent_of_parts_is_the_agent_of_their_bundle():
-    bundle = make_bundle()
-    whole, parts = Agent.of(bundle, BOUND), Agent(Policy.mlp(bundle.policy), bundle.world(), BOUND)
-    assert whole.backend == parts.backend == "fused"
-    for obs in observations(5, 2):
-        np.testing.assert_array_equal(whole.act(obs), parts.act(obs))
-
-
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -144,7 +136,7 @@ def test_an_agent_of_parts_is_the_agent_of_their_bundle():
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_cannot_be_fused_is_named(change, reason):
+def test_the_part_that_cannot_be_fused_is_named(change, reason):
     world = replace(make_bundle().world(), **change)
     with pytest.raises(InputError, match=f"^backend: fused is not possible: {reason}$"):
         Agent(policy(), world, BOUND, backend="fused")
@@ -152,7 +144,7 @@ def test_what_cannot_be_fused_is_named(change, reason):
 
 
 def test_a_reward_with_other_statistics_is_not_fused():
-    """The fused operators normalise once, for both."""
+    """The fused operators normalise once, for world model and reward."""
     world = make_bundle().world()
     other = replace(world, reward=replace(world.reward, obs_std=2 * world.reward.obs_std))
     assert Agent(policy(), other, BOUND).backend == "reference"
@@ -183,17 +175,3 @@ def test_settings_that_the_model_cannot_serve():
     with pytest.raises(InputError, match="termination: soft needs a dynamics with obs_std"):
         Agent(policy(), world, replace(BOUND, termination="soft"))
     Agent(policy(), world, replace(BOUND, termination="mask")).act(observations(1, 2)[0])
-
-
-def test_a_model_that_diverges_in_one_episode_is_discarded_there_alone():
-    class Diverging(Linear):
-        def next_obs(self, obs, action, noise):
-            return super().next_obs(obs, action, noise) / (obs[:, :1, :1] != 5.0).float()
-
-    obs = observations(1, 2)[0]
-    obs[1, 0] = 5.0
-    worlds = World(Diverging(gain()), reward, value, 0.9), World(Linear(gain()), reward, value, 0.9)
-    agent, base = Agent(policy(), worlds[0], BOUND), Agent(policy(), worlds[1], replace(BOUND, inner_steps=0))
-    actions = agent.act(obs)
-    assert agent.discarded.tolist() == [0, 1]
-    np.testing.assert_array_equal(actions[1], base.act(obs)[1])

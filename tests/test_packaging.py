@@ -1,4 +1,4 @@
-"""What a wheel and a source archive hold, and that a plain installation works, also inside the clone."""
+"""Content of wheel and source archive, and a plain installation, also inside the clone."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def files_of(folder: Path) -> set[str]:
-    """Everything that has to be installed from the folder, by its path below it."""
+    """Paths inside the folder of all files that must be installed."""
     kinds = (".py", "bundle.json", "weights.safetensors")
     paths = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.name.endswith(kinds)}
     return {path for path in paths if "__pycache__" not in path}
@@ -25,7 +25,7 @@ def files_of(folder: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory) -> dict[str, Path]:
-    """The wheel and the source archive, built from a copy of the sources without git."""
+    """Wheel and source archive, built from a copy of the sources without git."""
     tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("out")
     for name in SOURCES:
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,4 +1,4 @@
-"""python -m fastdwm.report paper FOLDER: the tables, the verdicts, the page, and what it refuses."""
+"""python -m fastdwm.report paper FOLDER: tables, verdicts, page, and refused input."""
 
 import csv
 import io
@@ -21,31 +21,31 @@ BASE = [50.0, 60.0, 70.0, 80.0]
 
 
 def shifted(name, by, **settings):
-    """A variant whose every score is off the base policy's by `by`."""
+    """Variant whose scores differ from the base policy's by `by`."""
     return variant(name, BASE, [x + by for x in BASE], **settings)
 
 
 def evaluated(folder):
-    """The results in a folder."""
+    """Results in a folder."""
     return summarise(read_evaluations(folder), published.LOCOMOTION)
 
 
 def column(results, key, group, header):
     """Texts of a table's column by row label, averages included."""
     (table,) = (table for table in all_tables(results) if table.key == key)
-    (found,) = (x for name, columns in table.groups if group in name for x in columns if x.header.startswith(header))
-    return {label: text for label, text in (*table.rows([found]), *table.averages([found]))}
+    (match,) = (x for name, columns in table.groups if group in name for x in columns if x.header.startswith(header))
+    return {label: text for label, text in (*table.rows([match]), *table.averages([match]))}
 
 
 @pytest.mark.parametrize(
-    "found",
+    "scores",
     [*published.SCORES, *published.GENERATIVE_SCORES, published.DYNAMICS_RMSE, published.REWARD_RMSE],
     ids=lambda x: f"{x.name}-{len(x.values)}",
 )
-def test_published_columns_have_the_averages_that_are_printed(found):
-    # Half a unit of the last digit that is printed, as TD3+BC's 70.35 stands as 70.3.
-    digits = len(str(found.average).partition(".")[2])
-    assert np.mean(list(found.values.values())) == pytest.approx(found.average, abs=0.5001 * 10**-digits)
+def test_published_columns_have_the_averages_that_are_printed(scores):
+    # The tolerance is half a unit of the last printed digit, as TD3+BC's 70.35 is printed as 70.3.
+    digits = len(str(scores.average).partition(".")[2])
+    assert np.mean(list(scores.values.values())) == pytest.approx(scores.average, abs=0.5001 * 10**-digits)
 
 
 def test_the_other_text_has_its_average_too():
@@ -91,25 +91,25 @@ def test_differences_are_paired_and_marked(tmp_path):
 def test_missing_tasks_and_variants_are_shown_and_counted(tmp_path):
     write(tmp_path, cell("hopper-medium", {"default": shifted("default", 2)}))
     results = evaluated(write(tmp_path, cell("hopper-expert", {"tuned": shifted("tuned", 2)})))
-    found = results.verdicts["default"]
-    assert (found.harmless, found.harmful, found.better, found.worse, found.missing) == (1, 0, 1, 0, 17)
+    verdict = results.verdicts["default"]
+    assert (verdict.harmless, verdict.harmful, verdict.better, verdict.worse, verdict.missing) == (1, 0, 1, 0, 17)
     assert "on 1 of 18 " in verdicts(results)[0] and "17 of 18 are missing" in verdicts(results)[0]
     texts = column(results, "table-1", "not D4RL", "ITPO (default)")
     assert list(texts)[:18] == list(published.LOCOMOTION)
     assert [task for task, text in texts.items() if text != "-"] == ["hopper-medium"]
 
 
-def test_what_the_models_said_stands_beside_what_came(tmp_path):
+def test_predictions_stand_beside_results(tmp_path):
     said = {"deviation": 0.0625, "clipped": 0.25, "predicted_return": 90.0, "prediction_error": 4.0, "grad_norm": 0.1}
     default = shifted("default", -1) | {"diagnostics": said}
-    known = cell("hopper-medium", {"default": default})
-    known["result"]["critic"] = {"critics": 219.0, "fqe": 242.0, "data": 241.0}
-    # An evaluation that was not diagnosed, or of a bundle from before there was such a report, does not know them.
-    results = evaluated(write(tmp_path, known, cell("hopper-expert", {"default": shifted("default", 1)})))
+    diagnosed = cell("hopper-medium", {"default": default})
+    diagnosed["result"]["critic"] = {"critics": 219.0, "fqe": 242.0, "data": 241.0}
+    # Evaluations without diagnostics, or of old bundles, lack these values.
+    results = evaluated(write(tmp_path, diagnosed, cell("hopper-expert", {"default": shifted("default", 1)})))
 
     def texts(group, header):
-        found = column(results, "models", group, header)
-        return found["hopper-medium"], found["hopper-expert"]
+        by_task = column(results, "models", group, header)
+        return by_task["hopper-medium"], by_task["hopper-expert"]
 
     assert texts("decisions", "deviation") == ("0.062", "-")
     assert texts("decisions", "clipped") == ("0.25", "-")
@@ -130,7 +130,7 @@ def test_averages_compare_over_the_tasks_that_every_column_has(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("by", "missing", "told"),
+    ("by", "missing", "answer"),
     [
         ([0] * 17 + [-1], 0, "yes"),
         ([0] * 16 + [-0.5, -2], 0, "no"),
@@ -139,12 +139,12 @@ def test_averages_compare_over_the_tasks_that_every_column_has(tmp_path):
     ],
     ids=["yes", "harm", "open", "harm among some"],
 )
-def test_the_question_is_answered_as_far_as_it_can_be(tmp_path, by, missing, told):
+def test_the_question_is_answered_as_far_as_it_can_be(tmp_path, by, missing, answer):
     for task, change in zip(published.LOCOMOTION, by, strict=False):
         write(tmp_path, cell(task, {"default": shifted("default", change)}))
     results = evaluated(tmp_path)
     assert results.verdicts["default"].missing == missing
-    assert f"ITPO (default): {told}." in verdicts(results)[-1]
+    assert f"ITPO (default): {answer}." in verdicts(results)[-1]
 
 
 def test_latencies_of_different_machines_share_no_table(tmp_path):
@@ -167,7 +167,7 @@ def test_several_trainings_widen_the_interval_and_give_a_probability(tmp_path):
         write(tmp_path, cell("hopper-medium", {"default": shifted("default", by)}, seed))
     results = evaluated(tmp_path)
     gain = results.tasks["hopper-medium"].gains["default"]
-    # No spread within a training: all of the interval is between them, and all three drawn alike is likely enough.
+    # Without spread within trainings, the interval reaches from the lowest to the highest training.
     assert (gain.difference.value, gain.difference.low, gain.difference.high) == (1.0, -2.0, 4.0)
     assert gain.difference.outcome == "tie" and gain.trainings == 3
     # Every run of the base has mean 65: 69 and 66 of three exceed it.
@@ -204,16 +204,16 @@ def test_mazes_show_success_rates(tmp_path):
 
 
 class Page(HTMLParser):
-    """What a page refers to and is made of."""
+    """Links, captions, ids and tags of a page."""
 
     def __init__(self, text):
         super().__init__()
-        self.links, self.open, self.captions, self.ids, self.seen = [], [], [], [], []
+        self.links, self.open, self.captions, self.ids, self.tags = [], [], [], [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
-        self.seen.append(tag)
+        self.tags.append(tag)
         self.ids += [attrs["id"]] if "id" in attrs else []
         self.links += [(tag, attrs[name]) for name in ("href", "src", "xlink:href", "srcset", "data") if name in attrs]
         if tag not in ("meta", "br", "link", "img"):
@@ -235,7 +235,7 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere(tmp_path):
     assert run("report", "paper", tmp_path / "sweep", "--out", tmp_path).returncode == 0
     text = (tmp_path / "paper.html").read_text()
     page = Page(text)
-    assert not page.open and not {"script", "link", "img", "iframe"} & set(page.seen)
+    assert not page.open and not {"script", "link", "img", "iframe"} & set(page.tags)
     for tag, address in page.links:
         assert (
             address[1:] in page.ids
@@ -252,8 +252,8 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere(tmp_path):
         "Table 5",
         "Predictions of the models against real results",
     ]
-    assert page.seen.count("svg") == 2 and page.seen.count("table") == 6
-    # All ink is the page's, so that it can be read in the dark.
+    assert page.tags.count("svg") == 2 and page.tags.count("table") == 6
+    # All colours follow the page, so that it is readable in dark mode.
     assert "currentColor" in text and "#000000" not in text and "prefers-color-scheme: dark" in text
 
 
@@ -261,17 +261,17 @@ GOOD = {"default": variant("default", BASE, BASE)}
 
 
 def spoilt(**changes):
-    """A cell with other values at the top."""
+    """Cell with other top-level values."""
     return cell("hopper-medium", GOOD) | changes
 
 
 def spoilt_result(**changes):
-    """A cell with another result."""
+    """Cell with another result."""
     return spoilt(result=cell("hopper-medium", GOOD)["result"] | changes)
 
 
 def spoilt_variant(**changes):
-    """A cell with another evaluation of the default."""
+    """Cell with another evaluation of the default."""
     return spoilt_result(variants={"default": GOOD["default"] | changes})
 
 
@@ -302,7 +302,7 @@ def spoilt_variant(**changes):
         (json.dumps(spoilt_variant(seeds=[[1], 2, 3, 4])), "seeds: expected int"),
         (json.dumps(spoilt_variant(settings={"horizon": "8"})), "settings: horizon: expected int, got '8'"),
         (json.dumps(spoilt_variant(settings={"horizon": -8})), "horizon: expected a number >= 0, got -8"),
-        # Of a rule that an earlier version had: not what its column would say.
+        # This rule is of an earlier version.
         (json.dumps(spoilt_variant(settings={"optimiser": "trust"})), "settings: optimiser: expected"),
         (json.dumps(spoilt_variant(base={"scores": [1e308] * 4})), "base: scores: expected numbers up to 1e+09"),
     ],
@@ -315,15 +315,15 @@ def test_a_damaged_or_foreign_cell_is_one_line_and_exit_code_2(tmp_path, content
 
 
 def test_a_value_that_a_cell_does_not_know_is_missing(tmp_path):
-    told = GOOD["default"] | {"diagnostics": {"deviation": None, "predicted_return": 90.0}}
-    write(tmp_path, cell("hopper-medium", {"default": told}, worlds={"diffusion": {"one_step": {"obs_rmse": None}}}))
+    default = GOOD["default"] | {"diagnostics": {"deviation": None, "predicted_return": 90.0}}
+    write(tmp_path, cell("hopper-medium", {"default": default}, worlds={"diffusion": {"one_step": {"obs_rmse": None}}}))
     results = evaluated(tmp_path)
     for header in ("deviation", "clipped"):
         assert column(results, "models", "decisions", header)["hopper-medium"] == "-"
     assert column(results, "table-4", "not D4RL", "diffusion")["hopper-medium"] == "-"
 
 
-def test_what_a_cell_says_is_text_in_the_markdown_page(tmp_path):
+def test_texts_of_a_cell_are_escaped_in_the_pages(tmp_path):
     hostile = ["<script>alert(1)</script>", "[x](javascript:alert(1))", "a|b", "![x](http://x.test/x.png)"]
     write(
         tmp_path, spoilt(machine=MACHINE | {"cpu": hostile[0]}, result=spoilt_result(env_departures=hostile)["result"])
@@ -363,9 +363,9 @@ def test_a_folder_without_evaluations_is_refused(tmp_path):
     refused(run("report", "paper", tmp_path), "expected cells/*-eval.json of a sweep, found none")
 
 
-def test_tuned_settings_are_told_as_far_as_the_cell_does(tmp_path):
-    told = shifted("tuned", 1)
-    silent = {name: value for name, value in told.items() if name != "settings"}
-    write(tmp_path, cell("hopper-medium", {"tuned": told}), cell("hopper-expert", {"tuned": silent}))
+def test_tuned_settings_are_shown_if_the_cell_has_them(tmp_path):
+    tuned = shifted("tuned", 1)
+    silent = {name: value for name, value in tuned.items() if name != "settings"}
+    write(tmp_path, cell("hopper-medium", {"tuned": tuned}), cell("hopper-expert", {"tuned": silent}))
     texts = column(evaluated(tmp_path), "table-1b", "tune", "tuned settings")
     assert (texts["hopper-medium"], texts["hopper-expert"]) == ("meanflow, H 5", "meanflow")

@@ -1,4 +1,4 @@
-"""Precision of the products: which there are where, and what fp16 operands do to the gradient of a decision."""
+"""Precision of the products: accepted settings, and the effect of fp16 operands on a decision's gradient."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_weights_beyond_the_range_of_fp16_name_the_other_precision(part):
 @pytest.mark.parametrize("world", ["diffusion", "meanflow"])
 @pytest.mark.parametrize("name", ["hopper-medium", "halfcheetah-medium", "halfcheetah-full-replay", "walker2d-medium"])
 def test_fp16_operands_keep_the_gradient_of_a_decision(name, world):
-    """Median over 64 imagined states: beside a kink of the policy, or where two critics meet, any rounding shows."""
+    """Compare medians over 64 imagined states: near kinks of policy and critics any rounding makes a difference."""
     bundle, draw = Bundle.load(name), torch.Generator().manual_seed(0)
     policy, model, config = Policy.mlp(bundle.policy), bundle.world(world), bundle.settings.itpo
     mean, std = (bundle.statistics[key] for key in ("obs_mean", "obs_std"))
@@ -62,9 +62,9 @@ def test_fp16_operands_keep_the_gradient_of_a_decision(name, world):
     with torch.no_grad():
         states, _ = imagine(policy, policy.layout.views(params), model, obs, noise(8, 1))
     objective = ReferenceObjective(policy, model, config)
-    given = params, states[-1][:, 0].contiguous(), noise(config.horizon, config.particles)
-    expected = objective.gradient(*given).grads
+    args = params, states[-1][:, 0].contiguous(), noise(config.horizon, config.particles)
+    expected = objective.gradient(*args).grads
     with Products("fp16"):
-        grads = objective.gradient(*given).grads
+        grads = objective.gradient(*args).grads
     assert ((grads - expected).norm(dim=1) / expected.norm(dim=1)).median() < 0.1
     assert torch.cosine_similarity(grads, expected, dim=1).median() > 0.99

@@ -1,4 +1,4 @@
-"""What the README and the pages it leads to promise: links that are in git, and commands that parse."""
+"""README and the pages that it links: links to files in git, commands that parse, examples that run."""
 
 import importlib
 import json
@@ -39,17 +39,17 @@ def links(page):
 
 def pages():
     """README, CHANGELOG and every Markdown page that they lead to."""
-    found, todo = [], [Path("README.md"), Path("CHANGELOG.md")]
+    visited, todo = [], [Path("README.md"), Path("CHANGELOG.md")]
     while todo:
         page = todo.pop()
-        if page not in found and (ROOT / page).is_file():
-            found.append(page)
+        if page not in visited and (ROOT / page).is_file():
+            visited.append(page)
             todo += [target for target in links(page) if target.suffix == ".md"]
-    return found
+    return visited
 
 
 def parse(module, text):
-    """Give the arguments to the command's own parser; raises what the command would."""
+    """Parse the arguments as the command does."""
     loaded = importlib.import_module(f"fastdwm.{module}.__main__")
     argv = [EXAMPLES.get(word, word) for word in shlex.split(text)]
     if hasattr(loaded, "parse"):
@@ -63,25 +63,22 @@ def test_every_relative_link_and_picture_is_in_git(tracked):
     assert not dead
 
 
-@pytest.mark.parametrize(
-    "folder",
-    [
+def test_the_readme_leads_to_the_pages_of_the_folders():
+    folders = (
         "bench",
         "bench/results",
         "profiles",
-        *(f"fastdwm/{name}" for name in ("collect", "itpo", "sweep", "train", "tune")),
-    ],
-)
-def test_the_readme_leads_to_the_pages_of_the_folders(folder):
-    assert Path(folder, "README.md") in pages()
+        *(f"fastdwm/{x}" for x in ("collect", "itpo", "sweep", "train", "tune")),
+    )
+    assert {Path(folder, "README.md") for folder in folders} <= set(pages())
 
 
 @pytest.mark.parametrize("page", pages(), ids=str)
 def test_every_command_parses(page):
-    found = COMMAND.findall((ROOT / page).read_text().replace("\\\n", " "))
-    assert found or page != Path("README.md")
-    for module, text in found:
-        # The name of a command alone speaks about it.
+    commands = COMMAND.findall((ROOT / page).read_text().replace("\\\n", " "))
+    assert commands or page != Path("README.md")
+    for module, text in commands:
+        # A command's name without arguments is a mention in the text.
         if text.strip():
             parse(module, text)
         else:

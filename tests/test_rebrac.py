@@ -1,4 +1,4 @@
-"""ReBRAC against numbers worked out by hand and against its published update order."""
+"""ReBRAC against numbers worked out by hand and the published order of its updates."""
 
 import copy
 import math
@@ -17,7 +17,7 @@ CONFIG = ReBRACConfig(actor_bc_coef=0.5, critic_bc_coef=0.1, discount=0.9, batch
 
 
 def constant_policy(action: float) -> dict:
-    """One hidden unit, zero weights: tanh(bias)."""
+    """Policy tanh(bias), with one hidden unit and zero weights."""
     zeros = {"w0": torch.zeros(1, 1), "b0": torch.zeros(1), "w1": torch.zeros(1, 1)}
     return zeros | {"b1": torch.tensor([math.atanh(action)])}
 
@@ -141,7 +141,7 @@ def test_policy_step_leaves_the_critics_alone(trainer):
 
 
 def test_critics_learn_a_known_value():
-    # One state, one action, reward 1, never ending, discount 0.5: Q = 2, whatever the target network starts from.
+    # One state and action, reward 1, no end and discount 0.5 give Q = 2 for any initial target network.
     one = {name: torch.zeros(64, 1) for name in ("obs", "action", "next_obs", "next_action")}
     one |= {"reward": torch.ones(64), "terminated": torch.zeros(64)}
     config = ReBRACConfig(hidden=(16,), target_rate=0.1, discount=0.5, critic_bc_coef=0.0, target_noise=0.0)
@@ -167,7 +167,7 @@ def test_decayed_step_sizes_follow_a_cosine():
 
 
 def test_fitted_q_evaluation_finds_the_value_of_a_policy_that_the_critics_had_wrong():
-    # One state that stays: every action is worth reward / (1 - discount) = 2, whatever the critics say at first.
+    # In a state that stays, every action is worth reward / (1 - discount) = 2 for any initial critics.
     config = ReBRACConfig(hidden=(16, 16), target_rate=0.5, discount=0.5, critic_lr=1e-2, batch_size=8)
     config = config.for_task(get_task("hopper-medium"))
     policy = init_policy(3, 2, (16, 16), torch.Generator().manual_seed(0))

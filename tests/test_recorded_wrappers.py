@@ -1,4 +1,4 @@
-"""Datasets recorded through Gymnasium's wrappers: what changes nothing passes, anything else is refused by name."""
+"""Datasets recorded through Gymnasium's wrappers: harmless ones pass, others are refused by name."""
 
 import json
 
@@ -6,6 +6,7 @@ import gymnasium
 import h5py
 import numpy as np
 import pytest
+from commands import input_error
 from gymnasium import wrappers
 
 from fastdwm.data.dataset import load
@@ -15,13 +16,13 @@ from fastdwm.tasks import get_task
 
 HOPPER = get_task("hopper-medium")
 
-# Gymnasium remarks that actions are float32.
+# Gymnasium warns that actions are float32.
 pytestmark = pytest.mark.filterwarnings("ignore:.*precision lowered:UserWarning")
 
 
 @pytest.fixture
 def dataset(tmp_path, monkeypatch):
-    """Write a Minari dataset of one episode, recorded through these wrappers; returns its id."""
+    """Function that writes a Minari dataset of one episode with these wrappers; returns its id."""
     monkeypatch.setenv("FASTDWM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     folder = tmp_path / "toy-v0" / "data"
@@ -41,7 +42,7 @@ def dataset(tmp_path, monkeypatch):
 
 
 def recorded(wrap):
-    """What Gymnasium says of the wrappers that `wrap` puts around a simulator."""
+    """Specs of the wrappers that `wrap` puts around a simulator."""
     return json.loads(wrap(gymnasium.make("Hopper-v5")).spec.to_json())["additional_wrappers"]
 
 
@@ -64,9 +65,8 @@ CHANGING = {
 @pytest.mark.parametrize("name", CHANGING)
 def test_a_wrapper_that_changes_the_task_is_refused_by_name(dataset, name, trust_env):
     source = dataset(recorded(CHANGING[name]))
-    with pytest.raises(InputError, match=f"toy-v0: env: the wrapper '{name}' of the recording") as caught:
+    with input_error(f"toy-v0: env: the wrapper '{name}' of the recording"):
         load(HOPPER, source, trust_env)
-    assert "\n" not in str(caught.value)
 
 
 SAME = {

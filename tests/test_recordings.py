@@ -1,4 +1,4 @@
-"""AntMaze recordings, which go on after the goal: a trajectory is one episode, and it ends at its first success."""
+"""AntMaze recordings, which continue after the goal: an episode ends at its first success."""
 
 import json
 import math
@@ -8,29 +8,23 @@ import h5py
 import minari
 import numpy as np
 import pytest
+from commands import input_error
 from minari.data_collector import EpisodeBuffer
+from toy_data import filled
 
 from fastdwm.data.dataset import load
 from fastdwm.data.recordings import read_d4rl
-from fastdwm.errors import InputError
 from fastdwm.tasks import get_task
 
-# minari remarks on the metadata that a toy dataset lacks.
-pytestmark = [
-    pytest.mark.usefixtures("private_folders"),
-    pytest.mark.filterwarnings("ignore::UserWarning:minari"),
-]
+# minari warns of missing metadata.
+pytestmark = [pytest.mark.usefixtures("private_folders"), pytest.mark.filterwarnings("ignore::UserWarning:minari")]
 
 UMAZE = get_task("antmaze-umaze")
 
 
-def filled(values, size):
-    return np.repeat(np.asarray(values, np.float32)[:, None], size, axis=1)
-
-
 @pytest.fixture
 def antmaze_file(tmp_path):
-    """Four recordings of D4RL's kind, cut short; rows are numbered by their observation. Returns the path.
+    """Path of a D4RL file of four short recordings and a cut one; a row's observation is its number.
 
     Rows 0-3 reach the goal in row 1 and leave it, rows 4-6 never do, row 7 is there at once, rows 8-9 reach it with
     the timeout and the file stops in the middle of rows 10-11.
@@ -50,20 +44,19 @@ def test_a_d4rl_trajectory_ends_at_its_first_terminal_or_its_timeout(antmaze_fil
     assert columns["obs"][:, 0].tolist() == [0, 1, 4, 5, 6, 7, 8, 9, 10, 11]
     assert columns["terminated"].tolist() == [0, 1, 0, 0, 0, 1, 0, 1, 0, 0]
     assert columns["truncated"].tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
-    # The action that follows: none after an episode's last row.
+    # The next action is zero after an episode's last row.
     assert (16 * columns["next_action"][:, 0]).tolist() == [1, 0, 5, 6, 0, 0, 9, 0, 11, 0]
     assert columns["reward"].sum() == 3
 
 
 def test_an_antmaze_file_of_d4rl_is_refused_before_it_is_read(antmaze_file):
     antmaze_file.write_bytes(b"never read")
-    with pytest.raises(InputError, match="AntMaze file cannot be used: its frame .* mirrored in y") as caught:
+    with input_error("AntMaze file cannot be used: its frame .* mirrored in y"):
         load(UMAZE, str(antmaze_file))
-    assert "\n" not in str(caught.value)
 
 
 def minari_maze(tmp_path, maze=None):
-    """Two episodes recorded as a continuing task: one at the goal in steps 2 and 3 of 4, one that never is."""
+    """Write two episodes of a continuing task: one at the goal in steps 2 and 3 of 4, one that never is."""
     box = gymnasium.spaces.Box
     space = {"achieved_goal": box(-9, 9, (2,)), "desired_goal": box(-9, 9, (2,)), "observation": box(-9, 9, (27,))}
     spaces = {"observation_space": gymnasium.spaces.Dict(space), "action_space": box(-1, 1, (8,))}
@@ -71,7 +64,7 @@ def minari_maze(tmp_path, maze=None):
     for start, rewards in ((0, [0.0, 1.0, 1.0, 0.0]), (5, [0.0, 0.0])):
         n = len(rewards)
         rows = start + np.arange(n + 1)
-        obs = {"achieved_goal": filled(rows, 2), "desired_goal": filled(rows, 2), "observation": filled(rows, 27)}
+        obs = {"achieved_goal": filled(rows, 2), "desired_goal": filled(rows, 2), "observation": filled(100 + rows, 27)}
         flags = {"terminations": [False] * n, "truncations": [False] * (n - 1) + [True]}
         episodes.append(EpisodeBuffer(observations=obs, actions=filled([0.5] * n, 8), rewards=rewards, **flags))
     minari.create_dataset_from_buffers("toy/maze-v0", episodes, **spaces)
@@ -84,7 +77,7 @@ def minari_maze(tmp_path, maze=None):
 
 
 def marked(maze, start, goal):
-    """The maze with other cells marked: r at `start`, g at `goal`; none: no such mark."""
+    """Maze with cells marked r at `start` and g at `goal`; none: no such mark."""
     cells = [[1 if cell == 1 else 0 for cell in row] for row in maze]
     for mark, cell in (("r", start), ("g", goal)):
         if cell is not None:
@@ -98,7 +91,8 @@ OWN = UMAZE.env.kwargs["maze_map"]
 @pytest.mark.parametrize("maze", [None, OWN, marked(OWN, None, None)], ids=["none", "own", "goal not marked"])
 def test_a_minari_episode_ends_at_its_first_success(tmp_path, maze):
     data = load(UMAZE, minari_maze(tmp_path, maze))
-    assert data.obs[:, 0].tolist() == [0, 1, 5, 6]
+    # A position, then the rest.
+    assert data.obs[:, :3].tolist() == [[row, row, 100 + row] for row in (0, 1, 5, 6)]
     assert data.next_obs[:, 0].tolist() == [1, 2, 6, 7]
     assert data.terminated.tolist() == [0, 1, 0, 0] and data.truncated.tolist() == [0, 0, 0, 1]
     assert data.episode_returns().tolist() == [1, 0]
@@ -117,6 +111,5 @@ OTHER_MAZES = {
 @pytest.mark.parametrize("maze", OTHER_MAZES.values(), ids=OTHER_MAZES)
 def test_a_minari_dataset_of_another_maze_is_refused(tmp_path, maze):
     expected = "cannot be read" if maze is math.pi else "expected data of the maze of antmaze-umaze"
-    with pytest.raises(InputError, match=f"toy/maze-v0: {expected}") as caught:
+    with input_error(f"toy/maze-v0: {expected}"):
         load(UMAZE, minari_maze(tmp_path, maze))
-    assert "\n" not in str(caught.value)

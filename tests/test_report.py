@@ -1,4 +1,4 @@
-"""python -m fastdwm.report models BUNDLE: held-out data, calibration, the files it leaves, and what it refuses."""
+"""python -m fastdwm.report models BUNDLE: held-out data, calibration, files, and refused input."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ SMALL = {"episodes": 2, "max_steps": 30, "jacobian_states": 4, "return_states": 
 
 @pytest.fixture
 def bundle():
-    """An untrained bundle for hopper-medium with all world models."""
+    """Untrained bundle for hopper-medium with all world models."""
     return make_bundle(*ALL, settings={"diffusion": {"denoise_steps": 2}}, report={"seed": 3})
 
 
@@ -39,14 +39,14 @@ def folder(bundle, tmp_path):
 
 
 def write_dataset(path, bundle, n_episodes):
-    """A D4RL file of short episodes of the bundle's policy."""
-    made = model_errors.fresh_episodes(bundle.policy, HOPPER, list(range(n_episodes)), 20, 0.5)
+    """Write a D4RL file of short episodes of the bundle's policy; returns the transitions."""
+    transitions = model_errors.fresh_episodes(bundle.policy, HOPPER, list(range(n_episodes)), 20, 0.5)
     names = {"obs": "observations", "next_obs": "next_observations", "action": "actions", "reward": "rewards"}
     names |= {"terminated": "terminals", "truncated": "timeouts"}
     with h5py.File(path, "w") as file:
         for ours, theirs in names.items():
-            file[theirs] = getattr(made, ours)
-    return made
+            file[theirs] = getattr(transitions, ours)
+    return transitions
 
 
 def test_report_leaves_tables_json_and_picture(folder, tmp_path, capsys):
@@ -64,7 +64,7 @@ def test_report_leaves_tables_json_and_picture(folder, tmp_path, capsys):
         assert [line["H"] for line in world["return_gradient"]] == [1, 3, 5]
         assert world["jacobian"]["next_obs_by_action"]["states"] == 4
         assert 0 <= world["return_gradient"][0]["relative_error"]["low"]
-    # What a perfect network would show with the same sampling: K = 2 steps show little, one of MeanFlow everything.
+    # A perfect network with K = 2 steps loses most of the spread, one step of MeanFlow loses none.
     perfect = {name: x["calibration"]["perfect_spread_to_error"] for name, x in record["worlds"].items()}
     assert 0 < perfect["diffusion"] < 1 and (perfect["meanflow"], perfect["mlp"]) == (1, 0)
     assert re.search(f"of a perfect network.* {perfect['diffusion']:.2f} .* 1.00 .* 0.00 ", stdout)
@@ -87,29 +87,29 @@ def test_simulator_without_state_is_refused_at_once(bundle, tmp_path):
 
 
 def test_fresh_episodes_are_episodes(bundle):
-    made = model_errors.fresh_episodes(bundle.policy, HOPPER, [7, 8], 15, 0.3)
-    ends = made.episode_ends
-    assert made.n_episodes == 2 and made.truncated[ends].sum() + made.terminated[ends].sum() == 2
-    inside = np.setdiff1d(np.arange(made.n), ends)
-    np.testing.assert_array_equal(made.next_obs[inside], made.obs[inside + 1])
-    np.testing.assert_array_equal(made.next_action[inside], made.action[inside + 1])
-    assert not made.next_action[ends].any() and np.abs(made.action).max() <= 1
+    transitions = model_errors.fresh_episodes(bundle.policy, HOPPER, [7, 8], 15, 0.3)
+    ends = transitions.episode_ends
+    assert transitions.n_episodes == 2 and transitions.truncated[ends].sum() + transitions.terminated[ends].sum() == 2
+    inside = np.setdiff1d(np.arange(transitions.n), ends)
+    np.testing.assert_array_equal(transitions.next_obs[inside], transitions.obs[inside + 1])
+    np.testing.assert_array_equal(transitions.next_action[inside], transitions.action[inside + 1])
+    assert not transitions.next_action[ends].any() and np.abs(transitions.action).max() <= 1
     with HOPPER.make() as env:
-        np.testing.assert_allclose(made.obs[ends[0] + 1], env.reset(seed=8)[0], rtol=1e-6)
+        np.testing.assert_allclose(transitions.obs[ends[0] + 1], env.reset(seed=8)[0], rtol=1e-6)
     short = model_errors.fresh_episodes(bundle.policy, EnvSpec("Hopper-v5", {}, 10), [7, 8], 15, 0.3)
     assert short.episode_ends.tolist() == [9, 19]
     again = model_errors.fresh_episodes(bundle.policy, HOPPER, [8], 15, 0.3)
-    np.testing.assert_array_equal(again.obs, made.obs[ends[0] + 1 :])
+    np.testing.assert_array_equal(again.obs, transitions.obs[ends[0] + 1 :])
 
 
 @pytest.fixture
 def dataset(bundle, tmp_path, monkeypatch):
-    """A file of 6 episodes, and the bundle as trained on it."""
+    """Path of a file of 6 episodes, and the bundle as if trained on it."""
     monkeypatch.setenv("FASTDWM_CACHE", str(tmp_path / "cache"))
     write_dataset(tmp_path / "hopper.hdf5", bundle, 6)
     task = get_task("hopper-medium")
-    seen = dataset_record(load(task, str(tmp_path / "hopper.hdf5")), task)
-    return tmp_path / "hopper.hdf5", dataclasses.replace(bundle, dataset=seen)
+    record = dataset_record(load(task, str(tmp_path / "hopper.hdf5")), task)
+    return tmp_path / "hopper.hdf5", dataclasses.replace(bundle, dataset=record)
 
 
 def held_out(bundle, dataset, **settings):
@@ -118,7 +118,7 @@ def held_out(bundle, dataset, **settings):
 
 
 def without_fingerprint(bundle, **changes):
-    """The bundle as it was before bundles had fingerprints."""
+    """Bundle of a version without fingerprints of the data."""
     old = {key: value for key, value in bundle.dataset.items() if key != "fingerprint"}
     return dataclasses.replace(bundle, dataset=old | changes)
 
@@ -164,7 +164,7 @@ def test_a_dataset_that_changed_under_its_name_is_refused(dataset, monkeypatch, 
 
 
 @pytest.mark.parametrize("missing", [None, "many"], ids=["none", "text"])
-def test_a_bundle_that_does_not_say_what_it_saw_holds_nothing_out(dataset, tmp_path, missing):
+def test_a_bundle_that_does_not_name_its_data_holds_nothing_out(dataset, tmp_path, missing):
     write_dataset(tmp_path / "other.hdf5", dataset[1], 2)
     with pytest.raises(InputError, match="the bundle does not say what .* was: cannot tell what is new"):
         held_out(without_fingerprint(dataset[1], mean_return=missing), tmp_path / "other.hdf5")
@@ -180,7 +180,7 @@ def test_no_more_is_held_out_than_the_training_did(dataset):
 
 
 class Gaussian:
-    """A model of unit-variance noise around the observation; it samples with another std."""
+    """Model of Gaussian noise with this std around the observation."""
 
     noise_steps = 1
 
@@ -206,22 +206,22 @@ def measured(std, transitions, reward_scale=1.0):
 
 
 def test_a_calibrated_model_covers_what_it_says(random_walk):
-    found = measured(1.0, random_walk)["calibration"]
-    assert found["spread_to_error"] == pytest.approx(1, abs=0.05)
-    # 1000 rows of 20 independent coordinates: three standard errors are at most 0.011
-    np.testing.assert_allclose(found["coverage"], found["levels"], atol=0.011)
+    calibration = measured(1.0, random_walk)["calibration"]
+    assert calibration["spread_to_error"] == pytest.approx(1, abs=0.05)
+    # Three standard errors of 1000 rows with 20 independent coordinates are at most 0.011.
+    np.testing.assert_allclose(calibration["coverage"], calibration["levels"], atol=0.011)
 
 
 def test_a_model_that_spreads_too_little_covers_too_little(random_walk):
-    found = measured(0.5, random_walk)["calibration"]
-    assert found["spread_to_error"] == pytest.approx(0.5, abs=0.05)
-    # of a standard normal, 59 % lie within half of the interval that holds 90 %
-    assert found["coverage"][found["levels"].index(0.9)] == pytest.approx(0.59, abs=0.04)
+    calibration = measured(0.5, random_walk)["calibration"]
+    assert calibration["spread_to_error"] == pytest.approx(0.5, abs=0.05)
+    # Half of a normal's 90 % interval holds 59 %.
+    assert calibration["coverage"][calibration["levels"].index(0.9)] == pytest.approx(0.59, abs=0.04)
 
 
 def test_a_deterministic_model_covers_nothing(random_walk):
-    found = measured(0.0, random_walk)["calibration"]
-    assert found["spread_to_error"] == 0 and not any(found["coverage"])
+    calibration = measured(0.0, random_walk)["calibration"]
+    assert calibration["spread_to_error"] == 0 and not any(calibration["coverage"])
 
 
 def test_rewards_are_compared_in_the_unit_that_was_learnt(random_walk):
@@ -241,16 +241,6 @@ def test_rewards_are_compared_in_the_unit_that_was_learnt(random_walk):
 )
 def test_wrong_input_is_one_line_and_exit_code_2(args, message, tmp_path):
     refused(run("report", *args, "--out", tmp_path), message)
-
-
-def test_what_is_not_there_is_an_input_error(folder, tmp_path):
-    for name, dataset, message in (
-        (str(tmp_path), None, "bundle.json: no such file"),
-        ("antmaze-umaze", None, "no bundle is shipped for antmaze-umaze"),
-        (str(folder), "/nowhere.hdf5", "/nowhere.hdf5: no such file"),
-    ):
-        with pytest.raises(InputError, match=message):
-            report.main(name, ReportConfig(dataset=dataset, out=tmp_path / "out", **SMALL))
 
 
 @pytest.mark.slow

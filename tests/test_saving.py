@@ -1,4 +1,4 @@
-"""Bundle.save: old or new whatever fails, nothing else touched, and only what `load` takes."""
+"""Bundle.save: a failure leaves the old or the new bundle, other files stay, bad bundles are refused."""
 
 import errno
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import input_error
 from toy_bundles import make_bundle
 
 from fastdwm import Bundle, InputError
@@ -32,7 +33,7 @@ def names(folder):
 
 
 def state_no_hash(folder):
-    """Take the hash of the weights out of the description."""
+    """Remove the hash of the weights from bundle.json."""
     path = folder / "bundle.json"
     lines = path.read_text().splitlines()
     path.write_text("\n".join(lines[:-2]).rstrip(",") + "\n}\n")
@@ -40,7 +41,7 @@ def state_no_hash(folder):
 
 
 def held(folder):
-    """Which of the two bundles is there."""
+    """Name of the bundle in the folder, old or new."""
     return {OLD.fingerprint: "old", NEW.fingerprint: "new"}[Bundle.load(folder).fingerprint]
 
 
@@ -53,10 +54,10 @@ def test_saving_again_replaces_the_two_files_and_nothing_else(folder):
     assert all((neighbour / "new").is_dir() for neighbour in neighbours)
 
 
-# What may go wrong: `fails` is what the nth of all changes of the disk raises, `still` whether all later ones do too,
-# `done` whether the change itself was made.
+# Faults: `fails` is raised by the nth change of the disk, with `still` also by all later ones, with `done` after the
+# change was made.
 class Killed(BaseException):
-    """Nothing can be done any more, as after SIGKILL."""
+    """Stands for SIGKILL: nothing can be done any more."""
 
 
 FAULTS = {
@@ -69,7 +70,7 @@ FAULTS = {
 
 
 def save_with_fault(bundle, folder, n, fails, still=False, done=False, links=True):
-    """Save while the nth change of the disk fails; returns what save raised, and whether there were n changes."""
+    """Save while the nth change of the disk fails; returns the error, and whether there were n changes."""
     count = 0
 
     def faulty(change):
@@ -106,28 +107,28 @@ def test_a_fault_at_any_moment_leaves_the_old_bundle_or_the_new(tmp_path, fault,
     OLD.save(start)
     if not stated:
         state_no_hash(start)
-    found, n, happens = [], 0, True
+    states, n, happens = [], 0, True
     while happens:
         folder = shutil.copytree(start, tmp_path / str(n))
         error, happens = save_with_fault(NEW, folder, n, **FAULTS[fault], links=links)
-        found.append(held(folder))
-        # An error means: not saved. Only who is stopped after the last rename finds the new one.
+        states.append(held(folder))
+        # After an error the old bundle is there; a kill after the last rename leaves the new one.
         if isinstance(error, OSError):
-            assert found[-1] == "old" and error.filename.startswith(str(folder))
+            assert states[-1] == "old" and error.filename.startswith(str(folder))
         if error is None:
-            assert found[-1] == "new"
+            assert states[-1] == "new"
         if not FAULTS[fault].get("still"):
-            # All that was kept for the worst case is gone, but for what an interrupt hits while it is removed.
-            assert set(names(folder)) == set(FILES) or (happens and found[-1] == "new")
+            # Temporary files are gone, unless the interrupt hits their removal.
+            assert set(names(folder)) == set(FILES) or (happens and states[-1] == "new")
         NEW.save(folder)
         assert held(folder) == "new" and names(folder) == FILES
         n += 1
-    assert n > 7 and {"old", "new"} == set(found)
-    # Some of what fails once can be done without.
-    assert fault == "full" or found == sorted(found, reverse=True)
+    assert n > 7 and {"old", "new"} == set(states)
+    # Saving succeeds without some of the steps that fail once.
+    assert fault == "full" or states == sorted(states, reverse=True)
 
 
-def test_who_loads_while_others_save_has_one_of_the_bundles(folder):
+def test_loading_while_others_save_gives_one_of_the_bundles(folder):
     saved, stop, failed = 0, threading.Event(), []
 
     def save():
@@ -144,12 +145,12 @@ def test_who_loads_while_others_save_has_one_of_the_bundles(folder):
     for thread in threads:
         thread.start()
     try:
-        found = {held(folder) for _ in range(60)}
+        states = {held(folder) for _ in range(60)}
     finally:
         stop.set()
         for thread in threads:
             thread.join()
-    assert not failed and saved > 4 and found <= {"old", "new"} and names(folder) == ["README.md", *FILES]
+    assert not failed and saved > 4 and states <= {"old", "new"} and names(folder) == ["README.md", *FILES]
 
 
 def test_saving_again_repairs_damaged_weights(folder):
@@ -159,7 +160,7 @@ def test_saving_again_repairs_damaged_weights(folder):
 
 
 @pytest.mark.parametrize("path", [".", "../bundle", "../bundle/../bundle", "sub/..", "../link"])
-def test_any_way_to_write_the_path_of_the_folder_will_do(folder, monkeypatch, path):
+def test_any_path_of_the_folder_works(folder, monkeypatch, path):
     (folder / "sub").mkdir()
     (folder.parent / "link").symlink_to("bundle")
     monkeypatch.chdir(folder)
@@ -174,7 +175,7 @@ def test_a_folder_that_is_not_there_yet_is_made(tmp_path):
 
 
 def test_what_a_linked_file_points_to_stays_as_it_is(folder):
-    # So are bundles in a cache that several share.
+    # Bundles in a shared cache are such links.
     contents = {}
     for name in FILES:
         blob = folder.parent / f"blob-{name}"
@@ -183,7 +184,7 @@ def test_what_a_linked_file_points_to_stays_as_it_is(folder):
         contents[blob] = blob.read_bytes()
     tuning = {"settings": Settings().record(), "weights_sha256": OLD.fingerprint}
     replace(OLD, tuning=tuning).save(folder)
-    # These weights are there already.
+    # The weights have not changed.
     assert Bundle.load(folder).tuning == tuning and (folder / "weights.safetensors").is_symlink()
     NEW.save(folder)
     assert held(folder) == "new" and all(blob.read_bytes() == content for blob, content in contents.items())
@@ -207,25 +208,23 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("message", REFUSED)
-def test_what_load_would_refuse_is_not_saved(folder, message):
+def test_a_bundle_that_load_would_refuse_is_not_saved(folder, message):
     before = [(folder / name).read_bytes() for name in FILES]
     for target in (folder, folder.parent / "fresh"):
-        with pytest.raises(InputError, match=message) as error:
+        with input_error(message):
             replace(OLD, **REFUSED[message]).save(target)
-        assert "\n" not in str(error.value)
     assert [(folder / name).read_bytes() for name in FILES] == before and not (folder.parent / "fresh").exists()
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors/x", "a" * 300, "loop", "a\0b"])
-def test_a_folder_that_cannot_be_is_told_in_one_line(folder, name):
+def test_a_folder_that_cannot_be_is_refused_in_one_line(folder, name):
     (folder / "loop").symlink_to("loop")
-    with pytest.raises(InputError, match="bundle: cannot write to") as error:
+    with input_error("bundle: cannot write to"):
         OLD.save(folder / name)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["a" * 300, "x/" + "a" * 300, "a\0b"])
-def test_a_name_that_no_folder_can_have_is_told_in_one_line(name):
+def test_a_name_that_no_folder_can_have_is_refused_in_one_line(name):
     with pytest.raises(InputError) as error:
         Bundle.load(name)
     assert "\n" not in str(error.value)

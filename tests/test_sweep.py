@@ -1,4 +1,4 @@
-"""python -m fastdwm.sweep as a user meets it: what it leaves, how it goes on after a kill or a failure."""
+"""python -m fastdwm.sweep: files, resumed runs after a kill or a failure, refused folders."""
 
 import json
 import resource
@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 from commands import argv, environment, refused, run, spawn
 from processes import descendants, gone, until
-from toy_data import write_dataset
+from toy_data import training_flags, write_dataset
 
 from fastdwm.bundle import Bundle
 
-NETS = ("rebrac", "diffusion", "meanflow", "mlp", "reward")
-SMALL = " ".join(f"--{net}.updates 60 --{net}.batch-size 32 --{net}.hidden 16 16" for net in NETS)
+SMALL = " ".join(training_flags(60))
 SMALL += " --trust-env --log-every 20 --save-every 20 --eval-episodes 0"
 SHORT = "--episodes 2 --max-steps 5 --backend reference --itpo.inner-steps 0 --diagnose-every 1000"
 STAGES = ("--stages", "train", "eval", "--variants", "default", "meanflow")
@@ -22,7 +21,7 @@ STAGES = ("--stages", "train", "eval", "--variants", "default", "meanflow")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A D4RL file; {task} stands for the task in its name."""
+    """Path of a D4RL file, with {task} for the task in its name."""
     return write_dataset(tmp_path_factory.mktemp("data") / "hopper-medium.hdf5").with_name("{task}.hdf5")
 
 
@@ -33,7 +32,7 @@ def flags(data, out, *more):
 
 
 def cells(out, folder="cells"):
-    """Records by name."""
+    """Records of finished jobs, by name."""
     return {path.stem: json.loads(path.read_text()) for path in Path(out, folder).glob("*.json")}
 
 
@@ -56,9 +55,9 @@ NAMES = {f"hopper-medium-s{seed}-{stage}" for seed in (0, 1) for stage in ("trai
 @pytest.mark.slow
 def test_a_sweep_leaves_cells_bundles_logs_and_a_summary(finished):
     done, out = finished
-    found = cells(out)
-    assert found.keys() == NAMES and not cells(out, "failed")
-    for name, record in found.items():
+    records = cells(out)
+    assert records.keys() == NAMES and not cells(out, "failed")
+    for name, record in records.items():
         assert name == f"{record['task']}-s{record['seed']}-{record['stage']}"
         assert record["identity"]["versions"].keys() == {"mujoco", "gymnasium"}
         assert str(out) not in str(record["identity"]) and str(out) in str(record["commands"])
@@ -83,15 +82,15 @@ def test_an_evaluations_cell_has_the_scores_of_its_own_trainings_bundle(finished
             ran = result["variants"][variant]
             assert ran["world"] == world and ran["seeds"] == [10000, 10001] and ran["itpo"]["lengths"] == [5, 5]
             assert len(ran["base"]["scores"]) == 2 and ran["latency_ms"]["itpo"]["p50_ms"] > 0
-        whole = json.loads(next((out / "eval" / f"hopper-medium-s{seed}" / "default").glob("*.json")).read_text())
-        scores = [episode["score_pct"] for episode in whole["episodes"]["itpo"]]
+        evaluation = json.loads(next((out / "eval" / f"hopper-medium-s{seed}" / "default").glob("*.json")).read_text())
+        scores = [episode["score_pct"] for episode in evaluation["episodes"]["itpo"]]
         assert result["variants"]["default"]["itpo"]["scores"] == scores
         assert record["machine"].keys() >= {"host", "cpu", "threads"} and record["machine"]["threads"] == 1
     assert weights(out, "hopper-medium-s0") != weights(out, "hopper-medium-s1")
 
 
 def copy_of(old, out, *patterns):
-    """The files of the sweep that match, in a folder of their own."""
+    """Copy the sweep's files that match a pattern to another folder."""
     for path in (path for pattern in patterns for path in old.glob(pattern) if path.is_file()):
         (out / path.relative_to(old)).parent.mkdir(parents=True, exist_ok=True)
         (out / path.relative_to(old)).write_bytes(path.read_bytes())
@@ -110,7 +109,7 @@ def test_finished_cells_are_not_repeated_and_a_missing_one_is(finished, data, tm
     assert all(before[name] == record for name, record in after.items()) and len(after) == 3
     default = before["hopper-medium-s1-eval"]["result"]["variants"]["default"]
     assert again["result"]["variants"]["default"]["itpo"]["scores"] == default["itpo"]["scores"]
-    # With everything there, the command only writes the summary again.
+    # If all jobs are finished, the command only writes the summary again.
     assert run("sweep", *flags(data, out)).stderr == ""
 
 
@@ -118,12 +117,12 @@ def test_finished_cells_are_not_repeated_and_a_missing_one_is(finished, data, tm
 def test_a_killed_sweep_leaves_no_process_and_goes_on_to_the_same_weights(finished, data, tmp_path):
     _, reference = finished
     out = tmp_path / "out"
-    given = (*flags(data, out), "--stages", "train")
+    args = (*flags(data, out), "--stages", "train")
     process = subprocess.Popen(
-        argv("sweep", *given), env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        argv("sweep", *args), env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
     assert until(lambda: (out / "train" / "hopper-medium-s0" / "reward.safetensors").exists())
-    # The workers, what keeps their books, and a training of each.
+    # Two workers with a training each.
     there = descendants(process.pid)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -131,7 +130,7 @@ def test_a_killed_sweep_leaves_no_process_and_goes_on_to_the_same_weights(finish
     before = cells(out)
     assert len(before) < 2
 
-    done = run("sweep", *given)
+    done = run("sweep", *args)
     assert done.returncode == 0, done.stderr
     assert len(cells(out)) == 2 and all(cells(out)[name] == record for name, record in before.items())
     for name in ("hopper-medium-s0", "hopper-medium-s1"):
@@ -139,7 +138,7 @@ def test_a_killed_sweep_leaves_no_process_and_goes_on_to_the_same_weights(finish
 
 
 @pytest.mark.slow
-def test_a_cell_that_fails_is_told_and_stops_only_what_needs_it(finished, data, tmp_path):
+def test_a_failed_cell_is_reported_and_stops_only_its_dependents(finished, data, tmp_path):
     out = copy_of(finished[1], tmp_path / "out", "settings.json", "cells/*-s0-train.json", "train/*-s0/**/*")
     both = ("--tasks", "hopper-medium", "walker2d-medium", *flags(data, out)[2:])
     one = ("--seeds", "1")
@@ -157,7 +156,7 @@ def test_a_cell_that_fails_is_told_and_stops_only_what_needs_it(finished, data, 
     status = {cell["name"]: cell["status"] for cell in json.loads((out / "sweep.json").read_text())["cells"]}
     assert (status["walker2d-medium-s0-train"], status["walker2d-medium-s0-eval"]) == ("failed", "not run")
 
-    # It is not tried again unasked, and its reason not forgotten.
+    # The command does not repeat the failed job, and shows its error again.
     again = run("sweep", *both, *one)
     assert again.returncode == 1 and again.stderr == "" and failure["log"][-1] in again.stdout
     log = out / "logs" / "walker2d-medium-s0-train.log"
@@ -172,15 +171,15 @@ def test_a_full_disk_fails_the_cell_and_damages_nothing(finished, data, tmp_path
     _, old = finished
     out = copy_of(old, tmp_path / "out", "settings.json", "cells/*-train.json", "train/**/*")
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    # Enough for what the driver writes, too little for an evaluation.
+    # The limit is enough for the driver's files, and too little for an evaluation's.
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))  # noqa: E731
-    given = (*flags(data, out), "--seeds", "1")
-    done = spawn("sweep", *given, preexec_fn=limit)
+    args = (*flags(data, out), "--seeds", "1")
+    done = spawn("sweep", *args, preexec_fn=limit)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     (failure,) = cells(out, "failed").values()
     assert "File too large" in failure["log"][-1] and not list(out.glob("cells/*-eval.json"))
     assert all(path.read_bytes() == content for path, content in before.items() if path.name != "settings.json")
-    assert run("sweep", *given, "--retry").returncode == 0
+    assert run("sweep", *args, "--retry").returncode == 0
     assert "hopper-medium-s0-eval" in cells(out) and not cells(out, "failed")
 
 
@@ -204,7 +203,7 @@ def test_a_folder_of_another_sweep_is_refused_and_kept(finished, data, change, m
 
 
 @pytest.mark.slow
-def test_outcomes_of_another_physics_are_refused(finished, data, tmp_path):
+def test_results_of_another_physics_are_refused(finished, data, tmp_path):
     out = copy_of(finished[1], tmp_path / "out", "cells/*")
     path = out / "cells" / "hopper-medium-s0-eval.json"
     record = json.loads(path.read_text())
@@ -224,7 +223,7 @@ def test_cells_run_as_tasks_of_ray(finished, data, tmp_path):
     pytest.importorskip("ray")
     out = copy_of(finished[1], tmp_path / "out", "settings.json", "cells/*-train.json", "train/**/*")
     line = argv("sweep", *flags(data, out), "--seeds", "1", "--engine", "ray", "--workers", "1")
-    # Ray would let all else on the machine go before its tasks.
+    # By default Ray gives its tasks the lowest priority.
     process = subprocess.Popen(line, env=environment(RAY_worker_niceness=0))
     there = set()
     assert until(lambda: there.update(descendants(process.pid)) or process.poll() is not None)

@@ -1,4 +1,4 @@
-"""python -m fastdwm.sweep before anything runs: what it plans, and what it refuses."""
+"""python -m fastdwm.sweep before anything runs: plans and refused input."""
 
 import subprocess
 import sys
@@ -7,29 +7,13 @@ import pytest
 from commands import refused, run
 
 from fastdwm.errors import InputError
-from fastdwm.files import reserved
 from fastdwm.sweep import __main__ as sweep
-
-
-def test_two_sweeps_in_one_folder_are_told_in_one_line(tmp_path):
-    with reserved(tmp_path):
-        done = run("sweep", "--tasks", "hopper-medium", "--stages", "eval", "--out", tmp_path)
-    refused(done, "is in use by a command that runs")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_foreign_file_among_the_cells_is_an_input_error(tmp_path):
-    (tmp_path / "cells").mkdir()
-    (tmp_path / "cells" / "notes.json").write_text("[1, 2]")
-    with pytest.raises(InputError, match="notes.json is not a finished job of a sweep"):
-        sweep.main(sweep.parse(["--tasks", "hopper-medium", "--stages", "eval", "--out", str(tmp_path)]))
-
 
 HOPPER = ["--tasks", "hopper-medium"]
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("args", "message"),
     [
         (["--stages", "trian"], "stages: expected some of collect, train, tune, eval, got 'trian'"),
         (["--tasks", "hoper-medium", "--stages", "eval"], "unknown task 'hoper-medium'; nearest: "),
@@ -47,30 +31,30 @@ HOPPER = ["--tasks", "hopper-medium"]
     ],
     ids=lambda value: "-".join(text.lstrip("-") for text in value)[:40] if isinstance(value, list) else "",
 )
-def test_wrong_flags_are_told_in_one_line(given, message, monkeypatch, tmp_path):
+def test_wrong_flags_are_refused_in_one_line(args, message, monkeypatch, tmp_path):
     monkeypatch.setenv("MINARI_DATASETS_PATH", "/nowhere")
-    refused(run("sweep", *given, "--out", tmp_path), message)
+    refused(run("sweep", *args, "--out", tmp_path), message)
     assert not list(tmp_path.rglob("cells"))
 
 
 @pytest.mark.parametrize("engine", ["not installed", "no cluster"])
-def test_an_engine_that_is_not_there_is_told_before_anything_runs(engine, monkeypatch, tmp_path):
+def test_an_engine_that_is_not_there_is_refused_before_anything_runs(engine, monkeypatch, tmp_path):
     address = []
     if engine == "not installed":
         monkeypatch.setitem(sys.modules, "ray", None)
     else:
         pytest.importorskip("ray")
         address = ["--address", "127.0.0.1:1"]
-    given = [*HOPPER, "--stages", "eval", "--out", str(tmp_path), "--engine", "ray", *address]
+    args = [*HOPPER, "--stages", "eval", "--out", str(tmp_path), "--engine", "ray", *address]
     with pytest.raises(InputError, match="Ray is not installed" if not address else "no Ray cluster at '127.0.0.1:1'"):
-        sweep.main(sweep.parse(given))
+        sweep.main(sweep.parse(args))
     assert not list((tmp_path / "logs").iterdir())
 
 
 def test_a_plan_names_cells_commands_time_and_memory_and_runs_nothing(tmp_path):
     out = tmp_path / "out"
-    given = ("--tasks", "locomotion", "--seeds", "10", "--dataset", "{task}.hdf5", "--out", out, "--plan")
-    done = run("sweep", *given, "--workers", "2", "--stages", "eval", "train", "tune")
+    args = ("--tasks", "locomotion", "--seeds", "10", "--dataset", "{task}.hdf5", "--out", out, "--plan")
+    done = run("sweep", *args, "--workers", "2", "--stages", "eval", "train", "tune")
     assert done.returncode == 0 and done.stderr == "" and not out.exists()
     lines = done.stdout.splitlines()
     names = [line.partition(":")[0] for line in lines if not line.startswith(" ") and "-s" in line.partition(":")[0]]
@@ -102,8 +86,8 @@ def test_a_shipped_bundle_is_tuned_as_a_copy(tmp_path):
 
 def test_data_are_collected_once_for_all_seeds(tmp_path):
     pytest.importorskip("fastdwm.collect.published")
-    given = ("--stages", "collect", "train", "--policies", "policies", "--out", tmp_path / "out", "--plan")
-    done = run("sweep", "--tasks", "locomotion", "--seeds", "3", *given, "--collect-flags", "--transitions 1000")
+    args = ("--stages", "collect", "train", "--policies", "policies", "--out", tmp_path / "out", "--plan")
+    done = run("sweep", "--tasks", "locomotion", "--seeds", "3", *args, "--collect-flags", "--transitions 1000")
     assert done.returncode == 0, done.stderr
     collects = [line for line in done.stdout.splitlines() if "python -m fastdwm.collect" in line]
     assert len(collects) == 18 and all("--transitions 1000" in line for line in collects)
@@ -114,8 +98,8 @@ def test_data_are_collected_once_for_all_seeds(tmp_path):
 def test_the_driver_imports_neither_torch_nor_the_simulator(tmp_path):
     code = "import sys; from fastdwm.sweep.__main__ import main, parse; from fastdwm.sweep import driver, job\n"
     code += "main(parse(sys.argv[1:])); print(*sys.modules)"
-    given = [*HOPPER, "--stages", "eval", "--plan", "--out", str(tmp_path / "out")]
-    done = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, text=True, check=True)
+    args = [*HOPPER, "--stages", "eval", "--plan", "--out", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.splitlines()[-1].split())
     assert "fastdwm.sweep.plan" in loaded
     assert not loaded & {"torch", "numpy", "gymnasium", "mujoco", "minari", "ray", "matplotlib"}

@@ -1,4 +1,4 @@
-"""What a user may add without touching the package: a world model by a row of the table, and a task as a value."""
+"""World models and tasks that a user adds without changing the package."""
 
 import json
 from dataclasses import dataclass, replace
@@ -7,6 +7,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from commands import input_error
 from toy_bundles import make_bundle
 
 from fastdwm import Bundle, EnvSpec, InputError, Task
@@ -31,7 +32,7 @@ class LinearConfig(FitConfig):
 
 @dataclass(frozen=True)
 class Linear:
-    """All that imagination asks of a model."""
+    """Least that imagination needs of a world model."""
 
     weight: torch.Tensor
     bias: torch.Tensor
@@ -60,7 +61,7 @@ def linear_loss(config, statistics):
 
 @pytest.fixture(scope="module")
 def linear():
-    """The row that makes it a world model."""
+    """Add the linear model to the table of world models."""
     row = WorldModel(LinearConfig, linear_shapes, build_linear, linear_loss)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(WORLD_MODELS, "linear", row)
@@ -68,7 +69,7 @@ def linear():
 
 
 class Slide(gymnasium.Env):
-    """A point on a line that the action pushes; it is paid for being near 1 and falls off beyond 3."""
+    """Point on a line that the action pushes, with a reward near 1 and an end beyond 3."""
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
     action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
@@ -87,7 +88,7 @@ class Slide(gymnasium.Env):
 
 
 def slid(state, action, friction=0.1):
-    """The next (..., 2) of position and velocity (..., 2) under a push (..., 1)."""
+    """Next position and velocity (..., 2) under a push (..., 1)."""
     velocity = (1 - friction) * state[..., 1:] + 0.2 * action
     return np.concatenate([state[..., :1] + 0.1 * velocity, velocity], -1).astype(np.float32)
 
@@ -105,7 +106,7 @@ gymnasium.register("Slide-v0", "test_table:Slide")
 
 
 def slides(n_episodes=20, length=40) -> Transitions:
-    """Recorded pushes at random."""
+    """Transitions of random pushes."""
     rng, n = np.random.default_rng(0), n_episodes * length
     action = rng.uniform(-1, 1, (n, 1)).astype(np.float32)
     obs = np.zeros((n, 2), np.float32)
@@ -120,14 +121,14 @@ def slides(n_episodes=20, length=40) -> Transitions:
 
 @dataclass(frozen=True)
 class SlideTraining(TrainConfig):
-    """With a field of its name, the new world model has flags and settings of its own."""
+    """Settings with a field for the new world model."""
 
     linear: LinearConfig = LinearConfig(updates=400, batch_size=64, lr=3e-2, gain=0.5)
 
 
 @pytest.fixture(scope="module")
 def trained(linear, tmp_path_factory):
-    """A bundle for the user's task with the user's world model, trained by the library."""
+    """Folder of a trained bundle for the user's task with the user's world model."""
     tiny = {"updates": 40, "batch_size": 32, "hidden": (8,)}
     models = {name: WORLD_MODELS[name].config(**tiny) for name in ("diffusion", "meanflow", "mlp")}
     rebrac = ReBRACConfig(updates=40, batch_size=32, hidden=(8, 8)).for_task(SLIDE)
@@ -143,7 +144,7 @@ def test_a_world_model_added_to_the_table_is_trained_saved_loaded_and_imagined_w
     assert bundle.worlds["linear"].config == LinearConfig(updates=400, batch_size=64, lr=3e-2, gain=0.5)
     assert bundle.report["training"]["linear"]["update"] == 400 and "linear" in bundle.report["errors"]
     world = bundle.world("linear")
-    # Pushes of the user's simulator, imagined: the model is linear, as the simulator is.
+    # The model can be exact, because the simulator is linear too.
     expected = state = np.array([[0.5, -1.0], [0.0, 2.0]], np.float32)
     imagined = torch.tensor(state)
     for action in np.full((5, 2, 1), 0.7, np.float32):
@@ -161,11 +162,10 @@ def test_a_report_measures_and_draws_it_too(trained, tmp_path, capsys):
     assert "linear" in capsys.readouterr().out and list((tmp_path / "out").glob("*.png"))
 
 
-def test_a_bundle_with_a_world_model_that_is_not_in_the_table_is_told_in_one_line(trained, monkeypatch):
+def test_a_bundle_with_a_world_model_that_is_not_in_the_table_is_refused_in_one_line(trained, monkeypatch):
     monkeypatch.delitem(WORLD_MODELS, "linear")
-    with pytest.raises(InputError, match="worlds: expected some of diffusion, meanflow, mlp, got 'linear'") as error:
+    with input_error("worlds: expected some of diffusion, meanflow, mlp, got 'linear'"):
         Bundle.load(trained, trust_env=True)
-    assert "\n" not in str(error.value)
 
 
 def test_a_task_of_ones_own_goes_through_a_bundle_whole(tmp_path):
@@ -177,13 +177,6 @@ def test_a_task_of_ones_own_goes_through_a_bundle_whole(tmp_path):
         obs, _ = env.reset(seed=0)
         np.testing.assert_allclose(env.step(np.ones(1))[0], slid(obs, np.ones(1)))
         assert env.spec.max_episode_steps == 50
-
-
-def test_its_simulator_needs_the_users_word(tmp_path):
-    make_bundle(task=SLIDE).save(tmp_path / "bundle")
-    with pytest.raises(InputError, match="got 'test_table:Slide-v0'; --trust-env builds it all the same") as error:
-        Bundle.load(tmp_path / "bundle")
-    assert "\n" not in str(error.value)
 
 
 def test_a_task_of_ones_own_on_a_known_simulator_needs_no_word(tmp_path):
@@ -198,21 +191,6 @@ def test_a_bundle_that_scores_otherwise_under_a_known_name_says_so(tmp_path):
     shipped = Bundle.load("hopper-medium").task
     make_bundle(task=replace(shipped, ref_max_score=1.0, limits=())).save(tmp_path / "bundle")
     assert Bundle.load(tmp_path / "bundle").task.departures() == ["ref_max_score = 1.0", "limits = ()"]
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"name": "../slide"}, "name: expected letters, digits"),
-        ({"obs_dim": 0}, "obs_dim: expected a positive number, got 0"),
-        ({"limits": (Limit(2, 0.0, 1.0),)}, "limits: expected low < high of a coordinate below 2"),
-        ({"ref_max_score": -200.0}, "ref_max_score: expected more than ref_min_score"),
-        ({"discount": 1.0}, r"discount: expected a number in \(0, 1\), got 1.0"),
-    ],
-)
-def test_a_task_that_cannot_be_is_refused(values, message):
-    with pytest.raises(InputError, match=message):
-        replace(SLIDE, **values)
 
 
 def test_a_name_that_is_neither_a_folder_nor_shipped_lists_what_is(tmp_path, monkeypatch):

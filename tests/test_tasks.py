@@ -1,10 +1,9 @@
-"""The task table against the paper's list, and what is computed from it, by hand."""
+"""Task table against the paper's list, and scores worked out by hand."""
 
 import math
-import subprocess
-import sys
 
 import pytest
+from commands import input_error
 
 from fastdwm.errors import InputError
 from fastdwm.tasks import TASKS, Limit, get_task
@@ -47,19 +46,6 @@ def test_training_settings_are_those_of_the_table(name, settings):
     assert (*coefs, task.batch_size, task.discount, task.reward_scale, task.env.max_episode_steps) == settings
 
 
-@pytest.mark.parametrize(
-    ("name", "minari_id", "d4rl_id"),
-    [
-        ("hopper-medium", "mujoco/hopper/medium-v0", "hopper-medium-v2"),
-        ("walker2d-expert", "mujoco/walker2d/expert-v0", "walker2d-expert-v2"),
-        ("halfcheetah-full-replay", None, "halfcheetah-full-replay-v2"),
-        ("antmaze-large-play", "D4RL/antmaze/large-play-v1", "antmaze-large-play-v2"),
-    ],
-)
-def test_dataset_ids(name, minari_id, d4rl_id):
-    assert (get_task(name).minari_id, get_task(name).d4rl_id) == (minari_id, d4rl_id)
-
-
 def test_healthy_regions():
     hopper = get_task("hopper-medium").limits
     assert hopper[:3] == (Limit(0, 0.7, math.inf), Limit(1, -0.2, 0.2), Limit(2, -100, 100))
@@ -78,13 +64,7 @@ def test_mazes_are_closed_rectangles_with_one_start_and_one_goal():
 
 
 def test_an_unknown_task_names_the_nearest_in_one_line():
-    with pytest.raises(InputError, match="unknown task 'hoper-medium'; nearest: hopper-medium, ") as caught:
+    with input_error("unknown task 'hoper-medium'; nearest: hopper-medium, "):
         get_task("hoper-medium")
-    assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="antmaze-umaze"):
         get_task("")
-
-
-def test_the_table_needs_neither_numpy_nor_torch():
-    code = "import sys, fastdwm.tasks; sys.exit(not {'numpy', 'torch'}.isdisjoint(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,6 +1,5 @@
-"""Tilt weights worked out by hand, their automatic strength, and what the policy tilt does to a small model."""
+"""Tilt weights worked out by hand, their automatic strength, and training with strength zero."""
 
-import dataclasses
 import math
 
 import pytest
@@ -87,9 +86,9 @@ def test_policy_score_is_the_squared_distance_from_the_policy(monkeypatch):
     actor, obs = make_actor(), torch.randn(7, OBS_DIM, generator=generator(1))
     action = mlp_policy(actor, obs) + torch.tensor([0.3, -0.4])
     torch.testing.assert_close(policy_score(actor, obs, action), torch.full((7,), -0.25))
-    whole = policy_score(actor, obs, action)
+    expected = policy_score(actor, obs, action)
     monkeypatch.setattr(tilt_module, "CHUNK_ROWS", 3)
-    torch.testing.assert_close(policy_score(actor, obs, action), whole)
+    torch.testing.assert_close(policy_score(actor, obs, action), expected)
 
 
 def test_value_score_is_the_standardised_surprise():
@@ -104,7 +103,7 @@ def test_value_score_is_the_standardised_surprise():
     surprise = torch.tensor([1.0, -1.0, 2.0, -2.0, 0.5, -0.5])
     score = value_score(lambda s, a: (s + a).squeeze(1), obs, action, torch.arange(6.0) + 1 + surprise)
     torch.testing.assert_close(score, surprise / surprise.std())
-    # Pessimism prefers the outcomes below the mean; a perfect baseline leaves nothing to tilt.
+    # A negative strength prefers values below the mean; a perfect baseline leaves nothing to tilt.
     weights = tilt(score, -0.5).weights
     assert (weights[1::2] > 1).all() and (weights[::2] < weights[1::2]).all()
     perfect = value_score(lambda s, a: s.squeeze(1), obs, action, torch.arange(6.0))
@@ -112,7 +111,7 @@ def test_value_score_is_the_standardised_surprise():
 
 
 def toy_transitions(n: int) -> dict[str, torch.Tensor]:
-    """One coordinate whose change bends with the action; the policy of this world always answers 0.7."""
+    """Transitions of one coordinate whose change is a nonlinear function of the action."""
     g = generator(4)
     obs, action = torch.randn(n, 1, generator=g), torch.rand(n, 1, generator=g) * 2 - 1
     return {"obs": obs, "action": action, "next_obs": obs + torch.sin(4 * action) + 0.3 * obs * action}
@@ -134,7 +133,7 @@ def toy_loss(params, data, weights, g):
 
 
 def train_toy(data, weights, updates: int):
-    """Trained parameters, and the losses on the way."""
+    """Trained parameters, and the losses of all updates."""
     params, g = init_mlp(meanflow_shapes(1, 1, CONFIG), generator(5)), generator(6)
     for value in params.values():
         value.requires_grad_(True)
@@ -146,21 +145,6 @@ def train_toy(data, weights, updates: int):
         losses[-1].backward()
         optimiser.step()
     return map_params(Tensor.detach, params), [float(loss.detach()) for loss in losses]
-
-
-def test_policy_tilt_moves_the_capacity_of_a_small_model():
-    data = toy_transitions(10_000)
-    score = -(data["action"] - 0.7).square().sum(-1)
-    near, error = score > -(0.2**2), {}
-    for strength in (0.0, 20.0):
-        params, _ = train_toy(data, tilt(score, strength).weights, 200)
-        model = build_meanflow(params, STATISTICS, dataclasses.replace(CONFIG, temperature=0.0))
-        sample = model.next_obs(data["obs"], data["action"], torch.zeros(1, 10_000, 1))
-        square = (sample - data["next_obs"]).square()
-        error[strength] = [float(square[rows].mean().sqrt()) for rows in (near, ~near)]
-    # Seen: near 0.5 -> 0.1, elsewhere 0.7 -> 2.7.
-    assert error[20.0][0] < 0.7 * error[0.0][0]
-    assert error[20.0][1] > 1.3 * error[0.0][1]
 
 
 def test_strength_zero_trains_bit_for_bit_as_without_a_tilt():

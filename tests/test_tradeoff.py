@@ -1,4 +1,4 @@
-"""Grids as lists of points, the Pareto front and the share of the gain, on numbers that can be checked by hand."""
+"""Grids, Pareto front, share of the gain and best setting, on numbers worked out by hand."""
 
 import csv
 import dataclasses
@@ -14,15 +14,7 @@ from fastdwm.measure.statistics import ratio_of_means
 from fastdwm.study.config import StudyConfig
 from fastdwm.study.grid import BASE, GRIDS, Grid, GridPoint
 from fastdwm.study.tables import confirmed
-from fastdwm.study.tradeoff import (
-    best,
-    confirmation,
-    pareto_front,
-    save_plot,
-    summarise,
-    title_of,
-    verdict,
-)
+from fastdwm.study.tradeoff import best, confirmation, pareto_front, save_plot, summarise, title_of, verdict
 from fastdwm.tables import csv_text
 
 HELD = {"diffusion": 5, "meanflow": 1, "mlp": 1}
@@ -41,24 +33,21 @@ IDENTITY = {"bundle": "abc", "device": "cpu", "backend": "auto", "versions.torch
 DIFFUSION, MEANFLOW = GridPoint("diffusion", 5, 8, 2, 1, inner_lr=0.1), GridPoint("meanflow", 1, 8, 2, 1, inner_lr=0.1)
 
 
-def test_a_star_changes_one_axis_at_a_time():
-    points = GRID.points(HELD)
-    assert points[0] == BASE and len(points) == len(set(points))
-    axes = [(point.horizon, point.particles, point.inner_steps) for point in points if point.world == "mlp"]
-    assert axes == [(8, 2, 1), (3, 2, 1), (8, 16, 1), (8, 2, 2)]
+def test_a_star_changes_one_axis_at_a_time_and_a_product_has_every_combination():
+    cells = GRID.points(HELD)
+    assert cells[0] == BASE and len(cells) == len(set(cells))
+    points = [(cell.horizon, cell.particles, cell.inner_steps) for cell in cells if cell.world == "mlp"]
+    assert points == [(8, 2, 1), (3, 2, 1), (8, 16, 1), (8, 2, 2)]
+    product = dataclasses.replace(GRID, design="product", horizons=(8, 3)).points(HELD)
+    assert len(product) == 1 + 2 * 2 * 2 * 2
     # Without imagination all world models are the same point.
-    assert [point for point in points if point.horizon == 0] == [BASE, GridPoint("critic", 0, 0, 1, 1, inner_lr=0.4)]
-
-
-def test_a_product_has_every_combination():
-    points = dataclasses.replace(GRID, design="product", horizons=(8, 3)).points(HELD)
-    assert len(points) == 1 + 2 * 2 * 2 * 2
+    assert [cell for cell in cells if cell.horizon == 0] == [BASE, GridPoint("critic", 0, 0, 1, 1, inner_lr=0.4)]
 
 
 def test_several_inner_steps_share_the_step_size():
-    assert {(point.inner_steps, point.inner_lr) for point in GRID.points(HELD)[1:]} == {(1, 0.4), (2, 0.2)}
-    whole = dataclasses.replace(GRID, split_step=False)
-    assert {point.inner_lr for point in whole.points(HELD)[1:]} == {0.4}
+    assert {(cell.inner_steps, cell.inner_lr) for cell in GRID.points(HELD)[1:]} == {(1, 0.4), (2, 0.2)}
+    undivided = dataclasses.replace(GRID, split_step=False)
+    assert {cell.inner_lr for cell in undivided.points(HELD)[1:]} == {0.4}
 
 
 def test_step_sizes_are_an_axis():
@@ -72,7 +61,7 @@ def test_maximum_deviations_are_an_axis_of_their_own_and_not_divided():
     points = [point for point in grid.points(HELD) if point.world == "mlp"]
     steps = [(point.inner_steps, point.max_deviation, point.inner_lr) for point in points]
     assert steps == [(1, None, None), (2, None, None), (1, 0.1, None), (1, 0.05, None)]
-    # None is the bundle's own, which the agent finds there.
+    # None is the bundle's own.
     assert [point.itpo(ITPOConfig()).max_deviation for point in points] == [None, None, 0.1, 0.05]
 
 
@@ -148,7 +137,7 @@ def test_share_of_the_gain():
     reference = np.array([1.0, 2.0, 3.0, 4.0])
     kept = ratio_of_means(0.5 * reference, reference)
     assert (kept.value, kept.low, kept.high) == pytest.approx((0.5, 0.5, 0.5))
-    # A reference that may as well have gained nothing gives no interval.
+    # A gain of the reference that may be zero gives no interval.
     uncertain = ratio_of_means(reference, np.array([-3.0, -1.0, 2.0, 4.0]))
     assert uncertain.value == pytest.approx(5.0) and uncertain.low is None
 
@@ -208,26 +197,22 @@ def test_the_best_cell_has_the_highest_interquartile_mean_then_the_least_cost():
         MEANFLOW: record([90.0, 91.0, 92.0, 93.0, 94.0, 95.0, 96.0, 97.0], 2.0),
         fall: record([0.0, 0.0, 92.0, 93.0, 94.0, 95.0, 96.0, 97.0], 1.0),
     }
-    # The falls do not count, the base policy is no choice, and of the three equals the fastest one wins.
+    # Falls do not count, the base policy is no candidate, and the fastest of three equals is chosen.
     assert best(list(records), summarise(records, IDENTITY)) == fall
     del records[fall]
     assert best(list(records), summarise(records, IDENTITY)) == MEANFLOW
 
 
 def test_confirmation_pairs_the_seeds():
-    found = confirmation(RECORDS, MEANFLOW)
-    assert found["difference"]["value"] == pytest.approx((2 + 2 + 29) / 3) and found["seeds"] == [0, 1, 2]
-    assert confirmed(found) == (
+    result = confirmation(RECORDS, MEANFLOW)
+    assert result["difference"]["value"] == pytest.approx((2 + 2 + 29) / 3) and result["seeds"] == [0, 1, 2]
+    assert confirmed(result) == (
         "Best by interquartile mean: MeanFlow (K = 1), H = 8, M = 2, E = 1, strength 0.1. On seeds 0 to 2, which "
         "were not used to choose it: score 85.0 ± 13.9, base policy 74.0 ± 29.5, difference +11.0 [2.0, 29.0]."
     )
 
 
-def test_there_is_no_verdict_without_the_diffusion_model():
-    assert verdict(RECORDS, summarise(RECORDS, IDENTITY), [MEANFLOW]) == []
-
-
-def test_a_world_model_that_nobody_named_here_has_a_place_in_the_picture(tmp_path):
+def test_an_unknown_world_model_is_in_the_picture(tmp_path):
     own = GridPoint("own", 3, 8, 2, 1, 0.1)
     rows = summarise({BASE: record([90.0, 92.0], 0.5), own: record([92.0, 93.0], 2.0)}, IDENTITY)
     save_plot(rows, tmp_path / "a.png", "title")

@@ -1,4 +1,4 @@
-"""A training and its data, in one process: what it refuses, notices and never ends well with."""
+"""Training and its data: refused numbers, diverged trainings, changed data."""
 
 import json
 import math
@@ -9,11 +9,11 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from toy_data import write_dataset
 
 from fastdwm import Bundle
 from fastdwm.data.dataset import load
 from fastdwm.errors import InputError, RunError
-from fastdwm.files import reserved
 from fastdwm.models.config import MLPConfig, ReBRACConfig, RewardConfig
 from fastdwm.report.models import trained_on
 from fastdwm.tasks import get_task
@@ -22,33 +22,22 @@ from fastdwm.train.config import TrainConfig
 from fastdwm.train.fit import Batches, Loop
 from fastdwm.train.recipe import prepare
 
-TASK, SEED, N = get_task("hopper-medium"), 0, 400
+TASK, N = get_task("hopper-medium"), 400
 FIT = {"updates": 20, "batch_size": 16, "hidden": (8, 8)}
 
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """A D4RL file of 20 episodes of 20 steps: s' = s + 0.1 (first action), r = s_0."""
+    """Path of a D4RL file of 20 episodes with 20 steps."""
     monkeypatch.setenv("FASTDWM_CACHE", str(tmp_path / "cache"))
-    rng = np.random.default_rng(SEED)
-    action = rng.uniform(-1, 1, (20, 20, 3)).astype(np.float32)
-    moved = 0.1 * action[..., :1].cumsum(1)
-    start = rng.normal(size=(20, 1, 11)).astype(np.float32)
-    obs = start + np.concatenate([0 * moved[:, :1], moved[:, :-1]], 1)
-    columns = {"observations": obs, "next_observations": start + moved, "actions": action, "rewards": obs[..., 0]}
-    path = tmp_path / "hopper.hdf5"
-    with h5py.File(path, "w") as file:
-        for name, values in columns.items():
-            file[name] = values.reshape(N, *values.shape[2:])
-        file["terminals"], file["timeouts"] = np.zeros(N, bool), np.arange(N) % 20 == 19
-    return path
+    return write_dataset(tmp_path / "hopper.hdf5", length=20)
 
 
 def config(path, out, **changes):
-    """Of a training that takes half a second."""
+    """Settings of a training that takes half a second."""
     parts = {"rebrac": ReBRACConfig(**FIT), "mlp": MLPConfig(**FIT), "reward": RewardConfig(**FIT)}
     short = {"worlds": ("mlp",), "fqe_updates": 5, "log_every": 10, "save_every": 10, "eval_episodes": 0}
-    # What these data are of is no hopper.
+    # Hopper does not repeat these data.
     where = {"dataset": str(path), "out": out, "threads": 1, "trust_env": True}
     return TrainConfig(**(parts | short | where | changes))
 
@@ -107,7 +96,7 @@ def test_a_training_that_diverged_ends_where_it_did(data, tmp_path, message):
     with pytest.raises(RunError, match=message) as error:
         train(data, tmp_path / "run", **DIVERGED[message])
     assert "\n" not in str(error.value)
-    # It ends soon, leaves no state or line of metrics from after it, and the same command ends the same way.
+    # It ends soon, saves nothing from after that, and the same command ends the same way.
     reached = int(str(error.value).split("update ")[1].split(":")[0])
     lines = [json.loads(line)["update"] for line in (tmp_path / "run" / f"{part}.jsonl").read_text().splitlines()]
     assert reached <= 60 and lines == list(range(10, reached, 10)) and not (tmp_path / "run" / "bundle").exists()
@@ -116,7 +105,7 @@ def test_a_training_that_diverged_ends_where_it_did(data, tmp_path, message):
 
 
 class Failing:
-    """A trainer whose second scalar is infinite in the seventh update, as it is told every other time."""
+    """Trainer whose second scalar, returned at every other update, is infinite in the seventh."""
 
     optimisers: ClassVar = {}
 
@@ -175,12 +164,12 @@ def test_a_run_notices_that_its_data_changed_under_their_name(data, tmp_path, na
     with pytest.raises(InputError, match=r"dataset: .*hopper.hdf5 is not what the run in .* was trained on"):
         train(data, out)
     assert {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
-    # Its own data under another name are its own data; the name is a setting.
+    # The original data are accepted again.
     data.write_bytes(content)
     train(data, out)
 
 
-def test_a_run_that_does_not_tell_its_data_goes_on(data, tmp_path):
+def test_a_run_without_a_fingerprint_of_its_data_goes_on(data, tmp_path):
     out = tmp_path / "run"
     train(data, out)
     identity = json.loads((out / "config.json").read_text())
@@ -192,17 +181,9 @@ def test_a_run_that_does_not_tell_its_data_goes_on(data, tmp_path):
 
 def test_bundles_with_the_former_fingerprint_know_their_data(data):
     transitions = load(TASK, str(data))
-    for fingerprint, known in (
+    for fingerprint, expected in (
         (transitions.fingerprint, True),
         (transitions.short_fingerprint, True),
         ("0" * 64, False),
     ):
-        assert trained_on({"id": "other", "fingerprint": fingerprint}, transitions)[0] is known
-
-
-def test_two_trainings_in_one_folder_are_refused(data, tmp_path):
-    (tmp_path / "run").mkdir()
-    with reserved(tmp_path / "run"), pytest.raises(InputError, match="out: .*run is in use by a command that runs"):
-        train(data, tmp_path / "run")
-    assert not any((tmp_path / "run").iterdir())
-    train(data, tmp_path / "run")
+        assert trained_on({"id": "other", "fingerprint": fingerprint}, transitions)[0] is expected

@@ -1,4 +1,4 @@
-"""Trainers: what is saved half-way goes on to the same bits, whatever holds the parameters."""
+"""Trainers: a resumed training gives the same bits, with packed and with plain parameters."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def make_batches() -> Batches:
 
 
 def make_trainer(name: str):
-    """A fresh trainer, the same at each call."""
+    """Fresh trainer, the same at each call."""
     names = [f"{of}_{what}" for of in ("obs", "delta") for what in ("mean", "std")]
     statistics = {name: torch.linspace(0.5, 1.5, OBS_DIM) for name in names}
     fit = {"updates": UPDATES, "hidden": HIDDEN, "lr": 1e-2}
@@ -66,10 +66,10 @@ def values(trainer) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", PARTS)
 def test_updates_resumed_half_way_equal_those_in_one_go(name, tmp_path):
-    whole = fit(name, tmp_path / "whole", UPDATES)
+    uninterrupted = fit(name, tmp_path / "whole", UPDATES)
     fit(name, tmp_path / "halves", UPDATES // 2)
     halves = fit(name, tmp_path / "halves", UPDATES)
-    for key, value in values(whole).items():
+    for key, value in values(uninterrupted).items():
         assert torch.equal(value, values(halves)[key]), key
 
 

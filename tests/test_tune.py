@@ -1,4 +1,4 @@
-"""python -m fastdwm.tune, and what its choice means for evaluations: as a user meets it, and the search by itself."""
+"""python -m fastdwm.tune: its choice in bundle and evaluation, the search, and weights in float16."""
 
 import json
 from dataclasses import replace
@@ -24,15 +24,15 @@ def folder(tmp_path, quick):
     return tmp_path / "bundle"
 
 
-def settle(folder, settings):
-    """Give the bundle these settings as if it had been tuned to them."""
+def save_tuned(folder, settings):
+    """Save the bundle as if it had been tuned to these settings."""
     bundle = Bundle.load(folder, tuned=False)
     tuning = {"settings": settings.record(), "weights_sha256": bundle.fingerprint}
     replace(bundle, tuning=tuning).save(folder)
 
 
 def evaluated(folder, tmp_path, *flags):
-    """Settings of a decision, and world model, that an evaluation ran with."""
+    """Settings of a decision, world model and its steps, as an evaluation used them."""
     out = tmp_path / f"eval-{len(list(tmp_path.iterdir()))}"
     short = ("--episodes", 1, "--max-steps", 3, "--bundle", folder, "--out", out)
     done = run("eval", "hopper-medium", *short, *flags)
@@ -83,10 +83,10 @@ def test_a_shipped_bundle_is_tuned_in_a_copy(folder, tmp_path, monkeypatch, writ
 
 def test_an_evaluation_starts_from_what_the_bundle_was_tuned_to(folder, tmp_path):
     tuned = Settings(ITPOConfig(horizon=2, max_deviation=0.1), "meanflow", 2)
-    settle(folder, tuned)
+    save_tuned(folder, tuned)
     itpo = json.loads(json.dumps(tuned.record()["itpo"]))
     assert evaluated(folder, tmp_path) == (itpo, "meanflow", 2)
-    # A flag changes one setting, the default's value included.
+    # A flag changes one setting, also to its default.
     assert evaluated(folder, tmp_path, "--itpo.horizon", 8) == (itpo | {"horizon": 8}, "meanflow", 2)
     default = json.loads(json.dumps(Settings().record()["itpo"]))
     for flags in (("--preset", "default"), ("--world", "diffusion")):
@@ -94,7 +94,7 @@ def test_an_evaluation_starts_from_what_the_bundle_was_tuned_to(folder, tmp_path
 
 
 def test_an_agent_decides_as_its_bundle_was_tuned_unless_told_otherwise(folder):
-    settle(folder, Settings(ITPOConfig(horizon=2, particles=1, max_deviation=0.1), "meanflow", 2))
+    save_tuned(folder, Settings(ITPOConfig(horizon=2, particles=1, max_deviation=0.1), "meanflow", 2))
     bundle = Bundle.load(folder)
     agent = Agent.of(bundle)
     assert (agent.config.horizon, agent.config.particles, agent.config.max_deviation) == (2, 1, 0.1)
@@ -112,29 +112,38 @@ def test_an_agent_decides_as_its_bundle_was_tuned_unless_told_otherwise(folder):
     ids=["weights", "settings"],
 )
 def test_a_choice_for_something_else_is_refused_until_tuned_again(folder, tmp_path, old, new, message):
-    settle(folder, Settings(ITPOConfig(horizon=2)))
+    save_tuned(folder, Settings(ITPOConfig(horizon=2)))
     path = folder / "bundle.json"
-    # The tuning comes before the hash of the weights that are there.
+    # The first match is in the tuning, before the hash of the weights.
     path.write_text(path.read_text().replace(old, new, 1))
-    given = ("hopper-medium", "--bundle", folder, "--out", tmp_path)
-    refused(run("eval", *given), message)
-    assert run("tune", *given, *FEW).returncode == 0
+    args = ("hopper-medium", "--bundle", folder, "--out", tmp_path)
+    refused(run("eval", *args), message)
+    assert run("tune", *args, *FEW).returncode == 0
     assert Bundle.load(folder).tuning["table"]
 
 
 def test_a_bundle_that_was_not_measured_is_not_tuned(folder, tmp_path):
-    """Candidates are factors of its maximum deviation."""
+    """Candidates multiply its maximum deviation."""
     make_bundle(max_deviation=None).save(folder)
     done = run("tune", "hopper-medium", "--bundle", folder, "--out", tmp_path / "out", *FEW)
     refused(done, "max_deviation", "report deviation BUNDLE")
 
 
 def test_another_policy_is_not_tuned(folder, tmp_path):
-    settle(folder, Settings(ITPOConfig(horizon=2)))
+    save_tuned(folder, Settings(ITPOConfig(horizon=2)))
     path = tmp_path / "policy.safetensors"
     save_checkpoint(path)
     assert Bundle.load(folder).with_policy(path).settings == Settings()
     assert evaluated(folder, tmp_path, "--checkpoint", path)[0]["horizon"] == ITPOConfig().horizon
+
+
+ENDLESS = {"horizon": 10**9, "particles": 2**17, "inner_steps": 10**9, "termination_temperature": 1e300}
+
+
+def tuning_with(**itpo):
+    """Tuning of a bundle with other settings of a decision."""
+    settings = Settings().record()
+    return {"settings": settings | {"itpo": settings["itpo"] | itpo}, "weights_sha256": ""}
 
 
 @pytest.mark.parametrize(
@@ -143,6 +152,9 @@ def test_another_policy_is_not_tuned(folder, tmp_path):
         ({}, "tuning: settings: expected dict"),
         ({"settings": Settings().record()}, "tuning: weights_sha256: expected str"),
         ({"settings": {"itpo": {}}, "weights_sha256": ""}, "tuning: itpo: action_step is missing"),
+        *((tuning_with(**{name: value}), f"tuning: itpo: {name}: expected at most") for name, value in ENDLESS.items()),
+        (tuning_with(horizon=16, particles=4096, inner_steps=256), "expected at most .* imagined transitions"),
+        (tuning_with(horizon=10**400), "bundle.json: expected JSON .expected finite numbers, got 1000"),
         *(
             ({"settings": {"itpo": {name: 1.0}}, "weights_sha256": ""}, f"tuning: {name} is a setting of an earlier")
             for name in REPLACED
@@ -152,34 +164,7 @@ def test_another_policy_is_not_tuned(folder, tmp_path):
     ],
 )
 def test_a_damaged_choice_is_named(folder, tuning, message):
-    damaged(folder, tuning, message)
-
-
-WITHOUT_END = {"horizon": 10**9, "particles": 2**17, "inner_steps": 10**9, "termination_temperature": 1e300}
-
-
-@pytest.mark.parametrize("name", WITHOUT_END)
-def test_a_strangers_choice_neither_goes_on_for_ever_nor_takes_the_memory(folder, name):
-    settings = Settings().record()
-    settings["itpo"] |= {name: WITHOUT_END[name]}
-    damaged(folder, {"settings": settings, "weights_sha256": ""}, f"tuning: itpo: {name}: expected at most")
-
-
-def test_the_work_of_a_choice_is_bounded_as_a_whole(folder):
-    settings = Settings().record()
-    settings["itpo"] |= {"horizon": 16, "particles": 4096, "inner_steps": 256}
-    damaged(folder, {"settings": settings, "weights_sha256": ""}, "expected at most .* imagined transitions")
-    # What the paper decides with is far below.
-    assert ITPOConfig(horizon=16, particles=4096, inner_steps=8).particles == 4096
-
-
-def test_an_integer_that_no_float_holds_is_no_number(folder):
-    tuning = {"settings": {"itpo": {"horizon": 10**400}}, "weights_sha256": ""}
-    damaged(folder, tuning, "bundle.json: expected JSON .expected finite numbers, got 1000")
-
-
-def damaged(folder, tuning, message):
-    """A bundle with this choice is refused in one line."""
+    """Settings that need endless time or memory are refused too."""
     path = folder / "bundle.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"tuning": tuning}))
     with pytest.raises(InputError, match=message) as error:
@@ -200,34 +185,31 @@ def test_wrong_input_is_one_line_and_exit_code_2(args, message, tmp_path):
     refused(run("tune", *args, "--out", tmp_path), message)
 
 
-# The search by itself, with scores that are known.
-
-
 def search(scores, noise=0.0, budget_s=100.0, costs=None):
-    """The choice, and all trials, where candidate i scores scores[i] (the base policy is first) on average."""
+    """Search where candidate i scores scores[i] on average, the base policy first; returns choice, trials and runs."""
     trials = [Trial(Settings(world=str(i))) for i in range(len(scores))]
-    seen = []
+    runs = []
 
     def run(settings, seeds):
         i = int(settings.world)
-        seen.append((i, tuple(seeds)))
-        # The same disturbance for every candidate but in sign, as odd seeds are hard for half of them.
+        runs.append((i, tuple(seeds)))
+        # Odd seeds are harder for half of the candidates and easier for the others.
         return [scores[i] + noise * (-1) ** (seed + i) for seed in seeds], (costs or [1.0] * len(scores))[i]
 
     base, *others = trials
     finalists = halve(base, others, run, 20_000, 4, budget_s, lambda *_: None)
-    return choose(base, finalists), base, others, seen
+    return choose(base, finalists), base, others, runs
 
 
 def test_halving_finds_the_best_and_spends_most_on_the_better():
-    chosen, base, others, seen = search([10.0, 11, 12, 13, 20, 14, 15, 16, 17], noise=1.0)
+    chosen, base, others, runs = search([10.0, 11, 12, 13, 20, 14, 15, 16, 17], noise=1.0)
     assert chosen is others[3]
     counts = [len(trial.scores) for trial in others]
-    # 8 candidates with 4 episodes, 4 with 8, then the default (first), the best and the base policy go on together.
+    # 8 candidates run 4 episodes, 4 run 8, then the default (first), the best and the base policy go on.
     assert sorted(counts) == [4, 4, 4, 4, 8, 8, 64, 64] and counts[0] == counts[3] == len(base.scores) == 64
-    # Nobody runs a seed twice, and all run the same ones.
-    assert len(seen) == len(set(seen))
-    assert {seed for _, seeds in seen for seed in seeds} == set(range(20_000, 20_064))
+    # No candidate runs a seed twice, and all run the same seeds.
+    assert len(runs) == len(set(runs))
+    assert {seed for _, seeds in runs for seed in seeds} == set(range(20_000, 20_064))
 
 
 def test_the_base_policy_is_recommended_where_nothing_beats_it():
@@ -246,11 +228,11 @@ def trial(*scores, cost=1.0):
     return Trial(Settings(), list(scores), cost)
 
 
-def test_of_what_the_seeds_cannot_tell_apart_the_cheaper_is_chosen():
+def test_of_candidates_within_chance_the_cheaper_is_chosen():
     base = trial(10, 20, 30, 40, 50, 60, 70, 80, cost=0.1)
     lucky = trial(40, 5, 55, 20, 75, 30, 100, 60)
     assert lucky.iqm > base.iqm + 1 and choose(base, [lucky]) is base
-    # The same gain in every pair is sure, whatever the seeds scatter.
+    # The same gain on every seed is certain, however much scores vary between seeds.
     better = trial(*(score + 5 for score in base.scores))
     assert choose(base, [better]) is better
 
@@ -261,7 +243,7 @@ def test_a_fall_that_is_prevented_does_not_hide_a_sure_gain():
     assert choose(base, [steady]) is steady
 
 
-def test_rare_falls_weigh_though_the_interquartile_mean_leaves_them_out():
+def test_rare_falls_count_although_the_interquartile_mean_ignores_them():
     base = trial(*[98.0] * 8, cost=0.1)
     reckless, careful = trial(*[104.0] * 7, 20.0), trial(*[100.0] * 8)
     assert reckless.iqm > careful.iqm and choose(base, [reckless, careful]) is careful
@@ -282,25 +264,22 @@ def test_without_time_the_default_is_compared_with_the_base_policy():
 
 
 def test_candidates_start_with_the_default_and_differ():
-    found = candidates({"diffusion": 5, "meanflow": 1, "mlp": 1}, 0.1)
-    assert found[0] == Settings(ITPOConfig(), "diffusion", 5)
-    assert len({str(settings) for settings in found}) == len(found)
-    assert {settings.world for settings in found} == {"diffusion", "meanflow"}
-    assert all(settings.itpo.inner_steps > 0 for settings in found)
+    grid = candidates({"diffusion": 5, "meanflow": 1, "mlp": 1}, 0.1)
+    assert grid[0] == Settings(ITPOConfig(), "diffusion", 5)
+    assert len({str(settings) for settings in grid}) == len(grid)
+    assert {settings.world for settings in grid} == {"diffusion", "meanflow"}
+    assert all(settings.itpo.inner_steps > 0 for settings in grid)
 
 
 @pytest.mark.parametrize("bound", [0.1, 1e-8])
 def test_every_world_is_tried_with_factors_of_the_bundles_bound(bound):
-    """With its own one as well, which is not said, so that measuring it anew keeps the choice."""
-    found = candidates({"diffusion": 5, "meanflow": 1}, bound)
+    """Factor 1 is stored as none, so that a new measurement of the bound keeps the choice."""
+    grid = candidates({"diffusion": 5, "meanflow": 1}, bound)
     for world in ("diffusion", "meanflow"):
-        bounds = {settings.itpo.max_deviation for settings in found if settings.world == world}
+        bounds = {settings.itpo.max_deviation for settings in grid if settings.world == world}
         assert None in bounds
         factors = sorted(x / bound for x in bounds - {None})
         assert factors == pytest.approx([0.5, 0.7, 1.5, 2.0], rel=1e-4)
-
-
-# Weights in float16.
 
 
 def test_weights_that_float16_holds_take_half_the_room(tmp_path):
@@ -310,7 +289,7 @@ def test_weights_that_float16_holds_take_half_the_room(tmp_path):
     rounded.save(tmp_path / "half")
     sizes = [(tmp_path / name / "weights.safetensors").stat().st_size for name in ("full", "half")]
     assert sizes[1] < 0.6 * sizes[0]
-    # Other weights may act otherwise, so far as the data go.
+    # The bound of the unrounded weights is not that of these.
     assert rounded.max_deviation is None and bundle.max_deviation is not None
     loaded = Bundle.load(tmp_path / "half")
     assert loaded.fingerprint == rounded.fingerprint != bundle.fingerprint

@@ -1,4 +1,4 @@
-"""All world models of a bundle through disk, agent and both backends."""
+"""World models of a saved and loaded bundle in the agent, on both backends."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from fastdwm import Agent, Bundle, InputError
 
 
 def make_full(steps=1, tau=1.0):
-    """The random bundle with all three world models."""
+    """Random bundle with all three world models."""
     return make_bundle(*ALL, settings={"meanflow": {"steps": steps, "temperature": tau}})
 
 

@@ -14,7 +14,7 @@ CONFIG = ITPOConfig(horizon=2, particles=3)
 SGD = ITPOConfig(horizon=2, particles=3, optimiser="sgd", inner_lr=1e-2)
 RULES = pytest.mark.parametrize("config", [CONFIG, SGD], ids=["bound", "sgd"])
 BOUND = replace(CONFIG, max_deviation=0.05)
-"""for parts of one's own, which come without data that would tell the bound"""
+"""for a user's own parts, whose maximum deviation cannot be read from a bundle"""
 OWN_RULES = pytest.mark.parametrize("config", [BOUND, SGD], ids=["bound", "sgd"])
 
 
@@ -24,7 +24,7 @@ def observations(n_decisions: int, n_episodes: int, seed: int = 0) -> np.ndarray
 
 
 class Gated(nn.Module):
-    """A policy of no known kind: a gate, a layer norm, constant buffers and a parameter that nothing uses."""
+    """Policy module that cannot be fused: a gate, a layer norm, constant buffers and an unused parameter."""
 
     def __init__(self):
         super().__init__()

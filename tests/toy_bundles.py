@@ -27,15 +27,16 @@ STATISTICS = {"obs_mean": 0.1, "obs_std": 1.5, "delta_mean": 0.0, "delta_std": 0
 
 
 def make_bundle(*worlds: str, task: Task | None = None, seed: int = 0, settings: Any = None, **changes: Any) -> Bundle:
-    """Networks as training initialises them, for hopper-medium, with the diffusion model or with the given ones.
+    """Bundle for hopper-medium of networks as training initialises them.
 
-    settings: of the world models, by name, in the place of those above.   changes: other fields of the bundle.
+    worlds: world models; none: diffusion.   settings: other settings of world models, by name.
+    changes: other fields of the bundle.
     """
     task = task or get_task("hopper-medium")
     rebrac, reward = ReBRACConfig(hidden=HIDDEN).for_task(task), RewardConfig(hidden=HIDDEN)
     sizes = task.obs_dim, task.action_dim
     policy = init_policy(*sizes, HIDDEN, generator(seed))
-    # A freshly initialised policy hardly acts at all; a trained one does.
+    # The actions of a freshly initialised policy are almost zero.
     policy["w2"] *= 300
     models = {}
     for i, name in enumerate(worlds or ("diffusion",)):
@@ -61,9 +62,9 @@ def make_bundle(*worlds: str, task: Task | None = None, seed: int = 0, settings:
 
 
 def save_checkpoint(path: Path, max_deviation: float | None = 0.05, **changes: torch.Tensor) -> Bundle:
-    """Policy and critics of another bundle, as `train --keep-checkpoints` leaves them; returns that bundle.
+    """Save policy and critics of another bundle as `train --keep-checkpoints` does; returns that bundle.
 
-    max_deviation: none: the file does not say it.   changes: tensors of the policy, None for one that is left out.
+    max_deviation: none: left out.   changes: other tensors of the policy; None: left out.
     """
     other = make_bundle(seed=5)
     policy = {name: value for name, value in (other.policy | changes).items() if value is not None}

@@ -5,11 +5,24 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+NETS = ("rebrac", "diffusion", "meanflow", "mlp", "reward")
+
+
+def filled(values, size: int) -> np.ndarray:
+    """Rows (N, size) filled with the values (N,), float32."""
+    return np.repeat(np.asarray(values, np.float32)[:, None], size, axis=1)
+
+
+def training_flags(updates: int, batch_size: int = 32, hidden: int = 16) -> list[str]:
+    """Flags of `train` for few updates of small networks."""
+    flags = f"--NET.updates={updates} --NET.batch-size={batch_size} --NET.hidden {hidden} {hidden}"
+    return [flag.replace("NET", net) for net in NETS for flag in flags.split()]
+
 
 def write_dataset(path: Path, n_episodes: int = 20, length: int = 40) -> Path:
-    """A D4RL file of random hopper-sized transitions; s' = s + 0.1 (first action) in every coordinate, r = s_0.
+    """Write a D4RL file of random hopper-sized transitions; returns its path.
 
-    It is no recording of a hopper: `train` learns from it with --trust-env alone.   Returns the path.
+    s' = s + 0.1 (first action) in every coordinate, r = s_0. Hopper does not repeat them, so `train` needs --trust-env.
     """
     rng, n = np.random.default_rng(0), n_episodes * length
     action = rng.uniform(-1, 1, (n, 3)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""A small bundle, and ways to damage it."""
+"""Small bundle, and ways to damage it."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from fastdwm.tasks import get_task
 
 FILES = ("bundle.json", "weights.safetensors")
 FREE = ("report", "dataset", "versions", "tuning", "env", "format")
-"""parts of a bundle.json where a value of another type may be a good one, or has a rule of its own"""
+"""parts of a bundle.json where a value of another type may be valid"""
 VALUES = (
     None, True, False, 0, -1, 1, 2, 3, 10, 1000, 10**6, 10**9, 2**63, 10**400, 0.0, -0.0, 0.5, 1.5, -1.5, 1e-308, 1e308,
     math.nan, math.inf, -math.inf, "", "x", "11", "true", "nan", "\ud800", "\x1b[2J", "a\nb", "../../etc/passwd",
@@ -35,7 +35,7 @@ KWARGS = (
 
 
 def save_base(folder: Path) -> None:
-    """An untrained bundle for hopper-medium with all world models, as if it had been tuned."""
+    """Save an untrained bundle for hopper-medium with all world models, as if it had been tuned."""
     hopper = get_task("hopper-medium")
     bundle = make_bundle(
         *ALL,
@@ -50,13 +50,13 @@ def save_base(folder: Path) -> None:
 
 
 class Mutations:
-    """Cases made from one good bundle."""
+    """Damaged copies of a good bundle."""
 
     def __init__(self, base: Path):
         self.base = base
 
     def __call__(self, rng: random.Random, place: Path) -> tuple[str, bool]:
-        """A damaged copy at place/bundle; see `campaign.Make`."""
+        """Make a damaged copy at place/bundle; see `campaign.Make`."""
         folder = place / "bundle"
         shutil.copytree(self.base, folder)
         mutations = [replace_value, replace_value, move_value, choice, choice, env, text, text, flip, cut, tensors]
@@ -67,14 +67,14 @@ class Mutations:
 def places(value: object, path: tuple = ()) -> list[tuple]:
     """Paths of all values inside a JSON value."""
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    found = [path] if path else []
+    paths = [path] if path else []
     for key, item in inside:
-        found += places(item, (*path, key))
-    return found
+        paths += places(item, (*path, key))
+    return paths
 
 
 def edit(rng: random.Random, header: dict) -> bool:
-    """Delete, add or replace one value; returns whether its type is now one that must be refused."""
+    """Delete, add or replace one value; returns whether it must now be refused for its type."""
     *above, key = path = rng.choice(places(header))
     parent = header
     for step in above:
@@ -103,7 +103,7 @@ def replace_value(rng: random.Random, folder: Path) -> bool:
 
 
 def choice(rng: random.Random, folder: Path) -> bool:
-    """Settings that no tuning chose."""
+    """Change the tuned settings."""
     header = json.loads((folder / FILES[0]).read_text())
     wrong = edit(rng, header["tuning"]["settings"])
     dump(folder, header)
@@ -111,7 +111,7 @@ def choice(rng: random.Random, folder: Path) -> bool:
 
 
 def move_value(rng: random.Random, folder: Path) -> bool:
-    """Several edits at once, and values in the places of others."""
+    """Make several edits, and exchange two values."""
     header = json.loads((folder / FILES[0]).read_text())
     for _ in range(rng.randint(1, 4)):
         edit(rng, header)
@@ -123,7 +123,7 @@ def move_value(rng: random.Random, folder: Path) -> bool:
 
 
 def env(rng: random.Random, folder: Path) -> bool:
-    """A simulator that is not on the list, or with a setting that has no business there."""
+    """Name an unknown simulator or an unknown setting of it."""
     header = json.loads((folder / FILES[0]).read_text())
     spec, kind = header["task"]["env"], rng.randrange(3)
     if kind == 0:
@@ -141,7 +141,7 @@ def env(rng: random.Random, folder: Path) -> bool:
 
 
 def text(rng: random.Random, folder: Path) -> bool:
-    """Bytes of the description."""
+    """Damage bytes of the metadata."""
     path = folder / FILES[0]
     content, wrong = damaged_text(rng, path.read_bytes())
     path.write_bytes(content)
@@ -149,7 +149,7 @@ def text(rng: random.Random, folder: Path) -> bool:
 
 
 def damaged_text(rng: random.Random, content: bytes) -> tuple[bytes, bool]:
-    """A JSON file with other bytes, and whether it must be refused."""
+    """JSON text with other bytes, and whether it must be refused."""
     content = bytearray(content)
     kind, at = rng.randrange(6), rng.randrange(len(content))
     if kind < 2:
@@ -167,7 +167,7 @@ def damaged_text(rng: random.Random, content: bytes) -> tuple[bytes, bool]:
 
 
 def flip(rng: random.Random, folder: Path) -> bool:
-    """One bit of the weights or of their header; all of them are under the hash."""
+    """Flip one bit of the weights or of their header, all of which the hash covers."""
     path = folder / FILES[1]
     content = bytearray(path.read_bytes())
     start = 8 + int.from_bytes(content[:8], "little")
@@ -181,7 +181,7 @@ def flip(rng: random.Random, folder: Path) -> bool:
 
 
 def cut(rng: random.Random, folder: Path) -> bool:
-    """A part of the weights is missing, or there is more than there should be, or the header's length is a lie."""
+    """Remove or add a part of the weights, or state a wrong length of the header."""
     path = folder / FILES[1]
     content, kind = path.read_bytes(), rng.randrange(4)
     if kind == 0:
@@ -200,7 +200,7 @@ def cut(rng: random.Random, folder: Path) -> bool:
 
 
 def rehash(folder: Path) -> None:
-    """State the hash of the weights as they are: what an attacker would do."""
+    """State the hash of the damaged weights, as an attacker would."""
     header = json.loads((folder / FILES[0]).read_text())
     header["weights_sha256"] = sha256((folder / FILES[1]).read_bytes()).hexdigest()
     header["tuning"]["weights_sha256"] = header["weights_sha256"]
@@ -208,7 +208,7 @@ def rehash(folder: Path) -> None:
 
 
 def tensors(rng: random.Random, folder: Path) -> bool:
-    """Whole tensors that no training gives, under a hash that fits or none."""
+    """Replace or remove a whole tensor, under a fitting hash."""
     path = folder / FILES[1]
     values = load(path.read_bytes())
     name = rng.choice(sorted(values))
@@ -231,13 +231,13 @@ def tensors(rng: random.Random, folder: Path) -> bool:
 
 
 def special(rng: random.Random, folder: Path) -> bool:
-    """Something else than a regular file."""
+    """Replace a regular file by something else."""
     replace_file(rng, folder / rng.choice(FILES))
     return True
 
 
 def replace_file(rng: random.Random, path: Path, kind: str | None = None) -> None:
-    """Put something else in the place of a regular file: of this kind, or of any."""
+    """Replace a regular file by something else, of this kind or any."""
     kinds = ["fifo", "folder", "zero", "full", "loop", "missing", "dangling", "socket", "sparse", "tty"]
     kind = kind or rng.choice(kinds)
     if kind == "sparse":

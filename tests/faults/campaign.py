@@ -1,4 +1,4 @@
-"""Case after case to a worker process with limits on time and memory, and what became of them."""
+"""Run cases in a worker process with limits on time and memory, and count their outcomes."""
 
 import json
 import os
@@ -15,18 +15,18 @@ from pathlib import Path
 from time import monotonic
 
 LIMIT_S = 120.0
-"""for one case, which takes a hundredth of a second: what has not answered by then hangs, however slow the machine"""
+"""time for one case, which usually takes a hundredth of a second; a worker without an answer by then hangs"""
 START_S = 600.0
 LEAST = 100
-"""cases of a kind, so that some are good and some are bad"""
+"""least cases of a kind, so that some are accepted and some refused"""
 
 Make = Callable[[random.Random, Path], tuple[str, bool]]
-"""writes a case into an empty folder; returns what was done, and whether the case must be refused"""
+"""write a case into an empty folder; returns the kind of damage, and whether the case must be refused"""
 
 
 @dataclass
 class Tally:
-    """`clean`: refused in one line; `accepted`: loaded, and usable; the others must not happen."""
+    """Counts of outcomes. `clean`: refused in one line; `accepted`: loaded, and usable; the others must not happen."""
 
     counts: Counter = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
@@ -43,13 +43,13 @@ class Tally:
 
 
 class Worker:
-    """One process for all cases; another takes its place when it hangs or dies."""
+    """Process for all cases, which is replaced when it hangs or dies."""
 
     def __init__(self):
         self.process = None
 
     def ask(self, **request) -> dict:
-        """What the worker says of a request; {"outcome": "hang"} or {"outcome": "traceback"} if it says nothing."""
+        """Answer of the worker to a request; {"outcome": "hang"} or {"outcome": "traceback"} if there is none."""
         self.start()
         try:
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -61,12 +61,12 @@ class Worker:
             return {"outcome": "traceback", "detail": f"the process died ({code})"}
 
     def start(self) -> None:
-        """Have the process ready; it takes seconds to import what it needs."""
+        """Start the process, whose imports take seconds."""
         if self.process is not None:
             return
         root = Path(__file__).parents[2]
         path = os.pathsep.join([str(root), str(root / "tests"), os.environ.get("PYTHONPATH", "")])
-        # Where a damaged folder is taken for none, nothing is to be downloaded.
+        # Nothing may be downloaded if a damaged folder is not recognised.
         nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "MINARI_DATASETS_PATH": ""}
         env = os.environ | nowhere | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
         argv, pipe = [sys.executable, str(Path(__file__).with_name("worker.py"))], subprocess.PIPE
@@ -87,7 +87,7 @@ class Worker:
 
 
 def cases(seconds: float, least: int) -> Iterator[int]:
-    """Numbers, as long as there is time; at least so many."""
+    """Numbers of cases, at least `least` and as many as the time allows."""
     end = monotonic() + seconds
     for i in count():
         if i >= least and monotonic() > end:
@@ -96,10 +96,7 @@ def cases(seconds: float, least: int) -> Iterator[int]:
 
 
 def run(worker: Worker, kind: str, make: Make, seed: int, seconds: float, folder: Path) -> Tally:
-    """Run LEAST cases of a kind that the worker knows, and more as long as there is time.
-
-    Each follows from seed and number alone.
-    """
+    """Run at least LEAST cases of a kind, and as many as the time allows; seed and number determine each case."""
     tally = Tally()
     for i in cases(seconds, LEAST):
         place = folder / "case"

@@ -1,4 +1,4 @@
-"""A small sweep's folder with one finished evaluation, and ways to damage it."""
+"""Folder of a small sweep with one finished evaluation, and ways to damage it."""
 
 import json
 import random
@@ -18,7 +18,7 @@ NO_NUMBERS = ("nan", "1", True, [], {}, 1e300, -1e300, 10**400, "x", [1.0])
 
 
 def save_base(folder: Path) -> None:
-    """One evaluation of four episodes with two variants."""
+    """Save one evaluation of four episodes with two variants."""
     diagnostics = {"trust": 0.5, "distance": 0.1, "slope": 1.0, "critic_error": 0.2, "model_error": 0.1}
     diagnostics |= {"predicted_return": 3.0, "prediction_error": 0.3}
     variants = {
@@ -33,13 +33,13 @@ def save_base(folder: Path) -> None:
 
 
 class Mutations:
-    """Cases made from the one good cell."""
+    """Damaged copies of the folder."""
 
     def __init__(self, base: Path):
         self.base = base
 
     def __call__(self, rng: random.Random, place: Path) -> tuple[str, bool]:
-        """A damaged copy of the folder at place/sweep; see `campaign.Make`."""
+        """Make a damaged copy at place/sweep; see `campaign.Make`."""
         shutil.copytree(self.base, place / "sweep")
         path = place / "sweep" / "cells" / NAME
         mutate = rng.choice([value, value, number, number, words, words, text, many, special])
@@ -47,7 +47,7 @@ class Mutations:
 
 
 def value(rng: random.Random, path: Path) -> bool:
-    """Values of another type, or in other places, anywhere."""
+    """Change values anywhere to other types."""
     cell = json.loads(path.read_text())
     for _ in range(rng.choice([1, 1, 1, 3])):
         edit(rng, cell)
@@ -56,7 +56,7 @@ def value(rng: random.Random, path: Path) -> bool:
 
 
 def number(rng: random.Random, path: Path) -> bool:
-    """What is no number, or none that an evaluation gives, where the report reads one."""
+    """Replace a number that the report reads by an invalid one or by another type."""
     cell = json.loads(path.read_text())
     result = cell["result"]
     default, errors = result["variants"]["default"], result["errors"]["diffusion"]["one_step"]
@@ -79,7 +79,7 @@ def number(rng: random.Random, path: Path) -> bool:
 
 
 def words(rng: random.Random, path: Path) -> bool:
-    """Text that means something to a terminal, to a browser or to Markdown."""
+    """Insert text with a meaning in a terminal, in a browser or in Markdown."""
     cell, hostile = json.loads(path.read_text()), rng.choice(HOSTILE)
     kind = rng.randrange(4)
     if kind == 0:
@@ -99,15 +99,15 @@ def words(rng: random.Random, path: Path) -> bool:
 
 
 def text(rng: random.Random, path: Path) -> bool:
-    """Bytes of the file."""
+    """Damage bytes of the file."""
     content, wrong = damaged_text(rng, path.read_bytes())
     path.write_bytes(content)
-    # A cell is allowed more bytes than a bundle's description.
+    # A cell may have more bytes than a bundle's metadata.
     return wrong and len(content) < 5_000_000
 
 
 def many(rng: random.Random, path: Path) -> bool:
-    """More episodes than anyone evaluates, or a file under another name."""
+    """Write far too many episodes, or rename the file."""
     cell = json.loads(path.read_text())
     if rng.random() < 0.5:
         path.rename(path.with_name(rng.choice(["hopper-medium-s1-eval.json", "x-eval.json", "\x1b[2J-eval.json"])))
@@ -120,6 +120,6 @@ def many(rng: random.Random, path: Path) -> bool:
 
 
 def special(rng: random.Random, path: Path) -> bool:
-    """Something else than a regular file, or no file at all."""
+    """Replace the file by something else."""
     replace_file(rng, path)
     return True

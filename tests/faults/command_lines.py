@@ -1,4 +1,4 @@
-"""Command lines that nobody can mean."""
+"""Invalid command lines."""
 
 import contextlib
 import io
@@ -34,7 +34,7 @@ REFUSED = {
 
 
 def parse(command: str, argv: list[str]) -> None:
-    """Read a command line as the command does; `collect` looks at its policies too."""
+    """Parse a command line as the command does; for `collect`, read the policies too."""
     name, *report = command.split()
     module = import_module(f"fastdwm.{name}.__main__")
     if hasattr(module, "presets"):
@@ -49,7 +49,7 @@ def parse(command: str, argv: list[str]) -> None:
 
 
 def save_base(folder: Path) -> None:
-    """All flags of each command."""
+    """Save all flags of each command."""
     flags = {}
     for command in BASE:
         said = io.StringIO()
@@ -60,13 +60,13 @@ def save_base(folder: Path) -> None:
 
 
 class Mutations:
-    """Cases made from the flags that there are."""
+    """Command lines with existing and unknown flags."""
 
     def __init__(self, base: Path):
         self.flags = json.loads((base / "flags.json").read_text())
 
     def __call__(self, rng: random.Random, place: Path) -> tuple[str, bool]:
-        """A command and its arguments, in place/line.json; see `campaign.Make`."""
+        """Write a command and its arguments to place/line.json; see `campaign.Make`."""
         command = rng.choice(sorted(BASE))
         argv, wrong = list(BASE[command]), False
         kind = rng.choice(["values", "values", "word", "unknown", "refused"])

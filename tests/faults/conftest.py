@@ -1,8 +1,8 @@
-"""The fault campaign: how long it runs, where its cases come from, and what it counted.
+"""Options, time and summary of the fault campaign.
 
     pytest tests/faults --faults-seconds 3600 --faults-seed 1
 
-Without the options (and in a run of all tests, which does not know them) it takes about a minute.
+Without the options, and in a run of all tests, it takes about a minute.
 """
 
 import sys
@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-# The toy bundles of all tests too, for a run of this folder alone.
+# A run of this folder alone needs the helpers of tests/ too.
 sys.path[:0] = [str(folder) for folder in (Path(__file__).parent, Path(__file__).parents[1])]
 COUNTS = pytest.StashKey[list]()
 
 
 def pytest_addoption(parser):
     parser.addoption("--faults-seconds", type=float, default=60.0, help="time for the whole campaign")
-    parser.addoption("--faults-seed", type=int, default=0, help="of the mutations")
+    parser.addoption("--faults-seed", type=int, default=0, help="seed of the mutations")
 
 
 def pytest_terminal_summary(terminalreporter, config):
@@ -27,7 +27,7 @@ def pytest_terminal_summary(terminalreporter, config):
 
 @pytest.fixture
 def seconds(request):
-    """Of the whole campaign."""
+    """Time for the whole campaign."""
     return request.config.getoption("--faults-seconds", 60.0)
 
 
@@ -38,5 +38,5 @@ def seed(request):
 
 @pytest.fixture
 def tell(request):
-    """A function that adds a line to the summary at the end."""
+    """Function that adds a line to the summary at the end."""
     return request.config.stash.setdefault(COUNTS, []).append

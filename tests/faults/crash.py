@@ -1,4 +1,4 @@
-"""A command in a fork of this process, with all the processes that it starts, which dies at a given write."""
+"""Run a command and its processes in a fork of this process, and kill it at a given write."""
 
 import multiprocessing
 import os
@@ -16,20 +16,19 @@ import fastdwm.engines.processes as processes
 from fastdwm.sweep import job
 
 PATHS = {"os.rename": 2, "os.link": 2, "os.mkdir": 1, "os.remove": 1, "os.rmdir": 1, "os.truncate": 1, "os.fsync": 1}
-"""events that change a folder, and how many of their arguments are paths; os.replace is a rename, os.unlink a remove"""
+"""events that change a folder, and the number of their path arguments; os.replace is a rename, os.unlink a remove"""
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
 class Crash:
-    """Counts what a command does to a folder, and kills it (kill -9) at write `number`: the process that writes, or
-    with `whole` all of them.
+    """Audit hook that counts a command's writes to a folder and kills the writing process (kill -9) at write `number`.
 
-    half: the write is half done then, an opened file empty and a synchronised one cut in its middle.
-    kinds: where the event and the suffix of the file go for every write, one a line.
+    together: kill all processes of the command.   half: do half of the write first: an opened file is empty, a
+    synchronised one is cut in its middle.   kinds: file descriptor for lines with event and suffix of every write.
     """
 
-    def __init__(self, folder: Path, number: int | None, half: bool, whole: bool, kinds: int):
-        self.folder, self.number, self.half, self.whole, self.kinds = str(folder), number, half, whole, kinds
+    def __init__(self, folder: Path, number: int | None, half: bool, together: bool, kinds: int):
+        self.folder, self.number, self.half, self.together, self.kinds = str(folder), number, half, together, kinds
         self.count, self.busy = multiprocessing.Value("i", 0), False
 
     def __call__(self, event: str, arguments: tuple) -> None:
@@ -41,26 +40,26 @@ class Crash:
             self.count.value += 1
             dies = self.count.value == self.number
         if dies:
-            # Files without a name are opened by that of their folder.
+            # Unnamed files are opened with the name of their folder.
             if self.half and event == "open" and not os.path.isdir(path):
                 os.open(path, arguments[2])
             if self.half and event == "os.fsync" and os.path.isfile(path):
                 os.truncate(path, os.path.getsize(path) // 2)
-            os.kill(0 if self.whole else os.getpid(), signal.SIGKILL)
+            os.kill(0 if self.together else os.getpid(), signal.SIGKILL)
         self.busy = False
 
     def fsync(self, file: Any) -> None:
-        """In the place of os.fsync, which is no event."""
+        """Replace os.fsync, which raises no audit event."""
         self("os.fsync", (os.readlink(f"/proc/self/fd/{file if isinstance(file, int) else file.fileno()}"), -1))
         FSYNC(file)
 
     def _changed(self, event: str, arguments: tuple) -> str | None:
-        """The path in the folder that the event changes; none if it does not."""
+        """Path in the folder that the event changes; none if there is none."""
         if event == "open":
             writes = isinstance(arguments[2], int) and arguments[2] & WRITING
             paths = arguments[:1] if writes else ()
         else:
-            # Where a path may be relative to an open folder, that comes last.
+            # The last argument is the open folder to which a path may be relative.
             paths = [_absolute(path, arguments[-1]) for path in arguments[: PATHS.get(event, 0)]]
         paths = [os.fspath(path) for path in paths if isinstance(path, str | Path)]
         return next((path for path in paths if path.startswith(self.folder)), None)
@@ -75,7 +74,7 @@ def _absolute(path: Any, folder: Any) -> Any:
 
 
 class Forked:
-    """In the place of a `Popen` of `python -m MODULE ARGUMENTS`, without the seconds that its imports take."""
+    """Stand-in for a `Popen` of `python -m MODULE ARGUMENTS` that needs no time for imports."""
 
     def __init__(self, argv: list[str], env: dict, preexec_fn: Any, stdin: int, stdout: Any, stderr: Any):
         self.returncode, self.pid = None, os.fork()
@@ -100,30 +99,29 @@ def _run(argv: list[str]) -> None:
 
 
 def run(request: dict) -> dict:
-    """Run a command, and wait until all its processes have ended; returns how it ended, the kinds of its writes and
-    the end of what it said.
+    """Run a command until all its processes have ended; returns exit code, kinds of writes and the end of its output.
 
-    request: its `argv`, from the module on; `environment`; and what `Crash` takes: `number` none runs to the end.
+    request: `argv` from the module on, `environment`, and the arguments of `Crash`; `number` none: do not kill.
     """
     kinds, said = os.pipe(), Path(request["said"])
     child = os.fork()
     if child == 0:
-        # Those whom `whole` kills.
+        # `together` kills this process group.
         os.setsid()
         os.environ.update(request["environment"])
         with said.open("wb") as file:
             os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
-        crash = Crash(request["folder"], request["number"], request["half"], request["whole"], kinds[1])
+        crash = Crash(request["folder"], request["number"], request["half"], request["together"], kinds[1])
         sys.addaudithook(crash)
         os.fsync = crash.fsync
         processes.get_context = lambda method: multiprocessing.get_context("fork")
         job.subprocess = SimpleNamespace(Popen=Forked, DEVNULL=DEVNULL)
-        # The compiled kernels take seconds to load in each process.
+        # Compiled kernels would take seconds to load in each process.
         fastdwm.agent.obstacles = lambda *parts: ["kills need none"]
         _run(request["argv"])
     os.close(kinds[1])
     with os.fdopen(kinds[0]) as pipe:
-        # Every process holds the other end.
+        # The pipe ends when every process has ended.
         lines = pipe.read().splitlines()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return {"outcome": "ran", "code": code, "kinds": lines, "said": said.read_text(errors="replace")[-2000:]}

@@ -10,14 +10,14 @@ from pathlib import Path
 import gymnasium
 import h5py
 import numpy as np
-from bundles import IDS, VALUES, edit
+from bundles import IDS, VALUES, edit, replace_file
 
 ROWS, EPISODE = 40, 10
 D4RL, MINARI = "hopper.hdf5", "toy/two-v0"
 
 
 def save_base(folder: Path) -> None:
-    """Four episodes of ten random steps, in both formats; the first ends by itself."""
+    """Save four episodes of ten random steps in both formats; the first terminates."""
     rng = np.random.default_rng(0)
     obs, action = rng.normal(size=(ROWS, 11)), rng.uniform(-1, 1, (ROWS, 3))
     ends = np.arange(ROWS) % EPISODE == EPISODE - 1
@@ -49,13 +49,13 @@ def save_base(folder: Path) -> None:
 
 
 class Mutations:
-    """Cases made from the good datasets."""
+    """Damaged copies of the datasets."""
 
     def __init__(self, base: Path):
         self.base = base
 
     def __call__(self, rng: random.Random, place: Path) -> tuple[str, bool]:
-        """A damaged copy of one of the two, whose name stands in place/name; see `campaign.Make`."""
+        """Make a damaged copy of one of the two, and write its name to place/name; see `campaign.Make`."""
         name = rng.choice([D4RL, MINARI])
         (place / "name").write_text(name)
         if name == D4RL:
@@ -69,7 +69,7 @@ class Mutations:
 
 
 def flip(rng: random.Random, path: Path) -> bool:
-    """A few bits anywhere, or in the first kilobytes, which describe the rest; the format has no checksum."""
+    """Flip a few bits anywhere, or in the first kilobytes, which describe the rest; the format has no checksum."""
     content = bytearray(path.read_bytes())
     within = rng.choice([100, 1000, 5000, len(content)])
     for _ in range(rng.choice([1, 1, 2, 10])):
@@ -79,7 +79,7 @@ def flip(rng: random.Random, path: Path) -> bool:
 
 
 def cut(rng: random.Random, path: Path) -> bool:
-    """The end, or a part in the middle, is missing; or all of it is something else."""
+    """Remove the end or a part in the middle, or replace all of the file."""
     content, kind = path.read_bytes(), rng.randrange(4)
     at = rng.randrange(len(content))
     if kind == 0:
@@ -95,14 +95,14 @@ def cut(rng: random.Random, path: Path) -> bool:
 
 
 def names(file: h5py.File) -> list[str]:
-    """Of all arrays in the file."""
-    found: list[str] = []
-    file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
-    return [name for name in found if "infos" not in name]
+    """Names of all arrays in the file."""
+    paths: list[str] = []
+    file.visititems(lambda name, item: paths.append(name) if isinstance(item, h5py.Dataset) else None)
+    return [name for name in paths if "infos" not in name]
 
 
 def link(rng: random.Random, path: Path) -> bool:
-    """An array is a link: to another file, to a pipe, to itself, to nothing, or to another array."""
+    """Replace an array by a link to another file, to a pipe, to itself, to nothing or to another array."""
     pipe = path.with_name("pipe")
     os.mkfifo(pipe)
     shutil.copy(path, path.with_name("other.hdf5"))
@@ -132,7 +132,7 @@ def put(file: h5py.File, name: str, values: object) -> None:
 
 
 def arrays(rng: random.Random, path: Path) -> bool:
-    """Arrays of a D4RL file of another shape, type or size, or with values that no recording has."""
+    """Give an array of a D4RL file another shape, type or size, or impossible values."""
     with h5py.File(path, "a") as file:
         name = rng.choice([name for name in names(file) if name != "next_observations"])
         values, kind = file[name][:], rng.randrange(12)
@@ -142,7 +142,7 @@ def arrays(rng: random.Random, path: Path) -> bool:
             put(file, name, values[: rng.choice([0, 1, ROWS - 1])])
         elif kind == 2:
             put(file, name, values[..., None])
-            # What is one number a row may stand in a column, as in some recordings.
+            # One number a row may be a column, as in some recordings.
             return name not in ("rewards", "terminals", "timeouts")
         elif kind == 3:
             put(file, name, np.stack([values, values], -1))
@@ -172,7 +172,7 @@ def arrays(rng: random.Random, path: Path) -> bool:
 
 
 def episodes(rng: random.Random, path: Path) -> bool:
-    """Arrays of a Minari episode of another length, shape or type, or an episode that is missing."""
+    """Give an array of a Minari episode another length, shape or type, or remove an episode."""
     with h5py.File(path, "a") as file:
         name = rng.choice(names(file))
         group, kind = name.split("/")[0], rng.randrange(7)
@@ -198,7 +198,7 @@ def episodes(rng: random.Random, path: Path) -> bool:
 
 
 def metadata(rng: random.Random, path: Path) -> bool:
-    """What a Minari folder says of itself."""
+    """Damage the metadata of a Minari folder."""
     path = path.with_name("metadata.json")
     values, kind = json.loads(path.read_text()), rng.randrange(4)
     if kind == 0:
@@ -223,14 +223,7 @@ def metadata(rng: random.Random, path: Path) -> bool:
 
 
 def special(rng: random.Random, path: Path) -> bool:
-    """Something else than a regular file, where the file or the description was."""
+    """Replace the file or the metadata by something else."""
     path = rng.choice([path, path.with_name("metadata.json")]) if path.name != D4RL else path
-    kind = rng.choice(["fifo", "folder", "zero", "loop", "missing"])
-    path.unlink()
-    if kind == "fifo":
-        os.mkfifo(path)
-    elif kind == "folder":
-        path.mkdir()
-    elif kind != "missing":
-        path.symlink_to("/dev/zero" if kind == "zero" else path)
+    replace_file(rng, path, rng.choice(["fifo", "folder", "zero", "loop", "missing"]))
     return True

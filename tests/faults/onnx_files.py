@@ -1,4 +1,4 @@
-"""Policies in ONNX files, and ways to damage them and to make them do damage."""
+"""Policies in ONNX files, and ways to make them damaged or hostile."""
 
 import random
 import shutil
@@ -17,7 +17,7 @@ DRAWS = (
 
 
 def save_base(folder: Path) -> None:
-    """A policy, one that draws its actions by its noise, and one with its weights beside it."""
+    """Save a policy, one with noise, and one with its weights in another file."""
     params = weights(11, 3)
     content, data = external(policy_bytes(params))
     contents = {"mean.onnx": policy_bytes(params), "sampler.onnx": policy_bytes(params, 0.3), "outside.onnx": content}
@@ -26,13 +26,13 @@ def save_base(folder: Path) -> None:
 
 
 class Mutations:
-    """Cases made from the good policies."""
+    """Damaged copies of the policies."""
 
     def __init__(self, base: Path):
         self.base = base
 
     def __call__(self, rng: random.Random, place: Path) -> tuple[str, bool]:
-        """A damaged copy at place/policy.onnx, with weights.bin beside it; see `campaign.Make`."""
+        """Make a damaged copy at place/policy.onnx, with weights.bin beside it; see `campaign.Make`."""
         name = rng.choice(["mean", "sampler", "outside"])
         shutil.copy(self.base / "weights.bin", place)
         shutil.copy(self.base / f"{name}.onnx", place / "policy.onnx")
@@ -41,7 +41,7 @@ class Mutations:
 
 
 def flip(rng: random.Random, path: Path) -> bool:
-    """A few bits anywhere."""
+    """Flip a few bits anywhere."""
     content = bytearray(path.read_bytes())
     for _ in range(rng.choice([1, 1, 2, 10])):
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
@@ -50,7 +50,7 @@ def flip(rng: random.Random, path: Path) -> bool:
 
 
 def cut(rng: random.Random, path: Path) -> bool:
-    """The end, or a part in the middle, is missing; or all of it is something else."""
+    """Remove the end or a part in the middle, or replace all of the file."""
     content, at = path.read_bytes(), rng.randrange(path.stat().st_size)
     other = rng.choice([b"", rng.randbytes(1000), b"\x0a" * 100, b"PK\x03\x04", b"\xff" * 20])
     path.write_bytes(rng.choice([content[:at], content[:at] + content[at + rng.choice([1, 10, 100]) :], other]))
@@ -58,7 +58,7 @@ def cut(rng: random.Random, path: Path) -> bool:
 
 
 def draws(rng: random.Random, path: Path) -> bool:
-    """An operator that draws, wherever operators can be."""
+    """Add an operator that draws numbers, in any place for operators."""
     kind = rng.choice(DRAWS)
     if kind.endswith("Like") or kind in ("Bernoulli", "Multinomial", "Dropout"):
         inputs = ["b0", "", "yes"] if kind == "Dropout" else ["w0" if kind == "Multinomial" else "b0"]
@@ -71,13 +71,13 @@ def draws(rng: random.Random, path: Path) -> bool:
 
 
 def endless(rng: random.Random, path: Path) -> bool:
-    """A loop, as long as a number can say."""
+    """Add a long loop."""
     path.write_bytes(with_loop(path.read_bytes(), rng.choice([2, 10**9, 2**62])))
     return True
 
 
 def elsewhere(rng: random.Random, path: Path) -> bool:
-    """Weights in another place, or in a part of a file that does not exist."""
+    """Refer to weights in another file, or in a missing part of the file."""
     model = ModelProto.FromString(path.read_bytes())
     if not any(tensor.data_location for tensor in model.graph.initializer):
         content, data = external(path.read_bytes())
@@ -99,7 +99,7 @@ def elsewhere(rng: random.Random, path: Path) -> bool:
 
 
 def sizes(rng: random.Random, path: Path) -> bool:
-    """A policy for another simulator, whatever it says of itself."""
+    """Replace the policy by one for another simulator, with or without stated sizes."""
     model = ModelProto.FromString(policy_bytes(weights(*rng.choice([(17, 6), (12, 3), (11, 4), (1, 1)]))))
     if rng.random() < 0.5:
         for item in (*model.graph.input, *model.graph.output):
@@ -109,7 +109,7 @@ def sizes(rng: random.Random, path: Path) -> bool:
 
 
 def names(rng: random.Random, path: Path) -> bool:
-    """Other names, shapes and types of what goes in and comes out, and other versions."""
+    """Change names, shapes and types of inputs and outputs, or the version."""
     model = ModelProto.FromString(path.read_bytes())
     item, kind = rng.choice([*model.graph.input, *model.graph.output]), rng.randrange(6)
     if kind == 0:
@@ -121,7 +121,7 @@ def names(rng: random.Random, path: Path) -> bool:
     elif kind == 3:
         model.opset_import[0].version = rng.choice([0, 1, 7, 13, 99, 2**62])
     elif kind == 4:
-        # No UTF-8, which protobuf lets nobody write.
+        # protobuf refuses to write text that is no UTF-8.
         path.write_bytes(path.read_bytes().replace(b"batch", b"b\xe1tch"))
         return False
     else:
@@ -131,11 +131,11 @@ def names(rng: random.Random, path: Path) -> bool:
 
 
 def large(rng: random.Random, path: Path) -> bool:
-    """A tensor that a few bytes ask for and no memory holds."""
+    """Add an operator whose result is larger than any memory."""
     model = ModelProto.FromString(path.read_bytes())
     shape = numpy_helper.from_array(np.array([rng.choice([2**33, 2**40, 2**62])]), "shape_of_large")
     model.graph.initializer.append(shape)
-    # As the last number is part of the action, nothing can leave it out.
+    # The sum is part of the action, so no optimiser removes it.
     model.graph.node.append(helper.make_node("ConstantOfShape", ["shape_of_large"], ["large"]))
     model.graph.node.append(helper.make_node("ReduceSum", ["large"], ["sum_of_large"], keepdims=0))
     last = next(node for node in model.graph.node if node.op_type == "Tanh")
@@ -146,6 +146,6 @@ def large(rng: random.Random, path: Path) -> bool:
 
 
 def special(rng: random.Random, path: Path) -> bool:
-    """Something else than a regular file."""
+    """Replace the file by something else."""
     replace_file(rng, path)
     return True

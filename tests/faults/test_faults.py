@@ -1,4 +1,4 @@
-"""Nothing damaged, or made to do damage, ends in a traceback, a hang or a result; no kill loses what was done."""
+"""Damaged and hostile input is refused in one line, and a killed command loses nothing."""
 
 import random
 import shutil
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning:
 def check(tally: Tally, tell, title: str) -> None:
     tell(f"{title}: {tally}")
     assert not tally.failures, f"{tally}\n" + "\n".join(tally.failures[:20])
-    # Neither did nothing get through nor everything.
+    # Some cases must be refused and some accepted.
     assert {"clean", "accepted"} <= tally.counts.keys()
 
 
@@ -35,7 +35,7 @@ def worker():
     worker.close()
 
 
-# The share of the time, and the title, of each kind of what somebody else made.
+# Module, share of the time and title of each kind of case.
 KINDS = {
     "bundle": (bundles, 0.25, "bundles"),
     "dataset": (datasets, 0.2, "datasets"),
@@ -46,7 +46,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_was_damaged_is_refused_in_one_line(kind, worker, seconds, seed, tell, tmp_path, monkeypatch):
+def test_damaged_input_is_refused_in_one_line(kind, worker, seconds, seed, tell, tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", "")
     module, share, title = KINDS[kind]
     (tmp_path / "base").mkdir()
@@ -69,7 +69,7 @@ def test_a_command_killed_at_any_write_loses_nothing_and_ends_as_if_it_had_not_b
     name, worker, seconds, seed, tell, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("MINARI_DATASETS_PATH", "")
-    base, out, whole = (tmp_path / name for name in ("base", "out", "whole"))
+    base, out, complete = (tmp_path / name for name in ("base", "out", "whole"))
     base.mkdir()
     victims.save_base(base)
     command, counts = COMMANDS[name], Counter()
@@ -77,7 +77,7 @@ def test_a_command_killed_at_any_write_loses_nothing_and_ends_as_if_it_had_not_b
     environment = {"FASTDWM_CACHE": str(base / "cache"), "MINARI_DATASETS_PATH": str(out)}
 
     def run_command(number=None, half=False, together=False):
-        how = {"number": number, "half": half, "whole": together, "limit_s": 600.0}
+        how = {"number": number, "half": half, "together": together, "limit_s": 600.0}
         where = {"folder": str(out), "environment": environment, "said": str(tmp_path / "said")}
         return worker.ask(kind="command", argv=argv, **where, **how)
 
@@ -88,15 +88,15 @@ def test_a_command_killed_at_any_write_loses_nothing_and_ends_as_if_it_had_not_b
 
     def begin(again):
         shutil.rmtree(out, ignore_errors=True)
-        shutil.copytree(*(whole, out) if again else (base / "bundle", out / "bundle"))
+        shutil.copytree(*(complete, out) if again else (base / "bundle", out / "bundle"))
 
     begin(False)
-    # The second run of the two finds everything done.
+    # The second run finds everything done.
     runs = [finish(), finish()]
     expected = command.left(out)
-    # No part writes so often that the others of its kind are hardly ever killed.
+    # Every write must have a fair chance of being hit.
     assert len(runs[0]) < 200
-    out.rename(whole)
+    out.rename(complete)
     writes = [in_turn(kinds, random.Random(f"{seed}-{name}")) for kinds in runs]
     killed: list[set[int]] = [set(), set()]
     for i in cases(command.share * seconds, 1):
@@ -110,7 +110,7 @@ def test_a_command_killed_at_any_write_loses_nothing_and_ends_as_if_it_had_not_b
         begin(again)
         before = command.left(out)
         ran = run_command(number, half, together)
-        # A command whose worker was killed says so.
+        # A command whose worker was killed reports that.
         assert ran["code"] == -9 or (ran["code"], "Traceback" in ran["said"]) == (1, False), (case, ran)
         after = command.left(out)
         assert before.keys() <= after.keys(), case
@@ -119,6 +119,6 @@ def test_a_command_killed_at_any_write_loses_nothing_and_ends_as_if_it_had_not_b
         assert command.left(out) == expected, case
         assert not [path for path in out.rglob(".*") if path.parent.name != "results"], case
         counts[kind] += 1
-    told = ", ".join(f"{n} at {kind.strip()}" for kind, n in sorted(counts.items()))
+    summary = ", ".join(f"{n} at {kind.strip()}" for kind, n in sorted(counts.items()))
     share = f"{len(killed[0])} of {len(runs[0])} writes, {len(killed[1])} of {len(runs[1])} where all was done"
-    tell(f"faults, {name}: {counts.total()} kills at {share}, and the same command ended well: {told}")
+    tell(f"faults, {name}: {counts.total()} kills at {share}, and the same command ended well: {summary}")

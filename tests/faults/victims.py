@@ -1,4 +1,4 @@
-"""Small commands that are killed, and what each must leave."""
+"""Small commands that are killed, and the results that each must leave."""
 
 import csv
 import json
@@ -10,16 +10,17 @@ from typing import Any
 
 import datasets
 from toy_bundles import make_bundle
+from toy_data import training_flags
 
 from fastdwm import Bundle
 
 TASK, DATASET = "hopper-medium", "mine/tiny-v0"
 TIMES = re.compile("latency|memory|front|_m?s$|^time$|^commands$")
-"""names of values that no two runs have in common; the `commands` name folders"""
+"""names of values that differ between runs; the `commands` name folders"""
 
 
 def save_base(folder: Path) -> None:
-    """A dataset, and a bundle that was tuned."""
+    """Save a dataset and a tuned bundle."""
     datasets.save_base(folder)
     bundle = make_bundle("meanflow")
     tuning = {"settings": bundle.settings.record(), "weights_sha256": bundle.fingerprint, "seeds": "old"}
@@ -27,14 +28,10 @@ def save_base(folder: Path) -> None:
 
 
 def training() -> list[str]:
-    """Flags of a few updates of every part, each saved often."""
-    nets = ("diffusion", "meanflow", "mlp", "rebrac", "reward")
-    flags = [
-        word for net in nets for word in (f"--{net}.updates=4", f"--{net}.batch-size=8", f"--{net}.hidden", "8", "8")
-    ]
-    # The data are random numbers, no recording of the simulator.
-    flags += ["--diffusion.denoise-steps=2", "--fqe-updates=4", "--eval-episodes=0", "--trust-env"]
-    return [*flags, "--log-every=2", "--save-every=2"]
+    """Flags for a few updates of every part, with frequent checkpoints."""
+    # The simulator does not repeat the data, which are random numbers.
+    flags = ["--diffusion.denoise-steps=2", "--fqe-updates=4", "--eval-episodes=0", "--trust-env"]
+    return [*training_flags(4, 8, 8), *flags, "--log-every=2", "--save-every=2"]
 
 
 def train(base: Path, out: Path) -> list[str]:
@@ -65,15 +62,15 @@ def sweep(base: Path, out: Path) -> list[str]:
 
 
 def bundle(folder: Path) -> dict[str, Any]:
-    """The weights, and for which seeds they were tuned, of the bundle in the folder, where there is one."""
+    """Fingerprint and tuning seeds of the bundle in the folder, if there is one."""
     if not (folder / "bundle.json").exists():
         return {}
-    came = Bundle.load(folder)
-    return {folder.parent.name: (came.fingerprint, (came.tuning or {}).get("seeds"))}
+    loaded = Bundle.load(folder)
+    return {folder.parent.name: (loaded.fingerprint, (loaded.tuning or {}).get("seeds"))}
 
 
 def files(out: Path) -> dict[str, bytes]:
-    """The content of all files that a user sees."""
+    """Content of all files that are not hidden."""
     paths = {path.relative_to(out): path for path in out.rglob("*") if path.is_file()}
     return {
         str(name): path.read_bytes()
@@ -83,7 +80,7 @@ def files(out: Path) -> dict[str, bytes]:
 
 
 def cells(out: Path) -> dict[str, Any]:
-    """The cells, and where there is one the table, but for times, and the bundles of trainings."""
+    """Records, table and summary without times, and bundles of trainings, as far as they exist."""
     records = {str(path): timeless(json.loads(path.read_text())) for path in out.glob("c*/[!.]*.json")}
     if (out / "study.json").exists():
         summary = json.loads((out / "study.json").read_text())
@@ -97,7 +94,7 @@ def cells(out: Path) -> dict[str, Any]:
 
 
 def timeless(value: Any) -> Any:
-    """A value of JSON without times."""
+    """JSON value without times."""
     if isinstance(value, dict):
         return {name: timeless(item) for name, item in value.items() if not TIMES.search(name)}
     return [timeless(item) for item in value] if isinstance(value, list) else value
@@ -105,14 +102,14 @@ def timeless(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Command:
-    """A command, and what it is held to."""
+    """Command, its results, and its share of the campaign."""
 
     argv: Callable[[Path, Path], list[str]]
-    """of the folder of `save_base` and that of the output"""
+    """arguments, given the folder of `save_base` and that of the output"""
     left: Callable[[Path], dict[str, Any]]
-    """what can be used in the folder of the output, by name; raises for anything damaged"""
+    """usable results in the folder of the output, by name; raises for damaged ones"""
     share: float
-    """of the time"""
+    """share of the time"""
 
 
 COMMANDS = {

@@ -1,4 +1,4 @@
-"""Answers one request per line: load what lies at a path and use it, or run a command until a given write."""
+"""Answer one request per line: load and use the files at a path, or run a command until a given write."""
 
 import io
 import json
@@ -10,7 +10,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from html.parser import HTMLParser
 from pathlib import Path
 
-# What the commands import when they need it takes seconds, in every process forked before.
+# Import everything that commands import later, so that forked processes need not do it.
 import gymnasium.envs.mujoco.hopper_v4  # noqa: F401
 import numba  # noqa: F401
 import numpy as np
@@ -44,8 +44,7 @@ MEMORY = 4 * 2**30
 
 
 def use_bundle(path: Path) -> str | None:
-    """Load a bundle, decide once with each world model and once as it was tuned, and take a step; returns what is wrong
-    with the actions."""
+    """Load a bundle, decide with each world model and as tuned, and take a step; returns an error of the actions."""
     bundle = Bundle.load(path / "bundle")
     short = ITPOConfig(horizon=2, particles=2)
     choices = {world: {"config": short, "world": world} for world in bundle.worlds} | {"as tuned": {}}
@@ -61,29 +60,29 @@ def use_bundle(path: Path) -> str | None:
 
 
 def use_dataset(path: Path) -> str | None:
-    """Load a dataset, and hold what comes to what `Transitions` promises; returns what is broken."""
+    """Load a dataset, and check what `Transitions` promises; returns an error."""
     name = (path / "name").read_text()
     os.environ["MINARI_DATASETS_PATH"] = str(path)
     os.environ["FASTDWM_CACHE"] = str(path / "cache")
     task = get_task("hopper-medium")
-    found = data.load(task, str(path / name) if name.endswith(".hdf5") else name)
+    transitions = data.load(task, str(path / name) if name.endswith(".hdf5") else name)
     columns = {"obs": (11,), "action": (3,), "reward": (), "next_obs": (11,), "next_action": (3,)}
     columns |= {"terminated": (), "truncated": (), "next_obs_known": ()}
     for column, shape in columns.items():
-        values = getattr(found, column)
-        if values.shape != (found.n, *shape) or not np.isfinite(values).all():
+        values = getattr(transitions, column)
+        if values.shape != (transitions.n, *shape) or not np.isfinite(values).all():
             return f"{column} {values.shape}"
-    if np.abs(found.action).max() > 1 or (found.terminated & found.truncated).any():
+    if np.abs(transitions.action).max() > 1 or (transitions.terminated & transitions.truncated).any():
         return "actions or flags"
-    if found.n_episodes < 1 or found.episode_ends[-1] != found.n - 1:
+    if transitions.n_episodes < 1 or transitions.episode_ends[-1] != transitions.n - 1:
         return "ends of episodes"
-    train_rows, _ = found.split_episodes(0.5, 0)
-    data.statistics(found, train_rows)
+    train_rows, _ = transitions.split_episodes(0.5, 0)
+    data.statistics(transitions, train_rows)
     return None
 
 
 def use_onnx(path: Path) -> str | None:
-    """Act twice; returns what is wrong with the actions."""
+    """Act twice; returns an error of the actions."""
     task = get_task("hopper-medium")
     behaviour = read_behaviour(str(path / "policy.onnx"), task.env, (task.obs_dim, task.action_dim))
     act, obs = checked(behaviour, behaviour.start()), np.linspace(-1, 1, task.obs_dim)
@@ -93,19 +92,19 @@ def use_onnx(path: Path) -> str | None:
 
 
 class Tags(HTMLParser):
-    """The names of a page's elements."""
+    """Tags of a page."""
 
     def __init__(self, text: str):
         super().__init__()
-        self.seen: set[str] = set()
+        self.tags: set[str] = set()
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
-        self.seen.add(tag)
+        self.tags.add(tag)
 
 
 def use_cells(path: Path) -> str | None:
-    """Read the folder as a sweep and as the report do; returns what a reader of the pages would meet."""
+    """Read the folder as a sweep and as the report do; returns hostile text in the pages."""
     estimates = Estimates(cells.read_jobs(path / "sweep").values())
     estimates.seconds("eval"), estimates.memory_mb("eval")
     paper.main(path / "sweep", paper.PaperConfig(path / "out"))
@@ -113,14 +112,14 @@ def use_cells(path: Path) -> str | None:
     for mark in ("<script", "](", "</table"):
         if mark in markdown:
             return f"{mark} in paper.md"
-    if {"script", "img"} & Tags((path / "out" / "paper.html").read_text()).seen:
+    if {"script", "img"} & Tags((path / "out" / "paper.html").read_text()).tags:
         return "elements of paper.html"
     json.loads((path / "out" / "paper.json").read_text(), parse_constant=lambda name: 1 / 0)
     return None
 
 
 def use_line(path: Path) -> None:
-    """Read a command line."""
+    """Parse a command line."""
     line = json.loads((path / "line.json").read_text())
     parse_line(line["command"], line["argv"])
 
@@ -134,7 +133,7 @@ def answer(request: dict) -> dict:
     wrong, out, said = [], io.StringIO(), io.StringIO()
     try:
         with redirect_stdout(out), redirect_stderr(said):
-            # As the commands end: what they print is part of the answer.
+            # The answer includes the output of the end of a command.
             command.finish(lambda: wrong.append(USES[request["kind"]](Path(request["path"]))))
     except SystemExit as stop:
         return judge(stop.code, wrong, out.getvalue(), said.getvalue())
@@ -143,7 +142,7 @@ def answer(request: dict) -> dict:
 
 
 def judge(code: int, wrong: list[str | None], out: str, said: str) -> dict:
-    """The outcome of a case that ended with an exit code and left this on stdout and stderr."""
+    """Outcome of a case with this exit code, stdout and stderr."""
     if not all(line.isprintable() for line in (out + said).split("\n")):
         return {"outcome": "control characters", "detail": ascii((out + said)[:500])}
     if code == 2:
@@ -158,7 +157,7 @@ def judge(code: int, wrong: list[str | None], out: str, said: str) -> dict:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-    # What the libraries print is no answer.
+    # Keep output of libraries out of the answers.
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     print(json.dumps({"outcome": "ready"}), file=replies, flush=True)

@@ -12,8 +12,8 @@ from problems import ACTION_DIM, OBS_DIM, Problem
 
 from fastdwm.models.nets import map_params
 from fastdwm.models.rebrac import ReBRAC
+from fastdwm.models.registry import WORLD_MODELS
 from fastdwm.models.reward import reward_objective
-from fastdwm.models.table import WORLD_MODELS
 from fastdwm.train.fit import Batches, CapturedUpdates, ModelTrainer, eager
 from fastdwm.train.fqe import FQE
 from fastdwm.train.recipe import CRITIC_COLUMNS, MODEL_COLUMNS

@@ -29,8 +29,8 @@ def trainers(arrange: Callable[[dict], dict] = lambda params: params) -> dict[st
 
     from fastdwm.models.nets import init_mlp
     from fastdwm.models.rebrac import ReBRAC, init_critics, init_policy
+    from fastdwm.models.registry import WORLD_MODELS
     from fastdwm.models.reward import reward_objective, reward_shapes
-    from fastdwm.models.table import WORLD_MODELS
     from fastdwm.tasks import get_task
     from fastdwm.train.__main__ import presets
     from fastdwm.train.fit import Batches, ModelTrainer, eager

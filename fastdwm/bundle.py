@@ -25,8 +25,8 @@ from fastdwm.metadata import FORMAT, MAX_BYTES, OPTIONAL, Metadata, read_metadat
 from fastdwm.models.config import ReBRACConfig, RewardConfig
 from fastdwm.models.nets import Params, map_params
 from fastdwm.models.rebrac import Critics, critic_shapes, policy_shapes
+from fastdwm.models.registry import WORLD_MODELS
 from fastdwm.models.reward import RewardModel
-from fastdwm.models.table import WORLD_MODELS
 from fastdwm.models.world import World
 from fastdwm.shipped import find_bundle
 from fastdwm.tasks import Task

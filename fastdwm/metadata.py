@@ -10,8 +10,8 @@ from fastdwm.config import Settings, read_settings
 from fastdwm.files import parse_json
 from fastdwm.models.config import ReBRACConfig, RewardConfig
 from fastdwm.models.rebrac import critic_shapes, policy_shapes
+from fastdwm.models.registry import WORLD_MODELS
 from fastdwm.models.reward import reward_shapes
-from fastdwm.models.table import WORLD_MODELS
 from fastdwm.tasks import Task, vet
 
 FORMAT = 2

@@ -12,10 +12,10 @@ from commands import refused, run
 from sweep_cells import DEFAULT, MACHINE, cell, errors, variant, write
 
 from fastdwm.report.paper import published
-from fastdwm.report.paper.cells import read_evaluations
+from fastdwm.report.paper.evaluations import read_evaluations
 from fastdwm.report.paper.results import summarise
+from fastdwm.report.paper.sentences import verdicts
 from fastdwm.report.paper.tables import all_tables
-from fastdwm.report.paper.words import verdicts
 
 BASE = [50.0, 60.0, 70.0, 80.0]
 

@@ -8,8 +8,8 @@ from fastdwm.models import nets
 from fastdwm.models.config import FitConfig, ReBRACConfig
 from fastdwm.models.nets import init_mlp
 from fastdwm.models.rebrac import ReBRAC, init_critics, init_policy
+from fastdwm.models.registry import WORLD_MODELS
 from fastdwm.models.reward import reward_objective, reward_shapes
-from fastdwm.models.table import WORLD_MODELS
 from fastdwm.tasks import get_task
 from fastdwm.train.fit import Batches, Loop, ModelTrainer
 from fastdwm.train.fqe import FQE

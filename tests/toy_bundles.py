@@ -12,8 +12,8 @@ from fastdwm.bundle import TrainedModel, pack_tensors
 from fastdwm.models.config import DiffusionConfig, MeanFlowConfig, MLPConfig, ReBRACConfig, RewardConfig
 from fastdwm.models.nets import init_mlp
 from fastdwm.models.rebrac import init_critics, init_policy
+from fastdwm.models.registry import WORLD_MODELS
 from fastdwm.models.reward import reward_shapes
-from fastdwm.models.table import WORLD_MODELS
 from fastdwm.tasks import get_task
 
 OBS_DIM, ACTION_DIM = 11, 3

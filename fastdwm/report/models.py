@@ -142,7 +142,7 @@ def measure(
     """All measurements as JSON values: `worlds` by name, the `reward` model that they share, and the share of states
     without gradients (`left_out`)."""
     from fastdwm.measure import ideal, model_errors
-    from fastdwm.models.table import network_calls
+    from fastdwm.models.registry import network_calls
 
     worlds: dict[str, dict] = {}
     on_progress("prediction errors", 0, len(bundle.worlds))

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fastdwm.models.table import WORLD_MODELS
+from fastdwm.models.registry import WORLD_MODELS
 
 # Styles of the world models in the order of WORLD_MODELS, readable in black and white.
 STYLES = (

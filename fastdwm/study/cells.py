@@ -18,7 +18,7 @@ from fastdwm.jobs.results import Record, read_all
 from fastdwm.measure.latency import TIMED_DECISIONS, UNTIMED_DECISIONS, decision_latency, latency_ms
 from fastdwm.measure.record import circumstances
 from fastdwm.measure.simulate import Run, run_episodes, step_limit
-from fastdwm.models.table import network_calls
+from fastdwm.models.registry import network_calls
 from fastdwm.study.config import StudyConfig
 from fastdwm.study.grid import BASE, GridPoint
 

@@ -19,8 +19,8 @@ from fastdwm.measure.deviation import max_deviation
 from fastdwm.measure.model_errors import measure_errors, measure_policy
 from fastdwm.models.nets import Params, init_mlp, map_params
 from fastdwm.models.rebrac import ReBRAC, init_critics, init_policy
+from fastdwm.models.registry import WORLD_MODELS
 from fastdwm.models.reward import RewardModel, reward_objective, reward_shapes
-from fastdwm.models.table import WORLD_MODELS
 from fastdwm.tasks import Task
 from fastdwm.train.config import TrainConfig
 from fastdwm.train.fit import Batches, Loop, ModelTrainer, OnLine

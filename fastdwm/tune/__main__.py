@@ -55,7 +55,7 @@ def search(
     bundle: "Bundle", config: TuneConfig, on_progress: command.Progress
 ) -> tuple["Trial", list["Trial"], list["Trial"]]:
     """Returns the base policy's trial, the trials of the last round, and all trials that were run."""
-    from fastdwm.models.table import network_calls
+    from fastdwm.models.registry import network_calls
     from fastdwm.tune.grid import candidates
     from fastdwm.tune.halving import Trial, halve
 

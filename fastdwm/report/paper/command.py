@@ -10,7 +10,7 @@ from pathlib import Path
 from fastdwm import command
 from fastdwm.files import prepare_folder, write_atomically, write_json
 from fastdwm.report.config import PaperConfig
-from fastdwm.report.paper.cells import read_evaluations
+from fastdwm.report.paper.evaluations import read_evaluations
 from fastdwm.tables import csv_text
 
 
@@ -23,12 +23,12 @@ def main(folder: Path, config: PaperConfig) -> None:
     """
     evaluations = read_evaluations(folder)
     prepare_folder(config.out)
-    from fastdwm.report.paper import page, plot, published, text, words
+    from fastdwm.report.paper import page, plot, published, sentences, text
     from fastdwm.report.paper.results import summarise
     from fastdwm.report.paper.tables import all_tables
 
     results = summarise(evaluations, published.LOCOMOTION)
-    tables, verdicts, notes = all_tables(results), words.verdicts(results), words.notes(results)
+    tables, verdicts, notes = all_tables(results), sentences.verdicts(results), sentences.notes(results)
     pictures = {
         "Paired difference to the base policy, with its 95 % interval.": plot.differences(
             results, published.LOCOMOTION

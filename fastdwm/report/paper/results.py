@@ -12,7 +12,7 @@ from fastdwm.config import ITPOConfig, Settings
 from fastdwm.jobs.sweep import VARIANTS
 from fastdwm.measure import statistics
 from fastdwm.measure.statistics import Estimate
-from fastdwm.report.paper.cells import Evaluation, Variant
+from fastdwm.report.paper.evaluations import Evaluation, Variant
 from fastdwm.report.paper.published import MAZES
 
 

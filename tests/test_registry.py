@@ -14,7 +14,7 @@ from fastdwm import Bundle, EnvSpec, InputError, Task
 from fastdwm.data.dataset import Transitions
 from fastdwm.models.config import FitConfig, ReBRACConfig, RewardConfig
 from fastdwm.models.nets import mlp_shapes
-from fastdwm.models.table import WORLD_MODELS, WorldModel
+from fastdwm.models.registry import WORLD_MODELS, WorldModel
 from fastdwm.report import models as report
 from fastdwm.report.config import ReportConfig
 from fastdwm.tasks import Limit
@@ -61,7 +61,7 @@ def linear_loss(config, statistics):
 
 @pytest.fixture(scope="module")
 def linear():
-    """Add the linear model to the table of world models."""
+    """Add the linear model to the registry of world models."""
     row = WorldModel(LinearConfig, linear_shapes, build_linear, linear_loss)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(WORLD_MODELS, "linear", row)
@@ -95,14 +95,14 @@ def slid(state, action, friction=0.1):
 
 SLIDE = Task(
     "slide",
-    EnvSpec("test_table:Slide-v0", {"friction": 0.1}, 50),
+    EnvSpec("test_registry:Slide-v0", {"friction": 0.1}, 50),
     obs_dim=2,
     action_dim=1,
     ref_min_score=-100.0,
     ref_max_score=0.0,
     limits=(Limit(0, -3.0, 3.0), Limit(1, low=-5.0)),
 )
-gymnasium.register("Slide-v0", "test_table:Slide")
+gymnasium.register("Slide-v0", "test_registry:Slide")
 
 
 def slides(n_episodes=20, length=40) -> Transitions:
@@ -138,7 +138,7 @@ def trained(linear, tmp_path_factory):
     return folder / "bundle"
 
 
-def test_a_world_model_added_to_the_table_is_trained_saved_loaded_and_imagined_with(trained):
+def test_a_world_model_added_to_the_registry_is_trained_saved_loaded_and_imagined_with(trained):
     bundle = Bundle.load(trained, trust_env=True)
     assert tuple(bundle.worlds) == ("diffusion", "meanflow", "linear")
     assert bundle.worlds["linear"].config == LinearConfig(updates=400, batch_size=64, lr=3e-2, gain=0.5)
@@ -162,7 +162,7 @@ def test_a_report_measures_and_draws_it_too(trained, tmp_path, capsys):
     assert "linear" in capsys.readouterr().out and list((tmp_path / "out").glob("*.png"))
 
 
-def test_a_bundle_with_a_world_model_that_is_not_in_the_table_is_refused_in_one_line(trained, monkeypatch):
+def test_a_bundle_with_a_world_model_that_is_not_in_the_registry_is_refused_in_one_line(trained, monkeypatch):
     monkeypatch.delitem(WORLD_MODELS, "linear")
     with input_error("worlds: expected some of diffusion, meanflow, mlp, got 'linear'"):
         Bundle.load(trained, trust_env=True)

@@ -23,7 +23,7 @@ RACES = {
     "test_reverse_step": (one_call, PEERS),
     "test_reverse_step_vjp": (one_call, PEERS),
     "test_sampler": (one_transition, PEERS),
-    "test_reverse_sampler_vjp": (one_transition, PEERS),
+    "test_sampler_vjp": (one_transition, PEERS),
 }
 
 
@@ -89,5 +89,5 @@ def test_sampler(size, peer, problem, race):
     run(race, problem, peer, "sampler", sampler_of, forward)
 
 
-def test_reverse_sampler_vjp(size, peer, problem, race):
+def test_sampler_vjp(size, peer, problem, race):
     run(race, problem, peer, "sampler and VJP", sampler_of, with_vjp)

@@ -41,6 +41,7 @@ def evaluated(folder, tmp_path, *flags):
     return config["itpo"], config["world"], config["world_steps"]
 
 
+@pytest.mark.slow
 def test_the_choice_and_its_table_are_in_the_bundle(folder, tmp_path):
     before = Bundle.load(folder).fingerprint
     done = run("tune", "hopper-medium", "--bundle", folder, "--out", tmp_path / "out", *FEW)

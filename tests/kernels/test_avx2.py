@@ -33,6 +33,7 @@ ESSENTIAL = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not get_host_cpu_features().get("avx2"), reason="no x86-64 with AVX2")
 def test_the_kernels_of_eight_lanes_pass_the_essential_tests(tmp_path):
     # A cache of its own, so that no kernel of this machine's processor is loaded.

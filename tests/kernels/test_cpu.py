@@ -349,6 +349,7 @@ def transpose_with_cache(folder, first=""):
     return result.stderr
 
 
+@pytest.mark.slow
 def test_a_full_disk_under_the_cache_costs_a_warning(tmp_path):
     # Files cannot grow, as on a full disk; the output goes to pipes.
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
@@ -356,6 +357,7 @@ def test_a_full_disk_under_the_cache_costs_a_warning(tmp_path):
     assert stderr.count("compiled in every run") == 1 and "File too large" in stderr
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_costs_a_warning_and_is_repaired(tmp_path):
     assert transpose_with_cache(tmp_path) == ""
     (index, *_), codes = sorted(tmp_path.rglob("*.nbi")), sorted(tmp_path.rglob("*.nbc"))

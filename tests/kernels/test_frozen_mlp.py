@@ -113,7 +113,7 @@ def test_gradient_of_the_minimum_is_that_of_each_rows_smallest_critic():
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(("layer_norm", "kind", "copies"), RULES)
-@pytest.mark.parametrize("rows", [1, 17, 257])
+@pytest.mark.parametrize("rows", [1, 17, pytest.param(257, marks=pytest.mark.slow)])
 def test_kernels_are_the_reference(interpreted, rows, layer_norm, kind, copies, precision):
     params = make_params((14, 48, 32, 1), layer_norm, copies)
     if precision == "fp16":

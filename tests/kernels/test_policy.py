@@ -89,7 +89,7 @@ def test_one_weight_product_over_all_steps_of_a_rollout():
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("copies", [1, 3])
-@pytest.mark.parametrize("rows", [1, 16, 17, 257])
+@pytest.mark.parametrize("rows", [1, 16, 17, pytest.param(257, marks=pytest.mark.slow)])
 def test_kernels_are_the_reference(interpreted, rows, copies, precision):
     layout = MLPLayout(SIZES)
     args = make_flat(layout, copies), random(copies, rows, 11, seed=2), random(copies, rows, 3, seed=3)
@@ -105,6 +105,7 @@ def test_kernels_are_the_reference(interpreted, rows, copies, precision):
     assert not actual["dflat"][:, layout.n_params :].any()
 
 
+@pytest.mark.slow
 def test_many_rows_are_summed_in_parts(interpreted):
     """A thousand rows in four parts, the last of them short."""
     layout = MLPLayout(SIZES)

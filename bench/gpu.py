@@ -26,13 +26,13 @@ from trees import environment
 ROOT = Path(__file__).resolve().parent.parent
 
 GRACE_S = 20
-"""from the interrupt of a step to its end: pytest-benchmark writes its JSON in it"""
+"""time from the interrupt of a step to its end, in which pytest-benchmark writes its JSON"""
 SHORTEST_S = 10
-"""with less time than this a step is not begun"""
+"""a step that has less time than this is not begun"""
 
 REQUIRED = ("torch", "triton", "numpy", "pytest", "pytest_benchmark", "rich", "safetensors")
 WORKERS = 8
-"""of the gpu tests, if pytest-xdist is there: they mostly compile kernels"""
+"""processes of the gpu tests, which mostly compile kernels, if pytest-xdist is installed"""
 
 
 @dataclass(frozen=True)

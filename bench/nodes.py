@@ -68,7 +68,7 @@ class Recorder(TorchDispatchMode):
 @contextmanager
 def fake_gpu(recorder: Recorder) -> Iterator[None]:
     """Tensors may be on a GPU that is not there, and launches are noted."""
-    names = [found.name for found in walk_packages(fastdwm_kernels.__path__, "fastdwm_kernels.")]
+    names = [module.name for module in walk_packages(fastdwm_kernels.__path__, "fastdwm_kernels.")]
     modules = [import_module(name) for name in names if name.endswith("kernel") or name.endswith("triton_ops")]
     launchers = [module for module in modules if getattr(module, "run", None) is launch.run]
     with ExitStack() as stack:
@@ -125,7 +125,7 @@ class Counted(CudaGraphEpisodes):
         super().__init__(*args)
 
     def _capture(self, n_steps: int) -> None:
-        # What is made once and kept, as before a capture.
+        # The first run makes what later ones keep, as before a capture.
         self._run(n_steps)
         self._recorder.nodes.clear()
         with self._recorder:
@@ -134,7 +134,7 @@ class Counted(CudaGraphEpisodes):
 
 
 def nodes(size: Size, backend: str = "fused", **settings: Any) -> list[str]:
-    """What one captured decision of this size launches, in order."""
+    """List the launches of one captured decision of this size, in order."""
     problem = Problem(size)
     problem.config = ITPOConfig(horizon=size.H, particles=size.M, **settings)
     policy, noise_steps = problem.policy, problem.world.dynamics.noise_steps
@@ -144,20 +144,20 @@ def nodes(size: Size, backend: str = "fused", **settings: Any) -> list[str]:
             objective = on_gpu(objective)
         else:
             objective.models, objective.returns = on_gpu(objective.models), on_gpu(objective.returns)
-            # What a GPU's default is, and a CPU does not have.
+            # The default on a GPU, which a CPU refuses.
             objective.models = replace(objective.models, sampler=replace(objective.models.sampler, precision="fp16"))
         shared = AgentContext(on_gpu(policy), make_rule(problem.config), objective, problem.config, noise_steps, 0)
         return Counted(recorder, shared, size.B, OBS_DIM).counted
 
 
 def update_nodes(part: str, width: int = 256) -> list[str]:
-    """What one captured update of this part of training launches, in order, but for the optimiser's step."""
+    """List the launches of one captured update of this part of training, in order, without the optimiser's step."""
     recorder = Recorder()
     with fake_gpu(recorder):
-        made = PARTS[part](Problem(Size(D=width, device="meta")))
-        updates = CapturedUpdates(made.trainer, made.batches, made.batch_size)
-        kind = made.trainer.advance()
-        # What is made once and kept, as before a capture.
+        problem = PARTS[part](Problem(Size(D=width, device="meta")))
+        updates = CapturedUpdates(problem.trainer, problem.batches, problem.batch_size)
+        kind = problem.trainer.advance()
+        # The first run makes what later ones keep, as before a capture.
         updates.step(kind)
         with recorder:
             updates.step(kind)

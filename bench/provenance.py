@@ -1,4 +1,4 @@
-"""What a measured time belongs to: device, versions, commit."""
+"""Device, versions and commit that a measured time belongs to."""
 
 import subprocess
 from functools import lru_cache
@@ -13,7 +13,7 @@ PACKAGES = ("torch", "triton", "numba", "numpy", "jax")
 
 @lru_cache
 def provenance(device: str) -> dict:
-    """What else the time depends on."""
+    """Everything besides the benchmark that the time depends on."""
     cuda = device == "cuda"
     commit, changes = (git(*command) for command in (("rev-parse", "HEAD"), ("status", "--porcelain")))
     return {
@@ -28,7 +28,7 @@ def provenance(device: str) -> dict:
 
 
 def git(*command: str) -> str | None:
-    """What it prints; none where there is no git or no repository."""
+    """Return the output of a git command; None without git or a repository."""
     try:
         done = subprocess.run(["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True)
     except FileNotFoundError:

@@ -163,7 +163,7 @@ def decided(episodes, obs):
 
 
 def replays(name):
-    """What differs between replays and the eager body, and how many captures, pools and streams there were."""
+    """Compare replays with the eager body, and count captures, pools and streams."""
     result = {"different": [], "discarded": [], "steps": []}
     with interpreted_gpu() as captures, patch.object(graphs, "EAGER_DECISIONS", 1):
         own_score = score if name == "score" else None

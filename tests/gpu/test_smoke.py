@@ -43,7 +43,7 @@ RULES = {
     "adam": {"optimiser": "adam", "inner_lr": 1e-4},
 }
 LARGEST_ERROR = {"ieee": 1e-3, "fp16": 0.3}
-"""of a gradient, relative to its norm; plain torch on a CPU errs by 6e-6, and with fp16 operands by 0.13"""
+"""largest error of a gradient, relative to its norm; plain torch on a CPU errs by 6e-6, with fp16 operands by 0.13"""
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -12,7 +12,7 @@ from fastdwm.bundle import Bundle
 from fastdwm.checks import require
 from fastdwm.config import BACKENDS, PRECISIONS, ITPOConfig, Settings
 from fastdwm.isolation import isolated, own, own_modes, own_rows
-from fastdwm.itpo.cpu_episodes import episodes_on_cpu
+from fastdwm.itpo.cpu_episodes import episodes_class
 from fastdwm.itpo.deadline import LEARNING, Deadline
 from fastdwm.itpo.decision import Decision
 from fastdwm.itpo.episodes import AgentContext, Episodes
@@ -69,8 +69,8 @@ class Agent:
         score: your own objective to maximise, see `imagined_return`; none: the default J.
         backend: "reference" imagines in plain torch with autograd, "fused" with the fused operators and their
         hand-derived gradients; "auto" is fused if policy and world allow it. `agent.backend` says which one runs, and
-        `agent.why_reference` why not the fused one. Both return the same actions up to rounding; the reference takes
-        at least about ten times as long.
+        `agent.why_reference` why not the fused one. In float32 both return the same actions up to rounding; on a CPU
+        the reference takes 1.5 to 11 times as long (bench/results/cpu.md).
         precision: of the operands of the fused operators' products, "fp16" on a GPU or "ieee"; sums and states are
         float32. "auto" is fp16 on a GPU and ieee on a CPU.
         deadline_ms: time limit of one call of `act` for all its episodes; inner steps that would end later are left
@@ -97,7 +97,7 @@ class Agent:
         acting = FusedPolicy.of(self.policy) if self.backend == "fused" else self.policy
         parts = make_rule(config), self.objective, config, world.dynamics.noise_steps
         self.context = AgentContext(acting, *parts, seed, self.deadline)
-        self._kind = episodes_on_cpu(self.context)
+        self._episodes_class = episodes_class(self.context)
         self.episodes: Episodes | CudaGraphEpisodes | None = None
         self._captured: CudaGraphEpisodes | None = None
         self._forget_counts(0)
@@ -149,7 +149,7 @@ class Agent:
 
     def _begin(self, n_episodes: int, obs_dim: int) -> Episodes | CudaGraphEpisodes:
         if self.device.type != "cuda" or self.backend != "fused":
-            return self._kind(self.context, n_episodes, obs_dim)
+            return self._episodes_class(self.context, n_episodes, obs_dim)
         # A capture takes seconds, so an equal number of episodes reuses the graphs.
         if self._captured is not None and self._captured.slots == n_episodes:
             self._captured.renew()

@@ -13,7 +13,7 @@ from fastdwm.itpo.rules import Bound, PolicyState
 from fastdwm_kernels.sampler.op import has_cpu_kernels
 
 
-def episodes_on_cpu(shared: AgentContext) -> type[Episodes]:
+def episodes_class(shared: AgentContext) -> type[Episodes]:
     """Choose the class of an agent's episodes, and compile its functions so that no decision waits for it.
 
     `CpuEpisodes` serve the default rule and objective without a deadline, which may leave out inner steps.

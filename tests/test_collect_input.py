@@ -43,8 +43,9 @@ BAD = {
         "env": "walker2d",
         "policy": "hopper-medium",
     },
-    "expected a Minari id, [NAMESPACE/]NAME-vNUMBER, got '../x-v0'": {"out": "../x-v0"},
-    "expected a Minari id, [NAMESPACE/]NAME-vNUMBER, got 'x'": {"out": "x"},
+    "a namespace of two letters or more, got '../x-v0'": {"out": "../x-v0"},
+    "a namespace of two letters or more, got 'x/hopper-v0'": {"out": "x/hopper-v0"},
+    "expected a Minari id, [NAMESPACE/]NAME-vNUMBER with": {"out": "x"},
     "policy: expected at least one": {"policy": None},
     "env: expected actions in [-1, 1], InvertedPendulum-v5 has Box(-3.0": {
         "env": "InvertedPendulum-v5",

@@ -74,7 +74,8 @@ def check_id(out: str) -> None:
         parse_dataset_id(out)
     # Minari raises TypeError for an id without a version.
     except (ValueError, TypeError):
-        raise InputError(f"out: expected a Minari id, [NAMESPACE/]NAME-vNUMBER, got {out!r}") from None
+        form = "[NAMESPACE/]NAME-vNUMBER with a namespace of two letters or more"
+        raise InputError(f"out: expected a Minari id, {form}, got {out!r}") from None
 
 
 def read_env(name: str, kwargs: str, trust_env: bool = False) -> EnvSpec:

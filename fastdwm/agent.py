@@ -108,9 +108,10 @@ class Agent:
         self.clipped = self.discarded.copy()
 
     def _count(self, decision: Decision) -> None:
-        self.discarded += decision.discarded.cpu().numpy()
+        _, _, discarded, deviation = decision.numbers.detach().cpu().numpy().T
+        self.discarded += discarded != 0
         if self.config.max_deviation is not None:
-            self.clipped += decision.deviation.cpu().numpy() > self.config.max_deviation
+            self.clipped += deviation > self.config.max_deviation
 
     @classmethod
     def of(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastdwm.checks import require
+from fastdwm.errors import InputError
 
 
 @contextmanager
@@ -54,7 +55,8 @@ def own_rows(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
     Raises InputError for values that are no real numbers, or are masked."""
     kind = values.dtype if isinstance(values, Tensor) else np.asarray(values).dtype
     real = not kind.is_complex if isinstance(values, Tensor) else kind.kind in "biuf"
-    require(real, f"obs: expected an array of real numbers, got {kind}")
+    if not real:  # before the message, since its text takes longer to make than the copy
+        raise InputError(f"obs: expected an array of real numbers, got {kind}")
     require(not np.ma.is_masked(values), "obs: expected a value everywhere, got a masked array")
     if isinstance(values, Tensor):
         return values.detach().to(device, torch.float32, copy=True, memory_format=torch.contiguous_format)

@@ -4,6 +4,8 @@
 only where they run.
 """
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from fastdwm.itpo.decision import Decision
@@ -34,17 +36,33 @@ def episodes_class(shared: AgentContext) -> type[Episodes]:
 
 
 class CpuEpisodes(Episodes):
-    """`Episodes` that decide in one compiled call; the actions are the same to the bit."""
+    """`Episodes` that decide in one compiled call; the actions are the same to the bit.
+
+    A decision overwrites the adapted parameters of the decision before the last.
+    """
+
+    def __init__(self, shared: AgentContext, n_episodes: int, obs_dim: int):
+        super().__init__(shared, n_episodes, obs_dim)
+        self._decider = self._make_decider()
+
+    def _make_decider(self) -> Callable:
+        from fastdwm_kernels.decision import Decider
+
+        config, rule, objective = self.shared.config, self.shared.rule, self.shared.objective
+        sizes = len(self), config.horizon, config.particles, config.inner_steps
+        parts = objective.models, objective.returns, self.shared.policy.base
+        return Decider(*parts, *sizes, rule.action_step, rule.max_deviation)
 
     def decide(self, obs: Tensor) -> Decision:
         """Adapt and act in obs (B, S)."""
-        from fastdwm_kernels.decision import decide
-
-        shared, rule, objective = self.shared, self.shared.rule, self.shared.objective
+        shared = self.shared
         state = shared.begin(self.adapted, self.base)
         self.noise = self._noise()
-        models, noise = (objective.models, objective.returns), objective.sampler_noise(self.noise)
-        settings = shared.config.inner_steps, rule.action_step, rule.max_deviation
-        params, memory, report = decide(*models, shared.policy.base, *state.tensors, obs, noise, *settings)
+        params, memory, report = self._decider(*state.tensors, obs, shared.objective.sampler_noise(self.noise))
         self.adapted = PolicyState(params, (memory,))
         return Decision.of_report(report, shared.config.inner_steps)
+
+    def keep(self, mask: Tensor) -> None:
+        """Go on with the episodes in mask (B,) alone."""
+        super().keep(mask)
+        self._decider = self._make_decider()

@@ -21,26 +21,43 @@ from fastdwm_kernels.commit import NUMBERS
 class Decision:
     """The result of one decision, per episode.
 
-    action: (B, A).   objective, grad_norm: (B,), J and the gradient's norm at the first inner step.
-    inner_steps: (B,) float, their number.   discarded: (B,) bool, whether the update was rolled back.
-    deviation: (B,), the root mean square distance of the action from the base policy's before it was clipped.
-    Values that do not exist are NaN.
+    action: (B, A).   numbers: (B, 4), the `NUMBERS` of `kernels.commit`, which the properties name; values that do not
+    exist are NaN.   n_steps: inner steps taken.
     """
 
     action: Tensor
-    objective: Tensor
-    grad_norm: Tensor
-    inner_steps: Tensor
-    discarded: Tensor
-    deviation: Tensor
+    numbers: Tensor
+    n_steps: int
 
     @classmethod
-    def of_report(cls, report: Tensor, inner_steps: int) -> "Decision":
-        """Unpack the report (B, A + 4) of `kernels.commit`: the action and `NUMBERS`."""
-        # One view per column takes half the time of splitting and unbinding.
-        objective, grad_norm, discarded, deviation = (report[:, i] for i in range(-len(NUMBERS), 0))
-        steps = torch.full_like(objective, inner_steps)
-        return cls(report[:, : -len(NUMBERS)], objective, grad_norm, steps, discarded != 0, deviation)
+    def of_report(cls, report: Tensor, n_steps: int) -> "Decision":
+        """Split the report (B, A + 4) of `kernels.commit`."""
+        return cls(report[:, : -len(NUMBERS)], report[:, -len(NUMBERS) :], n_steps)
+
+    @property
+    def objective(self) -> Tensor:
+        """(B,), J at the first inner step."""
+        return self.numbers[:, 0]
+
+    @property
+    def grad_norm(self) -> Tensor:
+        """(B,), norm of the gradient at the first inner step."""
+        return self.numbers[:, 1]
+
+    @property
+    def discarded(self) -> Tensor:
+        """(B,) bool, whether the update was rolled back."""
+        return self.numbers[:, 2] != 0
+
+    @property
+    def deviation(self) -> Tensor:
+        """(B,), the root mean square distance of the action from the base policy's before it was clipped."""
+        return self.numbers[:, 3]
+
+    @property
+    def inner_steps(self) -> Tensor:
+        """(B,) float, the number of inner steps."""
+        return torch.full_like(self.objective, self.n_steps)
 
 
 @dataclass(frozen=True)
@@ -130,7 +147,6 @@ def commit(proposal: Proposal) -> tuple[PolicyState, Decision]:
         action = torch.where(finite.unsqueeze(1), action, proposal.base_action)
         state = state.where(finite, proposal.start)
     missing = torch.full_like(largest, torch.nan)
-    optional = proposal.objective, proposal.grad_norm, proposal.deviation
-    objective, grad_norm, deviation = (missing if value is None else value for value in optional)
-    steps = torch.full_like(largest, proposal.n_steps)
-    return state, Decision(action, objective, grad_norm, steps, ~finite, deviation)
+    numbers = proposal.objective, proposal.grad_norm, (~finite).to(largest.dtype), proposal.deviation
+    columns = [missing if value is None else value for value in numbers]
+    return state, Decision(action, torch.stack(columns, 1), proposal.n_steps)

@@ -1,5 +1,5 @@
-"""A whole decision by the default rule, in one call on a CPU: `decide`."""
+"""A whole decision by the default rule, in one call on a CPU: `Decider`."""
 
-from fastdwm_kernels.decision.op import decide, prepare
+from fastdwm_kernels.decision.op import Decider, prepare
 
-__all__ = ["decide", "prepare"]
+__all__ = ["Decider", "prepare"]

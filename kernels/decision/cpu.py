@@ -35,7 +35,7 @@ def shaped(array, rows, columns, depth):
 def decide_rows(
     start, stop, particles, inner_steps, rule, layers, frozen, ending, noise, obs, base, before, after, tape, report
 ):
-    """Write `after` and report (B, A + 4) of the episodes start..stop-1; arguments as in `op.decide`."""
+    """Write `after` and report (B, A + 4) of the episodes start..stop-1; arguments as in `op.Decider`."""
     policy_obs, outputs, act_derivs, sampler_derivs, dz, flat_t, states, actions, action_grads, values = tape[:10]
     grads, sq_norms, base_action, action, norm = tape[10:]
     sampler, sampler_vjp, reward, critics, scales = frozen

@@ -159,7 +159,7 @@ def decided(episodes, obs):
     deadline.start()
     decision = episodes.decide(obs)
     deadline.finish()
-    return decision, [*vars(decision).values(), *episodes._state.tensors]
+    return decision, [decision.action, decision.numbers, *episodes._state.tensors]
 
 
 def replays(name):

@@ -4,9 +4,9 @@ The peak is the rate of a loop of fused multiply-adds on registers, compiled by 
 multiply-adds of matrix products count; everything else, activations included, is overhead.
 """
 
+import itertools
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 from time import perf_counter
 
 import numpy as np
@@ -73,7 +73,7 @@ def seconds(call: Callable) -> float:
 
 def cost(sizes: tuple[int, ...]) -> int:
     """Multiply-adds of one row through layers of these sizes."""
-    return sum(a * b for a, b in pairwise(sizes))
+    return sum(a * b for a, b in itertools.pairwise(sizes))
 
 
 def scalar(mlp: FrozenMLP, x: torch.Tensor) -> None:
@@ -129,6 +129,10 @@ def main() -> None:
     for size in (Size(M=2, H=8, **meanflow), Size(**meanflow), Size(M=64, **meanflow), Size(), Size(M=64), Size(B=10)):
         for part, (multiply_adds, call) in parts(Problem(size)).items():
             show(f"{size.world}, B {size.B}, M {size.M}, H {size.H}", part, multiply_adds, seconds(call))
+    for episodes, particles in itertools.product((1, 10), (1, 2, 4, 16, 64)):
+        size = Size(B=episodes, M=particles, H=8, **meanflow)
+        multiply_adds, call = parts(Problem(size))["whole gradient"]
+        show(f"growth: B {size.B}, M {size.M}", "whole gradient", multiply_adds, seconds(call))
 
 
 if __name__ == "__main__":

@@ -5,10 +5,14 @@ could thus run code, or change physics and reward unnoticed. Files may therefore
 with the settings below; anything else needs --trust-env. gymnasium is imported where it is used.
 """
 
+import io
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field, replace
+from importlib import metadata
+from pathlib import Path
 from reprlib import repr as shorten
 from typing import Any
 
@@ -18,6 +22,8 @@ from fastdwm.errors import InputError, first_line
 MAX_EPISODE_STEPS = 100_000
 MAX_MAZE_CELLS = 50
 """most rows of a maze, and most cells in a row"""
+ROBOTICS = "1.4.2"
+"""version of gymnasium-robotics that the scores of AntMaze were made with"""
 
 WATCHING = ("RecordEpisodeStatistics", "RecordVideo", "HumanRendering", "RenderCollection")
 WATCHING += ("PassiveEnvChecker", "OrderEnforcing", "ClipAction")
@@ -49,20 +55,38 @@ class EnvSpec:
 
         # Not every simulator has this argument.
         kwargs = self.kwargs if render_mode is None else {**self.kwargs, "render_mode": render_mode}
+        is_maze = self.id.startswith("AntMaze")
+        if is_maze:
+            _register_mazes()
         try:
-            if self.id.startswith("AntMaze"):
-                import gymnasium_robotics
-
-                gymnasium.register_envs(gymnasium_robotics)
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*is out of date")  # the version is the dataset's choice
                 env = gymnasium.make(self.id, self.max_episode_steps, **kwargs)
         except Exception as error:  # a constructor may raise any error
             raise InputError(f"cannot build the simulator {self.id}: {first_line(error)}") from error
+        if is_maze:
+            # Each simulator leaves the file that describes its maze.
+            Path(env.unwrapped.tmp_xml_file_path).unlink(missing_ok=True)
         if isinstance(env.observation_space, gymnasium.spaces.Dict):
             env = gymnasium.wrappers.FilterObservation(env, ["achieved_goal", "observation"])
             env = gymnasium.wrappers.FlattenObservation(env)
         return env
+
+
+def _register_mazes() -> None:
+    """Register Gymnasium-Robotics' mazes; InputError unless the version ROBOTICS is installed."""
+    try:
+        version = metadata.version("gymnasium-robotics")
+    except metadata.PackageNotFoundError:
+        version = "none"
+    expected = f"AntMaze: expected gymnasium-robotics {ROBOTICS}, with which its scores were made"
+    require(version == ROBOTICS, f"{expected}, {version} is installed; pip install 'fastdwm[antmaze]'")
+    # The package prints news about its other environments.
+    with redirect_stderr(io.StringIO()):
+        import gymnasium_robotics
+    import gymnasium
+
+    gymnasium.register_envs(gymnasium_robotics)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from fastdwm.engines.processes import Processes
 from fastdwm.eval.config import EvalConfig
 from fastdwm.measure.control import Drift
 from fastdwm.measure.latency import decision_latency
-from fastdwm.measure.simulate import Predictions, Run, run_episodes
+from fastdwm.measure.simulate import Predictions, Run, run_episodes, step_limit
 
 
 @dataclass
@@ -41,6 +41,8 @@ def compare(bundle: Bundle, config: EvalConfig, on_progress: Progress) -> Evalua
     seeds = [config.seed + i for i in range(config.episodes)]
     configs = {"base": replace(config, itpo=replace(config.itpo, inner_steps=0)), "itpo": config}
     titles = {"base": "base policy", "itpo": "control" if config.drifts else "ITPO"}
+    # A simulator that cannot be built is reported before the compilation, which may take a minute.
+    step_limit(bundle.task.env, config.max_steps)
     # Compile the CPU kernels here, where progress is shown, and once for all processes.
     on_progress("preparation (the first run compiles)", 0, 1)
     make_agent(bundle, replace(config, deadline_ms=None), config.seed)

@@ -1,5 +1,6 @@
 """The tables of a model report: one column per world model, and the reward model that they share."""
 
+import math
 from typing import Any
 
 from fastdwm.tables import print_table
@@ -8,6 +9,7 @@ JACOBIANS = {
     "next_obs_by_action": "d next observation / d action",
     "next_obs_by_state": "d change of observation / d state",
 }
+UNDEFINED = "-"
 REWARD_JACOBIANS = {"reward_by_action": "d reward / d action", "reward_by_state": "d reward / d state"}
 
 
@@ -18,8 +20,11 @@ def print_tables(task: str, source: str, measurements: dict[str, Any]) -> None:
     sections += [gradient_rows(worlds)] if "left_out" in measurements else []
     header = ("", *measurements["worlds"])
     print_table(header, *sections, title=f"{task}: {source}", caption=caption(measurements), width=120)
-    title = "the reward model, shared by the world models"
-    print_table(("reward model", ""), reward_rows(measurements["reward"]), title=title, width=120, left=None)
+    title, rows = "the reward model, shared by the world models", reward_rows(measurements["reward"])
+    note = f"{UNDEFINED}: the simulator's gradient is 0, as that of a reward for success is"
+    undefined = any(UNDEFINED in row for row in rows)
+    header = ("reward model", "")
+    print_table(header, rows, title=title, caption=note if undefined else "", width=120, left=None)
 
 
 def caption(measurements: dict[str, Any]) -> str:
@@ -94,5 +99,7 @@ def pair(label: str, summaries: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def quartiles(x: dict[str, float]) -> str:
-    """Format as median [first quartile, third quartile]."""
+    """Format as median [first quartile, third quartile]; UNDEFINED if they are not finite."""
+    if not math.isfinite(x["median"]):
+        return UNDEFINED
     return f"{x['median']:.3f} [{x['low']:.3f}, {x['high']:.3f}]"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
 from fastdwm.checks import require
-from fastdwm.collect.config import CollectConfig, read_env, split_share
+from fastdwm.collect.config import CollectConfig, check_maze, read_env, split_share
 from fastdwm.data.minari import datasets_root
 from fastdwm.files import prepare_folder, reserved, strict, write_json
 from fastdwm.jobs.identity import read_identity, refuse_other
@@ -67,9 +67,13 @@ def prepare(env_name: str, config: CollectConfig) -> tuple["Recorder", Any]:
     import numpy as np
     from gymnasium.spaces import Box
 
-    from fastdwm.collect.behaviour import read_behaviour
+    from fastdwm.collect.ant import POLICY_SIZES
+    from fastdwm.collect.behaviour import read_behaviour, read_walker
     from fastdwm.collect.episodes import Recorder
+    from fastdwm.collect.steering import COURSES
 
+    if config.steer:
+        check_maze(env_name, COURSES, config.env_kwargs)
     spec = read_env(env_name, config.env_kwargs, config.trust_env)
     env = spec.make()
     spaces = env.observation_space, env.action_space
@@ -79,10 +83,14 @@ def prepare(env_name: str, config: CollectConfig) -> tuple["Recorder", Any]:
     require(bool(unit), f"env: expected actions in [-1, 1], {spec.id} has {spaces[1]}")
     sizes = spaces[0].shape[0], spaces[1].shape[0]
     names = [split_share(text)[0] for text in config.policy]
-    behaviours = tuple(read_behaviour(name, spec, sizes, config.trust_env) for name in names)
+    behaviours = tuple(
+        read_walker(name, POLICY_SIZES) if config.steer else read_behaviour(name, spec, sizes, config.trust_env)
+        for name in names
+    )
     drawn = all(behaviour.draws for behaviour in behaviours)
     require(not (drawn and config.noise), "noise: expected 0, every policy draws its actions itself")
-    return Recorder(spec, behaviours, config.noise, config.seed), env
+    course = COURSES[env_name] if config.steer else None
+    return Recorder(spec, behaviours, config.noise, config.seed, course), env
 
 
 def shares_of(config: CollectConfig) -> list[float]:
@@ -94,7 +102,10 @@ def identify(recorder: "Recorder", config: CollectConfig) -> dict[str, Any]:
     """Everything that the content of the dataset depends on."""
     from fastdwm.collect.episodes import CHUNK
 
-    return {
+    packages = PACKAGES + (("gymnasium-robotics",) if recorder.env.id.startswith("AntMaze") else ())
+    # Only if policies are steered, so that other collections that were killed before this setting existed go on.
+    course = {"course": asdict(recorder.course)} if recorder.course else {}
+    return course | {
         "env": asdict(recorder.env),
         "policies": [
             " ".join(filter(None, (behaviour.name, behaviour.sha256, f"x {share!r}")))
@@ -105,7 +116,7 @@ def identify(recorder: "Recorder", config: CollectConfig) -> dict[str, Any]:
         "noise": config.noise,
         "seed": config.seed,
         "chunk": CHUNK,
-        "versions": [f"{name}=={version}" for name, version in package_versions(PACKAGES).items()],
+        "versions": [f"{name}=={version}" for name, version in package_versions(packages).items()],
     }
 
 
@@ -144,6 +155,7 @@ def command_line(env_name: str, config: CollectConfig) -> str:
     words += ["--out", config.out, "--transitions", str(config.transitions), "--seed", str(config.seed)]
     words += ["--shares", config.shares] if config.shares == "episodes" else []
     words += ["--noise", str(config.noise)] if config.noise else []
+    words += ["--steer"] if config.steer else []
     words += ["--env-kwargs", config.env_kwargs] if config.env_kwargs != "{}" else []
     return shlex.join(words + (["--trust-env"] if config.trust_env else []))
 
@@ -165,7 +177,8 @@ def parse(argv: list[str]) -> tuple[str, CollectConfig]:
     """Name of the simulator, and settings; raises as `command.parse`."""
     import tyro
 
-    env, prog = ("ENV", "hopper, halfcheetah or walker2d, or an id of Gymnasium"), "python -m fastdwm.collect"
+    env = ("ENV", "hopper, halfcheetah or walker2d, a task such as antmaze-umaze, or an id of Gymnasium")
+    prog = "python -m fastdwm.collect"
     return command.read(CollectConfig, prog, main.__doc__, argv, tyro.conf.UseAppendAction, env=env)
 
 

@@ -5,7 +5,7 @@ from the generator in its arguments, so its actions do not depend on earlier cal
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -74,8 +74,8 @@ class BasePolicy:
 
 @dataclass(frozen=True)
 class OnnxPolicy:
-    """A network in an ONNX file.   content: the model with its weights.   draws: whether it has an input `noise`.
-    sha256: hash of the file and of the files of its external weights."""
+    """A network in an ONNX file.   content: the model with its weights.   draws: whether its input `noise` gets random
+    numbers, if it has one; otherwise zeros.   sha256: hash of the file and of the files of its external weights."""
 
     name: str
     sha256: str
@@ -86,13 +86,13 @@ class OnnxPolicy:
         session = _open_onnx(self.name, self.content)
         inputs = {item.name: item for item in session.get_inputs()}
         obs_name = next(name for name in inputs if name != "noise")
-        noise_dim = inputs["noise"].shape[-1] if self.draws else 0
+        noise = np.zeros((1, inputs["noise"].shape[-1]), np.float32) if "noise" in inputs else None
         outputs = [_output_name(self.name, session)]
 
         def act(obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             feed = {obs_name: obs.astype(np.float32)[None]}
-            if self.draws:
-                feed["noise"] = rng.standard_normal((1, noise_dim), np.float32)
+            if noise is not None:
+                feed["noise"] = rng.standard_normal(noise.shape, np.float32) if self.draws else noise
             return session.run(outputs, feed)[0][0]
 
         return act
@@ -107,6 +107,15 @@ def read_behaviour(name: str, env: EnvSpec, sizes: tuple[int, int], trust_env: b
     if name == "random":
         return Uniform(sizes[1])
     return _read_onnx(Path(name), *sizes) if name.endswith(".onnx") else _read_bundle(name, env, trust_env)
+
+
+def read_walker(name: str, sizes: tuple[int, int]) -> OnnxPolicy:
+    """Read the ant's policy that is steered through a maze; it does not draw its actions, but takes the likeliest.
+
+    sizes: of its observation and action.   Raises InputError for a policy that cannot be read or has other sizes.
+    """
+    require(name.endswith(".onnx"), f"policy: expected an .onnx file of an ant's policy to steer, got {name}")
+    return replace(_read_onnx(Path(name), *sizes), draws=False)
 
 
 def checked(behaviour: Behaviour, act: Act, noise: float = 0.0) -> Act:

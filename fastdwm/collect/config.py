@@ -2,13 +2,14 @@
 
 import json
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from fastdwm.checks import NOT_NEGATIVE, POSITIVE, Checked, at_most, require
 from fastdwm.envs import EnvSpec, read_spec
 from fastdwm.errors import InputError
-from fastdwm.tasks import get_task
+from fastdwm.tasks import TASKS
 
 ROBOTS = ("halfcheetah", "hopper", "walker2d")
 MAX_TRANSITIONS = 10**9
@@ -34,6 +35,9 @@ class CollectConfig(Checked):
     noise: Annotated[float, NOT_NEGATIVE] = 0.0
     """standard deviation of the Gaussian noise on actions, which are then clipped to [-1, 1]; policies that draw their
     actions themselves get none. Increase it to make the data of a deterministic policy more diverse"""
+    steer: bool = False
+    """steer an ant's policy through the maze of ENV, one of the antmaze tasks. POLICY is then an .onnx file that walks
+    along +x (observations: 27 numbers, 84 contact forces). It takes its likeliest actions; noise 0.2 is usual"""
     seed: Annotated[int, NOT_NEGATIVE] = 0
     """seed of all random draws; the same seed gives the same dataset with any number of workers"""
     workers: Annotated[int, POSITIVE] = 2
@@ -79,7 +83,9 @@ def check_id(out: str) -> None:
 
 
 def read_env(name: str, kwargs: str, trust_env: bool = False) -> EnvSpec:
-    """The simulator with this name, one of ROBOTS or an id of Gymnasium; kwargs: arguments of its constructor as JSON.
+    """The simulator with this name, one of ROBOTS, a task or an id of Gymnasium.
+
+    kwargs: arguments of its constructor as JSON, besides those of the task.
 
     Raises InputError for simulators and arguments that `envs` does not know, unless trust_env is true.
     """
@@ -88,6 +94,14 @@ def read_env(name: str, kwargs: str, trust_env: bool = False) -> EnvSpec:
     except (ValueError, RecursionError) as error:
         raise InputError(f"env_kwargs: expected JSON ({error})") from None
     require(isinstance(values, dict), f"env_kwargs: expected a JSON object, got {kwargs}")
-    own = get_task(f"{name}-medium").env if name in ROBOTS else None
+    task = TASKS.get(f"{name}-medium" if name in ROBOTS else name)
+    own = task and task.env
+    values = own.kwargs | values if own else values
     spec = {"id": own.id if own else name, "kwargs": values, "max_episode_steps": own and own.max_episode_steps}
     return read_spec(spec, trust_env, own)
+
+
+def check_maze(name: str, mazes: Collection[str], kwargs: str) -> None:
+    """Raise InputError unless policies can be steered in the simulator `name`: one of `mazes`, unchanged."""
+    require(name in mazes, f"steer: expected one of {', '.join(mazes)}, got {name}")
+    require(kwargs == "{}", f"steer: expected the maze of {name} without env_kwargs, got {kwargs}")

@@ -17,6 +17,7 @@ import numpy as np
 
 from fastdwm.checks import require
 from fastdwm.collect.behaviour import Act, Behaviour, checked
+from fastdwm.collect.steering import Course, Guide
 from fastdwm.command import StageProgress
 from fastdwm.engines.interface import Job, run_all
 from fastdwm.engines.processes import Processes
@@ -60,6 +61,8 @@ class Recorder:
     behaviours: tuple[Behaviour, ...]
     noise: float
     seed: int
+    course: Course | None = None
+    """where the policies are steered in a maze; none: they act by themselves"""
 
 
 def plan(shares: Sequence[float], transitions: int, by_episodes: bool) -> list[Portion]:
@@ -86,7 +89,7 @@ def record_chunks(
     run_all(Processes(workers), jobs, on_progress, finished=[path.name for path in folder.glob("*.npz")])
 
 
-# Cache of a worker: the recorder of its last chunk, and the functions that act for it.
+# Cache of a worker: the recorder of its last chunk, and its policies' functions.
 _last: tuple[Recorder, list[Act]] | None = None
 
 
@@ -110,14 +113,19 @@ def record(chunk: Chunk, recorder: Recorder, acts: Sequence[Act]) -> Arrays:
     """Record the episodes of a chunk.
 
     Returns observations (transitions + episodes, S), actions (transitions, A), rewards, terminations, truncations
-    (transitions,); lengths and seeds (episodes,).   acts: one function per behaviour.
+    (transitions,); lengths and seeds (episodes,).   acts: the function of each behaviour.
     Raises InputError for invalid actions, and for observations and rewards that are not finite.
     """
     rng = np.random.default_rng(np.random.SeedSequence(recorder.seed, spawn_key=(chunk.index,)))
     env, episodes, done = recorder.env.make(), [], 0
+    guide = Guide(env, recorder.course) if recorder.course else None
+    acts = [
+        checked(behaviour, guide.steered(act) if guide else act, recorder.noise)
+        for behaviour, act in zip(recorder.behaviours, acts, strict=True)
+    ]
     # Each chunk starts at another turn; otherwise, with few episodes per chunk, the first policy would get too many.
     for turn in islice(turns(chunk.shares), chunk.index, None):
-        episodes.append(_episode(env, acts[turn], rng))
+        episodes.append(_episode(env, acts[turn], rng, guide))
         done += len(episodes[-1]["rewards"])
         if done >= chunk.transitions:
             break
@@ -128,14 +136,15 @@ def record(chunk: Chunk, recorder: Recorder, acts: Sequence[Act]) -> Arrays:
     return arrays
 
 
-def _episode(env: Any, act: Act, rng: np.random.Generator) -> Arrays:
+def _episode(env: Any, act: Act, rng: np.random.Generator, guide: Guide | None) -> Arrays:
     seed = int(rng.integers(2**31))
-    obs, _ = env.reset(seed=seed)
+    obs, _ = env.reset(seed=seed, options=guide.start(rng) if guide else None)
     observations, actions, steps = [np.array(obs)], [], []
     ended = False
     while not ended:
         actions.append(act(obs, rng))
         obs, reward, terminated, truncated, _ = env.step(actions[-1])
+        truncated = truncated or guide is not None and guide.is_stuck(obs) and not terminated
         observations.append(np.array(obs))
         steps.append((reward, terminated, truncated))
         ended = terminated or truncated
@@ -154,8 +163,8 @@ def _episode(env: Any, act: Act, rng: np.random.Generator) -> Arrays:
 
 
 def start(recorder: Recorder) -> list[Act]:
-    """Load the behaviours in this process: one checked function per behaviour."""
-    return [checked(behaviour, behaviour.start(), recorder.noise) for behaviour in recorder.behaviours]
+    """Load the behaviours in this process."""
+    return [behaviour.start() for behaviour in recorder.behaviours]
 
 
 def save(chunk: Chunk, arrays: Arrays, folder: Path) -> None:

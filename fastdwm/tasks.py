@@ -208,7 +208,8 @@ def _antmaze_tasks() -> list[Task]:
             ends_at_success=True,
             d4rl_env=_antmaze(maze),
             d4rl_id=f"antmaze-{level}-v2",
-            minari_id=f"D4RL/antmaze/{level}-v1",
+            # The other public datasets have a goal in any cell.
+            minari_id="D4RL/antmaze/umaze-v1" if level == "umaze" else None,
             actor_bc_coef=actor_bc_coef,
             critic_bc_coef=critic_bc_coef,
             actor_lr=3e-4,

@@ -1,6 +1,7 @@
 """The simulator of AntMaze is the one that the scores were made with, and its states follow from observations."""
 
 import dataclasses
+import json
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -109,6 +110,18 @@ def test_a_report_measures_the_gradients_of_a_maze(tmp_path):
     done = run("report", "models", tmp_path / "bundle", f"--out={tmp_path}/out", *flags)
     assert done.returncode == 0, done.stderr
     assert "d next observation / d action" in done.stdout and "nan" not in done.stdout
+
+
+def test_the_table_shows_the_success_rate(tmp_path, quick):
+    make_bundle(task=UMAZE).save(tmp_path / "bundle")
+    small = "--episodes=2", "--max-steps=3", "--backend=reference", "--itpo.particles=1", "--itpo.horizon=1"
+    done = run("eval", "antmaze-umaze", f"--bundle={tmp_path}/bundle", f"--out={tmp_path}/out", *small)
+    assert done.returncode == 0, done.stderr
+    # No success in two episodes: Wilson's upper end is z^2 / (2 + z^2).
+    assert done.stdout.count("0.0 [0.0, 65.8]") == 2 and "success rate in %" in done.stdout
+    assert "Wilson's of a rate" in done.stdout and "interquartile mean" not in done.stdout
+    summary = json.loads(next((tmp_path / "out").glob("*.json")).read_text())["summary"]
+    assert summary["itpo"]["success_pct"]["high"] == pytest.approx(65.76, abs=0.01)
 
 
 @pytest.mark.parametrize("version", ["1.3.1", "none"])

@@ -92,7 +92,6 @@ def test_what_datasets_legitimately_name_is_known():
     assert read(kwargs={"render_mode": None, "healthy_reward": 1.0}).kwargs == {"healthy_reward": 1.0}
     recorded = {"reward_type": "sparse", "continuing_task": True, "reset_target": False, **MAZE.env.kwargs}
     assert read(MAZE, "AntMaze_UMaze-v4", recorded).kwargs == recorded
-    assert read(get_task("antmaze-large-diverse"), "AntMaze_Large_Diverse_GR-v4").kwargs == {}
 
 
 @pytest.mark.parametrize("maze", [[[0, 1], [1]], [[0.0]], [[True]], [["x"]], [[1] * 51], "11", [[]], [[["r"]]]])

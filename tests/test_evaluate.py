@@ -217,6 +217,23 @@ def test_summary_pairs_the_seeds():
     assert numbers["itpo"]["discarded"] == 2
 
 
+def test_a_success_rate_has_wilsons_interval():
+    def run(returns):
+        return Run([Episode(seed, rewards=[0.0, r]) for seed, r in enumerate(returns)], [(10, 0.004)])
+
+    runs = {"base": run([0.0] * 10), "itpo": run([1.0] * 5 + [0.0] * 5)}
+    evaluation = Evaluation(list(range(10)), runs, {"base": [0.001], "itpo": [0.001]}, {})
+    numbers = summary(evaluation, lambda r: 100 * r, is_success=True)
+    # Wilson's centre is (k + z^2 / 2) / (n + z^2); with k = 0, the interval ends at z^2 / (n + z^2), z = 1.96.
+    assert numbers["base"]["success_pct"] == pytest.approx({"value": 0.0, "low": 0.0, "high": 27.753}, abs=1e-3)
+    half = 100 * 1.959964 * (10 / 4 + 1.959964**2 / 4) ** 0.5 / (10 + 1.959964**2)
+    expected = {"value": 50.0, "low": 50 - half, "high": 50 + half}
+    assert numbers["itpo"]["success_pct"] == pytest.approx(expected, abs=1e-3)
+    difference = numbers["difference"]["score_pct"]
+    assert difference["value"] == 50.0 and 0 < difference["low"] < 50 < difference["high"] < 100
+    assert "success_pct" not in summary(evaluation, lambda r: 100 * r)["itpo"]
+
+
 def test_a_99th_percentile_rests_on_two_thousand_decisions():
     # A hundredth of 2000 is twenty decisions: with 21 slow ones the percentile is one of them.
     times = [0.001] * 1979 + [0.5] * 21

@@ -51,27 +51,35 @@ def test_a_d4rl_trajectory_ends_at_its_first_terminal_or_its_timeout(antmaze_fil
 
 def test_an_antmaze_file_of_d4rl_is_refused_before_it_is_read(antmaze_file):
     antmaze_file.write_bytes(b"never read")
-    with input_error("AntMaze file cannot be used: its frame .* mirrored in y"):
+    with input_error("AntMaze file cannot be used: it has another ant .*origin at the start, y mirrored"):
         load(UMAZE, str(antmaze_file))
 
 
-def minari_maze(tmp_path, maze=None):
-    """Write two episodes of a continuing task: one at the goal in steps 2 and 3 of 4, one that never is."""
+def minari_maze(tmp_path, maze=None, id="AntMaze_UMaze-v4", contact_forces=0, **kwargs):
+    """Write two episodes of a continuing task: one at the goal in steps 2 and 3 of 4, one that never is.
+
+    maze: none: the metadata do not name the simulator.   kwargs: further arguments of the simulator.
+    """
+    size = 27 + contact_forces
     box = gymnasium.spaces.Box
-    space = {"achieved_goal": box(-9, 9, (2,)), "desired_goal": box(-9, 9, (2,)), "observation": box(-9, 9, (27,))}
+    space = {"achieved_goal": box(-9, 9, (2,)), "desired_goal": box(-9, 9, (2,)), "observation": box(-9, 9, (size,))}
     spaces = {"observation_space": gymnasium.spaces.Dict(space), "action_space": box(-1, 1, (8,))}
     episodes = []
     for start, rewards in ((0, [0.0, 1.0, 1.0, 0.0]), (5, [0.0, 0.0])):
         n = len(rewards)
         rows = start + np.arange(n + 1)
-        obs = {"achieved_goal": filled(rows, 2), "desired_goal": filled(rows, 2), "observation": filled(100 + rows, 27)}
+        obs = {
+            "achieved_goal": filled(rows, 2),
+            "desired_goal": filled(rows, 2),
+            "observation": filled(100 + rows, size),
+        }
         flags = {"terminations": [False] * n, "truncations": [False] * (n - 1) + [True]}
         episodes.append(EpisodeBuffer(observations=obs, actions=filled([0.5] * n, 8), rewards=rewards, **flags))
     minari.create_dataset_from_buffers("toy/maze-v0", episodes, **spaces)
     if maze is not None:
         path = tmp_path / "minari/toy/maze-v0/data/metadata.json"
-        kwargs = {"maze_map": maze, "continuing_task": True}
-        spec = {"id": "AntMaze_UMaze-v4", "kwargs": kwargs, "max_episode_steps": 700}
+        kwargs = {"maze_map": maze, "continuing_task": True, "reset_target": False} | kwargs
+        spec = {"id": id, "kwargs": kwargs, "max_episode_steps": 700}
         path.write_text(json.dumps({**json.loads(path.read_text()), "env_spec": json.dumps(spec)}))
     return "toy/maze-v0"
 
@@ -88,7 +96,7 @@ def marked(maze, start, goal):
 OWN = UMAZE.env.kwargs["maze_map"]
 
 
-@pytest.mark.parametrize("maze", [None, OWN, marked(OWN, None, None)], ids=["none", "own", "goal not marked"])
+@pytest.mark.parametrize("maze", [None, OWN], ids=["none", "own"])
 def test_a_minari_episode_ends_at_its_first_success(tmp_path, maze):
     data = load(UMAZE, minari_maze(tmp_path, maze))
     # A position, then the rest.
@@ -113,3 +121,49 @@ def test_a_minari_dataset_of_another_maze_is_refused(tmp_path, maze):
     expected = "cannot be read" if maze is math.pi else "expected data of the maze of antmaze-umaze"
     with input_error(f"toy/maze-v0: {expected}"):
         load(UMAZE, minari_maze(tmp_path, maze))
+
+
+def with_goals(*goals):
+    """The task's maze with further goals."""
+    cells = marked(OWN, (3, 1), (1, 1))
+    for i, j in goals:
+        cells[i][j] = "g"
+    return cells
+
+
+MOVING_GOALS = {
+    "in any cell": {"maze": marked(OWN, None, None)},
+    "several": {"maze": with_goals((1, 3))},
+    "several cells of goal or start": {"maze": [["c" if cell == 0 else cell for cell in row] for row in OWN]},
+    "reset": {"maze": OWN, "reset_target": True},
+    "diverse": {"maze": OWN, "id": "AntMaze_UMaze_Diverse_GR-v4"},
+}
+
+
+@pytest.mark.parametrize("recorded", MOVING_GOALS.values(), ids=MOVING_GOALS)
+def test_a_goal_that_moves_is_refused(tmp_path, recorded):
+    with input_error("toy/maze-v0: expected the one goal of antmaze-umaze, got a goal that moves"):
+        load(UMAZE, minari_maze(tmp_path, **recorded), trust_env=True)
+
+
+def test_a_dense_reward_is_refused(tmp_path):
+    with input_error("'reward_type' = 'dense' is not known"):
+        load(UMAZE, minari_maze(tmp_path, OWN, reward_type="dense"))
+
+
+@pytest.mark.parametrize(
+    ("recorded", "message"),
+    [
+        ({"maze": OWN, "id": "AntMaze_UMaze-v5"}, "got those of AntMaze_UMaze-v5, which add 78 contact forces"),
+        ({"maze": None}, "expected obs of size 29 for antmaze-umaze, got 107"),
+    ],
+)
+def test_observations_with_contact_forces_are_refused(tmp_path, recorded, message):
+    with input_error(f"toy/maze-v0: .*{message}"):
+        load(UMAZE, minari_maze(tmp_path, contact_forces=78, **recorded), trust_env=True)
+
+
+def test_only_a_level_whose_public_data_have_its_goal_has_public_data():
+    assert UMAZE.minari_id == "D4RL/antmaze/umaze-v1"
+    with input_error("no public dataset for antmaze-medium-play"):
+        load(get_task("antmaze-medium-play"))

@@ -183,8 +183,10 @@ def _d4rl_env(path: Path, task: Task) -> EnvSpec:
     named = path.stem.lower() if task.name in TASKS else ""
     wrong = [name for name in others if name in named and own not in named]
     require(not wrong, f"{path}: expected data of {own} for {task.name}, got a file named after {wrong}")
-    frame = "its frame is not the simulator's (start and goal differ, medium and large are mirrored in y)"
-    require(not task.ends_at_success, f"{path}: a D4RL AntMaze file cannot be used: {frame}; give a Minari id")
+    other = (
+        "it has another ant (steps of 0.1 s, torque 30) and frame (origin at the start, y mirrored in medium and large)"
+    )
+    require(not task.ends_at_success, f"{path}: a D4RL AntMaze file cannot be used: {other}; give a Minari id")
     return task.d4rl_env or task.env
 
 

@@ -82,18 +82,31 @@ def recorded_env(folder: Path, source: str, task: Task, trust_env: bool) -> EnvS
     spec, family = json.loads(recorded) if recorded else own, task.env.family
     matches = trust_env or spec["id"].startswith(family)
     require(matches, f"expected data of {family} for {task.name}, got {spec['id']} in {folder}")
-    maze, own_maze = spec["kwargs"].get("maze_map"), task.env.kwargs.get("maze_map")
-    same = maze is None or own_maze is None or _same_frame(maze, own_maze)
-    require(same, f"{source}: expected data of the maze of {task.name}, got those of a maze with other walls or goal")
+    if "maze_map" in task.env.kwargs:
+        _check_maze(spec, source, task)
     values = {name: spec[name] for name in own} | {"kwargs": {**spec["kwargs"], **task.env.kwargs}}
     return without_wrappers(read_spec(values, trust_env, task.env), spec.get("additional_wrappers"), source)
 
 
-def _same_frame(maze: list[list], own: list[list]) -> bool:
-    """Whether a position means the same in both mazes, and the goal of `own` is among the goals that `maze` marks."""
-    walls = [[[cell == 1 for cell in row] for row in rows] for rows in (maze, own)]
-    goals, own_goals = (
-        {(i, j) for i, row in enumerate(rows) for j, cell in enumerate(row) if cell == "g"} for rows in (maze, own)
-    )
-    # Some public recordings mark no goal but draw it in any cell, or in those marked "c".
-    return walls[0] == walls[1] and own_goals <= (goals or own_goals)
+def _check_maze(spec: dict[str, Any], source: str, task: Task) -> None:
+    """Raise InputError unless a recording's maze is the task's, with the task's goal alone.
+
+    The policy does not observe the goal, so rewards for other goals would be wrong.
+    """
+    name, maze, own = spec["id"], spec["kwargs"].get("maze_map"), task.env.kwargs["maze_map"]
+    forces = f"{source}: expected observations of {task.obs_dim} numbers for {task.name}, got those of {name}"
+    require(not name.endswith("-v5"), f"{forces}, which add 78 contact forces")
+    moves = "Diverse_G" in name or bool(spec["kwargs"].get("reset_target"))
+    if maze is not None:
+        walls = [[[cell == 1 for cell in row] for row in rows] for rows in (maze, own)]
+        goals, own_goals = (
+            {(i, j) for i, row in enumerate(rows) for j, cell in enumerate(row) if cell in ("g", "c")}
+            for rows in (maze, own)
+        )
+        # A maze without marks has its goal in any cell; a single mark is one goal.
+        moves = moves or len(goals) != 1
+        same = walls[0] == walls[1] and (moves or goals == own_goals)
+        other = "those of a maze with other walls or goal"
+        require(same, f"{source}: expected data of the maze of {task.name}, got {other}")
+    advice = "record data with fastdwm.collect --steer"
+    require(not moves, f"{source}: expected the one goal of {task.name}, got a goal that moves ({name}); {advice}")

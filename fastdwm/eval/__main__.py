@@ -74,7 +74,7 @@ def main(task_name: str, config: EvalConfig) -> None:
         plot.check_video(task.env)
     with command.progress() as on_progress:
         evaluation = compare(bundle, config, on_progress)
-    numbers = summary(evaluation, task.score_pct, config.deadline_ms)
+    numbers = summary(evaluation, task.score_pct, config.deadline_ms, task.ends_at_success)
     path = stem.with_suffix(".json")
     # Write the file first, so that no later failure loses it; print the table even if the file cannot be written.
     try:

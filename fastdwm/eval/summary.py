@@ -12,12 +12,16 @@ from fastdwm.measure.simulate import Episode, Run
 
 
 def summary(
-    evaluation: Evaluation, score_pct: Callable[[float], float], deadline_ms: float | None = None
+    evaluation: Evaluation,
+    score_pct: Callable[[float], float],
+    deadline_ms: float | None = None,
+    is_success: bool = False,
 ) -> dict[str, dict]:
     """The numbers of the result table as JSON values: for `base`, for `itpo`, and their paired `difference`.
 
     score_pct: normalised score of a return.   Latencies are in ms per decision, intervals as in `statistics`.
-    deadline_ms: decisions that took longer are counted as `missed`.
+    deadline_ms: decisions that took longer are counted as `missed`.   is_success: the score of an episode is 0 or 100,
+    so each policy also gets its `success_pct` with Wilson's interval.
     """
     samples = {policy: _samples(run, score_pct) for policy, run in evaluation.runs.items()}
     result: dict[str, dict] = {}
@@ -32,10 +36,18 @@ def summary(
             "discarded": sum(episode.discarded for episode in run.episodes),
             "diagnostics": mean_diagnostics(run.episodes),
         }
+        if is_success:
+            result[policy]["success_pct"] = success_pct(run)
     result["difference"] = {
         name: asdict(statistics.paired_difference(samples["itpo"][name], x)) for name, x in samples["base"].items()
     }
     return result
+
+
+def success_pct(run: Run) -> dict[str, float]:
+    """Share of the episodes with a positive return in per cent, with Wilson's 95 % interval."""
+    rate = statistics.success_rate(sum(episode.total > 0 for episode in run.episodes), len(run.episodes))
+    return {name: 100.0 * value for name, value in asdict(rate).items()}
 
 
 def _samples(run: Run, score_pct: Callable[[float], float]) -> dict[str, list[float]]:

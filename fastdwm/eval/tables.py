@@ -22,7 +22,8 @@ def print_evaluation(
     that the bundle was made with.   policy: name of the policy that is compared with the base policy.
     """
     title = f"{task.name}, episodes per policy: {len(seeds)}, environment seeds: {seeds[0]} to {seeds[-1]}"
-    caption = "± standard deviation over episodes; [ ] 95 % bootstrap interval; difference by seed;"
+    kind = "95 % interval, Wilson's of a rate and else bootstrap" if task.ends_at_success else "95 % bootstrap interval"
+    caption = f"± standard deviation over episodes; [ ] {kind}; difference by seed;"
     caption += " p99 of 2,000 decisions or more"
     caption += f"\nnot the task's own simulator: {', '.join(departures)}" if departures else ""
     caption += f"\nscores may differ from the bundle's own: {', '.join(versions)}" if versions else ""
@@ -48,10 +49,16 @@ def table_rows(numbers: dict[str, Any]) -> list[list[str]]:
         [latency(policy[name]["p50_ms"], policy[name]["p99_ms"]) for policy in policies]
         for name in ("alone_latency", "batch_latency")
     )
-    return [
+    scores = [
         ["score", *(spread(policy["score_pct"]) for policy in policies), interval(gap["score_pct"], "+")],
         ["interquartile mean", *iqm, ""],
         ["return", *(spread(policy["return"]) for policy in policies), interval(gap["return"], "+")],
+    ]
+    if "success_pct" in policies[0]:
+        rates = [interval(policy["success_pct"]) for policy in policies]
+        scores = [["success rate in %", *rates, interval(gap["score_pct"], "+")]]
+    return [
+        *scores,
         ["length in steps", *(spread(policy["length"]) for policy in policies), interval(gap["length"], "+")],
         ["ms to decide, p50 / p99", *alone, ""],
         [f"ms to decide for {numbers['base']['batch_size']}", *batch, ""],

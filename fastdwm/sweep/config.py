@@ -9,7 +9,7 @@ from fastdwm.checks import POSITIVE, require
 from fastdwm.engines.config import EngineConfig
 from fastdwm.errors import InputError
 from fastdwm.jobs.sweep import VARIANTS
-from fastdwm.tasks import TASKS, get_task
+from fastdwm.tasks import get_task
 
 STAGES = ("collect", "train", "tune", "eval")
 # Levels with published results of generative models come first.
@@ -98,7 +98,5 @@ class SweepConfig(EngineConfig):
         """Minari id or file to train on; none: the dataset that train chooses."""
         if self.dataset is not None:
             return self.dataset.replace("{task}", task)
-        if TASKS[task].env.id.startswith("AntMaze"):
-            return None
         robot, _, level = task.partition("-")
         return f"deepope/{robot}/{level}-v0"

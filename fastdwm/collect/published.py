@@ -2,7 +2,8 @@
 
 Source: github.com/google-research/deep_ope. Each robot has eleven snapshots of one SAC training, from 0 (untrained) to
 10 (last). The snapshots of a level were chosen so that their return, measured in Gymnasium's v5 simulators with MuJoCo
-3.4, is near that of D4RL's level of the same name. Pure data.
+3.4, is near that of D4RL's level of the same name. The ant's snapshot is the one that falls on its back least when it
+has to turn. Pure data.
 """
 
 import json
@@ -14,6 +15,7 @@ from typing import Any
 from fastdwm.tables import markdown_table
 
 SHA256 = {
+    "ant_online_3.sampler.onnx": "40a09f37a3ee01ad526b0c06be43a4cb853a2a33c75904f52eca31b4ea67ada1",
     "halfcheetah_online_0.sampler.onnx": "4334ba01e909d4dc00409451a521a5dac3a665c147da308df88fa73d958e298a",
     "halfcheetah_online_1.sampler.onnx": "67017e2289d6be8c46ad33cc7510b60d3911dd2f0ad6e12267c445d7b04b117a",
     "halfcheetah_online_2.sampler.onnx": "b7fbf7783513bb9ebaec25d275bb36cf367e91371d11a3dff3253922b3a1824a",
@@ -48,7 +50,7 @@ SHA256 = {
     "walker_online_9.sampler.onnx": "2dd2aa556bc4196c8c03a8d32fe9a527b0f3e5aecb2551cb23566ce2deed8816",
     "walker_online_10.sampler.onnx": "93466ec524eff2ca73a157cf120dff3a4ca8923c4666223403b9e51e792e7c95",
 }
-"""hash of every published file"""
+"""hash of every published file, but of the ant's alone that is used"""
 
 _FILES = {"halfcheetah": "halfcheetah", "hopper": "hopper", "walker2d": "walker"}
 
@@ -59,6 +61,9 @@ _ENV_KWARGS: dict[str, dict[str, Any]] = {"walker2d": {"xml_file": "walker2d.xml
 _MEDIUM = {"halfcheetah": 1, "hopper": 5, "walker2d": 3}
 _EXPERT = {"halfcheetah": 10, "hopper": 8, "walker2d": 10}
 _REPLAY = {"halfcheetah": 2, "hopper": 6, "walker2d": 4}
+
+
+_MAZES = ("umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse")
 
 
 @dataclass(frozen=True)
@@ -78,12 +83,15 @@ class Published:
 
     def arguments(self, folder: Path | str) -> list[str]:
         """Arguments of `python -m fastdwm.collect`, without --workers.   folder: where the policies are."""
-        words = [self.robot]
+        steers = self.robot == "antmaze"
+        words = [self.task if steers else self.robot]
         for name in self.policies:
             words += ["--policy", name if name == "random" else f"{folder}/{name}"]
         words += ["--out", self.out, "--transitions", str(self.transitions), "--seed", "0"]
         kwargs = _ENV_KWARGS.get(self.robot)
-        return words + (["--env-kwargs", json.dumps(kwargs)] if kwargs else [])
+        words += ["--env-kwargs", json.dumps(kwargs)] if kwargs else []
+        # D4RL's noise.
+        return words + (["--steer", "--noise", "0.2"] if steers else [])
 
 
 def _tasks(robot: str) -> list[Published]:
@@ -102,7 +110,12 @@ def _tasks(robot: str) -> list[Published]:
     return [Published(f"{robot}-{level}", robot, *what) for level, what in levels.items()]
 
 
-PUBLISHED = {item.task: item for robot in _FILES for item in _tasks(robot)}
+def _mazes() -> list[Published]:
+    """The AntMaze tasks."""
+    return [Published(f"antmaze-{level}", "antmaze", ("ant_online_3.sampler.onnx",), 400_000) for level in _MAZES]
+
+
+PUBLISHED = {item.task: item for items in (*map(_tasks, _FILES), _mazes()) for item in items}
 """how to record each task, by name"""
 
 

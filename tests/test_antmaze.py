@@ -18,7 +18,7 @@ from fastdwm.envs import ROBOTICS
 from fastdwm.tasks import get_task
 
 UMAZE = get_task("antmaze-umaze")
-# The first two rows, start and goal of each maze in the simulator, whose origin is the middle of the maze (m).
+# Middle of the start's and the goal's cell in the simulator, whose origin is the middle of the maze (m), and the cap.
 MAZES = {
     "antmaze-umaze": ((-4.0, -4.0), (-4.0, 4.0), 700),
     "antmaze-medium-play": ((-10.0, 10.0), (10.0, -10.0), 1000),
@@ -66,6 +66,11 @@ def test_an_observation_is_the_whole_state_with_the_position_first():
             obs, *_ = env.step(env.action_space.sample())
         data = env.unwrapped.data
         np.testing.assert_array_equal(obs, np.concatenate([data.qpos, data.qvel]))
+
+
+def test_a_simulator_leaves_no_file():
+    with UMAZE.env.make() as env:
+        assert env.unwrapped.tmp_xml_file_path and not Path(env.unwrapped.tmp_xml_file_path).exists()
 
 
 def record(seed=3, steps=150):

@@ -74,16 +74,19 @@ class EnvSpec:
 
 
 def _register_mazes() -> None:
-    """Register Gymnasium-Robotics' mazes; InputError unless the version ROBOTICS is installed."""
+    """Register Gymnasium-Robotics' mazes; InputError unless the version ROBOTICS can be imported."""
     try:
         version = metadata.version("gymnasium-robotics")
     except metadata.PackageNotFoundError:
         version = "none"
     expected = f"AntMaze: expected gymnasium-robotics {ROBOTICS}, with which its scores were made"
     require(version == ROBOTICS, f"{expected}, {version} is installed; pip install 'fastdwm[antmaze]'")
-    # The package prints news about its other environments.
-    with redirect_stderr(io.StringIO()):
-        import gymnasium_robotics
+    try:
+        # The package prints news about its other environments.
+        with redirect_stderr(io.StringIO()):
+            import gymnasium_robotics
+    except ImportError as error:
+        raise InputError(f"AntMaze: gymnasium-robotics cannot be imported: {first_line(error)}") from None
     import gymnasium
 
     gymnasium.register_envs(gymnasium_robotics)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -144,6 +145,12 @@ def test_another_version_of_the_simulator_is_one_line(monkeypatch, tmp_path, ver
     make_bundle(task=UMAZE).save(tmp_path / "bundle")
     done = run("eval", "antmaze-umaze", f"--bundle={tmp_path}/bundle", f"--out={tmp_path}/out", "--episodes=1")
     refused(done, f"expected gymnasium-robotics {ROBOTICS}", f"{version} is installed; pip install 'fastdwm[antmaze]'")
+
+
+def test_a_simulator_that_cannot_be_imported_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gymnasium_robotics", None)
+    with input_error("AntMaze: gymnasium-robotics cannot be imported"):
+        UMAZE.env.make()
 
 
 def test_the_extra_installs_the_version_of_the_scores():

@@ -40,10 +40,10 @@ class Walker:
         off = np.degrees(yaw(obs[3:7]) - heading) - USUAL_YAW
         if self.turns is None or abs((off + 90 * self.turns + 180) % 360 - 180) >= MOST_YAW:
             self.turns = int(np.round(-off / 90)) % _LEGS
-        seen_obs = np.zeros(POLICY_SIZES[0])
         body = turned(obs, heading, self.turns)
-        seen_obs[: len(body)] = body
-        return turned_back(self.act(seen_obs, rng), self.turns)
+        policy_obs = np.zeros(POLICY_SIZES[0])
+        policy_obs[: len(body)] = body
+        return turned_back(self.act(policy_obs, rng), self.turns)
 
 
 def turned(obs: np.ndarray, heading: float, turns: int) -> np.ndarray:

@@ -212,6 +212,26 @@ class Agent:
             self.deadline.finish()
         return actions
 
+    def predict(
+        self,
+        obs: np.ndarray | Tensor,
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = True,
+    ) -> tuple[np.ndarray, Any]:
+        """`act` with the interface of Stable-Baselines3's models, for its `VecEnv` and its `evaluate_policy`.
+
+        episode_start: (B,) bool, whether an episode begins with its row of obs, and so from the base policy; if all
+        begin, their number may differ from before. None: all episodes go on.
+        state is returned as it is, because the agent keeps the adapted policies itself; deterministic changes nothing,
+        because the agent adds no noise to its actions.   Raises as `act` and `reset`.
+        """
+        if episode_start is not None and self.episodes is not None:
+            begins = np.atleast_1d(episode_start)
+            same = len(begins) == len(self.episodes) or not begins.all()
+            self.reset(begins if same else None)
+        return self.act(obs), state
+
     def _check_sizes(self, *actual: int) -> None:
         """Raise InputError if the policy's sizes of observation and action are not the world model's."""
         expected = sizes_of(self.world.dynamics)

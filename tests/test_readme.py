@@ -85,15 +85,16 @@ def test_every_command_parses(page):
             importlib.import_module(f"fastdwm.{module}.__main__")
 
 
-def test_the_python_examples_run_in_the_order_in_which_one_reads_them():
-    names = {}
-    for page in ("README.md", "fastdwm/usage.md"):
-        examples = PYTHON.findall((ROOT / page).read_text())
-        assert examples
-        for code in examples:
-            exec(code.replace('make("Hopper-v5")', 'make("Hopper-v5", max_episode_steps=30)'), names)
-    assert [episode.length for episode in names["run"].episodes] == [50, 50]
-    assert names["agent"].deadline is not None
+@pytest.mark.parametrize("page", ["README.md", "fastdwm/usage.md"])
+def test_the_python_examples_of_a_page_run_in_order(page):
+    names, examples = {}, PYTHON.findall((ROOT / page).read_text())
+    assert examples
+    for code in examples:
+        exec(code.replace('make("Hopper-v5")', 'make("Hopper-v5", max_episode_steps=30)'), names)
+    assert names["agent"].episodes is None
+    if "run" in names:
+        assert [episode.length for episode in names["run"].episodes] == [50, 50]
+        assert names["agent"].deadline is not None and names["mean"] > 0
 
 
 STAND_IN = """#!{python}

@@ -27,7 +27,7 @@ ORDER = (
     {"agent"},
     {"measure"},
     {"engines", "jobs"},
-    {"collect", "train", "tune", "eval", "report", "study"},
+    {"collect", "export", "train", "tune", "eval", "report", "study"},
     {"sweep"},
 )
 

@@ -134,19 +134,27 @@ def propose(
 
 def commit(proposal: Proposal) -> tuple[PolicyState, Decision]:
     """Roll back the episodes where a value is not finite; return the policies and the decision."""
-    state, action = proposal.state, proposal.action
+    state, action, finite = proposal.state, proposal.action, all_finite(proposal)
+    # On a GPU, copying the parameters costs less than the synchronisation needed to know whether to copy.
+    if action.is_cuda or not finite.all():
+        state, action = rolled_back(proposal, finite)
+    missing = torch.full_like(action[:, 0], torch.nan)
+    numbers = proposal.objective, proposal.grad_norm, (~finite).to(action.dtype), proposal.deviation
+    columns = [missing if value is None else value for value in numbers]
+    return state, Decision(action, torch.stack(columns, 1), proposal.n_steps)
+
+
+def all_finite(proposal: Proposal) -> Tensor:
+    """Whether all values of each episode are finite, (B,) bool."""
     # One comparison checks all values, for `maximum` propagates NaN and each launch costs more than it computes.
-    largest = action.abs().amax(1)
+    largest = proposal.action.abs().amax(1)
     if proposal.objective is not None:
         largest = largest.maximum(proposal.objective.abs()).maximum(proposal.grad_norm)
     finite = largest < torch.inf
-    if proposal.finite is not None:
-        finite = finite & proposal.finite
-    # On a GPU, copying the parameters costs less than the synchronisation needed to know whether to copy.
-    if action.is_cuda or not finite.all():
-        action = torch.where(finite.unsqueeze(1), action, proposal.base_action)
-        state = state.where(finite, proposal.start)
-    missing = torch.full_like(largest, torch.nan)
-    numbers = proposal.objective, proposal.grad_norm, (~finite).to(largest.dtype), proposal.deviation
-    columns = [missing if value is None else value for value in numbers]
-    return state, Decision(action, torch.stack(columns, 1), proposal.n_steps)
+    return finite if proposal.finite is None else finite & proposal.finite
+
+
+def rolled_back(proposal: Proposal, finite: Tensor) -> tuple[PolicyState, Tensor]:
+    """The policies and actions, where an episode is not finite those from before the decision and the base policy's."""
+    action = torch.where(finite.unsqueeze(1), proposal.action, proposal.base_action)
+    return proposal.state.where(finite, proposal.start), action

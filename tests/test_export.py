@@ -119,7 +119,10 @@ def test_a_decision_that_is_not_finite_is_rolled_back(folder, tmp_path):
         (["--to", "torchscript", "--decision"], "decision: expected --to onnx"),
         (["--world", "mlp"], "add --decision"),
         (["--decision", "--itpo.inner-steps", "0"], "the settings never adapt the policy"),
-        (["--decision", "--itpo.optimiser", "sgd"], "expected the optimiser bound, which alone can be exported, got sgd"),
+        (
+            ["--decision", "--itpo.optimiser", "sgd"],
+            "expected the optimiser bound, which alone can be exported, got sgd",
+        ),
         (
             ["--decision", "--itpo.termination", "soft"],
             "expected the termination none, which alone can be exported, got soft",

@@ -27,8 +27,9 @@ ORDER = (
     {"agent"},
     {"measure"},
     {"engines", "jobs"},
-    {"collect", "export", "train", "tune", "eval", "report", "study"},
+    {"collect", "doctor", "export", "train", "tune", "eval", "report", "study"},
     {"sweep"},
+    {"__main__"},
 )
 
 

@@ -22,7 +22,8 @@ StageProgress = Callable[[int, int], None]
 
 TASK = "TASK", "task, for example hopper-medium"
 """name and help text of the first argument of most commands"""
-PLAIN_PERIOD_S = 5.0
+PLAIN_PERIOD_S = 60.0
+"""seconds between the progress lines of a stage in a log"""
 # Errors for a full disk, an exhausted quota, and a limit on the size of files.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -36,18 +37,24 @@ def run(
     presets: Callable[[], Mapping[str, Any]],
     prog: str,
     own: Own = lambda task, config: None,
+    *,
+    resumes: bool = False,
 ) -> NoReturn:
     """Parse the command line, call main(task, config) and leave the process.
 
     presets: builds the named configurations, of one dataclass; the first is the default.   prog: the name in --help.
+    resumes: as in `finish`.
     Exit code 0 on success, 2 for wrong input (one line on stderr), 130 on Ctrl-C, 1 for a full disk or a RunError (one
     line). Any other error keeps its traceback and has exit code 1.
     """
-    finish(lambda: main(*parse(presets(), prog, main.__doc__ or "", sys.argv[1:], own)))
+    finish(lambda: main(*parse(presets(), prog, main.__doc__ or "", sys.argv[1:], own)), resumes=resumes)
 
 
-def finish(action: Callable[[], None]) -> NoReturn:
-    """Call `action` and leave the process with the exit codes of `run`."""
+def finish(action: Callable[[], None], *, resumes: bool = False) -> NoReturn:
+    """Call `action` and leave the process with the exit codes of `run`.
+
+    resumes: the same command goes on after Ctrl-C, and the message says so.
+    """
     # Print a question mark for characters, such as ±, that the terminal cannot show.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
@@ -72,7 +79,7 @@ def finish(action: Callable[[], None]) -> NoReturn:
         )
         sys.exit(1)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("interrupted" + "; the same command goes on from what is saved" * resumes, file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
 

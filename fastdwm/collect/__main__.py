@@ -183,4 +183,4 @@ def parse(argv: list[str]) -> tuple[str, CollectConfig]:
 
 
 if __name__ == "__main__":
-    command.finish(lambda: main(*parse(sys.argv[1:])))
+    command.finish(lambda: main(*parse(sys.argv[1:])), resumes=True)

@@ -132,4 +132,4 @@ parse = partial(command.read, StudyConfig(), "python -m fastdwm.study", main.__d
 
 
 if __name__ == "__main__":
-    command.finish(lambda: main(*parse(sys.argv[1:])))
+    command.finish(lambda: main(*parse(sys.argv[1:])), resumes=True)

@@ -64,4 +64,4 @@ def run_and_leave() -> None:
 
 
 if __name__ == "__main__":
-    command.finish(run_and_leave)
+    command.finish(run_and_leave, resumes=True)

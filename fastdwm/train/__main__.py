@@ -179,4 +179,4 @@ def print_summary(bundle: Bundle) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, presets, "python -m fastdwm.train", cpu)
+    command.run(main, presets, "python -m fastdwm.train", cpu, resumes=True)

@@ -17,7 +17,7 @@ from reprlib import repr as shorten
 from typing import Any
 
 from fastdwm.checks import from_json, require
-from fastdwm.errors import InputError, first_line
+from fastdwm.errors import InputError, first_line, warned_once
 
 MAX_EPISODE_STEPS = 100_000
 MAX_MAZE_CELLS = 50
@@ -59,7 +59,7 @@ class EnvSpec:
         if is_maze:
             _register_mazes()
         try:
-            with warnings.catch_warnings():
+            with warned_once():
                 warnings.filterwarnings("ignore", message=".*is out of date")  # the version is the dataset's choice
                 env = gymnasium.make(self.id, self.max_episode_steps, **kwargs)
         except Exception as error:  # a constructor may raise any error

@@ -43,3 +43,18 @@ def one_line_errors(source: str, expected: str) -> Iterator[None]:
         raise
     except Exception as error:  # a flipped bit can cause any type, such as MemoryError and RecursionError
         raise InputError(f"{source}: cannot be read as {expected}: {first_line(error)}") from error
+
+
+_shown: set[str] = set()
+
+
+@contextmanager
+def warned_once() -> Iterator[None]:
+    """Show each warning from within once per process, since Gymnasium repeats them for every simulator."""
+    with warnings.catch_warnings(record=True) as caught:
+        yield
+    for warning in caught:
+        text = str(warning.message)
+        if text not in _shown:
+            _shown.add(text)
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)

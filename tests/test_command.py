@@ -22,7 +22,9 @@ PRESETS = {"default": EvalConfig(), "paper": EvalConfig(itpo=ITPOConfig(particle
 HEAVY = {"torch", "triton", "numpy", "gymnasium", "mujoco", "scipy", "rich", "matplotlib"}
 HELP = {
     "collect": ["--policy", "--transitions"],
+    "doctor": ["caches with their sizes"],
     "eval": ["--itpo.horizon", "imagined transitions per rollout (H)", "--preset {tuned,default,paper}"],
+    "export": ["--to {onnx,torchscript}", "--decision"],
     "report": ["models BUNDLE", "deviation BUNDLE", "paper [FOLDER]"],
     "report deviation": ["BUNDLE"],
     "report models": ["BUNDLE", "--jacobian-states"],
@@ -100,6 +102,32 @@ def test_exit_codes(error, code, line, capsys, monkeypatch):
     assert capsys.readouterr().err.splitlines() == [line]
 
 
+def test_an_interrupted_command_that_resumes_says_so(capsys):
+    def stopped():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop:
+        command.finish(stopped, resumes=True)
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "interrupted; the same command goes on from what is saved\n"
+
+
+@pytest.mark.parametrize("name", ["collect", "study", "sweep", "train"])
+def test_the_commands_that_keep_what_is_finished_say_so_when_interrupted(name, monkeypatch):
+    monkeypatch.setattr(command, "finish", lambda action, resumes=False: print(resumes))
+    assert run(name).stdout == "True\n"
+
+
+def test_progress_in_a_log_is_a_line_a_minute(monkeypatch, capsys):
+    seconds = iter(range(10_000))
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(seconds)))
+    with command.progress() as on_progress:
+        for done in range(301):
+            on_progress("stage", done, 300)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 5 and lines[-1] == "stage: 300/300, 5:00 elapsed, 0:00 left"
+
+
 @pytest.mark.parametrize(
     ("name", "args"),
     [
@@ -169,12 +197,12 @@ def test_a_terminal_that_cannot_print_a_character_shows_another(encoding):
 
 
 def test_progress_for_a_log_file_estimates_the_time_left(capsys, monkeypatch):
-    clock = iter([0.0, 1.0, 30.0, 60.0])
+    clock = iter([0.0, 2.0, 60.0, 120.0])
     monkeypatch.setattr(command.time, "perf_counter", lambda: next(clock))
     with command.progress() as on_progress:
         for done in (0, 10, 300, 600):
             on_progress("ITPO", done, 600)
     assert capsys.readouterr().err.splitlines() == [
-        "ITPO: 300/600, 0:30 elapsed, 0:30 left",
-        "ITPO: 600/600, 1:00 elapsed, 0:00 left",
+        "ITPO: 300/600, 1:00 elapsed, 1:00 left",
+        "ITPO: 600/600, 2:00 elapsed, 0:00 left",
     ]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 import sys
 from functools import partial
 
@@ -125,3 +126,19 @@ def test_loading_needs_the_users_word_as_well(intruder):
     with pytest.raises(InputError, match="--trust-env"):
         Bundle.load(intruder / "bundle")
     assert Bundle.load(intruder / "bundle", trust_env=True).task.env.id == "hopper_env:Hopper-v5"
+
+
+def test_a_warning_of_a_simulator_is_shown_once_and_not_for_every_episode(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "import gymnasium, numpy as np\n"
+        "class Env(gymnasium.Env):\n"
+        "    def __init__(self):\n"
+        "        self.observation_space = gymnasium.spaces.Box(np.zeros(2), np.ones(2), dtype=np.float32)\n"
+        "        self.action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)\n"
+        "gymnasium.register('Rounding-v0', Env)\n"
+    )
+    code = "import own; from fastdwm import EnvSpec\nfor i in range(3): EnvSpec('Rounding-v0', {}, 5).make()"
+    argv = [sys.executable, "-c", code]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True)
+    # One for the lower and one for the upper bounds.
+    assert done.stderr.count("precision lowered") == 2, done.stderr

@@ -1,5 +1,6 @@
 """The settings of a decision: those of ITPO and the choice of the world model. Imports neither numpy nor torch."""
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,11 @@ REPLACED = {
 }
 """Settings of earlier versions, and what replaces them."""
 
+WORLD_TITLES = {"diffusion": "diffusion", "meanflow": "MeanFlow", "mlp": "MLP"}
+"""names of the world models in tables and pictures; flags and files have the keys"""
+
+INFINITE = "inf"
+"""an infinite number in JSON, which has none"""
 BACKENDS = ("auto", "reference", "fused")
 PRECISIONS = ("auto", "fp16", "ieee")
 MAX_TRANSITIONS = 2**22
@@ -71,6 +77,10 @@ class ITPOConfig(Checked):
             actual = f"got {getattr(self, name)}: it is a setting of {' and '.join(rules)}"
             require(fits, f"{name}: expected {expected} with the optimiser {self.optimiser}, {actual}")
 
+    def record(self) -> dict[str, Any]:
+        """The settings as JSON values; an infinite max_deviation is INFINITE, since null stands for the bundle's."""
+        return asdict(self) | ({"max_deviation": INFINITE} if self.max_deviation == math.inf else {})
+
     @property
     def adapts(self) -> bool:
         """Whether a decision can change the policy."""
@@ -103,14 +113,21 @@ class Settings:
         itpo = self.itpo
         if itpo.inner_steps == 0:
             return "base policy"
-        world = f"{self.world or 'first world model'}" + (f":{self.world_steps}" if self.world_steps else "")
+        world = (world_title(self.world) if self.world else "first world model") + (
+            f":{self.world_steps}" if self.world_steps else ""
+        )
         letters = {"horizon": "H", "particles": "M", "inner_steps": "E"}
         changed = [name for name, value in asdict(itpo).items() if value != getattr(ITPOConfig(), name)]
         return ", ".join([world, *(f"{letters.get(name, name)} {getattr(itpo, name)}" for name in changed)])
 
     def record(self) -> dict[str, Any]:
         """The settings as JSON values for `read_settings`."""
-        return asdict(self)
+        return asdict(self) | {"itpo": self.itpo.record()}
+
+
+def world_title(name: str) -> str:
+    """Name of a world model for reading; that of your own model is as it is."""
+    return WORLD_TITLES.get(name, name)
 
 
 def read_settings(values: dict[str, Any], where: str = "") -> Settings:
@@ -119,4 +136,11 @@ def read_settings(values: dict[str, Any], where: str = "") -> Settings:
     replaced = [name for name in REPLACED if isinstance(itpo, dict) and name in itpo]
     reason = f"{where}: {replaced[0]} is a setting of an earlier version; tune the bundle again" if replaced else ""
     require(not replaced, reason)
+    values = {name: finite_or_infinite(value) if name == "itpo" else value for name, value in values.items()}
     return from_json(Settings, values, where)
+
+
+def finite_or_infinite(itpo: Any) -> Any:
+    """The JSON values of `ITPOConfig.record`, with a number in the place of INFINITE; other values as they are."""
+    infinite = isinstance(itpo, dict) and itpo.get("max_deviation") == INFINITE
+    return itpo | {"max_deviation": math.inf} if infinite else itpo

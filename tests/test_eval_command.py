@@ -1,19 +1,21 @@
 """python -m fastdwm.eval: files, tables, workers, the control, and bad input."""
 
 import json
+import math
 import resource
 import signal
 import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from commands import refused, run, spawn
 from processes import descendants, gone, until
 from toy_bundles import make_bundle, save_checkpoint
 
 from fastdwm.bundle import Bundle
-from fastdwm.config import REPLACED, ITPOConfig
+from fastdwm.config import REPLACED, ITPOConfig, Settings, read_settings
 from fastdwm.errors import InputError
 from fastdwm.eval import __main__ as eval
 from fastdwm.eval.config import EvalConfig
@@ -57,6 +59,50 @@ def test_evaluation_leaves_table_json_and_picture(bundle, tmp_path, capsys, monk
     diagnosis = record["episodes"]["itpo"][0]["diagnostics"][0]
     assert diagnosis["objective_after"] > diagnosis["objective_before"]
     assert diagnosis["realised_return"] is not None
+
+
+def test_the_picture_shows_the_tables_scores_and_the_difference_over_time(bundle, tmp_path, monkeypatch, quick):
+    figures = []
+    monkeypatch.setattr("fastdwm.eval.plot.save_png", lambda figure, path: figures.append(figure))
+    itpo = ITPOConfig(horizon=1, optimiser="sgd", inner_lr=0.1)
+    settings = {"episodes": 3, "max_steps": 12, "itpo": itpo, "backend": "reference"}
+    eval.main("hopper-medium", EvalConfig(bundle, out=tmp_path / "out", plot=True, **settings))
+    record = json.loads(next((tmp_path / "out").glob("*.json")).read_text())
+    (figure,) = figures
+    title = figure.get_suptitle()
+    assert "hopper-medium, 3 seeds" in title and "optimiser sgd" in title and "H 1" in title
+    pairs, _, gap = figure.axes
+    scores = [[episode["score_pct"] for episode in record["episodes"][policy]] for policy in ("base", "itpo")]
+    drawn = [line for line in pairs.lines if line.get_marker() == "o"]
+    for line, expected in zip(drawn, scores, strict=True):
+        np.testing.assert_allclose(line.get_ydata(), expected)
+        assert len(set(line.get_xdata())) == 3
+    mean = record["summary"]["difference"]["score_pct"]["value"]
+    assert gap.lines[1].get_ydata()[-1] == pytest.approx(mean, abs=1e-6)
+
+
+def test_a_bundle_that_was_tuned_to_its_base_policy_says_so(tmp_path, quick):
+    plain = make_bundle()
+    settings = Settings(ITPOConfig(inner_steps=0), "diffusion").record()
+    tuning = {"settings": settings, "weights_sha256": plain.fingerprint}
+    replace(plain, tuning=tuning).save(tmp_path / "tuned")
+    flags = ("--bundle", tmp_path / "tuned", "--out", tmp_path / "out", "--episodes", 1, "--max-steps", 4)
+    done = run("eval", "hopper-medium", *flags)
+    assert (
+        "settings: base policy, as tuned: on the tuning seeds nothing beat it (E = 0); --preset default" in done.stdout
+    )
+    assert "as tuned" not in run("eval", "hopper-medium", *flags, "--preset", "default").stdout
+
+
+def test_an_infinite_bound_is_not_taken_for_the_bundles(bundle, tmp_path, quick):
+    flags = ("--bundle", bundle, "--episodes", 1, "--max-steps", 4, "--itpo.horizon", 1)
+    for name, more, expected in (("own", ["--itpo.max-deviation", "inf"], "inf"), ("bundle", [], None)):
+        done = run("eval", "hopper-medium", *flags, "--out", tmp_path / name, *more)
+        assert done.returncode == 0, done.stderr
+        config = json.loads(next((tmp_path / name).glob("*.json")).read_text())["config"]
+        assert config["itpo"]["max_deviation"] == expected
+    settings = Settings(ITPOConfig(max_deviation=math.inf))
+    assert read_settings(json.loads(json.dumps(settings.record()))) == settings
 
 
 def test_a_deadline_is_reported(bundle, tmp_path, capsys, quick):

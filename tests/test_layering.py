@@ -19,7 +19,7 @@ ORDER = (
     {"envs"},
     {"config", "tasks", "shipped"},
     {"files", "machine", "tables"},
-    {"command"},
+    {"command", "pictures"},
     {"data", "models"},
     {"itpo", "metadata"},
     {"bundle"},

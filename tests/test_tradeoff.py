@@ -13,7 +13,7 @@ from fastdwm.eval.config import EvalConfig
 from fastdwm.measure.statistics import ratio_of_means
 from fastdwm.study.config import StudyConfig
 from fastdwm.study.grid import BASE, GRIDS, Grid, GridPoint
-from fastdwm.study.tables import confirmed
+from fastdwm.study.tables import confirmed, table_row
 from fastdwm.study.tradeoff import best, confirmation, pareto_front, save_plot, summarise, title_of, verdict
 from fastdwm.tables import csv_text
 
@@ -218,6 +218,38 @@ def test_an_unknown_world_model_is_in_the_picture(tmp_path):
     save_plot(rows, tmp_path / "a.png", "title")
     assert (tmp_path / "a.png").stat().st_size > 1000
     assert [title_of(row) for row in rows] == ["base policy", "own (K = 3)"]
+
+
+def drawn(rows, path, monkeypatch):
+    """The two panels of the picture, and the text of its list."""
+    figures = []
+    monkeypatch.setattr("fastdwm.study.tradeoff.save_png", lambda figure, path: figures.append(figure))
+    save_plot(rows, path, "title")
+    plots, legend = figures[0].subfigs
+    return plots.axes, [line for text in legend.texts for line in text.get_text().splitlines()]
+
+
+def test_the_picture_numbers_its_points_as_the_table_and_lists_them(tmp_path, monkeypatch):
+    rows = summarise({**RECORDS, BASE: record([90.0, 92.0, 40.0], 0.01)}, IDENTITY)
+    panels, lines = drawn(rows, tmp_path / "a.png", monkeypatch)
+    numbers = {row["cell"]: row["number"] for row in rows}
+    assert numbers.pop("base") is None and sorted(numbers.values()) == list(range(1, len(rows)))
+    for axes in panels:
+        assert sorted(text.get_text() for text in axes.texts) == sorted(map(str, numbers.values()))
+        # The base policy decides in a hundredth of the others' time, and gets no room.
+        assert axes.get_xlim()[0] > 0.3
+    for row in rows[1:]:
+        assert any(line.split()[0] == str(row["number"]) and title_of(row) in line for line in lines)
+        assert table_row(row)[0].split()[0] == str(row["number"])
+
+
+@pytest.mark.parametrize(("scores", "span"), [([95.0, 95.01], 1.0), ([90.0, 99.0], 9.0)], ids=["narrow", "wide"])
+def test_small_differences_are_not_blown_up(scores, span, tmp_path, monkeypatch):
+    records = {BASE: record([scores[0]] * 2, 0.1), MEANFLOW: record([scores[1]] * 2, 2.0)}
+    panels, _ = drawn(summarise(records, IDENTITY), tmp_path / "a.png", monkeypatch)
+    for axes in panels:
+        low, high = axes.get_ylim()
+        assert span - 1e-6 <= high - low < 1.5 * span and low < scores[0] and high > scores[1]
 
 
 def test_one_episode_has_no_intervals_but_a_csv_and_a_picture(tmp_path):

@@ -85,13 +85,16 @@ def main(task_name: str, config: EvalConfig) -> None:
         print(f"settings: {settings_line(config, bundle)}")
     print(path)
     if config.plot:
-        print(plot.save_plot(evaluation, stem.with_suffix(".png"), title=task.name))
+        title = f"{task.name}, {len(evaluation.seeds)} seeds, each on both policies; {settings_line(config, bundle)}"
+        print(plot.save_plot(evaluation, stem.with_suffix(".png"), title, task.score_pct))
     if config.video:
         print(plot.save_video(task.env, evaluation, stem))
 
 
 def settings_line(config: EvalConfig, bundle: "Bundle") -> str:
     """One line that describes the settings of the decisions."""
+    if not config.itpo.adapts and bundle.tuning is not None and config.itpo == bundle.settings.itpo:
+        return "base policy, as tuned: on the tuning seeds nothing beat it (E = 0); --preset default adapts it"
     if config.drifts:
         return f"control, pushed by {config.itpo.max_deviation or bundle.bound:.4f}"
     bound = f", max_deviation {bundle.bound:.4f} (the bundle's)" if config.itpo.lacks_bound else ""
@@ -108,7 +111,7 @@ def evaluation_record(
     return {
         **measured(bundle, folder, config.device, "dataset", "discount", "max_deviation", "report", "versions"),
         "summary": numbers,
-        "config": dataclasses.asdict(config),
+        "config": dataclasses.asdict(config) | {"itpo": config.itpo.record()},
         "seeds": evaluation.seeds,
         "version_departures": other_versions(bundle.versions),
         "episodes": {

@@ -1,7 +1,8 @@
 """The picture and the video of an evaluation. The video needs the extra `video` (imageio)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from fastdwm.envs import EnvSpec
 from fastdwm.errors import InputError
 from fastdwm.eval.compare import Evaluation
 from fastdwm.measure.simulate import Episode
+from fastdwm.pictures import save_png
 
 # Readable in black and white: line style and hatching differ as well as the shade.
 STYLES = {
@@ -16,35 +18,75 @@ STYLES = {
     "itpo": {"color": "black", "linestyle": "-", "hatch": None},
 }
 VIDEO_FPS = 30
+JITTER = 0.12
+"""farthest horizontal distance of a point from its policy's place"""
+RESAMPLES = 1000
 
 
-def save_plot(evaluation: Evaluation, path: Path, title: str) -> Path:
-    """Save a PNG. Left: both returns of each seed; right: the reward collected so far, mean and std over episodes."""
+def save_plot(
+    evaluation: Evaluation, path: Path, title: str, score_pct: Callable[[float], float], score: str = "score"
+) -> Path:
+    """Save a PNG. Left: both scores of each seed; middle: the reward collected so far, mean and std over episodes;
+    right: its difference in units of the score, mean and 95 % interval over the seeds.
+
+    score_pct: score of a return.   score: its name.
+    """
     from matplotlib.figure import Figure
 
     # A Figure of its own needs no display and does not touch pyplot's global state.
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    pairs, curves = figure.subplots(1, 2, width_ratios=(1, 2))
-    returns = [[episode.total for episode in evaluation.runs[policy].episodes] for policy in evaluation.titles]
-    pairs.plot([0, 1], returns, color="0.7", linewidth=1)
-    for x, (policy, values) in enumerate(zip(evaluation.titles, returns, strict=True)):
-        pairs.plot([x] * len(values), values, "o", color=STYLES[policy]["color"])
-        pairs.plot([x - 0.15, x + 0.15], [np.mean(values)] * 2, color="black", linewidth=3)
-    pairs.set(xticks=[0, 1], xticklabels=evaluation.titles.values(), xlim=(-0.4, 1.4), ylabel="return (bar: mean)")
-    pairs.set_title(f"{title}: {len(evaluation.seeds)} seeds, each on both policies", fontsize="medium")
+    figure = Figure(figsize=(14, 4), layout="constrained")
+    figure.suptitle(title, fontsize="medium")
+    pairs, curves, gap = figure.subplots(1, 3, width_ratios=(2, 3, 3))
+    draw_pairs(pairs, evaluation, score_pct, score)
     n_steps = max(episode.length for run in evaluation.runs.values() for episode in run.episodes)
-    for policy, run in evaluation.runs.items():
-        style = STYLES[policy]
-        collected = np.stack([collected_reward(episode, n_steps) for episode in run.episodes])
-        mean, std = collected.mean(0), collected.std(0)
-        steps = np.arange(n_steps + 1)
-        curves.plot(steps, mean, color=style["color"], linestyle=style["linestyle"], label=evaluation.titles[policy])
+    collected = {
+        policy: np.stack([collected_reward(episode, n_steps) for episode in run.episodes])
+        for policy, run in evaluation.runs.items()
+    }
+    draw_collected(curves, collected, evaluation.titles)
+    scores = {policy: score_pct(rewards) for policy, rewards in collected.items()}
+    draw_difference(gap, scores["itpo"] - scores["base"])
+    gap.set(ylabel=f"{score}: {evaluation.titles['itpo']} - base policy so far (mean, 95 %)")
+    return save_png(figure, path)
+
+
+def draw_pairs(axes: Any, evaluation: Evaluation, score_pct: Callable[[float], float], score: str) -> None:
+    """Draw both scores of each seed, joined by a line, and their means; spread, so that no point hides another."""
+    scores = [
+        [score_pct(episode.total) for episode in evaluation.runs[policy].episodes] for policy in evaluation.titles
+    ]
+    spread = JITTER * np.linspace(-1, 1, len(scores[0])) if len(scores[0]) > 1 else np.zeros(1)
+    axes.plot(np.array([[0.0], [1.0]]) + spread, scores, color="0.8", linewidth=0.8)
+    for x, (policy, values) in enumerate(zip(evaluation.titles, scores, strict=True)):
+        axes.plot(x + spread, values, "o", color=STYLES[policy]["color"], markersize=4)
+        axes.plot([x - 0.25, x + 0.25], [np.mean(values)] * 2, color="black", linewidth=3)
+    axes.set(xticks=[0, 1], xticklabels=evaluation.titles.values(), xlim=(-0.5, 1.5), ylabel=f"{score} (bar: mean)")
+    axes.ticklabel_format(axis="y", useOffset=False)
+
+
+def draw_collected(axes: Any, collected: dict[str, np.ndarray], titles: dict[str, str]) -> None:
+    """Draw the reward collected so far by each policy, (episodes, steps + 1)."""
+    for policy, rewards in collected.items():
+        style, steps = STYLES[policy], np.arange(rewards.shape[1])
+        mean, std = rewards.mean(0), rewards.std(0)
+        axes.plot(steps, mean, color=style["color"], linestyle=style["linestyle"], label=titles[policy])
         shade = {"facecolor": style["color"], "edgecolor": style["color"], "hatch": style["hatch"]}
-        curves.fill_between(steps, mean - std, mean + std, alpha=0.2, linewidth=0, **shade)
-    curves.set(xlabel="environment step", ylabel="reward collected so far (mean ± std)", xlim=(0, n_steps))
-    curves.legend(loc="upper left")
-    figure.savefig(path, dpi=150)
-    return path
+        axes.fill_between(steps, mean - std, mean + std, alpha=0.2, linewidth=0, **shade)
+    axes.set(xlabel="environment step", ylabel="reward collected so far (mean ± std)", xlim=(0, rewards.shape[1] - 1))
+    axes.legend(loc="upper left")
+
+
+def draw_difference(axes: Any, gaps: np.ndarray) -> None:
+    """Draw the mean of gaps (episodes, steps + 1) and, of several episodes, its bootstrap interval."""
+    steps, n = np.arange(gaps.shape[1]), len(gaps)
+    axes.axhline(0, color="0.45", linestyle="--", linewidth=1)
+    axes.plot(steps, gaps.mean(0), color="black")
+    if n > 1:
+        # How often each resample draws each episode.
+        counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), RESAMPLES)
+        low, high = np.percentile(counts @ gaps / n, (2.5, 97.5), axis=0)
+        axes.fill_between(steps, low, high, color="black", alpha=0.2, linewidth=0)
+    axes.set(xlabel="environment step", xlim=(0, gaps.shape[1] - 1))
 
 
 def collected_reward(episode: Episode, n_steps: int) -> np.ndarray:

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from fastdwm.config import world_title
 from fastdwm.models.registry import WORLD_MODELS
+from fastdwm.pictures import save_png
 
 # Styles of the world models in the order of WORLD_MODELS, readable in black and white.
 STYLES = (
@@ -35,14 +37,13 @@ def save_model_plot(measurements: dict[str, Any], path: Path, title: str) -> Pat
         draw_agreement(axes[1, 0], measurements["worlds"], "cosine", "cosine with the simulator's gradient")
         draw_agreement(axes[1, 1], measurements["worlds"], "relative_error", "relative error (log scale)")
         axes[1, 1].set_yscale("log")
-    figure.savefig(path, dpi=150)
-    return path
+    return save_png(figure, path)
 
 
 def draw_open_loop(axes: Any, worlds: dict[str, dict]) -> None:
     for name, world in worlds.items():
         steps, errors = [[line[key] for line in world["open_loop"]] for key in ("h", "obs_rmse_normalised")]
-        axes.plot(steps, errors, label=name, **style_of(name))
+        axes.plot(steps, errors, label=world_title(name), **style_of(name))
     axes.set(xlabel="imagined steps, recorded actions", ylabel="RMSE in std of the observation", ylim=(0, None))
     axes.set_title("open-loop error", fontsize="medium")
     axes.legend()
@@ -52,7 +53,7 @@ def draw_reliability(axes: Any, worlds: dict[str, dict]) -> None:
     axes.plot([0, 1], [0, 1], color="0.8", linewidth=4, label="calibrated")
     for name, world in worlds.items():
         calibration = world["calibration"]
-        axes.plot(calibration["levels"], calibration["coverage"], label=name, **style_of(name))
+        axes.plot(calibration["levels"], calibration["coverage"], label=world_title(name), **style_of(name))
     axes.set(
         xlabel="central share of the samples", ylabel="share of recorded values inside", xlim=(0, 1), ylim=(-0.02, 1)
     )
@@ -75,7 +76,7 @@ def draw_agreement(axes: Any, worlds: dict[str, dict], measure: str, label: str)
         bars = [[m - a for m, a in zip(median, low, strict=True)], [b - m for m, b in zip(median, high, strict=True)]]
         x = [tick + 0.2 * (i - (len(worlds) - 1) / 2) for tick in range(len(ticks))]
         style = style_of(name) | {"linestyle": "none"}
-        axes.errorbar(x, median, yerr=bars, capsize=3, label=name, **style)
+        axes.errorbar(x, median, yerr=bars, capsize=3, label=world_title(name), **style)
     axes.set(xticks=range(len(ticks)), xticklabels=ticks, ylabel=label)
     axes.set_title("gradients against the simulator: median, quartiles over states", fontsize="medium")
     axes.legend()

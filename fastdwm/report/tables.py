@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from fastdwm.config import world_title
 from fastdwm.tables import print_table
 
 JACOBIANS = {
@@ -18,7 +19,7 @@ def print_tables(task: str, source: str, measurements: dict[str, Any]) -> None:
     worlds = list(measurements["worlds"].values())
     sections = [prediction_rows(worlds), calibration_rows(worlds)]
     sections += [gradient_rows(worlds)] if "left_out" in measurements else []
-    header = ("", *measurements["worlds"])
+    header = ("", *map(world_title, measurements["worlds"]))
     print_table(header, *sections, title=f"{task}: {source}", caption=caption(measurements), width=120)
     title, rows = "the reward model, shared by the world models", reward_rows(measurements["reward"])
     note = f"{UNDEFINED}: the simulator's gradient is 0, as that of a reward for success is"

@@ -12,7 +12,7 @@ from fastdwm.tables import interval, latency, markdown_table, markdown_text, pri
 
 COLUMNS = ("", "world model", "H", "M", "E", "strength", "score", "IQM", "score - base", "falls", "ms, p50 / p99")
 CAPTION = (
-    "strength: maximum deviation, or step size; Pareto front: *; ± standard deviation; "
+    "numbers: as in the picture; strength: maximum deviation, or step size; Pareto front: *; ± standard deviation; "
     "IQM: interquartile mean; [ ] 95 % bootstrap interval, difference by seed; "
     "falls: episodes ended early; ms: one decision"
 )
@@ -23,7 +23,7 @@ def table_row(row: Row) -> list[str]:
     is_base = row["cell"] == BASE.name
     axes = row["horizon"], row["particles"], row["inner_steps"], strength(row)
     return [
-        "*" if row["front"] else "",
+        f"{row['number'] or ''}{' *' if row['front'] else ''}",
         title_of(row),
         *("" if is_base else str(value) for value in axes),
         spread({"mean": row["score_mean"], "std": row["score_std"]}),

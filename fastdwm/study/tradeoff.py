@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from fastdwm.config import world_title
 from fastdwm.measure import statistics
 from fastdwm.measure.statistics import Estimate
+from fastdwm.pictures import save_png
 from fastdwm.study.grid import BASE, GridPoint
 from fastdwm.tables import interval
 
@@ -18,17 +20,22 @@ Row = dict[str, Any]
 STYLES = {
     "base": {"color": "black", "marker": "X", "label": "base policy"},
     "critic": {"color": "tab:green", "marker": "D", "label": "critic alone (H = 0)"},
-    "diffusion": {"color": "tab:blue", "marker": "o", "label": "diffusion"},
-    "meanflow": {"color": "tab:orange", "marker": "s", "label": "MeanFlow"},
-    "mlp": {"color": "tab:purple", "marker": "^", "label": "MLP"},
+    "diffusion": {"color": "tab:blue", "marker": "o"},
+    "meanflow": {"color": "tab:orange", "marker": "s"},
+    "mlp": {"color": "tab:purple", "marker": "^"},
 }
 OTHERS = {"color": "tab:red", "marker": "v"}
+MIN_SPAN = 1.0
+"""least span of the score's axis in points: smaller differences are noise"""
+MOST_LINES = 60
+"""grid points in a column of the picture's list"""
 
 
 def summarise(records: Mapping[GridPoint, Mapping[str, Any]], identity: Mapping[str, Any]) -> list[Row]:
     """One flat row per grid point, the fastest first; latencies in ms, intervals of 95 %.
 
     records: of the finished grid points, including the base policy.   identity: of the study.
+    `number` names a grid point in the table and the picture; the base policy has none.
     `front` is true for the grid points on the Pareto front of mean score and median latency.
     """
     rows = [_row(point, record, records[BASE]) for point, record in records.items()]
@@ -37,7 +44,9 @@ def summarise(records: Mapping[GridPoint, Mapping[str, Any]], identity: Mapping[
     shared = {name: identity[name] for name in ("bundle", "seeds", "device", "backend")}
     shared |= {name: value for name, value in identity.items() if name.startswith(("itpo.", "versions."))}
     rows = [row | {"front": on_front} | shared for row, on_front in zip(rows, front, strict=True)]
-    return sorted(rows, key=lambda row: row["latency_p50_ms"])
+    rows = sorted(rows, key=lambda row: row["latency_p50_ms"])
+    numbers = {row["cell"]: i + 1 for i, row in enumerate(row for row in rows if row["cell"] != BASE.name)}
+    return [{"number": numbers.get(row["cell"])} | row for row in rows]
 
 
 def _row(point: GridPoint, record: Mapping[str, Any], base: Mapping[str, Any]) -> Row:
@@ -129,7 +138,7 @@ def title_of(row: Row) -> str:
 
 def style_of(world: str) -> dict[str, str]:
     """Plotting style and label of a world model; those that STYLES lacks look alike."""
-    return STYLES.get(world, OTHERS | {"label": world})
+    return {"label": world_title(world)} | STYLES.get(world, OTHERS)
 
 
 def best(points: Sequence[GridPoint], rows: Sequence[Row]) -> GridPoint:
@@ -172,60 +181,69 @@ def estimate(row: Row, name: str) -> dict[str, Any]:
     return {"value": row[name], "low": row[low], "high": row[high]}
 
 
-def save_plot(rows: Sequence[Row], path: Path, title: str) -> None:
+def save_plot(rows: Sequence[Row], path: Path, title: str, score: str = "score") -> None:
     """Save a PNG of the score with its interval against median latency: above the mean, below the interquartile mean.
 
     A single fall can change the mean more than all settings do, hence the second panel. Filled markers show the Pareto
-    front of the table in both panels.
+    front of the table in both panels, a dotted line the base policy's score. The points have the table's numbers, which
+    a list beside them explains.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
     # A Figure of its own needs no display and does not touch pyplot's global state.
-    figure = Figure(figsize=(9, 8), layout="constrained")
-    panels = figure.subplots(2, 1, sharex=True)
-    names = {"score_mean": "mean", "score_iqm": "interquartile mean"}
-    for axes, (name, label) in zip(panels, names.items(), strict=True):
+    figure = Figure(figsize=(12, 8), layout="constrained")
+    points = [row for row in rows if row["cell"] != BASE.name]
+    plots, legend = figure.subfigures(1, 2, width_ratios=(3, 1 + len(points) // MOST_LINES))
+    panels = plots.subplots(2, 1, sharex=True)
+    for axes, (name, label) in zip(
+        panels, {"score_mean": "mean", "score_iqm": "interquartile mean"}.items(), strict=True
+    ):
         draw_panel(axes, rows, name)
-        axes.set_ylabel(f"normalised score, {label}\n(95 % interval)")
-    zoom(panels[1], rows, "score_iqm")
+        limit(axes, rows, name)
+        axes.set_ylabel(f"{score}, {label}\n(95 % interval)")
     panels[0].set_title(title)
     panels[1].set(xscale="log", xlabel="time to decide, one episode alone (ms, median)")
     panels[1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panels[1].xaxis.set_major_formatter("{x:g}")
     panels[1].xaxis.set_minor_formatter("")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
-    figure.savefig(path, dpi=150)
+    plots.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    for i in range(0, len(points), MOST_LINES):
+        text = "\n".join(f"{row['number']:>3}  {_setting(row)}" for row in points[i : i + MOST_LINES])
+        legend.text(i / max(len(points), MOST_LINES), 0.97, text, fontsize=7, va="top", family="monospace")
+    save_png(figure, path)
 
 
 def draw_panel(axes: Any, rows: Sequence[Row], name: str) -> None:
     """Draw one statistic of the score, a column of the rows, against latency."""
-    front = [row for row in rows if row["front"]]
+    points = [row for row in rows if row["cell"] != BASE.name]
+    steps = {"where": "post", "color": "0.6", "linestyle": "--", "linewidth": 1, "zorder": 1}
     if name == "score_mean":
-        steps = {"where": "post", "color": "0.6", "linestyle": "--", "linewidth": 1, "zorder": 1}
+        front = [row for row in points if row["front"]]
         axes.step(*_columns(front, name), **steps, label="Pareto front (filled)")
-    for world in dict.fromkeys([*STYLES, *(row["world"] for row in rows)]):
-        style, own = style_of(world), [row for row in rows if row["world"] == world]
+    for world in dict.fromkeys([*STYLES, *(row["world"] for row in points)]):
+        style, own = style_of(world), [row for row in points if row["world"] == world]
         if own:
             colour = {"color": style["color"], "linestyle": "none"}
             axes.errorbar(*_columns(own, name), _bars(own, name), **colour, elinewidth=0.8, capsize=2, zorder=2)
             marks = {**colour, "marker": style["marker"], "markersize": 7, "zorder": 3}
             axes.plot(*_columns(own, name), **marks, markerfacecolor="white", label=style["label"])
             axes.plot(*_columns([row for row in own if row["front"]], name), **marks)
+    for row in points:
+        at = row["latency_p50_ms"], row[name]
+        axes.annotate(str(row["number"]), at, (5, 5), textcoords="offset points", fontsize=7, zorder=4)
     base = next(row[name] for row in rows if row["cell"] == BASE.name)
-    axes.axhline(base, color="black", linestyle=":", linewidth=1, zorder=1)
+    axes.axhline(base, color="black", linestyle=":", linewidth=1, zorder=1, label=STYLES["base"]["label"])
 
 
-def zoom(axes: Any, rows: Sequence[Row], name: str) -> None:
-    """Limit the axis to the values, even if intervals reach beyond, and label the settings on the front."""
-    values = [row[name] for row in rows]
-    margin = 0.15 * (max(values) - min(values)) or 1.0
-    axes.set_ylim(min(values) - margin, max(values) + margin)
-    # Labels alternate above and below, because neighbours on the front are close.
-    for i, row in enumerate(row for row in rows if row["front"] and row["cell"] != BASE.name):
-        offset, align = ((-6, 7), "bottom") if i % 2 == 0 else ((-6, -7), "top")
-        at, style = (row["latency_p50_ms"], row[name]), {"fontsize": 7, "ha": "right", "va": align}
-        axes.annotate(_setting(row), at, offset, textcoords="offset points", **style)
+def limit(axes: Any, rows: Sequence[Row], name: str) -> None:
+    """Limit the score's axis to at least MIN_SPAN: for the mean to its intervals, else to the values alone."""
+    ends = (name, *_ends("score")) if name == "score_mean" else (name,)
+    values = [row[end] for row in rows for end in ends if row[end] is not None]
+    low, high = min(values), max(values)
+    margin = max(0.15 * (high - low), (MIN_SPAN - (high - low)) / 2)
+    axes.set_ylim(low - margin, high + margin)
+    axes.ticklabel_format(axis="y", useOffset=False)
 
 
 def _columns(rows: Sequence[Row], name: str) -> tuple[list[float], list[float]]:
@@ -248,6 +266,7 @@ def _ends(prefix: str) -> tuple[str, str]:
 
 
 def _setting(row: Row) -> str:
-    """Label of a grid point: the settings that its colour does not show."""
-    calls = f"K{row['world_steps']} " if row["world_steps"] else ""
-    return f"{calls}H{row['horizon']} M{row['particles']} E{row['inner_steps']}"
+    """Settings of a grid point in the list of the picture."""
+    strength = {"max_deviation": "deviation", "inner_lr": "step size"}
+    own = [f", {text} {row[name]:g}" for name, text in strength.items() if row[name] is not None]
+    return f"{title_of(row)}, H {row['horizon']}, M {row['particles']}, E {row['inner_steps']}{''.join(own)}"

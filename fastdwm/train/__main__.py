@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastdwm import command
 from fastdwm.checks import require
+from fastdwm.config import world_title
 from fastdwm.errors import InputError
 from fastdwm.files import prepare_folder, reserved, strict, write_json
 from fastdwm.jobs.identity import read_identity, refuse_other
@@ -160,7 +161,7 @@ def print_summary(bundle: Bundle) -> None:
     for part, line in report["training"].items():
         metrics = {k: v for k, v in line.items() if k not in ("update", "updates_per_s")}
         text = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        rows.append([part, f"{line['update']:,}", f"{line['updates_per_s']:.0f}", text])
+        rows.append([world_title(part), f"{line['update']:,}", f"{line['updates_per_s']:.0f}", text])
     show(("part", "updates", "updates/s", "last metrics"), rows, title=f"{bundle.task.name}: training")
     if report["critic"]:
         rows = [[VALUES[name], f"{value:.1f}"] for name, value in report["critic"].items()]

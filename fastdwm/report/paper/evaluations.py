@@ -7,7 +7,7 @@ from reprlib import repr as shorten
 from typing import Any
 
 from fastdwm.checks import from_json, require
-from fastdwm.config import ITPOConfig
+from fastdwm.config import ITPOConfig, finite_or_infinite
 from fastdwm.errors import InputError, first_line
 from fastdwm.jobs import sweep
 from fastdwm.jobs.results import MOST
@@ -131,6 +131,7 @@ def _settings(name: str, values: Any) -> dict[str, Any]:
     """The settings that this version knows; InputError for invalid values."""
     kinds = {item.name: item.type for item in fields(ITPOConfig)}
     settings = {key: x for key, x in from_json(dict, values, f"{name}: settings").items() if key in kinds}
+    settings = finite_or_infinite(settings)
     for key, x in settings.items():
         from_json(kinds[key], x, f"{name}: settings: {key}")
     # Raises InputError for values that the settings refuse.

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
+from fastdwm.config import world_title
 from fastdwm.jobs.sweep import VARIANTS
 from fastdwm.report.paper import published
 from fastdwm.report.paper.results import Gain, Results, Rmse, Scores, TaskResult
@@ -13,7 +14,7 @@ from fastdwm.tables import interval, spread
 TITLES = {
     "default": "ITPO (default)",
     "tuned": "ITPO (tuned)",
-    "meanflow": "ITPO (MeanFlow)",
+    "meanflow": f"ITPO ({world_title('meanflow')})",
     "critic": "critic alone (H = 0)",
     "drift": "control (drift)",
 }
@@ -21,7 +22,7 @@ MARKS = {"better": " ▲", "worse": " ▼", "tie": ""}
 OURS = "here: newly generated data, not D4RL"
 GAINS = "here: ITPO - base policy, paired"
 THEIRS = "published: D4RL v2, other data"
-WORLDS = {"diffusion": "diffusion", "meanflow": "MeanFlow"}
+WORLDS = {name: world_title(name) for name in ("diffusion", "meanflow")}
 MISSING = "-"
 Part = TypeVar("Part")
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -61,7 +62,7 @@ def test_the_command_leaves_every_format(tmp_path):
     assert done.stdout.splitlines()[-4:] == paths and "…" not in done.stdout
     record = json.loads((tmp_path / "out" / "paper.json").read_text())
     markdown = (tmp_path / "out" / "paper.md").read_text()
-    for line in record["verdicts"]:
+    for line in record["sentences"]:
         assert line in markdown and line[:40] in done.stdout
     for number in (1, 2, 4, 5):
         assert f"## Table {number}" in markdown and f"Table {number}." in done.stdout
@@ -253,8 +254,23 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere(tmp_path):
         "Predictions of the models against real results",
     ]
     assert page.tags.count("svg") == 2 and page.tags.count("table") == 6
+    # Of the other fifteen tasks there are neither rows nor places in the pictures.
+    rows = re.findall(r'<th scope="row">([a-z0-9-]+)</th>', text)
+    assert set(rows) == set(published.LOCOMOTION[:3]) and "(missing)" not in text
+    drawn = "".join(re.findall(r"<svg.*?</svg>", text, re.DOTALL))
+    assert [task for task in published.LOCOMOTION if f">{task}<" in drawn] == list(published.LOCOMOTION[:3])
+    assert "@page { size: A4 landscape" in text
     # All colours follow the page, so that it is readable in dark mode.
     assert "currentColor" in text and "#000000" not in text and "prefers-color-scheme: dark" in text
+
+
+def test_no_axis_of_the_page_has_an_offset(tmp_path):
+    scores = [99.9999 + i * 1e-6 for i in range(4)]
+    variants = {"default": variant("default", scores, [score + 1e-7 for score in scores])}
+    write(tmp_path / "sweep", cell("hopper-medium", variants))
+    assert run("report", "paper", tmp_path / "sweep", "--out", tmp_path).returncode == 0
+    ticks = re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / "paper.html").read_text())
+    assert ticks and not [text for text in ticks if text.startswith("+") or "e" in text and text[0].isdigit()]
 
 
 GOOD = {"default": variant("default", BASE, BASE)}
@@ -368,4 +384,4 @@ def test_tuned_settings_are_shown_if_the_cell_has_them(tmp_path):
     silent = {name: value for name, value in tuned.items() if name != "settings"}
     write(tmp_path, cell("hopper-medium", {"tuned": tuned}), cell("hopper-expert", {"tuned": silent}))
     texts = column(evaluated(tmp_path), "table-1b", "tune", "tuned settings")
-    assert (texts["hopper-medium"], texts["hopper-expert"]) == ("meanflow, H 5", "meanflow")
+    assert (texts["hopper-medium"], texts["hopper-expert"]) == ("MeanFlow, H 5", "MeanFlow")

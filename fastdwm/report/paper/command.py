@@ -18,8 +18,8 @@ def main(folder: Path, config: PaperConfig) -> None:
     """Make the paper's Tables 1, 2, 4 and 5 from the finished evaluations of a sweep.
 
     The tables and the verdicts go to stdout, all results to OUT/paper.md, .csv, .json and .html, a page without other
-    files. Results that are not there yet are shown as missing. Our data are not D4RL's; the published numbers are
-    shown for comparison.
+    files. Tasks that are not finished are shown as missing, and the page leaves them out. Our data are not D4RL's;
+    the published numbers are shown for comparison.
     """
     evaluations = read_evaluations(folder)
     prepare_folder(config.out)
@@ -36,7 +36,7 @@ def main(folder: Path, config: PaperConfig) -> None:
         "Mean score of the base policy and of ITPO.": plot.scores(results, published.LOCOMOTION),
     }
     record = {
-        "verdicts": verdicts,
+        "sentences": verdicts,
         "notes": notes,
         "cells": [evaluation.path.name for evaluation in evaluations],
         **asdict(results),
@@ -45,7 +45,7 @@ def main(folder: Path, config: PaperConfig) -> None:
     contents = {
         "md": text.markdown(tables, verdicts, notes),
         "csv": csv_text(text.csv_rows(results)),
-        "html": page.page(tables, verdicts, notes, pictures),
+        "html": page.page(tables, verdicts, notes, pictures, results.tasks),
     }
     write_json(config.out / "paper.json", record)
     for kind, content in contents.items():

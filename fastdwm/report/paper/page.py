@@ -1,6 +1,6 @@
 """The report as one HTML page without scripts or other files, for light and dark, phone and desktop."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import escape
 
 from fastdwm.report.paper import published
@@ -35,12 +35,24 @@ tfoot th[scope=row], tfoot td { font-weight: 600; border-top: 2px solid var(--li
 ul { padding-left: 1.2rem }
 @media (max-width: 40rem) { table { font-size: .8125rem } th, td { padding: .28rem .4rem }
   th[scope=row] { white-space: normal; max-width: 7.5rem } }
+@media print { @page { size: A4 landscape; margin: 10mm }
+  :root { color-scheme: light; --paper: #fff; --ink: #000; --soft: #444; --line: #bbb; --tint: #f3f5f8; --note: #fff }
+  body { max-width: none; padding: 0; font-size: 9pt } nav { display: none }
+  .scroll { overflow: visible; border: 0 } section { break-before: page; margin: 0 } figure { break-inside: avoid }
+  table { font-size: 6.5pt } th, td { padding: .1rem .2rem } caption, th[scope=row] { position: static }
+  thead th { white-space: normal } tr { break-inside: avoid } }
 .edge { border-left: 2px solid var(--line) } .marked { font-weight: 700 }
 """
 
 
-def page(tables: Sequence[Table], verdicts: Sequence[str], notes: Sequence[str], pictures: dict[str, str]) -> str:
-    """The HTML page.   pictures: <svg> by caption."""
+def page(
+    tables: Sequence[Table],
+    verdicts: Sequence[str],
+    notes: Sequence[str],
+    pictures: dict[str, str],
+    finished: Collection[str],
+) -> str:
+    """The HTML page, which shows the tasks in `finished` alone.   pictures: <svg> by caption."""
     drawn = "".join(f"<figure>{svg}<figcaption>{escape(text)}</figcaption></figure>" for text, svg in pictures.items())
     contents = " · ".join(f'<a href="#{x.key}">{escape(x.title.partition(". ")[0])}</a>' for x in tables)
     return f"""<!DOCTYPE html>
@@ -60,7 +72,7 @@ def page(tables: Sequence[Table], verdicts: Sequence[str], notes: Sequence[str],
 <nav aria-label="tables">{contents} · <a href="#notes">Notes</a></nav>
 <h2>Pictures</h2>
 <div class="pictures">{drawn}</div>
-{"".join(map(section, tables))}
+{"".join(section(table, finished) for table in tables)}
 <h2 id="notes">Notes</h2>
 <ul>{items(notes[1:])}{sources()}</ul>
 </main>
@@ -80,8 +92,8 @@ def sources() -> str:
     return "".join(f'<li>[{mark}] {title}: <a href="{url}">{url}</a></li>' for mark, title, url in entries)
 
 
-def section(table: Table) -> str:
-    """A table in a container that scrolls by itself."""
+def section(table: Table, finished: Collection[str]) -> str:
+    """A table in a container that scrolls by itself, with the rows of the finished tasks."""
     title = escape(table.title)
     # tabindex: containers that scroll must be reachable by keyboard.
     return f"""<section id="{table.key}">
@@ -93,7 +105,7 @@ def section(table: Table) -> str:
 <tr><th scope="col" style="text-align:left">task</th>{headers(table)}</tr>
 </thead>
 <tbody>
-{"".join(row(table, cells) for cells in table.rows())}</tbody>
+{"".join(row(table, cells) for cells in table.rows() if cells[0] in finished)}</tbody>
 <tfoot>
 {"".join(row(table, cells) for cells in table.averages())}</tfoot>
 </table>

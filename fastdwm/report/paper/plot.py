@@ -19,13 +19,16 @@ STYLES = {
     "critic": {"marker": "v", "markerfacecolor": PAPER},
     "drift": {"marker": "x"},
 }
+MIN_SPAN = 1.0
+"""least span of the score's axis in points: smaller differences are noise"""
 BASE_STYLE = {"marker": "|", "markersize": 13, "markeredgewidth": 2.2}
 SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "paper", "font.family": "sans-serif", "font.size": 10}
 COLOURS = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
 
 
 def differences(results: Results, tasks: Sequence[str]) -> str:
-    """Draw a forest plot: the paired difference of every variant with its interval, one row per task."""
+    """Draw a forest plot: the paired difference of every variant with its interval, one row per finished task."""
+    tasks = finished(results, tasks)
 
     def draw(axes: Any) -> None:
         axes.axvline(0, color=INK, linewidth=1)
@@ -37,11 +40,12 @@ def differences(results: Results, tasks: Sequence[str]) -> str:
             _mark(axes, name, [(gain.difference.value, y) for y, gain in points])
         axes.set_xlabel("score difference, 95 % interval")
 
-    return _figure("differences", draw, results, tasks)
+    return _figure("differences", draw, tasks)
 
 
 def scores(results: Results, tasks: Sequence[str]) -> str:
-    """Draw the mean scores of the base policy and of every variant, one row per task."""
+    """Draw the mean scores of the base policy and of every variant, one row per finished task."""
+    tasks = finished(results, tasks)
 
     def draw(axes: Any) -> None:
         base = [(i, results.tasks[t].base.mean) for i, t in enumerate(tasks) if t in results.tasks]
@@ -51,7 +55,12 @@ def scores(results: Results, tasks: Sequence[str]) -> str:
             _mark(axes, name, [(gain.scores.mean, y) for y, gain in _points(results, tasks, name)])
         axes.set_xlabel("normalised score, mean")
 
-    return _figure("scores", draw, results, tasks)
+    return _figure("scores", draw, tasks)
+
+
+def finished(results: Results, tasks: Sequence[str]) -> list[str]:
+    """Those of the tasks that have results."""
+    return [task for task in tasks if task in results.tasks]
 
 
 def _points(results: Results, tasks: Sequence[str], name: str) -> list[tuple[float, Gain]]:
@@ -66,7 +75,7 @@ def _mark(axes: Any, name: str, points: list[tuple[float, float]]) -> None:
     axes.plot([x for x, _ in points], [y for _, y in points], label=TITLES[name] if points else None, **style)
 
 
-def _figure(name: str, draw: Any, results: Results, tasks: Sequence[str]) -> str:
+def _figure(name: str, draw: Any, tasks: Sequence[str]) -> str:
     """The <svg> of a picture with one row per task; it is narrow, so that it is readable on a phone."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -74,14 +83,17 @@ def _figure(name: str, draw: Any, results: Results, tasks: Sequence[str]) -> str
     with matplotlib.rc_context({**SETTINGS, **dict.fromkeys(COLOURS, INK)}):
         figure = Figure(figsize=(5, 1.2 + 0.36 * len(tasks)), layout="constrained")
         axes = figure.subplots()
-        labels = [task if task in results.tasks else f"{task} (missing)" for task in tasks]
-        axes.set(yticks=range(len(tasks)), yticklabels=labels, ylim=(len(tasks) - 0.5, -0.5))
+        axes.set(yticks=range(len(tasks)), yticklabels=tasks, ylim=(len(tasks) - 0.5, -0.5))
         axes.grid(axis="x", alpha=0.25, linewidth=0.6)
         axes.tick_params(length=0)
         axes.set_frame_on(False)
         for i in range(1, len(tasks), 2):
             axes.axhspan(i - 0.5, i + 0.5, color=INK, alpha=0.06, linewidth=0)
         draw(axes)
+        low, high = axes.get_xlim()
+        margin = max(0.0, MIN_SPAN - (high - low)) / 2
+        axes.set_xlim(low - margin, high + margin)
+        axes.ticklabel_format(axis="x", style="plain", useOffset=False)
         figure.legend(loc="outside upper left", ncols=2, frameon=False, handletextpad=0.3)
         file = io.StringIO()
         none = dict.fromkeys(("Creator", "Date", "Format", "Type"))

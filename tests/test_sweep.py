@@ -6,6 +6,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import argv, environment, refused, run, spawn
 from processes import descendants, gone, until
@@ -66,7 +67,15 @@ def test_a_sweep_leaves_cells_bundles_logs_and_a_summary(finished):
     summary = json.loads((out / "sweep.json").read_text())
     assert {cell["name"]: cell["status"] for cell in summary["cells"]} == dict.fromkeys(NAMES, "finished")
     assert "fastdwm.sweep" in summary["command"] and summary["versions"]["torch"] and summary["one_machine"] is True
-    assert "4 of 4 jobs done, 0 failed" in done.stderr and done.stdout.splitlines()[-1] == str(out / "sweep.json")
+    assert "4 of 4 jobs done, 0 failed" in done.stderr and done.stdout.splitlines()[-2:] == [
+        str(out / "sweep.json"),
+        f"next: python -m fastdwm.report paper {out}",
+    ]
+    # The table of scores has those of each evaluation.
+    for seed in (0, 1):
+        variants = records[f"hopper-medium-s{seed}-eval"]["result"]["variants"]
+        scores = [np.mean(variants[name]["itpo"]["scores"]) for name in ("default", "meanflow")]
+        assert all(f"{score:.1f} (" in done.stdout for score in scores)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """python -m fastdwm.sweep before anything runs: plans and refused input."""
 
+import re
 import subprocess
 import sys
 
@@ -73,6 +74,28 @@ def test_a_plan_names_cells_commands_time_and_memory_and_runs_nothing(tmp_path):
         for name, more in flags.items()
     ]
     assert all(any(text in line for line in lines) for text in (tune, *evals))
+
+
+def hours(tmp_path, stage, *more):
+    """Estimated hours of one job of a stage on hopper-medium."""
+    args = ("--stages", stage, "--dataset", "x.hdf5", "--out", tmp_path / "out", "--plan", *more)
+    done = run("sweep", *HOPPER, *args)
+    assert done.returncode == 0, done.stderr
+    clock = re.search(r"hopper-medium-s0-\w+: (\d+):(\d+):(\d+),", done.stdout.replace(" days, ", "")).groups()
+    return sum(int(part) / 60**i for i, part in enumerate(clock))
+
+
+def test_a_plan_knows_the_budgets_in_the_flags(tmp_path):
+    default = {stage: hours(tmp_path, stage) for stage in ("train", "tune", "eval")}
+    assert 0.2 < default["train"] < 1 and default["tune"] == pytest.approx(1 / 3, rel=0.01)
+    assert hours(tmp_path, "tune", "--tune-flags", "--minutes 60") == pytest.approx(1, rel=0.02)
+    assert hours(tmp_path, "eval", "--eval-flags", "--episodes 500") > 5 * default["eval"]
+    assert hours(tmp_path, "eval", "--variants", "default") < default["eval"] / 3
+    short = " ".join(f"--{part}.updates 10" for part in ("rebrac", "diffusion", "meanflow", "reward"))
+    assert hours(tmp_path, "train", "--train-flags", short) < 0.05 * default["train"]
+    refused(
+        run("sweep", *HOPPER, "--stages", "train", "--dataset", "x", "--plan", "--train-flags", "--rebrac.updates no")
+    )
 
 
 def test_a_shipped_bundle_is_tuned_as_a_copy(tmp_path):

@@ -40,6 +40,7 @@ def main(config: SweepConfig) -> bool:
         write_json(config.out / "sweep.json", summary(sweep, origin()))
     tables.print_jobs(sweep)
     print(config.out / "sweep.json")
+    print(tables.next_step(sweep))
     return all(sweep.status(job) == "finished" for job in plan.jobs)
 
 

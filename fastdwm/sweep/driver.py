@@ -31,7 +31,7 @@ class Sweep:
         self.plan = plan
         self.finished = dict(plan.finished)
         self.failed = dict(plan.failed)
-        self._estimates = Estimates(plan.finished.values())
+        self._estimates = Estimates.of(plan)
         self._todo = {job.name: job for job in plan.todo}
         self._started: dict[str, float] = {}
         self._console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)

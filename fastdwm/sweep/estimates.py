@@ -4,20 +4,31 @@ from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import Any
 
-from fastdwm.sweep.stages import TUNE_MINUTES, SweepJob
+from fastdwm.sweep.budgets import seconds_of
+from fastdwm.sweep.plan import Plan
+from fastdwm.sweep.stages import SweepJob
 
-# Seconds and MB of a job on one core of a server from 2023, with the default settings of its stage.
-GUESSES = {"collect": (150, 700), "train": (1200, 1500), "tune": (60 * TUNE_MINUTES, 700), "eval": (300, 700)}
+MEMORY_MB = {"collect": 700, "train": 1500, "tune": 700, "eval": 700}
+"""memory of a job with the default settings of its stage"""
 
 
 class Estimates:
-    """Seconds and MB per stage; a guess until one job of the stage has finished."""
+    """Seconds and MB per stage; a guess from the flags until one job of the stage has finished."""
 
-    def __init__(self, records: Iterable[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, records: Iterable[Mapping[str, Any]] = (), guesses: Mapping[str, float] | None = None) -> None:
+        """guesses: seconds by stage."""
+        self._guesses = guesses or {}
         self._seconds: dict[str, list[float]] = {}
         self._memory: dict[str, list[float]] = {}
         for record in records:
             self.add(record)
+
+    @classmethod
+    def of(cls, plan: Plan) -> "Estimates":
+        """The estimates for the jobs of a plan; raises InputError for flags that a command refuses."""
+        firsts = {job.stage: job for job in reversed(plan.jobs)}
+        guesses = {stage: sum(map(seconds_of, plan.commands(job))) for stage, job in firsts.items()}
+        return cls(plan.finished.values(), guesses)
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Include a finished job."""
@@ -25,10 +36,10 @@ class Estimates:
             samples.setdefault(record["stage"], []).extend([record[name]] if name in record else [])
 
     def seconds(self, stage: str) -> float:
-        return median(self._seconds.get(stage) or [GUESSES[stage][0]])
+        return median(self._seconds.get(stage) or [self._guesses.get(stage, 0.0)])
 
     def memory_mb(self, stage: str) -> float:
-        return max(self._memory.get(stage) or [GUESSES[stage][1]])
+        return max(self._memory.get(stage) or [MEMORY_MB[stage]])
 
     def duration(self, jobs: Iterable[SweepJob], slots: int) -> float:
         """Seconds until all jobs have ended: their sum over the slots, but at least the longest training's sequence."""

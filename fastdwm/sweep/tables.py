@@ -1,6 +1,7 @@
 """Print the plan of a sweep before it runs, and the table of its jobs afterwards."""
 
 import shlex
+from statistics import fmean
 
 from fastdwm.sweep.config import STAGES
 from fastdwm.sweep.driver import Sweep, clock
@@ -12,9 +13,9 @@ from fastdwm.tables import print_table
 def print_plan(plan: Plan, slots: int) -> None:
     """Print all jobs with their commands and estimates of time and memory.   slots: jobs that run at once.
 
-    The estimates are guesses until a job of the stage has finished.
+    The estimates are guesses, from the budgets in the flags, until a job of the stage has finished.
     """
-    estimates, todo = Estimates(plan.finished.values()), {job.name for job in plan.todo}
+    estimates, todo = Estimates.of(plan), {job.name for job in plan.todo}
     for job in plan.jobs:
         state = "finished" if job.name in plan.finished else "failed" if job.name in plan.failed else "not run"
         seconds, memory = estimates.seconds(job.stage), estimates.memory_mb(job.stage)
@@ -49,8 +50,44 @@ def print_jobs(sweep: Sweep) -> None:
             texts.append(clock(sweep.finished[job.name]["wall_s"]) if status == "finished" else status)
         rows.append([task, str(seed), *texts])
     print_table(("task", "seed", *stages), rows, title=str(plan.folders.out), left=None)
+    print_scores(sweep)
     for job in plan.jobs:
         if failure := sweep.failed.get(job.name):
             print(f"{job.name} failed: {failure['error']} ({failure['file']})")
             for line in failure["log"]:
                 print(f"    {line}")
+
+
+def print_scores(sweep: Sweep) -> None:
+    """Print mean scores of the base policy and of every variant, with their difference, for each finished evaluation."""
+    records = [
+        sweep.finished[job.name] for job in sweep.plan.jobs if job.stage == "eval" and job.name in sweep.finished
+    ]
+    names = sweep.plan.config.variants
+    rows = []
+    for record in records:
+        variants = record["result"]["variants"]
+        base = {name: fmean(variants[name]["base"]["scores"]) for name in variants}
+        texts = [""] * len(names)
+        for i, name in enumerate(names):
+            if name in variants:
+                score = fmean(variants[name]["itpo"]["scores"])
+                texts[i] = f"{score:.1f} ({score - base[name]:+z.1f})"
+        rows.append([record["task"], str(record["seed"]), f"{next(iter(base.values())):.1f}", *texts])
+    if rows:
+        title = "mean score (difference to the base policy)"
+        print_table(("task", "seed", "base policy", *names), rows, title=title, left=2)
+
+
+def next_step(sweep: Sweep) -> str:
+    """One line: the command to give next."""
+    plan, out = sweep.plan, shlex.quote(str(sweep.plan.folders.out))
+    if any(sweep.status(job) != "finished" for job in plan.jobs):
+        return "next: the same command runs what is missing, with --retry also the failed jobs"
+    if "eval" in plan.config.stages:
+        return f"next: python -m fastdwm.report paper {out}"
+    job = plan.jobs[-1]
+    bundle = shlex.quote(str(plan.folders.bundle(job, plan.source(job))))
+    stages = {"collect": "train", "train": "tune", "tune": "eval"}
+    where = f" --dataset {plan.config.dataset_of(job.task)}" if job.stage == "collect" else f" --bundle {bundle}"
+    return f"next: python -m fastdwm.{stages[job.stage]} {job.task}{where}"

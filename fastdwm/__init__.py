@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from fastdwm.models.policy import Policy
     from fastdwm.models.world import Dynamics, World
     from fastdwm.tasks import Task
+    from fastdwm.train.config import TrainConfig
+    from fastdwm.train.library import train_bundle
 
 __version__ = "0.1.0"
 
@@ -32,9 +34,11 @@ _HOMES = {
     "InputError": "errors",
     "Policy": "models.policy",
     "Task": "tasks",
+    "TrainConfig": "train.config",
     "World": "models.world",
     "imagined_return": "itpo.rollout",
     "run_episodes": "measure.simulate",
+    "train_bundle": "train.library",
 }
 __all__ = [
     "Agent",
@@ -45,9 +49,11 @@ __all__ = [
     "InputError",
     "Policy",
     "Task",
+    "TrainConfig",
     "World",
     "imagined_return",
     "run_episodes",
+    "train_bundle",
 ]
 
 

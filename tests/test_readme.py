@@ -11,9 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
 import pytest
 
-from fastdwm import command
+from fastdwm import Bundle, command
 
 ROOT = Path(__file__).parent.parent
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
@@ -92,9 +93,26 @@ def test_the_python_examples_of_a_page_run_in_order(page):
     for code in examples:
         exec(code.replace('make("Hopper-v5")', 'make("Hopper-v5", max_episode_steps=30)'), names)
     assert names["agent"].episodes is None
-    if "run" in names:
+    if page != "README.md":
         assert [episode.length for episode in names["run"].episodes] == [50, 50]
         assert names["agent"].deadline is not None and names["mean"] > 0
+
+
+@pytest.mark.slow
+def test_the_page_on_an_environment_of_ones_own_runs_from_data_to_agent(tmp_path, monkeypatch, private_folders):
+    monkeypatch.chdir(tmp_path)
+    before, names = set(gymnasium.registry), {}
+    try:
+        for code in PYTHON.findall((ROOT / "fastdwm/own_environment.md").read_text()):
+            exec(code, names)
+        # The same call returns the finished training.
+        again = names["train_bundle"](names["task"], names["transitions"], "runs/own-cart", names["config"])
+        assert again.fingerprint == names["bundle"].fingerprint
+        assert Bundle.load("runs/own-cart/bundle", trust_env=True).task.name == "own-cart"
+    finally:
+        for name in set(gymnasium.registry) - before:
+            del gymnasium.registry[name]
+    assert [episode.length for episode in names["run"].episodes] == [50] * 20 and len(names["scores"]) == 20
 
 
 STAND_IN = """#!{python}

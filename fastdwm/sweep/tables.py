@@ -59,7 +59,7 @@ def print_jobs(sweep: Sweep) -> None:
 
 
 def print_scores(sweep: Sweep) -> None:
-    """Print mean scores of the base policy and of every variant, with their difference, for each finished evaluation."""
+    """Print mean scores of the base policy and of every variant, with the difference, of all finished evaluations."""
     records = [
         sweep.finished[job.name] for job in sweep.plan.jobs if job.stage == "eval" and job.name in sweep.finished
     ]

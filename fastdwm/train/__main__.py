@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from fastdwm.train.config import TrainConfig
 
 if TYPE_CHECKING:
     from fastdwm.bundle import Bundle
+    from fastdwm.data.dataset import Transitions
 
 # A run is resumed only with the same settings; these may differ, since they do not change the weights.
 IDENTITY_FILE = "config.json"
@@ -91,8 +93,18 @@ def main(task_name: str, config: TrainConfig) -> None:
     print(f"bundle: {folder / 'bundle'}")
 
 
-def run(task: Task, config: TrainConfig, folder: Path) -> Bundle:
-    """Train in the folder, or resume there, and return the bundle as read back from it."""
+def run(
+    task: Task,
+    config: TrainConfig,
+    folder: Path,
+    *,
+    transitions: Transitions | None = None,
+    on_progress: command.Progress | None = None,
+) -> Bundle:
+    """Train in the folder, or resume there, and return the bundle as read back from it.
+
+    transitions: none: those of config.dataset.   on_progress: none: progress is shown on stderr.
+    """
     identity, saved = identify(task, config), saved_identity(folder)
     if saved is not None:
         refuse_other({name: value for name, value in saved.items() if name != "data"}, identity, folder, "training")
@@ -104,15 +116,15 @@ def run(task: Task, config: TrainConfig, folder: Path) -> Bundle:
     from fastdwm.train.recipe import prepare, train
 
     on_line = event_writer(folder) if config.tensorboard else None
-    transitions = data.load(task, config.dataset, config.trust_env)
+    transitions = transitions or data.load(task, config.dataset, config.trust_env)
     prepare(task, transitions, config)
     replay.check(transitions, config.trust_env)
     identity["data"] = strict({"fingerprint": transitions.fingerprint, "env": dataclasses.asdict(transitions.env)})
     check_data(saved, identity["data"], transitions.source, folder)
     # Written only now: an attempt without usable data must not fix the settings of the next.
     write_json(folder / IDENTITY_FILE, identity)
-    with command.progress() as on_progress:
-        bundle = train(task, transitions, config, folder, on_progress, on_line)
+    with nullcontext(on_progress) if on_progress else command.progress() as show:
+        bundle = train(task, transitions, config, folder, show, on_line)
     bundle.save(folder / "bundle")
     return Bundle.load(folder / "bundle", config.trust_env)
 

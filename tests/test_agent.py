@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -269,13 +270,13 @@ class Watched(Agent):
         return super().act(obs)
 
 
-def test_the_example_of_a_vector_environment_starts_every_episode_at_the_base_policy(bundle):
-    gymnasium = pytest.importorskip("gymnasium")
+@pytest.mark.parametrize("number", range(3), ids=["next step", "same step", "Stable-Baselines3"])
+def test_the_examples_of_vector_environments_start_every_episode_at_the_base_policy(bundle, number):
     page = (Path(__file__).parent.parent / "fastdwm" / "usage.md").read_text()
-    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "make_vec" in block]
+    codes = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "make_vec" in block]
     agent = Watched.of(bundle, SGD)
     agent.visited = []
-    exec(code, {"agent": agent, "gymnasium": gymnasium})
+    exec(codes[number], {"agent": agent, "gymnasium": gymnasium, "np": np})
     obs, fresh = (np.stack(values) for values in zip(*agent.visited, strict=True))
     # Hopper starts almost at rest and 1.25 m high; later it may rest, but lower.
     first = (np.abs(obs[:, :, 5:]) <= 5e-3).all(-1) & (obs[:, :, 0] >= 1.245)

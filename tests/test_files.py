@@ -7,6 +7,7 @@ import pytest
 
 from fastdwm.errors import InputError
 from fastdwm.files import prepare_folder, reserved, write_json
+from fastdwm.measure.record import prepare_output
 
 
 def test_json_has_no_nan(tmp_path):
@@ -43,3 +44,13 @@ def test_a_folder_that_cannot_be_written_is_an_input_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="out: cannot write to .*: Not a directory"):
         prepare_folder(tmp_path / "file" / "out")
+
+
+def test_a_command_removes_what_a_killed_one_left_while_it_wrote(tmp_path):
+    old, new, other = (tmp_path / f".{name}.json.tmp" for name in ("hopper-tune-1", "hopper-tune-2", "walker-tune-1"))
+    for path in (old, new, other):
+        path.write_text("{")
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    prepare_output(tmp_path, "hopper-tune")
+    assert sorted(tmp_path.iterdir()) == sorted([new, other])

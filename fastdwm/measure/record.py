@@ -1,9 +1,12 @@
 """Paths of a command's output, and a record of when, how and on which machine it was made."""
 
+import glob
 import os
 import platform
 import shlex
 import sys
+import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,10 +14,20 @@ from typing import Any
 from fastdwm.files import prepare_folder
 from fastdwm.machine import machine, package_versions
 
+LEFTOVER_S = 3600.0
+"""age in seconds from which a temporary file cannot be one that is being written"""
+
 
 def prepare_output(folder: Path, task: str) -> Path:
-    """Path OUT/TASK-TIME-PID without a suffix; creates the folder, and raises InputError unless it is writable."""
+    """Path OUT/TASK-TIME-PID without a suffix; creates the folder, and raises InputError unless it is writable.
+
+    Removes what a command that was killed while it wrote has left: such names are never used again.
+    """
     prepare_folder(folder)
+    for path in folder.glob(f".{glob.escape(task)}-*.tmp"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > LEFTOVER_S:
+                path.unlink()
     # The process id distinguishes commands that a script starts at the same time.
     return folder / f"{task}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
 

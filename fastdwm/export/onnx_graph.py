@@ -4,7 +4,7 @@ The function may take gradients by autograd: the trace holds forward and backwar
 example, so loops are unrolled; what depends on no input is computed once, here. Floating-point numbers become float32.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,6 +92,8 @@ class Translation:
     nodes: list[Any] = field(default_factory=list)
     constants: dict[tuple, tuple[str, Tensor]] = field(default_factory=dict)
     made: dict[tuple, str] = field(default_factory=dict)
+    reshaped: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
+    """source of each reshape, and the source's shape"""
 
     def translate(self, node: fx.Node) -> Any:
         """The value of an operator's node: computed if all its arguments are constant, else added to the graph."""
@@ -122,10 +124,19 @@ class Translation:
             return self.add("Squeeze", args[0], [dim % len(sizes) for dim in dims if sizes[dim] == 1])
         method = getattr(self, f"op_{kind.__name__.removeprefix('_')}", None)
         if kind in RESHAPES:
-            return self.add("Reshape", args[0], list(like.shape))
+            return self.reshape(args[0], kinds[0].shape, like.shape)
         if method is None or kwargs.keys() - PLACEMENT:
             raise InputError(f"to: {node.target} has no translation to ONNX")
         return method(like, *args)
+
+    def reshape(self, x: str, before: Sequence[int], after: Sequence[int]) -> str:
+        """Reshape x, unless its shape is right; a reshape of a reshape takes the place of both."""
+        source, shape = self.reshaped.get(x, (x, tuple(before)))
+        if shape == tuple(after):
+            return source
+        result = self.add("Reshape", source, list(after))
+        self.reshaped[result] = source, shape
+        return result
 
     def arithmetic(self, kind: Any, args: list, kwargs: dict) -> str:
         if kind not in (aten.add, aten.sub):
@@ -162,9 +173,10 @@ class Translation:
     op_bmm = op_mm
 
     def op_addmm(self, like: Tensor, bias: Any, x: Any, y: Any) -> str:
-        return self.add("Add", self.add("MatMul", x, y), bias)
+        return self.add("Gemm", x, y, bias)
 
-    op_baddbmm = op_addmm
+    def op_baddbmm(self, like: Tensor, bias: Any, x: Any, y: Any) -> str:
+        return self.add("Add", self.add("MatMul", x, y), bias)
 
     def op_permute(self, like: Tensor, x: Any, dims: Sequence[int]) -> str:
         return self.add("Transpose", x, perm=[dim % like.dim() for dim in dims])
@@ -236,6 +248,15 @@ class Translation:
         key = value.dtype, value.shape, value.numpy().tobytes()
         return self.constants.setdefault(key, (f"c{len(self.constants)}", value))[0]
 
+    def used(self, results: Iterable[str]) -> list[Any]:
+        """The nodes that the results need, in order."""
+        needed, kept = set(results), []
+        for node in reversed(self.nodes):
+            if needed.intersection(node.output):
+                needed.update(node.input)
+                kept.append(node)
+        return kept[::-1]
+
     def model(
         self,
         examples: Mapping[str, Tensor],
@@ -255,7 +276,7 @@ class Translation:
             source = value if isinstance(value, str) else self.constant(value)
             self.nodes.append(helper.make_node("Identity", [source], [name]))
         graph = helper.make_graph(
-            self.nodes,
+            self.used(results),
             "fastdwm",
             [describe(name, value) for name, value in examples.items()],
             [describe(name, node.meta["val"]) for name, node in results.items()],

@@ -136,7 +136,7 @@ class Agent:
         itpo = replace(chosen.itpo, max_deviation=bundle.bound) if chosen.itpo.lacks_bound else chosen.itpo
         with own_modes(torch.device(device)), torch.device("cpu"):
             bundle = own(bundle)
-            policy = Policy.mlp(bundle.policy)
+            policy = bundle.base_policy
             model = bundle.world(chosen.world, steps=chosen.world_steps, temperature=temperature, device=device)
         return cls(policy, model, itpo, device=device, **settings)
 

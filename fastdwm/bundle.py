@@ -22,9 +22,10 @@ from fastdwm.config import Settings
 from fastdwm.errors import InputError
 from fastdwm.files import data_of, json_lines, prepare_folder, read_bytes, replace_pair, reread
 from fastdwm.metadata import FORMAT, MAX_BYTES, OPTIONAL, Metadata, read_metadata, read_tuning
-from fastdwm.models.config import ReBRACConfig, RewardConfig
-from fastdwm.models.nets import Params, map_params
-from fastdwm.models.rebrac import Critics, critic_shapes, policy_shapes
+from fastdwm.models.config import CriticSpec, PolicySpec, ReBRACConfig, RewardConfig
+from fastdwm.models.nets import Params, map_params, spec_shapes
+from fastdwm.models.policy import MLPFunction, Policy
+from fastdwm.models.rebrac import Critics
 from fastdwm.models.registry import WORLD_MODELS
 from fastdwm.models.reward import RewardModel
 from fastdwm.models.world import World
@@ -60,6 +61,7 @@ class Bundle:
     max_deviation: maximum deviation of an action from the policy's, measured in the data (`measure.deviation`), in
     units of the action; none: not measured.
     tuning: the settings that `tune` chose for these weights, and the trials, as JSON; none: not tuned.
+    own_policy, own_critics: architecture of a policy and critics from another library; none: ReBRAC's.
     """
 
     task: Task
@@ -75,6 +77,28 @@ class Bundle:
     versions: dict[str, str]
     max_deviation: float | None = None
     tuning: dict[str, Any] | None = None
+    own_policy: PolicySpec | None = None
+    own_critics: CriticSpec | None = None
+
+    @property
+    def policy_spec(self) -> PolicySpec:
+        """Architecture of the policy."""
+        return self.own_policy or self.rebrac_config.policy
+
+    @property
+    def critic_spec(self) -> CriticSpec:
+        """Architecture of the critics."""
+        return self.own_critics or self.rebrac_config.critics
+
+    @property
+    def policy_function(self) -> MLPFunction:
+        """The policy's function, from parameters and observations to actions."""
+        return MLPFunction(self.policy_spec.activation, self.policy_spec.output)
+
+    @property
+    def base_policy(self) -> Policy:
+        """The policy, to act with or to adapt."""
+        return Policy.mlp(self.policy, self.policy_spec.activation, self.policy_spec.output)
 
     @property
     def settings(self) -> Settings:
@@ -131,7 +155,8 @@ class Bundle:
         build = WORLD_MODELS[name].build
         dynamics = build(place(model.params), statistics, model.config, dtype, steps, temperature)
         reward = RewardModel(place(self.reward), statistics["obs_mean"], statistics["obs_std"])
-        return World(dynamics, reward, Critics(place(self.critics)), self.discount, self.task.limits)
+        critics = Critics(place(self.critics), self.critic_spec.activation)
+        return World(dynamics, reward, critics, self.discount, self.task.limits)
 
     def save(self, folder: Path | str) -> None:
         """Write the bundle's two files into the folder, or into the one that it links to; other files in it stay.
@@ -148,6 +173,8 @@ class Bundle:
             "format": FORMAT,
             "task": self.task.record(),
             "dataset": self.dataset,
+            "policy": self.own_policy and asdict(self.own_policy),
+            "critics": self.own_critics and asdict(self.own_critics),
             "rebrac": asdict(self.rebrac_config),
             "reward": asdict(self.reward_config),
             "worlds": {name: asdict(model.config) for name, model in self.worlds.items()},
@@ -193,8 +220,12 @@ class Bundle:
         Not tuned, and without a maximum deviation unless the file has one, since both belong to other weights.
         Raises InputError as `load` does, for a file with other tensors than this bundle's policy and critics.
         """
-        sizes = self.task.obs_dim, self.task.action_dim, self.rebrac_config.hidden
-        shapes = {"policy": policy_shapes(*sizes), "critics": critic_shapes(*sizes), "bound": {"max_deviation": (1,)}}
+        sizes = self.task.obs_dim, self.task.action_dim
+        shapes = {
+            "policy": spec_shapes(self.policy_spec, *sizes),
+            "critics": spec_shapes(self.critic_spec, sum(sizes), 1),
+            "bound": {"max_deviation": (1,)},
+        }
         content = read_bytes(Path(path), _max_bytes(shapes))
         groups = _unpack_tensors(content, Path(path), shapes, optional=("bound",))
         bound = groups.pop("bound").get("max_deviation")
@@ -237,6 +268,7 @@ class Bundle:
         worlds = {name: TrainedModel(config, groups.pop(name)) for name, config in metadata.worlds.items()}
         names = ("task", "dataset", "report", "versions", "max_deviation", "tuning")
         values = {name: getattr(metadata, name) for name in names}
+        values |= {"own_policy": metadata.policy, "own_critics": metadata.critics}
         return cls(**values, rebrac_config=metadata.rebrac, reward_config=metadata.reward, worlds=worlds, **groups)
 
     def _check_tuning(self, folder: Path) -> None:

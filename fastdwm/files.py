@@ -56,14 +56,15 @@ def read_json(path: Path, most: int) -> Any:
     return parse_json(read_bytes(path, most), path)
 
 
-def parse_json(content: bytes, path: Path) -> Any:
+def parse_json(content: bytes, path: Path, printable: bool = True) -> Any:
     """The value in the content of a JSON file: finite numbers, printable text, at most MAX_DEPTH levels.
 
+    printable: False allows any text, which then must not be shown as it is.
     Raises InputError, which names `path`, for anything else.
     """
     try:
         value = json.loads(content, parse_constant=_refuse, parse_float=_finite, parse_int=_integer)
-        _check_nesting(value)
+        _check_nesting(value, printable)
     # RecursionError: the nesting is too deep for the parser.
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected JSON ({error})") from None
@@ -85,18 +86,18 @@ def _integer(text: str) -> int:
     return int(text)
 
 
-def _check_nesting(value: Any, depth: int = 0) -> None:
+def _check_nesting(value: Any, printable: bool, depth: int = 0) -> None:
     """Raise ValueError for text with unprintable characters, and for too many levels."""
     if depth > MAX_DEPTH:
         raise ValueError(f"expected at most {MAX_DEPTH} levels")
-    if isinstance(value, str) and not value.isprintable():
+    if printable and isinstance(value, str) and not value.isprintable():
         raise ValueError(f"expected printable text, got {ascii(value[:40])}")
     if isinstance(value, dict):
-        _check_nesting(list(value), depth)
+        _check_nesting(list(value), printable, depth)
         value = list(value.values())
     if isinstance(value, list):
         for item in value:
-            _check_nesting(item, depth + 1)
+            _check_nesting(item, printable, depth + 1)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -8,15 +8,15 @@ from typing import Annotated, Any
 from fastdwm.checks import Checked, conforms, from_json, prefixed, require, within
 from fastdwm.config import Settings, read_settings
 from fastdwm.files import parse_json
-from fastdwm.models.config import ReBRACConfig, RewardConfig
-from fastdwm.models.rebrac import critic_shapes, policy_shapes
+from fastdwm.models.config import CriticSpec, PolicySpec, ReBRACConfig, RewardConfig
+from fastdwm.models.nets import spec_shapes
 from fastdwm.models.registry import WORLD_MODELS
 from fastdwm.models.reward import reward_shapes
 from fastdwm.tasks import Task, vet
 
 FORMAT = 2
 MAX_BYTES = 4 * 2**20
-OPTIONAL = ("max_deviation", "tuning", "weights_sha256")
+OPTIONAL = ("policy", "critics", "max_deviation", "tuning", "weights_sha256")
 """fields that may be missing"""
 STATISTICS = ("obs_mean", "obs_std", "delta_mean", "delta_std")
 
@@ -32,6 +32,10 @@ class Metadata(Checked):
     format: int
     task: Task
     dataset: dict
+    policy: PolicySpec | None
+    """architecture of the policy; none: ReBRAC's"""
+    critics: CriticSpec | None
+    """architecture of the critics; none: ReBRAC's"""
     rebrac: ReBRACConfig
     reward: RewardConfig
     worlds: dict[str, Any]
@@ -67,8 +71,8 @@ class Metadata(Checked):
         """Shapes of the bundle's tensors, by group and name."""
         sizes = self.task.obs_dim, self.task.action_dim
         return {
-            "policy": policy_shapes(*sizes, self.rebrac.hidden),
-            "critics": critic_shapes(*sizes, self.rebrac.hidden),
+            "policy": spec_shapes(self.policy or self.rebrac.policy, *sizes),
+            "critics": spec_shapes(self.critics or self.rebrac.critics, sum(sizes), 1),
             "reward": reward_shapes(*sizes, self.reward),
             "statistics": dict.fromkeys(STATISTICS, (self.task.obs_dim,)),
             **{name: WORLD_MODELS[name].shapes(*sizes, config) for name, config in self.worlds.items()},

@@ -23,6 +23,7 @@ ORDER = (
     {"data", "models"},
     {"itpo", "metadata"},
     {"bundle"},
+    {"importers"},
     {"isolation"},
     {"agent"},
     {"measure"},

@@ -1,6 +1,7 @@
 """Tilt weights worked out by hand, their automatic strength, and training with strength zero."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from fastdwm.models.config import MeanFlowConfig
 from fastdwm.models.meanflow import build_meanflow, draw_times, meanflow_loss, meanflow_shapes
 from fastdwm.models.nets import init_mlp, map_params
 from fastdwm.models.policy import mlp_policy
-from fastdwm.models.rebrac import critic_shapes, init_policy, q_values
+from fastdwm.models.rebrac import Critics, critic_shapes, init_policy
 from fastdwm.train import tilt as tilt_module
 from fastdwm.train.tilt import (
     MAX_WEIGHT,
@@ -83,8 +84,8 @@ def make_actor():
 
 
 def test_policy_score_is_the_squared_distance_from_the_policy(monkeypatch):
-    actor, obs = make_actor(), torch.randn(7, OBS_DIM, generator=generator(1))
-    action = mlp_policy(actor, obs) + torch.tensor([0.3, -0.4])
+    actor, obs = partial(mlp_policy, make_actor()), torch.randn(7, OBS_DIM, generator=generator(1))
+    action = actor(obs) + torch.tensor([0.3, -0.4])
     torch.testing.assert_close(policy_score(actor, obs, action), torch.full((7,), -0.25))
     expected = policy_score(actor, obs, action)
     monkeypatch.setattr(tilt_module, "CHUNK_ROWS", 3)
@@ -92,11 +93,11 @@ def test_policy_score_is_the_squared_distance_from_the_policy(monkeypatch):
 
 
 def test_value_score_is_the_standardised_surprise():
-    actor, g = make_actor(), generator(2)
-    critic = init_mlp(critic_shapes(OBS_DIM, ACTION_DIM, HIDDEN), g)
+    actor, g = partial(mlp_policy, make_actor()), generator(2)
+    critics = Critics(init_mlp(critic_shapes(OBS_DIM, ACTION_DIM, HIDDEN), g))
     next_obs, terminated = torch.randn(6, OBS_DIM, generator=g), torch.tensor([0, 0, 1, 0, 0, 0], dtype=torch.bool)
-    value = outcome_value(actor, critic, next_obs, terminated)
-    q = q_values(critic, next_obs, mlp_policy(actor, next_obs))
+    value = outcome_value(actor, critics, next_obs, terminated)
+    q = critics(next_obs, actor(next_obs))
     expected = [0.0 if end else float(min(a, b)) for end, a, b in zip(terminated, *q, strict=True)]
     torch.testing.assert_close(value, torch.tensor(expected))
     obs, action = torch.arange(6.0).unsqueeze(1), torch.ones(6, 1)

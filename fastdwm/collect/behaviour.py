@@ -7,15 +7,18 @@ from the generator in its arguments, so its actions do not depend on earlier cal
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from fastdwm.checks import require
-from fastdwm.collect.onnx_file import read_onnx
 from fastdwm.data.recordings import ACTION_TOLERANCE
 from fastdwm.envs import EnvSpec
 from fastdwm.errors import InputError, one_line
+from fastdwm.importers.onnx_file import read_onnx
+
+if TYPE_CHECKING:
+    from fastdwm.models.policy import MLPFunction
 
 # act(obs (S,), generator) -> action (A,)
 Act = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -49,25 +52,24 @@ class Uniform:
 
 @dataclass(frozen=True)
 class BasePolicy:
-    """The base policy of a bundle, without ITPO.   params: as in the bundle."""
+    """The base policy of a bundle, without ITPO.   params: as in the bundle.   function: from them to actions."""
 
     name: str
     sha256: str
     # Not compared: the SHA-256 stands for it, and == of arrays has no truth value.
     params: dict[str, np.ndarray] = field(compare=False, repr=False)
+    function: "MLPFunction" = field(compare=False, repr=False)
     draws: bool = False
 
     def start(self) -> Act:
         import torch
-
-        from fastdwm.models.policy import mlp_policy
 
         torch.set_num_threads(1)
         params = {name: torch.from_numpy(values) for name, values in self.params.items()}
 
         @torch.inference_mode()
         def act(obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-            return mlp_policy(params, torch.from_numpy(obs.astype(np.float32))[None])[0].numpy()
+            return self.function(params, torch.from_numpy(obs.astype(np.float32))[None])[0].numpy()
 
         return act
 
@@ -145,7 +147,7 @@ def _read_bundle(name: str, env: EnvSpec, trust_env: bool) -> BasePolicy:
     family = bundle.task.env.family
     require(family == env.family, f"policy: expected a bundle of {env.family}, {name} is one of {family}")
     params = {name: values.numpy() for name, values in bundle.policy.items()}
-    return BasePolicy(Path(name).name, bundle.fingerprint, params)
+    return BasePolicy(Path(name).name, bundle.fingerprint, params, bundle.policy_function)
 
 
 def _read_onnx(path: Path, obs_dim: int, action_dim: int) -> OnnxPolicy:

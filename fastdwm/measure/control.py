@@ -4,7 +4,6 @@ import numpy as np
 import torch
 
 from fastdwm.bundle import Bundle
-from fastdwm.models.policy import Policy
 
 MEMORY = 50
 """decisions after which the correlation of the push has fallen to 1/e"""
@@ -20,7 +19,7 @@ class Drift:
 
     def __init__(self, bundle: Bundle, size: float, seed: int = 0):
         """size: root mean square of the push over the action's coordinates.   Episode i draws from seed + i."""
-        self.policy, self.size, self.seed = Policy.mlp(bundle.policy), size, seed
+        self.policy, self.size, self.seed = bundle.base_policy, size, seed
         self.reset()
 
     def reset(self) -> None:

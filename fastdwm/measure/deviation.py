@@ -6,23 +6,27 @@ import torch
 from fastdwm.checks import require
 from fastdwm.data.dataset import Transitions
 from fastdwm.models.nets import Params
-from fastdwm.models.policy import Policy
+from fastdwm.models.policy import MLPFunction, Policy, mlp_policy
 
 ROWS = 65_536
 """transitions per forward pass of the policy"""
 
 
-def max_deviation(transitions: Transitions, policy: Params, discount: float) -> float:
+def max_deviation(
+    transitions: Transitions, policy: Params, discount: float, function: MLPFunction = mlp_policy
+) -> float:
     """Root mean square over windows of the data of the mean deviation d = a - pi(s) within a window.
 
         l = sqrt( mean over windows of | mean over the window of d |^2 ),   |.| the root mean square over A numbers
 
     Windows are as in `window_means`. Exploration noise averages out within a window. Lasting differences between the
     recorded behaviour and the policy remain, and the data show their consequences.
+    function: of the policy, from its parameters to actions.
     Returns l in units of the action, in (0, 2]; raises InputError if all actions are the policy's own.
     Source: our own.
     """
-    value = float(np.sqrt(np.square(window_means(_deviations(transitions, policy), transitions, discount)).mean()))
+    means = window_means(_deviations(transitions, policy, function), transitions, discount)
+    value = float(np.sqrt(np.square(means).mean()))
     require(value > 0, f"{transitions.source}: expected actions that differ from the policy's, got the policy's own")
     return value
 
@@ -47,9 +51,10 @@ def window_means(
 
 
 @torch.no_grad()
-def _deviations(transitions: Transitions, policy: Params) -> np.ndarray:
+def _deviations(transitions: Transitions, policy: Params, function: MLPFunction) -> np.ndarray:
     """a - pi(s), (N, A) float64."""
-    acting, result = Policy.mlp(policy), np.array(transitions.action, dtype=np.float64)
+    acting = Policy.mlp(policy, function.activation, function.output)
+    result = np.array(transitions.action, dtype=np.float64)
     params = acting.layout.views(acting.base)
     for start in range(0, transitions.n, ROWS):
         rows = slice(start, start + ROWS)

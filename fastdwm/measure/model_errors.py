@@ -10,7 +10,7 @@ from fastdwm.data.recordings import derive
 from fastdwm.envs import EnvSpec
 from fastdwm.measure.simulate import run_episodes
 from fastdwm.models.nets import Params, map_params
-from fastdwm.models.policy import mlp_policy
+from fastdwm.models.policy import MLPFunction, mlp_policy
 from fastdwm.models.rebrac import q_values
 from fastdwm.models.world import World
 from fastdwm.tasks import Task
@@ -162,11 +162,13 @@ def fresh_episodes(
     max_steps: int,
     action_noise: float,
     on_progress: StageProgress = unwatched,
+    function: MLPFunction = mlp_policy,
 ) -> Transitions:
     """Simulate fresh episodes of the policy: no model was trained on them, and their states are those of planning.
 
     params: of one policy, float32.   action_noise: std of the Gaussian noise on its actions, which stay in [-1, 1].
     seeds[i] is the environment seed of episode i and the seed of its noise.   on_progress(steps, at most).
+    function: of the policy, from its parameters to actions.
     """
     names = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
     columns: dict[str, list] = {name: [] for name in names}
@@ -175,7 +177,7 @@ def fresh_episodes(
             rng, obs = np.random.default_rng(seed), simulator.reset(seed=seed)[0]
             for t in range(max_steps):
                 with torch.no_grad():
-                    action = mlp_policy(params, torch.as_tensor(obs, dtype=torch.float32)).numpy()
+                    action = function(params, torch.as_tensor(obs, dtype=torch.float32)).numpy()
                 action = (action + action_noise * rng.standard_normal(len(action))).clip(-1, 1).astype(np.float32)
                 next_obs, reward, terminated, truncated, _ = simulator.step(action)
                 truncated = (truncated or t == max_steps - 1) and not terminated

@@ -11,6 +11,34 @@ from fastdwm.tasks import Task
 
 
 @dataclass(frozen=True)
+class MLPSpec(Checked):
+    """Architecture of an MLP from another library: hidden layers, all with the same activation."""
+
+    hidden: Annotated[tuple[int, ...], WIDTHS]
+    """hidden widths"""
+    activation: Literal["relu", "tanh"] = "relu"
+    """function of the hidden layers"""
+    layer_norm: bool = False
+    """whether a layer norm follows every activation"""
+
+
+@dataclass(frozen=True)
+class PolicySpec(MLPSpec):
+    """Architecture of a policy."""
+
+    output: Literal["tanh", "clip"] = "tanh"
+    """function from the last layer to the action: tanh, or clipping at -1 and 1"""
+
+
+@dataclass(frozen=True)
+class CriticSpec(MLPSpec):
+    """Architecture of an ensemble of critics, each with one output."""
+
+    copies: Annotated[int, POSITIVE, at_most(1000)] = 2
+    """number of critics"""
+
+
+@dataclass(frozen=True)
 class ReBRACConfig(Checked):
     """Offline training of the policy and its twin critics; defaults as in the paper's runs."""
 
@@ -40,6 +68,16 @@ class ReBRACConfig(Checked):
     """absolute value at which the smoothing noise is clipped"""
     hidden: Annotated[tuple[int, ...], WIDTHS] = (256, 256, 256)
     """hidden widths of policy and critics"""
+
+    @property
+    def policy(self) -> PolicySpec:
+        """Architecture of its policy."""
+        return PolicySpec(self.hidden)
+
+    @property
+    def critics(self) -> CriticSpec:
+        """Architecture of its critics."""
+        return CriticSpec(self.hidden, layer_norm=True)
 
     def for_task(self, task: Task) -> "ReBRACConfig":
         """Replace the settings that are None by the task's own."""

@@ -15,9 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastdwm.models.config import CriticSpec, MLPSpec
 from fastdwm_kernels import training
 
 Params = dict[str, Tensor]
+ACTIVATIONS = {"relu": F.relu, "tanh": torch.tanh}
+"""functions of the hidden layers of policies and critics, by their names"""
 Loss = Callable[[Params, dict[str, Tensor], torch.Generator], Tensor]
 """loss(params, batch, generator): a scalar; the batch has float32 columns (N,) or (N, d) by name"""
 
@@ -37,6 +40,12 @@ def mlp_shapes(sizes: Sequence[int], *, copies: int | None = None, layer_norm: b
         if layer_norm and i < len(sizes) - 2:
             shapes[f"scale{i}"] = shapes[f"shift{i}"] = (*lead, d_out)
     return shapes
+
+
+def spec_shapes(spec: MLPSpec, d_in: int, d_out: int) -> dict[str, tuple]:
+    """Shape of every parameter of a network, or of an ensemble of critics, with this architecture."""
+    copies = spec.copies if isinstance(spec, CriticSpec) else None
+    return mlp_shapes((d_in, *spec.hidden, d_out), copies=copies, layer_norm=spec.layer_norm)
 
 
 def init_mlp(
@@ -134,9 +143,12 @@ def mlp_and_tangent(params: Params, x: Tensor, dx: Tensor) -> tuple[Tensor, Tens
     return linear(x, params[f"w{last}"], params[f"b{last}"]), dx
 
 
-def trained(params: Params) -> Params:
-    """Make the parameters require gradients; if the compiled training passes apply, copy them to one buffer."""
-    params = training.pack_params(params) or params
+def trained(params: Params, compiled: bool = True) -> Params:
+    """Make the parameters require gradients; if the compiled training passes apply, copy them to one buffer.
+
+    compiled: False for an activation that those passes lack.
+    """
+    params = (training.pack_params(params) if compiled else None) or params
     for value in leaves(params):
         value.requires_grad_(True)
     return params

@@ -6,21 +6,38 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastdwm.errors import InputError, first_line
-from fastdwm.models.nets import Params, map_params, mlp
+from fastdwm.models.nets import ACTIVATIONS, Params, map_params, mlp
 from fastdwm_kernels.layout import Layout, MLPLayout
 
 Apply = Callable[[Params, Tensor], Tensor]
 
 
-def mlp_policy(params: Params, obs: Tensor) -> Tensor:
-    """Action in [-1, 1] of a ReLU MLP with a tanh at its end.
+@dataclass(frozen=True)
+class MLPFunction:
+    """The action in [-1, 1] of an MLP.
 
-    obs: (..., N, S) raw observations, or (B, N, S) for B policies with parameters (B, ...).   Returns (..., N, A).
+    activation: of the hidden layers, "relu" or "tanh".
+    output: "tanh", or "clip" for max(-1, min(1, z)), whose gradient is zero at and beyond +-1.
     """
-    return torch.tanh(mlp(params, obs))
+
+    activation: str = "relu"
+    output: str = "tanh"
+
+    def __call__(self, params: Params, obs: Tensor) -> Tensor:
+        """obs: (..., N, S) raw observations, or (B, N, S) for B policies with parameters (B, ...).
+
+        Returns (..., N, A).
+        """
+        return OUTPUTS[self.output](mlp(params, obs, ACTIVATIONS[self.activation]))
+
+
+OUTPUTS = {"tanh": torch.tanh, "clip": F.hardtanh}
+mlp_policy = MLPFunction()
+"""the policies that this project trains"""
 
 
 def unchanged(params: Params) -> Params:
@@ -44,35 +61,37 @@ class Policy:
     export: Callable[[Params], Params] = unchanged
 
     @classmethod
-    def mlp(cls, params: Params) -> "Policy":
-        """The project's MLP from w0 (S, D), b0 (D,), w1, ...: ReLU, and tanh at the end. Runs fused.
+    def mlp(cls, params: Params, activation: str = "relu", output: str = "tanh") -> "Policy":
+        """An MLP from w0 (S, D), b0 (D,), w1, ..., with hidden layers of any widths.
 
+        activation, output: as in `MLPFunction`.
         Raises ValueError if the shapes of consecutive layers do not match.
         """
         single = map_params(lambda value: _own(value).unsqueeze(0), params)
         layout = MLPLayout.of(single)
-        return cls(mlp_policy, layout, layout.pack(single))
+        return cls(MLPFunction(activation, output), layout, layout.pack(single))
 
     @classmethod
     def of(cls, module: nn.Module) -> "Policy":
         """The policy of any module that maps observations (N, S) to actions (N, A) in [-1, 1], row by row.
 
         All its parameters are copied to float32 and adapted; its buffers are copied and stay constant; the module
-        itself never changes. nn.Sequential of Linear, ReLU, .., Linear, Tanh becomes `Policy.mlp`, which runs fused.
+        itself never changes. nn.Sequential of Linear, ReLU or Tanh, .., Linear, Tanh or Hardtanh becomes `Policy.mlp`.
         Any other module runs by torch.func.functional_call under torch.vmap, which refuses modules that change tensors
         in place or branch on their values.
         Raises InputError for a module without parameters, for one in training mode with buffers, and for a TorchScript
         module, whose copies cannot have parameters of their own.
         """
-        layers = _linear_layers(module)
+        layers, function = _linear_layers(module)
         if layers:
-            return _from_layers(layers, [name for name, _ in module.named_parameters()])
+            return _from_layers(layers, function, [name for name, _ in module.named_parameters()])
         return _from_module(module)
 
     @property
     def fused(self) -> bool:
         """Whether the fused operators support it: the project's MLP with at least one hidden layer."""
-        return self.apply is mlp_policy and len(self.layout.sizes) > 2
+        mlp = isinstance(self.apply, MLPFunction) and self.apply == mlp_policy
+        return mlp and len(self.layout.sizes) > 2 and not self.layout.layer_norm
 
     def to(self, device: torch.device | str) -> "Policy":
         """A copy of the policy in float32 on a device."""
@@ -99,18 +118,26 @@ def _own_float32(value: Tensor) -> Tensor:
     return _own(value).float() if value.is_floating_point() else _own(value)
 
 
-def _linear_layers(module: nn.Module) -> list[nn.Linear]:
-    """The linear layers if the module is exactly a ReLU MLP with a tanh at its end and without hooks, else none."""
+def _linear_layers(module: nn.Module) -> tuple[list[nn.Linear], MLPFunction]:
+    """The linear layers and their functions if the module is exactly such an MLP and without hooks, else no layers."""
     leaves = list(_leaves(module))
-    kinds = [type(leaf) for leaf in leaves]
-    linear = [leaf for leaf in leaves if type(leaf) is nn.Linear]
-    n_hidden = len(linear) - 1
-    plain = kinds == [nn.Linear, nn.ReLU] * n_hidden + [nn.Linear, nn.Tanh] and n_hidden > 0
+    linear, between = leaves[::2], [_name(leaf) for leaf in leaves[1::2]]
+    activation, output = between[0] if between else "", between[-1] if between else ""
+    plain = len(leaves) % 2 == 0 and len(linear) > 1 and all(type(layer) is nn.Linear for layer in linear)
+    plain = plain and activation in ACTIVATIONS and output in OUTPUTS and set(between[:-1]) == {activation}
     plain = plain and not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
     plain = plain and all(layer.bias is not None for layer in linear)
     plain = plain and all(a.out_features == b.in_features for a, b in pairwise(linear))
     # Parameters that layers share are adapted as one, which separate copies would not be.
-    return linear if plain and len(list(module.parameters())) == 2 * len(linear) else []
+    plain = plain and len(list(module.parameters())) == 2 * len(linear)
+    return (linear, MLPFunction(activation, output)) if plain else ([], mlp_policy)
+
+
+def _name(leaf: nn.Module) -> str:
+    """The name in `MLPFunction` of an activation module; empty if it has none there."""
+    if type(leaf) is nn.Hardtanh and (leaf.min_val, leaf.max_val) == (-1, 1):
+        return "clip"
+    return {nn.ReLU: "relu", nn.Tanh: "tanh"}.get(type(leaf), "")
 
 
 def _leaves(module: nn.Module) -> Iterator[nn.Module]:
@@ -122,7 +149,7 @@ def _leaves(module: nn.Module) -> Iterator[nn.Module]:
         yield module
 
 
-def _from_layers(layers: list[nn.Linear], names: list[str]) -> Policy:
+def _from_layers(layers: list[nn.Linear], function: MLPFunction, names: list[str]) -> Policy:
     ours = [f"{kind}{i}" for i in range(len(layers)) for kind in "wb"]
     params = {f"w{i}": _own_float32(layer.weight.mT) for i, layer in enumerate(layers)}
     params |= {f"b{i}": _own_float32(layer.bias) for i, layer in enumerate(layers)}
@@ -131,7 +158,7 @@ def _from_layers(layers: list[nn.Linear], names: list[str]) -> Policy:
         pairs = zip(names, ours, strict=True)
         return {name: params[own].mT.contiguous() if own[0] == "w" else params[own] for name, own in pairs}
 
-    return replace(Policy.mlp(params), export=export)
+    return replace(Policy.mlp(params, function.activation, function.output), export=export)
 
 
 def _from_module(module: nn.Module) -> Policy:

@@ -7,11 +7,11 @@ Losses, order of the updates, target noise, initialisation and layer norm follow
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastdwm.models.config import ReBRACConfig
 from fastdwm.models.nets import (
+    ACTIVATIONS,
     Params,
     adam,
     copy_params,
@@ -30,12 +30,13 @@ from fastdwm.models.policy import mlp_policy
 from fastdwm_kernels import training
 
 
-def q_values(params: Params, obs: Tensor, action: Tensor) -> Tensor:
+def q_values(params: Params, obs: Tensor, action: Tensor, activation: str = "relu") -> Tensor:
     """Values (Q, ...) of obs (..., S) and action (..., A) by each of the Q critics."""
     x = torch.cat([obs, action], -1)
     rows = x.reshape(-1, x.shape[-1])
     n_critics = params["w0"].shape[0]
-    return mlp(params, rows.expand(n_critics, *rows.shape)).reshape(n_critics, *x.shape[:-1])
+    q = mlp(params, rows.expand(n_critics, *rows.shape), ACTIVATIONS[activation])
+    return q.reshape(n_critics, *x.shape[:-1])
 
 
 def least_value(params: Params, obs: Tensor, action: Tensor) -> Tensor:
@@ -47,13 +48,17 @@ def least_value(params: Params, obs: Tensor, action: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Critics:
-    """The trained critics as a function, for imagination; parameters (Q, ...)."""
+    """The trained critics as a function, for imagination; parameters (Q, ...).
+
+    activation: of the hidden layers, "relu" or "tanh"; a layer norm follows it if there are scale0, shift0, ...
+    """
 
     params: Params
+    activation: str = "relu"
 
     def __call__(self, obs: Tensor, action: Tensor) -> Tensor:
         """Values (Q, ...) of obs (..., S) in raw units and action (..., A) in [-1, 1]."""
-        return q_values(self.params, obs, action)
+        return q_values(self.params, obs, action, self.activation)
 
 
 def policy_shapes(obs_dim: int, action_dim: int, hidden: tuple[int, ...]) -> dict[str, tuple]:
@@ -91,13 +96,16 @@ def critic_target(
     return batch["reward"] + config.discount * (1 - batch["terminated"]) * value
 
 
-def critic_loss(params: Params, batch: dict[str, Tensor], target: Tensor) -> tuple[Tensor, Tensor]:
+def critic_loss(
+    params: Params, batch: dict[str, Tensor], target: Tensor, activation: str = "relu"
+) -> tuple[Tensor, Tensor]:
     """Squared error summed over the critics and averaged over the batch; and the mean value.
 
-    target: (N,), or (Q, N), one for each critic.
+    target: (N,), or (Q, N), one for each critic.   activation: of the hidden layers.
     """
     x = torch.cat([batch["obs"], batch["action"]], -1)
-    loss, q = mean_squared_error(params, x.expand(len(params["w0"]), *x.shape), target.unsqueeze(-1), F.relu)
+    rows = x.expand(len(params["w0"]), *x.shape)
+    loss, q = mean_squared_error(params, rows, target.unsqueeze(-1), ACTIVATIONS[activation])
     return loss, q.mean()
 
 

@@ -32,7 +32,7 @@ def main(name: str, config: DeviationConfig) -> None:
     require(bool(source), f"dataset: {folder} does not say what it was trained on; give --dataset ID")
     transitions = data.load(bundle.task, source, config.trust_env)
     replay.check(transitions, config.trust_env)
-    value = max_deviation(transitions, bundle.policy, bundle.discount)
+    value = max_deviation(transitions, bundle.policy, bundle.discount, bundle.policy_function)
     print(f"max_deviation: {value:.4f}, from {transitions.n:,} transitions of {transitions.source}")
     if config.write:
         # Saving drops the tuned settings, which were chosen with another bound, or in an earlier version.

@@ -18,7 +18,7 @@ from fastdwm.config import ITPOConfig
 from fastdwm.data.replay import CUT_VELOCITY
 from fastdwm.itpo.objective import ReferenceObjective
 from fastdwm.models.nets import Params
-from fastdwm.models.policy import Policy, mlp_policy
+from fastdwm.models.policy import MLPFunction, Policy, mlp_policy
 from fastdwm.models.world import World
 
 # Central differences by +-STEP in every coordinate (m, rad, m/s, rad/s, units of action). On Hopper, the relative
@@ -206,15 +206,17 @@ def compare_returns(
     particles: int,
     generator: torch.Generator,
     on_progress: StageProgress = unwatched,
+    function: MLPFunction = mlp_policy,
 ) -> dict[str, list[dict]]:
     """For each world and each H in HORIZONS, the `summary` of its dJ/dpsi against that of the `simulated` world.
 
-    params: of one policy.   obs: (N, S).
+    params: of one policy.   obs: (N, S).   function: of the policy, from its parameters to actions.
     """
 
     def gradients(world: World, states: Tensor, horizon: int, draws: int) -> Tensor:
         shape = (horizon, world.dynamics.noise_steps, len(states), draws, states.shape[1])
-        return return_gradients(world, params, states, torch.randn(shape, generator=generator, dtype=obs.dtype))
+        noise = torch.randn(shape, generator=generator, dtype=obs.dtype)
+        return return_gradients(world, params, states, noise, function)
 
     results: dict[tuple[str, int], list[Tensor]] = {(name, horizon): [] for name in worlds for horizon in HORIZONS}
     # In chunks, because one gradient is as large as the policy's weights.
@@ -228,12 +230,14 @@ def compare_returns(
     return {name: [{"H": h, **summary(torch.cat(results[name, h], 1))} for h in HORIZONS] for name in worlds}
 
 
-def return_gradients(world: World, params: Params, obs: Tensor, noise: Tensor) -> Tensor:
+def return_gradients(
+    world: World, params: Params, obs: Tensor, noise: Tensor, function: MLPFunction = mlp_policy
+) -> Tensor:
     """Gradients dJ/dpsi (B, P) of one policy's imagined return from each of B states.
 
     params: without a leading axis.   obs: (B, S).   noise: (H, K, B, M, S).   All of one dtype.
     """
-    policy = Policy.mlp(params)
+    policy = Policy.mlp(params, function.activation, function.output)
     base = policy.base.expand(len(obs), -1)
     return ReferenceObjective(policy, world, ITPOConfig()).gradient(base, obs, noise).grads
 
@@ -244,11 +248,11 @@ def uncut(obs: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def uncut_trajectory(source: Differences, params: Params, obs: Tensor) -> Tensor:
+def uncut_trajectory(source: Differences, params: Params, obs: Tensor, function: MLPFunction = mlp_policy) -> Tensor:
     """Whether all states of the policy's simulated trajectory from obs (N, S) over max(HORIZONS) steps are `uncut`,
     (N,) bool."""
     good = uncut(obs)
     for _ in range(max(HORIZONS)):
-        obs = SimulatedStep.apply(obs, mlp_policy(params, obs), source)[:, :-1]
+        obs = SimulatedStep.apply(obs, function(params, obs), source)[:, :-1]
         good &= uncut(obs)
     return good

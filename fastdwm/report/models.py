@@ -89,7 +89,8 @@ def held_out(
     if config.dataset is None:
         seeds = [config.seed + i for i in range(config.episodes)]
         fresh = partial(model_errors.fresh_episodes, bundle.policy, bundle.task.env, seeds)
-        transitions = fresh(config.max_steps, config.action_noise, partial(on_progress, "fresh episodes"))
+        on_episode, function = partial(on_progress, "fresh episodes"), bundle.policy_function
+        transitions = fresh(config.max_steps, config.action_noise, on_episode, function)
         source = f"{config.episodes} fresh episodes of the base policy with action noise {config.action_noise:g}"
         return transitions, np.ones(transitions.n, bool), f"{source}, {transitions.n} transitions"
     transitions = data.load(bundle.task, config.dataset, config.trust_env)
@@ -201,13 +202,14 @@ def compare_gradients(
             worlds, source, obs[uncut], action[uncut], statistics, *sample, on_state
         )
         starts = states(transitions.obs, config.return_states)
-        good = gradients.uncut_trajectory(source, params, starts)
+        good = gradients.uncut_trajectory(source, params, starts, bundle.policy_function)
         require(bool(uncut.any() and good.any()), "gradients: no held-out state shows its velocities in full")
         truth = gradients.simulated_world(next(iter(worlds.values())), source)
         # The reward model with the simulator's dynamics shows its own part of the error.
         mixed = {"reward": dataclasses.replace(truth, reward=next(iter(worlds.values())).reward)}
         on_state = partial(on_progress, "gradients of the return")
-        returns = gradients.compare_returns(worlds | mixed, truth, params, starts[good], *sample, on_state)
+        sample += on_state, bundle.policy_function
+        returns = gradients.compare_returns(worlds | mixed, truth, params, starts[good], *sample)
     shares = {"jacobian": 1 - float(uncut.double().mean()), "return_gradient": 1 - float(good.double().mean())}
     return jacobians, returns, shares
 

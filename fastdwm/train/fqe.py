@@ -1,8 +1,8 @@
-"""Fitted Q evaluation of the trained policy from the data alone, to check the values of its critics.
+"""Fitted Q evaluation: the value of a frozen policy from the data alone.
 
-[FQE] Le, Voloshin and Yue, arXiv 1903.08738. The critics that ITPO uses were trained with ReBRAC's penalty, the minimum
-of two and a policy that still changed; here all three are absent. Deviation: it starts from those critics instead of
-anew, so that few updates show how far they were off.
+[FQE] Le, Voloshin and Yue, arXiv 1903.08738. It trains critics for a policy that has none, and checks those of ReBRAC,
+which were trained with a penalty, the minimum of two and a policy that still changed; here all three are absent.
+Deviation: a check starts from the bundle's critics instead of anew, so that few updates show how far they were off.
 """
 
 import torch
@@ -10,17 +10,30 @@ from torch import Tensor
 
 from fastdwm.models.config import ReBRACConfig
 from fastdwm.models.nets import Params, adam, copy_params, cosine, minimise, move_towards, set_lr, trained
-from fastdwm.models.policy import mlp_policy
+from fastdwm.models.policy import MLPFunction, mlp_policy
 from fastdwm.models.rebrac import critic_loss, q_values
 
 
 class FQE:
     """A `fit.Trainer` by which each critic separately learns the value of the frozen policy."""
 
-    def __init__(self, policy: Params, critics: Params, config: ReBRACConfig, updates: int, generator: torch.Generator):
-        """policy, critics: trained; they are copied.   config: of their training.   generator: on their device."""
+    def __init__(
+        self,
+        policy: Params,
+        critics: Params,
+        config: ReBRACConfig,
+        updates: int,
+        generator: torch.Generator,
+        function: MLPFunction = mlp_policy,
+        activation: str = "relu",
+    ):
+        """policy, critics: initial parameters; they are copied.   config: discount, step size and target rate.
+        generator: on their device.   function: of the policy, from its parameters to actions.   activation: of the
+        critics' hidden layers."""
         self.config, self.updates, self.generator, self.n_updates = config, updates, generator, 0
-        self.policy, critics = trained(copy_params(policy)), trained(copy_params(critics))
+        self.function, self.activation = function, activation
+        self.policy = trained(copy_params(policy), compiled=function.activation == "relu")
+        critics = trained(copy_params(critics), compiled=activation == "relu")
         self.networks = {"critics": critics, "target": copy_params(critics)}
         self.optimisers = {"critics": adam(critics, config.critic_lr)}
 
@@ -33,15 +46,10 @@ class FQE:
         """Take one regression step on a batch of ReBRAC.   y_i = r + discount (1 - terminated) Q_i(s', pi(s'))."""
         critics, target = self.networks["critics"], self.networks["target"]
         with torch.no_grad():
-            value = q_values(target, batch["next_obs"], mlp_policy(self.policy, batch["next_obs"]))
+            next_action = self.function(self.policy, batch["next_obs"])
+            value = q_values(target, batch["next_obs"], next_action, self.activation)
             y = batch["reward"] + self.config.discount * (1 - batch["terminated"]) * value
-        loss, q_mean = critic_loss(critics, batch, y)
+        loss, q_mean = critic_loss(critics, batch, y, self.activation)
         minimise(self.optimisers["critics"], critics, loss)
         move_towards(target, critics, self.config.target_rate)
         return {"critic_loss": loss.detach(), "q_mean": q_mean}
-
-
-def action_values(policy: Params, critics: Params, obs: Tensor) -> Tensor:
-    """Values (Q, N) of the policy's actions in observations (N, S)."""
-    with torch.no_grad():
-        return q_values(critics, obs, mlp_policy(policy, obs))

@@ -17,9 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastdwm.models.nets import Params
-from fastdwm.models.policy import mlp_policy
-from fastdwm.models.rebrac import q_values
+from fastdwm.models.rebrac import Critics
 
 MAX_WEIGHT = 20.0
 """bound on a weight before the mean is restored, so that no transition dominates a batch"""
@@ -84,23 +82,23 @@ def largest_strength(score: Tensor) -> float:
 
 
 @torch.no_grad()
-def policy_score(actor: Params, obs: Tensor, action: Tensor) -> Tensor:
+def policy_score(actor: Callable[[Tensor], Tensor], obs: Tensor, action: Tensor) -> Tensor:
     """q (N,) = -|a - pi_0(s)|^2, summed over the action's coordinates.
 
-    actor: one policy (no leading axis).   obs: (N, S) raw units.   action: (N, A) in [-1, 1].
+    actor(obs): the policy's actions.   obs: (N, S) raw units.   action: (N, A) in [-1, 1].
     """
     rows = zip(obs.split(CHUNK_ROWS), action.split(CHUNK_ROWS), strict=True)
-    return torch.cat([-(a - mlp_policy(actor, s)).square().sum(-1) for s, a in rows])
+    return torch.cat([-(a - actor(s)).square().sum(-1) for s, a in rows])
 
 
 @torch.no_grad()
-def outcome_value(actor: Params, critic: Params, next_obs: Tensor, terminated: Tensor) -> Tensor:
+def outcome_value(actor: Callable[[Tensor], Tensor], critics: Critics, next_obs: Tensor, terminated: Tensor) -> Tensor:
     """V(s') (N,): the smaller critic's value of the policy's action, 0 where the episode terminated.
 
-    next_obs: (N, S) raw units.   terminated: (N,) bool.
+    actor(obs): the policy's actions.   next_obs: (N, S) raw units.   terminated: (N,) bool.
     """
     rows = next_obs.split(CHUNK_ROWS)
-    value = torch.cat([q_values(critic, s, mlp_policy(actor, s)).amin(0) for s in rows])
+    value = torch.cat([critics(s, actor(s)).amin(0) for s in rows])
     # No critic was trained on states after a termination.
     return value.masked_fill(terminated, 0.0)
 

@@ -1,0 +1,121 @@
+"""A policy, and its critics if there are any, as read from a file: their parameters and architectures."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastdwm.checks import require
+from fastdwm.models.config import CriticSpec, PolicySpec
+from fastdwm.models.nets import Params, n_layers
+from fastdwm.models.policy import MLPFunction
+from fastdwm.models.rebrac import Critics
+
+ENTROPY = (
+    "the file's critics count entropy as reward, so ITPO trusts them less than others; --critic fqe trains new ones "
+    "without entropy"
+)
+"""a note of critics of soft actor-critic methods"""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A policy in raw observations and actions in [-1, 1], float32 on the CPU.
+
+    policy, critics: parameters as in a bundle; critics none: the file has none.
+    discount: of the critics, none if the file does not say it.
+    standardise: a number e if policy and critics expect observations (s - mean) / (std + e) with the statistics of the
+    data that they were trained on, which the file does not hold; none if they take raw observations.
+    notes: sentences for the user.
+    """
+
+    policy: Params
+    policy_spec: PolicySpec
+    critics: Params | None = None
+    critic_spec: CriticSpec | None = None
+    discount: float | None = None
+    standardise: float | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def policy_function(self) -> MLPFunction:
+        """The policy's function, from parameters and observations to actions."""
+        return MLPFunction(self.policy_spec.activation, self.policy_spec.output)
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Sizes of observation and action."""
+        return self.policy["w0"].shape[0], self.policy[f"b{n_layers(self.policy) - 1}"].shape[0]
+
+    def actions(self, obs: Tensor) -> Tensor:
+        """The policy's actions (N, A) in observations (N, S)."""
+        return self.policy_function(self.policy, obs)
+
+    def values(self, obs: Tensor, action: Tensor) -> Tensor:
+        """The critics' values (Q, N) of actions (N, A) in observations (N, S)."""
+        return Critics(self.critics, self.critic_spec.activation)(obs, action)
+
+    def check(self, where: str, obs_dim: int, action_dim: int, task: str) -> None:
+        """Raise InputError, which names both, if the sizes are not those of the task."""
+        own, expected = self.sizes, (obs_dim, action_dim)
+        message = "maps {} observations to {} actions, {} has {} and {}"
+        require(own == expected, f"policy: {where} " + message.format(*own, task, *expected))
+        if self.critics is not None:
+            size = self.critics["w0"].shape[1]
+            known = f"{obs_dim} observations and {action_dim} actions"
+            require(size == sum(own), f"policy: {where}: its critics take {size} numbers, expected {known}")
+
+    def noting(self, note: str) -> "Imported":
+        """The same with one more note."""
+        return replace(self, notes=(*self.notes, note))
+
+    def with_critics(self, critics: Params, spec: CriticSpec, discount: float | None, soft: bool) -> "Imported":
+        """The policy with critics.   soft: whether their values include entropy."""
+        result = replace(self, critics=critics, critic_spec=spec, discount=discount)
+        return result.noting(ENTROPY) if soft else result
+
+    def normalised(self, shift: np.ndarray, scale: np.ndarray) -> "Imported":
+        """Fold a normalisation of observations, (s - shift) / scale, into the first layers.
+
+        shift, scale: (S,) float64.   Raises InputError for other sizes, and for scales that are not positive.
+        """
+        obs_dim = self.sizes[0]
+        right = shift.shape == scale.shape == (obs_dim,) and bool((np.isfinite(scale) & (scale > 0)).all())
+        require(right, f"expected positive scales of {obs_dim} observations, got shape {scale.shape}")
+        policy = scaled_inputs(self.policy, shift, scale)
+        if self.critics is None:
+            return replace(self, policy=policy)
+        action_dim = self.critics["w0"].shape[1] - obs_dim
+        both = (np.append(x, [fill] * action_dim) for x, fill in ((shift, 0.0), (scale, 1.0)))
+        return replace(self, policy=policy, critics=scaled_inputs(self.critics, *both))
+
+    def for_data(self, obs: np.ndarray) -> "Imported":
+        """The same for raw observations, by the statistics of the data (N, S) if `standardise` asks for them."""
+        if self.standardise is None:
+            return self
+        obs = obs.astype(np.float64)
+        return replace(self.normalised(obs.mean(0), obs.std(0) + self.standardise), standardise=None)
+
+
+def scaled_inputs(params: Params, shift: np.ndarray, scale: np.ndarray) -> Params:
+    """Parameters of the network whose input x the given one gets as (x - shift) / scale; both (d_in,)."""
+    w, b = params["w0"].double(), params["b0"].double()
+    w = w / torch.from_numpy(scale).unsqueeze(-1)
+    b = b - (torch.from_numpy(shift).unsqueeze(-1) * w).sum(-2)
+    return params | {"w0": w.float(), "b0": b.float()}
+
+
+def scaled_outputs(params: Params, factor: np.ndarray | float, shift: np.ndarray | float = 0.0) -> Params:
+    """Parameters of the network with the output factor y + shift; both scalars or (d_out,)."""
+    last = n_layers(params) - 1
+    factor, shift = torch.as_tensor(factor, dtype=torch.float64), torch.as_tensor(shift, dtype=torch.float64)
+    w, b = (params[f"{name}{last}"].double() * factor for name in "wb")
+    return params | {f"w{last}": w.float(), f"b{last}": (b + shift).float()}
+
+
+def averaged_outputs(params: Params) -> Params:
+    """Parameters of the network whose only output is the mean of the outputs, such as quantiles."""
+    last = n_layers(params) - 1
+    w, b = (params[f"{name}{last}"].double().mean(-1, keepdim=True).float() for name in "wb")
+    return params | {f"w{last}": w, f"b{last}": b}

@@ -16,7 +16,7 @@ from fastdwm.models.registry import WORLD_MODELS
 from fastdwm.models.reward import reward_objective
 from fastdwm.train.fit import Batches, CapturedUpdates, ModelTrainer, eager
 from fastdwm.train.fqe import FQE
-from fastdwm.train.recipe import CRITIC_COLUMNS, MODEL_COLUMNS
+from fastdwm.train.offline import CRITIC_COLUMNS, MODEL_COLUMNS
 from fastdwm_kernels import training
 
 N_DATA = 100_000

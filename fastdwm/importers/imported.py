@@ -11,6 +11,7 @@ from fastdwm.models.config import CriticSpec, PolicySpec
 from fastdwm.models.nets import Params, n_layers
 from fastdwm.models.policy import MLPFunction
 from fastdwm.models.rebrac import Critics
+from fastdwm.tasks import Task
 
 ENTROPY = (
     "the file's critics count entropy as reward, so ITPO trusts them less than others; --critic fqe trains new ones "
@@ -56,15 +57,13 @@ class Imported:
         """The critics' values (Q, N) of actions (N, A) in observations (N, S)."""
         return Critics(self.critics, self.critic_spec.activation)(obs, action)
 
-    def check(self, where: str, obs_dim: int, action_dim: int, task: str) -> None:
-        """Raise InputError, which names both, if the sizes are not those of the task."""
-        own, expected = self.sizes, (obs_dim, action_dim)
-        message = "maps {} observations to {} actions, {} has {} and {}"
-        require(own == expected, f"policy: {where} " + message.format(*own, task, *expected))
-        if self.critics is not None:
-            size = self.critics["w0"].shape[1]
-            known = f"{obs_dim} observations and {action_dim} actions"
-            require(size == sum(own), f"policy: {where}: its critics take {size} numbers, expected {known}")
+    def check(self, where: str, task: Task) -> None:
+        """Raise InputError, which names both, if the sizes are not those of the task.   where: KIND:FILE."""
+        own, expected = self.sizes, (task.obs_dim, task.action_dim)
+        theirs = f"{task.name} has {expected[0]} and {expected[1]}"
+        require(own == expected, f"policy: {where} maps {own[0]} observations to {own[1]} actions, {theirs}")
+        size = sum(own) if self.critics is None else self.critics["w0"].shape[1]
+        require(size == sum(own), f"policy: {where}: its critics take {size} numbers, expected {sum(own)}")
 
     def noting(self, note: str) -> "Imported":
         """The same with one more note."""

@@ -39,6 +39,8 @@ def obstacles(policy: Policy, world: World, score: Score | None) -> list[str]:
         reasons.append("the reward is no RewardModel with the dynamics' obs_mean and obs_std")
     if score is None and not isinstance(world.critic, Critics):
         reasons.append("the critic is no Critics")
+    elif score is None and world.critic.activation != "relu":
+        reasons.append("the critics' hidden layers are no ReLU")
     return reasons
 
 

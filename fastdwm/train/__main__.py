@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -23,6 +24,7 @@ from fastdwm.train.config import TrainConfig
 if TYPE_CHECKING:
     from fastdwm.bundle import Bundle
     from fastdwm.data.dataset import Transitions
+    from fastdwm.importers.imported import Imported
 
 # A run is resumed only with the same settings; these may differ, since they do not change the weights.
 IDENTITY_FILE = "config.json"
@@ -84,13 +86,36 @@ def main(task_name: str, config: TrainConfig) -> None:
     If the run is killed, the same command continues from its last checkpoint.
     """
     task = get_task(task_name)
+    imported, config = own_policy(task, config)
     config = dataclasses.replace(config, rebrac=config.rebrac.for_task(task))
     folder = config.out or Path("runs") / task.name
     prepare_folder(folder)
     with reserved(folder):
-        bundle = run(task, config, folder)
+        bundle = run(task, config, folder, imported=imported)
     print_summary(bundle)
     print(f"bundle: {folder / 'bundle'}")
+
+
+def own_policy(task: Task, config: TrainConfig) -> tuple[Imported | None, TrainConfig]:
+    """Read the policy of --policy, none without one, print its notes, and take over the discount of its critics.
+
+    Raises InputError for a file that cannot be read, and for one of another task.
+    """
+    if config.policy is None:
+        return None, config
+    from fastdwm.importers.read import read_policy
+
+    imported = read_policy(config.policy, with_critics=config.critic is None)
+    imported.check(config.policy, task)
+    new = () if imported.critics else ("fitted Q evaluation trains its critics",)
+    for note in (*imported.notes, *new):
+        print(f"policy: {note}", file=sys.stderr)
+    own, asked = imported.discount, config.rebrac.discount
+    if own is None:
+        return imported, config
+    message = f"rebrac: discount: the critics in {config.policy} have {own}, got {asked}; --critic fqe trains others"
+    require(asked in (None, own), message)
+    return imported, dataclasses.replace(config, rebrac=dataclasses.replace(config.rebrac, discount=own))
 
 
 def run(
@@ -100,10 +125,12 @@ def run(
     *,
     transitions: Transitions | None = None,
     on_progress: command.Progress | None = None,
+    imported: Imported | None = None,
 ) -> Bundle:
     """Train in the folder, or resume there, and return the bundle as read back from it.
 
     transitions: none: those of config.dataset.   on_progress: none: progress is shown on stderr.
+    imported: a policy to keep, with critics or without.
     """
     identity, saved = identify(task, config), saved_identity(folder)
     if saved is not None:
@@ -124,7 +151,7 @@ def run(
     # Written only now: an attempt without usable data must not fix the settings of the next.
     write_json(folder / IDENTITY_FILE, identity)
     with nullcontext(on_progress) if on_progress else command.progress() as show:
-        bundle = train(task, transitions, config, folder, show, on_line)
+        bundle = train(task, transitions, config, folder, show, on_line, imported)
     bundle.save(folder / "bundle")
     return Bundle.load(folder / "bundle", config.trust_env)
 
@@ -132,6 +159,10 @@ def run(
 def identify(task: Task, config: TrainConfig) -> dict[str, Any]:
     """The settings that identify the run, as JSON values."""
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE}
+    if config.policy is not None:
+        from fastdwm.importers.read import fingerprint
+
+        settings["policy_sha256"] = fingerprint(config.policy)
     return strict({"task": task.name} | settings)
 
 

@@ -14,6 +14,12 @@ class TrainConfig(Checked):
 
     dataset: str | None = None
     """Minari dataset id, or a D4RL .hdf5 file; none: the task's own Minari dataset"""
+    policy: str | None = None
+    """KIND:FILE, a policy of another library to keep (fastdwm/importers/README.md); the kinds are sb3, d3rlpy, corl,
+    cleanrl and onnx; none: ReBRAC trains one"""
+    critic: Literal["fqe"] | None = None
+    """with --policy, fqe trains critics of exactly this policy by fitted Q evaluation, with the settings of rebrac;
+    none: so too, but only if the file has none"""
     out: Path | None = None
     """folder of the run and its bundle; none: runs/<task>"""
     seed: Annotated[int, NOT_NEGATIVE] = 0
@@ -31,7 +37,7 @@ class TrainConfig(Checked):
     worlds: tuple[str, ...] | None = None
     """world models to train, of diffusion, meanflow and mlp; none: all but the baseline mlp"""
     weights: Literal["float16", "float32"] = "float16"
-    """dtype in which the bundle stores the weights; the report measures the stored ones"""
+    """dtype in which the bundle stores the weights, float32 with --policy; the report measures the stored ones"""
     reward: RewardConfig = field(default_factory=RewardConfig)
     """reward model"""
     log_every: Annotated[int, POSITIVE] = 1000
@@ -58,6 +64,7 @@ class TrainConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.worlds != (), "worlds: expected at least one world model")
+        require(self.critic is None or self.policy is not None, "critic: expected --policy KIND:FILE beside it")
 
     def world(self, name: str, kind: type) -> Any:
         """Settings of a world model: the field of its name, or the defaults of `kind` without such a field."""

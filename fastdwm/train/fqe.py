@@ -8,10 +8,12 @@ Deviation: a check starts from the bundle's critics instead of anew, so that few
 import torch
 from torch import Tensor
 
+from fastdwm.importers.imported import Imported, scaled_outputs
 from fastdwm.models.config import ReBRACConfig
 from fastdwm.models.nets import Params, adam, copy_params, cosine, minimise, move_towards, set_lr, trained
 from fastdwm.models.policy import MLPFunction, mlp_policy
-from fastdwm.models.rebrac import critic_loss, q_values
+from fastdwm.models.rebrac import critic_loss, init_critics, q_values
+from fastdwm.train.offline import CRITIC_COLUMNS, Metrics, Offline, kept
 
 
 class FQE:
@@ -53,3 +55,49 @@ class FQE:
         minimise(self.optimisers["critics"], critics, loss)
         move_towards(target, critics, self.config.target_rate)
         return {"critic_loss": loss.detach(), "q_mean": q_mean}
+
+
+def keep_policy(run: Offline, imported: Imported) -> dict[str, Metrics]:
+    """Take over the policy, and its critics or new ones by fitted Q evaluation; return their metrics by part."""
+    run.networks["policy"] = imported.policy
+    if imported.critics is not None:
+        run.networks["critics"] = scaled_outputs(imported.critics, run.task.reward_scale)
+        return {}
+    config, (init, generator) = run.config.rebrac, run.generators("rebrac")
+    critics = run.place(init_critics(*run.dims, config.hidden, init))
+    trainer = FQE(
+        run.place(imported.policy), critics, config, config.updates, generator, function=imported.policy_function
+    )
+    batches = run.batches(CRITIC_COLUMNS, run.transitions.critic_rows)
+    metrics = run.loop.fit("critics", trainer, batches, config.batch_size, config.updates)
+    run.networks["critics"] = kept(trainer.networks["critics"])
+    return {"critics": metrics}
+
+
+def check_critics(run: Offline) -> Metrics:
+    """Value of the policy in the first states of the episodes: the minimum of the critics, which ITPO uses, and the
+    mean of fitted Q evaluation.
+
+    data: mean discounted return of the recorded episodes, which the policy should exceed.   {} without updates.
+    """
+    config, updates = run.config.rebrac, run.config.fqe_updates
+    if updates == 0:
+        return {}
+    policy, critics = (run.place(run.networks[name]) for name in ("policy", "critics"))
+    functions = run.policy_function, run.critic_activation
+    trainer = FQE(policy, critics, config, updates, run.generators("fqe")[1], *functions)
+    batches = run.batches(CRITIC_COLUMNS, run.transitions.critic_rows)
+    run.loop.fit("fqe", trainer, batches, config.batch_size, updates)
+    obs = torch.from_numpy(run.transitions.obs[run.transitions.episode_starts]).to(run.config.device)
+    values = {
+        "critics": first_values(run, critics, obs).amin(0).mean().item(),
+        "fqe": first_values(run, trainer.networks["critics"], obs).mean().item(),
+    }
+    returns = run.transitions.discounted_returns(config.discount) * run.task.reward_scale
+    return values | {"data": float(returns.mean())}
+
+
+@torch.no_grad()
+def first_values(run: Offline, critics: Params, obs: Tensor) -> Tensor:
+    """Values (Q, N) by these critics of the policy's actions in observations (N, S)."""
+    return run.critics(critics)(obs, run.actor()(obs))

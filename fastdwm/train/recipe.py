@@ -14,78 +14,25 @@ from fastdwm.command import Progress
 from fastdwm.data import dataset as data
 from fastdwm.data.dataset import Transitions
 from fastdwm.files import write_atomically
+from fastdwm.importers.imported import Imported
 from fastdwm.machine import package_versions
 from fastdwm.measure.deviation import max_deviation
 from fastdwm.measure.model_errors import measure_errors, measure_policy
-from fastdwm.models.nets import Params, init_mlp, map_params
+from fastdwm.models.nets import Params, init_mlp
 from fastdwm.models.rebrac import ReBRAC, init_critics, init_policy
 from fastdwm.models.registry import WORLD_MODELS
 from fastdwm.models.reward import RewardModel, reward_objective, reward_shapes
 from fastdwm.tasks import Task
 from fastdwm.train.config import TrainConfig
-from fastdwm.train.fit import Batches, Loop, ModelTrainer, OnLine
-from fastdwm.train.fqe import FQE, action_values
+from fastdwm.train.fit import Loop, ModelTrainer, OnLine
+from fastdwm.train.fqe import check_critics, keep_policy
+from fastdwm.train.offline import CRITIC_COLUMNS, MODEL_COLUMNS, Metrics, Offline, kept
 from fastdwm.train.tilt import Tilt, outcome_value, policy_score, tilt, value_score
 
 # Real episodes during training use seeds apart from those of evaluation (10000...) and tuning (20000...).
 EPISODE_SEED = 30_000
 MAX_REWARD = 1e6
 """bound on the absolute value of a scaled reward, and on 1 / the largest"""
-MODEL_COLUMNS = ("obs", "action", "next_obs")
-CRITIC_COLUMNS = ("obs", "action", "reward", "next_obs", "next_action", "terminated")
-
-# Random stream of each part, so that adding or removing a part does not change the others.
-STREAMS = {"diffusion": 0, "reward": 1, "rebrac": 2, "mlp": 3, "meanflow": 4, "baseline": 5, "fqe": 6}
-
-Metrics = dict[str, float]
-
-
-@dataclasses.dataclass(frozen=True)
-class Offline:
-    """Everything that the parts of one training run share."""
-
-    task: Task
-    transitions: Transitions
-    config: TrainConfig
-    model_rows: np.ndarray
-    """(N,) bool: rows of the episodes that are not held out"""
-    statistics: dict[str, Tensor]
-    """obs_mean, obs_std, delta_mean, delta_std (S,)"""
-    loop: Loop
-    networks: dict[str, Params] = dataclasses.field(default_factory=dict)
-    """the parts among policy, critics and reward that are trained so far, on the CPU"""
-
-    @property
-    def dims(self) -> tuple[int, int]:
-        """Sizes of observation and action."""
-        return self.transitions.obs.shape[1], self.transitions.action.shape[1]
-
-    def generators(self, part: str) -> tuple[torch.Generator, torch.Generator]:
-        """Generators of a part for its initialisation (CPU) and its training (device); parts share none."""
-        streams = STREAMS | {name: len(STREAMS) + i for i, name in enumerate(WORLD_MODELS) if name not in STREAMS}
-        seed = 1_000 * self.config.seed + 10 * streams[part]
-        return (
-            torch.Generator().manual_seed(seed),
-            torch.Generator(self.config.device).manual_seed(seed + 1),
-        )
-
-    @property
-    def world_rows(self) -> np.ndarray:
-        """(N,) bool: rows that a world model learns from."""
-        return self.model_rows & self.transitions.model_rows
-
-    def batches(self, names: tuple[str, ...], rows: np.ndarray, **extra: Tensor) -> Batches:
-        """Batches of the named columns, with scaled rewards.   extra: more columns, with values for `rows` only."""
-        columns = {name: getattr(self.transitions, name) for name in names}
-        for name, values in extra.items():
-            columns[name] = np.zeros(self.transitions.n, np.float32)
-            columns[name][rows] = values.cpu().numpy()
-        if "reward" in names:
-            columns["reward"] = columns["reward"] * np.float32(self.task.reward_scale)
-        return Batches(columns, np.flatnonzero(rows), self.config.device)
-
-    def place(self, params: Params) -> Params:
-        return map_params(lambda value: value.to(self.config.device), params)
 
 
 def train(
@@ -95,20 +42,26 @@ def train(
     folder: Path,
     on_progress: Progress,
     on_line: OnLine | None = None,
+    imported: Imported | None = None,
 ) -> Bundle:
     """Train all parts in `folder`, or resume there, measure them and return the bundle.
 
     config.rebrac: from `for_task`.   The policy learns from all episodes, the models from those not held out.
+    imported: a policy to keep, with critics or without.
     """
     names = [name for name in WORLD_MODELS if name != "mlp"] if config.worlds is None else config.worlds
     for name in names:
         require(name in WORLD_MODELS, f"worlds: expected some of {', '.join(WORLD_MODELS)}, got {name!r}")
     train_rows, held_out, statistics = prepare(task, transitions, config)
     loop = Loop(folder, config.log_every, config.save_every, on_progress, on_line)
-    run, training = Offline(task, transitions, config, train_rows, statistics, loop), {}
+    imported = None if imported is None else imported.for_data(transitions.obs)
+    run, training = Offline(task, transitions, config, train_rows, statistics, loop, imported), {}
     # The policy comes before the world models, for a tilt uses it.
     run.networks["reward"], training["reward"] = train_reward(run)
-    run.networks["policy"], run.networks["critics"], training["rebrac"] = train_rebrac(run)
+    if imported is None:
+        run.networks["policy"], run.networks["critics"], training["rebrac"] = train_rebrac(run)
+    else:
+        training |= keep_policy(run, imported)
     critic = check_critics(run)
     worlds = {}
     for name in filter(names.__contains__, WORLD_MODELS):
@@ -121,13 +74,25 @@ def train(
         statistics=statistics,
         rebrac_config=config.rebrac,
         reward_config=config.reward,
-        report={"seed": config.seed, "holdout": config.holdout, "training": training, "critic": critic},
+        report=own_report(config, imported) | {"training": training, "critic": critic},
         versions=package_versions(),
+        own_policy=None if imported is None else imported.policy_spec,
+        own_critics=None if imported is None else imported.critic_spec,
     )
-    bundle = bundle.in_half() if config.weights == "float16" else bundle
-    bound = max_deviation(transitions, bundle.policy, bundle.discount)
+    # The policy that the user gave stays as it is.
+    bundle = bundle.in_half() if config.weights == "float16" and imported is None else bundle
+    bound = max_deviation(transitions, bundle.policy, bundle.discount, bundle.policy_function)
     errors = held_out_errors(bundle, transitions, held_out, config.seed)
     return dataclasses.replace(bundle, max_deviation=bound, report=bundle.report | {"errors": errors})
+
+
+def own_report(config: TrainConfig, imported: Imported | None) -> dict[str, Any]:
+    """The bundle's record of the run, and of the file that its policy came from."""
+    about = {"seed": config.seed, "holdout": config.holdout}
+    if imported is None:
+        return about
+    critics = "fqe" if imported.critics is None else "file"
+    return about | {"policy": {"file": config.policy, "critics": critics, "notes": list(imported.notes)}}
 
 
 def held_out_errors(bundle: Bundle, transitions: Transitions, held_out: np.ndarray, seed: int) -> dict[str, dict]:
@@ -189,11 +154,6 @@ def train_world(run: Offline, name: str) -> tuple[TrainedModel, Metrics]:
     return trained, metrics | ({} if tilted is None else tilted.metrics())
 
 
-def kept(params: Params) -> Params:
-    """The parameters as a bundle holds them: detached, on the CPU."""
-    return map_params(lambda value: value.detach().cpu(), params)
-
-
 def model_tilt(run: Offline, config: Any) -> Tilt | None:
     """Weights of the rows that a world model learns from, by the trained policy (and critics); None without a tilt."""
     rows = run.world_rows
@@ -203,10 +163,9 @@ def model_tilt(run: Offline, config: Any) -> Tilt | None:
     obs, action, next_obs, terminated = (
         torch.from_numpy(getattr(run.transitions, name)[rows]).to(run.config.device) for name in columns
     )
-    actor = run.place(run.networks["policy"])
     if config.tilt == "policy":
-        return tilt(policy_score(actor, obs, action), config.policy_tilt)
-    value = outcome_value(actor, run.place(run.networks["critics"]), next_obs, terminated)
+        return tilt(policy_score(run.actor(), obs, action), config.policy_tilt)
+    value = outcome_value(run.actor(), run.critics(), next_obs, terminated)
     # The score has no unit, so the baseline may learn standardised values.
     value = (value - value.mean()) / value.std()
     return tilt(value_score(train_baseline(run, value), obs, action, value), config.value_tilt)
@@ -263,28 +222,6 @@ def train_rebrac(run: Offline) -> tuple[Params, Params, Metrics]:
     hooks = {"measure": measure, "after_update": keep}
     metrics = run.loop.fit("rebrac", trainer, batches, config.batch_size, config.updates, **hooks)
     return kept(policy), kept(critics), metrics
-
-
-def check_critics(run: Offline) -> Metrics:
-    """Value of the policy in the first states of the episodes: the minimum of the critics, which ITPO uses, and the
-    mean of fitted Q evaluation.
-
-    data: mean discounted return of the recorded episodes, which the policy should exceed.   {} without updates.
-    """
-    config, updates = run.config.rebrac, run.config.fqe_updates
-    if updates == 0:
-        return {}
-    policy, critics = (run.place(run.networks[name]) for name in ("policy", "critics"))
-    trainer = FQE(policy, critics, config, updates, run.generators("fqe")[1])
-    batches = run.batches(CRITIC_COLUMNS, run.transitions.critic_rows)
-    run.loop.fit("fqe", trainer, batches, config.batch_size, updates)
-    obs = torch.from_numpy(run.transitions.obs[run.transitions.episode_starts]).to(run.config.device)
-    values = {
-        "critics": float(action_values(policy, critics, obs).amin(0).mean()),
-        "fqe": float(action_values(policy, trainer.networks["critics"], obs).mean()),
-    }
-    returns = run.transitions.discounted_returns(config.discount) * run.task.reward_scale
-    return values | {"data": float(returns.mean())}
 
 
 def checkpoint_updates(updates: int, count: int) -> set[int]:

@@ -151,8 +151,8 @@ def load(policy: BasePolicy) -> "Bundle":
 
 def identity(cell: Cell) -> Record:
     """Everything except the code that the numbers depend on; for the base policy, only what it uses."""
-    from fastdwm.bundle import pack_tensors
     from fastdwm.machine import package_versions
+    from fastdwm.weights import pack_tensors
 
     bundle, versions = load(cell.policy), package_versions()
     groups, settings = {"policy": bundle.policy}, {"itpo": {"inner_steps": 0}}

@@ -4,18 +4,16 @@ The JSON describes the weights (task, data, environment, architecture, training,
 trusts neither file: every name, shape and value is checked, and nothing is unpickled.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastdwm.checks import require
 from fastdwm.config import Settings
@@ -31,15 +29,9 @@ from fastdwm.models.reward import RewardModel
 from fastdwm.models.world import World
 from fastdwm.shipped import find_bundle
 from fastdwm.tasks import Task
+from fastdwm.weights import max_bytes, pack_tensors, unpack_tensors
 
 DESCRIPTION, WEIGHTS = "bundle.json", "weights.safetensors"
-
-MAX_FILE_BYTES = 2**30
-MAX_WEIGHT = 1e4
-"""bound on the absolute value of a parameter. Trained ones stay below 10, and three layers of 512 with this
-bound cannot overflow float32 for normalised inputs up to 1e9: 512e4^4 * 1e9 = 7e35."""
-MAX_STATISTIC = 1e6
-"""bound on a mean, a standard deviation and 1 / a standard deviation; real ones lie between 1e-3 and 10"""
 
 
 @dataclass(frozen=True)
@@ -226,13 +218,38 @@ class Bundle:
             "critics": spec_shapes(self.critic_spec, sum(sizes), 1),
             "bound": {"max_deviation": (1,)},
         }
-        content = read_bytes(Path(path), _max_bytes(shapes))
-        groups = _unpack_tensors(content, Path(path), shapes, optional=("bound",))
+        content = read_bytes(Path(path), max_bytes(shapes))
+        groups = unpack_tensors(content, Path(path), shapes, optional=("bound",))
         bound = groups.pop("bound").get("max_deviation")
         bound = None if bound is None else float(bound)
         fits = bound is None or 0 < bound <= 2
         require(fits, f"{path}: bound.max_deviation: expected a number in (0, 2], got {bound}")
         return replace(self, **groups, max_deviation=bound, tuning=None)
+
+    @classmethod
+    def of(
+        cls,
+        task: Task | str,
+        *,
+        policy: nn.Module | str,
+        critics: Sequence[nn.Module] = (),
+        discount: float | None = None,
+        dataset: str | None = None,
+        folder: Path | str | None = None,
+        config: Any = None,
+    ) -> "Bundle":
+        """Train a bundle around a policy of your own, or resume in `folder`: its models, and critics if it has none.
+
+        policy: a module as `importers.modules.from_modules` takes it, or KIND:FILE as `train --policy` does.
+        critics: modules that value (observation, action) side by side, for a policy that is a module; none: fitted Q
+        evaluation trains them.   discount: of `critics`; none: the task's.
+        dataset: Minari id or D4RL file, none: the task's.   folder: of the run; none: runs/TASK.
+        config: further settings, a `train.config.TrainConfig`; none: the preset `cpu` of `train`.
+        Raises InputError for other modules, for sizes that are not the task's, and as `train` does.
+        """
+        # Training stands above bundles, so it is imported by name.
+        train = import_module("fastdwm.train.own").train_around
+        return train(task, policy, critics, discount, dataset, folder, config)
 
     @classmethod
     def load(cls, name_or_folder: Path | str, trust_env: bool = False, *, tuned: bool = True) -> "Bundle":
@@ -250,7 +267,7 @@ class Bundle:
         def read(unchanged: Callable[[], bool]) -> "Bundle":
             content = read_bytes(description, MAX_BYTES)
             metadata = read_metadata(content, description, trust_env, tuned)
-            weights = read_bytes(data_of(folder / WEIGHTS, content), _max_bytes(metadata.shapes))
+            weights = read_bytes(data_of(folder / WEIGHTS, content), max_bytes(metadata.shapes))
             bundle = cls._of(metadata, weights, folder)
             # Without a hash, only this shows whether the two files belong together.
             consistent = metadata.weights_sha256 is not None or unchanged()
@@ -264,7 +281,7 @@ class Bundle:
     @classmethod
     def _of(cls, metadata: Metadata, weights: bytes, folder: Path) -> "Bundle":
         """The bundle of a description and the content of the weights' file; raises InputError as `load` does."""
-        groups = _unpack_tensors(weights, folder / WEIGHTS, metadata.shapes, metadata.weights_sha256)
+        groups = unpack_tensors(weights, folder / WEIGHTS, metadata.shapes, metadata.weights_sha256)
         worlds = {name: TrainedModel(config, groups.pop(name)) for name, config in metadata.worlds.items()}
         names = ("task", "dataset", "report", "versions", "max_deviation", "tuning")
         values = {name: getattr(metadata, name) for name in names}
@@ -276,68 +293,3 @@ class Bundle:
         same = self.tuning is None or self.tuning["weights_sha256"] == self.fingerprint
         again = f"tune it again: python -m fastdwm.tune {self.task.name} --bundle {folder}"
         require(same, f"{folder / DESCRIPTION}: tuning: it was done on other weights; {again}")
-
-
-def pack_tensors(groups: dict[str, Params]) -> bytes:
-    """The content of a safetensors file with GROUP.NAME for every tensor; equal tensors give equal content."""
-    named = {f"{group}.{name}": tensor for group, params in groups.items() for name, tensor in params.items()}
-    return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in named.items()})
-
-
-def _max_bytes(shapes: dict[str, dict[str, tuple]]) -> int:
-    """Largest accepted file of these tensors: twice their size, so that for a slightly different architecture the error
-    names a tensor."""
-    n_bytes = sum(4 * math.prod(shape) for names in shapes.values() for shape in names.values())
-    return min(MAX_FILE_BYTES, 2 * n_bytes + 2**20)
-
-
-def _unpack_tensors(
-    content: bytes,
-    path: Path,
-    shapes: dict[str, dict[str, tuple]],
-    digest: str | None = None,
-    optional: tuple[str, ...] = (),
-) -> dict[str, Params]:
-    """Tensors of a file, grouped by the part of their name before the dot and checked against `shapes` and `digest`.
-
-    path: of the file, for error messages.   optional: groups whose tensors may be missing.
-    """
-    limit = _max_bytes(shapes)
-    require(len(content) <= limit, f"{path}: expected at most {limit} bytes, got {len(content)}")
-    try:
-        tensors = safetensors.torch.load(content)
-    # The latter two come from dtypes that this torch does not know.
-    except (SafetensorError, KeyError, AttributeError) as error:
-        raise InputError(f"{path}: expected a safetensors file ({error})") from None
-    # Either all networks are stored in float16 or none: a single tensor of another dtype is damage.
-    in_half = all(x.dtype == torch.float16 for name, x in tensors.items() if not name.startswith("statistics."))
-    result: dict[str, Params] = {group: {} for group in shapes}
-    for group, names in shapes.items():
-        for name, shape in names.items():
-            value = tensors.pop(f"{group}.{name}", None)
-            if value is None:
-                require(group in optional, f"{path}: tensor {group}.{name} is missing")
-                continue
-            value = value.float() if in_half and group != "statistics" else value
-            largest = MAX_STATISTIC if group == "statistics" else MAX_WEIGHT
-            check_tensor(f"{path}: {group}.{name}", value, tuple(shape), largest)
-            result[group][name] = value
-    extra = ascii(min(tensors, default=""))[1:-1]
-    require(not tensors, f"{path}: tensor {extra} is not part of this architecture")
-    same = digest in (None, sha256(content).hexdigest())
-    require(same, f"{path}: damaged: these are not the weights whose SHA-256 bundle.json states")
-    return result
-
-
-def check_tensor(name: str, value: Tensor, shape: tuple, most: float) -> None:
-    """Raise InputError unless the tensor is float32 of that shape, finite and up to `most`; a standard deviation must
-    also be at least 1 / `most`."""
-    actual = tuple(value.shape)
-    right = actual == shape and value.dtype == torch.float32
-    require(right, f"{name}: expected float32 {shape}, got {value.dtype} {actual}")
-    require(bool(value.isfinite().all()), f"{name}: expected finite values, got NaN or infinity")
-    largest = float(value.abs().max())
-    require(largest <= most, f"{name}: expected values up to {most:g}, got {largest:g}")
-    if name.endswith("_std"):
-        least = float(value.min())
-        require(least >= 1 / most, f"{name}: expected values of at least {1 / most:g}, got {least:g}")

@@ -3,6 +3,7 @@
 from difflib import get_close_matches
 from pathlib import Path
 from reprlib import repr as shorten
+from zipfile import BadZipFile, ZipFile
 
 from fastdwm.errors import InputError
 
@@ -29,6 +30,9 @@ def find_bundle(name_or_folder: Path | str) -> Path:
     """The folder itself if it exists, else that of the shipped bundle with this name; InputError for neither."""
     folder = Path(name_or_folder)
     try:
+        if folder.is_file():
+            ways = "python -m fastdwm.train TASK --policy KIND:FILE makes a bundle of another library's policy"
+            raise InputError(f"bundle: {folder} is a file{_kind(folder)}, expected the folder of a bundle; {ways}")
         if folder.exists() or folder.is_symlink():
             return folder
     except OSError as error:
@@ -36,3 +40,14 @@ def find_bundle(name_or_folder: Path | str) -> Path:
     if len(folder.parts) > 1:
         raise InputError(f"bundle: {folder}: no such folder")
     return shipped_folder(str(name_or_folder))
+
+
+def _kind(path: Path) -> str:
+    """What a file is that may have been meant as a policy, for an error message; empty if it is none."""
+    if path.suffix in (".onnx", ".d3", ".cleanrl_model"):
+        return f" ({path.suffix[1:]})"
+    try:
+        with ZipFile(path) as archive:
+            return " (a model of Stable-Baselines3)" if "policy.pth" in archive.namelist() else ""
+    except (BadZipFile, OSError, ValueError):
+        return ""

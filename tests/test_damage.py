@@ -10,11 +10,11 @@ import torch
 from toy_bundles import make_bundle
 from toy_data import write_dataset
 
-from fastdwm.bundle import pack_tensors
 from fastdwm.data.dataset import load
 from fastdwm.errors import InputError
 from fastdwm.measure.model_errors import measure_errors
 from fastdwm.tasks import get_task
+from fastdwm.weights import pack_tensors
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "bench"))

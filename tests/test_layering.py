@@ -21,7 +21,7 @@ ORDER = (
     {"files", "machine", "tables"},
     {"command", "pictures"},
     {"data", "models"},
-    {"itpo", "metadata"},
+    {"itpo", "metadata", "weights"},
     {"bundle"},
     {"importers"},
     {"isolation"},

@@ -8,13 +8,14 @@ import torch
 from models import HIDDEN, generator
 
 from fastdwm import Bundle, Task
-from fastdwm.bundle import TrainedModel, pack_tensors
+from fastdwm.bundle import TrainedModel
 from fastdwm.models.config import DiffusionConfig, MeanFlowConfig, MLPConfig, ReBRACConfig, RewardConfig
 from fastdwm.models.nets import init_mlp
 from fastdwm.models.rebrac import init_critics, init_policy
 from fastdwm.models.registry import WORLD_MODELS
 from fastdwm.models.reward import reward_shapes
 from fastdwm.tasks import get_task
+from fastdwm.weights import pack_tensors
 
 OBS_DIM, ACTION_DIM = 11, 3
 ALL = ("diffusion", "meanflow", "mlp")

@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import zipfile
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -159,3 +161,17 @@ def d3rlpy_file(path: Path, kind: str = "cql", **params) -> tuple[nn.Module, lis
     path.write_bytes(pickle.dumps(saved))
     (path.parent / "params.json").write_text(text)
     return actor, critics
+
+
+def sb3_file(path: Path) -> None:
+    """Write a model with the tensors of Stable-Baselines3's SAC."""
+    torch.manual_seed(4)
+    actor = {"latent_pi": mlp(OBS_DIM, 16, 16), "mu": nn.Linear(16, ACTION_DIM), "log_std": nn.Linear(16, ACTION_DIM)}
+    critics = {f"qf{i}": mlp(OBS_DIM + ACTION_DIM, 16, 16, 1) for i in range(2)}
+    model = nn.ModuleDict({"actor": nn.ModuleDict(actor), "critic": nn.ModuleDict(critics)})
+    content = BytesIO()
+    torch.save(model.state_dict(), content)
+    data = {"gamma": 0.98, "ent_coef": "auto", "use_sde": False, "policy_kwargs": {"use_sde": False}}
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data", json.dumps(data))
+        archive.writestr("policy.pth", content.getvalue())

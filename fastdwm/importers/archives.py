@@ -3,16 +3,14 @@
 import io
 import pickletools
 import zipfile
-import zlib
 from collections.abc import Iterator
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastdwm.checks import require
-from fastdwm.errors import InputError, first_line
+from fastdwm.errors import one_line_errors
 
 MAX_BYTES = 2**28
 """largest size of a file, and of all that it unpacks to"""
@@ -21,24 +19,17 @@ ALLOWED = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch.
 ALLOWED |= {f"torch {name}Storage" for name in STORAGES}
 """the only names in a checkpoint: `torch.load(weights_only=True)` allows more, some of which take memory at will"""
 
-DAMAGE = (UnpicklingError, RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError)
-"""errors of `torch.load` for a damaged checkpoint"""
-
 
 def open_zip(content: bytes, where: str) -> dict[str, bytes]:
     """The entries of a zip archive by name.
 
     Raises InputError for a damaged archive, and for one that would unpack to more than MAX_BYTES.
     """
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-            require(size <= MAX_BYTES, f"{where}: it unpacks to {size} bytes, expected at most {MAX_BYTES}")
-            # Reading stops at the size that the entry states.
-            return {entry.filename: archive.read(entry) for entry in archive.infolist()}
-    # RuntimeError: encrypted; NotImplementedError: a compression that Python lacks.
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error, ValueError, EOFError, OSError) as error:
-        raise InputError(f"{where}: cannot be read as a zip archive: {first_line(error)}") from None
+    with one_line_errors(where, "a zip archive"), zipfile.ZipFile(io.BytesIO(content)) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+        require(size <= MAX_BYTES, f"{where}: it unpacks to {size} bytes, expected at most {MAX_BYTES}")
+        # Reading stops at the size that the entry states.
+        return {entry.filename: archive.read(entry) for entry in archive.infolist()}
 
 
 def read_checkpoint(content: bytes, where: str) -> Any:
@@ -46,7 +37,6 @@ def read_checkpoint(content: bytes, where: str) -> Any:
 
     Raises InputError for any other file, and for a checkpoint with other objects.
     """
-    require(zipfile.is_zipfile(io.BytesIO(content)), f"{where}: expected a checkpoint of torch.save (a zip archive)")
     entries = open_zip(content, where)
     names = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
     require(len(names) == 1, f"{where}: expected a checkpoint of torch.save, which holds one data.pkl")
@@ -58,23 +48,19 @@ def read_checkpoint(content: bytes, where: str) -> Any:
         for name, entry in entries.items():
             archive.writestr(name, entry)
     packed.seek(0)
-    try:
+    with one_line_errors(where, "a checkpoint of torch.save"):
         return torch.load(packed, map_location="cpu", weights_only=True)
-    except DAMAGE as error:
-        raise InputError(f"{where}: cannot be read as a checkpoint of torch.save: {first_line(error)}") from None
 
 
 def _globals(content: bytes, where: str) -> Iterator[str]:
     """The names, MODULE NAME, that a pickle refers to."""
-    try:
+    with one_line_errors(where, "a checkpoint of torch.save"):
         for opcode, value, _ in pickletools.genops(content):
             if opcode.name == "GLOBAL":
                 yield value
             # Other ways to a name, which torch.save does not use.
             elif opcode.name in ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"):
                 yield opcode.name
-    except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
-        raise InputError(f"{where}: damaged checkpoint: {first_line(error)}") from None
 
 
 def state_dict(value: Any, where: str) -> dict[str, Tensor]:

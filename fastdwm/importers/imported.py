@@ -1,6 +1,7 @@
 """A policy, and its critics if there are any, as read from a file: their parameters and architectures."""
 
 from dataclasses import dataclass, replace
+from hashlib import sha256
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from fastdwm.models.nets import Params, n_layers
 from fastdwm.models.policy import MLPFunction
 from fastdwm.models.rebrac import Critics
 from fastdwm.tasks import Task
+from fastdwm.weights import MAX_WEIGHT, check_tensor, pack_tensors
 
 ENTROPY = (
     "the file's critics count entropy as reward, so ITPO trusts them less than others; --critic fqe trains new ones "
@@ -64,6 +66,17 @@ class Imported:
         require(own == expected, f"policy: {where} maps {own[0]} observations to {own[1]} actions, {theirs}")
         size = sum(own) if self.critics is None else self.critics["w0"].shape[1]
         require(size == sum(own), f"policy: {where}: its critics take {size} numbers, expected {sum(own)}")
+
+    def check_values(self) -> None:
+        """Raise InputError for numbers that a bundle cannot hold: not finite, or too large."""
+        for group, params in (("policy", self.policy), ("critics", self.critics or {})):
+            for name, value in params.items():
+                check_tensor(f"{group}.{name}", value, tuple(value.shape), MAX_WEIGHT)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of policy and critics."""
+        return sha256(pack_tensors({"policy": self.policy, "critics": self.critics or {}})).hexdigest()
 
     def noting(self, note: str) -> "Imported":
         """The same with one more note."""

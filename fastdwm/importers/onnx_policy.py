@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from fastdwm.checks import require
-from fastdwm.errors import InputError, first_line
+from fastdwm.errors import InputError, one_line_errors
 from fastdwm.importers.imported import Imported
 from fastdwm.importers.layers import Tensors, network, policy_spec
 from fastdwm.importers.onnx_file import read_onnx
@@ -25,11 +25,8 @@ def read_onnx_policy(path: Path, with_critics: bool) -> Imported:
 
     where = str(path)
     graph = onnx.load_model_from_string(content).graph
-    try:
-        constants = _constants(graph)
-        tensors, functions = _chain(graph, constants, where)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise InputError(f"{where}: cannot be read as an MLP: {first_line(error)}") from None
+    with one_line_errors(where, "an MLP"):
+        tensors, functions = _chain(graph, _constants(graph), where)
     layers = list(dict.fromkeys(name.split(".")[0] for name in tensors))
     params = network(tensors, layers, where)
     hidden, output = set(functions[: len(layers) - 1]), functions[len(layers) - 1 :]

@@ -1,14 +1,10 @@
 """Read `--policy KIND:FILE`."""
 
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 
-from fastdwm.bundle import MAX_WEIGHT, check_tensor
 from fastdwm.checks import prefixed, require
 from fastdwm.errors import InputError
-from fastdwm.files import read_bytes
-from fastdwm.importers.archives import MAX_BYTES
 from fastdwm.importers.cleanrl import read_cleanrl
 from fastdwm.importers.corl import read_corl
 from fastdwm.importers.d3rlpy import read_d3rlpy
@@ -49,12 +45,5 @@ def read_policy(text: str, with_critics: bool = True) -> Imported:
         message = str(error)
         raise InputError(message if message.startswith("policy: ") else f"policy: {message}") from None
     with prefixed(f"policy: {path}: "):
-        for group, params in (("policy", result.policy), ("critics", result.critics or {})):
-            for name, value in params.items():
-                check_tensor(f"{group}.{name}", value, tuple(value.shape), MAX_WEIGHT)
+        result.check_values()
     return result
-
-
-def fingerprint(text: str) -> str:
-    """SHA-256 of the file in KIND:FILE."""
-    return sha256(read_bytes(split(text)[1], MAX_BYTES)).hexdigest()

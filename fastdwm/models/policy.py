@@ -120,10 +120,10 @@ def _own_float32(value: Tensor) -> Tensor:
 
 def _linear_layers(module: nn.Module) -> tuple[list[nn.Linear], MLPFunction]:
     """The linear layers and their functions if the module is exactly such an MLP and without hooks, else no layers."""
-    leaves = list(_leaves(module))
-    linear, between = leaves[::2], [_name(leaf) for leaf in leaves[1::2]]
+    parts = list(leaves(module))
+    linear, between = parts[::2], [_name(leaf) for leaf in parts[1::2]]
     activation, output = between[0] if between else "", between[-1] if between else ""
-    plain = len(leaves) % 2 == 0 and len(linear) > 1 and all(type(layer) is nn.Linear for layer in linear)
+    plain = len(parts) % 2 == 0 and len(linear) > 1 and all(type(layer) is nn.Linear for layer in linear)
     plain = plain and activation in ACTIVATIONS and output in OUTPUTS and set(between[:-1]) == {activation}
     plain = plain and not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
     plain = plain and all(layer.bias is not None for layer in linear)
@@ -140,11 +140,11 @@ def _name(leaf: nn.Module) -> str:
     return {nn.ReLU: "relu", nn.Tanh: "tanh"}.get(type(leaf), "")
 
 
-def _leaves(module: nn.Module) -> Iterator[nn.Module]:
+def leaves(module: nn.Module) -> Iterator[nn.Module]:
     """The modules inside nested Sequentials, in the order of their calls; any other module is a leaf."""
     if type(module) is nn.Sequential:
         for child in module:
-            yield from _leaves(child)
+            yield from leaves(child)
     else:
         yield module
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -20,6 +19,7 @@ from fastdwm.models.config import DiffusionConfig, MeanFlowConfig, MLPConfig, Re
 from fastdwm.tables import print_table
 from fastdwm.tasks import Task, get_task
 from fastdwm.train.config import TrainConfig
+from fastdwm.train.own import read_own
 
 if TYPE_CHECKING:
     from fastdwm.bundle import Bundle
@@ -86,7 +86,7 @@ def main(task_name: str, config: TrainConfig) -> None:
     If the run is killed, the same command continues from its last checkpoint.
     """
     task = get_task(task_name)
-    imported, config = own_policy(task, config)
+    imported, config = read_own(task, config)
     config = dataclasses.replace(config, rebrac=config.rebrac.for_task(task))
     folder = config.out or Path("runs") / task.name
     prepare_folder(folder)
@@ -94,28 +94,6 @@ def main(task_name: str, config: TrainConfig) -> None:
         bundle = run(task, config, folder, imported=imported)
     print_summary(bundle)
     print(f"bundle: {folder / 'bundle'}")
-
-
-def own_policy(task: Task, config: TrainConfig) -> tuple[Imported | None, TrainConfig]:
-    """Read the policy of --policy, none without one, print its notes, and take over the discount of its critics.
-
-    Raises InputError for a file that cannot be read, and for one of another task.
-    """
-    if config.policy is None:
-        return None, config
-    from fastdwm.importers.read import read_policy
-
-    imported = read_policy(config.policy, with_critics=config.critic is None)
-    imported.check(config.policy, task)
-    new = () if imported.critics else ("fitted Q evaluation trains its critics",)
-    for note in (*imported.notes, *new):
-        print(f"policy: {note}", file=sys.stderr)
-    own, asked = imported.discount, config.rebrac.discount
-    if own is None:
-        return imported, config
-    message = f"rebrac: discount: the critics in {config.policy} have {own}, got {asked}; --critic fqe trains others"
-    require(asked in (None, own), message)
-    return imported, dataclasses.replace(config, rebrac=dataclasses.replace(config.rebrac, discount=own))
 
 
 def run(
@@ -132,7 +110,7 @@ def run(
     transitions: none: those of config.dataset.   on_progress: none: progress is shown on stderr.
     imported: a policy to keep, with critics or without.
     """
-    identity, saved = identify(task, config), saved_identity(folder)
+    identity, saved = identify(task, config, imported), saved_identity(folder)
     if saved is not None:
         refuse_other({name: value for name, value in saved.items() if name != "data"}, identity, folder, "training")
     command.set_up_torch(config.threads, config.device)
@@ -156,13 +134,11 @@ def run(
     return Bundle.load(folder / "bundle", config.trust_env)
 
 
-def identify(task: Task, config: TrainConfig) -> dict[str, Any]:
-    """The settings that identify the run, as JSON values."""
+def identify(task: Task, config: TrainConfig, imported: Imported | None) -> dict[str, Any]:
+    """The settings that identify the run, and its policy if it keeps one, as JSON values."""
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE}
-    if config.policy is not None:
-        from fastdwm.importers.read import fingerprint
-
-        settings["policy_sha256"] = fingerprint(config.policy)
+    if imported is not None:
+        settings["policy_sha256"] = imported.fingerprint
     return strict({"task": task.name} | settings)
 
 

@@ -17,7 +17,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from fastdwm.bundle import MAX_WEIGHT
 from fastdwm.errors import InputError, RunError
 from fastdwm.files import write_atomically
 from fastdwm.models.config import FitConfig
@@ -34,6 +33,7 @@ from fastdwm.models.nets import (
     set_moments,
     trained,
 )
+from fastdwm.weights import MAX_WEIGHT
 from fastdwm_kernels.launch import captured, on_stream
 
 EAGER_UPDATES = 3

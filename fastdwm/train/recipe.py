@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastdwm.bundle import MAX_STATISTIC, Bundle, TrainedModel, check_tensor, pack_tensors
+from fastdwm.bundle import Bundle, TrainedModel
 from fastdwm.checks import require
 from fastdwm.command import Progress
 from fastdwm.data import dataset as data
@@ -28,6 +28,7 @@ from fastdwm.train.fit import Loop, ModelTrainer, OnLine
 from fastdwm.train.fqe import check_critics, keep_policy
 from fastdwm.train.offline import CRITIC_COLUMNS, MODEL_COLUMNS, Metrics, Offline, kept
 from fastdwm.train.tilt import Tilt, outcome_value, policy_score, tilt, value_score
+from fastdwm.weights import MAX_STATISTIC, check_tensor, pack_tensors
 
 # Real episodes during training use seeds apart from those of evaluation (10000...) and tuning (20000...).
 EPISODE_SEED = 30_000
@@ -92,7 +93,7 @@ def own_report(config: TrainConfig, imported: Imported | None) -> dict[str, Any]
     if imported is None:
         return about
     critics = "fqe" if imported.critics is None else "file"
-    return about | {"policy": {"file": config.policy, "critics": critics, "notes": list(imported.notes)}}
+    return about | {"policy": {"file": config.policy or "a module", "critics": critics, "notes": list(imported.notes)}}
 
 
 def held_out_errors(bundle: Bundle, transitions: Transitions, held_out: np.ndarray, seed: int) -> dict[str, dict]:

@@ -1,6 +1,7 @@
 """Policies of the user's own: any module is adapted, MLPs are converted and fused."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -167,3 +168,13 @@ def test_a_function_and_a_layout_are_a_policy():
     assert agent.backend == "reference" and (agent.diagnose()["policy_distance"] > 1e-4).all()
     with pytest.raises(ValueError, match=r"expected shape \(11,\) or \(B, 11\), got \(2, 12\)"):
         agent.act(np.zeros((2, OBS_DIM + 1)))
+
+
+@pytest.mark.parametrize("config", [BOUND, SGD, replace(SGD, inner_steps=0)], ids=["bound", "sgd", "base"])
+def test_no_action_leaves_the_range_even_if_the_module_does(config):
+    module = nn.Sequential(nn.Linear(OBS_DIM, 8), nn.ReLU(), nn.Linear(8, ACTION_DIM))
+    with torch.no_grad():
+        module[2].bias.fill_(20.0)
+    agent = Agent(module, world(), config)
+    for obs in observations(3, 2):
+        assert (agent.act(obs) == 1).all()

@@ -163,9 +163,9 @@ def d3rlpy_file(path: Path, kind: str = "cql", **params) -> tuple[nn.Module, lis
     return actor, critics
 
 
-def sb3_file(path: Path) -> None:
+def sb3_file(path: Path, seed: int = 4) -> None:
     """Write a model with the tensors of Stable-Baselines3's SAC."""
-    torch.manual_seed(4)
+    torch.manual_seed(seed)
     actor = {"latent_pi": mlp(OBS_DIM, 16, 16), "mu": nn.Linear(16, ACTION_DIM), "log_std": nn.Linear(16, ACTION_DIM)}
     critics = {f"qf{i}": mlp(OBS_DIM + ACTION_DIM, 16, 16, 1) for i in range(2)}
     model = nn.ModuleDict({"actor": nn.ModuleDict(actor), "critic": nn.ModuleDict(critics)})

@@ -15,11 +15,11 @@ class TrainConfig(Checked):
     dataset: str | None = None
     """Minari dataset id, or a D4RL .hdf5 file; none: the task's own Minari dataset"""
     policy: str | None = None
-    """KIND:FILE, a policy of another library to keep (fastdwm/importers/README.md); the kinds are sb3, d3rlpy, corl,
-    cleanrl and onnx; none: ReBRAC trains one"""
+    """policy of another library to keep, as KIND:FILE with sb3, d3rlpy, corl, cleanrl or onnx as the kind; none: ReBRAC
+    trains one"""
     critic: Literal["fqe"] | None = None
-    """with --policy, fqe trains critics of exactly this policy by fitted Q evaluation, with the settings of rebrac;
-    none: so too, but only if the file has none"""
+    """critics beside --policy; fqe: train new ones by fitted Q evaluation of this policy, with the settings of rebrac;
+    none: the file's, or new ones if it has none"""
     out: Path | None = None
     """folder of the run and its bundle; none: runs/<task>"""
     seed: Annotated[int, NOT_NEGATIVE] = 0

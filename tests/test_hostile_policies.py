@@ -245,3 +245,9 @@ def test_a_critic_that_is_no_mlp_can_be_left_out(files):
     with input_error("critic.qf0.9"):
         read_policy(f"sb3:{files['sb3']}")
     assert read_policy(f"sb3:{files['sb3']}", with_critics=False).critics is None
+
+
+def test_a_checkpoint_of_corl_that_may_be_standardised_needs_its_config(files):
+    files["corl"].with_name("config.yaml").unlink()
+    with input_error("expected config.yaml beside it, whose `normalize` says whether observations were scaled"):
+        read_policy(f"corl:{files['corl']}")

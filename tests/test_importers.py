@@ -153,7 +153,6 @@ def test_d3rlpys_critics_of_scaled_rewards_are_left_out(tmp_path):
 
 def test_checkpoints_of_corl(tmp_path):
     for name, (path, policy, critics) in corl_files(tmp_path).items():
-        path.with_name("config.yaml").write_text("discount: 0.98\nnormalize: false\nbackup_entropy: false\n")
         model, actions, q = imported(path, "corl")
         torch.testing.assert_close(actions, policy(ROWS[0]), rtol=0, atol=1e-6, msg=name)
         torch.testing.assert_close(q, values(critics, *ROWS), rtol=0, atol=1e-6, msg=name)

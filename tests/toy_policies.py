@@ -42,7 +42,7 @@ def values(critics, obs, action):
 
 
 def corl_files(folder: Path) -> dict[str, tuple[Path, nn.Module, list[nn.Module]]]:
-    """Checkpoint, policy and critics of every algorithm of CORL, by its name.
+    """Checkpoint, policy and critics of every algorithm of CORL, by its name, each with a config.yaml beside it.
 
     A policy's function is what its `act` executes in evaluation mode.
     """
@@ -92,6 +92,7 @@ def corl_files(folder: Path) -> dict[str, tuple[Path, nn.Module, list[nn.Module]
         path = folder / name / "checkpoint_9.pt"
         path.parent.mkdir()
         torch.save(state, path)
+        path.with_name("config.yaml").write_text("discount: 0.98\nnormalize: false\nbackup_entropy: false\n")
         result[name] = path, actors[name], critics[name]
     return result
 

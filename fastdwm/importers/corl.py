@@ -31,7 +31,7 @@ def read_corl(path: Path, with_critics: bool) -> Imported:
     require(known, f"{where}: expected a checkpoint of CORL, which holds an actor")
     config = _config(path.with_name("config.yaml"))
     actor = state_dict(saved["actor"], f"{where}: actor")
-    standardise = _standardise(actor, config)
+    standardise = _standardise(actor, config, where)
     actor = {name: value for name, value in actor.items() if not name.startswith(SPREADS)}
     params, output = _policy(actor, f"{where}: actor")
     refuse_others(actor, f"{where}: actor")
@@ -75,10 +75,16 @@ def _first_half(params: Params, where: str) -> Params:
     return params | {f"w{last}": w, f"b{last}": b}
 
 
-def _standardise(actor: Tensors, config: dict[str, str]) -> float | None:
-    """EPS if the observations were standardised, as far as the files say it; AWAC always does so."""
-    awac = any(name.startswith("_log_std") for name in actor)
-    return EPS if awac or config.get("normalize") == "true" else None
+def _standardise(actor: Tensors, config: dict[str, str], where: str) -> float | None:
+    """EPS if the observations were standardised: AWAC always does so, SAC-N and EDAC never, for others config.yaml says
+    it."""
+    kinds = {name.split(".")[0] for name in actor}
+    if "_mlp" in kinds or "trunk" in kinds:
+        return EPS if "_mlp" in kinds else None
+    choice = config.get("normalize", "")
+    known = choice in ("true", "false")
+    require(known, f"{where}: expected config.yaml beside it, whose `normalize` says whether observations were scaled")
+    return EPS if choice == "true" else None
 
 
 def _with_critics(policy: Imported, saved: dict[str, Any], config: dict[str, str], where: str) -> Imported:

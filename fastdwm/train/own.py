@@ -79,4 +79,4 @@ def train_around(
     folder = Path(folder or config.out or Path("runs") / task.name)
     prepare_folder(folder)
     with reserved(folder):
-        return command.run(task, config, folder, imported)
+        return command.run(task, config, folder, imported=imported)

@@ -16,8 +16,8 @@ from fastdwm.tasks import Task
 from fastdwm.weights import MAX_WEIGHT, check_tensor, pack_tensors
 
 ENTROPY = (
-    "the file's critics count entropy as reward, so ITPO trusts them less than others; --critic fqe trains new ones "
-    "without entropy"
+    "the file's critics count entropy as reward, so their values disagree with the rewards; --critic fqe trains new "
+    "ones without entropy"
 )
 """a note of critics of soft actor-critic methods"""
 

@@ -185,6 +185,9 @@ TENSORS = {
     },
     r"policy.w0: expected finite values, got NaN": {"actor.latent_pi.0.weight": torch.full((16, OBS_DIM), torch.nan)},
     r"policy.w0: expected values up to 10000": {"actor.latent_pi.0.weight": torch.full((16, OBS_DIM), 1e5)},
+    r"the critics take 5 numbers, expected 11 observations and 3 actions": {
+        f"critic.qf{i}.0.weight": torch.ones(16, 5) for i in range(2)
+    },
     r"expected a matrix or a vector of numbers, got torch.int64": {"actor.mu.bias": torch.ones(3, dtype=torch.int64)},
 }
 
@@ -245,6 +248,9 @@ def test_a_critic_that_is_no_mlp_can_be_left_out(files):
     with input_error("critic.qf0.9"):
         read_policy(f"sb3:{files['sb3']}")
     assert read_policy(f"sb3:{files['sb3']}", with_critics=False).critics is None
+    edit_sb3(files["sb3"], lambda tensors: tensors.update({"actor.extra.weight": torch.ones(2, 2)}))
+    with input_error("actor.extra"):
+        read_policy(f"sb3:{files['sb3']}", with_critics=False)
 
 
 def test_a_checkpoint_of_corl_that_may_be_standardised_needs_its_config(files):

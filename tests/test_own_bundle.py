@@ -186,7 +186,7 @@ def test_a_bundle_of_modules(dataset, tmp_path, module, monkeypatch):
         ),
         ({"policy": mlp(OBS_DIM, 8, 5, last=[nn.Tanh()])}, "the module Sequential maps 11 observations to 5 actions"),
         ({"critics": [nn.Sequential(nn.Linear(14, 8), nn.ELU(), nn.Linear(8, 1))]}, "critics: expected an nn.Sequent"),
-        ({"critics": [mlp(13, 8, 1)]}, "its critics take 13 numbers, expected 14"),
+        ({"critics": [mlp(13, 8, 1)]}, "the critics take 13 numbers, expected 11 observations and 3 actions"),
         ({"critics": [mlp(14, 8, 1), mlp(14, 9, 1)]}, "critics: expected critics of one shape"),
         ({"policy": "sb3:model.zip", "critics": [mlp(14, 8, 1)]}, "critics: expected none beside a file"),
     ],

@@ -4,6 +4,7 @@ The policy's action_scale and action_bias map [-1, 1] to the environment's box o
 that box, so both are folded into their first layer.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +38,10 @@ def read_cleanrl(path: Path, with_critics: bool) -> Imported:
         refuse_others(critic, where)
     obs_dim, action_dim = result.sizes
     scale, bias = (_numbers(box[name], fill, action_dim, where) for name, fill in BOX.items())
-    require(ensembled["w0"].shape[1] == obs_dim + action_dim, f"{where}: its critics take other inputs than its policy")
+    result = result.with_critics(ensembled, critic_spec(ensembled, "relu"), None, soft=False)
     # The environment's action scale a + bias is (a - shift) / width.
     shift, width = np.append(np.zeros(obs_dim), -bias / scale), np.append(np.ones(obs_dim), 1 / scale)
-    ensembled = scaled_inputs(ensembled, shift, width)
-    return result.with_critics(ensembled, critic_spec(ensembled, "relu"), None, soft=False)
+    return replace(result, critics=scaled_inputs(ensembled, shift, width))
 
 
 def _numbered(tensors: Tensors) -> list[str]:

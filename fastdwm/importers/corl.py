@@ -49,7 +49,7 @@ def _config(path: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     text = read_bytes(path, MAX_CONFIG_BYTES).decode("utf-8", "replace")
-    return dict(re.findall(r"^(\w+): *(.*?) *$", text, re.MULTILINE))
+    return {name: value.strip() for name, value in re.findall(r"^(\w+):(.*)$", text, re.MULTILINE)}
 
 
 def _policy(actor: Tensors, where: str) -> tuple[Params, str]:

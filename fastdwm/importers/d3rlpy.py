@@ -19,6 +19,7 @@ from fastdwm.models.nets import Params
 
 MAX_CONFIG_BYTES = 2**22
 DISCRETE = "discrete_"
+"""beginning of the types of algorithms with discrete actions"""
 
 
 def read_d3rlpy(path: Path, with_critics: bool) -> Imported:
@@ -34,9 +35,9 @@ def read_d3rlpy(path: Path, with_critics: bool) -> Imported:
     policy = {k: v for k, v in state_dict(saved[name], place).items() if not k.startswith("_logstd")}
     encoder = params.get("actor_encoder_factory", params.get("encoder_factory"))
     activation = _activation(encoder, place)
-    network = _head(policy, "", place)
+    weights = _head(policy, "", place)
     refuse_others(policy, place)
-    result = Imported(network, policy_spec(network, activation, "tanh"))
+    result = Imported(weights, policy_spec(weights, activation, "tanh"))
     if with_critics and "q_funcs" in saved:
         result = _with_critics(result, state_dict(saved["q_funcs"], f"{where}: q_funcs"), kind, params, where)
     return _scaled(result, params, where)

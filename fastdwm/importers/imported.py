@@ -41,6 +41,11 @@ class Imported:
     standardise: float | None = None
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        size = sum(self.sizes) if self.critics is None else self.critics["w0"].shape[1]
+        expected = f"{self.sizes[0]} observations and {self.sizes[1]} actions"
+        require(size == sum(self.sizes), f"the critics take {size} numbers, expected {expected}")
+
     @property
     def policy_function(self) -> MLPFunction:
         """The policy's function, from parameters and observations to actions."""
@@ -64,8 +69,6 @@ class Imported:
         own, expected = self.sizes, (task.obs_dim, task.action_dim)
         theirs = f"{task.name} has {expected[0]} and {expected[1]}"
         require(own == expected, f"policy: {where} maps {own[0]} observations to {own[1]} actions, {theirs}")
-        size = sum(own) if self.critics is None else self.critics["w0"].shape[1]
-        require(size == sum(own), f"policy: {where}: its critics take {size} numbers, expected {sum(own)}")
 
     def check_values(self) -> None:
         """Raise InputError for numbers that a bundle cannot hold: not finite, or too large."""
@@ -75,8 +78,9 @@ class Imported:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of policy and critics."""
-        return sha256(pack_tensors({"policy": self.policy, "critics": self.critics or {}})).hexdigest()
+        """SHA-256 of policy and critics, with their architectures."""
+        about = repr((self.policy_spec, self.critic_spec, self.standardise)).encode()
+        return sha256(pack_tensors({"policy": self.policy, "critics": self.critics or {}}) + about).hexdigest()
 
     def noting(self, note: str) -> "Imported":
         """The same with one more note."""

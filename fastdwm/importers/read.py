@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from fastdwm.checks import prefixed, require
+from fastdwm.checks import require
 from fastdwm.errors import InputError
 from fastdwm.importers.cleanrl import read_cleanrl
 from fastdwm.importers.corl import read_corl
@@ -39,11 +39,11 @@ def read_policy(text: str, with_critics: bool = True) -> Imported:
     kind, path = split(text)
     try:
         result = KINDS[kind](path, with_critics)
+        result.check_values()
+        return result
     except MemoryError:
         raise InputError(f"policy: {path}: its networks do not fit into memory") from None
     except InputError as error:
-        message = str(error)
-        raise InputError(message if message.startswith("policy: ") else f"policy: {message}") from None
-    with prefixed(f"policy: {path}: "):
-        result.check_values()
-    return result
+        message = str(error).removeprefix("policy: ")
+        message = message if message.startswith(str(path)) else f"{path}: {message}"
+        raise InputError(f"policy: {message}") from None

@@ -23,6 +23,7 @@ from fastdwm.importers.layers import (
     refuse_others,
 )
 from fastdwm.importers.pickles import Instance, as_array, read_pickle
+from fastdwm.models.nets import n_layers
 
 MAX_STATISTICS_BYTES = 2**22
 UNUSED = ("actor_target.", "critic_target.", "actor.log_std", "log_std", "value_net.", "mlp_extractor.value_net.")
@@ -58,11 +59,11 @@ def _networks(tensors: Tensors, data: dict[str, Any], where: str, with_critics: 
         params = network(tensors, [*hidden, "actor.mu"] if hidden else indices(tensors, "actor.mu"), where)
     else:
         params = network(tensors, [*indices(tensors, "mlp_extractor.policy_net"), "action_net"], where)
-        params = scaled_outputs(params, *_box(data, params[f"b{len(params) // 2 - 1}"].shape[0], where))
-    count = len({name.split(".")[1] for name in tensors if name.startswith("critic.qf")})
+        params = scaled_outputs(params, *_box(data, params[f"b{n_layers(params) - 1}"].shape[0], where))
     result = Imported(params, policy_spec(params, activation, "tanh" if squashed else "clip"))
     if not with_critics:
-        return result
+        tensors = {name: value for name, value in tensors.items() if not name.startswith("critic.")}
+    count = len({name.split(".")[1] for name in tensors if name.startswith("critic.qf")})
     critics = ensemble([network(tensors, indices(tensors, f"critic.qf{i}"), where) for i in range(count)], where)
     refuse_others(tensors, where)
     if critics is None:

@@ -15,7 +15,11 @@ from toy_data import training_flags, write_dataset
 from toy_policies import ACTION_DIM, OBS_DIM, cleanrl_file, corl_files, d3rlpy_file, mlp, sb3_file
 
 from fastdwm import Agent, Bundle, ITPOConfig
+from fastdwm.collect.behaviour import read_behaviour
 from fastdwm.importers.read import read_policy
+from fastdwm.measure.control import Drift
+from fastdwm.measure.deviation import max_deviation
+from fastdwm.measure.model_errors import fresh_episodes
 from fastdwm.models.config import CriticSpec, DiffusionConfig, PolicySpec, ReBRACConfig, RewardConfig
 from fastdwm.models.nets import init_mlp, spec_shapes
 from fastdwm.train.config import TrainConfig
@@ -226,6 +230,27 @@ def test_a_bundles_own_networks_are_loaded_as_they_were_saved(tmp_path):
     # A bundle of ReBRAC's networks says nothing of them, as before.
     make_bundle().save(tmp_path / "plain")
     assert not {"policy", "critics"} & json.loads((tmp_path / "plain" / "bundle.json").read_text()).keys()
+
+
+def test_all_that_act_with_the_base_policy_know_its_own_functions(tmp_path):
+    bundle = make_own_bundle()
+    bundle.save(tmp_path)
+    obs = np.random.default_rng(0).normal(size=(6, OBS_DIM)).astype(np.float32)
+    policy = bundle.base_policy
+    expected = policy.act(policy.base.expand(6, -1), torch.from_numpy(obs)).numpy()
+    hidden = np.tanh(obs @ bundle.policy["w0"].numpy() + bundle.policy["b0"].numpy())
+    hidden = np.tanh(hidden @ bundle.policy["w1"].numpy() + bundle.policy["b1"].numpy())
+    by_hand = np.clip(hidden @ bundle.policy["w2"].numpy() + bundle.policy["b2"].numpy(), -1, 1)
+    np.testing.assert_allclose(expected, by_hand, atol=1e-6)
+    np.testing.assert_allclose(Drift(bundle, 1e-7).act(obs), expected, atol=1e-6)
+    act = read_behaviour(str(tmp_path), bundle.task.env, (OBS_DIM, ACTION_DIM)).start()
+    np.testing.assert_allclose([act(row, None) for row in obs], expected, atol=1e-6)
+    fresh = fresh_episodes(bundle.policy, bundle.task.env, [3], 4, 0.0, function=bundle.policy_function)
+    own = policy.act(policy.base.expand(4, -1), torch.from_numpy(fresh.obs)).numpy()
+    np.testing.assert_allclose(fresh.action, own, atol=1e-6)
+    noisy = replace(fresh, action=(fresh.action + 0.1).astype(np.float32))
+    values = noisy, bundle.policy, 0.9, bundle.policy_function
+    assert max_deviation(*values) == pytest.approx(0.1, rel=1e-4)
 
 
 DAMAGE = {

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -80,6 +81,23 @@ def test_fitted_q_evaluation_trains_critics_of_the_same_policy(trained, dataset,
     assert bundle.discount == 0.99 and bundle.report["policy"]["critics"] == "fqe"
     lines = [json.loads(line) for line in (tmp_path / "run" / "critics.jsonl").read_text().splitlines()]
     assert [line["update"] for line in lines] == [20, 40] and "critic_loss" in lines[-1]
+
+
+def test_fitted_q_evaluation_goes_on_where_it_was_stopped(trained, dataset, tmp_path, monkeypatch):
+    def stop(stage, done, total):
+        if (stage, done) == ("critics", 20):
+            raise KeyboardInterrupt
+
+    flags = f"sb3:{trained[1]}", "--critic=fqe", "--save-every=20"
+    with monkeypatch.context() as patch:
+        patch.setattr("fastdwm.command.progress", lambda: nullcontext(stop))
+        assert train(dataset, tmp_path / "stopped", *flags).returncode == 130
+    for name in ("stopped", "whole"):
+        assert train(dataset, tmp_path / name, *flags).returncode == 0
+    stopped, whole = (Bundle.load(tmp_path / name / "bundle") for name in ("stopped", "whole"))
+    assert stopped.fingerprint == whole.fingerprint
+    lines = (tmp_path / "stopped" / "critics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["update"] for line in lines] == [20, 40]
 
 
 def test_a_run_goes_on_only_with_the_same_policy(trained, dataset, tmp_path):

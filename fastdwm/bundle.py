@@ -234,7 +234,7 @@ class Bundle:
         policy: nn.Module | str,
         critics: Sequence[nn.Module] = (),
         discount: float | None = None,
-        dataset: str | None = None,
+        dataset: Any = None,
         folder: Path | str | None = None,
         config: Any = None,
     ) -> "Bundle":
@@ -243,7 +243,8 @@ class Bundle:
         policy: a module as `importers.modules.from_modules` takes it, or KIND:FILE as `train --policy` does.
         critics: modules that value (observation, action) side by side, for a policy that is a module; none: fitted Q
         evaluation trains them.   discount: of `critics`; none: the task's.
-        dataset: Minari id or D4RL file, none: the task's.   folder: of the run; none: runs/TASK.
+        dataset: Minari id or D4RL file, or transitions from `fastdwm.data.load`, which are trusted; none: the task's.
+        folder: of the run; none: runs/TASK.
         config: further settings, a `train.config.TrainConfig`; none: the preset `cpu` of `train`.
         Raises InputError for other modules, for sizes that are not the task's, and as `train` does.
         """

@@ -17,12 +17,14 @@ from toy_policies import ACTION_DIM, OBS_DIM, cleanrl_file, corl_files, d3rlpy_f
 
 from fastdwm import Agent, Bundle, ITPOConfig
 from fastdwm.collect.behaviour import read_behaviour
+from fastdwm.data.dataset import load
 from fastdwm.importers.read import read_policy
 from fastdwm.measure.control import Drift
 from fastdwm.measure.deviation import max_deviation
 from fastdwm.measure.model_errors import fresh_episodes
 from fastdwm.models.config import CriticSpec, DiffusionConfig, PolicySpec, ReBRACConfig, RewardConfig
 from fastdwm.models.nets import init_mlp, spec_shapes
+from fastdwm.tasks import get_task
 from fastdwm.train.config import TrainConfig
 
 FLAGS = [*training_flags(40), "--worlds", "diffusion", "--fqe-updates=20", "--log-every=20", "--threads=1"]
@@ -194,6 +196,10 @@ def test_a_bundle_of_modules(dataset, tmp_path, module, monkeypatch):
     expected = torch.stack([one(torch.cat([obs, action], 1)).squeeze(1) for one in critics]).detach()
     torch.testing.assert_close(bundle.world().critic(obs, action), expected, rtol=0, atol=1e-5)
     assert same(Bundle.load(tmp_path / "run" / "bundle").policy, bundle.policy)
+    values["dataset"] = load(get_task("hopper-medium"), str(dataset))
+    again = Bundle.of("hopper-medium", **values, critics=critics, discount=0.95, folder=tmp_path / "again")
+    assert again.fingerprint == bundle.fingerprint
+    values["dataset"] = str(dataset)
     changed = nn.Sequential(*list(module)[:-1], nn.Hardtanh())
     with input_error("holds another training"):
         Bundle.of("hopper-medium", **values | {"policy": changed}, folder=tmp_path / "run")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fastdwm.bundle import Bundle
+    from fastdwm.data.dataset import Transitions
     from fastdwm.importers.imported import Imported
 
 
@@ -57,7 +58,7 @@ def train_around(
     policy: nn.Module | str,
     critics: Sequence[nn.Module],
     discount: float | None,
-    dataset: str | None,
+    dataset: str | Transitions | None,
     folder: Path | str | None,
     config: TrainConfig | None,
 ) -> Bundle:
@@ -68,7 +69,11 @@ def train_around(
     command = import_module("fastdwm.train.__main__")
     task = get_task(task) if isinstance(task, str) else task
     config = config or command.cpu(task.name, TrainConfig()) or command.presets()["cpu"]
-    config = dataclasses.replace(config, dataset=dataset or config.dataset)
+    transitions = None if dataset is None or isinstance(dataset, str) else dataset
+    if transitions is None:
+        config = dataclasses.replace(config, dataset=dataset or config.dataset)
+    else:
+        config = dataclasses.replace(config, trust_env=True)
     if isinstance(policy, str):
         require(not critics, "critics: expected none beside a file, which may hold its own")
         imported, config = read_own(task, dataclasses.replace(config, policy=policy))
@@ -79,4 +84,4 @@ def train_around(
     folder = Path(folder or config.out or Path("runs") / task.name)
     prepare_folder(folder)
     with reserved(folder):
-        return command.run(task, config, folder, imported=imported)
+        return command.run(task, config, folder, transitions=transitions, imported=imported)

@@ -314,3 +314,14 @@ def test_cleanrl_and_d3rlpy_files_fit_too(dataset, tmp_path):
             agent = Agent.of(Bundle.load(tmp_path / kind), ITPO)
         assert np.abs(agent.act(np.ones((2, OBS_DIM), np.float32))).max() <= 1
         assert agent.backend == ("reference" if imported.policy_spec.layer_norm else "fused")
+
+
+@pytest.mark.parametrize(
+    "flags", [(), pytest.param(("--decision",), marks=pytest.mark.slow)], ids=["policy", "decision"]
+)
+def test_own_networks_are_exported(tmp_path, flags):
+    make_own_bundle().save(tmp_path)
+    decision = ("--itpo.horizon", "2", "--itpo.particles", "3") if flags else ()
+    done = run("export", tmp_path, "--out", tmp_path / "own.onnx", *flags, *decision)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.splitlines()[0].rpartition(" ")[2]) < 1e-5

@@ -215,6 +215,8 @@ class Translation:
     def op_clamp(self, like: Tensor, x: Any, low: float, high: float) -> str:
         return self.add("Clip", x, float(low), float(high))
 
+    op_hardtanh = op_clamp
+
     def op_native_layer_norm(
         self, like: Any, x: Any, shape: Sequence[int], weight: Any, bias: Any, eps: float
     ) -> tuple:

@@ -41,6 +41,8 @@ def obstacles(policy: Policy, world: World, score: Score | None) -> list[str]:
         reasons.append("the critic is no Critics")
     elif score is None and world.critic.activation != "relu":
         reasons.append("the critics' hidden layers are no ReLU")
+    if score is None and world.terminates is not None:
+        reasons.append("the world has a `terminates` of its own")
     return reasons
 
 

@@ -98,8 +98,16 @@ def survival(world: World, obs: Tensor, config: ITPOConfig) -> Tensor:
     """Probability (...) that the episode goes on in obs (..., S), raw units, by config.termination.
 
     none: 1.   mask: 0 or 1, no gradient.   soft: product of sigmoids of the distances to the bounds, differentiable.
+    Always 0 where world.terminates holds.   Raises InputError if that returns no bool of shape (...).
     """
     alive = torch.ones_like(obs[..., 0])
+    if world.terminates is not None:
+        ended = world.terminates(obs.detach())
+        valid = isinstance(ended, Tensor) and ended.dtype == torch.bool and ended.shape == alive.shape
+        if not valid:
+            actual = f"{ended.dtype} of {tuple(ended.shape)}" if isinstance(ended, Tensor) else type(ended).__name__
+            raise InputError(f"terminates: expected bool of shape {tuple(alive.shape)}, got {actual}")
+        alive = alive * ~ended
     if config.termination == "none":
         return alive
     for limit in world.limits:

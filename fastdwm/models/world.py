@@ -13,6 +13,8 @@ from fastdwm.tasks import Limit
 
 Scalar = Callable[[Tensor, Tensor], Tensor]
 """f(obs (..., S), action (..., A)): values (...)"""
+Terminates = Callable[[Tensor], Tensor]
+"""f(obs (..., S)): (...) bool, whether the episode terminates in this state"""
 
 
 class Dynamics(Protocol):
@@ -62,6 +64,8 @@ class World:
     reward(obs, action): (...) of obs (..., S) in raw units and action (..., A).
     critic(obs, action): value (...) of the action when the policy acts afterwards; (Q, ...) for an ensemble.
     discount: gamma, in (0, 1].   limits: the healthy region, for the settings of `termination`.
+    terminates: your own condition; an imagined state that it holds in ends the rollout, whatever `termination` is. It
+    runs on the reference path, and has no gradient.
     All three models are called with up to three leading axes, (H, B, M), and must be differentiable.
     Raises InputError for another discount.
     """
@@ -71,6 +75,7 @@ class World:
     critic: Scalar
     discount: float
     limits: tuple[Limit, ...] = ()
+    terminates: Terminates | None = None
 
     def __post_init__(self) -> None:
         require(0 < self.discount <= 1, f"discount: expected a number in (0, 1], got {self.discount}")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fastdwm.checks import require
 from fastdwm.config import Settings
+from fastdwm.envs import Trust
 from fastdwm.errors import InputError
 from fastdwm.files import data_of, json_lines, prepare_folder, read_bytes, replace_pair, reread
 from fastdwm.metadata import FORMAT, MAX_BYTES, OPTIONAL, Metadata, read_metadata, read_tuning
@@ -253,11 +254,11 @@ class Bundle:
         return train(task, policy, critics, discount, dataset, folder, config)
 
     @classmethod
-    def load(cls, name_or_folder: Path | str, trust_env: bool = False, *, tuned: bool = True) -> "Bundle":
+    def load(cls, name_or_folder: Path | str, trust_env: Trust = False, *, tuned: bool = True) -> "Bundle":
         """Read a bundle from a folder or, if there is no such folder, a shipped one by name.
 
         Files from strangers can neither run code nor take more memory than the weights need.
-        trust_env: accept any simulator that it names; otherwise only those that `envs` knows.
+        trust_env: accept any simulator that it names, or this one; otherwise only those that `envs` knows.
         tuned: False leaves out the tuned settings, even if they belong to other weights.
         Raises InputError for a file that is missing, damaged or not a regular one, a setting of the wrong type or out
         of its range, or a tensor that is missing, superfluous, of the wrong shape or dtype, not finite or too large.

@@ -100,9 +100,13 @@ def from_json(kind: Any, value: Any, where: str = "") -> Any:
 
 
 def _read_fields(kind: type, values: dict[str, Any], prefix: str) -> Any:
-    """Make a dataclass from a JSON object. Null stands for an infinite default, because JSON has no infinity."""
+    """Make a dataclass from a JSON object. Null stands for an infinite default, because JSON has no infinity.
+
+    Fields in the class's OPTIONAL, which earlier versions did not have, may be missing.
+    """
     expected, read = {item.name: item for item in fields(kind)}, {}
-    for name in sorted(values.keys() | expected.keys()):
+    optional = set(getattr(kind, "OPTIONAL", ())) - values.keys()
+    for name in sorted((values.keys() | expected.keys()) - optional):
         require(name in expected, f"{prefix}{shorten(name)} is not a setting that this version knows")
         require(name in values, f"{prefix}{name} is missing")
         value, default = values[name], expected[name].default

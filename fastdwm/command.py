@@ -20,7 +20,11 @@ Progress = Callable[[str, int, int], None]
 # on_progress(done, total) of one stage.
 StageProgress = Callable[[int, int], None]
 
-TASK = "TASK", "task, for example hopper-medium"
+TASK = (
+    "TASK",
+    "a name such as hopper-medium, a Minari id such as mujoco/ant/expert-v0, the folder of a bundle, or a name of your "
+    "own beside --env",
+)
 """name and help text of the first argument of most commands"""
 PLAIN_PERIOD_S = 60.0
 """seconds between the progress lines of a stage in a log"""

@@ -1,21 +1,26 @@
-"""Build simulators, and decide which of those named in files are built without --trust-env.
+"""Build simulators, and decide which of those named in files are built without the user's word.
 
 Gymnasium imports the module before the colon of an id, and reads any path given as `xml_file`. A bundle or dataset
-could thus run code, or change physics and reward unnoticed. Files may therefore name only simulators of a few families
-with the settings below; anything else needs --trust-env. gymnasium is imported where it is used.
+could thus run code, or change physics and reward unnoticed. For the tasks that have names, files may therefore name
+only simulators of a few families with the settings below; for other tasks, those that Gymnasium and Gymnasium-Robotics
+ship, with plain arguments. Anything else must be typed (--env) or needs --trust-env. gymnasium is imported where it is
+used.
 """
 
+import contextlib
 import io
+import json
 import math
+import shlex
 import warnings
 from collections.abc import Callable
-from contextlib import redirect_stderr
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from reprlib import repr as shorten
-from typing import Any
+from typing import Any, ClassVar
 
+from fastdwm import spaces
 from fastdwm.checks import from_json, require
 from fastdwm.errors import InputError, first_line, warned_once
 
@@ -25,9 +30,12 @@ MAX_MAZE_CELLS = 50
 ROBOTICS = "1.4.2"
 """version of gymnasium-robotics that the scores of AntMaze were made with"""
 
-WATCHING = ("RecordEpisodeStatistics", "RecordVideo", "HumanRendering", "RenderCollection")
-WATCHING += ("PassiveEnvChecker", "OrderEnforcing", "ClipAction")
-"""Gymnasium's wrappers that change neither observations, nor rewards, nor actions in [-1, 1]"""
+SHIPPED = ("gymnasium.envs.", "gymnasium_robotics.")
+"""modules of the simulators that come with Gymnasium and Gymnasium-Robotics"""
+MAX_ARGUMENT = 1e4
+"""largest absolute value of a number that files may give a simulator"""
+MAX_LIST = 100
+"""most numbers in a list that files may give a simulator"""
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,17 @@ class EnvSpec:
     """arguments of the constructor"""
     max_episode_steps: int | None = None
     """limit on the steps of an episode; none: the limit registered for `id`"""
+    wrappers: tuple[dict[str, Any], ...] = ()
+    """wrappers of Gymnasium that change observations, innermost first, each {"name": ..., "kwargs": ...}; names:
+    `recorded.REBUILT`"""
+
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("wrappers",)
+
+    def record(self) -> dict[str, Any]:
+        """The simulator as JSON values for `from_json`; defaults that earlier versions do not know are left out."""
+        values = asdict(self)
+        wrappers = list(values.pop("wrappers"))
+        return values | ({"wrappers": wrappers} if wrappers else {})
 
     @property
     def family(self) -> str:
@@ -47,10 +66,15 @@ class EnvSpec:
         return self.id.rsplit("-", 1)[0]
 
     def make(self, render_mode: str | None = None) -> Any:
-        """Make a gymnasium.Env with flat observations; a goal dict becomes (achieved_goal, observation).
+        """Make a gymnasium.Env with flat observations and actions in [-1, 1], see `spaces`.
 
-        Raises InputError if the simulator or a package that it needs is not installed, or if it refuses its arguments.
+        Raises InputError if the simulator or a package that it needs is not installed, or if it refuses its arguments;
+        also for actions that are no box, and for pixels.
         """
+        return spaces.adapt(self.build(render_mode))
+
+    def build(self, render_mode: str | None = None) -> Any:
+        """Make a gymnasium.Env with its own spaces; the mazes' goal dict keeps (achieved_goal, observation)."""
         import gymnasium
 
         # Not every simulator has this argument.
@@ -59,17 +83,18 @@ class EnvSpec:
         if is_maze:
             _register_mazes()
         try:
+            _register(self.id)
             with warned_once():
                 warnings.filterwarnings("ignore", message=".*is out of date")  # the version is the dataset's choice
                 env = gymnasium.make(self.id, self.max_episode_steps, **kwargs)
+            for wrapper in self.wrappers:
+                env = getattr(gymnasium.wrappers, wrapper["name"])(env, **wrapper["kwargs"])
         except Exception as error:  # a constructor may raise any error
             raise InputError(f"cannot build the simulator {self.id}: {first_line(error)}") from error
         if is_maze:
             # Each simulator leaves the file that describes its maze.
             Path(env.unwrapped.tmp_xml_file_path).unlink(missing_ok=True)
-        if isinstance(env.observation_space, gymnasium.spaces.Dict):
             env = gymnasium.wrappers.FilterObservation(env, ["achieved_goal", "observation"])
-            env = gymnasium.wrappers.FlattenObservation(env)
         return env
 
 
@@ -83,13 +108,25 @@ def _register_mazes() -> None:
     require(version == ROBOTICS, f"{expected}, {version} is installed; pip install 'fastdwm[antmaze]'")
     try:
         # The package prints news about its other environments.
-        with redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()):
             import gymnasium_robotics
     except ImportError as error:
         raise InputError(f"AntMaze: gymnasium-robotics cannot be imported: {first_line(error)}") from None
     import gymnasium
 
     gymnasium.register_envs(gymnasium_robotics)
+
+
+def _register(id: str) -> None:
+    """Register the simulators of Gymnasium-Robotics, if it is installed and one of them may be meant."""
+    import gymnasium
+
+    if ":" not in id and id not in gymnasium.registry:
+        # The package prints news about its simulators.
+        with contextlib.suppress(ImportError), contextlib.redirect_stderr(io.StringIO()):
+            import gymnasium_robotics
+
+            gymnasium.register_envs(gymnasium_robotics)
 
 
 @dataclass(frozen=True)
@@ -178,55 +215,92 @@ def family_of(spec: EnvSpec) -> str | None:
     return next((family for family in FAMILIES if spec.id in known_ids(family)), None)
 
 
-def read_spec(values: Any, trust_env: bool = False, own: EnvSpec | None = None) -> EnvSpec:
+Trust = bool | EnvSpec
+"""simulators that files may name: any (True), only known ones (False), or also this one, which the user typed"""
+
+
+def read_spec(values: Any, trust: Trust = False, own: EnvSpec | None = None) -> EnvSpec:
     """Read the simulator that a file names from JSON values; raises InputError as `vet`."""
-    return vet(from_json(EnvSpec, values, "env"), trust_env, own)
+    return vet(from_json(EnvSpec, values, "env"), trust, own)
 
 
-def vet(spec: EnvSpec, trust_env: bool = False, own: EnvSpec | None = None) -> EnvSpec:
+def vet(spec: EnvSpec, trust: Trust = False, own: EnvSpec | None = None) -> EnvSpec:
     """Check the simulator that a file names, and drop its render mode.
 
-    own: the simulator must be of the same family; none: of any of FAMILIES.   trust_env: accept any simulator.
-    Raises InputError for simulators and arguments that are not listed above.
+    own: the simulator of a task with a name; others must then be of its family.   trust: see `Trust`.
+    Raises InputError for simulators and arguments that are not known, in one line that says what to type.
     """
     steps = spec.max_episode_steps
     valid = steps is None or 1 <= steps <= MAX_EPISODE_STEPS
     require(valid, f"env: max_episode_steps: expected 1 to {MAX_EPISODE_STEPS} or none, got {shorten(steps)}")
     spec = replace(spec, kwargs={name: value for name, value in spec.kwargs.items() if name != "render_mode"})
-    if trust_env:
+    if trust is True:
+        return spec
+    if isinstance(trust, EnvSpec):
+        return _as_typed(spec, trust)
+    if own is None and not _family_allows(spec):
+        _require_shipped(spec)
+    if own is None:
         return spec
     way_out = "--trust-env builds it all the same, and may run code that came with the file"
-    ids = [id for family in ([own.family] if own and own.family in FAMILIES else FAMILIES) for id in known_ids(family)]
+    ids = [id for family in ([own.family] if own.family in FAMILIES else FAMILIES) for id in known_ids(family)]
     require(spec.id in ids, f"env: expected one of {', '.join(ids)}, got {shorten(spec.id)}; {way_out}")
-    settings = FAMILIES[family_of(spec)].settings
     for name, value in spec.kwargs.items():
-        allowed = name in settings and settings[name].allowed(value)
+        allowed = _family_allows(replace(spec, kwargs={name: value}))
         require(allowed, f"env: {spec.id} with {shorten(name)} = {shorten(value)} is not known; {way_out}")
     return spec
 
 
-def without_wrappers(spec: EnvSpec, wrappers: Any, source: str) -> EnvSpec:
-    """The simulator of a file that lists Gymnasium's `additional_wrappers`, if it does the same without them.
+def _family_allows(spec: EnvSpec) -> bool:
+    """Whether the simulator is in one of FAMILIES, with arguments that files may set."""
+    family = family_of(spec)
+    settings = FAMILIES[family].settings if family else {}
+    return family is not None and all(
+        name in settings and settings[name].allowed(value) for name, value in spec.kwargs.items()
+    )
 
-    wrappers: JSON values.   source: name of the file for messages.   Wrappers are never built. Raises InputError, even
-    for trusted simulators, for an unknown wrapper, and for one that changes observations, actions or rewards.
-    """
-    for wrapper in wrappers or ():
-        name, kwargs = wrapper["name"], wrapper["kwargs"] or {}
-        limit = name == "TimeLimit" and kwargs.get("max_episode_steps")
-        limits = type(limit) is int and 1 <= limit <= MAX_EPISODE_STEPS
-        if limits:
-            spec = replace(spec, max_episode_steps=min(limit, spec.max_episode_steps or limit))
-        # The simulators of FAMILIES take actions in [-1, 1] themselves.
-        unscaled = name == "RescaleAction" and kwargs == {"min_action": -1, "max_action": 1} and family_of(spec)
-        place, _, kind = str(wrapper["entry_point"]).partition(":")
-        own = place.startswith("gymnasium.wrappers.") and kind == name
-        harmless = own and (name in WATCHING or unscaled or limits)
-        way_out = "undo it in the data and take it out of their env_spec, or record without it"
-        require(
-            bool(harmless), f"{source}: env: the wrapper {shorten(name)} of the recording is not rebuilt; {way_out}"
-        )
-    return spec
+
+def _as_typed(spec: EnvSpec, typed: EnvSpec) -> EnvSpec:
+    """The simulator of a file, with the module that the user typed; InputError if the user typed another one."""
+    module, _, id = spec.id.rpartition(":")
+    same = id == typed.id.rpartition(":")[2] and spec.id in (id, typed.id)
+    require(same, f"env: the file names {shorten(spec.id)}, --env names {typed.id}; {_ask(spec)}")
+    harmless = _plain(spec.kwargs) or _family_allows(spec)
+    vouched = spec.kwargs == typed.kwargs or (not typed.kwargs and harmless)
+    actual = shorten(json.dumps(spec.kwargs, default=str))
+    require(vouched, f"env: the file builds {shorten(spec.id)} with {actual}, not as typed; {_ask(spec)}")
+    return replace(spec, id=typed.id)
+
+
+def _require_shipped(spec: EnvSpec) -> None:
+    """Raise InputError unless Gymnasium or Gymnasium-Robotics ships the simulator, and its arguments are plain."""
+    import gymnasium
+
+    _register(spec.id)
+    registered = gymnasium.registry.get(spec.id) if ":" not in spec.id else None
+    place = registered.entry_point if registered else None
+    shipped = isinstance(place, str) and place.startswith(SHIPPED) and _plain(spec.kwargs)
+    require(
+        shipped, f"env: the file names the simulator {shorten(spec.id)}, which may run code or read files: {_ask(spec)}"
+    )
+
+
+def _ask(spec: EnvSpec) -> str:
+    kwargs = "" if _plain(spec.kwargs) else f" --env-kwargs {shlex.quote(json.dumps(spec.kwargs, default=str))}"
+    return f"if you trust it, give --env {shlex.quote(spec.id)}{kwargs}"
+
+
+def _plain(kwargs: dict[str, Any]) -> bool:
+    """Whether the arguments are numbers, lists of them, mazes or kinds of reward: no paths, nothing that runs."""
+
+    def plain(name: str, value: Any) -> bool:
+        if (name == "maze_map" and _is_maze(value)) or (name == "reward_type" and value in ("sparse", "dense")):
+            return True
+        values = value if isinstance(value, list) and len(value) <= MAX_LIST else [value]
+        numbers = all(isinstance(x, bool | int | float) and abs(x) <= MAX_ARGUMENT for x in values)
+        return value is None or numbers
+
+    return all(plain(name, value) for name, value in kwargs.items())
 
 
 def departures(spec: EnvSpec, own: EnvSpec, *same: EnvSpec) -> list[str]:

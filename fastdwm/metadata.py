@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastdwm.checks import Checked, conforms, from_json, prefixed, require, within
 from fastdwm.config import Settings, read_settings
+from fastdwm.envs import Trust
 from fastdwm.files import parse_json
 from fastdwm.models.config import CriticSpec, PolicySpec, ReBRACConfig, RewardConfig
 from fastdwm.models.nets import spec_shapes
@@ -88,10 +89,11 @@ def read_tuning(tuning: dict[str, Any] | None) -> Settings:
     return read_settings(tuning["settings"], "tuning")
 
 
-def read_metadata(content: bytes, path: Path, trust_env: bool, tuned: bool = True) -> Metadata:
+def read_metadata(content: bytes, path: Path, trust_env: Trust, tuned: bool = True) -> Metadata:
     """Parse and check the content of a bundle.json; raises InputError, in one line that names `path`.
 
-    tuned: False leaves out the tuned settings without reading them.
+    trust_env: simulators that it may name beside the known ones.   tuned: False leaves out the tuned settings without
+    reading them.
     """
     require(len(content) <= MAX_BYTES, f"{path}: expected at most {MAX_BYTES} bytes, got {len(content)}")
     values = parse_json(content, path)

@@ -1,6 +1,6 @@
 """The paper's 24 D4RL tasks: simulator, dataset ids, reference scores, ReBRAC settings, healthy region.
 
-A bundle holds its own task, which need not be one of the 24.
+A bundle holds its own task, which need not be one of the 24; `data.task` makes tasks without a name.
 Sources: scores, observation sizes and episode limits from D4RL's infos; ReBRAC settings from CORL's configs (those of
 [ReBRAC] 2305.09836); healthy regions from Gymnasium's MuJoCo environments. Pure data: imports no numpy, no torch.
 """
@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from math import inf, isfinite
 from reprlib import repr as shorten
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from fastdwm import envs
+from fastdwm import envs, spaces
 from fastdwm.checks import POSITIVE, Bound, Checked, at_most, require, within
-from fastdwm.envs import FAMILIES, EnvSpec, family_of
+from fastdwm.envs import FAMILIES, EnvSpec, Trust, family_of
 from fastdwm.errors import InputError
+from fastdwm.recorded import check_wrappers
 
 MAX_BOUND = 1e9
 """largest absolute value of reference scores and of the bounds of the healthy region"""
@@ -45,9 +46,9 @@ class Task(Checked):
     obs_dim: Annotated[int, POSITIVE, at_most(1e5)]
     """size of an observation (S)"""
     action_dim: Annotated[int, POSITIVE, at_most(1e5)]
-    """size of an action (A), every coordinate in [-1, 1]"""
+    """size of an action (A), every coordinate in [-1, 1]; `env_action` maps it to the simulator's units"""
     ref_min_score: float = 0.0
-    """return that scores 0 (a random policy)"""
+    """return that scores 0 (a random policy). With 0 and 100, the defaults, scores are plain returns"""
     ref_max_score: float = 100.0
     """return that scores 100 (an expert)"""
     limits: tuple[Limit, ...] = ()
@@ -74,9 +75,19 @@ class Task(Checked):
     """Adam step size of the critics"""
     batch_size: Annotated[int, POSITIVE, at_most(1e9)] = 1024
     """transitions per update"""
+    action_low: tuple[float, ...] | None = None
+    """lowest action in the simulator's units (A,), which is -1 for policies and models; none: -1"""
+    action_high: tuple[float, ...] | None = None
+    """highest action in the simulator's units (A,), which is 1 for policies and models; none: 1"""
+    obs_parts: tuple[str, ...] = ()
+    """entries of the simulator's dict observation in the order in which they are flattened, see `spaces`; empty for
+    an array"""
+
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("action_low", "action_high", "obs_parts")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_box()
         low, high = self.ref_min_score, self.ref_max_score
         apart = -MAX_BOUND <= low < high <= MAX_BOUND
         require(apart, f"ref_max_score: expected more than ref_min_score, got {shorten(high)} and {shorten(low)}")
@@ -86,14 +97,51 @@ class Task(Checked):
             valid = valid and 0 <= limit.index < self.obs_dim and limit.low < limit.high
             require(valid, f"limits: expected low < high of a coordinate below {self.obs_dim}, got {shorten(limit)}")
 
+    def _check_box(self) -> None:
+        low, high = self.action_low, self.action_high
+        require((low is None) == (high is None), "action_low: expected action_high beside it, or neither")
+        if low is not None:
+            valid = len(low) == len(high) == self.action_dim and all(
+                -MAX_BOUND <= a < b <= MAX_BOUND for a, b in zip(low, high, strict=True)
+            )
+            expected = f"expected {self.action_dim} numbers, each less than that of action_high"
+            require(valid, f"action_low: {expected}, got {shorten(low)} and {shorten(high)}")
+
+    @property
+    def score_name(self) -> str:
+        """`score` for returns on a scale of two reference scores, `return` for plain returns."""
+        return "return" if (self.ref_min_score, self.ref_max_score) == (0.0, 100.0) else "score"
+
+    @property
+    def scale(self) -> str:
+        """The scale of the scores, in words."""
+        if self.score_name == "return":
+            return "scores are returns, for there are no reference scores"
+        return f"score: 0 is a return of {self.ref_min_score:.4g}, 100 one of {self.ref_max_score:.4g}"
+
+    def env_action(self, action: Any) -> Any:
+        """Map actions (..., A) in [-1, 1], an array, to the simulator's units.
+
+        Only needed for a simulator that `EnvSpec.make` did not make, since that one takes actions in [-1, 1].
+        """
+        return action if self.action_low is None else spaces.from_unit(action, self.action_low, self.action_high)
+
     def score_pct(self, episode_return: float) -> float:
-        """D4RL's normalised score of an undiscounted, unscaled return: 0 = random, 100 = expert."""
+        """Normalised score of an undiscounted, unscaled return: 0 = `ref_min_score`, 100 = `ref_max_score`.
+
+        By default this is the return itself. The references of TASKS are D4RL's: a random policy and an expert.
+        """
+        if self.score_name == "return":
+            return episode_return
         return 100.0 * (episode_return - self.ref_min_score) / (self.ref_max_score - self.ref_min_score)
 
     def record(self) -> dict[str, Any]:
-        """The task as JSON values for `from_json`; an infinite bound is null."""
+        """The task as JSON values for `from_json`; an infinite bound is null, and defaults in OPTIONAL are left out."""
         limits = [{name: x if isfinite(x) else None for name, x in asdict(limit).items()} for limit in self.limits]
-        return asdict(self) | {"limits": limits}
+        values = asdict(self) | {"limits": limits, "env": self.env.record()}
+        values["d4rl_env"] = self.d4rl_env and self.d4rl_env.record()
+        lists = {name: list(values[name]) for name in self.OPTIONAL if values[name]}
+        return {name: value for name, value in values.items() if name not in self.OPTIONAL} | lists
 
     def departures(self) -> list[str]:
         """List in words how the task differs from the one in TASKS with its name; empty if scores are comparable.
@@ -110,15 +158,19 @@ class Task(Checked):
         ]
 
 
-def vet(task: Task, trust_env: bool = False) -> Task:
+def vet(task: Task, trust: Trust = False) -> Task:
     """Check a task that a file describes, and its simulators as `envs.vet` does.
 
-    trust_env: accept any simulator; otherwise only those in `envs.FAMILIES`, and for a name in TASKS only those of the
-    same family.   Raises InputError for other simulators, and for sizes that are not the simulator's.
+    trust: simulators to accept beside the known ones; for a name in TASKS, the latter are of the task's own family.
+    Raises InputError for other simulators, and for sizes that are not the simulator's.
     """
     own = TASKS.get(task.name)
-    names = [name for name in ("env", "d4rl_env") if getattr(task, name)]
-    task = replace(task, **{name: envs.vet(getattr(task, name), trust_env, own and own.env) for name in names})
+    # What the user types is the simulator to run, not that of D4RL's files.
+    trusts = {"env": trust, "d4rl_env": trust is True} if task.d4rl_env else {"env": trust}
+    specs = {name: envs.vet(getattr(task, name), value, own and own.env) for name, value in trusts.items()}
+    for spec in specs.values():
+        check_wrappers(spec)
+    task = replace(task, **specs)
     family = family_of(task.env)
     sizes = (own.obs_dim, own.action_dim) if own else FAMILIES[family].sizes if family else ()
     for name, size in zip(("obs_dim", "action_dim"), sizes, strict=False):
@@ -223,12 +275,29 @@ def _antmaze_tasks() -> list[Task]:
 TASKS: dict[str, Task] = {task.name: task for task in (*_mujoco_tasks(), *_antmaze_tasks())}
 
 
-def check_name(name: str, has_bundle: bool) -> None:
-    """Raise InputError for an unknown task; if a bundle holds the task, the name only has to be valid."""
-    if has_bundle:
-        require(bool(NAME.fits(name)), f"name: expected {NAME.words}, got {shorten(name)}")
-    else:
-        get_task(name)
+def is_d4rl(source: str) -> bool:
+    """Whether a dataset, by its id or the name of its file, is one of D4RL's."""
+    name = source.rpartition("/")[2].removesuffix(".hdf5").replace("_", "-")
+    return source.startswith("D4RL/") or name in {task.d4rl_id for task in TASKS.values()}
+
+
+_OF_DATASET = {task.minari_id: task for task in TASKS.values() if task.minari_id}
+
+
+def find_task(typed: str) -> Task | None:
+    """The task in TASKS with this name or this public dataset; none if there is none."""
+    return TASKS.get(typed) or _OF_DATASET.get(typed)
+
+
+def name_of(typed: str) -> str:
+    """Name of the task that a user calls `typed`: a name, or a Minari id, whose slashes become hyphens.
+
+    Raises InputError for a text that is neither.
+    """
+    own = find_task(typed)
+    name = own.name if own else typed.replace("/", "-")
+    require(bool(NAME.fits(name)), f"name: expected {NAME.words}, or an id of Minari, got {shorten(typed)}")
+    return name
 
 
 def get_task(name: str) -> Task:
@@ -237,3 +306,10 @@ def get_task(name: str) -> Task:
         return TASKS[name]
     nearest = get_close_matches(name, TASKS, n=4, cutoff=0.4) or sorted(TASKS)
     raise InputError(f"unknown task {name!r}; nearest: {', '.join(nearest)}")
+
+
+def unknown(typed: str, else_: str) -> InputError:
+    """The error for a text that names no task.   else_: what it could be beside the names that resemble it."""
+    nearest = get_close_matches(typed, TASKS, n=4, cutoff=0.5)
+    names = f"; nearest: {', '.join(nearest)}" if nearest else ""
+    return InputError(f"unknown task {typed!r}{names}; {else_}")

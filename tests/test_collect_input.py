@@ -21,11 +21,12 @@ OUT = "mine/hopper/tiny-v0"
 
 
 BAD = {
-    "env: expected one of Hopper-v4, ": {"env": "Pong-v5"},
-    "env: expected one of Hopper-v4, Hopper-v5": {"env": "evil:Hopper-v5"},
+    "cannot build the simulator Pong-v5: NameNotFound": {"env": "Pong-v5"},
+    "cannot build the simulator evil:Hopper-v5: ModuleNotFoundError": {"env": "evil:Hopper-v5"},
     "env_kwargs: expected JSON": {"flags": ["--env-kwargs={"]},
     "env_kwargs: expected a JSON object, got 3": {"flags": ["--env-kwargs=3"]},
-    "Hopper-v5 with 'xml_file' = '/etc/passwd' is not known": {"flags": ['--env-kwargs={"xml_file": "/etc/passwd"}']},
+    "cannot build the simulator Hopper-v5: ": {"flags": ['--env-kwargs={"xml_file": "/etc/passwd"}']},
+    "ref_scores: expected MIN < MAX, got 3 3": {"flags": ["--ref-scores", "3", "3"]},
     "none.onnx: no such file": {"policy": "none.onnx"},
     "no bundle is shipped for nothing": {"policy": "nothing"},
     "policy: expected a positive share, got 0 in random:0": {"policy": "random:0"},
@@ -47,11 +48,7 @@ BAD = {
     "a namespace of two letters or more, got 'x/hopper-v0'": {"out": "x/hopper-v0"},
     "expected a Minari id, [NAMESPACE/]NAME-vNUMBER with": {"out": "x"},
     "policy: expected at least one": {"policy": None},
-    "env: expected actions in [-1, 1], InvertedPendulum-v5 has Box(-3.0": {
-        "env": "InvertedPendulum-v5",
-        "flags": ["--trust-env"],
-    },
-    "env: expected flat observations and actions, CartPole-v1 has": {"env": "CartPole-v1", "flags": ["--trust-env"]},
+    "env: expected actions that are a list of real numbers, CartPole-v1 has Discrete(2)": {"env": "CartPole-v1"},
 }
 
 

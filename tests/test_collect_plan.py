@@ -91,7 +91,7 @@ def test_the_line_of_a_task_parses_and_names_a_simulator_that_is_known(task):
     env, config = collect.parse(item.arguments("folder of/files"))
     assert (config.out, config.transitions) == (item.out, item.transitions)
     assert [Path(text).name for text in config.policy] == list(item.policies)
-    spec = read_env(env, config.env_kwargs)
+    spec = read_env(env, config)
     assert spec.family == TASKS[task].env.family
     assert spec.kwargs.get("xml_file") == ("walker2d.xml" if env == "walker2d" else None)
     if task.startswith("antmaze"):

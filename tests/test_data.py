@@ -212,7 +212,7 @@ def test_statistics_skip_unknown_next_observations_and_floor_the_std(d4rl):
 
 
 BAD_ARRAYS = {
-    "missing key": ({"timeouts": None}, r"expected the D4RL keys \['timeouts'\]"),
+    "missing key": ({"terminals": None}, r"expected the D4RL keys \['terminals'\]"),
     "unequal lengths": ({"rewards": np.zeros(4)}, "expected arrays of equal length, got .*'reward': 4"),
     "nan": ({"observations": filled([0, np.nan, 2, 3, np.nan], 11)}, "expected finite obs.*first in row 1"),
     "infinite": ({"rewards": np.float32([1, 2, 3, np.inf, 5])}, "expected finite reward.*first in row 3"),

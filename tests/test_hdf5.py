@@ -182,8 +182,8 @@ METADATA = {
     "text count": ('{"total_episodes": "1"}', "expected a number of episodes in the metadata, got '1'"),
     "large count": ('{"total_episodes": 1000000000000}', "expected an array episode_1/observations, got nothing"),
     "format": ('{"total_episodes": 1, "data_format": "arrow"}', "expected a Minari dataset in the format hdf5, got"),
-    "simulator": ('{"total_episodes": 1, "env_spec": "{}"}', "cannot be read as a dataset: KeyError: 'id'"),
-    "simulator's type": ('{"total_episodes": 1, "env_spec": "[3]"}', "cannot be read as a dataset: TypeError"),
+    "simulator": ('{"total_episodes": 1, "env_spec": "{}"}', "expected an env_spec with id and kwargs in the"),
+    "simulator's type": ('{"total_episodes": 1, "env_spec": "[3]"}', "expected an env_spec with id and kwargs in the"),
     "size": (" " * (2**24 + 1), "expected at most 16777216 bytes, got"),
 }
 

@@ -16,9 +16,11 @@ ROOT = Path(__file__).parent.parent
 ORDER = (
     {"errors"},
     {"checks"},
+    {"spaces"},
     {"envs"},
-    {"config", "tasks", "shipped"},
-    {"files", "machine", "tables"},
+    {"recorded", "env_config"},
+    {"config", "tasks"},
+    {"files", "machine", "tables", "shipped"},
     {"command", "pictures"},
     {"data", "models"},
     {"itpo", "metadata", "weights"},

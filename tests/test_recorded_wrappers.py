@@ -12,6 +12,7 @@ from gymnasium import wrappers
 from fastdwm.data.dataset import load
 from fastdwm.envs import EnvSpec
 from fastdwm.errors import InputError
+from fastdwm.recorded import without_wrappers
 from fastdwm.tasks import get_task
 
 HOPPER = get_task("hopper-medium")
@@ -51,7 +52,6 @@ def wrapper(name, module="gymnasium.wrappers.common", **kwargs):
 
 
 CHANGING = {
-    "RescaleAction": lambda env: wrappers.RescaleAction(env, -0.5, 0.5),
     "NormalizeObservation": wrappers.NormalizeObservation,
     "NormalizeReward": lambda env: wrappers.NormalizeReward(wrappers.RecordEpisodeStatistics(env)),
     "ClipReward": lambda env: wrappers.ClipReward(env, 0, 1),
@@ -81,6 +81,22 @@ SAME = {
 @pytest.mark.parametrize("additional_wrappers", SAME.values(), ids=SAME)
 def test_a_wrapper_that_changes_nothing_passes(dataset, additional_wrappers):
     assert load(HOPPER, dataset(additional_wrappers)).env == EnvSpec("Hopper-v5", {}, 1000)
+
+
+def test_rescaled_actions_are_read_in_their_box(dataset):
+    source = dataset(recorded(lambda env: wrappers.RescaleAction(env, -0.5, 1.5)))
+    # The recorded 0 is a quarter of the way from -0.5 to 1.5.
+    np.testing.assert_allclose(load(HOPPER, source).action, -0.5)
+
+
+def test_rescaled_observations_are_rebuilt(monkeypatch):
+    spec = json.loads(wrappers.RescaleObservation(gymnasium.make("Pendulum-v1"), -2.0, 2.0).spec.to_json())
+    env, box = without_wrappers(EnvSpec("Pendulum-v1", {}, 200), spec["additional_wrappers"], "toy")
+    env = EnvSpec(**json.loads(json.dumps(env.record())))
+    with env.make() as rescaled, gymnasium.make("Pendulum-v1") as plain:
+        obs, expected = rescaled.reset(seed=0)[0], plain.reset(seed=0)[0]
+    np.testing.assert_allclose(obs, expected * np.array([2, 2, 2 / 8]), rtol=1e-5)
+    assert box is None
 
 
 def test_a_wrapper_may_end_episodes_sooner(dataset):

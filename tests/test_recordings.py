@@ -13,7 +13,7 @@ from minari.data_collector import EpisodeBuffer
 from toy_data import filled
 
 from fastdwm.data.dataset import load
-from fastdwm.data.recordings import read_d4rl
+from fastdwm.data.recordings import Form, read_d4rl
 from fastdwm.tasks import get_task
 
 # minari warns of missing metadata.
@@ -40,7 +40,7 @@ def antmaze_file(tmp_path):
 
 
 def test_a_d4rl_trajectory_ends_at_its_first_terminal_or_its_timeout(antmaze_file):
-    columns = read_d4rl(antmaze_file, "antmaze", pytest.fail, ends_at_success=True)
+    columns = read_d4rl(antmaze_file, "antmaze", pytest.fail, Form(ends_at_success=True))
     assert columns["obs"][:, 0].tolist() == [0, 1, 4, 5, 6, 7, 8, 9, 10, 11]
     assert columns["terminated"].tolist() == [0, 1, 0, 0, 0, 1, 0, 1, 0, 0]
     assert columns["truncated"].tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 0, 1]

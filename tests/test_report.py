@@ -80,9 +80,9 @@ def test_gradients_can_be_left_out(folder, tmp_path, capsys):
 
 
 def test_simulator_without_state_is_refused_at_once(bundle, tmp_path):
-    hidden = dataclasses.replace(bundle, task=dataclasses.replace(bundle.task, env=EnvSpec("CartPole-v1", {}, None)))
+    hidden = dataclasses.replace(bundle, task=dataclasses.replace(bundle.task, env=EnvSpec("Pendulum-v1", {}, None)))
     hidden.save(tmp_path / "bundle")
-    with pytest.raises(InputError, match="CartPole-v1 cannot be set .*--no-gradients"):
+    with pytest.raises(InputError, match="Pendulum-v1 cannot be set .*--no-gradients"):
         report.main(str(tmp_path / "bundle"), ReportConfig(out=tmp_path, trust_env=True, **SMALL))
 
 

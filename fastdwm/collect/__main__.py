@@ -17,6 +17,7 @@ from fastdwm import command
 from fastdwm.checks import require
 from fastdwm.collect.config import CollectConfig, check_maze, read_env, split_share
 from fastdwm.data.minari import datasets_root
+from fastdwm.envs import family_of
 from fastdwm.files import prepare_folder, reserved, strict, write_json
 from fastdwm.jobs.identity import read_identity, refuse_other
 from fastdwm.machine import package_versions
@@ -57,35 +58,32 @@ def main(env_name: str, config: CollectConfig) -> None:
         check_identity(folder, identity)
         with command.progress() as on_progress:
             record_chunks(portions, recorder, folder, config.workers, partial(on_progress, "recorded"))
-            episodes = write_dataset(config.out, env, portions, folder, metadata, partial(on_progress, "written"))
+            episodes = write_dataset(
+                config.out, env, recorder.env.id, portions, folder, metadata, partial(on_progress, "written")
+            )
         shutil.rmtree(folder)
     print_summary(path, episodes, scored_as(recorder))
 
 
 def prepare(env_name: str, config: CollectConfig) -> tuple["Recorder", Any]:
     """The checked recorder and a simulator; InputError if policies and simulator do not fit together."""
-    import numpy as np
-    from gymnasium.spaces import Box
-
     from fastdwm.collect.ant import POLICY_SIZES
     from fastdwm.collect.behaviour import read_behaviour, read_walker
     from fastdwm.collect.episodes import Recorder
+    from fastdwm.collect.recording import check_spec
     from fastdwm.collect.steering import COURSES
 
     if config.steer:
         check_maze(env_name, COURSES, config.env_kwargs)
-    spec = read_env(env_name, config.env_kwargs, config.trust_env)
+    spec = read_env(env_name, config)
     env = spec.make()
-    spaces = env.observation_space, env.action_space
-    flat = all(isinstance(space, Box) and len(space.shape) == 1 for space in spaces)
-    require(flat, f"env: expected flat observations and actions, {spec.id} has {' and '.join(map(str, spaces))}")
-    unit = np.all(spaces[1].low == -1) and np.all(spaces[1].high == 1)
-    require(bool(unit), f"env: expected actions in [-1, 1], {spec.id} has {spaces[1]}")
-    sizes = spaces[0].shape[0], spaces[1].shape[0]
+    check_spec(spec, env)
+    sizes = env.observation_space.shape[0], env.action_space.shape[0]
     names = [split_share(text)[0] for text in config.policy]
+    # A bundle of the simulator that was typed needs no further word.
+    trust = config.trust_env or (spec if family_of(spec) is None else False)
     behaviours = tuple(
-        read_walker(name, POLICY_SIZES) if config.steer else read_behaviour(name, spec, sizes, config.trust_env)
-        for name in names
+        read_walker(name, POLICY_SIZES) if config.steer else read_behaviour(name, spec, sizes, trust) for name in names
     )
     drawn = all(behaviour.draws for behaviour in behaviours)
     require(not (drawn and config.noise), "noise: expected 0, every policy draws its actions itself")
@@ -106,7 +104,7 @@ def identify(recorder: "Recorder", config: CollectConfig) -> dict[str, Any]:
     # Only if policies are steered, so that other collections that were killed before this setting existed go on.
     course = {"course": asdict(recorder.course)} if recorder.course else {}
     return course | {
-        "env": asdict(recorder.env),
+        "env": recorder.env.record(),
         "policies": [
             " ".join(filter(None, (behaviour.name, behaviour.sha256, f"x {share!r}")))
             for behaviour, share in zip(recorder.behaviours, shares_of(config), strict=True)
@@ -137,7 +135,8 @@ def scored_as(recorder: "Recorder") -> Task | None:
 def about(env_name: str, recorder: "Recorder", config: CollectConfig, identity: dict[str, Any]) -> dict[str, Any]:
     """Metadata of the dataset in minari's terms: policies, command, package versions and reference scores."""
     task = scored_as(recorder)
-    scores = {"ref_min_score": task.ref_min_score, "ref_max_score": task.ref_max_score} if task else {}
+    low, high = config.ref_scores or ((task.ref_min_score, task.ref_max_score) if task else (None, None))
+    scores = {} if low is None else {"ref_min_score": low, "ref_max_score": high}
     text = f"policies (SHA-256, x share of {config.shares}): {'; '.join(identity['policies'])}. Made by: "
     return scores | {
         "algorithm_name": ", ".join(behaviour.name for behaviour in recorder.behaviours),
@@ -156,6 +155,8 @@ def command_line(env_name: str, config: CollectConfig) -> str:
     words += ["--shares", config.shares] if config.shares == "episodes" else []
     words += ["--noise", str(config.noise)] if config.noise else []
     words += ["--steer"] if config.steer else []
+    words += ["--env", config.env] if config.env else []
+    words += ["--ref-scores", *map(str, config.ref_scores)] if config.ref_scores else []
     words += ["--env-kwargs", config.env_kwargs] if config.env_kwargs != "{}" else []
     return shlex.join(words + (["--trust-env"] if config.trust_env else []))
 
@@ -177,7 +178,8 @@ def parse(argv: list[str]) -> tuple[str, CollectConfig]:
     """Name of the simulator, and settings; raises as `command.parse`."""
     import tyro
 
-    env = ("ENV", "hopper, halfcheetah or walker2d, a task such as antmaze-umaze, or an id of Gymnasium")
+    words = "a robot (hopper, halfcheetah, walker2d), a task, an id of Gymnasium (MODULE:ID of your own), "
+    env = ("ENV", f"{words}or a Minari id or the folder of a bundle for their simulator")
     prog = "python -m fastdwm.collect"
     return command.read(CollectConfig, prog, main.__doc__, argv, tyro.conf.UseAppendAction, env=env)
 

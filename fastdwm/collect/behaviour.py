@@ -13,7 +13,7 @@ import numpy as np
 
 from fastdwm.checks import require
 from fastdwm.data.recordings import ACTION_TOLERANCE
-from fastdwm.envs import EnvSpec
+from fastdwm.envs import EnvSpec, Trust
 from fastdwm.errors import InputError, one_line
 from fastdwm.importers.onnx_file import read_onnx
 
@@ -100,7 +100,7 @@ class OnnxPolicy:
         return act
 
 
-def read_behaviour(name: str, env: EnvSpec, sizes: tuple[int, int], trust_env: bool = False) -> Behaviour:
+def read_behaviour(name: str, env: EnvSpec, sizes: tuple[int, int], trust_env: Trust = False) -> Behaviour:
     """Read a policy and check that it fits the simulator.
 
     name: `random`, an .onnx file, the folder of a bundle or the name of a shipped one.   sizes: (S, A).
@@ -139,7 +139,7 @@ def checked(behaviour: Behaviour, act: Act, noise: float = 0.0) -> Act:
     return checked_act
 
 
-def _read_bundle(name: str, env: EnvSpec, trust_env: bool) -> BasePolicy:
+def _read_bundle(name: str, env: EnvSpec, trust_env: Trust) -> BasePolicy:
     """The base policy of a bundle; InputError for a bundle of another simulator."""
     from fastdwm.bundle import Bundle
 

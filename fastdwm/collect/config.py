@@ -1,15 +1,18 @@
 """Settings of `python -m fastdwm.collect`: the simulator, the policies with their shares, and the amount of data."""
 
-import json
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Literal
 
 from fastdwm.checks import NOT_NEGATIVE, POSITIVE, Checked, at_most, require
-from fastdwm.envs import EnvSpec, read_spec
+from fastdwm.data.minari import datasets_root
+from fastdwm.env_config import read_kwargs
+from fastdwm.envs import EnvSpec
 from fastdwm.errors import InputError
-from fastdwm.tasks import TASKS
+from fastdwm.shipped import is_bundle
+from fastdwm.tasks import find_task, get_task
 
 ROBOTS = ("halfcheetah", "hopper", "walker2d")
 MAX_TRANSITIONS = 10**9
@@ -42,14 +45,21 @@ class CollectConfig(Checked):
     """seed of all random draws; the same seed gives the same dataset with any number of workers"""
     workers: Annotated[int, POSITIVE] = 2
     """processes that record at once, with one thread each; at most the number of CPUs is useful"""
+    env: str | None = None
+    """id of the simulator; the first argument is then a name of your own, as for the other commands"""
     env_kwargs: str = "{}"
     """arguments of the simulator's constructor as JSON, such as '{"xml_file": "walker2d.xml"}'"""
+    ref_scores: tuple[float, float] | None = None
+    """returns that score 0 and 100, for the dataset's metadata; none: D4RL's for its robots, else none"""
     trust_env: bool = False
-    """accept any Gymnasium id and any argument; by default only known simulators and arguments are accepted"""
+    """accept any simulator that a bundle or a dataset names; what you type is trusted without this flag"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(bool(self.policy), "policy: expected at least one")
+        low, high = self.ref_scores or (0, 1)
+        finite = math.isfinite(low) and math.isfinite(high)
+        require(finite and low < high, f"ref_scores: expected MIN < MAX, got {low:g} {high:g}")
         require(math.isfinite(self.noise), f"noise: expected a finite number, got {self.noise}")
         for text in self.policy:
             split_share(text)
@@ -82,23 +92,26 @@ def check_id(out: str) -> None:
         raise InputError(f"out: expected a Minari id, {form}, got {out!r}") from None
 
 
-def read_env(name: str, kwargs: str, trust_env: bool = False) -> EnvSpec:
-    """The simulator with this name, one of ROBOTS, a task or an id of Gymnasium.
+def read_env(typed: str, config: CollectConfig) -> EnvSpec:
+    """The simulator that the user calls `typed`: one of ROBOTS, an id of Gymnasium, or that of a task as in `train`.
 
-    kwargs: arguments of its constructor as JSON, besides those of the task.
-
-    Raises InputError for simulators and arguments that `envs` does not know, unless trust_env is true.
+    With config.env, `typed` may be any name. An id is trusted, for the user typed it. Raises InputError for a dataset
+    or a bundle that names a simulator which must be typed.
     """
-    try:
-        values = json.loads(kwargs)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"env_kwargs: expected JSON ({error})") from None
-    require(isinstance(values, dict), f"env_kwargs: expected a JSON object, got {kwargs}")
-    task = TASKS.get(f"{name}-medium" if name in ROBOTS else name)
-    own = task and task.env
-    values = own.kwargs | values if own else values
-    spec = {"id": own.id if own else name, "kwargs": values, "max_episode_steps": own and own.max_episode_steps}
-    return read_spec(spec, trust_env, own)
+    from fastdwm.data.task import recorded_task_env, task_of_bundle
+
+    kwargs = read_kwargs(config.env_kwargs)
+    own = None if config.env is None else EnvSpec(config.env, kwargs)
+    trust = config.trust_env or own or False
+    if is_bundle(typed):
+        env = task_of_bundle(Path(typed), trust).env
+    elif (datasets_root() / typed / "data").is_dir() and (recorded := recorded_task_env(typed, trust)):
+        env = recorded
+    elif own is None and (typed in ROBOTS or find_task(typed)):
+        env = (find_task(typed) or get_task(f"{typed}-medium")).env
+    else:
+        return own or EnvSpec(typed, kwargs)
+    return replace(env, kwargs={**env.kwargs, **kwargs})
 
 
 def check_maze(name: str, mazes: Collection[str], kwargs: str) -> None:

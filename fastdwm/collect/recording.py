@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from fastdwm.checks import require
 from fastdwm.collect.episodes import Portion, episodes_in, episodes_of
 from fastdwm.command import DISK_FULL, StageProgress, unwatched
 from fastdwm.data.minari import datasets_root
-from fastdwm.errors import InputError
+from fastdwm.envs import EnvSpec
+from fastdwm.errors import InputError, first_line
 from fastdwm.files import read_json, write_atomically
 
 EPISODE_BYTES = 16_384
@@ -26,6 +28,7 @@ MAX_METADATA_BYTES = 2**20
 def write_dataset(
     out: str,
     env: Any,
+    env_id: str,
     portions: Sequence[Portion],
     folder: Path,
     about: dict[str, Any],
@@ -33,7 +36,8 @@ def write_dataset(
 ) -> np.ndarray:
     """Make the dataset from the chunks in the folder; returns (length, return) of each episode, (episodes, 2).
 
-    env: the simulator.   about: further arguments of minari's `create_dataset_from_buffers`.
+    env: the simulator.   env_id: its id as the user typed it, with the module that registers it.
+    about: further arguments of minari's `create_dataset_from_buffers`.
     on_progress(transitions written, all transitions).
     """
     import minari
@@ -48,7 +52,7 @@ def write_dataset(
     with _minari_root(scratch), warnings.catch_warnings():
         # minari warns that authors and links are missing.
         warnings.simplefilter("ignore")
-        minari.create_dataset_from_buffers(out, episodes, env=_spec(env), **spaces, **about)
+        minari.create_dataset_from_buffers(out, episodes, env=_spec(env, env_id), **spaces, **about)
     _publish(out, scratch)
     return np.array(summary)
 
@@ -85,9 +89,26 @@ def _watched(episodes: Iterator[Any], total: int, on_progress: StageProgress) ->
         on_progress(done, total)
 
 
-def _spec(env: Any) -> Any:
-    """The simulator's Gymnasium spec, without our wrappers that flatten a goal dict."""
-    return replace(env.spec, additional_wrappers=())
+def check_spec(spec: EnvSpec, env: Any) -> None:
+    """Raise InputError, before anything is recorded, for a simulator that a dataset cannot name in text."""
+    entry = env.spec.entry_point
+    text = f"entry_point='MODULE:{getattr(entry, '__name__', 'CLASS')}'"
+    advice = f"register it with {text} in a module, and give MODULE:{spec.id.rpartition(':')[2]}"
+    require(isinstance(entry, str), f"env: {spec.id} is registered with a class, which no file can name: {advice}")
+    try:
+        _spec(env, spec.id).to_json()
+    except (TypeError, ValueError) as error:
+        raise InputError(f"env: {spec.id} cannot be described in a dataset: {first_line(error)}") from None
+
+
+def _spec(env: Any, env_id: str) -> Any:
+    """The simulator's Gymnasium spec, with the module that registers it.
+
+    It names the wrappers that flatten observations and scale actions, so that Minari rebuilds what was recorded; but
+    not those of the mazes, whose goal dict is filtered.
+    """
+    mazes = env_id.startswith("AntMaze")
+    return replace(env.spec, id=env_id, **({"additional_wrappers": ()} if mazes else {}))
 
 
 @contextmanager

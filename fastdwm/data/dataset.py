@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -16,8 +16,8 @@ import numpy as np
 
 from fastdwm.checks import require
 from fastdwm.data.minari import local_folder, recorded_env
-from fastdwm.data.recordings import Arrays, Warn, read_d4rl, read_minari
-from fastdwm.envs import EnvSpec
+from fastdwm.data.recordings import Arrays, Form, Warn, read_d4rl, read_minari
+from fastdwm.envs import EnvSpec, Trust
 from fastdwm.errors import first_line, one_line_errors
 from fastdwm.files import replacing, require_file
 from fastdwm.tasks import TASKS, Task
@@ -139,30 +139,35 @@ def statistics(transitions: Transitions, rows: np.ndarray) -> Arrays:
     return result
 
 
-def load(task: Task, dataset: str | None = None, trust_env: bool = False) -> Transitions:
+def load(task: Task, dataset: str | None = None, trust_env: Trust = False) -> Transitions:
     """Load the transitions of a Minari id (local, else downloaded) or of a D4RL .hdf5 file; none: the task's own id.
 
-    trust_env: accept any simulator that a Minari dataset names; otherwise only those that `envs` knows.
+    trust_env: accept any simulator that a Minari dataset names, or this one; otherwise only those that `envs` knows.
+    Actions are mapped to [-1, 1], and dict observations are flattened, as the task says.
     The arrays are cached in $FASTDWM_CACHE (default ~/.cache/fastdwm). Repairs of the order of the steps are reported
     on stderr. Raises InputError, in one line, if the dataset cannot be downloaded or read, has bad values or steps in
     disorder, or belongs to another task.
     """
     source = dataset or task.minari_id
     require(source is not None, f"no public dataset for {task.name}: give a Minari id or a D4RL .hdf5 with --dataset")
+    form = Form(task.ends_at_success, task.action_low, task.action_high, task.obs_parts)
     with one_line_errors(source, "a dataset"):
         path = Path(source)
-        if source.endswith((".hdf5", ".h5")) or path.is_file():
+        if is_file(source):
             files, env = [path], _d4rl_env(path, task)
-            read = partial(read_d4rl, path, source)
+            form = replace(form, cap=env.max_episode_steps)
+            read = partial(read_d4rl, path, source, form=form)
         else:
             folder = local_folder(source)
             files = [folder / "metadata.json", folder / "main_data.hdf5"]
-            env = recorded_env(folder, source, task, trust_env)
-            read = partial(read_minari, folder, source)
+            env, box = recorded_env(folder, source, task, trust_env)
+            if box is not None:
+                form = replace(form, action_low=None, action_high=None)
+                form = form if box == (-1, 1) else replace(form, action_low=box[:1], action_high=box[1:])
+            read = partial(read_minari, folder, source, form=form)
         for file in files:
             require_file(file)
-        to_success = task.ends_at_success
-        arrays, remarks = _through_cache(files, to_success, lambda warn: read(warn=warn, ends_at_success=to_success))
+        arrays, remarks = _through_cache(files, form, lambda warn: read(warn=warn))
     for name, size in (("obs", task.obs_dim), ("action", task.action_dim)):
         got = arrays[name].shape[1]
         require(got == size, f"{source}: expected {name} of size {size} for {task.name}, got {got}")
@@ -174,6 +179,11 @@ def load(task: Task, dataset: str | None = None, trust_env: bool = False) -> Tra
     for remark in remarks:
         print(f"fastdwm: {source}: {remark}", file=sys.stderr)
     return transitions
+
+
+def is_file(source: str) -> bool:
+    """Whether a dataset is a D4RL file rather than a Minari id."""
+    return source.endswith((".hdf5", ".h5")) or Path(source).is_file()
 
 
 def _d4rl_env(path: Path, task: Task) -> EnvSpec:
@@ -190,16 +200,18 @@ def _d4rl_env(path: Path, task: Task) -> EnvSpec:
     return task.d4rl_env or task.env
 
 
-def _through_cache(files: list[Path], variant: bool, read: Callable[[Warn], Arrays]) -> tuple[Arrays, list[str]]:
+def _through_cache(files: list[Path], form: Form, read: Callable[[Warn], Arrays]) -> tuple[Arrays, list[str]]:
     """The arrays of the files and the remarks on them, from the cache or by `read`, whose result is then cached.
 
-    variant: how the files are read, a part of the cache's key.
+    form: how the files are read, a part of the cache's key.
     """
     from safetensors import SafetensorError, safe_open
     from safetensors.numpy import save_file
 
     state = [(str(file.resolve()), (stat := file.stat()).st_mtime_ns, stat.st_size) for file in files]
-    key = hashlib.sha256(json.dumps([CACHE_FORMAT, variant, *state]).encode()).hexdigest()[:32]
+    # A form with defaults leaves the keys of earlier versions.
+    other = [] if form == Form(form.ends_at_success) else [asdict(form)]
+    key = hashlib.sha256(json.dumps([CACHE_FORMAT, form.ends_at_success, *state, *other]).encode()).hexdigest()[:32]
     root = Path(os.environ.get("FASTDWM_CACHE") or Path.home() / ".cache" / "fastdwm")
     cache, names = root / f"{key}.safetensors", {field.name for field in fields(Transitions)} - {"source", "env"}
     try:

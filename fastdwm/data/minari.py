@@ -16,10 +16,11 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from fastdwm.checks import require
-from fastdwm.envs import EnvSpec, read_spec, without_wrappers
+from fastdwm.envs import EnvSpec, Trust, read_spec
 from fastdwm.errors import InputError, first_line, one_line_errors
 from fastdwm.files import read_bytes
-from fastdwm.tasks import Task
+from fastdwm.recorded import Box, without_wrappers
+from fastdwm.tasks import Task, find_task
 
 MAX_METADATA_BYTES = 2**24
 
@@ -75,17 +76,38 @@ def read_metadata(folder: Path, source: str) -> dict[str, Any]:
     return values
 
 
-def recorded_env(folder: Path, source: str, task: Task, trust_env: bool) -> EnvSpec:
-    """The simulator that recorded a Minari dataset, the task's own if it states none; raises InputError."""
+def recorded_env(folder: Path, source: str, task: Task, trust: Trust) -> tuple[EnvSpec, Box | None]:
+    """The simulator that recorded a Minari dataset, the task's own if it states none, and the box of its actions.
+
+    The box is none where it is the simulator's own. Raises InputError.
+    """
     own = {"id": task.env.id, "kwargs": {}, "max_episode_steps": task.env.max_episode_steps}
-    recorded = read_metadata(folder, source).get("env_spec")
-    spec, family = json.loads(recorded) if recorded else own, task.env.family
-    matches = trust_env or spec["id"].startswith(family)
+    spec = read_spec_of(folder, source) or own
+    family = task.env.family
+    matches = trust is True or _family(spec["id"]).startswith(_family(family))
     require(matches, f"expected data of {family} for {task.name}, got {spec['id']} in {folder}")
     if "maze_map" in task.env.kwargs:
         _check_maze(spec, source, task)
     values = {name: spec[name] for name in own} | {"kwargs": {**spec["kwargs"], **task.env.kwargs}}
-    return without_wrappers(read_spec(values, trust_env, task.env), spec.get("additional_wrappers"), source)
+    named = task.env if find_task(task.name) else None
+    return without_wrappers(read_spec(values, trust, named), spec.get("additional_wrappers"), source)
+
+
+def read_spec_of(folder: Path, source: str) -> dict[str, Any] | None:
+    """Gymnasium's spec of the simulator in the metadata of a dataset, as JSON values; none if they have none."""
+    recorded = read_metadata(folder, source).get("env_spec")
+    spec = json.loads(recorded) if recorded else None
+    kinds = {"id": str, "kwargs": dict}
+    complete = spec is None or (
+        isinstance(spec, dict) and all(isinstance(spec.get(name), kind) for name, kind in kinds.items())
+    )
+    require(complete, f"{source}: expected an env_spec with id and kwargs in the metadata")
+    return spec
+
+
+def _family(id: str) -> str:
+    """The id without the module that registers it."""
+    return id.rpartition(":")[2]
 
 
 def _check_maze(spec: dict[str, Any], source: str, task: Task) -> None:

@@ -7,6 +7,7 @@ recorder itself may have mistaken the order of the steps, or the ends of episode
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from fastdwm.checks import require
 from fastdwm.data.hdf5 import Reader, open_hdf5, require_rows
 from fastdwm.data.minari import read_metadata
+from fastdwm.spaces import to_unit
 
 Arrays = dict[str, np.ndarray]
 
@@ -30,56 +32,103 @@ Warn = Callable[[str], None]
 """called with a line on each repair"""
 
 
-def read_d4rl(path: Path, source: str, warn: Warn, ends_at_success: bool = False) -> Arrays:
-    """Read the arrays of a D4RL file; `next_observations` is optional.
+@dataclass(frozen=True)
+class Form:
+    """How to read a recording.
 
-    ends_at_success: as in `read_minari`; recordings then end only at timeouts, not at the terminals before them.
+    ends_at_success: cut each recorded episode at its first success, see `cut_at_success`.
+    action_low, action_high: bounds of the recorded actions (A,), which become -1 and 1; none: they are -1 and 1.
+    obs_parts: entries of a dict observation in the order in which they are flattened; empty: of a goal dict,
+    (achieved_goal, observation).   cap: steps after which the simulator ends an episode; none: it does not.
+    """
+
+    ends_at_success: bool = False
+    action_low: tuple[float, ...] | None = None
+    action_high: tuple[float, ...] | None = None
+    obs_parts: tuple[str, ...] = ()
+    cap: int | None = None
+
+
+def read_d4rl(path: Path, source: str, warn: Warn, form: Form = Form()) -> Arrays:
+    """Read the arrays of a D4RL file; `next_observations` is optional, and so is `timeouts` if the form has a cap.
+
+    With `ends_at_success`, recordings end only at timeouts, not at the terminals before them.
     """
     with open_hdf5(path, source, "a D4RL .hdf5 file") as file:
-        missing = [key for key in (*D4RL_KEYS.values(), *D4RL_FLAGS.values()) if key not in file]
+        flags = D4RL_FLAGS
+        if "timeouts" not in file and form.cap:
+            flags = {"terminated": "terminals"}
+        missing = [key for key in (*D4RL_KEYS.values(), *flags.values()) if key not in file]
         require(not missing, f"{source}: expected the D4RL keys {missing}, got only {list(file.file)[:20]}")
         keys = D4RL_KEYS | ({"next_obs": "next_observations"} if "next_observations" in file else {})
         readers = {"reward": file.column}
         columns = {name: readers.get(name, file.array)(key, np.float32) for name, key in keys.items()}
-        columns |= {name: file.flags(key) for name, key in D4RL_FLAGS.items()}
-    return _complete(source, columns, columns["truncated"], warn, ends_at_success)
+        columns |= {name: file.flags(key) for name, key in flags.items()}
+    if "truncated" not in columns:
+        columns["truncated"] = _at_cap(columns["terminated"], form.cap)
+        warn(f"it has no timeouts: episodes are cut after {form.cap} steps, where the simulator ends them")
+    return _complete(source, columns, columns["truncated"], warn, form)
 
 
-def read_minari(folder: Path, source: str, warn: Warn, ends_at_success: bool = False) -> Arrays:
+def _at_cap(terminated: np.ndarray, cap: int) -> np.ndarray:
+    """(N,) bool: the rows at which an episode that has not terminated reaches `cap` steps."""
+    rows, starts = np.arange(len(terminated)), np.append(0, np.flatnonzero(terminated[:-1]) + 1)
+    step = rows - starts[np.searchsorted(starts, rows, side="right") - 1]
+    return (step % cap == cap - 1) & ~terminated
+
+
+def read_minari(folder: Path, source: str, warn: Warn, form: Form = Form()) -> Arrays:
     """Read the arrays of a Minari dataset in its HDF5 format (`data` folder), one episode at a time.
 
-    ends_at_success: cut each recorded episode at its first success, see `cut_at_success`.
     It does not use minari, which builds any simulator that the metadata name if they lack the spaces.
     """
     metadata = read_metadata(folder, source)
-    count, form = metadata.get("total_episodes"), metadata.get("data_format", "hdf5")
-    require(form == "hdf5", f"{source}: expected a Minari dataset in the format hdf5, got {form}")
+    count, kind = metadata.get("total_episodes"), metadata.get("data_format", "hdf5")
+    require(kind == "hdf5", f"{source}: expected a Minari dataset in the format hdf5, got {kind}")
     require(type(count) is int, f"{source}: expected a number of episodes in the metadata, got {count!r}")
     require(count > 0, f"{source}: expected transitions, got none")
     pieces: dict[str, list[np.ndarray]] = {}
     with open_hdf5(folder / "main_data.hdf5", source, "a Minari dataset") as file:
         for i in range(count):
-            for name, values in _episode_columns(file, f"episode_{i}").items():
+            for name, values in _episode_columns(file, f"episode_{i}", form.obs_parts).items():
                 pieces.setdefault(name, []).append(values)
         columns = {name: np.concatenate(pieces.pop(name)) for name in list(pieces)}
-    return _complete(source, columns, columns.pop("last"), warn, ends_at_success)
+    return _complete(source, columns, columns.pop("last"), warn, form)
 
 
-def _complete(source: str, columns: Arrays, last: np.ndarray, warn: Warn, ends_at_success: bool) -> Arrays:
+def _complete(source: str, columns: Arrays, last: np.ndarray, warn: Warn, form: Form) -> Arrays:
     """Check the recorded columns, repair their order and derive the rest.   last: see `cut_at_success`."""
+    columns = columns | {"action": _in_unit(source, columns["action"], form)}
     check(source, columns)
-    columns = cut_at_success(columns, last) if ends_at_success else columns
+    columns = cut_at_success(columns, last) if form.ends_at_success else columns
     return derive(mend_order(source, columns, warn))
 
 
-def _episode_columns(file: Reader, episode: str) -> Arrays:
+def _in_unit(source: str, action: np.ndarray, form: Form) -> np.ndarray:
+    """The recorded actions (N, A), mapped to [-1, 1]; raises InputError if they leave the recorded box."""
+    if form.action_low is None or action.ndim != 2:
+        return action
+    low, high = (np.array(bound) for bound in (form.action_low, form.action_high))
+    sizes = f"{source}: expected actions of size {len(low)}, got {action.shape[1]}"
+    require(len(low) in (1, action.shape[1]), sizes)
+    action = to_unit(action, low, high)
+    inside = np.abs(action).max(1, initial=0) <= 1 + ACTION_TOLERANCE
+    box = f"{np.round(low, 4).tolist()} to {np.round(high, 4).tolist()}"
+    require_rows(inside | ~np.isfinite(action).all(1), f"{source}: expected actions from {box}, got others")
+    return action
+
+
+def _episode_columns(file: Reader, episode: str, obs_parts: tuple[str, ...] = ()) -> Arrays:
     """Read one Minari episode of T steps and T + 1 observations; its last row is truncated unless it terminated.
 
-    A goal dict becomes (achieved_goal, observation).   last: (T,) bool, true in the last row alone.
+    obs_parts: as in `Form`.   last: (T,) bool, true in the last row alone.
     """
     key = f"{episode}/observations"
-    keys = [f"{key}/achieved_goal", f"{key}/observation"] if file.is_group(key) else [key]
+    names = obs_parts or ("achieved_goal", "observation")
+    keys = [f"{key}/{name}" for name in names] if file.is_group(key) else [key]
     parts = [file.array(part, np.float32) for part in keys]
+    if obs_parts:
+        parts = [part.reshape(len(part), -1) for part in parts]
     obs = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     action, reward = file.array(f"{episode}/actions", np.float32), file.column(f"{episode}/rewards", np.float32)
     ended, cut = (file.flags(f"{episode}/{name}") for name in ("terminations", "truncations"))

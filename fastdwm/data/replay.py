@@ -51,6 +51,8 @@ class Simulator:
         self.inner = self.env.unwrapped
         # A maze has no `set_state` of its own; its robot has.
         self.robot = getattr(self.inner, "ant_env", self.inner)
+        # Only RescaleAction has this function among the wrappers of `EnvSpec.make`.
+        self.action = getattr(self.env, "action", lambda action: action)
         obs = np.asarray(self.env.reset(seed=0)[0])
         settable = all(hasattr(self.robot, name) for name in ("set_state", "_get_obs", "model", "data"))
         self.hidden = self.robot.model.nq + self.robot.model.nv - len(obs) if settable else -1
@@ -71,7 +73,7 @@ class Simulator:
     def step(self, obs: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, float, bool]:
         """Next observation (S,), reward, and whether the episode terminates, from one obs (S,) and action (A,)."""
         self.observe(obs)
-        _, reward, terminated, *_ = self.inner.step(action)
+        _, reward, terminated, *_ = self.inner.step(self.action(action))
         # Not the step's own observation, which is a dict in a maze.
         return self.robot._get_obs(), self.reward_scale * reward, terminated
 

@@ -12,9 +12,8 @@ from fastdwm import command
 from fastdwm.config import ITPOConfig, Settings
 from fastdwm.eval.config import EvalConfig
 from fastdwm.files import write_json
-from fastdwm.measure.record import prepare_output
-from fastdwm.shipped import shipped_folder
-from fastdwm.tasks import check_name
+from fastdwm.measure.record import output_name, prepare_output
+from fastdwm.shipped import bundle_of
 
 if TYPE_CHECKING:
     from fastdwm.bundle import Bundle
@@ -42,8 +41,7 @@ def tuned(task_name: str, config: EvalConfig) -> EvalConfig | None:
 
     if config.checkpoint or config.world or config.world_steps:
         return None
-    check_name(task_name, config.bundle is not None)
-    own = load_for(task_name, config.bundle or shipped_folder(task_name), config.trust_env).settings
+    own = load_for(task_name, bundle_of(task_name, config.bundle), config.trust).settings
     unused = own == Settings() or own.itpo.optimiser != config.itpo.optimiser
     return None if unused else EvalConfig(itpo=own.itpo, world=own.world, world_steps=own.world_steps)
 
@@ -53,16 +51,15 @@ def main(task_name: str, config: EvalConfig) -> None:
 
     The table goes to stdout, everything per episode to OUT/TASK-TIME.json, progress to stderr.
     """
-    check_name(task_name, config.bundle is not None)
-    stem = prepare_output(config.out, task_name)
+    folder = bundle_of(task_name, config.bundle)
+    stem = prepare_output(config.out, output_name(task_name, folder))
     if config.video and not os.environ.get("DISPLAY"):
         # MuJoCo reads this variable when it is imported, which happens later.
         os.environ.setdefault("MUJOCO_GL", "egl")
     command.set_up_torch(config.threads, config.device)
     from fastdwm.measure.bundle import load_for
 
-    folder = config.bundle or shipped_folder(task_name)
-    bundle = load_for(task_name, folder, config.trust_env)
+    bundle = load_for(task_name, folder, config.trust)
     task, config = bundle.task, dataclasses.replace(config, world=config.world or next(iter(bundle.worlds)))
     bundle = bundle if config.checkpoint is None else bundle.with_policy(config.checkpoint)
     from fastdwm.eval import plot

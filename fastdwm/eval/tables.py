@@ -25,10 +25,11 @@ def print_evaluation(
     kind = "95 % interval, Wilson's of a rate and else bootstrap" if task.ends_at_success else "95 % bootstrap interval"
     caption = f"± standard deviation over episodes; [ ] {kind}; difference by seed;"
     caption += " p99 of 2,000 decisions or more"
+    caption += "" if task.ends_at_success else f"\n{task.scale}"
     caption += f"\nnot the task's own simulator: {', '.join(departures)}" if departures else ""
     caption += f"\nscores may differ from the bundle's own: {', '.join(versions)}" if versions else ""
     header = ("", "base policy", policy, f"{policy} - base")
-    print_table(header, table_rows(numbers), title=title, caption=caption)
+    print_table(header, table_rows(numbers, task.score_name), title=title, caption=caption)
 
 
 def other_versions(made_with: Mapping[str, str]) -> list[str]:
@@ -40,8 +41,9 @@ def other_versions(made_with: Mapping[str, str]) -> list[str]:
     ]
 
 
-def table_rows(numbers: dict[str, Any]) -> list[list[str]]:
-    """Rows of (label, base policy, ITPO, difference)."""
+def table_rows(numbers: dict[str, Any], score_name: str = "score") -> list[list[str]]:
+    """Rows of (label, base policy, ITPO, difference).   score_name: `return` leaves out the row of returns, which would
+    repeat the scores."""
     policies, gap = [numbers["base"], numbers["itpo"]], numbers["difference"]
     iqm = [interval(policy["score_pct"]["iqm"]) for policy in policies]
     lost = [f"{policy['discarded']} of {policy['decisions']}" for policy in policies]
@@ -49,10 +51,11 @@ def table_rows(numbers: dict[str, Any]) -> list[list[str]]:
         [latency(policy[name]["p50_ms"], policy[name]["p99_ms"]) for policy in policies]
         for name in ("alone_latency", "batch_latency")
     )
+    returns = ["return", *(spread(policy["return"]) for policy in policies), interval(gap["return"], "+")]
     scores = [
-        ["score", *(spread(policy["score_pct"]) for policy in policies), interval(gap["score_pct"], "+")],
+        [score_name, *(spread(policy["score_pct"]) for policy in policies), interval(gap["score_pct"], "+")],
         ["interquartile mean", *iqm, ""],
-        ["return", *(spread(policy["return"]) for policy in policies), interval(gap["return"], "+")],
+        *([] if score_name == "return" else [returns]),
     ]
     if "success_pct" in policies[0]:
         rates = [interval(policy["success_pct"]) for policy in policies]

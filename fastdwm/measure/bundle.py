@@ -1,19 +1,25 @@
 """The bundle that a command measures, and its description in the command's record."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from fastdwm.bundle import Bundle
 from fastdwm.checks import require
+from fastdwm.envs import Trust
 from fastdwm.measure.record import circumstances
+from fastdwm.shipped import is_bundle
+from fastdwm.tasks import name_of
 
 
-def load_for(task_name: str, folder: Path, trust_env: bool = False, tuned: bool = True) -> Bundle:
-    """Load the bundle in the folder; InputError if it is for another task.   trust_env, tuned: as in `Bundle.load`."""
-    bundle = Bundle.load(folder, trust_env, tuned=tuned)
+def load_for(typed: str, folder: Path, trust: Trust = False, tuned: bool = True) -> Bundle:
+    """Load the bundle in the folder; InputError if it is not for the task that the user calls `typed`.
+
+    typed: the name of the task, a Minari id, or the folder of a bundle.   trust, tuned: as in `Bundle.load`.
+    """
+    bundle = Bundle.load(folder, trust, tuned=tuned)
     other = bundle.task.name
-    require(other == task_name, f"bundle: expected one for {task_name}, {folder} is for {other}")
+    same = is_bundle(typed) or other == name_of(typed)
+    require(same, f"bundle: expected one for {typed}, {folder} is for {other}")
     return bundle
 
 
@@ -24,7 +30,7 @@ def measured(bundle: Bundle, folder: Path, device: str, *fields: str) -> dict[st
     return {
         "task": task.name,
         **circumstances(device),
-        "env": asdict(task.env),
+        "env": task.env.record(),
         "env_departures": task.departures(),
         "bundle": provenance | {name: getattr(bundle, name) for name in fields},
     }

@@ -4,12 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from fastdwm.checks import NOT_NEGATIVE, POSITIVE, Checked
+from fastdwm.checks import NOT_NEGATIVE, POSITIVE
 from fastdwm.config import ITPOConfig
+from fastdwm.env_config import EnvConfig
 
 
 @dataclass(frozen=True)
-class EpisodesConfig(Checked):
+class EpisodesConfig(EnvConfig):
     """How episodes of a bundle's agent are run."""
 
     bundle: Path | None = None
@@ -31,6 +32,3 @@ class EpisodesConfig(Checked):
     backend: Literal["auto", "reference", "fused"] = "auto"
     """fused: the fast operators with hand-derived gradients; reference: plain torch and autograd, to check results;
     auto: fused"""
-    trust_env: bool = False
-    """build any simulator that the bundle names, with any arguments. This may run code that came with the bundle, so
-    use it only for bundles that you trust"""

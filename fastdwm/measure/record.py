@@ -13,6 +13,8 @@ from typing import Any
 
 from fastdwm.files import prepare_folder
 from fastdwm.machine import machine, package_versions
+from fastdwm.shipped import is_bundle
+from fastdwm.tasks import name_of
 
 LEFTOVER_S = 3600.0
 """age in seconds from which a temporary file cannot be one that is being written"""
@@ -30,6 +32,14 @@ def prepare_output(folder: Path, task: str) -> Path:
                 path.unlink()
     # The process id distinguishes commands that a script starts at the same time.
     return folder / f"{task}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+
+
+def output_name(typed: str, folder: Path) -> str:
+    """The name of a task for paths: of the folder of a bundle, `train`'s name of the run or the folder's own."""
+    if not is_bundle(typed):
+        return name_of(typed)
+    path = folder.resolve()
+    return path.parent.name if path.name == "bundle" else path.name
 
 
 def circumstances(device: str) -> dict[str, Any]:

@@ -4,14 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from fastdwm.checks import NOT_NEGATIVE, POSITIVE, Checked, within
+from fastdwm.checks import NOT_NEGATIVE, POSITIVE, within
+from fastdwm.env_config import EnvConfig
 
-BUNDLE = "BUNDLE", "folder of a bundle, or the name of a shipped one, for example hopper-medium"
+BUNDLE = "BUNDLE", "folder of a bundle, or a task: a name such as hopper-medium, or the Minari id that train got"
 """name and help text of the argument of two reports"""
 
 
 @dataclass(frozen=True)
-class ReportConfig(Checked):
+class ReportConfig(EnvConfig):
     """The held-out data and the sample sizes."""
 
     dataset: str | None = None
@@ -42,22 +43,16 @@ class ReportConfig(Checked):
     """folder for the JSON and the picture"""
     threads: Annotated[int, POSITIVE] = 1
     """CPU threads of torch"""
-    trust_env: bool = False
-    """build any simulator that the bundle or dataset names, with any arguments, and accept data that the simulator does
-    not reproduce. This may run code that came with them, so use it only for files that you trust"""
 
 
 @dataclass(frozen=True)
-class DeviationConfig:
+class DeviationConfig(EnvConfig):
     """The data, and whether the result is saved in the bundle."""
 
     dataset: str | None = None
     """Minari id or D4RL .hdf5 file; none: the dataset that the bundle was trained on"""
     write: bool = True
     """write the maximum deviation into the bundle, where agents read it; with --no-write it is only printed"""
-    trust_env: bool = False
-    """accept any simulator that the bundle or dataset names. This may run code that came with it, so use it only for
-    files that you trust"""
 
 
 @dataclass(frozen=True)

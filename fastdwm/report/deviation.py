@@ -5,12 +5,11 @@ Heavy packages are imported inside the functions: --help answers before torch, n
 
 import dataclasses
 from functools import partial
-from pathlib import Path
 
 from fastdwm import command
 from fastdwm.checks import require
 from fastdwm.report.config import BUNDLE, DeviationConfig
-from fastdwm.shipped import find_bundle
+from fastdwm.shipped import ROOT, find_bundle
 
 
 def main(name: str, config: DeviationConfig) -> None:
@@ -20,17 +19,17 @@ def main(name: str, config: DeviationConfig) -> None:
     """
     folder = find_bundle(name)
     hint = "--no-write prints the value"
-    require(not config.write or folder == Path(name), f"bundle: {name} is shipped, and stays as it is; {hint}")
+    require(not config.write or folder.parent != ROOT, f"bundle: {name} is shipped, and stays as it is; {hint}")
     command.set_up_torch(1, "cpu")
     from fastdwm.bundle import Bundle
     from fastdwm.data import dataset as data
     from fastdwm.data import replay
     from fastdwm.measure.deviation import max_deviation
 
-    bundle = Bundle.load(folder, config.trust_env, tuned=False)
+    bundle = Bundle.load(folder, config.trust, tuned=False)
     source = config.dataset or bundle.dataset.get("id")
     require(bool(source), f"dataset: {folder} does not say what it was trained on; give --dataset ID")
-    transitions = data.load(bundle.task, source, config.trust_env)
+    transitions = data.load(bundle.task, source, config.trust)
     replay.check(transitions, config.trust_env)
     value = max_deviation(transitions, bundle.policy, bundle.discount, bundle.policy_function)
     print(f"max_deviation: {value:.4f}, from {transitions.n:,} transitions of {transitions.source}")

@@ -38,7 +38,7 @@ def main(name: str, config: ReportConfig) -> None:
     from fastdwm.report.plot import save_model_plot
     from fastdwm.report.tables import print_tables
 
-    bundle = Bundle.load(folder, config.trust_env)
+    bundle = Bundle.load(folder, config.trust)
     config = with_seed(config, bundle)
     stem = prepare_output(config.out, f"{bundle.task.name}-models")
     if config.gradients:
@@ -93,7 +93,7 @@ def held_out(
         transitions = fresh(config.max_steps, config.action_noise, on_episode, function)
         source = f"{config.episodes} fresh episodes of the base policy with action noise {config.action_noise:g}"
         return transitions, np.ones(transitions.n, bool), f"{source}, {transitions.n} transitions"
-    transitions = data.load(bundle.task, config.dataset, config.trust_env)
+    transitions = data.load(bundle.task, config.dataset, config.trust)
     replay.check(transitions, config.trust_env)
     trained, how = trained_on(bundle.dataset, transitions)
     if not trained:

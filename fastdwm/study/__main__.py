@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 from fastdwm import command
 from fastdwm.errors import InputError
 from fastdwm.files import prepare_folder, reserved, write_atomically, write_json
-from fastdwm.measure.record import circumstances
-from fastdwm.shipped import shipped_folder
+from fastdwm.measure.record import circumstances, output_name
+from fastdwm.shipped import bundle_of
 from fastdwm.study.config import StudyConfig
 from fastdwm.study.grid import BASE, Grid, GridPoint, parse_world
 from fastdwm.tables import csv_text
-from fastdwm.tasks import check_name
 
 if TYPE_CHECKING:
     from fastdwm.bundle import Bundle
@@ -34,8 +33,8 @@ def main(task_name: str, config: StudyConfig) -> None:
     .json and one file per grid point to the study's folder; progress to stderr. The same command resumes a study that
     was stopped.
     """
-    check_name(task_name, config.bundle is not None)
-    out = config.out or Path("results", f"study-{task_name}")
+    source = bundle_of(task_name, config.bundle)
+    out = config.out or Path("results", f"study-{output_name(task_name, source)}")
     for folder in (out / "cells", *([out / "confirmation"] if config.confirm else [])):
         prepare_folder(folder)
     with reserved(out):
@@ -43,7 +42,7 @@ def main(task_name: str, config: StudyConfig) -> None:
         command.set_up_torch(config.threads, config.device)
         from fastdwm.measure.bundle import load_for
 
-        bundle = load_for(task_name, config.bundle or shipped_folder(task_name), config.trust_env)
+        bundle = load_for(task_name, source, config.trust)
         run_study(bundle, grid, config, out)
 
 
@@ -99,10 +98,10 @@ def conclude(
     from fastdwm.study import tables, tradeoff
 
     here = circumstances(study.config.device)
-    departures = study.bundle.task.departures()
+    departures, score = study.bundle.task.departures(), study.bundle.task.score_name
     title = f"{study.bundle.task.name}, {len(study.seeds)} episodes per grid point"
     title += f", not the task's own simulator: {', '.join(departures)}" if departures else ""
-    sentences = verdict + ([tables.confirmed(confirmation)] if confirmation else [])
+    sentences = verdict + ([tables.confirmed(confirmation, score)] if confirmation else [])
     summary = {
         "task": study.bundle.task.name,
         **here,
@@ -112,16 +111,16 @@ def conclude(
         "grid": dataclasses.asdict(grid),
         "seeds": study.seeds,
         "identity": study.identity,
-        "env": dataclasses.asdict(study.bundle.task.env),
+        "env": study.bundle.task.env.record(),
         "env_departures": departures,
         "cells": rows,
     }
     write_json(out / "study.json", summary)
     write_atomically(out / "study.csv", csv_text(rows).encode())
-    tradeoff.save_plot(rows, out / "study.png", title)
+    tradeoff.save_plot(rows, out / "study.png", title, score)
     title = f"{title}, environment seeds {study.identity['seeds']}"
-    tables.write_markdown(rows, out / "study.md", title, sentences, here)
-    tables.print_study(rows, title)
+    tables.write_markdown(rows, out / "study.md", title, sentences, here, score)
+    tables.print_study(rows, title, score)
     print("\n".join(sentences))
     for kind in ("md", "csv", "png", "json"):
         print(out / f"study.{kind}")

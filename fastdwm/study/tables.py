@@ -10,12 +10,17 @@ from fastdwm.study.grid import BASE
 from fastdwm.study.tradeoff import Row, estimate, title_of
 from fastdwm.tables import interval, latency, markdown_table, markdown_text, print_table, spread
 
-COLUMNS = ("", "world model", "H", "M", "E", "strength", "score", "IQM", "score - base", "falls", "ms, p50 / p99")
 CAPTION = (
     "numbers: as in the picture; strength: maximum deviation, or step size; Pareto front: *; ± standard deviation; "
     "IQM: interquartile mean; [ ] 95 % bootstrap interval, difference by seed; "
     "falls: episodes ended early; ms: one decision"
 )
+
+
+def columns(score: str) -> tuple[str, ...]:
+    """Titles of the columns.   score: `score` or `return`, what the table shows."""
+    middle = (score, "IQM", f"{score} - base")
+    return ("", "world model", "H", "M", "E", "strength", *middle, "falls", "ms, p50 / p99")
 
 
 def table_row(row: Row) -> list[str]:
@@ -40,29 +45,31 @@ def strength(row: Row) -> str:
     return ("" if row["world"] == "base" else "bundle's") if value is None else f"{value:g}"
 
 
-def print_study(rows: Sequence[Row], title: str) -> None:
+def print_study(rows: Sequence[Row], title: str, score: str = "score") -> None:
     """Print the rows; * marks the Pareto front."""
-    print_table(COLUMNS, map(table_row, rows), title=title, caption=CAPTION, width=125, left=2, no_wrap=True)
+    print_table(columns(score), map(table_row, rows), title=title, caption=CAPTION, width=125, left=2, no_wrap=True)
 
 
-def write_markdown(rows: Sequence[Row], path: Path, title: str, sentences: Sequence[str], origin: Row) -> None:
+def write_markdown(
+    rows: Sequence[Row], path: Path, title: str, sentences: Sequence[str], origin: Row, score: str = "score"
+) -> None:
     """Write the table, the sentences and the origin of the results (`record.circumstances`) as a Markdown page."""
     # The command as a user types it, without the folder of the interpreter.
     command = shlex.join(["python", *shlex.split(origin["command"])[1:]])
     versions = ", ".join(f"{name} {origin['versions'][name]}" for name in ("python", "torch", "mujoco"))
     machine = "{accelerator} {cpu} {cpu_count} CPUs, {threads} used".format(**origin["machine"])
     how = f"{origin['time']}, {machine.removeprefix('None ')}, {versions}"
-    table = markdown_table(COLUMNS, map(table_row, rows))
+    table = markdown_table(columns(score), map(table_row, rows))
     parts = (f"## {markdown_text(title)}", f"```bash\n{command}\n```", markdown_text(how), table, CAPTION)
     write_atomically(path, ("\n\n".join([*parts, *map(markdown_text, sentences)]) + "\n").encode())
 
 
-def confirmed(result: dict[str, Any]) -> str:
+def confirmed(result: dict[str, Any], score: str = "score") -> str:
     """One line about the result of `tradeoff.confirmation`."""
     setting = f"H = {result['horizon']}, M = {result['particles']}, E = {result['inner_steps']}"
     gain = interval(result["difference"], "+")
     return (
         f"Best by interquartile mean: {title_of(result)}, {setting}, strength {strength(result)}. "
         f"On seeds {result['seeds'][0]} to {result['seeds'][-1]}, which were not used to choose it: "
-        f"score {spread(result['chosen'])}, base policy {spread(result['base'])}, difference {gain}."
+        f"{score} {spread(result['chosen'])}, base policy {spread(result['base'])}, difference {gain}."
     )

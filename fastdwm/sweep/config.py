@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 from fastdwm.checks import POSITIVE, require
 from fastdwm.engines.config import EngineConfig
+from fastdwm.env_config import EnvConfig
 from fastdwm.errors import InputError
 from fastdwm.jobs.sweep import VARIANTS
-from fastdwm.tasks import get_task
+from fastdwm.shipped import is_bundle
+from fastdwm.tasks import find_task, get_task, name_of
 
 STAGES = ("collect", "train", "tune", "eval")
 # Levels with published results of generative models come first.
@@ -18,11 +20,12 @@ LOCOMOTION = tuple(f"{robot}-{level}" for level in LEVELS for robot in ("hopper"
 
 
 @dataclass(frozen=True)
-class SweepConfig(EngineConfig):
+class SweepConfig(EngineConfig, EnvConfig):
     """Run all stages for all tasks and training seeds. Each job runs a few commands that could be run by hand."""
 
     tasks: tuple[str, ...] = ("locomotion",)
-    """names of tasks; locomotion stands for the 18 tasks of hopper, halfcheetah and walker2d"""
+    """names of tasks; locomotion stands for the 18 tasks of hopper, halfcheetah and walker2d. A task may also be a
+    Minari id, the folder of a bundle, or a name of your own beside --env and --dataset"""
     seeds: Annotated[int, POSITIVE] = 1
     """trainings per task, with the training seeds 0, 1, ...; several show how much results vary between trainings"""
     stages: tuple[str, ...] = ("train", "tune", "eval")
@@ -77,7 +80,20 @@ class SweepConfig(EngineConfig):
     def task_names(self) -> list[str]:
         """The tasks in the order in which they run, without duplicates; raises InputError for an unknown one."""
         names = [name for entry in self.tasks for name in (LOCOMOTION if entry == "locomotion" else (entry,))]
-        return [get_task(name).name for name in dict.fromkeys(names)]
+        return [self._task(name) for name in dict.fromkeys(names)]
+
+    def _task(self, typed: str) -> str:
+        """The task as `train` takes it; InputError for a text that is no task."""
+        if own := find_task(typed):
+            return own.name
+        known = is_bundle(typed) or "/" in typed or self.dataset is not None or self.env is not None
+        return typed if known and (is_bundle(typed) or name_of(typed)) else get_task(typed).name
+
+    def env_flags(self) -> list[str]:
+        """The flags of the simulator, for the commands of all stages but collect."""
+        flags = [] if self.env is None else ["--env", self.env]
+        flags += [] if self.env_kwargs == "{}" else ["--env-kwargs", self.env_kwargs]
+        return flags + (["--trust-env"] if self.trust_env else [])
 
     def flags(self, stage: str) -> list[str]:
         """The further flags of a stage."""
@@ -98,5 +114,7 @@ class SweepConfig(EngineConfig):
         """Minari id or file to train on; none: the dataset that train chooses."""
         if self.dataset is not None:
             return self.dataset.replace("{task}", task)
+        if find_task(task) is None:
+            return None
         robot, _, level = task.partition("-")
         return f"deepope/{robot}/{level}-v0"

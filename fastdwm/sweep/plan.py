@@ -13,6 +13,7 @@ from fastdwm.jobs.results import MAX_BYTES, Record
 from fastdwm.sweep.config import STAGES, SweepConfig
 from fastdwm.sweep.outcomes import is_there
 from fastdwm.sweep.stages import NAMED, Command, Folders, SweepJob, commands
+from fastdwm.tasks import find_task
 
 SETTINGS_FILE = "settings.json"
 
@@ -119,7 +120,7 @@ def _check_needs(job: SweepJob, plan: Plan) -> None:
         _check_data(job, plan)
     elif plan.source(job) != "train":
         require(job.seed == 0, f"seeds: without the stage train there is one bundle per task, got {plan.config.seeds}")
-        shipped.shipped_folder(job.task)
+        plan.folders.bundle(job, "shipped") if find_task(job.task) is None else shipped.shipped_folder(job.task)
 
 
 def _check_data(job: SweepJob, plan: Plan) -> None:

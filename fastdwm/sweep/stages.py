@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastdwm.checks import require
+from fastdwm.measure.record import output_name
+from fastdwm.shipped import bundle_of, is_bundle
 from fastdwm.sweep.config import SweepConfig
+from fastdwm.tasks import find_task, name_of
 
 Command = list[str]
 EPISODES, TUNE_MINUTES = 50, 20
@@ -24,7 +27,8 @@ class SweepJob:
     @property
     def training(self) -> str:
         """Name of the training, with which the names of its jobs begin."""
-        return f"{self.task}-s{self.seed}"
+        name = output_name(self.task, Path(self.task)) if is_bundle(self.task) else name_of(self.task)
+        return f"{name}-s{self.seed}"
 
     @property
     def name(self) -> str:
@@ -49,7 +53,7 @@ class Folders:
         """Folder of the bundle.   source: `train`, trained in this sweep; `copy`, of the shipped bundle, for tune to
         write to; or `shipped`."""
         if source == "shipped":
-            return self.shipped / job.task
+            return self.shipped / job.task if find_task(job.task) else bundle_of(job.task)
         return self.training(job) / "bundle" if source == "train" else self.out / "bundles" / job.training
 
 
@@ -65,7 +69,7 @@ def commands(job: SweepJob, config: SweepConfig, source: str, folders: Folders) 
     bundle = folders.bundle(job, source)
     if job.stage == "tune":
         # Tune a copy, because shipped bundles stay as they are.
-        fetch = [["cp", "-rT", str(folders.shipped / job.task), str(bundle)]] if source == "copy" else []
+        fetch = [["cp", "-rT", str(folders.bundle(job, "shipped")), str(bundle)]] if source == "copy" else []
         return [*fetch, tune(job, config, bundle, folders)]
     return [evaluate(job, config, bundle, variant, folders) for variant in config.variants]
 
@@ -82,7 +86,7 @@ def train(job: SweepJob, config: SweepConfig, folders: Folders) -> Command:
     dataset = config.dataset_of(job.task)
     data = ["--dataset", dataset] if dataset else []
     where = ["--out", str(folders.training(job)), "--seed", str(job.seed), "--threads", "1"]
-    return [*_python("train", job.task), *data, *where, *config.flags("train")]
+    return [*_python("train", job.task), *data, *where, *config.env_flags(), *config.flags("train")]
 
 
 def tune(job: SweepJob, config: SweepConfig, bundle: Path, folders: Folders) -> Command:
@@ -94,7 +98,7 @@ def tune(job: SweepJob, config: SweepConfig, bundle: Path, folders: Folders) -> 
         "--out",
         str(folders.out / "tune" / job.training),
     ]
-    return [*_python("tune", job.task), *settings, *config.flags("tune")]
+    return [*_python("tune", _named(job, bundle)), *settings, *config.env_flags(), *config.flags("tune")]
 
 
 def evaluate(job: SweepJob, config: SweepConfig, bundle: Path, variant: str, folders: Folders) -> Command:
@@ -102,7 +106,12 @@ def evaluate(job: SweepJob, config: SweepConfig, bundle: Path, variant: str, fol
     out = ["--out", str(folders.evaluations(job) / variant)]
     settings = ["--preset", preset, "--bundle", str(bundle), "--episodes", str(EPISODES)]
     settings += [*VARIANT_FLAGS.get(variant, []), *out]
-    return [*_python("eval", job.task), *settings, *config.flags("eval")]
+    return [*_python("eval", _named(job, bundle)), *settings, *config.env_flags(), *config.flags("eval")]
+
+
+def _named(job: SweepJob, bundle: Path) -> str:
+    """The task of a command that gets a bundle: its name, or this bundle for a task that is a bundle's folder."""
+    return str(bundle) if is_bundle(job.task) else job.task
 
 
 def _python(command: str, task: str) -> Command:

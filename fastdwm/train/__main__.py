@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -16,8 +17,9 @@ from fastdwm.errors import InputError
 from fastdwm.files import prepare_folder, reserved, strict, write_json
 from fastdwm.jobs.identity import read_identity, refuse_other
 from fastdwm.models.config import DiffusionConfig, MeanFlowConfig, MLPConfig, ReBRACConfig, RewardConfig
+from fastdwm.shipped import RUNS
 from fastdwm.tables import print_table
-from fastdwm.tasks import Task, get_task
+from fastdwm.tasks import TASKS, Task, find_task
 from fastdwm.train.config import TrainConfig
 from fastdwm.train.own import read_own
 
@@ -29,7 +31,10 @@ if TYPE_CHECKING:
 # A run is resumed only with the same settings; these may differ, since they do not change the weights.
 IDENTITY_FILE = "config.json"
 FREE = ("out", "log_every", "save_every", "keep_checkpoints", "eval_episodes", "tensorboard", "threads", "device")
-FREE += ("trust_env",)
+FREE += ("env", "env_kwargs", "trust_env", "ref_scores", "limits")
+
+OWN = ("ref_min_score", "ref_max_score", "limits")
+"""settings of a task that flags can set"""
 
 VALUES = {
     "critics": "the critics",
@@ -41,13 +46,14 @@ VALUES = {
 # Weight of behaviour cloning per coordinate of the action, by the level of the policies that recorded the data: the
 # more alike these policies were, the less the data tell about other actions. From fastdwm/train/README.md.
 CLONING = {
-    "random": 0.3,
-    "medium": 1.2,
-    "expert": 1.2,
     "medium-expert": 1.2,
     "medium-replay": 0.3,
     "full-replay": 0.3,
+    "random": 0.3,
+    "medium": 1.2,
+    "expert": 1.2,
 }
+LEVEL = re.compile(rf"(?:^|[/-])({'|'.join(CLONING)})(?:-v\d+)?")
 
 
 def presets() -> dict[str, TrainConfig]:
@@ -72,12 +78,18 @@ def presets() -> dict[str, TrainConfig]:
 
 def cpu(task_name: str, config: TrainConfig) -> TrainConfig | None:
     """The preset `cpu` for a locomotion task, with the behaviour cloning of its level; None for another task."""
-    _, _, level = task_name.partition("-")
-    if level not in CLONING:
+    task = find_task(task_name)
+    if task is None or task.ends_at_success:
         return None
     start = presets()["cpu"]
-    own = {"actor_bc_coef": round(CLONING[level] / get_task(task_name).action_dim, 6), "critic_bc_coef": 0.01}
-    return dataclasses.replace(start, rebrac=dataclasses.replace(start.rebrac, **own))
+    return dataclasses.replace(start, rebrac=dataclasses.replace(start.rebrac, **cloning(task.name, task.action_dim)))
+
+
+def cloning(name: str, action_dim: int) -> dict[str, float]:
+    """Weights of behaviour cloning by the level in the name of the task or dataset; without one, the stronger."""
+    level = LEVEL.fullmatch(name) or LEVEL.search(name)
+    weight = CLONING[level[1]] if level else max(CLONING.values())
+    return {"actor_bc_coef": round(weight / action_dim, 6), "critic_bc_coef": 0.01}
 
 
 def main(task_name: str, config: TrainConfig) -> None:
@@ -85,10 +97,14 @@ def main(task_name: str, config: TrainConfig) -> None:
 
     If the run is killed, the same command continues from its last checkpoint.
     """
-    task = get_task(task_name)
+    from fastdwm.data.task import resolve
+
+    task = resolve(task_name, config, config.dataset, config.ref_scores, config.limits)
+    if find_task(task.name) is None:
+        task = dataclasses.replace(task, **cloning(task.name, task.action_dim))
     imported, config = read_own(task, config)
     config = dataclasses.replace(config, rebrac=config.rebrac.for_task(task))
-    folder = config.out or Path("runs") / task.name
+    folder = config.out or RUNS / task.name
     prepare_folder(folder)
     with reserved(folder):
         bundle = run(task, config, folder, imported=imported)
@@ -121,17 +137,17 @@ def run(
     from fastdwm.train.recipe import prepare, train
 
     on_line = event_writer(folder) if config.tensorboard else None
-    transitions = transitions or data.load(task, config.dataset, config.trust_env)
+    transitions = transitions or data.load(task, config.dataset, config.trust)
     prepare(task, transitions, config)
     replay.check(transitions, config.trust_env)
-    identity["data"] = strict({"fingerprint": transitions.fingerprint, "env": dataclasses.asdict(transitions.env)})
+    identity["data"] = strict({"fingerprint": transitions.fingerprint, "env": transitions.env.record()})
     check_data(saved, identity["data"], transitions.source, folder)
     # Written only now: an attempt without usable data must not fix the settings of the next.
     write_json(folder / IDENTITY_FILE, identity)
     with nullcontext(on_progress) if on_progress else command.progress() as show:
         bundle = train(task, transitions, config, folder, show, on_line, imported)
     bundle.save(folder / "bundle")
-    return Bundle.load(folder / "bundle", config.trust_env)
+    return Bundle.load(folder / "bundle", config.trust)
 
 
 def identify(task: Task, config: TrainConfig, imported: Imported | None) -> dict[str, Any]:
@@ -139,7 +155,9 @@ def identify(task: Task, config: TrainConfig, imported: Imported | None) -> dict
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE}
     if imported is not None:
         settings["policy_sha256"] = imported.fingerprint
-    return strict({"task": task.name} | settings)
+    # The settings of the tasks in TASKS follow from their name.
+    own = {} if task == TASKS.get(task.name) else {"own": {name: task.record()[name] for name in OWN}}
+    return strict({"task": task.name} | settings | own)
 
 
 def saved_identity(folder: Path) -> dict[str, Any] | None:

@@ -4,12 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastdwm.checks import NOT_NEGATIVE, POSITIVE, Checked, require, within
+from fastdwm.checks import NOT_NEGATIVE, POSITIVE, require, within
+from fastdwm.env_config import EnvConfig
 from fastdwm.models.config import DiffusionConfig, MeanFlowConfig, MLPConfig, ReBRACConfig, RewardConfig
 
 
 @dataclass(frozen=True)
-class TrainConfig(Checked):
+class TrainConfig(EnvConfig):
     """Settings of training a bundle on a dataset: policy and critics, world models, reward model, report."""
 
     dataset: str | None = None
@@ -57,12 +58,17 @@ class TrainConfig(Checked):
     """CPU threads of torch; none: torch's default"""
     device: str = "cpu"
     """device of the training: cpu, cuda or cuda:N"""
-    trust_env: bool = False
-    """build any simulator that the dataset names, with any settings, which may run code that came with the dataset; and
-    accept data that the simulator does not reproduce"""
+    ref_scores: tuple[float, float] | None = None
+    """returns that score 0 and 100; none: those of the named task or in the dataset's metadata, else scores are plain
+    returns"""
+    limits: Path | None = None
+    """TOML file of the healthy region, tables [[limits]] with index (of the observation), low and high: leaving it
+    terminates an episode, for --itpo.termination; none: the named task's"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        low, high = self.ref_scores or (0, 1)
+        require(low < high, f"ref_scores: expected MIN < MAX, got {low:g} {high:g}")
         require(self.worlds != (), "worlds: expected at least one world model")
         require(self.critic is None or self.policy is not None, "critic: expected --policy KIND:FILE beside it")
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastdwm.checks import require
+from fastdwm.env_config import EnvConfig
 from fastdwm.files import prepare_folder, reserved
-from fastdwm.tasks import Task, get_task
+from fastdwm.tasks import Task
 from fastdwm.train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -63,11 +64,13 @@ def train_around(
     config: TrainConfig | None,
 ) -> Bundle:
     """`Bundle.of`, which says what the arguments are."""
+    from fastdwm.data.task import resolve
     from fastdwm.importers.modules import from_modules
 
     # The command imports this module.
     command = import_module("fastdwm.train.__main__")
-    task = get_task(task) if isinstance(task, str) else task
+    if isinstance(task, str):
+        task = resolve(task, config or EnvConfig(), dataset if isinstance(dataset, str) else None)
     config = config or command.cpu(task.name, TrainConfig()) or command.presets()["cpu"]
     transitions = None if dataset is None or isinstance(dataset, str) else dataset
     if transitions is None:

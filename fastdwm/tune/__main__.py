@@ -13,10 +13,9 @@ from fastdwm import command
 from fastdwm.checks import require
 from fastdwm.config import ITPOConfig, Settings
 from fastdwm.files import write_json
-from fastdwm.measure.record import circumstances, prepare_output
-from fastdwm.shipped import shipped_folder
+from fastdwm.measure.record import circumstances, output_name, prepare_output
+from fastdwm.shipped import ROOT, bundle_of
 from fastdwm.tables import interval, print_table
-from fastdwm.tasks import check_name
 from fastdwm.tune.config import TuneConfig
 
 if TYPE_CHECKING:
@@ -31,19 +30,19 @@ def main(task_name: str, config: TuneConfig) -> None:
     The table goes to stdout, and with every episode's score to OUT/TASK-tune-TIME.json; progress goes to stderr.
     A shipped bundle stays as it is: the choice goes into a copy, OUT/TASK-tune-TIME.
     """
-    check_name(task_name, config.bundle is not None)
-    stem = prepare_output(config.out, f"{task_name}-tune")
+    folder = bundle_of(task_name, config.bundle)
+    stem = prepare_output(config.out, f"{output_name(task_name, folder)}-tune")
     command.set_up_torch(config.threads, config.device)
     from fastdwm.measure.bundle import load_for
 
-    folder, target = config.bundle or shipped_folder(task_name), config.bundle or stem
-    writable = not config.write or config.bundle is None or os.access(folder, os.W_OK)
+    target = stem if folder.parent == ROOT else folder
+    writable = not config.write or target == stem or os.access(folder, os.W_OK)
     require(writable, f"bundle: cannot write to {folder}; --no-write tunes without writing")
-    bundle = load_for(task_name, folder, config.trust_env, tuned=False)
+    bundle = load_for(task_name, folder, config.trust, tuned=False)
     with command.progress() as on_progress:
         base, finalists, trials = search(bundle, config, on_progress)
     tuning = tuning_record(bundle, config, base, finalists, trials)
-    write_json(stem.with_suffix(".json"), {"task": task_name, "bundle": folder, **tuning})
+    write_json(stem.with_suffix(".json"), {"task": bundle.task.name, "bundle": folder, **tuning})
     print_trials(bundle, base, trials, tuning)
     print(stem.with_suffix(".json"))
     if config.write:
@@ -90,9 +89,11 @@ def tuning_record(
     bundle: "Bundle", config: TuneConfig, base: "Trial", finalists: list["Trial"], trials: list["Trial"]
 ) -> dict[str, Any]:
     """The choice, the weights it is for and the trials it was made from, as JSON values."""
-    from fastdwm.tune.halving import choose
+    from fastdwm.tune.halving import TIE, choose
 
-    chosen = choose(base, finalists)
+    # Plain returns have no scale; the base policy's return stands for 100.
+    scale = abs(base.mean) / 100 if bundle.task.score_name == "return" else 1.0
+    chosen = choose(base, finalists, TIE * scale)
     last = config.seed + len(base.scores) - 1
     return {
         "settings": chosen.settings.record(),
@@ -117,14 +118,17 @@ def verdict(base: "Trial", chosen: "Trial") -> str:
 
 def print_trials(bundle: "Bundle", base: "Trial", trials: list["Trial"], tuning: dict[str, Any]) -> None:
     """Print all candidates, those with most episodes first, and the choice."""
-    caption = "IQM: interquartile mean; score - base: by seed, with 95 % interval; ms: a decision, of several at once"
+    score = bundle.task.score_name
+    caption = (
+        f"IQM: interquartile mean; {score} - base: by seed, with 95 % interval; ms: a decision, of several at once"
+    )
     rows = []
     for trial in (base, *sorted(trials, key=lambda trial: (-len(trial.scores), -trial.iqm))):
         line = trial.record(base)
         difference = "" if trial is base else interval(line["difference"], "+")
         name = "base policy" if trial is base else trial.settings.describe()
         rows.append([name, str(line["episodes"]), f"{trial.iqm:.1f}", difference, f"{line['decision_ms']:.2f}"])
-    header, title = ("settings", "episodes", "IQM", "score - base", "ms"), f"{bundle.task.name}, tuning seeds"
+    header, title = ("settings", "episodes", "IQM", f"{score} - base", "ms"), f"{bundle.task.name}, tuning seeds"
     print_table(header, rows, title=f"{title} {tuning['seeds']}", caption=caption, width=125)
     print(tuning["verdict"])
 

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from fastdwm.checks import NOT_NEGATIVE, POSITIVE, Checked
+from fastdwm.checks import NOT_NEGATIVE, POSITIVE
+from fastdwm.env_config import EnvConfig
 
 
 @dataclass(frozen=True)
-class TuneConfig(Checked):
+class TuneConfig(EnvConfig):
     """The bundle to tune, the tuning seeds and the duration of the search."""
 
     bundle: Path | None = None
@@ -32,6 +33,3 @@ class TuneConfig(Checked):
     """CPU threads of torch"""
     device: str = "cpu"
     """device of the imagination: cpu, cuda or cuda:N"""
-    trust_env: bool = False
-    """build any simulator that the bundle names, with any arguments. This may run code that came with the bundle, so
-    use it only for bundles that you trust"""

@@ -117,22 +117,22 @@ def run_round(
     on_round(len(seeds), len(trials), len(trials))
 
 
-def choose(base: Trial, finalists: list[Trial]) -> Trial:
+def choose(base: Trial, finalists: list[Trial], tie: float = TIE) -> Trial:
     """Drop trials whose mean is below the base policy's, keep those as good as the best interquartile mean, of these
     the cheapest, and return the one with the best mean. It is the base policy if nothing beats it.
 
     The best of many trials is partly lucky, so those within one standard error of it count as equally good (the rule of
     Breiman et al., Classification and Regression Trees, 1984). The interquartile mean ignores rare falls, hence the
-    condition on the mean.
+    condition on the mean.   tie: difference in score below which two candidates count as equally good.
     """
     trials = [trial for trial in (base, *finalists) if trial.mean >= base.mean]
     best = max(trials, key=lambda trial: trial.iqm)
-    good = [trial for trial in trials if as_good(trial, best)]
+    good = [trial for trial in trials if as_good(trial, best, tie)]
     least = min(trial.decision_s for trial in good)
     return max((trial for trial in good if trial.decision_s <= AS_CHEAP * least), key=lambda trial: trial.mean)
 
 
-def as_good(trial: Trial, best: Trial) -> bool:
-    """Whether the best trial, on the same seeds, exceeds this one by at most TIE, or in a share below SURE."""
-    near = best.iqm - trial.iqm <= TIE
-    return near or statistics.confidence_above(best.scores, trial.scores, TIE) < SURE
+def as_good(trial: Trial, best: Trial, tie: float = TIE) -> bool:
+    """Whether the best trial, on the same seeds, exceeds this one by at most `tie`, or in a share below SURE."""
+    near = best.iqm - trial.iqm <= tie
+    return near or statistics.confidence_above(best.scores, trial.scores, tie) < SURE

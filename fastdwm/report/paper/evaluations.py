@@ -13,6 +13,7 @@ from fastdwm.jobs import sweep
 from fastdwm.jobs.results import MOST
 from fastdwm.jobs.sweep import VARIANTS
 from fastdwm.report.paper.published import LOCOMOTION, MAZES
+from fastdwm.tasks import is_d4rl
 
 MOST_EPISODES = 10_000
 # World models that the names of variants stand for; the tuned variant may have any.
@@ -51,6 +52,8 @@ class Evaluation:
     """versions of the simulator's packages, such as "mujoco 3.4.0" """
     behaviour: float | None
     """mean score of the data"""
+    d4rl: bool
+    """whether the data are D4RL's"""
     errors: dict[str, dict[str, float]]
     """results of `one_step_errors` by world model"""
     critic: dict[str, float]
@@ -103,6 +106,7 @@ def _evaluation(path: Path, record: sweep.Record) -> Evaluation:
         seed=record["seed"],
         machine=json.dumps(machine, sort_keys=True),
         physics=physics,
+        d4rl=is_d4rl(str(result["dataset"].get("id"))) if isinstance(result["dataset"], dict) else False,
         behaviour=_number(from_json(dict, result["dataset"], "dataset").get("mean_score_pct"), "mean_score_pct"),
         errors={name: _numbers(from_json(dict, item, name).get("one_step"), name) for name, item in errors.items()},
         critic=_numbers(result.get("critic"), "critic"),

@@ -102,6 +102,8 @@ class Results:
     elsewhere: tuple[str, ...]
     """files of evaluations on other machines, whose latencies are left out"""
     physics: tuple[str, ...]
+    d4rl: bool
+    """whether all data are D4RL's"""
 
 
 def summarise(evaluations: Sequence[Evaluation], tasks: Sequence[str]) -> Results:
@@ -116,7 +118,7 @@ def summarise(evaluations: Sequence[Evaluation], tasks: Sequence[str]) -> Result
     elsewhere = tuple(evaluation.path.name for evaluation in evaluations if evaluation.machine != machine)
     # The host's name distinguishes machines, but is not published.
     shown = {name: value for name, value in json.loads(machine).items() if name != "host"}
-    return Results(results, verdicts, shown, elsewhere, evaluations[0].physics)
+    return Results(results, verdicts, shown, elsewhere, evaluations[0].physics, all(item.d4rl for item in evaluations))
 
 
 def variants_of(evaluations: Sequence[Evaluation], name: str) -> list[Variant]:

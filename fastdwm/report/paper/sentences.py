@@ -49,9 +49,13 @@ def answer(verdict: Verdict) -> str:
 
 def notes(results: Results) -> list[str]:
     """Notes on what the numbers mean and which are missing."""
-    return [
+    theirs = "The published columns are on D4RL v2."
+    new = (
         "Our columns are on newly generated data of the same kind (published policies, current simulators),"
-        " not on D4RL: they are no D4RL scores, and only the scale is D4RL's. The published columns are on D4RL v2.",
+        " not on D4RL: they are no D4RL scores, and only the scale is D4RL's."
+    )
+    return [
+        f"{'Our columns are on D4RL files.' if results.d4rl else new} {theirs}",
         evaluation(results),
         "At 95 %, about one in twenty true ties shows as better or worse by chance.",
         latencies(results),

@@ -1,7 +1,7 @@
 """The paper's tables: their columns, rows and averages, as texts."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ TITLES = {
 MARKS = {"better": " ▲", "worse": " ▼", "tie": ""}
 OURS = "here: newly generated data, not D4RL"
 GAINS = "here: ITPO - base policy, paired"
+ON_D4RL = "here: D4RL's data"
 THEIRS = "published: D4RL v2, other data"
 WORLDS = {name: world_title(name) for name in ("diffusion", "meanflow")}
 MISSING = "-"
@@ -109,7 +110,9 @@ def all_tables(results: Results) -> list[Table]:
     tables = [locomotion(results), robust(results), generative(results)]
     if any(task in results.tasks for task in published.MAZES):
         tables.append(mazes(results))
-    return [*tables, dynamics(results), reward(results), models(results)]
+    tables += [dynamics(results), reward(results), models(results)]
+    names = {OURS: ON_D4RL} if results.d4rl else {}
+    return [replace(x, groups=tuple((names.get(name, name), columns) for name, columns in x.groups)) for x in tables]
 
 
 def locomotion(results: Results) -> Table:

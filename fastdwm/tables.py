@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -67,9 +68,9 @@ def markdown_text(text: str) -> str:
     return text
 
 
-def spread(summary: dict[str, Any]) -> str:
-    """Format as mean ± standard deviation; the mean alone for one episode."""
-    return f"{summary['mean']:.1f}" + ("" if summary["std"] is None else f" ± {summary['std']:.1f}")
+def spread(summary: dict[str, Any], digits: int = 1) -> str:
+    """Format as mean ± standard deviation; the mean alone for one episode.   digits: after the point."""
+    return f"{summary['mean']:.{digits}f}" + ("" if summary["std"] is None else f" ± {summary['std']:.{digits}f}")
 
 
 def latency(p50_ms: float, p99_ms: float | None) -> str:
@@ -77,7 +78,15 @@ def latency(p50_ms: float, p99_ms: float | None) -> str:
     return f"{p50_ms:.2f} / " + ("-" if p99_ms is None else f"{p99_ms:.2f}")
 
 
-def interval(estimate: dict[str, Any], sign: str = "-") -> str:
-    """Format as value [low, high]; the value alone for one episode.   sign: '+' also shows a positive sign."""
+def interval(estimate: dict[str, Any], sign: str = "-", digits: int = 1) -> str:
+    """Format as value [low, high]; the value alone for one episode.
+
+    sign: '+' also shows a positive sign.   digits: after the point.
+    """
     value, low, high = (estimate[name] for name in ("value", "low", "high"))
-    return f"{value:{sign}z.1f}" + ("" if low is None else f" [{low:z.1f}, {high:z.1f}]")
+    return f"{value:{sign}z.{digits}f}" + ("" if low is None else f" [{low:z.{digits}f}, {high:z.{digits}f}]")
+
+
+def digits_for(size: float) -> int:
+    """Digits after the point that show three figures of numbers of this size: one from ten on, at most six."""
+    return min(max(2 - math.floor(math.log10(abs(size))), 1), 6) if size else 1

@@ -12,6 +12,7 @@ from fastdwm.env_config import EnvConfig
 from fastdwm.eval import __main__ as eval
 from fastdwm.eval.config import EvalConfig
 from fastdwm.study import tables
+from fastdwm.tables import digits_for
 from fastdwm.tasks import get_task, is_d4rl
 from fastdwm.tune.halving import Trial, choose
 
@@ -84,3 +85,9 @@ def test_only_d4rls_data_have_its_name(source, expected):
 
 def test_a_shipped_bundle_keeps_its_scale():
     assert replace(HOPPER, env=EnvSpec("Hopper-v4", {}, 1000)).scale == HOPPER.scale
+
+
+def test_small_returns_are_shown_with_three_figures():
+    value = {"value": 0.01234, "low": 0.01, "high": 0.02}
+    assert tables.interval(value, "+", digits_for(0.01234)) == "+0.0123 [0.0100, 0.0200]"
+    assert [digits_for(size) for size in (-1027.7, 10.0, -8.4, 0.5, 0.0, 1e-9)] == [1, 1, 2, 3, 1, 6]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastdwm.jobs.sweep import physics
-from fastdwm.tables import interval, latency, print_table, spread
+from fastdwm.tables import digits_for, interval, latency, print_table, spread
 from fastdwm.tasks import Task
 
 
@@ -45,23 +45,26 @@ def table_rows(numbers: dict[str, Any], score_name: str = "score") -> list[list[
     """Rows of (label, base policy, ITPO, difference).   score_name: `return` leaves out the row of returns, which would
     repeat the scores."""
     policies, gap = [numbers["base"], numbers["itpo"]], numbers["difference"]
-    iqm = [interval(policy["score_pct"]["iqm"]) for policy in policies]
+    # Plain returns have any size.
+    digits = digits_for(policies[0]["return"]["mean"]) if score_name == "return" else 1
+    iqm = [interval(policy["score_pct"]["iqm"], digits=digits) for policy in policies]
+    scores = [spread(policy["score_pct"], digits) for policy in policies]
     lost = [f"{policy['discarded']} of {policy['decisions']}" for policy in policies]
     alone, batch = (
         [latency(policy[name]["p50_ms"], policy[name]["p99_ms"]) for policy in policies]
         for name in ("alone_latency", "batch_latency")
     )
     returns = ["return", *(spread(policy["return"]) for policy in policies), interval(gap["return"], "+")]
-    scores = [
-        [score_name, *(spread(policy["score_pct"]) for policy in policies), interval(gap["score_pct"], "+")],
+    rows = [
+        [score_name, *scores, interval(gap["score_pct"], "+", digits)],
         ["interquartile mean", *iqm, ""],
         *([] if score_name == "return" else [returns]),
     ]
     if "success_pct" in policies[0]:
         rates = [interval(policy["success_pct"]) for policy in policies]
-        scores = [["success rate in %", *rates, interval(gap["score_pct"], "+")]]
+        rows = [["success rate in %", *rates, interval(gap["score_pct"], "+")]]
     return [
-        *scores,
+        *rows,
         ["length in steps", *(spread(policy["length"]) for policy in policies), interval(gap["length"], "+")],
         ["ms to decide, p50 / p99", *alone, ""],
         [f"ms to decide for {numbers['base']['batch_size']}", *batch, ""],

@@ -35,7 +35,7 @@ def main(bundle_name: str, config: ExportConfig) -> None:
     from fastdwm.bundle import Bundle
     from fastdwm.export import functions
 
-    bundle = Bundle.load(bundle_name, config.trust_env)
+    bundle = Bundle.load(bundle_name, config.trust)
     part = "decision" if config.decision else "policy"
     path = config.out or Path("results", f"{bundle.task.name}-{part}{ENDINGS[config.to]}")
     prepare_folder(path.parent)

@@ -4,12 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from fastdwm.checks import POSITIVE, Checked, require
+from fastdwm.checks import POSITIVE, require
 from fastdwm.config import ITPOConfig
+from fastdwm.env_config import EnvConfig
 
 
 @dataclass(frozen=True)
-class ExportConfig(Checked):
+class ExportConfig(EnvConfig):
     """The format, the part of the agent, and for a decision its settings."""
 
     to: Literal["onnx", "torchscript"] = "onnx"
@@ -24,8 +25,6 @@ class ExportConfig(Checked):
     """with --decision: network calls per imagined transition; none: the bundle's"""
     out: Path | None = None
     """the file; none: results/TASK-policy or -decision, with the format's ending"""
-    trust_env: bool = False
-    """read a bundle that names any simulator; an export never builds it"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

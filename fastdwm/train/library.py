@@ -8,7 +8,7 @@ from fastdwm.command import Progress
 from fastdwm.data.dataset import Transitions
 from fastdwm.files import prepare_folder, reserved
 from fastdwm.tasks import Task
-from fastdwm.train.__main__ import cpu, presets, run
+from fastdwm.train.__main__ import cloning, cpu, presets, run
 from fastdwm.train.config import TrainConfig
 
 
@@ -28,7 +28,8 @@ def train_bundle(
     Raises InputError for data that cannot be trained on, and for a folder that holds another run.
     """
     start = presets()["cpu"]
-    config = config or cpu(task.name, start) or start
+    own = replace(start, rebrac=replace(start.rebrac, **cloning(task.name, task.action_dim)))
+    config = config or cpu(task.name, start) or own
     config = replace(config, rebrac=config.rebrac.for_task(task), trust_env=True)
     folder = Path(out)
     prepare_folder(folder)

@@ -83,7 +83,7 @@ def main(task_name: str, config: EvalConfig) -> None:
     print(path)
     if config.plot:
         title = f"{task.name}, {len(evaluation.seeds)} seeds, each on both policies; {settings_line(config, bundle)}"
-        print(plot.save_plot(evaluation, stem.with_suffix(".png"), title, task.score_pct))
+        print(plot.save_plot(evaluation, stem.with_suffix(".png"), title, task.score_pct, task.score_name))
     if config.video:
         print(plot.save_video(task.env, evaluation, stem))
 

@@ -254,7 +254,7 @@ def test_trajectories_that_meet_a_cut_velocity_are_found():
     assert uncut_trajectory(source, params, starts).tolist() == [True, False, False]
 
 
-@pytest.mark.parametrize("env_id", ["CartPole-v1", "Ant-v5"])
+@pytest.mark.parametrize("env_id", ["MountainCarContinuous-v0", "Ant-v5"])
 def test_simulator_whose_state_is_not_observed_is_an_input_error(env_id):
     with pytest.raises(InputError, match=f"{env_id} cannot be set"):
         Simulator(EnvSpec(env_id, {}, None))

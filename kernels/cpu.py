@@ -7,7 +7,6 @@ the other rows are and however many threads there are.
 No `fastmath` option assumes finite numbers: an imagined state that diverges must stay visible.
 """
 
-import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +18,13 @@ from zlib import crc32
 
 import numpy as np
 import torch
-from numpy import float32, int32
+from numpy import float32
 from torch import Tensor
 
 from fastdwm_kernels.layout import MLPLayout
 
 try:
-    from llvmlite import binding, ir
+    from llvmlite import binding
     from numba import carray, njit, types
     from numba.core.errors import TypingError
     from numba.extending import intrinsic
@@ -34,6 +33,10 @@ try:
     from fastdwm_kernels.gemm import LANES, TALL, product_of_columns, product_of_rows, transpose_tile
 except ImportError as error:
     raise ImportError(f"the CPU kernels need numba: install it, or use --backend reference ({error})") from error
+
+FUNCTIONS = ("relu", "tanh", "clip")
+"""functions of a layer's result, by their numbers in a `layer_table`"""
+RELU, TANH, CLIP = range(3)
 
 ROW_BLOCK = 32
 """rows that go through a pass together, so that their activations stay in the cache"""
@@ -129,11 +132,13 @@ os.register_at_fork(after_in_child=threads.cache_clear)
 
 @lru_cache
 def layer_table(layout: MLPLayout) -> np.ndarray:
-    """One row for each layer: d_in, d_out, the offset of w in the flat parameters (b, scale and shift follow), and the
-    sum of the widths of the layers before, which tells where its block is in a buffer of all layers' rows."""
+    """One row for each layer: d_in, d_out, the offset of w in the flat parameters (b, scale and shift follow), the sum
+    of the widths of the layers before, which tells where its block is in a buffer of all layers' rows, and the number
+    of the function of its result in `FUNCTIONS`."""
     widths, before = layout.sizes[1:], accumulate(layout.sizes[1:-1], initial=0)
     places = [layout.offsets[f"w{i}"] for i in range(len(widths))]
-    return np.array(list(zip(layout.sizes, widths, places, before, strict=False)), dtype=np.int64)
+    functions = [FUNCTIONS.index(name) for name in (*[layout.activation] * (len(widths) - 1), layout.output)]
+    return np.array(list(zip(layout.sizes, widths, places, before, functions, strict=False)), dtype=np.int64)
 
 
 def transposed(layout: MLPLayout, flat: Tensor, flat_t: Tensor | None = None) -> Tensor:
@@ -153,18 +158,6 @@ def address(typing, array, offset):
         return b.gep(context.make_array(signature.args[0])(context, b, args[0]).data, [args[1]])
 
     return types.CPointer(types.float32)(array, types.int64), emit
-
-
-@intrinsic
-def bits_of(typing, x):
-    """The bits of a float32 as an int32."""
-    return types.int32(types.float32), lambda context, b, signature, args: b.bitcast(args[0], ir.IntType(32))
-
-
-@intrinsic
-def from_bits(typing, x):
-    """The float32 with the bits of an int32."""
-    return types.float32(types.int32), lambda context, b, signature, args: b.bitcast(args[0], ir.FloatType())
 
 
 @intrinsic
@@ -281,55 +274,6 @@ def scale(dz, act_deriv):
             dz[i, j] *= act_deriv[i, j]
 
 
-@helper
-def exp_of(x):
-    """e^x to two units in the last place, for |x| <= 87: 2^n e^r with n an integer and |r| <= log(2) / 2."""
-    # Adding 1.5 * 2^23 leaves the integer n in the lowest bits.
-    shifted = x * float32(1.44269504) + float32(12582912.0)
-    n = shifted - float32(12582912.0)
-    r = x - n * float32(0.693359375) + n * float32(2.12194440e-4)
-    p = float32(1.9875691500e-4) * r + float32(1.3981999507e-3)
-    p = p * r + float32(8.3334519073e-3)
-    p = p * r + float32(4.1665795894e-2)
-    p = p * r + float32(1.6666665459e-1)
-    p = p * r + float32(5.0000001201e-1)
-    return (p * r * r + r + float32(1)) * from_bits(int32((bits_of(shifted) << 23) + (127 << 23)))
-
-
-@helper
-def silu(z, act_deriv):
-    """z becomes z sigmoid(z), and act_deriv its derivative; NaN stays NaN, since z is a factor."""
-    noinline()
-    for i in range(len(z)):
-        for j in range(z.shape[1]):
-            v = z[i, j]
-            e = exp_of(min(max(-v, float32(-87)), float32(87)))
-            s = float32(1) / (float32(1) + e)
-            z[i, j] = v * s
-            act_deriv[i, j] = s * (float32(1) + v * (e * s))
-
-
-@helper
-def relu(z, act_deriv):
-    """z becomes max(z, 0), and act_deriv its derivative, 0 at 0; NaN stays NaN."""
-    noinline()
-    for i in range(len(z)):
-        for j in range(z.shape[1]):
-            off = z[i, j] <= 0
-            z[i, j] = float32(0) if off else z[i, j]
-            act_deriv[i, j] = float32(0) if off else float32(1)
-
-
-@helper
-def tanh(z, act_deriv):
-    """z becomes tanh(z), and act_deriv its derivative."""
-    noinline()
-    for i in range(len(z)):
-        for j in range(z.shape[1]):
-            z[i, j] = math.tanh(z[i, j])
-            act_deriv[i, j] = float32(1) - z[i, j] * z[i, j]
-
-
 # In the following, `layer` is a row of `layer_table`.
 @helper
 def block(flat, at, rows, columns):
@@ -371,7 +315,7 @@ def rows_of(buffer, layer, low, high, n_rows):
 def transpose(start, stop, layers, flat, flat_t):
     """Write the transposed weights of flat (Q, P) to the same places of flat_t."""
     for q in range(start, stop):
-        for d_in, d_out, at, _ in layers:
+        for d_in, d_out, at, _, _ in layers:
             w, w_t = block(flat[q], at, d_in, d_out), block(flat_t[q], at, d_out, d_in)
             full_in, full_out = d_in - d_in % LANES, d_out - d_out % LANES
             for j in range(0, full_out, LANES):

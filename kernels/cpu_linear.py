@@ -18,22 +18,29 @@ def _use_onednn(x: Tensor, w: Tensor) -> bool:
     return HAS_ONEDNN and n_products > ONEDNN_MIN_PRODUCTS and x.dtype == torch.float32 and not x.is_cuda
 
 
-def linear(x: Tensor, w: Tensor, b: Tensor | None = None, relu: bool = False) -> Tensor:
-    """x @ w + b, or relu of it; any device and dtype; newly allocated.
+def linear(x: Tensor, w: Tensor, b: Tensor | None = None, activation: str = "none") -> Tensor:
+    """activation(x @ w + b), for "relu", "tanh" or "none"; any device and dtype; newly allocated.
 
     x: (N, d_in) and w: (d_in, d_out), b: (d_out,); or all with a leading axis B. Transposed views cost nothing.
     """
     if _use_onednn(x, w):
         if w.dim() == 2:
-            return _onednn(x, w, b, relu)
+            return _onednn(x, w, b, activation)
         biases = [None] * len(w) if b is None else b
-        return torch.stack([_onednn(*each, relu) for each in zip(x, w, biases, strict=True)])
+        return torch.stack([_onednn(*each, activation) for each in zip(x, w, biases, strict=True)])
     if b is None:
         y = x @ w
     else:
         y = torch.addmm(b, x, w) if w.dim() == 2 else torch.baddbmm(b.unsqueeze(1), x, w)
-    return y.relu_() if relu else y
+    return y if activation == "none" else y.relu_() if activation == "relu" else y.tanh_()
 
 
-def _onednn(x: Tensor, w: Tensor, b: Tensor | None, relu: bool) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, w.mT, b, "relu" if relu else "none", [], "")
+def activation_backward(grad: Tensor, y: Tensor, activation: str) -> Tensor:
+    """Gradient of the argument of an activation from that of its result y."""
+    if activation == "relu":
+        return torch.ops.aten.threshold_backward(grad, y, 0)
+    return torch.ops.aten.tanh_backward(grad, y)
+
+
+def _onednn(x: Tensor, w: Tensor, b: Tensor | None, activation: str) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, w.mT, b, activation, [], "")

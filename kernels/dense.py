@@ -20,7 +20,7 @@ class Net:
     """An MLPLayout as a compile-time argument.
 
     sizes: layer widths.   w, b, scale, shift: first element of each layer's in the flat buffer of `width` elements.
-    cols: first column of each hidden layer in a row of activations (n_cols).
+    cols: first column of each hidden layer in a row of activations (n_cols).   activation, output: as in MLPLayout.
     """
 
     sizes: tuple[int, ...]
@@ -32,6 +32,8 @@ class Net:
     n_cols: int
     n_params: int
     width: int
+    activation: str
+    output: str
 
     @classmethod
     @cache
@@ -42,7 +44,8 @@ class Net:
         }
         ends = list(accumulate(layout.sizes[1:-1]))
         cols = (0, *ends[:-1])
-        return cls(layout.sizes, **first, cols=cols, n_cols=ends[-1], n_params=layout.n_params, width=layout.width)
+        size = dict(n_cols=ends[-1], n_params=layout.n_params, width=layout.width)
+        return cls(layout.sizes, **first, cols=cols, **size, activation=layout.activation, output=layout.output)
 
 
 @triton.jit
@@ -107,3 +110,41 @@ def tanh(x):
     e = tl.exp(-2 * tl.abs(x))
     far = tl.where(x < 0, -1.0, 1.0) * (1 - e) / (1 + e)
     return tl.where(square < 1 / 16, x * series, far)
+
+
+@triton.jit
+def activate(z, NET: tl.constexpr):
+    """The activation of a hidden layer. NaN passes, as in torch; tl.maximum would turn it into 0."""
+    if NET.activation == "tanh":
+        return tanh(z)
+    else:
+        return tl.where(z <= 0, 0.0, z)
+
+
+@triton.jit
+def through_activation(dh, h, NET: tl.constexpr):
+    """Gradient of the activation's argument from that of its result h, dh."""
+    if NET.activation == "tanh":
+        h = h.to(tl.float32)
+        return dh * (1 - h * h)
+    else:
+        # A product, since Triton 3.6 spills registers on sm_80 if `where` selects dh itself.
+        return dh * tl.where(h <= 0, 0.0, 1.0)
+
+
+@triton.jit
+def limit(z, NET: tl.constexpr):
+    """A policy's action from the result of its last layer; NaN passes."""
+    if NET.output == "tanh":
+        return tanh(z)
+    else:
+        return tl.where(z <= -1, -1.0, tl.where(z >= 1, 1.0, z))
+
+
+@triton.jit
+def through_limit(grad, action, NET: tl.constexpr):
+    """Gradient of the last layer's result from that of the action."""
+    if NET.output == "tanh":
+        return grad * (1 - action * action)
+    else:
+        return tl.where(tl.abs(action) >= 1, 0.0, grad)

@@ -15,6 +15,13 @@ ALIGNMENT = 16
 """a row of the buffer is a multiple of so many elements, so that each episode's weights start on a vector boundary"""
 
 
+ACTIVATIONS = ("relu", "tanh")
+"""functions after the hidden layers of policies and frozen networks"""
+
+OUTPUTS = ("tanh", "clip")
+"""functions after the last layer of a policy; "clip" is max(-1, min(1, z)), whose derivative is 0 at and beyond +-1"""
+
+
 class Layout:
     """Parameters of these names and shapes, row-major, one after the other.
 
@@ -69,21 +76,31 @@ class Layout:
 
 @dataclass(frozen=True)
 class MLPLayout(Layout):
-    """Layout w0, b0[, scale0, shift0], w1, ... of an MLP with layer widths `sizes`, which the kernels require."""
+    """Layout w0, b0[, scale0, shift0], w1, ... of an MLP with layer widths `sizes`, which the kernels require.
+
+    activation, output: one of `ACTIVATIONS` for the hidden layers and one of `OUTPUTS` for a policy's actions. Frozen
+    networks have no output function; the sampler and training ignore both, for they have activations of their own.
+    """
 
     sizes: tuple[int, ...]
     layer_norm: bool = False
+    activation: str = "relu"
+    output: str = "tanh"
 
     @classmethod
-    def of(cls, params: Params) -> Self:
+    def of(cls, params: Params, activation: str = "relu", output: str = "tanh") -> Self:
         """The layout of parameters w0 (B, d_in, d_out), b0 (B, d_out), ...
 
-        Raises ValueError unless all shapes agree with those of the weights.
+        Raises ValueError for an unknown function, or unless all shapes agree with those of the weights.
         """
+        for name, value, choices in (("activation", activation, ACTIVATIONS), ("output", output, OUTPUTS)):
+            if value not in choices:
+                raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
         weights = [params[f"w{i}"] for i in range(sum(name.startswith("w") for name in params))]
         if not weights or weights[0].dim() != 3:
             raise ValueError("params: expected weights w0, w1, ... (B, d_in, d_out)")
-        layout = cls((weights[0].shape[1], *(w.shape[2] for w in weights)), "scale0" in params)
+        sizes = weights[0].shape[1], *(w.shape[2] for w in weights)
+        layout = cls(sizes, "scale0" in params, activation, output)
         layout.check(params)
         return layout
 

@@ -49,9 +49,9 @@ def make_world(target: str = "eps", denoise_steps: int = 4, limits: tuple[Limit,
     return World(dynamics, reward, Critics(critics), 0.9, limits)
 
 
-def make_policies(n_episodes: int, seed: int = 5) -> Params:
+def make_policies(n_episodes: int, seed: int = 5, hidden: tuple[int, ...] = HIDDEN) -> Params:
     """Different random policies (B, ...)."""
-    shapes = policy_shapes(OBS_DIM, ACTION_DIM, HIDDEN)
+    shapes = policy_shapes(OBS_DIM, ACTION_DIM, hidden)
     return double(init_mlp({name: (n_episodes, *shape) for name, shape in shapes.items()}, generator(seed)))
 
 

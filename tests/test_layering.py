@@ -38,8 +38,9 @@ ORDER = (
 
 # The order of fastdwm_kernels, which imports nothing of fastdwm.
 KERNELS = (
-    {"aot_case", "cpu_cache", "gemm", "layout", "launch", "memory"},
-    {"checks", "cpu", "cpu_linear", "dense"},
+    {"cpu_cache", "gemm", "layout", "launch", "memory"},
+    {"aot_case", "checks", "cpu", "cpu_linear", "dense"},
+    {"cpu_activations"},
     {"sampler", "policy", "frozen_mlp", "noise", "update", "commit"},
     {"rollout", "training"},
     {"aot", "decision"},

@@ -58,6 +58,25 @@ def test_a_known_module_runs_fused_and_like_the_reference(config):
 
 
 @OWN_RULES
+def test_tanh_layers_and_a_clip_at_the_end_run_fused(config):
+    torch.manual_seed(0)
+    # An nn.Sequential that Policy.of converts, with a last layer large enough that some actions are clipped.
+    module = nn.Sequential(nn.Linear(OBS_DIM, 24), nn.Tanh(), nn.Linear(24, 16), nn.Tanh(), nn.Linear(16, ACTION_DIM))
+    module.append(nn.Hardtanh())
+    with torch.no_grad():
+        module[4].weight.mul_(8)
+    agents = [Agent(module, world(), config, backend=backend) for backend in ("auto", "reference")]
+    assert [agent.backend for agent in agents] == ["fused", "reference"]
+    actions = []
+    for obs in observations(5, 2):
+        first, second = (agent.act(obs) for agent in agents)
+        np.testing.assert_allclose(first, second, atol=1e-5)
+        actions.append(first)
+    assert 0 < (np.abs(actions) == 1).mean() < 1
+    assert np.abs(first - module(torch.tensor(obs)).detach().numpy()).max() > 1e-4
+
+
+@OWN_RULES
 def test_any_module_adapts_on_the_reference_path_and_stays_as_it_is(config):
     module = Gated().eval()
     before = copy.deepcopy(module.state_dict())
@@ -98,14 +117,17 @@ def shared():
     "module",
     [
         sequential(nn.Linear(24, 24), nn.ELU()),
+        sequential(nn.Linear(24, 24), nn.Tanh()),
+        nn.Sequential(nn.Linear(OBS_DIM, 8), nn.ReLU(), nn.Linear(8, ACTION_DIM), nn.Hardtanh(-2, 2)),
+        nn.Sequential(nn.Linear(OBS_DIM, 8), nn.ReLU(), nn.Linear(8, ACTION_DIM)),
         nn.Sequential(nn.Linear(OBS_DIM, 8, bias=False), nn.ReLU(), nn.Linear(8, ACTION_DIM), nn.Tanh()),
         nn.Sequential(nn.Linear(OBS_DIM, ACTION_DIM), nn.Tanh()),
         hooked(),
         shared(),
     ],
-    ids=["elu", "no bias", "no hidden layer", "hook", "shared layer"],
+    ids=["elu", "relu and tanh", "other bounds", "no bounds", "no bias", "no hidden layer", "hook", "shared layer"],
 )
-def test_modules_that_are_no_relu_mlp_are_not_converted(module):
+def test_modules_that_are_no_such_mlp_are_not_converted(module):
     policy, obs = Policy.of(module), torch.randn(4, OBS_DIM)
     assert not policy.fused and type(policy.layout) is Layout
     torch.testing.assert_close(policy.act(policy.base.repeat(4, 1), obs), module(obs).detach(), rtol=1e-6, atol=1e-6)
@@ -145,7 +167,7 @@ def test_a_module_that_training_would_change_is_refused():
 
 
 def test_fused_is_refused_with_the_reason():
-    with pytest.raises(InputError, match="backend: fused is not possible: the policy is no ReLU MLP"):
+    with pytest.raises(InputError, match="backend: fused is not possible: the policy is no MLP of ReLU or tanh"):
         Agent(Gated().eval(), world(), BOUND, backend="fused")
 
 

@@ -133,6 +133,10 @@ def test_a_model_with_a_sampler_runs_fused_and_alike():
         ),
         ({"reward": reward}, "the reward is no RewardModel with the dynamics' obs_mean and obs_std"),
         ({"critic": value}, "the critic is no Critics"),
+        (
+            {"critic": Critics({"w0": torch.ones(2, OBS_DIM + 3, 1), "b0": torch.zeros(2, 1)})},
+            "the critic has another form than the operators take: params: expected hidden layers .* widths .14, 1.",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -1,5 +1,6 @@
 """The imagined return by the fused operators: the objective of `rollout.py` with a hand-derived gradient."""
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -14,6 +15,8 @@ from fastdwm.models.reward import RewardModel
 from fastdwm.models.world import SamplerDynamics, World
 from fastdwm_kernels.checks import operands
 from fastdwm_kernels.frozen_mlp import pack_frozen_mlp
+from fastdwm_kernels.frozen_mlp.op import layout_of
+from fastdwm_kernels.policy.op import check_layout
 from fastdwm_kernels.rollout import (
     Gradient,
     Return,
@@ -32,18 +35,29 @@ SAMPLER = ("sampler", "sampler_noise", "obs_mean", "obs_std", "delta_mean", "del
 
 def obstacles(policy: Policy, world: World, score: Score | None) -> list[str]:
     """List why the fused operators cannot run these parts; empty if they can."""
-    reasons = [] if policy.fused else ["the policy is no ReLU MLP with a tanh at its end"]
+    reasons = ["the policy is no MLP of ReLU or tanh layers, without layer norm, and a tanh or a clip to [-1, 1]"]
+    if policy.fused:
+        reasons = _refusal("the policy", check_layout, policy.layout, policy.base.is_cuda)
     if missing := [name for name in SAMPLER if not hasattr(world.dynamics, name)]:
         reasons.append(f"the dynamics has no {', '.join(missing)}")
     elif score is None and not _packable(world.reward, world.dynamics):
         reasons.append("the reward is no RewardModel with the dynamics' obs_mean and obs_std")
     if score is None and not isinstance(world.critic, Critics):
         reasons.append("the critic is no Critics")
-    elif score is None and world.critic.activation != "relu":
-        reasons.append("the critics' hidden layers are no ReLU")
+    elif score is None:
+        reasons += _refusal("the critic", layout_of, world.critic.params, world.critic.activation)
     if score is None and world.terminates is not None:
         reasons.append("the world has a `terminates` of its own")
     return reasons
+
+
+def _refusal(part: str, check: Callable, *args: object) -> list[str]:
+    """The message of an operator's check of this part, if it refuses it."""
+    try:
+        check(*args)
+    except ValueError as error:
+        return [f"{part} has another form than the operators take: {error}"]
+    return []
 
 
 def _packable(reward: object, dynamics: SamplerDynamics) -> bool:
@@ -116,7 +130,9 @@ def default_return(world: World, config: ITPOConfig, precision: str) -> Return:
     index = torch.tensor([limit.index for limit in world.limits], dtype=torch.int64, device=obs_std.device)
     return Return(
         reward=pack_frozen_mlp(world.reward.params, precision=precision),
-        critics=pack_frozen_mlp(world.critic.params, reduce=config.terminal_value, precision=precision),
+        critics=pack_frozen_mlp(
+            world.critic.params, activation=world.critic.activation, reduce=config.terminal_value, precision=precision
+        ),
         discount=world.discount,
         index=index,
         low=obs_std.new_tensor([limit.low for limit in world.limits]),

@@ -64,11 +64,12 @@ class Policy:
     def mlp(cls, params: Params, activation: str = "relu", output: str = "tanh") -> "Policy":
         """An MLP from w0 (S, D), b0 (D,), w1, ..., with hidden layers of any widths.
 
+        It runs fused unless it has layer norms.
         activation, output: as in `MLPFunction`.
-        Raises ValueError if the shapes of consecutive layers do not match.
+        Raises ValueError for an unknown function, or if the shapes of consecutive layers do not match.
         """
         single = map_params(lambda value: _own(value).unsqueeze(0), params)
-        layout = MLPLayout.of(single)
+        layout = MLPLayout.of(single, activation, output)
         return cls(MLPFunction(activation, output), layout, layout.pack(single))
 
     @classmethod
@@ -76,7 +77,8 @@ class Policy:
         """The policy of any module that maps observations (N, S) to actions (N, A) in [-1, 1], row by row.
 
         All its parameters are copied to float32 and adapted; its buffers are copied and stay constant; the module
-        itself never changes. nn.Sequential of Linear, ReLU or Tanh, .., Linear, Tanh or Hardtanh becomes `Policy.mlp`.
+        itself never changes. nn.Sequential of Linear, ReLU, .., Linear, Tanh becomes `Policy.mlp`, which runs fused; so
+        does one with Tanh between all layers, or with Hardtanh, which clips to [-1, 1], at its end.
         Any other module runs by torch.func.functional_call under torch.vmap, which refuses modules that change tensors
         in place or branch on their values.
         Raises InputError for a module without parameters, for one in training mode with buffers, and for a TorchScript
@@ -89,9 +91,8 @@ class Policy:
 
     @property
     def fused(self) -> bool:
-        """Whether the fused operators support it: the project's MLP with at least one hidden layer."""
-        mlp = isinstance(self.apply, MLPFunction) and self.apply == mlp_policy
-        return mlp and len(self.layout.sizes) > 2 and not self.layout.layer_norm
+        """Whether the fused operators support it: an MLP (`Policy.mlp`) with hidden layers, without layer norm."""
+        return isinstance(self.apply, MLPFunction) and len(self.layout.sizes) > 2 and not self.layout.layer_norm
 
     def to(self, device: torch.device | str) -> "Policy":
         """A copy of the policy in float32 on a device."""

@@ -17,12 +17,12 @@ from fastdwm_kernels.cpu import (
     fill,
     helper,
     kernel,
-    relu,
     rows_of,
     scale,
     summing,
     vector,
 )
+from fastdwm_kernels.cpu_activations import activate
 from fastdwm_kernels.frozen_mlp import reference
 
 NORM_EPS = float32(reference.NORM_EPS)
@@ -54,7 +54,7 @@ def scalar_forward(layers, flat, kinds, x, act_derivs, normal, rstd, value):
     for i in range(last):
         z = empty((n, layers[i, 1]), float32)
         affine(h, flat, layers[i], z)
-        relu(z, rows_of(act_derivs, layers[i], 0, n, n))
+        activate(layers[i, 4], z, rows_of(act_derivs, layers[i], 0, n, n))
         if kinds[0]:
             gain, shift = vector(flat, layers[i], 1), vector(flat, layers[i], 2)
             normalise(z, gain, shift, rows_of(normal, layers[i], 0, n, n), rstd[i])

@@ -7,8 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastdwm_kernels.aot_case import AotCase, operand_type
-from fastdwm_kernels.dense import Net, dense, load_vector, tile_offsets
+from fastdwm_kernels.aot_case import AotCase, layout_name, operand_type
+from fastdwm_kernels.dense import Net, activate, dense, load_vector, through_activation, tile_offsets
 from fastdwm_kernels.frozen_mlp.reference import NORM_EPS, FrozenMLP
 from fastdwm_kernels.launch import Launch, device_capability, mlp_launch, mlp_options, operand_dtype, pad_block, run
 from fastdwm_kernels.layout import MLPLayout
@@ -26,12 +26,6 @@ class Rule:
 
 
 @triton.jit
-def relu(z):
-    """max(z, 0), written so that NaN passes, as in torch; tl.maximum would turn it into 0."""
-    return tl.where(z <= 0, 0.0, z)
-
-
-@triton.jit
 def standardise(a, D: tl.constexpr, BLOCK_D: tl.constexpr, EPS: tl.constexpr):
     """Columns of a (BLOCK_D, BLOCK_M), normalised to mean 0 and variance 1 over their first D entries; and 1 / std."""
     inside = (tl.arange(0, BLOCK_D) < D)[:, None]
@@ -42,14 +36,14 @@ def standardise(a, D: tl.constexpr, BLOCK_D: tl.constexpr, EPS: tl.constexpr):
 
 # Inputs and gradients may be unaligned slices, which one compilation serves.
 @triton.jit(do_not_specialize=["n_rows"], do_not_specialize_on_alignment=["x_ptr"])
-def frozen_mlp_fwd_kernel(x_ptr, weights_ptr, flat_ptr, h_ptr, z_ptr, values_ptr, n_rows, NET: tl.constexpr,
+def frozen_mlp_fwd_kernel(x_ptr, weights_ptr, flat_ptr, h_ptr, a_ptr, values_ptr, n_rows, NET: tl.constexpr,
                           RULE: tl.constexpr, SAVE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
                           BLOCK_K: tl.constexpr):  # fmt: skip
     """Values of BLOCK_M rows by one copy.
 
     Grid      (cdiv(n_rows, BLOCK_M), Q)
     Reads     x (n_rows, d_in), weights (Q, NET.width) in the operand dtype, flat (Q, NET.width) for all vectors
-    Writes    values (Q, n_rows); if SAVE, pre-activations z (Q, n_rows, NET.n_cols): every element once
+    Writes    values (Q, n_rows); if SAVE, activations a (Q, n_rows, NET.n_cols): every element once
     Scratch   h (Q, n_rows, NET.n_cols) in the operand dtype, the layers' inputs
     Requires  BLOCK_D >= every hidden width; rows, widths and inputs are masked
     Numerics  fp32 accumulators, activations and statistics
@@ -64,7 +58,7 @@ def frozen_mlp_fwd_kernel(x_ptr, weights_ptr, flat_ptr, h_ptr, z_ptr, values_ptr
     EPS: tl.constexpr = RULE.norm_eps
     x_ptr += start * NET.sizes[0]
     h_ptr += (copy * n_rows + start) * C
-    z_ptr += (copy * n_rows + start) * C
+    a_ptr += (copy * n_rows + start) * C
     weights_ptr += copy * NET.width
     flat_ptr += copy * NET.width
     for i in tl.static_range(N_HIDDEN):
@@ -78,9 +72,9 @@ def frozen_mlp_fwd_kernel(x_ptr, weights_ptr, flat_ptr, h_ptr, z_ptr, values_ptr
             z = dense(w_ptr, in_ptr, rows, row_mask, C, D_IN, D, D, 1, BLOCK_D, BLOCK_K)
         z += load_vector(flat_ptr + NET.b[i], D, BLOCK_D)
         at, mask = tile_offsets(rows, row_mask, C, D, BLOCK_D)
+        h = activate(z, NET)
         if SAVE:
-            tl.store(z_ptr + NET.cols[i] + at, z, mask=mask)
-        h = relu(z)
+            tl.store(a_ptr + NET.cols[i] + at, h, mask=mask)
         if RULE.layer_norm:
             n, rstd = standardise(h, D, BLOCK_D, EPS)
             scale = load_vector(flat_ptr + NET.scale[i], D, BLOCK_D)
@@ -113,17 +107,17 @@ def upstream_of_copy(grad_ptr, values_ptr, copy, rows, row_mask, n_rows, RULE: t
 
 
 @triton.jit(do_not_specialize=["n_rows"], do_not_specialize_on_alignment=["grad_ptr"])
-def frozen_mlp_bwd_kernel(grad_ptr, values_ptr, weights_ptr, flat_ptr, z_ptr, dz_ptr, dx_ptr, n_rows,
+def frozen_mlp_bwd_kernel(grad_ptr, values_ptr, weights_ptr, flat_ptr, a_ptr, dz_ptr, dx_ptr, n_rows,
                           NET: tl.constexpr, RULE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
                           BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
     """Input gradient of BLOCK_M rows through one copy.
 
     Grid      (cdiv(n_rows, BLOCK_M), Q)
-    Reads     grad (n_rows,), values (Q, n_rows), z (Q, n_rows, NET.n_cols), weights and flat as in the forward kernel
+    Reads     grad (n_rows,), values (Q, n_rows), a (Q, n_rows, NET.n_cols), weights and flat as in the forward kernel
     Writes    dx (n_rows, d_in), each row by its smallest copy; for "mean" dx (Q, n_rows, d_in), each copy's part
     Scratch   dz (Q, n_rows, NET.n_cols) in the operand dtype
     Requires  BLOCK_D >= every hidden width, BLOCK_S >= d_in; rows, widths and inputs are masked
-    Numerics  fp32 accumulators and statistics, which are recomputed from z
+    Numerics  fp32 accumulators and statistics, which are recomputed from a
     """
     copy = tl.program_id(1).to(tl.int64)
     rows = tl.arange(0, BLOCK_M)
@@ -133,7 +127,7 @@ def frozen_mlp_bwd_kernel(grad_ptr, values_ptr, weights_ptr, flat_ptr, z_ptr, dz
     C: tl.constexpr = NET.n_cols
     EPS: tl.constexpr = RULE.norm_eps
     S: tl.constexpr = NET.sizes[0]
-    z_ptr += (copy * n_rows + start) * C
+    a_ptr += (copy * n_rows + start) * C
     dz_ptr += (copy * n_rows + start) * C
     weights_ptr += copy * NET.width
     flat_ptr += copy * NET.width
@@ -142,13 +136,12 @@ def frozen_mlp_bwd_kernel(grad_ptr, values_ptr, weights_ptr, flat_ptr, z_ptr, dz
     for i in tl.static_range(N_HIDDEN - 1, -1, -1):
         D = NET.sizes[i + 1]
         at, mask = tile_offsets(rows, row_mask, C, D, BLOCK_D)
-        z = tl.load(z_ptr + NET.cols[i] + at, mask=mask, other=0.0)
+        a = tl.load(a_ptr + NET.cols[i] + at, mask=mask, other=0.0)
         if RULE.layer_norm:
-            n, rstd = standardise(relu(z), D, BLOCK_D, EPS)
+            n, rstd = standardise(a, D, BLOCK_D, EPS)
             q = dh * load_vector(flat_ptr + NET.scale[i], D, BLOCK_D)
             dh = rstd * (q - tl.sum(q, 0)[None, :] / D - n * (tl.sum(q * n, 0)[None, :] / D))
-        # A product, since Triton 3.6 spills registers on sm_80 if `where` selects dh itself.
-        dz = dh * tl.where(z <= 0, 0.0, 1.0)
+        dz = through_activation(dh, a, NET)
         tl.store(dz_ptr + NET.cols[i] + at, dz.to(dz_ptr.dtype.element_ty), mask=mask)
         tl.debug_barrier()
         w_ptr = weights_ptr + NET.w[i]
@@ -197,31 +190,31 @@ def options(launch: Launch, rule: Rule, kernel) -> dict:
 
 
 def frozen_mlp_fwd(mlp: FrozenMLP, x: Tensor, save: bool) -> tuple[Tensor, Tensor | None]:
-    """Every copy's value (Q, N) of x (N, d_in) and, if `save`, the pre-activations (Q, N, widths); one launch."""
+    """Every copy's value (Q, N) of x (N, d_in) and, if `save`, the activations (Q, N, widths); one launch."""
     n_rows, n_copies, n_cols = len(x), len(mlp.copies), sum(mlp.layout.sizes[1:-1])
     values = x.new_empty(n_copies, n_rows)
     h = x.new_empty(n_copies, n_rows, n_cols, dtype=operand_dtype(mlp.precision))
-    z = x.new_empty(n_copies, n_rows, n_cols) if save else None
+    a = x.new_empty(n_copies, n_rows, n_cols) if save else None
     launch = launch_for(mlp.layout, mlp.precision, device_capability(x.device))
     run(
         frozen_mlp_fwd_kernel, (*launch.grid(n_rows), n_copies),
-        x, mlp.weights, mlp.flat, h, values if z is None else z, values, n_rows,
+        x, mlp.weights, mlp.flat, h, values if a is None else a, values, n_rows,
         **sizes(mlp.layout, rule_of(mlp), launch, frozen_mlp_fwd_kernel, save),
         **options(launch, rule_of(mlp), frozen_mlp_fwd_kernel),
     )  # fmt: skip
-    return values, z
+    return values, a
 
 
-def frozen_mlp_bwd(mlp: FrozenMLP, values: Tensor, z: Tensor, grad: Tensor) -> Tensor:
+def frozen_mlp_bwd(mlp: FrozenMLP, values: Tensor, a: Tensor, grad: Tensor) -> Tensor:
     """Input gradient (N, d_in) from that of the reduced value, grad (N,); one launch, and a sum for "mean"."""
     n_copies, n_rows = values.shape
     parts = n_copies if mlp.reduce == "mean" else 1
     dx = grad.new_empty(parts, n_rows, mlp.layout.sizes[0])
-    dz = torch.empty_like(z, dtype=operand_dtype(mlp.precision))
+    dz = torch.empty_like(a, dtype=operand_dtype(mlp.precision))
     launch = launch_for(mlp.layout, mlp.precision, device_capability(grad.device))
     run(
         frozen_mlp_bwd_kernel, (*launch.grid(n_rows), n_copies),
-        grad, values, mlp.weights, mlp.flat, z, dz, dx, n_rows,
+        grad, values, mlp.weights, mlp.flat, a, dz, dx, n_rows,
         **sizes(mlp.layout, rule_of(mlp), launch, frozen_mlp_bwd_kernel),
         **options(launch, rule_of(mlp), frozen_mlp_bwd_kernel),
     )  # fmt: skip
@@ -232,7 +225,7 @@ def aot_cases(layout: MLPLayout, rule: Rule, capability: int) -> list[AotCase]:
     """Forward without and with saving, and backward, for a network of this layout."""
     launch = launch_for(layout, rule.precision, capability)
     operand = operand_type(rule.precision)
-    name = f"{rule.precision} {'-'.join(map(str, layout.sizes))} x{rule.n_copies}"
+    name = f"{rule.precision} {layout_name(layout)} x{rule.n_copies}"
     name += " norm" if rule.layer_norm else ""
     variants = ((frozen_mlp_fwd_kernel, False), (frozen_mlp_fwd_kernel, True), (frozen_mlp_bwd_kernel, False))
     return [

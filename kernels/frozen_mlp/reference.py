@@ -1,13 +1,14 @@
 """Frozen scalar networks and their input gradient in torch, in any dtype and on any device; also the CPU path.
 
-With h_0 = x, z_i = h_i W_i + b_i, a_i = relu(z_i), h_{i+1} = norm(a_i) scale_i + shift_i (or a_i without layer norm)
+With h_0 = x, z_i = h_i W_i + b_i, a_i = act(z_i), h_{i+1} = norm(a_i) scale_i + shift_i (or a_i without layer norm)
 and the value v = h_L w + b, the gradient is, from dh_L = w downwards,
 
     n = (a - mean) r, r = 1 / sqrt(var + eps):   da = r (q - mean(q) - n mean(q n)) with q = dh scale
-    dz = da [z > 0],   dh_i = dz_i W_i^T,   dv/dx = dh_0
+    dz = da act'(z),   dh_i = dz_i W_i^T,   dv/dx = dh_0
 
-and dh_L = g w for an upstream gradient g. The minimum over copies has the gradient of the smallest copy (the first of
-equal ones), so each row goes backwards through that copy alone. The parameters get no gradient.
+and dh_L = g w for an upstream gradient g. The derivatives are functions of a: relu' = [a > 0], tanh' = 1 - a^2.
+The minimum over copies has the gradient of the smallest copy (the first of equal ones), so each row goes backwards
+through that copy alone. The parameters get no gradient.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fastdwm_kernels.cpu_linear import linear
+from fastdwm_kernels.cpu_linear import activation_backward, linear
 from fastdwm_kernels.layout import MLPLayout, Params
 
 NORM_EPS = 1e-5
@@ -95,7 +96,7 @@ def _forward_copy(mlp: FrozenMLP, copy: Params, x: Tensor) -> tuple[Tensor, list
     last = len(mlp.layout.sizes) - 2
     saved = []
     for i in range(last):
-        x = linear(x, copy[f"w{i}"], copy[f"b{i}"], relu=True)
+        x = linear(x, copy[f"w{i}"], copy[f"b{i}"], mlp.layout.activation)
         kept = (x,)
         if mlp.layout.layer_norm:
             scale, shift = copy[f"scale{i}"], copy[f"shift{i}"]
@@ -115,6 +116,6 @@ def _backward_copy(mlp: FrozenMLP, copy: Params, layers: list[tuple[Tensor, ...]
             dh, _, _ = torch.ops.aten.native_layer_norm_backward(
                 dh, a, a.shape[-1:], *moments, scale, shift, [True, False, False]
             )
-        dz = torch.ops.aten.threshold_backward(dh, a, 0)
+        dz = activation_backward(dh, a, mlp.layout.activation)
         dh = linear(dz, copy[f"w{i}"].mT)
     return dh

@@ -4,9 +4,7 @@ flat: parameters (B, P). Items are rows, M = `particles` of each policy. states 
 (B, R sum of widths) hold the R rows of all steps; those of one step begin at row `first`.
 """
 
-import math
-
-from numpy import empty, float32
+from numpy import empty, empty_like, float32
 from torch import Tensor
 
 from fastdwm_kernels.cpu import (
@@ -23,14 +21,13 @@ from fastdwm_kernels.cpu import (
     kernel,
     layer_table,
     multiply_columns,
-    relu,
     rows_of,
     run,
     scale,
     square_of,
-    tanh,
     vector,
 )
+from fastdwm_kernels.cpu_activations import activate, limit
 from fastdwm_kernels.layout import MLPLayout
 
 
@@ -39,14 +36,6 @@ def policy_rows(b, start, stop, first, particles):
     """First and last row, in the buffers of policy b, of its items among start..stop-1; and the first such item."""
     low, high = max(start - b * particles, 0), min(stop - b * particles, particles)
     return first + low, first + high, b * particles + low
-
-
-@helper
-def rectify(z):
-    """z becomes max(z, 0); NaN stays NaN."""
-    for i in range(len(z)):
-        for j in range(z.shape[1]):
-            z[i, j] = float32(0) if z[i, j] <= 0 else z[i, j]
 
 
 @kernel(LAYERS, MATRIX, STACK, STACK)
@@ -59,12 +48,11 @@ def policy_act(start, stop, layers, flat, states, actions):
         for i in range(last):
             z = empty((high - low, layers[i, 1]), float32)
             affine(h, flat[b], layers[i], z)
-            rectify(z)
+            activate(layers[i, 4], z, empty_like(z))
             h = z
-        affine(h, flat[b], layers[last], actions[b, low:high])
-        for row in range(low, high):
-            for k in range(actions.shape[2]):
-                actions[b, row, k] = math.tanh(actions[b, row, k])
+        action = actions[b, low:high]
+        affine(h, flat[b], layers[last], action)
+        limit(layers[last, 4], action, empty_like(action))
 
 
 @kernel(LAYERS, MATRIX, STACK, MATRIX, MATRIX, SIZE, SIZE)
@@ -79,9 +67,9 @@ def policy_forward(start, stop, layers, flat, states, outputs, act_derivs, first
             act_deriv = rows_of(act_derivs[b], layers[i], low, high, n_rows)
             affine(h, flat[b], layers[i], z)
             if i < last:
-                relu(z, act_deriv)
+                activate(layers[i, 4], z, act_deriv)
             else:
-                tanh(z, act_deriv)
+                limit(layers[i, 4], z, act_deriv)
             h = z
 
 

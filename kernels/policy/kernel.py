@@ -9,8 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastdwm_kernels.aot_case import AotCase, operand_type
-from fastdwm_kernels.dense import Net, tile_offsets
+from fastdwm_kernels.aot_case import AotCase, layout_name, operand_type
+from fastdwm_kernels.dense import Net, through_limit, tile_offsets
 from fastdwm_kernels.launch import (
     Launch,
     cdiv,
@@ -35,7 +35,7 @@ def policy_fwd_kernel(x_ptr, weights_ptr, flat_ptr, hidden_ptr, action_ptr, n_ro
     Reads     x (B, n_rows, S), weights (B, NET.width) in the operand dtype, flat (B, NET.width) for the biases
     Writes    hidden (B, n_rows, NET.n_cols) in the operand dtype, action (B, n_rows, A): every element once
     Requires  BLOCK_D >= every hidden width; rows, widths and inputs are masked
-    Numerics  fp32 accumulators, activations and tanh
+    Numerics  fp32 accumulators and activations
     """
     start = tl.program_id(0).to(tl.int64) * BLOCK_M
     first_row = tl.program_id(1).to(tl.int64) * episode_rows + start
@@ -85,7 +85,7 @@ def policy_bwd_kernel(grad_ptr, action_ptr, weights_ptr, hidden_ptr, dz_ptr, dz_
     at, mask = tile_offsets(rows, row_mask, A, A, BLOCK_A)
     grad = tl.load(grad_ptr + dense_row * A + at, mask=mask, other=0.0)
     action = tl.load(action_ptr + first_row * A + at, mask=mask, other=0.0)
-    tl.store(dz_out_ptr + at, (grad * (1 - action * action)).to(dz_ptr.dtype.element_ty), mask=mask)
+    tl.store(dz_out_ptr + at, through_limit(grad, action, NET).to(dz_ptr.dtype.element_ty), mask=mask)
     tl.debug_barrier()
     backward_layers(dz_out_ptr, weights_ptr, hidden_ptr, dz_ptr, rows, row_mask, NET, BLOCK_D, BLOCK_K)
     dx = input_gradient(dz_ptr, weights_ptr, rows, row_mask, NET, BLOCK_S, BLOCK_K)
@@ -157,7 +157,7 @@ def aot_cases(layout: MLPLayout, precision: str, capability: int) -> list[AotCas
     operands = ("weights_ptr", "hidden_ptr", "dz_ptr", "dz_out_ptr")
     return [
         AotCase(
-            name=f"{kernel.__name__} {precision} {'-'.join(map(str, layout.sizes))}",
+            name=f"{kernel.__name__} {precision} {layout_name(layout)}",
             kernel=kernel,
             pointers={p: operand if p in operands else "fp32" for p in kernel.arg_names if p.endswith("_ptr")},
             constexprs=sizes(layout, launch, kernel),

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from fastdwm_kernels.dense import dense, load_vector, tanh, tile_offsets
+from fastdwm_kernels.dense import activate, dense, limit, load_vector, through_activation, tile_offsets
 
 
 @triton.jit
@@ -27,8 +27,7 @@ def forward_layers(x_ptr, weights_ptr, flat_ptr, hidden_ptr, rows, row_mask, NET
             h_ptr = hidden_ptr + NET.cols[i - 1]
             z = dense(w_ptr, h_ptr, rows, row_mask, C, D_IN, D, D, 1, BLOCK_D, BLOCK_K)
         z += load_vector(flat_ptr + NET.b[i], D, BLOCK_D)
-        # NaN passes, as in torch; tl.maximum would turn it into 0.
-        h = tl.where(z <= 0, 0.0, z)
+        h = activate(z, NET)
         at, mask = tile_offsets(rows, row_mask, C, D, BLOCK_D)
         tl.store(hidden_ptr + NET.cols[i] + at, h.to(hidden_ptr.dtype.element_ty), mask=mask)
         tl.debug_barrier()
@@ -37,7 +36,7 @@ def forward_layers(x_ptr, weights_ptr, flat_ptr, hidden_ptr, rows, row_mask, NET
     h_ptr = hidden_ptr + NET.cols[N_HIDDEN - 1]
     z = dense(w_ptr, h_ptr, rows, row_mask, C, D_LAST, A, A, 1, BLOCK_A, BLOCK_K)
     z += load_vector(flat_ptr + NET.b[N_HIDDEN], A, BLOCK_A)
-    return tanh(z)
+    return limit(z, NET)
 
 
 @triton.jit
@@ -58,7 +57,7 @@ def backward_layers(dz_out_ptr, weights_ptr, hidden_ptr, dz_ptr, rows, row_mask,
             dh = dense(w_ptr, above_ptr, rows, row_mask, C, D_NEXT, D, 1, D_NEXT, BLOCK_D, BLOCK_K)
         at, mask = tile_offsets(rows, row_mask, C, D, BLOCK_D)
         h = tl.load(hidden_ptr + NET.cols[i] + at, mask=mask, other=0.0)
-        dz = tl.where(h <= 0, 0.0, dh)
+        dz = through_activation(dh, h, NET)
         tl.store(dz_ptr + NET.cols[i] + at, dz.to(dz_ptr.dtype.element_ty), mask=mask)
         tl.debug_barrier()
 

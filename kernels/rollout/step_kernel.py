@@ -9,8 +9,8 @@ of the preceding sampler.
 import triton
 import triton.language as tl
 
-from fastdwm_kernels.aot_case import AotCase, operand_type
-from fastdwm_kernels.dense import load_vector, tile_offsets
+from fastdwm_kernels.aot_case import AotCase, layout_name, operand_type
+from fastdwm_kernels.dense import load_vector, through_limit, tile_offsets
 from fastdwm_kernels.launch import mlp_launch, mlp_options
 from fastdwm_kernels.layout import MLPLayout
 from fastdwm_kernels.policy.kernel import sizes
@@ -38,7 +38,7 @@ def step_fwd_kernel(before_ptr, y_ptr, scales_ptr, weights_ptr, flat_ptr, x_ptr,
               norm_obs (B n_rows, S), the normalised state, unless None; input (B n_rows, S + A), the state, normalised
               unless norm_obs is None, and the action: every element once
     Requires  BLOCK_D >= every hidden width, BLOCK_S >= S; rows, widths and inputs are masked
-    Numerics  fp32 state, accumulators, activations and tanh
+    Numerics  fp32 state, accumulators and activations
     """
     start = tl.program_id(0).to(tl.int64) * BLOCK_M
     episode = tl.program_id(1).to(tl.int64)
@@ -130,7 +130,7 @@ def step_bwd_kernel(direct_ptr, extra_ptr, lam_ptr, dobs_ptr, daction_ptr, scale
         p += tl.load(daction_ptr + row * A + at, mask=mask, other=0.0)
     tl.store(action_grads_ptr + row * A + at, scale * p, mask=mask)
     action = tl.load(action_ptr + row * A + at, mask=mask, other=0.0)
-    tl.store(dz_out_ptr + at, (p * (1 - action * action)).to(dz_ptr.dtype.element_ty), mask=mask)
+    tl.store(dz_out_ptr + at, through_limit(p, action, NET).to(dz_ptr.dtype.element_ty), mask=mask)
     tl.debug_barrier()
     backward_layers(dz_out_ptr, weights_ptr, hidden_ptr, dz_ptr, rows, row_mask, NET, BLOCK_D, BLOCK_K)
     if after_ptr is not None:
@@ -164,7 +164,7 @@ def aot_case(
     pointers = [p for p in kernel.arg_names if p.endswith("_ptr") and p not in unused]
     normalised = {"NORMALISED": place != "last"} if kernel is step_bwd_kernel else {}
     return AotCase(
-        name=f"{kernel.__name__} {precision} {'-'.join(map(str, layout.sizes))} {place}",
+        name=f"{kernel.__name__} {precision} {layout_name(layout)} {place}",
         kernel=kernel,
         pointers={p: operand if p in operands else "fp32" for p in pointers},
         constexprs=sizes(layout, launch, kernel) | normalised | dict.fromkeys(unused),

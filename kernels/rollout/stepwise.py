@@ -27,12 +27,13 @@ class PolicyTape:
     def forward(self, j: int, state: Tensor) -> Tensor:
         """Actions (B, M, A) of step j in states (B, M, S)."""
         self.states[j] = state
-        self.actions[j], self.hidden[j] = policy_forward_reference(self.params, state)
+        self.actions[j], self.hidden[j] = policy_forward_reference(self.layout, self.params, state)
         return self.actions[j]
 
     def backward(self, j: int, grad: Tensor, need_dx: bool = True) -> Tensor | None:
         """Gradient of step j's states from that of its actions (B, M, A)."""
-        dx, self.dz[j] = policy_backward_reference(self.params, self.hidden[j], self.actions[j], grad, need_dx)
+        saved = self.hidden[j], self.actions[j]
+        dx, self.dz[j] = policy_backward_reference(self.layout, self.params, *saved, grad, need_dx)
         return dx
 
     def weight_gradient(self) -> tuple[Tensor, Tensor]:

@@ -23,8 +23,8 @@ from fastdwm_kernels.cpu import (
     multiply,
     rows_of,
     run,
-    silu,
 )
+from fastdwm_kernels.cpu_activations import silu
 from fastdwm_kernels.memory import recycled
 from fastdwm_kernels.sampler.weights import SamplerWeights
 

@@ -37,15 +37,14 @@ from fastdwm_kernels.cpu import (
     noinline,
     null,
     product,
-    relu,
     rows_of,
     run,
-    silu,
     summing,
     transpose,
     transposed,
     vector,
 )
+from fastdwm_kernels.cpu_activations import relu, silu
 from fastdwm_kernels.frozen_mlp.cpu import NORM_EPS, scalar_gradient
 from fastdwm_kernels.layout import MLPLayout
 from fastdwm_kernels.memory import recycled, recycled_together
@@ -217,7 +216,7 @@ def gradient(start, stop, layers, kinds, n_slabs, x, dy, post, dz, sums, grads):
     for item in range(start, stop):
         q, rest = divmod(item, len(layers) * n_slabs)
         i, slab = divmod(rest, n_slabs)
-        d_in, d_out, at, before = layers[i]
+        d_in, d_out, at, before, _ = layers[i]
         h = x[q if len(x) > 1 else 0] if i == 0 else rows_of(post[q], layers[i - 1], 0, n_rows, n_rows)
         d = dy[q] if i == last else rows_of(dz[q], layers[i], 0, n_rows, n_rows)
         low, high = slab * ROWS, min((slab + 1) * ROWS, d_in)

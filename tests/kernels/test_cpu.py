@@ -28,7 +28,7 @@ from fastdwm_kernels.sampler.reference import sampler_backward_reference, sample
 
 pytest.importorskip("numba")
 
-from fastdwm_kernels import cpu, memory  # noqa: E402
+from fastdwm_kernels import cpu, cpu_activations, memory  # noqa: E402
 from fastdwm_kernels.frozen_mlp.cpu import reduce, scalar_gradient  # noqa: E402
 from fastdwm_kernels.rollout import cpu_ops  # noqa: E402
 from fastdwm_kernels.sampler.cpu import (  # noqa: E402
@@ -92,7 +92,7 @@ def test_the_vjp_of_a_layer_and_of_the_activation_before(rows, d_in, d_out):
 def test_silu_and_its_derivative_are_exact_to_rounding():
     x = torch.cat([torch.linspace(-30, 30, 40001), torch.tensor([0.0, 88.0, 1e4, 1e30, -80.0])])
     z, act_deriv = x.clone().unsqueeze(0).numpy(), np.empty((1, len(x)), dtype=np.float32)
-    cpu.silu(z, act_deriv)
+    cpu_activations.silu(z, act_deriv)
     sigmoid = x.double().sigmoid()
     torch.testing.assert_close(torch.from_numpy(z[0]).double(), x * sigmoid, rtol=5e-7, atol=1e-30)
     # Where the derivative crosses zero, only its absolute error can be small.
@@ -101,7 +101,32 @@ def test_silu_and_its_derivative_are_exact_to_rounding():
     )
 
 
-@pytest.mark.parametrize("activation", [cpu.silu, cpu.relu, cpu.tanh])
+def test_tanh_and_its_derivative_are_exact_to_rounding():
+    x = torch.cat(
+        [torch.linspace(-12, 12, 40001), torch.tensor([0.0, 1e-30, -1e-5, 0.25, -0.25, 88.0, 1e30, torch.inf])]
+    )
+    z, act_deriv = x.clone().unsqueeze(0).numpy(), np.empty((1, len(x)), dtype=np.float32)
+    cpu_activations.fast_tanh(z, act_deriv)
+    tanh = x.double().tanh()
+    torch.testing.assert_close(torch.from_numpy(z[0]).double(), tanh, rtol=2e-7, atol=1e-38)
+    torch.testing.assert_close(torch.from_numpy(act_deriv[0]).double(), 1 - tanh.square(), rtol=0, atol=2.5e-7)
+
+
+def test_clip_and_its_derivative_are_those_of_hardtanh():
+    x = torch.tensor([[-3.0, -1.0, -0.999, 0.0, 0.5, 1.0, 1e30]], requires_grad=True)
+    expected = torch.nn.functional.hardtanh(x)
+    (derivative,) = torch.autograd.grad(expected.sum(), x)
+    z, act_deriv = x.detach().clone().numpy(), np.empty((1, 7), dtype=np.float32)
+    cpu_activations.clip(z, act_deriv)
+    np.testing.assert_array_equal(z, expected.detach())
+    np.testing.assert_array_equal(act_deriv, derivative)
+
+
+ACTIVATIONS = cpu_activations.silu, cpu_activations.relu, cpu_activations.tanh
+ACTIVATIONS += cpu_activations.fast_tanh, cpu_activations.clip
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activations_keep_nan(activation):
     z = np.full((1, 20), np.nan, dtype=np.float32)
     activation(z, np.empty_like(z))
@@ -171,10 +196,19 @@ def test_strided_memory_is_refused():
 
 
 @pytest.mark.parametrize("particles", [1, 3, 17])
-@pytest.mark.parametrize("sizes", [(5, 48, 100, 2), (5, 33, 2), (5, 40, 40, 40, 2)], ids=str)
-def test_rollout_of_any_widths(sizes, particles, threads):
+@pytest.mark.parametrize(
+    ("sizes", "functions"),
+    [
+        ((5, 48, 100, 2), ("relu", "tanh")),
+        ((5, 33, 2), ("tanh", "tanh")),
+        ((5, 40, 40, 40, 2), ("relu", "clip")),
+        ((5, 40, 64, 24, 32, 2), ("tanh", "clip")),
+    ],
+    ids=str,
+)
+def test_rollout_of_any_widths_and_functions(sizes, functions, particles, threads):
     """States, actions, and the backward pass from a random gradient of them."""
-    layout, n_policies, horizon = MLPLayout(sizes), 3, 2
+    layout, n_policies, horizon = MLPLayout(sizes, False, *functions), 3, 2
     params = {name: 0.3 * normal(n_policies, *shape, seed=i) for i, (name, shape) in enumerate(layout.shapes.items())}
     problem, n_rows = make_problem(hidden=(100, 48)), n_policies * particles
     scales = normal(5), normal(5, seed=1).exp(), normal(5, seed=2), 0.1 * normal(5, seed=3).exp()
@@ -195,25 +229,37 @@ def test_rollout_of_any_widths(sizes, particles, threads):
 
 
 @pytest.mark.parametrize("particles", [1, 3, 17])
-@pytest.mark.parametrize("sizes", [(5, 48, 100, 2), (11, 33, 3), (128, 40, 40, 40, 32)], ids=str)
-def test_policies_act_without_a_tape(sizes, particles, threads):
-    layout = MLPLayout(sizes)
+@pytest.mark.parametrize(
+    ("sizes", "functions"),
+    [
+        ((5, 48, 100, 2), ("relu", "tanh")),
+        ((11, 33, 3), ("tanh", "clip")),
+        ((128, 40, 40, 40, 32), ("relu", "tanh")),
+    ],
+    ids=str,
+)
+def test_policies_act_without_a_tape(sizes, functions, particles, threads):
+    layout = MLPLayout(sizes, False, *functions)
     params = {name: 0.5 * normal(3, *shape, seed=i) for i, (name, shape) in enumerate(layout.shapes.items())}
     flat, x = layout.pack(params), normal(3, particles, sizes[0], seed=20)
     expected = policy(layout, flat.double(), x.double())
-    assert_within_twice(policy(layout, flat, x), policy_forward_reference(layout.views(flat), x)[0], expected, "ieee")
+    assert_within_twice(
+        policy(layout, flat, x), policy_forward_reference(layout, layout.views(flat), x)[0], expected, "ieee"
+    )
     # One policy for all acts as its copies do.
     copies = flat[:1].repeat(particles, 1)
     assert torch.equal(policy(layout, copies, x[0].unsqueeze(1)).squeeze(1), policy(layout, flat[:1], x[:1])[0])
 
 
 @pytest.mark.parametrize("rows", [1, 17, 83])
-@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize(
+    ("layer_norm", "copies", "activation"), [(False, 3, "relu"), (True, 3, "relu"), (False, 10, "tanh")]
+)
 @pytest.mark.parametrize("reduce", ["first", "mean", "min"])
-def test_frozen_networks(reduce, layer_norm, rows):
+def test_frozen_networks(reduce, layer_norm, copies, activation, rows):
     shapes = MLPLayout((9, 48, 100, 1), layer_norm).shapes.items()
-    params = {name: 0.3 * normal(3, *shape, seed=i) for i, (name, shape) in enumerate(shapes)}
-    single = pack_frozen_mlp(params, reduce=reduce)
+    params = {name: 0.3 * normal(copies, *shape, seed=i) for i, (name, shape) in enumerate(shapes)}
+    single = pack_frozen_mlp(params, activation=activation, reduce=reduce)
     x, value, gradient = normal(rows, 9), torch.empty(rows), torch.empty(rows, 9)
     cpu.run(scalar_gradient, rows, 1, *single.for_cpu, x, value, gradient)
 
@@ -221,7 +267,8 @@ def test_frozen_networks(reduce, layer_norm, rows):
         value, saved = frozen_mlp_forward_reference(mlp, x)
         return value.unsqueeze(1), frozen_mlp_backward_reference(mlp, saved, torch.ones_like(value))
 
-    exact = derivatives(pack_frozen_mlp(map_params(torch.Tensor.double, params), reduce=reduce), x.double())
+    double = map_params(torch.Tensor.double, params)
+    exact = derivatives(pack_frozen_mlp(double, activation=activation, reduce=reduce), x.double())
     for ours, theirs, truth in zip((value.unsqueeze(1), gradient), derivatives(single, x), exact, strict=True):
         assert_within_twice(ours, theirs, truth, "ieee")
 

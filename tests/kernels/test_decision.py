@@ -5,12 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from toy_bundles import ALL, OBS_DIM, make_bundle
+from models import generator
+from toy_bundles import ACTION_DIM, ALL, OBS_DIM, make_bundle
 
-from fastdwm import Agent, ITPOConfig
+from fastdwm import Agent, ITPOConfig, Policy
 from fastdwm.itpo.cpu_episodes import CpuEpisodes
 from fastdwm.itpo.decision import Decision
 from fastdwm.itpo.episodes import Episodes
+from fastdwm.models.nets import init_mlp, mlp_shapes
+from fastdwm.models.rebrac import Critics
 
 CONFIG = ITPOConfig(horizon=3, particles=5, action_step=0.02)
 CONFIGS = {
@@ -30,7 +33,11 @@ def bundle():
 
 def pair(bundle, config, n_episodes, world=None) -> tuple[CpuEpisodes, Episodes]:
     """The same episodes twice, for decisions in one call and by single operators."""
-    context = Agent.of(bundle, config, world=world).context
+    return episodes_of(Agent.of(bundle, config, world=world), n_episodes)
+
+
+def episodes_of(agent, n_episodes) -> tuple[CpuEpisodes, Episodes]:
+    context = agent.context
     return CpuEpisodes(context, n_episodes, OBS_DIM), Episodes(context, n_episodes, OBS_DIM)
 
 
@@ -68,6 +75,21 @@ def test_every_world_model(bundle, world):
     one, single = pair(bundle, CONFIG, 2, world)
     for t in range(3):
         assert_equal(one, single, observations(2, t))
+
+
+@pytest.mark.parametrize("functions", [("tanh", "clip"), ("relu", "clip")], ids=str)
+def test_policies_and_critics_of_other_libraries(bundle, functions):
+    """Unequal widths, no layer norm, ten critics."""
+    params = init_mlp(mlp_shapes((OBS_DIM, 40, 20, 33, ACTION_DIM)), generator())
+    # Some of the actions are clipped.
+    params["w3"] *= 10
+    sizes = OBS_DIM + ACTION_DIM, 24, 31, 1
+    critics = Critics(init_mlp(mlp_shapes(sizes, copies=10), generator(1)), functions[0])
+    config = replace(CONFIG, max_deviation=0.05)
+    agent = Agent(Policy.mlp(params, *functions), replace(bundle.world(), critic=critics), config)
+    one, single = episodes_of(agent, 3)
+    actions = torch.stack([assert_equal(one, single, observations(3, t)).action for t in range(3)])
+    assert 0 < (actions.abs() == 1).float().mean() < 1 and not torch.equal(one.params, one.base)
 
 
 def test_episodes_restart_and_leave(bundle):

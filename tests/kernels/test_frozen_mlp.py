@@ -21,13 +21,13 @@ pytest.importorskip("triton")
 from fastdwm_kernels.frozen_mlp.kernel import frozen_mlp_bwd, frozen_mlp_fwd  # noqa: E402
 
 RULES = [
-    (True, "min", 2),
-    (False, "first", 1),
-    (True, "mean", 3),
-    (False, "min", 3),
-    (True, "first", 2),
+    (True, "min", 2, "relu"),
+    (False, "first", 1, "relu"),
+    (True, "mean", 3, "tanh"),
+    (False, "min", 3, "tanh"),
+    (True, "first", 2, "relu"),
 ]
-"""layer norm, reduction, copies; the first two are the critics and the reward model"""
+"""layer norm, reduction, copies, activation; the first two are the trained critics and the reward model"""
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -55,9 +55,9 @@ def keep_apart(params: Params, kind: str) -> None:
         bias.add_(torch.arange(len(bias))[:, None] * 4.0)
 
 
-def pack(params: Params, reduce: str, precision: str = "ieee", **to) -> FrozenMLP:
+def pack(params: Params, reduce: str, precision: str = "ieee", activation: str = "relu", **to) -> FrozenMLP:
     params = {name: value.to(**to) for name, value in params.items()}
-    return pack_frozen_mlp(params, reduce=reduce, precision=precision)
+    return pack_frozen_mlp(params, activation=activation, reduce=reduce, precision=precision)
 
 
 def reference_gradients(mlp: FrozenMLP, x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,12 +76,12 @@ def reduce(mlp: FrozenMLP, values: Tensor) -> Tensor:
     return {"min": values.amin(0), "mean": values.mean(0), "first": values[0]}[mlp.reduce]
 
 
-@pytest.mark.parametrize("kind", ["min", "mean", "first"])
-def test_reference_is_the_plain_critics(kind):
+@pytest.mark.parametrize(("kind", "activation"), [("min", "relu"), ("mean", "tanh"), ("first", "relu")])
+def test_reference_is_the_plain_critics(kind, activation):
     params, obs, action = make_params((7, 24, 16, 1), True, 2), random(5, 4), random(5, 3, seed=2)
-    q = q_values(params, obs, action)
+    q = q_values(params, obs, action, activation)
     expected = {"min": q.amin(0), "mean": q.mean(0), "first": q[0]}[kind]
-    mlp, x = pack(params, kind), torch.cat([obs, action], 1)
+    mlp, x = pack(params, kind, activation=activation), torch.cat([obs, action], 1)
     torch.testing.assert_close(frozen_mlp_reference(mlp, x), expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(frozen_mlp(mlp, x), expected, rtol=1e-12, atol=1e-12)
 
@@ -95,9 +95,9 @@ def test_reference_is_the_plain_reward_model():
     torch.testing.assert_close(actual, model(obs, action), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(("layer_norm", "kind", "copies"), RULES)
-def test_gradient_of_the_input(layer_norm, kind, copies):
-    mlp = pack(make_params((3, 6, 5, 1), layer_norm, copies), kind)
+@pytest.mark.parametrize(("layer_norm", "kind", "copies", "activation"), RULES)
+def test_gradient_of_the_input(layer_norm, kind, copies, activation):
+    mlp = pack(make_params((3, 6, 5, 1), layer_norm, copies), kind, activation=activation)
     assert torch.autograd.gradcheck(lambda x: frozen_mlp(mlp, x), random(7, 3).requires_grad_())
 
 
@@ -112,18 +112,19 @@ def test_gradient_of_the_minimum_is_that_of_each_rows_smallest_critic():
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize(("layer_norm", "kind", "copies"), RULES)
+@pytest.mark.parametrize(("layer_norm", "kind", "copies", "activation"), RULES)
 @pytest.mark.parametrize("rows", [1, 17, pytest.param(257, marks=pytest.mark.slow)])
-def test_kernels_are_the_reference(interpreted, rows, layer_norm, kind, copies, precision):
+def test_kernels_are_the_reference(interpreted, rows, layer_norm, kind, copies, activation, precision):
     params = make_params((14, 48, 32, 1), layer_norm, copies)
     if precision == "fp16":
         keep_apart(params, kind)
     x, grad = random(rows, 14, seed=2), random(rows, seed=3)
-    value, dx = reference_gradients(pack(params, kind), x, grad)
-    mlp = pack(params, kind, precision, dtype=torch.float32)
+    value, dx = reference_gradients(pack(params, kind, activation=activation), x, grad)
+    mlp = pack(params, kind, precision, activation, dtype=torch.float32)
     values, actual = interpreted(kernel_gradients, mlp, x.float(), grad.float())
+    single = pack(params, kind, activation=activation, dtype=torch.float32)
     with Products(precision):
-        eager = reference_gradients(pack(params, kind, dtype=torch.float32), x.float(), grad.float())
+        eager = reference_gradients(single, x.float(), grad.float())
     if precision == "ieee":
         assert_close(reduce(mlp, values)[:, None], value[:, None], EPS[precision], BOUND[precision])
         assert_close(actual, dx, EPS[precision], BOUND[precision])
@@ -196,14 +197,14 @@ def test_wrong_inputs_raise():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize(("layer_norm", "kind", "copies"), RULES)
+@pytest.mark.parametrize(("layer_norm", "kind", "copies", "activation"), RULES)
 @pytest.mark.parametrize("rows", [1, 257, 5000])
-def test_kernels_on_a_gpu_err_at_most_twice_as_much_as_torch(rows, layer_norm, kind, copies, precision):
+def test_kernels_on_a_gpu_err_at_most_twice_as_much_as_torch(rows, layer_norm, kind, copies, activation, precision):
     params = make_params((20, 256, 256, 300, 1), layer_norm, copies)
     keep_apart(params, kind)
     x, grad = random(rows, 20, seed=2), random(rows, seed=3)
-    value, dx = reference_gradients(pack(params, kind), x, grad)
-    single = dict(dtype=torch.float32, device="cuda")
+    value, dx = reference_gradients(pack(params, kind, activation=activation), x, grad)
+    single = dict(activation=activation, dtype=torch.float32, device="cuda")
     with Products(precision):
         eager = reference_gradients(pack(params, kind, **single), x.float().cuda(), grad.float().cuda())
     mlp = pack(params, kind, precision, **single)

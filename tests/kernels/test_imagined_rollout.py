@@ -4,13 +4,25 @@ from dataclasses import replace
 
 import pytest
 import torch
-from models import make_noise, make_obs, make_policies, make_policy, make_world
+from models import (
+    ACTION_DIM,
+    OBS_DIM,
+    double,
+    generator,
+    make_noise,
+    make_obs,
+    make_policies,
+    make_policy,
+    make_world,
+)
 from numerics import Products, assert_within_twice
 from torch import Tensor
 
 from fastdwm.config import ITPOConfig
 from fastdwm.itpo.fused import FusedObjective
 from fastdwm.itpo.objective import ReferenceObjective
+from fastdwm.models.nets import init_mlp, map_params, mlp_shapes
+from fastdwm.models.policy import Policy
 from fastdwm.models.rebrac import Critics
 from fastdwm.models.world import World
 from fastdwm.tasks import Limit
@@ -27,9 +39,20 @@ def arguments(n_episodes: int, horizon: int, particles: int) -> tuple[Tensor, ..
     return params, make_obs(n_episodes), make_noise(horizon, 4, n_episodes, particles)
 
 
-def compare(world: World, config: ITPOConfig, args: tuple[Tensor, ...]) -> Tensor:
+def foreign(activation: str, output: str, copies: int = 3) -> tuple[Policy, World]:
+    """A policy as other libraries train it, with three hidden layers of unequal widths, and a world with such critics,
+    which have no layer norm."""
+    params = make_policies(1, hidden=(24, 40, 16))
+    # Larger actions, so that some are clipped.
+    params["w3"] *= 12
+    critics = double(init_mlp(mlp_shapes((OBS_DIM + ACTION_DIM, 20, 12, 1), copies=copies), generator(8)))
+    policy = Policy.mlp(map_params(lambda value: value[0], params), activation, output)
+    return policy, replace(make_world(), critic=Critics(critics, activation))
+
+
+def compare(world: World, config: ITPOConfig, args: tuple[Tensor, ...], policy: Policy = POLICY) -> Tensor:
     """Compare the fused objective with the reference; returns J."""
-    fused, reference = FusedObjective(POLICY, world, config), ReferenceObjective(POLICY, world, config)
+    fused, reference = FusedObjective(policy, world, config), ReferenceObjective(policy, world, config)
     result, expected = fused.gradient(*args), reference.gradient(*args)
     assert expected.grads.abs().amax(1).min() > 1e-4 and expected.action_grads.abs().amax((0, 2, 3)).min() > 1e-4
     torch.testing.assert_close(result[:3], expected[:3], rtol=1e-10, atol=1e-12)
@@ -58,6 +81,15 @@ def test_termination_equals_autograd(termination):
 
 def test_one_particle_one_episode():
     compare(make_world(), ITPOConfig(), arguments(1, 2, 1))
+
+
+@pytest.mark.parametrize("functions", [("relu", "clip"), ("tanh", "tanh"), ("tanh", "clip")], ids=str)
+def test_other_functions_widths_and_copies_equal_autograd(functions):
+    policy, world = foreign(*functions, copies=10)
+    _, *rest = arguments(3, 2, 5)
+    compare(world, ITPOConfig(), (policy.base.repeat(3, 1), *rest), policy)
+    clipped = policy.act(policy.base.repeat(3, 1), rest[0]).abs() == 1
+    assert clipped.any() == (functions[1] == "clip") and not clipped.all()
 
 
 def on_kernels(models, returns, *args: Tensor) -> tuple[Tensor, Gradient]:
@@ -110,6 +142,15 @@ def test_kernels_in_fp16_err_at_most_twice_as_much_as_torch(interpreted, horizon
         assert_within_twice(ours, theirs, truth, "fp16")
 
 
+def test_kernels_of_other_functions_in_the_interpreter_equal_the_reference(interpreted):
+    policy, world = foreign("tanh", "clip")
+    _, *rest = arguments(2, 1, 5)
+    args = policy.base.repeat(2, 1), *rest
+    expected = ReferenceObjective(policy, world, ITPOConfig()).gradient(*args)
+    fused, rounded = FusedObjective(policy, single_precision(world), ITPOConfig()), [x.float() for x in args]
+    assert_single_precision(*interpreted(on_kernels, fused.models, fused.returns, *rounded), expected)
+
+
 def scored_on_kernels(models, *args: Tensor) -> tuple[Tensor, Gradient]:
     """Value and gradient of a score by the Triton kernels; runs in the interpreter's process."""
     from fastdwm_kernels.rollout import score, triton_ops
@@ -138,8 +179,8 @@ def single_precision(world: World) -> World:
         fields = {k: v.float() if isinstance(v, Tensor) else v for k, v in vars(model).items()}
         return type(model)(**fields | {"params": {k: v.float() for k, v in model.params.items()}})
 
-    critic = Critics({name: value.float() for name, value in world.critic.params.items()})
-    return replace(world, dynamics=convert(world.dynamics), reward=convert(world.reward), critic=critic)
+    parts = {name: convert(getattr(world, name)) for name in ("dynamics", "reward", "critic")}
+    return replace(world, **parts)
 
 
 def test_wrong_arguments_raise():

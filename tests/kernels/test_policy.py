@@ -6,7 +6,7 @@ from numerics import BOUND, EPS, Products, assert_close, assert_within_twice
 from torch import Tensor
 
 from fastdwm.models.nets import map_params
-from fastdwm.models.policy import mlp_policy
+from fastdwm.models.policy import MLPFunction
 from fastdwm_kernels.launch import PRECISIONS, operand_dtype
 from fastdwm_kernels.layout import MLPLayout
 from fastdwm_kernels.policy import policy
@@ -22,6 +22,8 @@ from fastdwm_kernels.policy.kernel import policy_bwd, policy_fwd  # noqa: E402
 from fastdwm_kernels.policy.weight_kernel import policy_weight_bwd  # noqa: E402
 
 SIZES = (11, 48, 32, 3)
+FUNCTIONS = (("relu", "tanh"), ("tanh", "clip"))
+"""functions of the hidden layers and of the output"""
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -38,8 +40,8 @@ def make_flat(layout: MLPLayout, copies: int, seed: int = 1, dtype: torch.dtype 
 def reference_gradients(layout: MLPLayout, flat: Tensor, x: Tensor, grad: Tensor) -> dict[str, Tensor]:
     """All results of the kernels, computed by the reference in the tensors' dtype."""
     params = layout.views(flat)
-    action, hidden = policy_forward_reference(params, x)
-    dx, dz = policy_backward_reference(params, hidden, action, grad)
+    action, hidden = policy_forward_reference(layout, params, x)
+    dx, dz = policy_backward_reference(layout, params, hidden, action, grad)
     dflat = layout.pack(policy_weight_grads_reference(x, hidden, dz))
     norm = dflat.norm(dim=1, keepdim=True)
     hidden, dz = torch.cat(hidden, 2), torch.cat(dz[:-1], 2)
@@ -56,17 +58,18 @@ def kernel_gradients(layout: MLPLayout, flat: Tensor, x: Tensor, grad: Tensor, p
     return {"action": action, "hidden": hidden, "dx": dx, "dz": dz, "dflat": dflat, "norm": norm}
 
 
+@pytest.mark.parametrize("functions", FUNCTIONS, ids=str)
 @pytest.mark.parametrize("hidden", [(16,), (24, 16), (20, 20, 20, 20)], ids=str)
-def test_reference_is_the_mlp_policy(hidden):
-    layout = MLPLayout((5, *hidden, 2))
+def test_reference_is_the_mlp_policy(hidden, functions):
+    layout = MLPLayout((5, *hidden, 2), False, *functions)
     flat, x = make_flat(layout, 3), random(3, 7, 5)
-    expected = mlp_policy(layout.views(flat), x)
+    expected = MLPFunction(*functions)(layout.views(flat), x)
     torch.testing.assert_close(policy(layout, flat, x), expected, rtol=1e-13, atol=1e-13)
 
 
-@pytest.mark.parametrize("copies", [1, 2])
-def test_gradients_of_every_input(copies):
-    layout = MLPLayout((3, 6, 5, 2))
+@pytest.mark.parametrize(("copies", "functions"), [(1, FUNCTIONS[0]), (2, FUNCTIONS[1])])
+def test_gradients_of_every_input(copies, functions):
+    layout = MLPLayout((3, 6, 5, 2), False, *functions)
     flat, x = make_flat(layout, copies).requires_grad_(), random(copies, 4, 3).requires_grad_()
     assert torch.autograd.gradcheck(lambda flat, x: policy(layout, flat, x), (flat, x))
 
@@ -76,8 +79,8 @@ def test_one_weight_product_over_all_steps_of_a_rollout():
     layout, steps, particles = MLPLayout((3, 6, 5, 2)), 3, 4
     params = layout.views(make_flat(layout, 2))
     x, grad = random(2, steps * particles, 3), random(2, steps * particles, 2, seed=3)
-    action, hidden = policy_forward_reference(params, x)
-    dz = policy_backward_reference(params, hidden, action, grad)[1]
+    action, hidden = policy_forward_reference(layout, params, x)
+    dz = policy_backward_reference(layout, params, hidden, action, grad)[1]
     together = policy_weight_grads_reference(x, hidden, dz)
     apart = map_params(torch.zeros_like, params)
     for rows in torch.arange(steps * particles).chunk(steps):
@@ -88,10 +91,13 @@ def test_one_weight_product_over_all_steps_of_a_rollout():
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("copies", [1, 3])
-@pytest.mark.parametrize("rows", [1, 16, 17, pytest.param(257, marks=pytest.mark.slow)])
-def test_kernels_are_the_reference(interpreted, rows, copies, precision):
-    layout = MLPLayout(SIZES)
+@pytest.mark.parametrize(
+    ("rows", "copies", "functions"),
+    [(1, 1, "relu tanh"), (16, 3, "relu tanh"), (17, 1, "relu tanh"), (1, 3, "tanh tanh"), (17, 3, "tanh clip")]
+    + [pytest.param(257, copies, "relu tanh", marks=pytest.mark.slow) for copies in (1, 3)],
+)
+def test_kernels_are_the_reference(interpreted, rows, copies, functions, precision):
+    layout = MLPLayout(SIZES, False, *functions.split())
     args = make_flat(layout, copies), random(copies, rows, 11, seed=2), random(copies, rows, 3, seed=3)
     expected, single = reference_gradients(layout, *args), [x.float() for x in args]
     actual = interpreted(kernel_gradients, layout, *single, precision)
@@ -170,15 +176,28 @@ def test_wrong_inputs_raise():
         policy(MLPLayout((3, 6, 2), layer_norm=True), flat, x)
     with pytest.raises(ValueError, match=r"params\[b0\]"):
         MLPLayout.of({**layout.views(flat), "b0": flat[:, :5]})
+    with pytest.raises(ValueError, match="activation: expected one of relu, tanh, got 'elu'"):
+        MLPLayout.of(layout.views(flat), "elu")
+    with pytest.raises(ValueError, match="output: expected one of tanh, clip, got 'none'"):
+        MLPLayout.of(layout.views(flat), "relu", "none")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("sizes", [(11, 256, 256, 256, 3), (17, 300, 100, 6), (111, 512, 512, 8)], ids=str)
+@pytest.mark.parametrize(
+    ("sizes", "functions"),
+    [
+        ((11, 256, 256, 256, 3), FUNCTIONS[0]),
+        ((17, 300, 100, 6), FUNCTIONS[0]),
+        ((111, 512, 512, 8), FUNCTIONS[0]),
+        ((17, 400, 300, 6), FUNCTIONS[1]),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize(("copies", "rows"), [(1, 1), (3, 17), (10, 257)])
-def test_kernels_on_a_gpu_err_at_most_twice_as_much_as_torch(sizes, precision, copies, rows):
-    layout = MLPLayout(sizes)
+def test_kernels_on_a_gpu_err_at_most_twice_as_much_as_torch(sizes, functions, precision, copies, rows):
+    layout = MLPLayout(sizes, False, *functions)
     flat, x = make_flat(layout, copies), random(copies, rows, sizes[0], seed=2)
     grad = random(copies, rows, sizes[-1], seed=3)
     expected = reference_gradients(layout, flat, x, grad)

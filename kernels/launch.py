@@ -149,7 +149,8 @@ def mlp_launch(width: int, precision: str, capability: int) -> Launch:
         block_m=8 if narrow else 16,
         tile=block * depth,
         num_warps=16 if block > 256 else 8 if block > 128 else 4,
-        num_stages=3 if three_stages else 2,
+        # fp32 tiles of this width leave no registers for the addresses of prefetched ones.
+        num_stages=3 if three_stages else 1 if narrow else 2,
     )
 
 

@@ -59,23 +59,33 @@ def mlp_shapes(capability: int) -> Iterator[tuple[tuple[int, ...], int, int, str
         yield (width,) * layers, *sizes, precision, typical or spilled
 
 
+def foreign_shapes(capability: int) -> Iterator[tuple[tuple[int, ...], int, int, str, bool]]:
+    """The same of some MLPs as other libraries train them, with unequal widths."""
+    widths = (64,), (64, 64), (400, 300), (512, 20, 300, 64)
+    for hidden, precision, sizes in product(widths, PRECISIONS, (SMALL, LARGEST)):
+        default = hidden == (400, 300) and precision == "fp16" and sizes == SMALL and capability == 90
+        yield hidden, *sizes, precision, default
+
+
 def policy_cases(capability: int, full: bool) -> Iterator[AotCase]:
     yield weight_kernel.sum_case()
-    for hidden, obs_dim, action_dim, precision, default in mlp_shapes(capability):
-        if full or default:
-            layout = MLPLayout((obs_dim, *hidden, action_dim))
-            yield from policy.aot_cases(layout, precision, capability)
-            yield from weight_kernel.aot_cases(layout, precision)
-            yield from step_kernel.aot_cases(layout, precision, capability)
+    for shapes, functions in ((mlp_shapes, ("relu", "tanh")), (foreign_shapes, ("tanh", "clip"))):
+        for hidden, obs_dim, action_dim, precision, default in shapes(capability):
+            if full or default:
+                layout = MLPLayout((obs_dim, *hidden, action_dim), False, *functions)
+                yield from policy.aot_cases(layout, precision, capability)
+                yield from weight_kernel.aot_cases(layout, precision)
+                yield from step_kernel.aot_cases(layout, precision, capability)
 
 
 def frozen_mlp_cases(capability: int, full: bool) -> Iterator[AotCase]:
-    """The twin critics and the reward model."""
-    for hidden, obs_dim, action_dim, precision, default in mlp_shapes(capability):
-        if full or default:
-            for rule in (frozen_mlp.Rule(True, "min", 2, precision), frozen_mlp.Rule(False, "first", 1, precision)):
-                layout = MLPLayout((obs_dim + action_dim, *hidden, 1), rule.layer_norm)
-                yield from frozen_mlp.aot_cases(layout, rule, capability)
+    """The twin critics and the reward model, and ten critics as other libraries train them."""
+    trained = (mlp_shapes, "relu", ((True, "min", 2), (False, "first", 1)))
+    for shapes, activation, rules in (trained, (foreign_shapes, "tanh", ((False, "min", 10),))):
+        for hidden, obs_dim, action_dim, precision, default in shapes(capability):
+            for rule in rules if full or default else ():
+                layout = MLPLayout((obs_dim + action_dim, *hidden, 1), rule[0], activation)
+                yield from frozen_mlp.aot_cases(layout, frozen_mlp.Rule(*rule, precision), capability)
 
 
 # A new operator adds its cases here.

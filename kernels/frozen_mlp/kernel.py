@@ -179,16 +179,6 @@ def launch_for(layout: MLPLayout, precision: str, capability: int) -> Launch:
     return mlp_launch(max(layout.sizes[1:-1]), precision, capability)
 
 
-def options(launch: Launch, rule: Rule, kernel) -> dict:
-    """Compiler options."""
-    bounded = mlp_options(launch)
-    # With 16 warps, IEEE products and a layer norm the assembler spills registers at this bound, but not without it.
-    ieee = kernel is frozen_mlp_bwd_kernel and rule.precision == "ieee"
-    if ieee and rule.layer_norm and launch.num_warps == 16:
-        del bounded["maxnreg"]
-    return bounded
-
-
 def frozen_mlp_fwd(mlp: FrozenMLP, x: Tensor, save: bool) -> tuple[Tensor, Tensor | None]:
     """Every copy's value (Q, N) of x (N, d_in) and, if `save`, the activations (Q, N, widths); one launch."""
     n_rows, n_copies, n_cols = len(x), len(mlp.copies), sum(mlp.layout.sizes[1:-1])
@@ -200,7 +190,7 @@ def frozen_mlp_fwd(mlp: FrozenMLP, x: Tensor, save: bool) -> tuple[Tensor, Tenso
         frozen_mlp_fwd_kernel, (*launch.grid(n_rows), n_copies),
         x, mlp.weights, mlp.flat, h, values if a is None else a, values, n_rows,
         **sizes(mlp.layout, rule_of(mlp), launch, frozen_mlp_fwd_kernel, save),
-        **options(launch, rule_of(mlp), frozen_mlp_fwd_kernel),
+        **mlp_options(launch),
     )  # fmt: skip
     return values, a
 
@@ -216,7 +206,7 @@ def frozen_mlp_bwd(mlp: FrozenMLP, values: Tensor, a: Tensor, grad: Tensor) -> T
         frozen_mlp_bwd_kernel, (*launch.grid(n_rows), n_copies),
         grad, values, mlp.weights, mlp.flat, a, dz, dx, n_rows,
         **sizes(mlp.layout, rule_of(mlp), launch, frozen_mlp_bwd_kernel),
-        **options(launch, rule_of(mlp), frozen_mlp_bwd_kernel),
+        **mlp_options(launch),
     )  # fmt: skip
     return dx[0] if parts == 1 else dx.sum(0)
 
@@ -238,7 +228,7 @@ def aot_cases(layout: MLPLayout, rule: Rule, capability: int) -> list[AotCase]:
                 if p.endswith("_ptr")
             },
             constexprs=sizes(layout, rule, launch, kernel, save),
-            options=options(launch, rule, kernel),
+            options=mlp_options(launch),
             tensor_cores=rule.precision != "ieee",
         )
         for kernel, save in variants

@@ -17,6 +17,8 @@ from torch import Tensor
 from trainers import plain_torch
 from training_speed import PARTS, trainers
 
+from fastdwm.train.fit import eager
+
 Weights = dict[str, dict[str, Tensor]]
 
 
@@ -38,7 +40,8 @@ def weights(
 ) -> list[Weights]:
     """Networks of a part after each of these numbers of updates."""
     with nullcontext() if compiled else plain_torch():
-        trainer, update = trainers(arrange)[name]
+        trainer, batches = trainers(arrange)[name]
+        update = eager(trainer, batches, trainer.config.batch_size)
     results = []
     for n in range(max(moments) + 1):
         if n in moments:

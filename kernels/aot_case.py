@@ -4,18 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastdwm_kernels.layout import MLPLayout
-
 
 def operand_type(precision: str) -> str:
     """Triton's name of the type of a product's operands."""
     return "fp32" if precision == "ieee" else precision
-
-
-def layout_name(layout: MLPLayout) -> str:
-    """Widths of a network, and its functions unless they are relu and tanh."""
-    functions = [name for name, usual in ((layout.activation, "relu"), (layout.output, "tanh")) if name != usual]
-    return " ".join(["-".join(map(str, layout.sizes)), *functions])
 
 
 @dataclass(frozen=True)

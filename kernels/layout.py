@@ -104,6 +104,12 @@ class MLPLayout(Layout):
         layout.check(params)
         return layout
 
+    @property
+    def title(self) -> str:
+        """Its widths, and its functions unless they are relu and tanh."""
+        functions = [name for name, usual in ((self.activation, "relu"), (self.output, "tanh")) if name != usual]
+        return " ".join(["-".join(map(str, self.sizes)), *functions])
+
     def check(self, params: Params) -> None:
         """Raise ValueError unless `params` has this layout's names and shapes, with one leading axis."""
         if params.keys() != self.shapes.keys():

@@ -96,7 +96,7 @@ def test_a_bundle_that_was_tuned_to_its_base_policy_says_so(tmp_path, quick):
 
 def test_an_infinite_bound_is_not_taken_for_the_bundles(bundle, tmp_path, quick):
     flags = ("--bundle", bundle, "--episodes", 1, "--max-steps", 4, "--itpo.horizon", 1)
-    for name, more, expected in (("own", ["--itpo.max-deviation", "inf"], "inf"), ("bundle", [], None)):
+    for name, more, expected in (("infinite", ["--itpo.max-deviation", "inf"], "inf"), ("default", [], None)):
         done = run("eval", "hopper-medium", *flags, "--out", tmp_path / name, *more)
         assert done.returncode == 0, done.stderr
         config = json.loads(next((tmp_path / name).glob("*.json")).read_text())["config"]

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastdwm_kernels.aot_case import AotCase, layout_name, operand_type
+from fastdwm_kernels.aot_case import AotCase, operand_type
 from fastdwm_kernels.dense import Net, activate, dense, load_vector, through_activation, tile_offsets
 from fastdwm_kernels.frozen_mlp.reference import NORM_EPS, FrozenMLP
 from fastdwm_kernels.launch import Launch, device_capability, mlp_launch, mlp_options, operand_dtype, pad_block, run
@@ -215,7 +215,7 @@ def aot_cases(layout: MLPLayout, rule: Rule, capability: int) -> list[AotCase]:
     """Forward without and with saving, and backward, for a network of this layout."""
     launch = launch_for(layout, rule.precision, capability)
     operand = operand_type(rule.precision)
-    name = f"{rule.precision} {layout_name(layout)} x{rule.n_copies}"
+    name = f"{rule.precision} {layout.title} x{rule.n_copies}"
     name += " norm" if rule.layer_norm else ""
     variants = ((frozen_mlp_fwd_kernel, False), (frozen_mlp_fwd_kernel, True), (frozen_mlp_bwd_kernel, False))
     return [

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastdwm_kernels.aot_case import AotCase, layout_name, operand_type
+from fastdwm_kernels.aot_case import AotCase, operand_type
 from fastdwm_kernels.dense import Net, through_limit, tile_offsets
 from fastdwm_kernels.launch import (
     Launch,
@@ -157,7 +157,7 @@ def aot_cases(layout: MLPLayout, precision: str, capability: int) -> list[AotCas
     operands = ("weights_ptr", "hidden_ptr", "dz_ptr", "dz_out_ptr")
     return [
         AotCase(
-            name=f"{kernel.__name__} {precision} {layout_name(layout)}",
+            name=f"{kernel.__name__} {precision} {layout.title}",
             kernel=kernel,
             pointers={p: operand if p in operands else "fp32" for p in kernel.arg_names if p.endswith("_ptr")},
             constexprs=sizes(layout, launch, kernel),

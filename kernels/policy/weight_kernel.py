@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastdwm_kernels.aot_case import AotCase, layout_name, operand_type
+from fastdwm_kernels.aot_case import AotCase, operand_type
 from fastdwm_kernels.dense import Net, dot
 from fastdwm_kernels.launch import Launch, cdiv, mlp_options, outer_launch, row_parts, run
 from fastdwm_kernels.layout import MLPLayout
@@ -164,7 +164,7 @@ def aot_cases(layout: MLPLayout, precision: str) -> list[AotCase]:
     operands = ("hidden_ptr", "dz_ptr", "dz_out_ptr")
     return [
         AotCase(
-            name=f"policy_weight_bwd_kernel {precision} {layout_name(layout)}{part}",
+            name=f"policy_weight_bwd_kernel {precision} {layout.title}{part}",
             kernel=policy_weight_bwd_kernel,
             pointers={p: operand if p in operands else "fp32" for p in names if p not in unused},
             constexprs=outer_sizes(layout, launch) | dict.fromkeys(unused),

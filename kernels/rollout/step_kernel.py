@@ -9,7 +9,7 @@ of the preceding sampler.
 import triton
 import triton.language as tl
 
-from fastdwm_kernels.aot_case import AotCase, layout_name, operand_type
+from fastdwm_kernels.aot_case import AotCase, operand_type
 from fastdwm_kernels.dense import load_vector, through_limit, tile_offsets
 from fastdwm_kernels.launch import mlp_launch, mlp_options
 from fastdwm_kernels.layout import MLPLayout
@@ -164,7 +164,7 @@ def aot_case(
     pointers = [p for p in kernel.arg_names if p.endswith("_ptr") and p not in unused]
     normalised = {"NORMALISED": place != "last"} if kernel is step_bwd_kernel else {}
     return AotCase(
-        name=f"{kernel.__name__} {precision} {layout_name(layout)} {place}",
+        name=f"{kernel.__name__} {precision} {layout.title} {place}",
         kernel=kernel,
         pointers={p: operand if p in operands else "fp32" for p in pointers},
         constexprs=sizes(layout, launch, kernel) | normalised | dict.fromkeys(unused),

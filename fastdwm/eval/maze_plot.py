@@ -15,7 +15,7 @@ from fastdwm.measure.simulate import Episode
 from fastdwm.models.policy import mlp_policy
 from fastdwm.models.rebrac import q_values
 
-COLORS = {"base": "tab:orange", "itpo": "tab:blue"}
+COLORS = {"base": "tab:purple", "itpo": "tab:blue"}
 GOAL_RADIUS = 0.45
 POINTS_PER_CELL = 12
 """positions along a side of a cell at which the value is computed"""
@@ -63,19 +63,19 @@ def save_maze_plot(evaluation: Evaluation, bundle: Bundle, path: Path) -> Path:
     with env.make() as simulator:
         maze = simulator.unwrapped.maze
         field = value_field(bundle, maze, postures(tracks["base"]))
-    figure = Figure(figsize=(11, 1 + 5 * maze.map_length / maze.map_width), layout="constrained")
+    figure = Figure(figsize=(11, 1.2 + 4.6 * maze.map_length / maze.map_width), layout="constrained")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for panel, (policy, title) in zip(panels, evaluation.titles.items(), strict=True):
-        image = panel.imshow(field, extent=extent(maze), origin="upper", cmap="Greys", alpha=0.7)
+        image = panel.imshow(field, extent=extent(maze), origin="upper", cmap="Greens")
         draw_tracks(panel, tracks[policy], COLORS[policy])
         n_reached = sum(track.reached for track in tracks[policy])
         panel.set_title(
             f"{bundle.task.name}, {title}: {n_reached} of {len(tracks[policy])} reach the goal", fontsize=10
         )
-        panel.set(facecolor="0.35", xlabel="x in m")
+        panel.set(facecolor="0.75", xlabel="x in m")
     panels[0].set_ylabel("y in m")
-    panels[0].legend(loc="best", fontsize="small")
-    figure.colorbar(image, ax=panels, label="value of the base policy, by the smaller critic")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    figure.colorbar(image, ax=panels, label="value of the base policy by the critics")
     figure.savefig(path, dpi=150)
     return path
 
@@ -96,7 +96,7 @@ def draw_tracks(panel: Any, tracks: list[Track], color: str) -> None:
     for i, track in enumerate(tracks):
         label = "trajectory" if i == 0 else None
         panel.plot(*track.obs[:, :2].T, color=color, linewidth=0.8, alpha=0.8, label=label)
-        circle = {"facecolor": "none", "edgecolor": "tab:green", "label": "goals" if i == 0 else None}
+        circle = {"facecolor": "none", "edgecolor": "black", "linestyle": ":", "label": "goal" if i == 0 else None}
         panel.add_patch(Circle(track.goal, GOAL_RADIUS, **circle))
     starts = np.stack([track.obs[0, :2] for track in tracks])
     failed = [track.obs[-1, :2] for track in tracks if not track.reached and track.fall is None]

@@ -18,13 +18,14 @@ from fastdwm.machine import package_versions
 from fastdwm.measure.deviation import max_deviation
 from fastdwm.measure.model_errors import measure_errors, measure_policy
 from fastdwm.models.nets import Params, init_mlp, map_params
-from fastdwm.models.rebrac import ReBRAC, init_critics, init_policy
+from fastdwm.models.rebrac import ReBRAC, for_raw_obs, init_critics, init_policy
 from fastdwm.models.registry import WORLD_MODELS
 from fastdwm.models.reward import RewardModel, reward_objective, reward_shapes
 from fastdwm.tasks import Task
 from fastdwm.train.config import TrainConfig
 from fastdwm.train.fit import Batches, Loop, ModelTrainer, OnLine
 from fastdwm.train.fqe import FQE, action_values
+from fastdwm.train.returns import return_columns
 from fastdwm.train.tilt import Tilt, outcome_value, policy_score, tilt, value_score
 
 # Real episodes during training use seeds apart from those of evaluation (10000...) and tuning (20000...).
@@ -74,14 +75,24 @@ class Offline:
         """(N,) bool: rows that a world model learns from."""
         return self.model_rows & self.transitions.model_rows
 
-    def batches(self, names: tuple[str, ...], rows: np.ndarray, **extra: Tensor) -> Batches:
-        """Batches of the named columns, with scaled rewards.   extra: more columns, with values for `rows` only."""
-        columns = {name: getattr(self.transitions, name) for name in names}
+    def batches(
+        self,
+        names: tuple[str, ...],
+        rows: np.ndarray,
+        replaced: dict[str, np.ndarray] | None = None,
+        **extra: Tensor,
+    ) -> Batches:
+        """Batches of the named columns, with scaled rewards and returns.
+
+        replaced: columns that replace those of the data or are added to them.   extra: more columns, with values for
+        `rows` only.
+        """
+        columns = {name: getattr(self.transitions, name) for name in names} | (replaced or {})
+        for name in columns.keys() & {"reward", "return"}:
+            columns[name] = columns[name] * np.float32(self.task.reward_scale)
         for name, values in extra.items():
             columns[name] = np.zeros(self.transitions.n, np.float32)
             columns[name][rows] = values.cpu().numpy()
-        if "reward" in names:
-            columns["reward"] = columns["reward"] * np.float32(self.task.reward_scale)
         return Batches(columns, np.flatnonzero(rows), self.config.device)
 
     def place(self, params: Params) -> Params:
@@ -241,7 +252,6 @@ def train_rebrac(run: Offline) -> tuple[Params, Params, Metrics]:
     policy = run.place(init_policy(*run.dims, config.hidden, init))
     critics = run.place(init_critics(*run.dims, config.hidden, init))
     trainer = ReBRAC(policy, critics, config, generator)
-    policy, critics = (trainer.networks[name] for name in ("policy", "critics"))
     seeds = [EPISODE_SEED + i for i in range(run.config.eval_episodes)]
     period = max(config.updates // 10, 1)
     keep_updates = checkpoint_updates(config.updates, run.config.keep_checkpoints)
@@ -249,20 +259,41 @@ def train_rebrac(run: Offline) -> tuple[Params, Params, Metrics]:
     def measure(n_updates: int) -> Metrics:
         if not seeds or n_updates // period == (n_updates - run.config.log_every) // period:
             return {}
-        return measure_policy(policy, critics, run.transitions.env, run.task, config.discount, seeds)
+        return measure_policy(*networks(run, trainer), run.transitions.env, run.task, config.discount, seeds)
 
     def keep(n_updates: int) -> None:
         if n_updates in keep_updates:
+            policy, critics = networks(run, trainer)
             bound = max_deviation(run.transitions, kept(policy), config.discount)
             content = pack_tensors(
                 {"policy": policy, "critics": critics, "bound": {"max_deviation": torch.tensor([bound])}}
             )
             write_atomically(run.loop.folder / f"policy-{n_updates}.safetensors", content)
 
-    batches = run.batches(CRITIC_COLUMNS, run.transitions.critic_rows)
+    batches = run.batches(CRITIC_COLUMNS, run.transitions.critic_rows, critic_columns(run))
     hooks = {"measure": measure, "after_update": keep}
     metrics = run.loop.fit("rebrac", trainer, batches, config.batch_size, config.updates, **hooks)
+    policy, critics = networks(run, trainer)
     return kept(policy), kept(critics), metrics
+
+
+def critic_columns(run: Offline) -> dict[str, np.ndarray]:
+    """The columns that differ from those of the data, by the settings of ReBRAC."""
+    config, statistics = run.config.rebrac, {name: value.numpy() for name, value in run.statistics.items()}
+    columns = return_columns(run.transitions, config)
+    for name in ("obs", "next_obs") if config.normalise else ():
+        values = columns.get(name, getattr(run.transitions, name))
+        columns[name] = (values - statistics["obs_mean"]) / statistics["obs_std"]
+    return columns
+
+
+def networks(run: Offline, trainer: ReBRAC) -> tuple[Params, Params]:
+    """Policy and critics for raw observations."""
+    pair = trainer.networks["policy"], trainer.networks["critics"]
+    if not run.config.rebrac.normalise:
+        return pair
+    mean, std = (run.place(run.statistics)[name] for name in ("obs_mean", "obs_std"))
+    return tuple(for_raw_obs(params, mean, std) for params in pair)
 
 
 def check_critics(run: Offline) -> Metrics:

@@ -17,6 +17,8 @@ from fastdwm.models.rebrac import q_values
 
 COLORS = {"base": "tab:purple", "itpo": "tab:blue"}
 GOAL_RADIUS = 0.45
+MAX_TRACKS = 20
+"""episodes whose trajectories are drawn, the first ones"""
 POINTS_PER_CELL = 12
 """positions along a side of a cell at which the value is computed"""
 POSTURES = 16
@@ -59,7 +61,10 @@ def save_maze_plot(evaluation: Evaluation, bundle: Bundle, path: Path) -> Path:
     from matplotlib.figure import Figure
 
     env = bundle.task.env
-    tracks = {policy: [replay(env, episode) for episode in run.episodes] for policy, run in evaluation.runs.items()}
+    tracks = {
+        policy: [replay(env, episode) for episode in run.episodes[:MAX_TRACKS]]
+        for policy, run in evaluation.runs.items()
+    }
     with env.make() as simulator:
         maze = simulator.unwrapped.maze
         field = value_field(bundle, maze, postures(tracks["base"]))
@@ -68,10 +73,9 @@ def save_maze_plot(evaluation: Evaluation, bundle: Bundle, path: Path) -> Path:
     for panel, (policy, title) in zip(panels, evaluation.titles.items(), strict=True):
         image = panel.imshow(field, extent=extent(maze), origin="upper", cmap="Greens")
         draw_tracks(panel, tracks[policy], COLORS[policy])
-        n_reached = sum(track.reached for track in tracks[policy])
-        panel.set_title(
-            f"{bundle.task.name}, {title}: {n_reached} of {len(tracks[policy])} reach the goal", fontsize=10
-        )
+        episodes = evaluation.runs[policy].episodes
+        n_reached = sum(episode.total > 0 for episode in episodes)
+        panel.set_title(f"{bundle.task.name}, {title}: {n_reached} of {len(episodes)} reach the goal", fontsize=10)
         panel.set(facecolor="0.75", xlabel="x in m")
     panels[0].set_ylabel("y in m")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)

@@ -47,7 +47,7 @@ class ReBRACConfig(Checked):
     return_bound: bool = False
     """raise the critics' target to the recorded return where that is larger; for sparse rewards >= 0 that depend little
     on luck"""
-    advantage_power: Annotated[float, at_most(100)] = 0.0
+    advantage_power: Annotated[float, NOT_NEGATIVE, at_most(100)] = 0.0
     """weight behaviour cloning by (critics' target / value of the policy) to this power, at most 3, so that it follows
     the better of the recorded actions; for rewards >= 0. 0: all alike"""
 

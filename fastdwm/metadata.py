@@ -18,7 +18,7 @@ FORMAT = 2
 MAX_BYTES = 4 * 2**20
 OPTIONAL = ("max_deviation", "tuning", "weights_sha256")
 """fields that may be missing"""
-ADDED = ("normalise", "n_step", "return_bound", "advantage_power")
+ADDED = ("n_step", "return_bound", "advantage_power")
 """settings of ReBRAC that earlier bundles of format 2 lack; they were trained with the defaults"""
 STATISTICS = ("obs_mean", "obs_std", "delta_mean", "delta_std")
 

@@ -10,7 +10,7 @@ from models import generator
 from fastdwm.data.dataset import Transitions
 from fastdwm.data.recordings import derive
 from fastdwm.models.config import ReBRACConfig
-from fastdwm.models.rebrac import cloning_weights, critic_target, for_raw_obs, init_critics, init_policy, q_values
+from fastdwm.models.rebrac import cloning_weights, critic_target, init_critics, init_policy
 from fastdwm.tasks import get_task
 from fastdwm.train.returns import return_columns
 
@@ -60,14 +60,3 @@ def test_behaviour_cloning_follows_actions_that_led_to_more_than_expected():
 
 def test_states_from_which_the_data_reach_no_reward_weigh_the_same():
     assert cloning_weights(torch.zeros(3), torch.tensor([-1.0, 0.0, 0.0]), 6.0).tolist() == [1, 1, 1]
-
-
-def test_networks_for_raw_observations_give_the_same_values():
-    critics, mean, std = (
-        init_critics(3, 2, (8, 8), generator()),
-        torch.tensor([1.0, -2.0, 0.5]),
-        torch.tensor([2, 0.5, 9]),
-    )
-    obs, action = torch.randn(5, 3, generator=generator(1)), torch.rand(5, 2, generator=generator(2))
-    raw = q_values(for_raw_obs(critics, mean, std), obs, action)
-    torch.testing.assert_close(raw, q_values(critics, (obs - mean) / std, action))

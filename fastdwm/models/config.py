@@ -40,8 +40,6 @@ class ReBRACConfig(Checked):
     """absolute value at which the smoothing noise is clipped"""
     hidden: Annotated[tuple[int, ...], WIDTHS] = (256, 256, 256)
     """hidden widths of policy and critics"""
-    normalise: bool = False
-    """train on observations of mean 0 and standard deviation 1; the trained networks take raw ones all the same"""
     n_step: Annotated[int, POSITIVE, at_most(1000)] = 1
     """recorded steps in the critics' target; 10 to 30 carry a sparse reward far in few updates"""
     return_bound: bool = False

@@ -78,18 +78,6 @@ def init_critics(obs_dim: int, action_dim: int, hidden: tuple[int, ...], generat
     return init_mlp(critic_shapes(obs_dim, action_dim, hidden), generator, hidden_bias=0.1, out_bound=3e-3)
 
 
-def for_raw_obs(params: Params, mean: Tensor, std: Tensor) -> Params:
-    """A copy, without gradients, of networks that were trained on (obs - mean) / std, for raw observations.
-
-    params: policy or critics, whose inputs begin with the observation.   mean, std: (S,).
-    """
-    w0, b0 = params["w0"].detach(), params["b0"].detach()
-    scale, shift = torch.ones_like(w0[..., :1]), torch.zeros_like(w0[..., :1])
-    scale[..., : len(std), 0], shift[..., : len(std), 0] = 1 / std, mean / std
-    own = {name: value.detach().clone() for name, value in params.items()}
-    return own | {"w0": scale * w0, "b0": b0 - (shift * w0).sum(-2)}
-
-
 def critic_target(
     target_policy: Params, target_critics: Params, batch: dict[str, Tensor], noise: Tensor, config: ReBRACConfig
 ) -> Tensor:

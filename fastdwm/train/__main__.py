@@ -57,7 +57,6 @@ ANTMAZE = {
     "critic_bc_coef": 0.0,
     "actor_lr": 1e-3,
     "critic_lr": 1e-3,
-    "normalise": True,
     "n_step": 20,
     "return_bound": True,
     "advantage_power": 6.0,

@@ -18,7 +18,7 @@ from fastdwm.machine import package_versions
 from fastdwm.measure.deviation import max_deviation
 from fastdwm.measure.model_errors import measure_errors, measure_policy
 from fastdwm.models.nets import Params, init_mlp, map_params
-from fastdwm.models.rebrac import ReBRAC, for_raw_obs, init_critics, init_policy
+from fastdwm.models.rebrac import ReBRAC, init_critics, init_policy
 from fastdwm.models.registry import WORLD_MODELS
 from fastdwm.models.reward import RewardModel, reward_objective, reward_shapes
 from fastdwm.tasks import Task
@@ -252,6 +252,7 @@ def train_rebrac(run: Offline) -> tuple[Params, Params, Metrics]:
     policy = run.place(init_policy(*run.dims, config.hidden, init))
     critics = run.place(init_critics(*run.dims, config.hidden, init))
     trainer = ReBRAC(policy, critics, config, generator)
+    policy, critics = (trainer.networks[name] for name in ("policy", "critics"))
     seeds = [EPISODE_SEED + i for i in range(run.config.eval_episodes)]
     period = max(config.updates // 10, 1)
     keep_updates = checkpoint_updates(config.updates, run.config.keep_checkpoints)
@@ -259,41 +260,20 @@ def train_rebrac(run: Offline) -> tuple[Params, Params, Metrics]:
     def measure(n_updates: int) -> Metrics:
         if not seeds or n_updates // period == (n_updates - run.config.log_every) // period:
             return {}
-        return measure_policy(*networks(run, trainer), run.transitions.env, run.task, config.discount, seeds)
+        return measure_policy(policy, critics, run.transitions.env, run.task, config.discount, seeds)
 
     def keep(n_updates: int) -> None:
         if n_updates in keep_updates:
-            policy, critics = networks(run, trainer)
             bound = max_deviation(run.transitions, kept(policy), config.discount)
             content = pack_tensors(
                 {"policy": policy, "critics": critics, "bound": {"max_deviation": torch.tensor([bound])}}
             )
             write_atomically(run.loop.folder / f"policy-{n_updates}.safetensors", content)
 
-    batches = run.batches(CRITIC_COLUMNS, run.transitions.critic_rows, critic_columns(run))
+    batches = run.batches(CRITIC_COLUMNS, run.transitions.critic_rows, return_columns(run.transitions, config))
     hooks = {"measure": measure, "after_update": keep}
     metrics = run.loop.fit("rebrac", trainer, batches, config.batch_size, config.updates, **hooks)
-    policy, critics = networks(run, trainer)
     return kept(policy), kept(critics), metrics
-
-
-def critic_columns(run: Offline) -> dict[str, np.ndarray]:
-    """The columns that differ from those of the data, by the settings of ReBRAC."""
-    config, statistics = run.config.rebrac, {name: value.numpy() for name, value in run.statistics.items()}
-    columns = return_columns(run.transitions, config)
-    for name in ("obs", "next_obs") if config.normalise else ():
-        values = columns.get(name, getattr(run.transitions, name))
-        columns[name] = (values - statistics["obs_mean"]) / statistics["obs_std"]
-    return columns
-
-
-def networks(run: Offline, trainer: ReBRAC) -> tuple[Params, Params]:
-    """Policy and critics for raw observations."""
-    pair = trainer.networks["policy"], trainer.networks["critics"]
-    if not run.config.rebrac.normalise:
-        return pair
-    mean, std = (run.place(run.statistics)[name] for name in ("obs_mean", "obs_std"))
-    return tuple(for_raw_obs(params, mean, std) for params in pair)
 
 
 def check_critics(run: Offline) -> Metrics:

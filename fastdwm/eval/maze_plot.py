@@ -14,6 +14,7 @@ from fastdwm.eval.compare import Evaluation
 from fastdwm.measure.simulate import Episode
 from fastdwm.models.policy import mlp_policy
 from fastdwm.models.rebrac import q_values
+from fastdwm.pictures import save_png
 
 COLORS = {"base": "tab:purple", "itpo": "tab:blue"}
 GOAL_RADIUS = 0.45
@@ -80,8 +81,7 @@ def save_maze_plot(evaluation: Evaluation, bundle: Bundle, path: Path) -> Path:
     panels[0].set_ylabel("y in m")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     figure.colorbar(image, ax=panels, label="value of the base policy by the critics")
-    figure.savefig(path, dpi=150)
-    return path
+    return save_png(figure, path)
 
 
 def replay(env: EnvSpec, episode: Episode) -> Track:

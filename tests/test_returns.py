@@ -11,7 +11,8 @@ from fastdwm.data.dataset import Transitions
 from fastdwm.data.recordings import derive
 from fastdwm.models.config import ReBRACConfig
 from fastdwm.models.rebrac import cloning_weights, critic_target, init_critics, init_policy
-from fastdwm.tasks import get_task
+from fastdwm.tasks import TASKS, get_task
+from fastdwm.train.__main__ import cpu, presets
 from fastdwm.train.returns import return_columns
 
 CONFIG = ReBRACConfig(discount=0.5).for_task(get_task("antmaze-umaze"))
@@ -60,3 +61,10 @@ def test_behaviour_cloning_follows_actions_that_led_to_more_than_expected():
 
 def test_states_from_which_the_data_reach_no_reward_weigh_the_same():
     assert cloning_weights(torch.zeros(3), torch.tensor([-1.0, 0.0, 0.0]), 6.0).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("task", [name for name in TASKS if name.startswith("antmaze")])
+def test_the_preset_for_mazes_uses_recorded_returns_and_leaves_the_others_alone(task):
+    maze, hopper = (cpu(name, presets()["cpu"]).rebrac for name in (task, "hopper-medium"))
+    assert maze.n_step > 1 and maze.return_bound and maze.advantage_power > 0
+    assert (hopper.n_step, hopper.return_bound, hopper.advantage_power) == (1, False, 0)

@@ -189,7 +189,17 @@ class Family:
     """arguments that files may set"""
     suffixes: tuple[str, ...] = ("-v4", "-v5")
     """endings of the ids after the family's name"""
+    groups: dict[str, slice] = field(default_factory=dict)
+    """coordinates of the observation by name and unit, where their errors are worth telling apart"""
 
+
+# An ant in a maze: the maze's part of the observation, the position in the plane, comes first.
+_ANT_GROUPS = {
+    "position in m": slice(0, 3),
+    "orientation, a unit quaternion": slice(3, 7),
+    "joints in rad": slice(7, 15),
+    "velocities in m/s and rad/s": slice(15, 29),
+}
 
 # The robots are files that ship with Gymnasium. The parts of the reward are fixed; otherwise scores could not be
 # compared.
@@ -200,7 +210,7 @@ FAMILIES = {
     **dict.fromkeys(
         ("AntMaze_UMaze", "AntMaze_Medium", "AntMaze_Large"),
         # Not the mazes with several goals, and not v5, which also observes contact forces.
-        Family((29, 8), _MAZE, ("-v4",)),
+        Family((29, 8), _MAZE, ("-v4",), _ANT_GROUPS),
     ),
 }
 
@@ -213,6 +223,12 @@ def known_ids(family: str) -> list[str]:
 def family_of(spec: EnvSpec) -> str | None:
     """The simulator's family in FAMILIES, or none."""
     return next((family for family in FAMILIES if spec.id in known_ids(family)), None)
+
+
+def coordinate_groups(spec: EnvSpec) -> dict[str, slice]:
+    """Coordinates of the simulator's observation by name and unit; empty where none are told apart."""
+    family = family_of(spec)
+    return FAMILIES[family].groups if family else {}
 
 
 Trust = bool | EnvSpec

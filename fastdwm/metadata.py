@@ -19,6 +19,8 @@ FORMAT = 2
 MAX_BYTES = 4 * 2**20
 OPTIONAL = ("policy", "critics", "max_deviation", "tuning", "weights_sha256")
 """fields that may be missing"""
+ADDED = ("n_step", "return_bound", "advantage_power")
+"""settings of ReBRAC that earlier bundles of format 2 lack; they were trained with the defaults"""
 STATISTICS = ("obs_mean", "obs_std", "delta_mean", "delta_std")
 
 FACTS = {("dataset", "id"): str, ("dataset", "transitions"): int, ("dataset", "episodes"): int}
@@ -104,6 +106,8 @@ def read_metadata(content: bytes, path: Path, trust_env: Trust, tuned: bool = Tr
     require(current, f"{path}: expected bundle format {FORMAT}, got {shorten(version)}")
     if not tuned:
         values.pop("tuning", None)
+    if isinstance(values.get("rebrac"), dict):
+        values["rebrac"] = {name: getattr(ReBRACConfig(), name) for name in ADDED} | values["rebrac"]
     with prefixed(f"{path}: "):
         metadata = from_json(Metadata, dict.fromkeys(OPTIONAL) | values)
         models = {name: model for name, model in WORLD_MODELS.items() if name in metadata.worlds}

@@ -202,6 +202,10 @@ def test_mazes_show_success_rates(tmp_path):
     low, high = (100 * (centre + side * half) / (1 + z**2 / n) for side in (-1, 1))
     assert column(results, "table-3", "not D4RL", "base")["antmaze-umaze"] == f"75.0 [{low:.1f}, {high:.1f}]"
     assert results.verdicts["default"].missing == 18
+    # The numbers of the paper's two texts stand beside ours, with the averages that they print.
+    for source, text, average in (("A", "99.0", "85.07"), ("B", "98.3", "81.77")):
+        shown = column(results, "table-3", "published", f"MPCwDWM [{source}]")
+        assert (shown["antmaze-umaze"], shown["average of 6"]) == (text, average)
 
 
 class Page(HTMLParser):

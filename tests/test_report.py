@@ -18,6 +18,7 @@ from fastdwm.errors import InputError
 from fastdwm.measure import model_errors
 from fastdwm.models.world import World
 from fastdwm.report import models as report
+from fastdwm.report import tables
 from fastdwm.report.config import ReportConfig
 from fastdwm.tasks import get_task
 from fastdwm.train.recipe import dataset_record
@@ -222,6 +223,34 @@ def test_a_model_that_spreads_too_little_covers_too_little(random_walk):
 def test_a_deterministic_model_covers_nothing(random_walk):
     calibration = measured(0.0, random_walk)["calibration"]
     assert calibration["spread_to_error"] == 0 and not any(calibration["coverage"])
+
+
+class Drifting:
+    """Standing ants, which the model moves by 0.1 along each axis at every step."""
+
+    noise_steps = 0
+
+    def next_obs(self, obs, action, noise):
+        return torch.cat([obs[..., :3] + 0.1, obs[..., 3:]], -1)
+
+
+def test_errors_of_ants_are_told_apart_by_groups_of_coordinates():
+    n, rng = 40, np.random.default_rng(0)
+    obs, action, flags = np.zeros((n, 29), np.float32), np.zeros((n, 8), np.float32), np.zeros(n, bool)
+    next_obs = obs.copy()
+    obs[:, 15:] = next_obs[:, 15:] = rng.standard_normal(14)
+    ends = np.arange(n) == n - 1
+    env = get_task("antmaze-umaze").env
+    ants = Transitions(obs, action, np.zeros(n, np.float32), next_obs, action, flags, ends, ~flags, "ants", env)
+    world = World(Drifting(), lambda obs, action: obs[..., 0] * 0, {}, 0.9)
+    units = dict.fromkeys(("obs_std", "delta_std"), torch.ones(29))
+    errors = model_errors.measure_errors(world, ants, np.ones(n, bool), units)
+    for line in (errors["one_step"], *errors["open_loop"]):
+        position, orientation, joints, velocities = line["groups"].values()
+        assert position == pytest.approx(0.1 * line.get("h", 1), rel=1e-5)
+        assert orientation == joints == velocities == 0
+    rows = tables.prediction_rows([{"network_calls": 1, **errors}])
+    assert ["    position in m (no change: 0.0000)", "1.0000"] in rows
 
 
 def test_rewards_are_compared_in_the_unit_that_was_learnt(random_walk):

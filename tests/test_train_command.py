@@ -92,6 +92,17 @@ def test_same_seed_same_weights_other_seed_other_weights(trained, dataset, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("flag", ["--rebrac.n-step=5", "--rebrac.return-bound", "--rebrac.advantage-power=2"])
+def test_each_setting_for_sparse_rewards_changes_the_policy_and_not_the_reward(trained, dataset, tmp_path, flag):
+    result = train(dataset, tmp_path / "run", flag, cache=tmp_path)
+    assert result.returncode == 0, result.stderr
+    bundle, plain = Bundle.load(tmp_path / "run" / "bundle"), Bundle.load(trained[0] / "bundle")
+    assert bundle.rebrac_config != plain.rebrac_config
+    assert not torch.equal(bundle.policy["w0"], plain.policy["w0"])
+    assert torch.equal(bundle.reward["w0"], plain.reward["w0"])
+
+
+@pytest.mark.slow
 def test_killed_run_resumes_to_the_same_weights(trained, dataset, tmp_path):
     out = tmp_path / "killed"
     line, quiet = argv("train", *arguments(dataset, out)), {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}

@@ -62,7 +62,7 @@ def main(task_name: str, config: EvalConfig) -> None:
     bundle = load_for(task_name, folder, config.trust)
     task, config = bundle.task, dataclasses.replace(config, world=config.world or next(iter(bundle.worlds)))
     bundle = bundle if config.checkpoint is None else bundle.with_policy(config.checkpoint)
-    from fastdwm.eval import plot
+    from fastdwm.eval import maze_plot, plot
     from fastdwm.eval.compare import compare
     from fastdwm.eval.summary import summary
     from fastdwm.eval.tables import other_versions, print_evaluation
@@ -84,6 +84,8 @@ def main(task_name: str, config: EvalConfig) -> None:
     if config.plot:
         title = f"{task.name}, {len(evaluation.seeds)} seeds, each on both policies; {settings_line(config, bundle)}"
         print(plot.save_plot(evaluation, stem.with_suffix(".png"), title, task.score_pct, task.score_name))
+        if maze_plot.is_maze(task.env):
+            print(maze_plot.save_maze_plot(evaluation, bundle, stem.with_name(f"{stem.name}-maze.png")))
     if config.video:
         print(plot.save_video(task.env, evaluation, stem))
 

@@ -40,7 +40,8 @@ class EvalConfig(EpisodesConfig):
     out: Path = Path("results")
     """folder for the JSON, the picture and the video"""
     plot: bool = False
-    """save a picture of the returns per episode and of the reward collected over time"""
+    """save a picture of the returns per episode and of the reward collected over time; of a maze also one of the
+    trajectories, the falls and the critic's value by position"""
     video: bool = False
     """save a video of both policies' first episode, side by side (pip install 'fastdwm[video]'; without a display:
     MUJOCO_GL=egl)"""

@@ -7,7 +7,7 @@ from torch import Tensor
 from fastdwm.command import StageProgress, unwatched
 from fastdwm.data.dataset import Transitions
 from fastdwm.data.recordings import derive
-from fastdwm.envs import EnvSpec
+from fastdwm.envs import EnvSpec, coordinate_groups
 from fastdwm.measure.simulate import run_episodes
 from fastdwm.models.nets import Params, map_params
 from fastdwm.models.policy import MLPFunction, mlp_policy
@@ -62,6 +62,7 @@ def one_step_errors(
     obs_rmse: sqrt(mean_n e_n^2), e_n^2 = mean over N_SAMPLES samples and all coordinates of the squared error of row n.
     obs_rmse_normalised: the same in standard deviations of the change of each coordinate; a model that predicts the
     mean change scores 1.   obs_mean_rmse: error of the samples' mean.   spread_normalised: std of the samples.
+    groups: obs_rmse of the simulator's groups of coordinates, by name; of the simulators that have them.
     """
     obs, action, next_obs, reward = _columns(transitions, rows)
     dynamics = world.dynamics
@@ -80,6 +81,7 @@ def one_step_errors(
         "spread_normalised": _rms((samples - samples.mean(0)) / delta_std),
         "reward_rmse": _rms(reward_error),
         "reward_rmse_se": float(reward_error.std() / len(rows) ** 0.5),
+        **_by_group(error, transitions.env),
     }
 
 
@@ -93,7 +95,8 @@ def open_loop_errors(
 ) -> list[dict]:
     """Error after h = 1..HORIZON imagined steps with the recorded actions, one sample each.
 
-    obs_rmse_normalised is in standard deviations of the observation.   Rollouts start at rows that at least HORIZON
+    obs_rmse_normalised is in standard deviations of the observation.   groups: as in `one_step_errors`, and
+    groups_unchanged the same for the prediction that nothing changes.   Rollouts start at rows that at least HORIZON
     rows of the same episode follow.
     """
     ends = transitions.episode_ends
@@ -102,7 +105,7 @@ def open_loop_errors(
     if len(starts) == 0:
         return []
     starts = rng.choice(starts, min(N_TRANSITIONS, len(starts)), replace=False)
-    state = _columns(transitions, starts)[0]
+    state = start = _columns(transitions, starts)[0]
     errors = []
     for h in range(1, HORIZON + 1):
         _, action, next_obs, _ = _columns(transitions, starts + h - 1)
@@ -110,7 +113,10 @@ def open_loop_errors(
         state = world.dynamics.next_obs(state, action, noise)
         error = state - next_obs
         normalised = error / obs_std
-        errors.append({"h": h, "obs_rmse": _rms(error), "obs_rmse_normalised": _rms(normalised)})
+        line = {"h": h, "obs_rmse": _rms(error), "obs_rmse_normalised": _rms(normalised)}
+        line |= _by_group(error, transitions.env)
+        line |= _by_group(start - next_obs, transitions.env, "groups_unchanged")
+        errors.append(line)
     return errors
 
 
@@ -149,6 +155,12 @@ def _columns(transitions: Transitions, rows: np.ndarray) -> tuple[Tensor, ...]:
     """The columns obs, action, next_obs and reward for these rows."""
     names = ("obs", "action", "next_obs", "reward")
     return tuple(torch.from_numpy(np.asarray(getattr(transitions, name)[rows])) for name in names)
+
+
+def _by_group(error: Tensor, env: EnvSpec, key: str = "groups") -> dict[str, dict[str, float]]:
+    """RMSE of an error (..., S) by group of coordinates, under `key`; empty for a simulator without groups."""
+    errors = {name: _rms(error[..., coordinates]) for name, coordinates in coordinate_groups(env).items()}
+    return {key: errors} if errors else {}
 
 
 def _rms(x: Tensor) -> float:

@@ -68,6 +68,14 @@ class ReBRACConfig(Checked):
     """absolute value at which the smoothing noise is clipped"""
     hidden: Annotated[tuple[int, ...], WIDTHS] = (256, 256, 256)
     """hidden widths of policy and critics"""
+    n_step: Annotated[int, POSITIVE, at_most(1000)] = 1
+    """recorded steps in the critics' target; 10 to 30 carry a sparse reward far in few updates"""
+    return_bound: bool = False
+    """raise the critics' target to the recorded return where that is larger; for sparse rewards >= 0 that depend little
+    on luck"""
+    advantage_power: Annotated[float, NOT_NEGATIVE, at_most(100)] = 0.0
+    """weight behaviour cloning by (critics' target / value of the policy) to this power, at most 3, so that it follows
+    the better of the recorded actions; for rewards >= 0. 0: all alike"""
 
     @property
     def policy(self) -> PolicySpec:

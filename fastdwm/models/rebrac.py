@@ -29,6 +29,8 @@ from fastdwm.models.nets import (
 from fastdwm.models.policy import mlp_policy
 from fastdwm_kernels import training
 
+MAX_CLONING_WEIGHT = 3.0
+
 
 def q_values(params: Params, obs: Tensor, action: Tensor, activation: str = "relu") -> Tensor:
     """Values (Q, ...) of obs (..., S) and action (..., A) by each of the Q critics."""
@@ -87,13 +89,15 @@ def critic_target(
     """Regression target y of the critics, (N,).
 
     noise: (N, A) standard normal.   batch: reward, terminated (N,); next_obs (N, S); next_action (N, A), the action
-    that the data took next.   y = r + discount (1 - terminated) (min_i Q_i(s', a') - b2 ||a' - a'_data||^2).
+    that the data took next; optional (N,): discount, in place of the settings', and return, a lower bound of y.
+    y = r + discount (1 - terminated) (min_i Q_i(s', a') - b2 ||a' - a'_data||^2).
     """
     smoothing = (config.target_noise * noise).clamp(-config.target_noise_clip, config.target_noise_clip)
     next_action = (mlp_policy(target_policy, batch["next_obs"]) + smoothing).clamp(-1, 1)
     penalty = (next_action - batch["next_action"]).square().sum(-1)
     value = least_value(target_critics, batch["next_obs"], next_action) - config.critic_bc_coef * penalty
-    return batch["reward"] + config.discount * (1 - batch["terminated"]) * value
+    target = batch["reward"] + batch.get("discount", config.discount) * (1 - batch["terminated"]) * value
+    return torch.maximum(target, batch["return"]) if "return" in batch else target
 
 
 def critic_loss(
@@ -110,14 +114,31 @@ def critic_loss(
 
 
 def actor_loss(
-    params: Params, critic_params: Params, batch: dict[str, Tensor], config: ReBRACConfig
+    params: Params, critic_params: Params, batch: dict[str, Tensor], config: ReBRACConfig, target: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """mean(b1 ||pi(s) - a||^2 - lambda min_i Q_i(s, pi(s))), lambda = 1 / mean |min Q|; and the mean BC distance."""
+    """mean(b1 w ||pi(s) - a||^2 - lambda min_i Q_i(s, pi(s))), lambda = 1 / mean |min Q|; and the mean BC distance.
+
+    target: (N,) of the critics, for the weights w of `advantage_power`; without it they are 1, as in [ReBRAC].
+    """
     action = mlp_policy(params, batch["obs"])
     distance = (action - batch["action"]).square().sum(-1)
     q = least_value(critic_params, batch["obs"], action)
     scale = 1 / q.detach().abs().mean()
-    return (config.actor_bc_coef * distance - scale * q).mean(), distance.detach().mean()
+    weighted = distance
+    if config.advantage_power and target is not None:
+        weighted = cloning_weights(target, q.detach(), config.advantage_power) * distance
+    return (config.actor_bc_coef * weighted - scale * q).mean(), distance.detach().mean()
+
+
+def cloning_weights(target: Tensor, value: Tensor, power: float) -> Tensor:
+    """Weights (N,) of behaviour cloning: (target / value)^power, both (N,), at most MAX_CLONING_WEIGHT.
+
+    A hundredth of the largest target is added to both, so that states from which the data never reach a reward get
+    weight 1. Deviation from [ReBRAC]; the idea is that of advantage-weighted regression, arXiv 1910.00177, with the
+    relative advantage, for values that decay exponentially with the distance to a goal.
+    """
+    floor = target.max().clamp(min=torch.finfo(target.dtype).tiny) / 100
+    return ((target.clamp(min=0) + floor) / (value.clamp(min=0) + floor)).pow(power).clamp(max=MAX_CLONING_WEIGHT)
 
 
 class ReBRAC:
@@ -165,7 +186,7 @@ class ReBRAC:
         if with_policy:
             # The target policy follows the policy from before its step, as in the reference implementation.
             move_towards(nets["target_policy"], nets["policy"], config.target_rate)
-            loss, distance = actor_loss(nets["policy"], nets["critics"], batch, config)
+            loss, distance = actor_loss(nets["policy"], nets["critics"], batch, config, target)
             minimise(self.optimisers["policy"], nets["policy"], loss)
             move_towards(nets["target_critics"], nets["critics"], config.target_rate)
             info |= {"actor_loss": loss.detach(), "bc_distance": distance}

@@ -53,6 +53,16 @@ def prediction_rows(worlds: list[dict]) -> list[list[str]]:
             steps = f"{h} steps" if h > 1 else "1 step"
             values = (f"{error['obs_rmse_normalised']:.4f}" for error in errors)
             rows.append([f"open loop, {steps}: in std of the observation", *values])
+            rows += group_rows(errors)
+    return rows
+
+
+def group_rows(errors: list[dict]) -> list[list[str]]:
+    """Rows of the open-loop error by group of coordinates, beside that of the prediction that nothing changes."""
+    rows = []
+    for name, unchanged in errors[0].get("groups_unchanged", {}).items():
+        values = (f"{error['groups'][name]:.4f}" for error in errors)
+        rows.append([f"    {name} (no change: {unchanged:.4f})", *values])
     return rows
 
 

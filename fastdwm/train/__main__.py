@@ -56,6 +56,21 @@ CLONING = {
 LEVEL = re.compile(rf"(?:^|[/-])({'|'.join(CLONING)})(?:-v\d+)?")
 
 
+# ReBRAC on ants in mazes, from bench/results/antmaze.md: rewards are sparse, and a path has 200 to 500 steps.
+ANTMAZE = {
+    "updates": 200_000,
+    "target_rate": 0.02,
+    "discount": 0.99,
+    "actor_bc_coef": 0.2,
+    "critic_bc_coef": 0.0,
+    "actor_lr": 1e-3,
+    "critic_lr": 1e-3,
+    "n_step": 20,
+    "return_bound": True,
+    "advantage_power": 6.0,
+}
+
+
 def presets() -> dict[str, TrainConfig]:
     """`cpu`: a good bundle in half an hour on a core.   `paper`: the paper's budget.
 
@@ -77,11 +92,13 @@ def presets() -> dict[str, TrainConfig]:
 
 
 def cpu(task_name: str, config: TrainConfig) -> TrainConfig | None:
-    """The preset `cpu` for a locomotion task, with the behaviour cloning of its level; None for another task."""
-    task = find_task(task_name)
-    if task is None or task.ends_at_success:
+    """The preset `cpu` for a task: with the behaviour cloning of its level, or for sparse rewards; None for a name that
+    is no task."""
+    task, start = find_task(task_name), presets()["cpu"]
+    if task is None:
         return None
-    start = presets()["cpu"]
+    if task.ends_at_success:
+        return dataclasses.replace(start, rebrac=dataclasses.replace(start.rebrac, **ANTMAZE))
     return dataclasses.replace(start, rebrac=dataclasses.replace(start.rebrac, **cloning(task.name, task.action_dim)))
 
 

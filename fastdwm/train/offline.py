@@ -82,14 +82,24 @@ class Offline:
         """(N,) bool: rows that a world model learns from."""
         return self.model_rows & self.transitions.model_rows
 
-    def batches(self, names: tuple[str, ...], rows: np.ndarray, **extra: Tensor) -> Batches:
-        """Batches of the named columns, with scaled rewards.   extra: more columns, with values for `rows` only."""
-        columns = {name: getattr(self.transitions, name) for name in names}
+    def batches(
+        self,
+        names: tuple[str, ...],
+        rows: np.ndarray,
+        replaced: dict[str, np.ndarray] | None = None,
+        **extra: Tensor,
+    ) -> Batches:
+        """Batches of the named columns, with scaled rewards and returns.
+
+        replaced: columns that replace those of the data or are added to them.   extra: more columns, with values for
+        `rows` only.
+        """
+        columns = {name: getattr(self.transitions, name) for name in names} | (replaced or {})
+        for name in columns.keys() & {"reward", "return"}:
+            columns[name] = columns[name] * np.float32(self.task.reward_scale)
         for name, values in extra.items():
             columns[name] = np.zeros(self.transitions.n, np.float32)
             columns[name][rows] = values.cpu().numpy()
-        if "reward" in names:
-            columns["reward"] = columns["reward"] * np.float32(self.task.reward_scale)
         return Batches(columns, np.flatnonzero(rows), self.config.device)
 
     def place(self, params: Params) -> Params:

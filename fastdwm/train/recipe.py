@@ -27,6 +27,7 @@ from fastdwm.train.config import TrainConfig
 from fastdwm.train.fit import Loop, ModelTrainer, OnLine
 from fastdwm.train.fqe import check_critics, keep_policy
 from fastdwm.train.offline import CRITIC_COLUMNS, MODEL_COLUMNS, Metrics, Offline, kept
+from fastdwm.train.returns import return_columns
 from fastdwm.train.tilt import Tilt, outcome_value, policy_score, tilt, value_score
 from fastdwm.weights import MAX_STATISTIC, check_tensor, pack_tensors
 
@@ -219,7 +220,7 @@ def train_rebrac(run: Offline) -> tuple[Params, Params, Metrics]:
             )
             write_atomically(run.loop.folder / f"policy-{n_updates}.safetensors", content)
 
-    batches = run.batches(CRITIC_COLUMNS, run.transitions.critic_rows)
+    batches = run.batches(CRITIC_COLUMNS, run.transitions.critic_rows, return_columns(run.transitions, config))
     hooks = {"measure": measure, "after_update": keep}
     metrics = run.loop.fit("rebrac", trainer, batches, config.batch_size, config.updates, **hooks)
     return kept(policy), kept(critics), metrics

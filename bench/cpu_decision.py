@@ -13,7 +13,6 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-from provenance import git, provenance
 from trees import environment
 
 CASES = {
@@ -86,6 +85,9 @@ def main() -> None:
         for peer, (tree, backend) in peers.items():
             for name, round_times in in_process(tree, backend).items():
                 times[peer][name] += round_times
+    # Imported here, for a process of BEFORE may lack what it needs.
+    from provenance import git, provenance
+
     about = provenance("cpu") | {"threads": 1, "before": git("-C", str(args.before.resolve()), "rev-parse", "HEAD")}
     print(f"{', '.join(f'{key} {value}' for key, value in about.items())}\n\n{table(times)}")
 

@@ -16,7 +16,6 @@ from time import process_time
 from typing import Any
 
 import numpy as np
-from provenance import git, provenance
 from trees import environment
 
 PARTS = ("rebrac", "meanflow", "diffusion", "mlp", "reward")
@@ -134,6 +133,9 @@ def main() -> None:
     here = Path(__file__).parent.parent
     workers = [Worker(tree) for tree in (args.before, here)]
     workers += [Worker(here, "jax")] if args.jax else []
+    # Imported here, for a process of BEFORE may lack what it needs.
+    from provenance import git, provenance
+
     about = provenance("cpu") | {"threads": 1, "before": git("-C", str(args.before), "rev-parse", "HEAD")}
     print(f"{', '.join(f'{key} {value}' for key, value in about.items())}\n")
     print("| part | updates/s before | now | now / before | quartiles |" + " JAX | now / JAX | quartiles |" * args.jax)

@@ -24,11 +24,10 @@ def shipped_folder(name: str) -> Path:
     """The folder of a shipped bundle; InputError, with the nearest names, for an unknown name."""
     if name in shipped():
         return ROOT / name
-    nearest = get_close_matches(name, shipped(), n=4, cutoff=0.4) or shipped()
-    raise InputError(
-        f"no bundle is shipped for {name} (nearest: {', '.join(nearest) or 'none'}); "
-        f"train one with 'python -m fastdwm.train {name}' or give the folder of one"
-    )
+    nearest = get_close_matches(name, shipped(), n=4, cutoff=0.6)
+    others = f" (nearest: {', '.join(nearest)})" if nearest else ""
+    train = f"train one with 'python -m fastdwm.train {name}' or give the folder of one"
+    raise InputError(f"no bundle is shipped for {name}{others}; {train}")
 
 
 def is_bundle(typed: str | Path) -> bool:
@@ -43,9 +42,7 @@ def find_bundle(name_or_folder: Path | str) -> Path:
     """The folder itself if it exists, else that of the bundle of the task with this name; InputError for neither."""
     folder = Path(name_or_folder)
     try:
-        if folder.is_file():
-            ways = "python -m fastdwm.train TASK --policy KIND:FILE makes a bundle of another library's policy"
-            raise InputError(f"bundle: {folder} is a file{_kind(folder)}, expected the folder of a bundle; {ways}")
+        _refuse_file(folder)
         if folder.exists() or folder.is_symlink():
             return folder
     except OSError as error:
@@ -67,6 +64,7 @@ def bundle_of(typed: str, folder: Path | None = None) -> Path:
         return trained_bundle(typed) or shipped_folder(name_of(typed))
     if (own := Path(typed) if is_bundle(typed) else trained_bundle(typed)) is None:
         require(not Path(typed).is_dir(), f"bundle: {typed}: expected a folder with bundle.json, it has none")
+        _refuse_file(Path(typed))
         if typed.startswith(("/", ".")) or not re.search(r"-v\d+$", typed):
             _single(Path(typed))
         train = f"train one with 'python -m fastdwm.train {typed}'"
@@ -88,6 +86,12 @@ def _single(folder: Path) -> str:
     hint = f"; train one with 'python -m fastdwm.train {folder}'" if re.search(r"-v\d+$", str(folder)) else ""
     require(len(folder.parts) == 1, f"bundle: {folder}: no such folder{hint}")
     return str(folder)
+
+
+def _refuse_file(path: Path) -> None:
+    """Raise InputError, which says what it is, for a file in the place of a bundle's folder."""
+    ways = "python -m fastdwm.train TASK --policy KIND:FILE makes a bundle of another library's policy"
+    require(not path.is_file(), f"bundle: {path} is a file{_kind(path)}, expected the folder of a bundle; {ways}")
 
 
 def _kind(path: Path) -> str:

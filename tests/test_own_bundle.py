@@ -160,6 +160,7 @@ def test_a_policys_file_in_place_of_a_bundle_says_what_it_is(trained, tmp_path):
     with input_error(message):
         Bundle.load(path)
     refused(run("eval", "hopper-medium", "--bundle", path), "is a file (a model of Stable-Baselines3)")
+    refused(run("eval", path), "is a file (a model of Stable-Baselines3)")
 
 
 SMALL = TrainConfig(
